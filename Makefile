@@ -1,0 +1,58 @@
+.DEFAULT_GOAL := help
+.PHONY: help install serve check lint test format lock clean
+
+# Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
+PYTHON ?= python3
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --no-deps --disable-pip-version-check
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+install: .venv/serve ## make .venv and install what serving and exporting need
+
+serve: .venv/serve ## export the default models if need be, start Triton and the gateway, stay in the foreground
+	@$(BIN)/python -m export
+	@$(BIN)/python -m embedded
+
+check: .venv/dev lint test ## everything that CI runs
+
+lint: .venv/dev ## format check, linter, types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+test: .venv/dev ## run the tests, those against a real Triton included
+	$(BIN)/python -m export
+	$(BIN)/pytest
+
+format: .venv/dev ## format the code
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+lock: ## pin the dependencies of pyproject.toml anew (needs uv)
+	uv pip compile pyproject.toml --extra embedded --extra export $(LOCK) -o requirements/serve.txt
+	uv pip compile pyproject.toml --all-extras -c requirements/serve.txt $(LOCK) -o requirements/dev.txt
+LOCK := --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-annotate --no-header --quiet
+
+clean: ## remove .venv and the built models
+	rm -rf .venv
+	git clean -fdXq model_repository
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+		|| { echo "Conch needs Python 3.11, 3.12 or 3.13; choose one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv \
+		|| { rm -rf .venv; echo "Python's venv is missing: apt-get install python3-venv" >&2; exit 1; }
+
+.venv/serve: requirements/serve.txt | .venv/bin/python
+	@echo "installing (once; a few minutes with cold downloads)"
+	@$(PIP) --extra-index-url "$(TORCH_INDEX)" $$(grep ^torch== requirements/serve.txt)
+	@$(PIP) -r requirements/serve.txt
+	@touch $@
+
+.venv/dev: requirements/dev.txt .venv/serve
+	@$(PIP) -r requirements/dev.txt
+	@touch $@

@@ -1,0 +1,27 @@
+# What the python backend's stub process offers to a model (github.com/triton-inference-server/python_backend).
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import CapsuleType
+
+class Tensor:
+    @staticmethod
+    def from_dlpack(name: str, data: NDArray[np.generic]) -> Tensor: ...
+    def __dlpack__(self, /, *, stream: None = ...) -> CapsuleType: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+class TritonError:
+    INVALID_ARG: int
+    def __init__(self, message: str, code: int = ...) -> None: ...
+
+class InferenceRequest: ...
+
+class InferenceResponse:
+    def __init__(self, output_tensors: Sequence[Tensor], error: TritonError | None = ...) -> None: ...
+
+class Logger:
+    @staticmethod
+    def log_info(message: str) -> None: ...
+
+def get_input_tensor_by_name(request: InferenceRequest, name: str) -> Tensor: ...
