@@ -1,0 +1,55 @@
+"""The python backend's model: one file for every role, told apart by the graph's inputs.
+
+Triton hands over a batch of requests as they came, each a few rows of one stored length. All their rows are sorted and
+packed together, and each request gets its own rows back.
+
+Tensors cross by DLPack, not as_numpy(): the stub of Triton 2.51 was built before numpy 2 and reads its arrays wrongly.
+"""
+
+from __future__ import annotations  # the stub defines the types it names only after this file is loaded
+
+import json
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as triton
+from engine import Engine, InvalidTensorsError, Row, read_rows
+
+
+class TritonPythonModel:
+    """One instance of an entry."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Compile the graph of this version."""
+        config = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
+        self.max_tokens = int(parameters["max_tokens"])
+        self.vocabulary_size = int(parameters["vocabulary_size"])
+        self.output: str = config["output"][0]["name"]
+        self.engine = Engine(Path(args["model_repository"]) / args["model_version"] / "model.onnx")
+        triton.Logger.log_info(f"{args['model_name']} computes in {self.engine.precision}")
+
+    def execute(self, requests: list[triton.InferenceRequest]) -> list[triton.InferenceResponse]:
+        """Answer each request; one with malformed tensors fails alone."""
+        rows: list[Row] = []
+        answers: list[slice | triton.TritonError] = []
+        for request in requests:
+            try:
+                own = self._read(request)
+            except InvalidTensorsError as exc:
+                answers.append(triton.TritonError(str(exc), triton.TritonError.INVALID_ARG))
+            else:
+                answers.append(slice(len(rows), len(rows) + len(own)))
+                rows += own
+        results = self.engine.run(rows)
+        return [
+            triton.InferenceResponse([triton.Tensor.from_dlpack(self.output, results[answer])])
+            if isinstance(answer, slice)
+            else triton.InferenceResponse([], answer)
+            for answer in answers
+        ]
+
+    def _read(self, request: triton.InferenceRequest) -> list[Row]:
+        names = [name for segment in self.engine.segments for name in (segment.ids, segment.length)]
+        tensors = {name: np.from_dlpack(triton.get_input_tensor_by_name(request, name)) for name in names}
+        return read_rows(tensors, self.engine.segments, self.max_tokens, self.vocabulary_size)
