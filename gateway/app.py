@@ -1,0 +1,58 @@
+"""Puts the gateway together."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
+
+from gateway.catalog import Catalog
+from gateway.errors import GatewayError
+from gateway.health import Monitor
+from gateway.middleware import Authorise, RequestLog
+from gateway.routes import embeddings, errors, health, models, openapi, rerank
+from gateway.routes.http import Gateway
+from gateway.settings import Settings
+from gateway.triton import Triton
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The ASGI application. It starts, and says that it is not ready, whether Triton is there or not."""
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Gateway]]:
+        triton = Triton(settings.triton_url, settings.request_timeout_s)
+        catalog = Catalog(triton, settings.model_repository)
+        monitor = Monitor(triton, catalog)
+        watch = asyncio.create_task(monitor.run())
+        yield {"gateway": Gateway(settings, triton, catalog, monitor)}
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+        await triton.close()
+
+    v1 = [
+        Route("/embeddings", embeddings.create, methods=["POST"]),
+        Route("/rerank", rerank.create, methods=["POST"]),
+        Route("/models", models.list_models),
+        Route("/models/{id:path}", models.retrieve),
+    ]
+    app = Starlette(
+        routes=[
+            Mount("/v1", routes=v1, middleware=[Middleware(Authorise, keys=settings.api_keys)]),
+            Route("/health/live", health.live),
+            Route("/health/ready", health.ready),
+            Route("/openapi.json", openapi.show),
+        ],
+        exception_handlers={
+            GatewayError: errors.gateway_error,
+            HTTPException: errors.http_exception,
+            Exception: errors.internal_error,
+        },
+        lifespan=lifespan,
+    )
+    return RequestLog(app)

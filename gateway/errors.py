@@ -1,0 +1,98 @@
+"""What a request can fail with, and the HTTP status of each failure: the one table.
+
+GatewayError
+├── InvalidRequest        the body is malformed, or a field is wrong
+├── InvalidKey            no API key, or an unknown one
+├── ModelNotFound         no model of that name does what was asked
+├── NoSuchRoute           no such path
+├── MethodNotAllowed      the path takes other methods
+├── RequestTooLarge       more bytes than a body may have
+├── Overloaded            Triton's queue is full
+├── InferenceFailed       Triton answered with an error, or with nonsense
+├── NotReady              Triton is down, or a model is not loaded
+└── DeadlineExceeded      no answer in time
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+class GatewayError(Exception):
+    """Base of all; anything else that escapes is a bug and answered as an internal error."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        """Describe the failure to the client.
+
+        Args:
+            message: one sentence; names the field and the limit.
+            param: the field at fault, as a path such as "input[3].text".
+        """
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidRequest(GatewayError):  # noqa: N818 - all of these are failures of a request, and named after it
+    """The body is malformed, or a field is wrong."""
+
+
+class InvalidKey(GatewayError):  # noqa: N818
+    """No API key, or an unknown one."""
+
+
+class ModelNotFound(GatewayError):  # noqa: N818
+    """No model of that name does what was asked."""
+
+
+class NoSuchRoute(GatewayError):  # noqa: N818
+    """No such path."""
+
+
+class MethodNotAllowed(GatewayError):  # noqa: N818
+    """The path takes other methods."""
+
+
+class RequestTooLarge(GatewayError):  # noqa: N818
+    """More bytes than a body may have."""
+
+
+class Overloaded(GatewayError):  # noqa: N818
+    """Triton's queue is full."""
+
+
+class InferenceFailed(GatewayError):  # noqa: N818
+    """Triton answered with an error, or with nonsense."""
+
+
+class NotReady(GatewayError):  # noqa: N818
+    """Triton is down, or a model is not loaded."""
+
+
+class DeadlineExceeded(GatewayError):  # noqa: N818
+    """No answer in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a failure looks to a client."""
+
+    status: int
+    type: str
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+INTERNAL = Answer(500, "server_error", "internal_error")
+
+ANSWERS: Mapping[type[GatewayError], Answer] = {
+    InvalidRequest: Answer(400, "invalid_request_error"),
+    InvalidKey: Answer(401, "authentication_error", "invalid_api_key", {"www-authenticate": "Bearer"}),
+    ModelNotFound: Answer(404, "invalid_request_error", "model_not_found"),
+    NoSuchRoute: Answer(404, "invalid_request_error", "not_found"),
+    MethodNotAllowed: Answer(405, "invalid_request_error", "method_not_allowed"),
+    RequestTooLarge: Answer(413, "invalid_request_error", "request_too_large"),
+    Overloaded: Answer(429, "rate_limit_error", "overloaded", {"retry-after": "1"}),
+    InferenceFailed: Answer(502, "server_error", "inference_failed"),
+    NotReady: Answer(503, "server_error", "not_ready", {"retry-after": "1"}),
+    DeadlineExceeded: Answer(504, "server_error", "deadline_exceeded"),
+}

@@ -1,0 +1,1 @@
+"""The HTTP side: a module for each API, thin over the service."""

@@ -1,0 +1,64 @@
+"""Every failure in OpenAI's error body, on every path."""
+
+import logging
+from http import HTTPStatus
+
+from msgspec import Struct
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway.errors import ANSWERS, INTERNAL, Answer, GatewayError, InvalidRequest, MethodNotAllowed, NoSuchRoute
+from gateway.routes.http import answer
+
+log = logging.getLogger(__name__)
+
+
+class ErrorObject(Struct):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(Struct):
+    """The body of every failure."""
+
+    error: ErrorObject
+
+
+async def gateway_error(request: Request, exc: Exception) -> Response:
+    """Answer one of our own errors."""
+    assert isinstance(exc, GatewayError)  # noqa: S101 - what it is registered for
+    request.scope["state"]["log"]["error"] = exc.message
+    return _respond(ANSWERS[type(exc)], exc.message, exc.param)
+
+
+async def http_exception(request: Request, exc: Exception) -> Response:
+    """Answer what the router raises for paths and methods that are not there."""
+    assert isinstance(exc, HTTPException)  # noqa: S101 - what it is registered for
+    path = request.url.path
+    error: GatewayError
+    if exc.status_code == HTTPStatus.NOT_FOUND:
+        error = NoSuchRoute(f"there is no {path}; see /openapi.json")
+    elif exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        error = MethodNotAllowed(f"{path} does not take {request.method}")
+    else:
+        error = InvalidRequest(exc.detail)
+    response = await gateway_error(request, error)
+    response.headers.update(exc.headers or {})
+    return response
+
+
+async def internal_error(request: Request, exc: Exception) -> Response:
+    """Answer a bug: the log has the trace, the client has the request id to find it by."""
+    log.error("request %s failed", request.scope["state"]["request_id"], exc_info=exc)
+    return _respond(INTERNAL, "internal error; the server's log has it under this answer's x-request-id", None)
+
+
+def _respond(failure: Answer, message: str, param: str | None) -> Response:
+    response = answer(ErrorResponse(ErrorObject(message, failure.type, param, failure.code)), failure.status)
+    response.headers.update(failure.headers)
+    return response

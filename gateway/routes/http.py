@@ -1,0 +1,82 @@
+"""What all routes share: the state of the app, reading a body, writing an answer."""
+
+from dataclasses import dataclass
+from typing import Any, TypedDict, TypeVar
+
+import msgspec
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import Response
+
+from gateway.catalog import Catalog
+from gateway.errors import InvalidRequest, RequestTooLarge
+from gateway.health import Monitor
+from gateway.settings import Settings
+from gateway.triton import Triton
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """Everything that lives as long as the app."""
+
+    settings: Settings
+    triton: Triton
+    catalog: Catalog
+    monitor: Monitor
+
+
+class State(TypedDict):
+    """What a request carries beside itself."""
+
+    gateway: Gateway
+    log: dict[str, Any]
+    """Fields for its line in the log."""
+
+
+Request = StarletteRequest[State]
+Body = TypeVar("Body")
+
+
+async def read(request: Request, body_type: type[Body]) -> Body:
+    """Read and validate a JSON body.
+
+    Raises:
+        RequestTooLarge: before more than the limit has been read.
+        InvalidRequest: not JSON, or not of this type; names the field.
+    """
+    limit = request.state["gateway"].settings.max_body_bytes
+    declared = request.headers.get("content-length", "0")
+    chunks: list[bytes] = []
+    size = int(declared) if declared.isdecimal() else 0
+    if size <= limit:
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                break
+            chunks.append(chunk)
+    if size > limit:
+        raise RequestTooLarge(f"the body is over {limit} bytes")
+    return decode(b"".join(chunks), body_type)
+
+
+def decode(body: bytes, body_type: type[Body]) -> Body:
+    """Parse JSON into a type; msgspec's messages end in the place: "... - at `$.input[0]`"."""
+    try:
+        return msgspec.json.decode(body, type=body_type)
+    except msgspec.ValidationError as exc:
+        message, _, place = str(exc).partition(" - at `$")
+        path = place.rstrip("`").removeprefix(".")
+        unknown = message.removeprefix("Object contains unknown field `").rstrip("`")
+        if unknown != message.rstrip("`"):
+            path = f"{path}.{unknown}".removeprefix(".")
+            message = f"unknown field {path!r}"
+        elif path:
+            message = f"{path}: {message}"
+        raise InvalidRequest(message, param=path or None) from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequest(f"the body is not valid JSON: {exc}") from exc
+
+
+def answer(content: msgspec.Struct, status: int = 200) -> Response:
+    """Write a JSON response."""
+    return Response(msgspec.json.encode(content), status, media_type="application/json")

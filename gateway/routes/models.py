@@ -1,0 +1,60 @@
+"""GET /v1/models and /v1/models/{id}: OpenAI's shape, and what a client needs to know beyond it."""
+
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType
+from starlette.responses import Response
+
+from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES, Model
+from gateway.routes.http import Request, answer
+
+
+class ModelObject(Struct, omit_defaults=True):
+    """One model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    """Seconds since 1970 when this gateway first saw it."""
+    owned_by: str
+    role: str
+    max_tokens: int
+    aliases: tuple[str, ...]
+    dimensions: int | UnsetType = UNSET
+    """Of its embeddings; absent for rerankers."""
+    supported_dimensions: tuple[int, ...] | UnsetType = UNSET
+    """All sizes that `dimensions` of a request may be, where there are several."""
+
+
+class ModelList(Struct):
+    """All models."""
+
+    object: Literal["list"]
+    data: list[ModelObject]
+
+
+async def list_models(request: Request) -> Response:
+    """Answer GET /v1/models."""
+    models = request.state["gateway"].catalog.models
+    return answer(ModelList(object="list", data=[_describe(model) for model in models]))
+
+
+async def retrieve(request: Request) -> Response:
+    """Answer GET /v1/models/{id}, for a name or an alias."""
+    catalog = request.state["gateway"].catalog
+    return answer(_describe(await catalog.find(request.path_params["id"], EMBEDDING_ROLES | RERANK_ROLES)))
+
+
+def _describe(model: Model) -> ModelObject:
+    is_embedding = model.role in EMBEDDING_ROLES
+    return ModelObject(
+        id=model.name,
+        object="model",
+        created=model.created,
+        owned_by="conch",
+        role=model.role,
+        max_tokens=model.max_tokens,
+        aliases=model.aliases,
+        dimensions=model.width if is_embedding else UNSET,
+        supported_dimensions=tuple(sorted({model.width, *model.dimensions})) if model.dimensions else UNSET,
+    )

@@ -1,0 +1,116 @@
+"""POST /v1/rerank, as Jina's and Cohere's clients call it."""
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+from starlette.responses import Response
+
+from gateway.catalog import RERANK_ROLES
+from gateway.errors import InvalidRequest
+from gateway.routes.http import Request, answer, read
+from gateway.service.rerank import rerank
+
+
+class Document(Struct, forbid_unknown_fields=True):
+    """A document as an object."""
+
+    text: str
+
+
+class RerankRequest(Struct, forbid_unknown_fields=True):
+    """What to rank by what."""
+
+    query: Annotated[str, Meta(min_length=1)]
+    """Never cut: it may fill half of the model's limit."""
+    documents: list[str | Document]
+    model: str | None = None
+    """A name or alias from /v1/models; left out, the default rerank model answers."""
+    top_n: Annotated[int, Meta(ge=0)] | None = None
+    """How many results to send, best first; all of them by default, for 0 and beyond the last."""
+    return_documents: bool | None = True
+    """Whether results carry their document."""
+    max_tokens_per_doc: Annotated[int, Meta(ge=8)] | None = None
+    """A limit below the model's own."""
+    truncate: bool | None = True
+    """Whether to cut documents over the limit; otherwise they are an error."""
+
+
+class Result(Struct, omit_defaults=True):
+    """One document's place."""
+
+    index: int
+    relevance_score: float
+    document: Document | UnsetType = UNSET
+
+
+class PromptTokensDetails(Struct):
+    """As OpenAI has it; nothing here is cached or sound."""
+
+    cached_tokens: int = 0
+    audio_tokens: int = 0
+
+
+class CompletionTokensDetails(Struct):
+    """As OpenAI has it; nothing is generated."""
+
+    reasoning_tokens: int = 0
+    audio_tokens: int = 0
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
+class RerankUsage(Struct):
+    """Tokens of the query, once, and of the documents as far as they were read; special tokens included."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+
+
+class RerankResponse(Struct):
+    """Results, best first; equal scores in the order of the documents."""
+
+    results: list[Result]
+    usage: RerankUsage
+
+
+async def create(request: Request) -> Response:
+    """Answer POST /v1/rerank."""
+    body = await read(request, RerankRequest)
+    gateway = request.state["gateway"]
+    model = await gateway.catalog.find(body.model, RERANK_ROLES)
+    request.state["log"]["model"] = model.name
+    texts = [document if isinstance(document, str) else document.text for document in body.documents]
+    if not body.query.strip():
+        raise InvalidRequest("query is empty", param="query")
+    ranking = await rerank(
+        gateway.triton,
+        model,
+        body.query,
+        texts,
+        truncate=body.truncate is None or body.truncate,
+        max_tokens_per_document=body.max_tokens_per_doc,
+    )
+    request.state["log"] |= {"inputs": len(texts), "tokens": ranking.tokens}
+    with_documents = body.return_documents is None or body.return_documents
+    return answer(
+        RerankResponse(
+            results=[
+                Result(
+                    index=ranked.index,
+                    relevance_score=ranked.score,
+                    document=Document(texts[ranked.index]) if with_documents else UNSET,
+                )
+                for ranked in ranking.results[: body.top_n or None]
+            ],
+            usage=RerankUsage(
+                prompt_tokens=ranking.tokens,
+                completion_tokens=0,
+                total_tokens=ranking.tokens,
+                prompt_tokens_details=PromptTokensDetails(),
+                completion_tokens_details=CompletionTokensDetails(),
+            ),
+        )
+    )

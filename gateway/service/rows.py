@@ -1,0 +1,88 @@
+"""Rows of token ids to outputs: cuts a call into requests that Triton can batch, and puts the answers in order."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.catalog import Model
+from gateway.errors import GatewayError, InferenceFailed, InvalidRequest
+from gateway.triton import Triton
+
+Row = tuple[Sequence[int], ...]
+"""Token ids of each segment of a row: one for an embedding, query and document for late interaction."""
+
+SEGMENTS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "text-embedding": (("input_ids", "length"),),
+    "late-interaction": (("query_ids", "query_length"), ("document_ids", "document_length")),
+}
+"""By role, the names of the tensors that hold each segment: ids INT64 [b, L], padded, and lengths INT32 [b, 1]."""
+
+MAX_ROWS = 2048
+MAX_TOKENS = 300_000
+PARTS_IN_FLIGHT = 8
+"""Requests that one call may have at Triton at a time: enough to keep it busy, few enough that a call of thousands of
+rows does not fill the queue in front of everybody else's."""
+
+
+def check_size(rows: int, param: str) -> None:
+    """Raise InvalidRequest for a call of no or too many rows."""
+    if not 1 <= rows <= MAX_ROWS:
+        raise InvalidRequest(f"{param} holds {rows} items; it must hold 1 to {MAX_ROWS}", param=param)
+
+
+def check_tokens(tokens: int, param: str) -> None:
+    """Raise InvalidRequest for a call of too many tokens."""
+    if tokens > MAX_TOKENS:
+        raise InvalidRequest(f"{param} holds {tokens} tokens; a request may hold {MAX_TOKENS}", param=param)
+
+
+async def run(triton: Triton, model: Model, rows: Sequence[Row]) -> NDArray[np.float32]:
+    """Compute every row: [n, model.width], in the order given.
+
+    Rows of similar length travel together, so that little is padded.
+
+    Raises:
+        GatewayError: of the first request that failed; those not sent by then are not.
+    """
+    results = np.empty((len(rows), model.width), np.float32)
+    order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
+    slots = asyncio.Semaphore(PARTS_IN_FLIGHT)
+
+    async def run_part(part: list[int]) -> None:
+        async with slots:
+            tensors = _tensors(SEGMENTS[model.role], [rows[i] for i in part])
+            results[part] = _checked(await triton.infer(model.name, tensors, model.output), (len(part), model.width))
+
+    parts = [order[start : start + model.max_batch_size] for start in range(0, len(order), model.max_batch_size)]
+    if len(parts) == 1:
+        await run_part(parts[0])
+        return results
+    try:
+        async with asyncio.TaskGroup() as group:
+            for part in parts:
+                group.create_task(run_part(part))
+    except* GatewayError as failures:
+        raise failures.exceptions[0] from failures
+    return results
+
+
+def _tensors(segments: Sequence[tuple[str, str]], rows: Sequence[Row]) -> dict[str, NDArray[np.generic]]:
+    tensors: dict[str, NDArray[np.generic]] = {}
+    for (ids_name, length_name), segment in zip(segments, zip(*rows, strict=True), strict=True):
+        lengths = np.fromiter(map(len, segment), np.int32, len(segment))
+        ids = np.zeros((len(segment), lengths.max()), np.int64)
+        for row, (values, length) in enumerate(zip(segment, lengths.tolist(), strict=True)):
+            ids[row, :length] = values
+        tensors[ids_name] = ids
+        tensors[length_name] = lengths[:, None]
+    return tensors
+
+
+def _checked(results: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
+    if results.shape != shape:
+        raise InferenceFailed(f"the model answered with shape {results.shape} where {shape} was due")
+    if not np.isfinite(results).all():
+        raise InferenceFailed("the model answered with numbers that are not finite")
+    return results

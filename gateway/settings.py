@@ -1,0 +1,94 @@
+"""The gateway's settings, all from the environment."""
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+PREFIX = "GATEWAY_"
+
+
+class SettingsError(Exception):
+    """A setting is wrong. Names the variable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One field a variable: `request_timeout_s` is GATEWAY_REQUEST_TIMEOUT; docs/operations.md lists them."""
+
+    host: str = "127.0.0.1"
+    """GATEWAY_HOST, the address to listen on. Any but a loopback address needs API keys."""
+    port: int = 8080
+    """GATEWAY_PORT."""
+    triton_url: str = "127.0.0.1:8001"
+    """GATEWAY_TRITON_URL, host:port of Triton's gRPC service."""
+    model_repository: Path = Path("model_repository")
+    """GATEWAY_MODEL_REPOSITORY, the folder of entries; only the tokenizers are read from it."""
+    api_keys: frozenset[str] = frozenset()
+    """GATEWAY_API_KEYS, separated by commas, and the lines of the file GATEWAY_API_KEYS_FILE."""
+    request_timeout_s: float = 30.0
+    """GATEWAY_REQUEST_TIMEOUT, seconds until a request is given up."""
+    max_body_bytes: int = 32 * 2**20
+    """GATEWAY_MAX_BODY_BYTES."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """Read the settings out of an environment.
+
+        Raises:
+            SettingsError: a value cannot be read or is out of range, or the host is open to others without keys.
+        """
+        default = cls()
+        settings = cls(
+            host=environ.get(f"{PREFIX}HOST", default.host),
+            port=int(_number(environ, "PORT", default.port, 1, 65535)),
+            triton_url=environ.get(f"{PREFIX}TRITON_URL", default.triton_url),
+            model_repository=Path(environ.get(f"{PREFIX}MODEL_REPOSITORY", default.model_repository)),
+            api_keys=_api_keys(environ),
+            request_timeout_s=_number(environ, "REQUEST_TIMEOUT", default.request_timeout_s, 0.1, 3600),
+            max_body_bytes=int(_number(environ, "MAX_BODY_BYTES", default.max_body_bytes, 1024, 2**30)),
+        )
+        if not settings.api_keys and not _is_loopback(settings.host):
+            raise SettingsError(
+                f"{PREFIX}HOST={settings.host} would let anyone in: set {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE,"
+                " or listen on 127.0.0.1"
+            )
+        return settings
+
+
+def _number(environ: Mapping[str, str], name: str, default: float, low: float, high: float) -> float:
+    text = environ.get(f"{PREFIX}{name}")
+    if text is None:
+        return default
+    try:
+        value = type(default)(text)
+    except ValueError:
+        raise SettingsError(f"{PREFIX}{name}={text!r} is not a number") from None
+    if not low <= value <= high:
+        raise SettingsError(f"{PREFIX}{name}={text} is not in {low:g}..{high:g}")
+    return value
+
+
+def _api_keys(environ: Mapping[str, str]) -> frozenset[str]:
+    keys = environ.get(f"{PREFIX}API_KEYS", "").split(",")
+    file = environ.get(f"{PREFIX}API_KEYS_FILE")
+    if file is not None:
+        try:
+            keys += Path(file).read_text().splitlines()
+        except OSError as exc:
+            raise SettingsError(f"{PREFIX}API_KEYS_FILE={file}: {exc.strerror}") from exc
+    found = frozenset(key.strip() for key in keys if key.strip())
+    # Set but empty is a mistake, a secret that did not arrive, and must not open the server.
+    if not found and (file is not None or f"{PREFIX}API_KEYS" in environ):
+        raise SettingsError(f"{PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE is set but holds no key")
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
