@@ -1,0 +1,93 @@
+"""`python -m embedded`: Triton and the gateway in the foreground, until Ctrl-C or SIGTERM stops both."""
+
+import asyncio
+import http.client
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from embedded.supervisor import Service, ServiceFailedError, Supervisor
+from embedded.triton import EXIT_TIMEOUT_S, LOOPBACK, Ports, Triton, UnsupportedError, check_port
+from gateway.settings import Settings, SettingsError
+
+GATEWAY_STOP_S = 5.0
+TRITON_STOP_S = EXIT_TIMEOUT_S + 1.0
+LOG_LINES = 30
+"""Of Triton's log, shown where it could not start."""
+
+
+def main() -> int:
+    """Run both; the exit code is 1 where something failed, 2 where a setting or the machine does not do."""
+    try:
+        ports = Ports.from_env(os.environ)
+        settings = Settings.from_env({**os.environ, "GATEWAY_TRITON_URL": f"{LOOPBACK}:{ports.grpc}"})
+        check_port(settings.port, "GATEWAY_PORT")
+        for name, port in (("HTTP", ports.http), ("GRPC", ports.grpc), ("METRICS", ports.metrics)):
+            check_port(port, f"TRITON_{name}_PORT")
+        with tempfile.TemporaryDirectory(prefix="conch-") as scratch:
+            return _serve(settings, ports, Path(scratch))
+    except (SettingsError, UnsupportedError) as exc:
+        print(f"serve: {exc}", file=sys.stderr)
+        return 2
+
+
+def _serve(settings: Settings, ports: Ports, scratch: Path) -> int:
+    triton = Triton.prepare(settings.model_repository, ports, scratch)
+    log = scratch / "triton.log"
+    services = [
+        Service("triton", triton.command, triton.environment, TRITON_STOP_S, log, triton.clean_up),
+        Service("gateway", [sys.executable, "-m", "gateway"], _gateway_environment(settings), GATEWAY_STOP_S),
+    ]
+    print(f"starting Triton (log: {log}) and the gateway", flush=True)
+    try:
+        asyncio.run(Supervisor(services).run(lambda: _is_ready(settings), lambda: _greet(settings)))
+    except ServiceFailedError as exc:
+        print(f"serve: {exc}", file=sys.stderr)
+        if exc.service.log is not None:
+            print(*log.read_text(errors="replace").splitlines()[-LOG_LINES:], sep="\n", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _gateway_environment(settings: Settings) -> Mapping[str, str]:
+    return {**os.environ, "GATEWAY_TRITON_URL": settings.triton_url}
+
+
+def _is_ready(settings: Settings) -> bool:
+    connection = http.client.HTTPConnection(_reachable(settings.host), settings.port, timeout=5)
+    try:
+        connection.request("GET", "/health/ready")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _reachable(host: str) -> str:
+    """An address to reach a server by that listens on every one."""
+    return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104 - not bound to
+
+
+def _greet(settings: Settings) -> None:
+    host = _reachable(settings.host)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
+    key = " -H 'Authorization: Bearer YOUR_API_KEY'" if settings.api_keys else ""
+    post = f"  curl {url}%s{key} -H 'Content-Type: application/json' -d '%s'"
+    print(
+        f"ready on {url}",
+        "",
+        post % ("/v1/embeddings", '{"input": ["a shell", "a trumpet"]}'),
+        post
+        % ("/v1/rerank", '{"query": "sea shells", "documents": ["A conch is a sea snail.", "Brass is an alloy."]}'),
+        f"  curl {url}/v1/models{key}",
+        "",
+        sep="\n",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""Runs services side by side: starts one again when it dies, stops all of them in order."""
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+RESTART_DELAY_S = 1.0
+PR_SET_PDEATHSIG = 1
+"""From linux/prctl.h."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A process to keep running."""
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    stop_timeout_s: float
+    """How long it may take to end after SIGTERM."""
+    log: Path | None = None
+    """Where its output goes, by default to the supervisor's own."""
+    clean_up: Callable[[], None] = field(default=_nothing)
+    """Called after each end of the process."""
+
+
+class ServiceFailedError(Exception):
+    """A service ended before it was ever of use."""
+
+    def __init__(self, service: Service, code: int) -> None:
+        super().__init__(f"{service.name} ended with code {code} before it was ready")
+        self.service = service
+
+
+class Supervisor:
+    """Keeps services running until it is told to stop."""
+
+    def __init__(self, services: Sequence[Service]) -> None:
+        self.services = services
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+
+    async def run(self, is_ready: Callable[[], bool], ready: Callable[[], object]) -> None:
+        """Start the services in order, and stop them in reverse order when SIGINT or SIGTERM arrives.
+
+        Args:
+            is_ready: asked a few times a second, in a thread, whether everything works.
+            ready: called once, when everything does.
+
+        Raises:
+            ServiceFailedError: a service ended before everything worked.
+        """
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(name, stop.set)
+        try:
+            for service in self.services:
+                await self._start(service)
+            await self._wait_until(is_ready, stop)
+            if not stop.is_set():
+                ready()
+                await self._keep_running(stop)
+        finally:
+            for service in reversed(self.services):
+                await self._stop(service)
+
+    async def _wait_until(self, is_ready: Callable[[], bool], stop: asyncio.Event) -> None:
+        while not stop.is_set() and not await asyncio.to_thread(is_ready):
+            for service in self.services:
+                code = self._processes[service.name].returncode
+                if code is not None:
+                    raise ServiceFailedError(service, code)
+            await asyncio.sleep(0.1)
+
+    async def _keep_running(self, stop: asyncio.Event) -> None:
+        keepers = [asyncio.create_task(self._restart(service)) for service in self.services]
+        await stop.wait()
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+
+    async def _restart(self, service: Service) -> None:
+        while True:
+            code = await self._processes[service.name].wait()
+            print(f"{service.name} ended with code {code}; starting it again", file=sys.stderr, flush=True)
+            self._bury(service)
+            await asyncio.sleep(RESTART_DELAY_S)
+            await self._start(service)
+
+    async def _start(self, service: Service) -> None:
+        output = service.log.open("ab") if service.log else None
+        self._processes[service.name] = await asyncio.create_subprocess_exec(
+            *service.command,
+            env=service.environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            # A group of its own: a Ctrl-C in the terminal is for the supervisor, which stops the services in order.
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
+        )
+        if output:
+            output.close()
+
+    async def _stop(self, service: Service) -> None:
+        process = self._processes.get(service.name)
+        if process is None:
+            return
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.terminate()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), service.stop_timeout_s)
+        self._bury(service)
+        await process.wait()
+
+    def _bury(self, service: Service) -> None:
+        """End what is left of a service: children outlive a killed parent."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._processes[service.name].pid, signal.SIGKILL)
+        service.clean_up()
+
+
+def _die_with_parent() -> None:
+    """Let a service end with a supervisor that is killed; runs between fork and exec."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

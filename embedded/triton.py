@@ -1,0 +1,155 @@
+"""Starts the tritonserver binary of the wheel nvidia-pytriton. Only its files are used, not its Python API."""
+
+import ctypes.util
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import sys
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+LOOPBACK = "127.0.0.1"
+EXIT_TIMEOUT_S = 3
+
+
+class UnsupportedError(Exception):
+    """This machine cannot run the embedded Triton, or not with these settings. One sentence that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where Triton listens, on the loopback address only: 2.51 has known holes (docs/operations.md)."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Self:
+        """Read TRITON_HTTP_PORT, TRITON_GRPC_PORT and TRITON_METRICS_PORT."""
+        default = cls()
+        return cls(
+            http=_port(environ, "TRITON_HTTP_PORT", default.http),
+            grpc=_port(environ, "TRITON_GRPC_PORT", default.grpc),
+            metrics=_port(environ, "TRITON_METRICS_PORT", default.metrics),
+        )
+
+
+def _port(environ: Mapping[str, str], variable: str, default: int) -> int:
+    text = environ.get(variable, str(default))
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise UnsupportedError(f"{variable}={text} is not a port")
+    return int(text)
+
+
+def check_port(port: int, variable: str) -> None:
+    """Raise UnsupportedError if something listens on the port already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as exc:
+            raise UnsupportedError(f"port {port} is not free ({exc.strerror}); set {variable} to another one") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class Triton:
+    """How to start one Triton: its command line and environment."""
+
+    command: list[str]
+    environment: dict[str, str]
+    shared_memory_prefix: str
+    """Of the files in /dev/shm that its models talk through, which a killed Triton leaves behind."""
+
+    @classmethod
+    def prepare(cls, repository: Path, ports: Ports, scratch: Path) -> Self:
+        """Lay out what the binary needs.
+
+        Args:
+            repository: the folder of entries.
+            ports: to listen on.
+            scratch: an empty folder, without a space in its path: the python backend starts its stub through an
+                unquoted shell command, so everything is reached through here.
+
+        Raises:
+            UnsupportedError: the platform, the Python or the wheel is not there.
+        """
+        wheel = _wheel()
+        version = "{}.{}".format(*sys.version_info)
+        stub = wheel / "python_backend_stubs" / version / "triton_python_backend_stub"
+        if not stub.is_file():
+            raise UnsupportedError(f"nvidia-pytriton has no backend for Python {version}; use 3.11, 3.12 or 3.13")
+        shutil.copytree(wheel / "backends", scratch / "backends")
+        shutil.copy(stub, scratch / "backends" / "python")
+        (scratch / "models").symlink_to(repository.resolve(strict=True))
+        prefix = f"conch-{os.getpid()}-{ports.grpc}-"
+        options = {
+            "model-repository": scratch / "models",
+            "model-control-mode": "explicit",
+            "load-model": "*",
+            "backend-directory": scratch / "backends",
+            "backend-config": f"python,shm-region-prefix-name={prefix}",
+            "http-address": LOOPBACK,
+            "http-port": ports.http,
+            "grpc-address": LOOPBACK,
+            "grpc-port": ports.grpc,
+            "metrics-address": LOOPBACK,
+            "metrics-port": ports.metrics,
+            "exit-timeout-secs": EXIT_TIMEOUT_S,
+        }
+        return cls(
+            command=[
+                str(wheel / "bin" / "tritonserver"),
+                "--disable-auto-complete-config",
+                *(f"--{name}={value}" for name, value in options.items()),
+            ],
+            environment=_environment(wheel, _libpython(version)),
+            shared_memory_prefix=prefix,
+        )
+
+    def clean_up(self) -> None:
+        """Remove what a Triton that was killed left in shared memory."""
+        for file in Path("/dev/shm").glob(f"{self.shared_memory_prefix}*"):  # noqa: S108 - where the backend puts it
+            file.unlink(missing_ok=True)
+
+
+def _wheel() -> Path:
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        raise UnsupportedError(
+            f"the embedded Triton runs on x86-64 Linux only, and this is {sys.platform} on {platform.machine()}"
+        )
+    # Found without being imported: its Python code wants packages that nothing else here does.
+    found = importlib.util.find_spec("pytriton")
+    if found is None or not found.submodule_search_locations:
+        raise UnsupportedError(
+            "the Python package nvidia-pytriton, which holds Triton, is not installed: run make install"
+        )
+    return Path(found.submodule_search_locations[0]) / "tritonserver"
+
+
+def _libpython(version: str) -> Path | None:
+    """The folder of libpython, which the stub is linked to; None where the loader or the wheel has it."""
+    name = f"libpython{version}.so.1.0"
+    folder = Path(sysconfig.get_config_var("LIBDIR"))
+    if (folder / name).is_file():
+        return folder
+    if version == "3.13" or ctypes.util.find_library(f"python{version}"):
+        return None
+    raise UnsupportedError(
+        f"{name}, which Triton's python backend needs, is missing: apt-get install libpython{version}"
+    )
+
+
+def _environment(wheel: Path, libpython: Path | None) -> dict[str, str]:
+    libraries = [str(folder) for folder in (libpython, wheel.parent.parent / "nvidia_pytriton.libs") if folder]
+    return {
+        **os.environ,
+        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+        # The stub takes the packages of the environment whose python3 comes first here; it does not read PYTHONPATH.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
