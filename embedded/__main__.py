@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +16,9 @@ from gateway.settings import Settings, SettingsError
 GATEWAY_STOP_S = 5.0
 TRITON_STOP_S = EXIT_TIMEOUT_S + 1.0
 LOG_LINES = 30
-"""Of Triton's log, shown where it could not start."""
+"""Of Triton's errors, shown where it could not start."""
+ERROR_LINE = re.compile(r"E\d{4} |error: ")
+"""How lines of Triton's log begin that tell of an error; the last ones of all are tables of settings."""
 
 
 def main() -> int:
@@ -46,7 +49,9 @@ def _serve(settings: Settings, ports: Ports, scratch: Path) -> int:
     except ServiceFailedError as exc:
         print(f"serve: {exc}", file=sys.stderr)
         if exc.service.log is not None:
-            print(*log.read_text(errors="replace").splitlines()[-LOG_LINES:], sep="\n", file=sys.stderr)
+            lines = log.read_text(errors="replace").splitlines()
+            errors = [line for line in lines if ERROR_LINE.match(line)]
+            print(*(errors or lines)[-LOG_LINES:], sep="\n", file=sys.stderr)
         return 1
     return 0
 

@@ -79,6 +79,8 @@ class Triton:
         Raises:
             UnsupportedError: the platform, the Python or the wheel is not there.
         """
+        if not repository.is_dir():
+            raise UnsupportedError(f"no such folder: {repository}; build the models with python -m export")
         wheel = _wheel()
         version = "{}.{}".format(*sys.version_info)
         stub = wheel / "python_backend_stubs" / version / "triton_python_backend_stub"
@@ -86,7 +88,7 @@ class Triton:
             raise UnsupportedError(f"nvidia-pytriton has no backend for Python {version}; use 3.11, 3.12 or 3.13")
         shutil.copytree(wheel / "backends", scratch / "backends")
         shutil.copy(stub, scratch / "backends" / "python")
-        (scratch / "models").symlink_to(repository.resolve(strict=True))
+        (scratch / "models").symlink_to(repository.resolve())
         prefix = f"conch-{os.getpid()}-{ports.grpc}-"
         options = {
             "model-repository": scratch / "models",

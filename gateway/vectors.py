@@ -36,7 +36,7 @@ def uint8(vectors: Floats) -> NDArray[np.uint8]:
 def ubinary(vectors: Floats) -> NDArray[np.uint8]:
     """One bit a component, 1 where it is above 0, eight to a byte, the first in the highest bit: [n, d/8].
 
-    As sentence_transformers.quantization.quantize_embeddings does.
+    As sentence_transformers.util.quantization.quantize_embeddings does.
     """
     return np.packbits(vectors > 0, axis=1)
 

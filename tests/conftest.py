@@ -1,0 +1,56 @@
+"""A real Triton and gateway, started once from the repository's own entries."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from export.entry import build, is_built
+from export.manifest import ModelSpec, load
+from export.source import resolve
+from tests.odd_models import write_odd_repository
+from tests.serving import REPOSITORY, Server, serve
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The repository with the default models, built first where they are not."""
+    for spec in load().values():
+        if not is_built(spec, REPOSITORY):
+            build(spec, REPOSITORY, progress=print)
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[Server]:
+    """The default models behind a gateway."""
+    with serve(repository) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Iterator[httpx2.Client]:
+    """An HTTP client of `server`."""
+    with httpx2.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def odd_client(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
+    """An HTTP client of a gateway in front of the models of `tests.odd_models`."""
+    odd = write_odd_repository(repository, tmp_path_factory.mktemp("odd"))
+    with serve(odd, GATEWAY_REQUEST_TIMEOUT="2") as running, httpx2.Client(base_url=running.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def minilm() -> ModelSpec:
+    """The manifest's table of the default embedding model."""
+    return load()["all-minilm-l6-v2"]
+
+
+@pytest.fixture(scope="session")
+def minilm_folder(minilm: ModelSpec) -> Path:
+    """The folder of its weights."""
+    return resolve(minilm).folder

@@ -1,0 +1,93 @@
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+from signal import SIGINT, SIGKILL, SIGTERM, Signals
+
+import httpx2
+import pytest
+
+from tests.serving import Server, serve, start
+
+
+def child(server: Server, name: str) -> int:
+    """The process id of one of the server's children."""
+    pid = server.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    (found,) = (int(pid) for pid in children if name in Path(f"/proc/{pid}/cmdline").read_text())
+    return found
+
+
+def wait_until_ready(url: str, *, ready: bool, timeout_s: float = 30) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx2.HTTPError):
+            if (httpx2.get(f"{url}/health/ready").status_code == 200) == ready:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"not {'ready' if ready else 'unready'} within {timeout_s} s")
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl; apt-get install curl to run this")
+def test_greeting_has_a_command_for_each_endpoint_that_works(repository: Path) -> None:
+    with serve(repository) as server:
+        server.wait_for("/v1/models")
+        commands = [line.strip() for line in server.lines if line.startswith("  curl ")]
+        assert [path in command for path, command in zip(("embeddings", "rerank", "models"), commands, strict=True)]
+        for command in commands:
+            done = subprocess.run(["/bin/sh", "-c", f"{command} --fail"], capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("how", [SIGINT, SIGTERM])
+def test_signal_stops_both_within_ten_seconds_and_leaves_nothing(repository: Path, how: Signals) -> None:
+    with serve(repository) as server:
+        pids = [child(server, name) for name in ("tritonserver", "gateway")]
+        started = time.monotonic()
+        server.process.send_signal(how)
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - started < 10
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+        assert not list(Path("/dev/shm").glob(f"conch-{server.process.pid}-*"))  # noqa: S108
+
+
+def test_killed_triton_comes_back_and_the_gateway_with_it(repository: Path) -> None:
+    with serve(repository) as server, httpx2.Client(base_url=server.url, timeout=30) as client:
+        before = client.post("/v1/embeddings", json={"input": "a"}).json()
+        os.kill(child(server, "tritonserver"), SIGKILL)
+        wait_until_ready(server.url, ready=False)
+        response = client.post("/v1/embeddings", json={"input": "a"})
+        assert response.status_code in {200, 503}, response.text
+        wait_until_ready(server.url, ready=True)
+        assert client.post("/v1/embeddings", json={"input": "a"}).json() == before
+
+
+def test_taken_port_is_one_sentence_and_exit_code_two(repository: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with start(repository, GATEWAY_PORT=port) as server:
+            assert server.process.wait(10) == 2
+    assert server.lines == [
+        f"serve: port {port} is not free (Address already in use); set GATEWAY_PORT to another one\n"
+    ]
+
+
+def test_wrong_setting_is_one_sentence_and_exit_code_two(repository: Path) -> None:
+    with start(repository, GATEWAY_HOST="0.0.0.0") as server:
+        assert server.process.wait(10) == 2
+    (line,) = server.lines
+    assert line.startswith("serve: GATEWAY_HOST=0.0.0.0 would let anyone in: set GATEWAY_API_KEYS")
+
+
+def test_triton_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.pbtxt").write_text('backend: "no-such-backend" max_batch_size: 1')
+    with start(tmp_path) as server:
+        assert server.process.wait(30) == 1
+    assert any("triton ended with code 1 before it was ready" in line for line in server.lines)
+    assert any("broken" in line for line in server.lines)

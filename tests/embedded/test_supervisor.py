@@ -1,0 +1,88 @@
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from embedded.supervisor import Service, ServiceFailedError, Supervisor
+
+
+def python(name: str, code: str, **options: object) -> Service:
+    environment = dict(os.environ)
+    return Service(name, [sys.executable, "-c", code], environment, 1.0, **options)  # type: ignore[arg-type] # passed on
+
+
+def counting(file: Path) -> str:
+    """Code of a service that writes a line at each start and stays."""
+    return f"open({str(file)!r}, 'a').write('started\\n'); import time; time.sleep(60)"
+
+
+def run(services: list[Service], is_ready: Callable[[], bool], ready: Callable[[], object]) -> None:
+    asyncio.run(Supervisor(services).run(is_ready, ready))
+
+
+def stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_service_that_ends_before_it_is_ready_fails_the_start() -> None:
+    with pytest.raises(ServiceFailedError, match="bad ended with code 3 before it was ready"):
+        run([python("bad", "raise SystemExit(3)")], is_ready=lambda: False, ready=lambda: None)
+
+
+def test_service_that_dies_is_started_again_and_cleaned_up_after(tmp_path: Path) -> None:
+    starts, cleaned = tmp_path / "starts", []
+    code = f"import os; open({str(starts)!r}, 'a').write('started\\n'); os.kill(os.getpid(), 9)"
+    dying = python("dying", f"import time; time.sleep(0.5); {code}", clean_up=lambda: cleaned.append(1))
+
+    def ready() -> None:
+        asyncio.get_running_loop().call_later(4, stop)
+
+    run([dying], is_ready=lambda: True, ready=ready)
+    assert starts.read_text().count("started") >= 2
+    assert len(cleaned) >= 2
+
+
+def test_stop_ends_services_last_first_and_by_force_if_need_be(tmp_path: Path) -> None:
+    log = tmp_path / "ends"
+    write = f"open({str(log)!r}, 'a').write"
+    handler = "import signal, sys, time; signal.signal(15, lambda *_: ({0}('{1}\\n'), sys.exit()))"
+    stay = "\nprint('up', flush=True)\ntime.sleep(60)"
+    up = tmp_path / "up"
+    services = [
+        python("first", handler.format(write, "first") + stay, log=up),
+        python("second", handler.format(write, "second") + stay, log=up),
+        python("stubborn", "import signal, time; signal.signal(15, signal.SIG_IGN)" + stay, log=up),
+    ]
+    started = time.monotonic()
+    run(services, is_ready=lambda: up.read_text().count("up") == 3, ready=stop)
+    assert log.read_text().split() == ["second", "first"]
+    assert time.monotonic() - started < 8
+
+
+def test_stop_while_starting_ends_the_services(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+
+    def is_ready() -> bool:
+        if starts.exists():
+            stop()
+        return False
+
+    run([python("slow", counting(starts))], is_ready=is_ready, ready=lambda: pytest.fail("was never ready"))
+
+
+def test_children_of_a_killed_service_end_with_it(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    child = f"import subprocess; p = subprocess.Popen(['sleep', '60']); open({str(pid)!r}, 'w').write(str(p.pid))"
+    services = [python("parent", child + "; import time; time.sleep(60)")]
+    run(services, is_ready=lambda: pid.exists() and pid.read_text() != "", ready=stop)
+    deadline = time.monotonic() + 5
+    while Path(f"/proc/{pid.read_text()}/cmdline").exists() and time.monotonic() < deadline:
+        if not Path(f"/proc/{pid.read_text()}/cmdline").read_bytes():  # a zombie that waits for init
+            return
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid.read_text()}").exists()

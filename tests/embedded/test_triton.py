@@ -1,0 +1,62 @@
+import socket
+from pathlib import Path
+
+import pytest
+
+from embedded.triton import Ports, Triton, UnsupportedError, check_port
+
+
+def test_ports_come_from_the_environment() -> None:
+    assert Ports.from_env({}) == Ports(8000, 8001, 8002)
+    assert Ports.from_env({"TRITON_GRPC_PORT": "9001"}) == Ports(8000, 9001, 8002)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "grpc", "-1", ""])
+def test_wrong_port_is_named(port: str) -> None:
+    with pytest.raises(UnsupportedError, match="TRITON_HTTP_PORT="):
+        Ports.from_env({"TRITON_HTTP_PORT": port})
+
+
+def test_taken_port_is_named_with_its_variable() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UnsupportedError, match=f"port {port} is not free .*; set GATEWAY_PORT to another one"):
+            check_port(port, "GATEWAY_PORT")
+
+
+def test_triton_is_reached_from_this_machine_only(repository: Path, tmp_path: Path) -> None:
+    triton = Triton.prepare(repository, Ports(), tmp_path)
+    assert {option for option in triton.command if "-address=" in option} == {
+        "--http-address=127.0.0.1",
+        "--grpc-address=127.0.0.1",
+        "--metrics-address=127.0.0.1",
+    }
+
+
+def test_no_path_on_the_command_line_is_the_repositorys_own(tmp_path: Path) -> None:
+    # Its path may hold a space, which the python backend does not bear.
+    repository = tmp_path / "with a space"
+    scratch = tmp_path / "scratch"
+    repository.mkdir()
+    scratch.mkdir()
+    triton = Triton.prepare(repository, Ports(), scratch)
+    assert not any("with a space" in option for option in triton.command)
+    assert (scratch / "models").samefile(repository)
+
+
+def test_missing_repository_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"no such folder: .*missing"):
+        Triton.prepare(tmp_path / "missing", Ports(), tmp_path)
+
+
+def test_clean_up_removes_its_own_shared_memory_only(repository: Path, tmp_path: Path) -> None:
+    triton = Triton.prepare(repository, Ports(grpc=1), tmp_path)
+    own, other = (Path("/dev/shm") / name for name in (f"{triton.shared_memory_prefix}x", "conch-test-other"))  # noqa: S108
+    own.touch()
+    other.touch()
+    triton.clean_up()
+    assert not own.exists()
+    assert other.exists()
+    other.unlink()

@@ -1,0 +1,43 @@
+"""Requests of different length meet in one batch: what ragged batching is for."""
+
+import asyncio
+from collections.abc import Mapping
+
+import httpx2
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.serving import Server
+
+TEXTS = [f"request {i}: " + "more and more words " * (i % 32) for i in range(64)]
+
+
+def counts(server: Server) -> Mapping[str, int]:
+    """Rows and executions of the embedding model, as Triton counts them."""
+    metrics = httpx2.get(f"http://127.0.0.1:{server.ports['TRITON_METRICS_PORT']}/metrics").text
+    names = {"nv_inference_count": "rows", "nv_inference_exec_count": "executions"}
+    return {
+        names[line.partition("{")[0]]: int(float(line.split()[-1]))
+        for line in metrics.splitlines()
+        if line.partition("{")[0] in names and "all-minilm-l6-v2" in line
+    }
+
+
+async def embed_all_at_once(url: str) -> NDArray[np.float32]:
+    limits = httpx2.Limits(max_connections=len(TEXTS))
+    async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+        answers = await asyncio.gather(*(client.post("/v1/embeddings", json={"input": text}) for text in TEXTS))
+    return np.array([answer.json()["data"][0]["embedding"] for answer in answers], np.float32)
+
+
+def test_concurrent_requests_of_different_length_share_executions(server: Server, client: httpx2.Client) -> None:
+    asyncio.run(embed_all_at_once(server.url))  # connections and shapes are warm from here on
+    before = counts(server)
+    together = asyncio.run(embed_all_at_once(server.url))
+    after = counts(server)
+    rows, executions = (after[name] - before[name] for name in ("rows", "executions"))
+    assert rows >= len(TEXTS)
+    assert rows / executions > 4
+
+    alone = [client.post("/v1/embeddings", json={"input": text}).json()["data"][0]["embedding"] for text in TEXTS]
+    assert (together * np.array(alone, np.float32)).sum(1).min() >= 0.9999

@@ -1,0 +1,42 @@
+"""The numbers that users get, against sentence-transformers and on evaluation data."""
+
+import csv
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from sentence_transformers import SentenceTransformer
+
+from export.verify import SAMPLES
+
+STSB = Path("../shared/data/stsb-en-dev.csv")
+
+
+def embed(client: httpx2.Client, texts: list[str]) -> NDArray[np.float32]:
+    response = client.post("/v1/embeddings", json={"input": texts})
+    assert response.status_code == 200, response.text
+    return np.array([item["embedding"] for item in response.json()["data"]], np.float32)
+
+
+def test_200_sentences_equal_sentence_transformers(client: httpx2.Client, minilm_folder: Path) -> None:
+    samples = SAMPLES.read_text().splitlines()
+    texts = [" ".join(samples[(i + k) % len(samples)] for k in range(1 + i % 7)) for i in range(200)]
+    expected = SentenceTransformer(str(minilm_folder), device="cpu").encode(texts, normalize_embeddings=True)
+    assert (embed(client, texts) * expected).sum(1).min() >= 0.9999
+
+
+@pytest.mark.skipif(not STSB.exists(), reason=f"{STSB} is not there; get stsb-multi-mt's English dev split to run this")
+def test_spearman_on_stsb_is_the_references(client: httpx2.Client, minilm_folder: Path) -> None:
+    with STSB.open(encoding="utf8") as file:
+        first, second, scores = zip(*csv.reader(file), strict=True)
+    labels = [float(score) for score in scores]
+    reference = SentenceTransformer(str(minilm_folder), device="cpu")
+
+    def spearman(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+        return float(spearmanr((one * other).sum(1), labels).statistic)
+
+    expected = spearman(*(reference.encode(list(texts), normalize_embeddings=True) for texts in (first, second)))
+    assert spearman(*(embed(client, list(texts)) for texts in (first, second))) == pytest.approx(expected, abs=0.001)

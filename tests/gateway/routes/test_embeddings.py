@@ -1,0 +1,188 @@
+import base64
+from typing import Any, Literal
+
+import httpx2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sentence_transformers.util.quantization import quantize_embeddings
+
+Packed = Literal["binary", "ubinary"]
+SHELL = [101, 1037, 9530, 2818, 2003, 1037, 2712, 10879, 102]
+
+
+def post(client: httpx2.Client, **body: Any) -> dict[str, Any]:
+    response = client.post("/v1/embeddings", json=body)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def vectors(answer: dict[str, Any]) -> NDArray[np.float32]:
+    return np.array([item["embedding"] for item in answer["data"]], np.float32)
+
+
+def refused(client: httpx2.Client, status: int = 400, **body: Any) -> dict[str, Any]:
+    response = client.post("/v1/embeddings", json=body)
+    assert response.status_code == status, response.text
+    assert set(response.json()) == {"error"}
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+def test_answer_has_openais_shape(client: httpx2.Client) -> None:
+    answer = post(client, input=["a", "sea snail"], model="text-embedding-3-small", user="u")
+    assert set(answer) == {"object", "model", "data", "usage"}
+    assert (answer["object"], answer["model"]) == ("list", "all-minilm-l6-v2")
+    assert [(item["object"], item["index"]) for item in answer["data"]] == [("embedding", 0), ("embedding", 1)]
+    assert answer["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
+    assert np.linalg.norm(vectors(answer), axis=1) == pytest.approx([1, 1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "a conch is a sea snail",
+        ["a conch is a sea snail"],
+        {"text": "a conch is a sea snail"},
+        {"text": "a conch is a sea snail", "image": ""},
+        [{"text": "a conch is a sea snail"}],
+        SHELL,
+        [SHELL],
+    ],
+)
+def test_every_form_of_input_gives_the_same_vector(client: httpx2.Client, form: Any) -> None:
+    expected = post(client, input="a conch is a sea snail")
+    answer = post(client, input=form)
+    assert answer["usage"] == expected["usage"] == {"prompt_tokens": len(SHELL), "total_tokens": len(SHELL)}
+    assert np.array_equal(vectors(answer), vectors(expected))
+
+
+def test_forms_mix_in_one_request_in_order(client: httpx2.Client) -> None:
+    mixed = vectors(post(client, input=["brass", {"text": "a conch is a sea snail"}, SHELL, "brass"]))
+    assert (mixed[0] * mixed[3]).sum() == pytest.approx(1, abs=1e-4)
+    assert (mixed[1] * mixed[2]).sum() == pytest.approx(1, abs=1e-4)
+    assert (mixed[0] * mixed[1]).sum() < 0.9
+
+
+def test_model_may_be_left_out_or_null(client: httpx2.Client) -> None:
+    assert post(client, input="a", model=None)["model"] == post(client, input="a")["model"] == "all-minilm-l6-v2"
+
+
+def test_base64_is_the_same_floats_in_little_endian(client: httpx2.Client) -> None:
+    floats = vectors(post(client, input="a"))
+    for form in ({"encoding_format": "base64"}, {"embedding_type": "base64"}):
+        (item,) = post(client, input="a", **form)["data"]
+        assert np.array_equal(np.frombuffer(base64.b64decode(item["embedding"]), "<f4"), floats[0])
+
+
+def test_raw_vectors_point_the_same_way_and_are_longer(client: httpx2.Client) -> None:
+    unit, raw = (vectors(post(client, input="a", normalized=flag))[0] for flag in (True, False))
+    assert np.linalg.norm(raw) > 1.5
+    assert raw / np.linalg.norm(raw) == pytest.approx(unit, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["binary", "ubinary"])
+def test_binary_types_are_those_of_sentence_transformers(client: httpx2.Client, kind: Packed) -> None:
+    floats = vectors(post(client, input=["a", "b"]))
+    packed = [item["embedding"] for item in post(client, input=["a", "b"], embedding_type=kind)["data"]]
+    assert packed == quantize_embeddings(floats, precision=kind).tolist()
+
+
+def test_list_of_types_makes_a_map_by_type(client: httpx2.Client) -> None:
+    (item,) = post(client, input="a", embedding_type=["float", "int8", "base64"])["data"]
+    assert list(item["embedding"]) == ["float", "int8", "base64"]
+    assert len(item["embedding"]["int8"]) == 384
+    assert item["embedding"]["float"] == post(client, input="a")["data"][0]["embedding"]
+
+
+def test_encoding_format_concerns_floats_only(client: httpx2.Client) -> None:
+    # OpenAI's SDK asks for base64 whatever else it is told, and decodes every string as floats.
+    (item,) = post(client, input="a", embedding_type="int8", encoding_format="base64")["data"]
+    assert all(isinstance(number, int) for number in item["embedding"])
+
+
+def test_full_size_is_a_size(client: httpx2.Client) -> None:
+    assert np.array_equal(vectors(post(client, input="a", dimensions=384)), vectors(post(client, input="a")))
+
+
+def test_matryoshka_vectors_are_cut_and_normalised_again(odd_client: httpx2.Client) -> None:
+    full = vectors(post(odd_client, input="a", model="matryoshka"))[0]
+    cut = vectors(post(odd_client, input="a", model="matryoshka", dimensions=64))[0]
+    assert cut == pytest.approx(full[:64] / np.linalg.norm(full[:64]), abs=1e-6)
+
+
+def test_cut_vectors_are_normalised_even_where_full_ones_are_not(odd_client: httpx2.Client) -> None:
+    cut = vectors(post(odd_client, input="a", model="matryoshka", dimensions=64, normalized=False))[0]
+    assert np.linalg.norm(cut) == pytest.approx(1, abs=1e-6)
+
+
+def test_undeclared_size_is_refused(client: httpx2.Client, odd_client: httpx2.Client) -> None:
+    error = refused(client, input="a", dimensions=64)
+    assert error["param"] == "dimensions"
+    assert error["message"] == "dimensions is 64; the embeddings of model 'all-minilm-l6-v2' can have 384"
+    assert "can have 64, 128, 384" in refused(odd_client, input="a", model="matryoshka", dimensions=65)["message"]
+
+
+def test_long_input_is_refused_by_limit_index_and_length(client: httpx2.Client) -> None:
+    error = refused(client, input=["short", "long " * 300])
+    assert error["param"] == "input[1]"
+    assert error["message"].startswith("input[1] has 302 tokens; model 'all-minilm-l6-v2' takes 256")
+
+
+def test_long_input_is_cut_where_asked_and_usage_counts_what_is_left(client: httpx2.Client) -> None:
+    cut = post(client, input=["long " * 300], truncate=True)
+    assert cut["usage"]["total_tokens"] == 256
+    assert np.array_equal(vectors(cut), vectors(post(client, input=["long " * 254])))
+
+
+def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -> None:
+    texts = [f"number {i} " + "and so on " * (i % 40) for i in range(2048)]
+    together = vectors(post(client, input=texts))
+    some = [0, 39, 1000, 2047]
+    alone = np.concatenate([vectors(post(client, input=texts[i])) for i in some])
+    assert (together[some] * alone).sum(1).min() >= 0.9999
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        ({"input": ""}, "input[0]", "input[0] is empty"),
+        ({"input": []}, "input", "input holds 0 items; it must hold 1 to 2048"),
+        ({"input": ["a", ""]}, "input[1]", "input[1] is empty"),
+        ({"input": [[]]}, "input[0]", "input[0] is empty"),
+        ({"input": ["a"] * 2049}, "input", "input holds 2049 items"),
+        ({"input": {}}, "input[0]", "input[0] holds neither text nor image"),
+        ({"input": [{"image": "AAAA"}]}, "input[0].image", "input[0] holds an image; model 'all-minilm-l6-v2' takes"),
+        ({"input": [1, "a"]}, "input[0]", "input[0] is a token id among other inputs"),
+        ({"input": [30522]}, "input[0]", "input[0] holds a token id outside 0..30521"),
+        ({"input": [[1], [-1]]}, "input[1]", "input[1] holds a token id outside 0..30521"),
+        ({"input": [1.5]}, "input[0]", "input[0]: Expected"),
+        ({"input": "a", "top_k": 3}, "top_k", "unknown field 'top_k'"),
+        ({"input": "a", "dimensions": 0}, "dimensions", "dimensions: Expected `int` >= 1"),
+        ({"input": "a", "embedding_type": "int4"}, "embedding_type", "embedding_type: Invalid enum value 'int4'"),
+        ({"input": "a", "embedding_type": []}, "embedding_type", "embedding_type is an empty list"),
+        ({"input": "a", "embedding_type": "int8", "normalized": False}, "normalized", "int8 and uint8 quantise"),
+        ({}, None, "Object missing required field `input`"),
+    ],
+)
+def test_bad_request_names_the_field(client: httpx2.Client, body: dict[str, Any], param: str, message: str) -> None:
+    error = refused(client, **body)
+    assert error["param"] == param
+    assert error["message"].startswith(message)
+    assert error["type"] == "invalid_request_error"
+
+
+def test_more_tokens_than_a_request_may_hold_are_refused(client: httpx2.Client) -> None:
+    assert "a request may hold 300000" in refused(client, input=["so " * 200] * 1500)["message"]
+
+
+def test_unknown_model_is_404_and_names_those_there_are(client: httpx2.Client) -> None:
+    error = refused(client, 404, input="a", model="gpt-5")
+    assert error["code"] == "model_not_found"
+    assert "served here: all-minilm-l6-v2" in error["message"]
+
+
+def test_reranker_is_no_embedding_model(client: httpx2.Client) -> None:
+    refused(client, 404, input="a", model="minilm-late-interaction")

@@ -1,0 +1,48 @@
+import httpx2
+import pytest
+
+
+def test_unknown_path_is_404_in_the_common_body(client: httpx2.Client) -> None:
+    for path in ("/", "/v1/nothing", "/v2/embed"):
+        response = client.get(path)
+        assert response.status_code == 404
+        assert response.json() == {
+            "error": {
+                "message": f"there is no {path}; see /openapi.json",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "not_found",
+            }
+        }
+
+
+def test_wrong_method_is_405_and_says_which_are_right(client: httpx2.Client) -> None:
+    response = client.get("/v1/embeddings")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "POST"
+    assert response.json()["error"]["message"] == "/v1/embeddings does not take GET"
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "code"),
+    [
+        ("nan", 502, "inference_failed"),
+        ("short", 502, "inference_failed"),
+        ("narrow", 502, "inference_failed"),
+        ("raising", 502, "inference_failed"),
+        ("slow", 504, "deadline_exceeded"),
+    ],
+)
+def test_failing_model_is_an_honest_error(odd_client: httpx2.Client, model: str, status: int, code: str) -> None:
+    response = odd_client.post("/v1/embeddings", json={"input": "a", "model": model})
+    assert response.status_code == status
+    assert response.json()["error"]["code"] == code
+    assert "secret" not in response.text
+
+
+def test_full_queue_is_429_with_retry_after(odd_client: httpx2.Client) -> None:
+    # One row runs, one waits, and the queue holds no more: of a request of twenty rows most are turned away.
+    response = odd_client.post("/v1/embeddings", json={"input": ["a b c"] * 20, "model": "queueing"})
+    assert response.status_code == 429
+    assert response.headers["retry-after"] == "1"
+    assert response.json()["error"]["message"] == "the queue of model 'queueing' is full; try again later"

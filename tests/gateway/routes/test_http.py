@@ -1,0 +1,49 @@
+import httpx2
+import pytest
+from msgspec import Struct
+
+from gateway.errors import InvalidRequest
+from gateway.routes.http import decode
+
+
+class Inner(Struct, forbid_unknown_fields=True):
+    text: str
+
+
+class Body(Struct, forbid_unknown_fields=True):
+    items: list[str | Inner]
+    size: int = 0
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        (b'{"items": [], "colour": 1}', "colour", "unknown field 'colour'"),
+        (b'{"items": [{"text": "a", "b": 1}]}', "items[0].b", "unknown field 'items[0].b'"),
+        (b'{"items": ["a", 1]}', "items[1]", "items[1]: Expected `str | object`, got `int`"),
+        (b'{"items": [], "size": "x"}', "size", "size: Expected `int`, got `str`"),
+        (b"{}", None, "Object missing required field `items`"),
+        (b"[]", None, "Expected `object`, got `array`"),
+        (b'{"items": [', None, "the body is not valid JSON"),
+        (b'{"items": ["\\ud800"]}', None, "the body is not valid JSON"),
+        (b'{"items": ["\xff"]}', None, "the body is not valid JSON"),
+        (b"", None, "the body is not valid JSON"),
+        (b"[" * 100_000, None, ""),
+    ],
+)
+def test_wrong_body_names_the_field(body: bytes, param: str | None, message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decode(body, Body)
+    assert caught.value.param == param
+    assert caught.value.message.startswith(message)
+
+
+def test_body_over_the_limit_is_413_by_its_declared_length(client: httpx2.Client) -> None:
+    response = client.post("/v1/embeddings", content=b" " * (32 * 2**20 + 1))
+    assert response.status_code == 413
+    assert response.json()["error"]["message"] == "the body is over 33554432 bytes"
+
+
+def test_body_over_the_limit_is_413_when_no_length_is_declared(client: httpx2.Client) -> None:
+    response = client.post("/v1/embeddings", content=(b" " * 2**20 for _ in range(40)))
+    assert response.status_code == 413

@@ -1,0 +1,35 @@
+import httpx2
+
+
+def test_list_has_openais_shape_and_what_clients_need_to_know(client: httpx2.Client) -> None:
+    answer = client.get("/v1/models").json()
+    assert answer["object"] == "list"
+    embedding, reranker = answer["data"]
+    assert isinstance(embedding.pop("created"), int)
+    assert embedding == {
+        "id": "all-minilm-l6-v2",
+        "object": "model",
+        "owned_by": "conch",
+        "role": "text-embedding",
+        "dimensions": 384,
+        "max_tokens": 256,
+        "aliases": ["text-embedding-3-small"],
+    }
+    assert (reranker["id"], reranker["role"]) == ("minilm-late-interaction", "late-interaction")
+    assert "dimensions" not in reranker
+
+
+def test_model_is_found_by_name_and_alias(client: httpx2.Client) -> None:
+    by_name = client.get("/v1/models/all-minilm-l6-v2")
+    assert by_name.status_code == 200
+    assert client.get("/v1/models/text-embedding-3-small").json() == by_name.json()
+
+
+def test_unknown_model_is_404(client: httpx2.Client) -> None:
+    response = client.get("/v1/models/some/other")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+
+
+def test_matryoshka_sizes_are_told(odd_client: httpx2.Client) -> None:
+    assert odd_client.get("/v1/models/matryoshka").json()["supported_dimensions"] == [64, 128, 384]

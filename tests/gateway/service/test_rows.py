@@ -1,0 +1,90 @@
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models
+
+from gateway.catalog import Model
+from gateway.errors import InvalidRequest, NotReady
+from gateway.service import rows
+from gateway.tokenize import TextTokenizer
+from gateway.triton import Triton
+
+
+@dataclass
+class RecordingTriton(Triton):
+    """Answers each row with its first id, without a server; fails from the given call on."""
+
+    fail_at: int | None = None
+    calls: list[Mapping[str, NDArray[np.generic]]] = field(default_factory=list)
+    now: int = 0
+    most_at_a_time: int = 0
+
+    async def infer(self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str) -> NDArray[np.float32]:
+        if self.fail_at is not None and len(self.calls) >= self.fail_at:
+            raise NotReady(f"{model} gave no {output}")
+        self.calls.append(tensors)
+        self.now += 1
+        self.most_at_a_time = max(self.now, self.most_at_a_time)
+        await asyncio.sleep(0)
+        self.now -= 1
+        first: NDArray[np.float32] = next(iter(tensors.values()))[:, :1].astype(np.float32)
+        return first
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    tokenizer = TextTokenizer(Tokenizer(models.WordLevel({"a": 0}, "a")))
+    return Model("m", (), "text-embedding", True, "embedding", 1, (), 512, 1000, 4, 0, tokenizer)
+
+
+def test_order_is_kept_whatever_travels_together(model: Model) -> None:
+    triton = RecordingTriton()
+    given = [([i] * (1 + (7 * i) % 5),) for i in range(30)]
+    results = asyncio.run(rows.run(triton, model, given))
+    assert results[:, 0].tolist() == list(range(30))
+    assert [len(call["input_ids"]) for call in triton.calls] == [4] * 7 + [2]
+
+
+def test_rows_of_similar_length_travel_together(model: Model) -> None:
+    triton = RecordingTriton()
+    asyncio.run(rows.run(triton, model, [([1] * (1 + i % 2 * 99),) for i in range(16)]))
+    assert sorted(call["input_ids"].shape for call in triton.calls) == [(4, 1), (4, 1), (4, 100), (4, 100)]
+
+
+def test_one_call_does_not_fill_the_queue(model: Model) -> None:
+    triton = RecordingTriton()
+    asyncio.run(rows.run(triton, model, [([1],)] * 400))
+    assert triton.most_at_a_time == rows.PARTS_IN_FLIGHT
+
+
+def test_after_a_failure_nothing_more_is_sent(model: Model) -> None:
+    triton = RecordingTriton(fail_at=3)
+    with pytest.raises(NotReady):
+        asyncio.run(rows.run(triton, model, [([1],)] * 400))
+    assert len(triton.calls) == 3
+
+
+def test_tensors_are_those_of_the_contract(model: Model) -> None:
+    triton = RecordingTriton()
+    asyncio.run(rows.run(triton, model, [([5, 6, 7],), ([8],)]))
+    (call,) = triton.calls
+    assert call["input_ids"].dtype == np.int64
+    assert call["input_ids"].tolist() == [[8, 0, 0], [5, 6, 7]]
+    assert call["length"].dtype == np.int32
+    assert call["length"].tolist() == [[1], [3]]
+
+
+@pytest.mark.parametrize("count", [0, 2049])
+def test_too_few_and_too_many_rows_are_refused(count: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"input holds {count} items; it must hold 1 to 2048"):
+        rows.check_size(count, "input")
+
+
+def test_too_many_tokens_are_refused() -> None:
+    rows.check_tokens(300_000, "input")
+    with pytest.raises(InvalidRequest, match="300001 tokens; a request may hold 300000"):
+        rows.check_tokens(300_001, "input")

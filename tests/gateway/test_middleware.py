@@ -1,0 +1,98 @@
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from gateway.app import create_app
+from gateway.errors import InvalidKey
+from gateway.middleware import Authorise
+from gateway.settings import Settings
+from tests.serving import Server, start
+
+
+@pytest.fixture(scope="module")
+def locked(repository: Path) -> Iterator[httpx2.Client]:
+    """A gateway with keys; whether Triton is there does not matter."""
+    with start(repository, GATEWAY_API_KEYS="right,other") as running:
+        running.wait_for("Uvicorn running")
+        with httpx2.Client(base_url=running.url) as client:
+            yield client
+
+
+def log_line(server: Server, request_id: str) -> dict[str, object]:
+    for _ in range(100):
+        for line in list(server.lines):
+            if request_id in line:
+                fields: dict[str, object] = json.loads(line)
+                return fields
+        time.sleep(0.02)
+    raise AssertionError(f"no line about {request_id}")
+
+
+@pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic right", "Bearer", "right", "Bearer right,other"])
+def test_without_a_right_key_v1_is_401(locked: httpx2.Client, header: str | None) -> None:
+    response = locked.get("/v1/models", headers={"authorization": header} if header else {})
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.json()["error"]["code"] == "invalid_api_key"
+
+
+@pytest.mark.parametrize("header", ["Bearer right", "bearer other", "Bearer  right"])
+def test_any_of_the_keys_opens_v1(locked: httpx2.Client, header: str) -> None:
+    assert locked.get("/v1/models", headers={"authorization": header}).status_code == 200
+
+
+def test_health_and_the_api_document_need_no_key(locked: httpx2.Client) -> None:
+    assert locked.get("/health/live").status_code == 200
+    assert locked.get("/openapi.json").status_code == 200
+
+
+def test_unknown_paths_of_v1_tell_strangers_nothing(locked: httpx2.Client) -> None:
+    assert locked.get("/v1/nothing").status_code == 401
+
+
+def test_key_that_is_not_ascii_is_wrong_not_a_crash() -> None:
+    async def call() -> None:
+        async def app(*_: object) -> None:
+            raise AssertionError("let in")
+
+        scope = {"type": "http", "headers": [(b"authorization", b"Bearer \xff\xfe")]}
+        with pytest.raises(InvalidKey):
+            await Authorise(app, ["right"])(scope, None, None)  # type: ignore[arg-type] # never called
+
+    asyncio.run(call())
+
+
+def test_request_id_is_given_back_and_logged_with_the_request(client: httpx2.Client, server: Server) -> None:
+    response = client.post("/v1/embeddings", json={"input": "top secret"}, headers={"x-request-id": "trace-1.a:b"})
+    assert response.headers["x-request-id"] == "trace-1.a:b"
+    line = log_line(server, "trace-1.a:b")
+    assert {line[key] for key in ("method", "path", "status", "model", "inputs", "tokens")} == {
+        "POST",
+        "/v1/embeddings",
+        200,
+        "all-minilm-l6-v2",
+        1,
+        4,
+    }
+    assert not any("secret" in line for line in server.lines)
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, '"}'])
+def test_request_id_that_could_forge_a_log_is_replaced(client: httpx2.Client, given: str) -> None:
+    request_id = client.get("/health/live", headers={"x-request-id": given}).headers["x-request-id"]
+    assert request_id != given
+    assert len(request_id) == 32
+
+
+def test_error_is_in_the_log_line(client: httpx2.Client, server: Server) -> None:
+    client.post("/v1/embeddings", json={"input": []}, headers={"x-request-id": "failing"})
+    assert log_line(server, "failing")["error"] == "input holds 0 items; it must hold 1 to 2048"
+
+
+def test_app_can_be_made_without_triton_or_environment() -> None:
+    assert callable(create_app(Settings()))

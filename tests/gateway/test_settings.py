@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+
+from gateway.settings import Settings, SettingsError
+
+
+def test_defaults_are_open_on_loopback_only() -> None:
+    settings = Settings.from_env({})
+    assert (settings.host, settings.port, settings.api_keys) == ("127.0.0.1", 8080, frozenset())
+
+
+def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("three\n\n four \n")
+    settings = Settings.from_env(
+        {
+            "GATEWAY_HOST": "0.0.0.0",
+            "GATEWAY_PORT": "9000",
+            "GATEWAY_TRITON_URL": "triton:8001",
+            "GATEWAY_MODEL_REPOSITORY": "/models",
+            "GATEWAY_API_KEYS": "one, two,",
+            "GATEWAY_API_KEYS_FILE": str(keys),
+            "GATEWAY_REQUEST_TIMEOUT": "2.5",
+            "GATEWAY_MAX_BODY_BYTES": "4096",
+        }
+    )
+    assert settings == Settings(
+        host="0.0.0.0",
+        port=9000,
+        triton_url="triton:8001",
+        model_repository=Path("/models"),
+        api_keys=frozenset({"one", "two", "three", "four"}),
+        request_timeout_s=2.5,
+        max_body_bytes=4096,
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"GATEWAY_PORT": "http"}, "GATEWAY_PORT='http' is not a number"),
+        ({"GATEWAY_PORT": "0"}, "GATEWAY_PORT=0 is not in 1..65535"),
+        ({"GATEWAY_REQUEST_TIMEOUT": "nan"}, "GATEWAY_REQUEST_TIMEOUT=nan is not in"),
+        ({"GATEWAY_API_KEYS": " , "}, "holds no key"),
+        ({"GATEWAY_API_KEYS_FILE": "/no/such/file"}, "GATEWAY_API_KEYS_FILE=/no/such/file: No such file"),
+    ],
+)
+def test_wrong_setting_is_named(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(environ)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.example"])
+def test_listening_to_others_needs_keys(host: str) -> None:
+    with pytest.raises(SettingsError, match="would let anyone in"):
+        Settings.from_env({"GATEWAY_HOST": host})
+    assert Settings.from_env({"GATEWAY_HOST": host, "GATEWAY_API_KEYS": "k"}).host == host
+
+
+@pytest.mark.parametrize("host", ["localhost", "::1", "127.0.0.2"])
+def test_loopback_needs_no_keys(host: str) -> None:
+    assert Settings.from_env({"GATEWAY_HOST": host}).host == host

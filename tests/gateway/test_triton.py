@@ -1,0 +1,69 @@
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+from gateway.errors import DeadlineExceeded, GatewayError, InferenceFailed, NotReady, Overloaded
+from gateway.triton import Triton, mapped_errors
+from tests.serving import Server, free_ports
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "error"),
+    [
+        ("UNAVAILABLE", "[request id: 1] Exceeds maximum queue size", Overloaded),
+        ("UNAVAILABLE", "Request timeout expired", DeadlineExceeded),
+        ("UNAVAILABLE", "Server is stopping, no new requests", NotReady),
+        ("UNAVAILABLE", "failed to connect to all addresses", NotReady),
+        ("NOT_FOUND", "Request for unknown model: 'm' is not found", NotReady),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", DeadlineExceeded),
+        ("INVALID_ARGUMENT", "unexpected shape", InferenceFailed),
+        ("INTERNAL", "Failed to process the request", InferenceFailed),
+    ],
+)
+def test_errors_of_one_code_are_told_apart_by_message(status: str, message: str, error: type[GatewayError]) -> None:
+    with pytest.raises(error) as caught, mapped_errors("m"):
+        raise InferenceServerException(message, status=f"StatusCode.{status}")
+    assert caught.value.__cause__ is not None
+    assert message not in caught.value.message
+
+
+@pytest.mark.parametrize("code", grpc.StatusCode)
+def test_every_code_of_grpc_becomes_an_error_of_ours(code: grpc.StatusCode) -> None:
+    with pytest.raises(GatewayError), mapped_errors("m"):
+        raise InferenceServerException("no text", status=str(code))
+
+
+def row(length: int) -> dict[str, NDArray[np.generic]]:
+    return {"input_ids": np.array([[101, 102]], np.int64), "length": np.array([[length]], np.int32)}
+
+
+def test_malformed_tensors_are_refused_by_the_model_alone(server: Server) -> None:
+    async def use() -> None:
+        triton = Triton(server.triton_url, timeout_s=10)
+        good, bad = row(length=2), row(length=0)
+        answers = await asyncio.gather(
+            *(triton.infer("all-minilm-l6-v2", tensors, "embedding") for tensors in [good, bad] * 8),
+            return_exceptions=True,
+        )
+        await triton.close()
+        assert all(isinstance(answer, InferenceFailed) for answer in answers[1::2])
+        right = [answer for answer in answers[::2] if isinstance(answer, np.ndarray)]
+        assert len(right) == 8
+        assert all(np.array_equal(answer, right[0]) for answer in right)
+
+    asyncio.run(use())
+
+
+def test_server_that_is_not_there_is_not_ready() -> None:
+    async def use() -> None:
+        triton = Triton(f"127.0.0.1:{free_ports(1)[0]}", timeout_s=5)
+        assert not await triton.is_ready()
+        with pytest.raises(NotReady):
+            await triton.models()
+        await triton.close()
+
+    asyncio.run(use())

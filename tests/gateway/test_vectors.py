@@ -1,0 +1,49 @@
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from sentence_transformers.util.quantization import quantize_embeddings
+
+from gateway import vectors
+from gateway.vectors import Floats
+
+Packed = Literal["binary", "ubinary"]
+FLOATS = arrays(np.float32, st.tuples(st.integers(1, 8), st.sampled_from([8, 64])), elements=st.floats(-1, 1, width=32))
+
+
+def units(rows: int, dimensions: int) -> Floats:
+    return vectors.normalise(np.random.default_rng(3).standard_normal((rows, dimensions)).astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", ["binary", "ubinary"])
+@given(floats=FLOATS)
+def test_binary_equals_sentence_transformers_bit_for_bit(kind: Packed, floats: Floats) -> None:
+    expected = quantize_embeddings(floats, precision=kind)
+    actual = vectors.QUANTISATIONS[kind](floats)
+    assert actual.dtype == expected.dtype
+    assert np.array_equal(actual, expected)
+
+
+@pytest.mark.parametrize(("kind", "zero"), [("int8", 0), ("uint8", 128)])
+def test_bytes_keep_the_cosine(kind: str, zero: int) -> None:
+    floats = units(500, 384)
+    restored = vectors.QUANTISATIONS[kind](floats).astype(np.float32) - zero
+    assert (vectors.normalise(restored) * floats).sum(1).min() > 0.9995
+
+
+def test_bytes_of_a_vector_do_not_depend_on_its_neighbours() -> None:
+    floats = units(10, 384)
+    assert np.array_equal(vectors.int8(floats)[3:4], vectors.int8(floats[3:4]))
+
+
+def test_components_out_of_range_are_cut_off_not_wrapped() -> None:
+    spike = np.array([[1] + [0] * 383, [-1] + [0] * 383], np.float32)
+    assert vectors.int8(spike)[:, 0].tolist() == [127, -127]
+    assert vectors.uint8(spike)[:, 0].tolist() == [255, 1]
+
+
+def test_zeros_stay_zeros_when_normalised() -> None:
+    assert vectors.normalise(np.zeros((1, 4), np.float32)).tolist() == [[0, 0, 0, 0]]

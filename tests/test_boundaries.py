@@ -1,0 +1,59 @@
+"""Imports go one way, and a few things are nowhere."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCES = [file for package in ("gateway", "export", "embedded") for file in sorted(Path(package).rglob("*.py"))]
+TESTS = sorted(Path("tests").rglob("*.py"))
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def importers(module: str) -> set[str]:
+    return {str(file) for file in SOURCES if any(f"{name}.".startswith(f"{module}.") for name in imports(file))}
+
+
+def inside(*folders: str) -> set[str]:
+    return {str(file) for file in SOURCES if str(file).startswith(folders)}
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("gateway", inside("gateway/", "embedded/")),
+        ("export", inside("export/")),
+        ("embedded", inside("embedded/")),
+        ("starlette", inside("gateway/routes/", "gateway/app.py", "gateway/middleware.py")),
+        ("tritonclient", inside("gateway/triton.py", "export/config.py")),
+        ("gateway.routes", inside("gateway/routes/", "gateway/app.py")),
+        ("gateway.service", inside("gateway/service/", "gateway/routes/", "gateway/health.py")),
+        ("torch", inside("export/")),
+        ("transformers", set()),
+    ],
+)
+def test_only_these_import(module: str, allowed: set[str]) -> None:
+    assert importers(module) <= allowed
+
+
+@pytest.mark.parametrize("leaf", ["gateway/errors.py", "gateway/settings.py", "gateway/vectors.py", "export/errors.py"])
+def test_leaves_import_nothing_of_ours(leaf: str) -> None:
+    assert not any(name.split(".")[0] in {"gateway", "export", "embedded"} for name in imports(Path(leaf)))
+
+
+def test_the_environment_is_read_at_the_entry_points_only() -> None:
+    readers = {str(file) for file in SOURCES if "os.environ" in file.read_text()}
+    assert readers == {"gateway/__main__.py", "embedded/__main__.py", "embedded/triton.py"}
+
+
+def test_nothing_is_mocked() -> None:
+    words = ("unittest." + "mock", "monkeypatch." + "setattr", "Magic" + "Mock")
+    assert not [file for file in TESTS if any(word in file.read_text() for word in words)]
