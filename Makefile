@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test format lock clean
+.PHONY: help install serve check lint test evaluate format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
 PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := .venv/bin
-PIP := $(BIN)/pip install --quiet --no-deps --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-check
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,11 +22,14 @@ check: .venv/dev lint test ## everything that CI runs
 lint: .venv/dev ## format check, linter, types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy
+	$(BIN)/python -m mypy
 
 test: .venv/dev ## run the tests, those against a real Triton included
 	$(BIN)/python -m export
-	$(BIN)/pytest
+	$(BIN)/python -m pytest
+
+evaluate: .venv/dev ## measure retrieval quality through a running server, on STSb and XQuAD
+	$(BIN)/python -m loadtest.quality
 
 format: .venv/dev ## format the code
 	$(BIN)/ruff format

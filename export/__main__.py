@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -25,7 +26,7 @@ def main() -> int:
         if wanted:
             _report(console, _build(console, wanted, arguments.repository))
     except ExportError as exc:
-        console.print(f"export: {exc}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        print(f"export: {exc}", file=sys.stderr)
         return 1
     return 0
 
@@ -63,18 +64,15 @@ def _build(console: Console, specs: list[ModelSpec], repository: Path) -> list[E
 
 
 def _report(console: Console, entries: list[Entry]) -> None:
-    table = Table(
-        "model", "engine", "rows", "measure", "value", "tolerance", title="Parity with the reference in float32"
-    )
+    table = Table("model", "engine", "rows", "tolerance", "measured", title="Parity with the reference", box=box.SIMPLE)
     for entry in entries:
         for parity in entry.proof["parity"]:
             table.add_row(
                 entry.folder.name,
                 parity["precision"],
                 parity["batches"],
-                parity["measure"],
+                f"{parity['measure']} {parity['tolerance']:g}",
                 f"{parity['value']:.7f}",
-                f"{parity['tolerance']:g}",
             )
         table.add_section()
     console.print(table)

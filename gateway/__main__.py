@@ -11,7 +11,7 @@ from gateway.settings import Settings, SettingsError
 
 KEEP_ALIVE_S = 75
 """Longer than clients and load balancers keep an idle connection, so that the gateway is never the first to close."""
-DRAIN_S = 5
+DRAIN_S = 4
 """How long requests that were accepted may take after a signal to stop."""
 
 

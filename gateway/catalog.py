@@ -1,8 +1,9 @@
 """What is served: read out of Triton, so that a model loaded there is served here without a restart."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,6 @@ log = logging.getLogger(__name__)
 
 EMBEDDING_ROLES = frozenset({"text-embedding"})
 RERANK_ROLES = frozenset({"late-interaction"})
-
-REFRESH_ON_MISS_S = 1.0
-"""How often, at the most, an unknown name makes the catalog ask Triton again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +40,28 @@ class Model:
     tokenizer: TextTokenizer
 
 
-class Catalog:
-    """The models of one Triton."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A model and what it was made from, to tell whether that has changed."""
 
-    def __init__(self, triton: Triton, repository: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    config: ModelConfig
+    tokenizer_changed_at: float
+    model: Model
+
+
+class Catalog:
+    """The models of one Triton, as of the last refresh."""
+
+    def __init__(self, triton: Triton, repository: Path) -> None:
         self._triton = triton
         self._repository = repository
-        self._clock = clock
-        self._refreshed_at: float | None = None
-        self._known: dict[str, tuple[ModelConfig, float, Model]] = {}
+        self._known: dict[str, _Known] | None = None
+        self._complaints: dict[str, str] = {}
 
     @property
     def models(self) -> list[Model]:
         """All of them, by name."""
-        return [model for _, _, model in sorted(self._known.values(), key=lambda known: known[2].name)]
+        return [known.model for known in (self._known or {}).values()]
 
     async def refresh(self) -> None:
         """Ask Triton what it serves.
@@ -63,58 +69,49 @@ class Catalog:
         Raises:
             GatewayError: it does not answer; the catalog stays as it was.
         """
-        self._known = {
-            config.name: known for config in await self._triton.models() if (known := self._know(config)) is not None
-        }
-        self._refreshed_at = self._clock()
+        configs = await self._triton.models()
+        known, complaints = {}, {}
+        for config in sorted(configs, key=lambda config: config.name):
+            if "role" not in config.parameters:
+                continue  # somebody else's
+            try:
+                known[config.name] = await self._know(config)
+            except Exception as exc:  # noqa: BLE001 - tokenizers raises it bare; a bad entry must not hide the others
+                complaints[config.name] = f"{type(exc).__name__}: {exc}"
+        for name, complaint in complaints.items() - self._complaints.items():
+            log.warning("model %s is left out: %s", name, complaint)
+        self._known, self._complaints = known, complaints
 
-    def _know(self, config: ModelConfig) -> tuple[ModelConfig, float, Model] | None:
-        """Keep what is known of an unchanged model, since its tokenizer takes long to load."""
+    async def _know(self, config: ModelConfig) -> _Known:
         file = self._repository / config.name / "tokenizer.json"
-        try:
-            changed_at = file.stat().st_mtime
-            known = self._known.get(config.name)
-            if known is not None and known[:2] == (config, changed_at):
-                return known
-            created = known[2].created if known is not None else int(time.time())
-            return config, changed_at, _model(config, TextTokenizer.from_file(file), created)
-        except KeyError:
-            return None  # somebody else's model: it has none of our parameters
-        except Exception as exc:  # noqa: BLE001 - tokenizers raises bare ones, and one bad entry must not hide the others
-            log.warning("model %s is left out: %s", config.name, exc)
-            return None
+        changed_at = file.stat().st_mtime
+        before = (self._known or {}).get(config.name)
+        if before is not None and (before.config, before.tokenizer_changed_at) == (config, changed_at):
+            return before
+        created = before.model.created if before is not None else int(time.time())
+        tokenizer = await asyncio.to_thread(TextTokenizer.from_file, file)  # large ones take a second
+        return _Known(config, changed_at, _model(config, tokenizer, created))
 
-    async def find(self, name: str | None, roles: frozenset[str]) -> Model:
+    def find(self, name: str | None, roles: frozenset[str]) -> Model:
         """The model that clients mean by a name or alias, or the default one.
 
         Raises:
             ModelNotFound: there is none of these roles; names those that there are.
             NotReady: Triton has not been reached yet.
         """
-        model = self._find(name, roles)
-        if model is None and self._may_refresh():
-            await self.refresh()
-            model = self._find(name, roles)
-        if model is not None:
-            return model
-        if self._refreshed_at is None:
+        if self._known is None:
             raise NotReady("Triton has not been reached yet")
-        served = ", ".join(model.name for model in self.models if model.role in roles) or "none"
-        wanted = f"no model {name!r}" if name is not None else "no default model"
-        raise ModelNotFound(f"there is {wanted} for this endpoint; served here: {served}", param="model")
-
-    def _may_refresh(self) -> bool:
-        return self._refreshed_at is None or self._clock() - self._refreshed_at > REFRESH_ON_MISS_S
-
-    def _find(self, name: str | None, roles: frozenset[str]) -> Model | None:
-        for model in self.models:
-            if model.role in roles and (model.default if name is None else name in (model.name, *model.aliases)):
+        served = [model for model in self.models if model.role in roles]
+        for model in served:
+            if model.default if name is None else name in (model.name, *model.aliases):
                 return model
-        return None
+        wanted = f"no model {name!r}" if name is not None else "no default model"
+        names = ", ".join(model.name for model in served) or "none"
+        raise ModelNotFound(f"there is {wanted} for this endpoint; served here: {names}", param="model")
 
 
 def _model(config: ModelConfig, tokenizer: TextTokenizer, created: int) -> Model:
-    """Read a config's parameters; KeyError without the ones that every entry has."""
+    """Read a config's parameters."""
     parameters: Mapping[str, str] = config.parameters
     return Model(
         name=config.name,

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from gateway.catalog import Catalog, Model
 from gateway.errors import GatewayError
@@ -42,10 +43,8 @@ class Monitor:
         while True:
             self._server_ready = await self._triton.is_ready()
             if self._server_ready:
-                try:
+                with suppress(GatewayError):  # gone between the two questions
                     await self._catalog.refresh()
-                except GatewayError as exc:
-                    log.warning("the catalog could not be refreshed: %s", exc)
                 self._send_canaries(self._catalog.models)
             now = self.problem()
             if now != before:

@@ -124,6 +124,7 @@ class Triton:
                 parameters={name: value.string_value for name, value in config.parameters.items()},
             )
             for config in (reply.config for reply in replies)
+            if config.output and config.output[0].dims
         ]
 
 

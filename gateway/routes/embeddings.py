@@ -85,11 +85,11 @@ async def create(request: Request) -> Response:
     """Answer POST /v1/embeddings."""
     body = await read(request, EmbeddingRequest)
     gateway = request.state["gateway"]
-    model = await gateway.catalog.find(body.model, EMBEDDING_ROLES)
+    model = gateway.catalog.find(body.model, EMBEDDING_ROLES)
     request.state["log"]["model"] = model.name
     _check_output(body, model)
     texts = read_inputs(body.input, model)
-    embedded = await embed(gateway.triton, model, texts, truncate=bool(body.truncate), param="input")
+    embedded = await embed(gateway.triton, model, texts, truncate=body.truncate is True, param="input")
     request.state["log"] |= {"inputs": len(texts), "tokens": embedded.tokens}
     return answer(
         EmbeddingResponse(
@@ -145,7 +145,7 @@ def _check_output(body: EmbeddingRequest, model: Model) -> None:
     kinds = set(_kinds(body))
     if not kinds:
         raise InvalidRequest("embedding_type is an empty list", param="embedding_type")
-    if not body.normalized and body.normalized is not None and kinds & {"int8", "uint8"}:
+    if body.normalized is False and kinds & {"int8", "uint8"}:
         raise InvalidRequest("int8 and uint8 quantise normalised vectors; leave out normalized", param="normalized")
     if size % 8 and kinds & {"binary", "ubinary"}:
         raise InvalidRequest(f"binary and ubinary need dimensions in eights, not {size}", param="embedding_type")
@@ -164,8 +164,8 @@ def write(raw: vectors.Floats, body: EmbeddingRequest) -> list[bytes]:
         body: says which numbers, and how they are written.
     """
     size = body.dimensions or raw.shape[1]
-    normalised = body.normalized is None or body.normalized
-    floats = vectors.normalise(raw[:, :size]) if normalised or size < raw.shape[1] else raw
+    unit = body.normalized is not False or size < raw.shape[1]
+    floats = vectors.normalise(raw[:, :size]) if unit else raw
     kinds = _kinds(body)
     columns = {kind: _column(floats, kind, body.encoding_format) for kind in kinds}
     if not isinstance(body.embedding_type, list):

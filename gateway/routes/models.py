@@ -42,7 +42,7 @@ async def list_models(request: Request) -> Response:
 async def retrieve(request: Request) -> Response:
     """Answer GET /v1/models/{id}, for a name or an alias."""
     catalog = request.state["gateway"].catalog
-    return answer(_describe(await catalog.find(request.path_params["id"], EMBEDDING_ROLES | RERANK_ROLES)))
+    return answer(_describe(catalog.find(request.path_params["id"], EMBEDDING_ROLES | RERANK_ROLES)))
 
 
 def _describe(model: Model) -> ModelObject:

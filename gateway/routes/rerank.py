@@ -80,7 +80,7 @@ async def create(request: Request) -> Response:
     """Answer POST /v1/rerank."""
     body = await read(request, RerankRequest)
     gateway = request.state["gateway"]
-    model = await gateway.catalog.find(body.model, RERANK_ROLES)
+    model = gateway.catalog.find(body.model, RERANK_ROLES)
     request.state["log"]["model"] = model.name
     texts = [document if isinstance(document, str) else document.text for document in body.documents]
     if not body.query.strip():
@@ -90,11 +90,11 @@ async def create(request: Request) -> Response:
         model,
         body.query,
         texts,
-        truncate=body.truncate is None or body.truncate,
+        truncate=body.truncate is not False,
         max_tokens_per_document=body.max_tokens_per_doc,
     )
     request.state["log"] |= {"inputs": len(texts), "tokens": ranking.tokens}
-    with_documents = body.return_documents is None or body.return_documents
+    with_documents = body.return_documents is not False
     return answer(
         RerankResponse(
             results=[

@@ -1,6 +1,7 @@
 """The numbers that users get, against sentence-transformers and on evaluation data."""
 
 import csv
+import json
 from pathlib import Path
 
 import httpx2
@@ -12,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 
 from export.verify import SAMPLES
 
-STSB = Path("../shared/data/stsb-en-dev.csv")
+STSB, XQUAD = (Path("../shared/data") / name for name in ("stsb-en-dev.csv", "xquad.en.json"))
 
 
 def embed(client: httpx2.Client, texts: list[str]) -> NDArray[np.float32]:
@@ -40,3 +41,18 @@ def test_spearman_on_stsb_is_the_references(client: httpx2.Client, minilm_folder
 
     expected = spearman(*(reference.encode(list(texts), normalize_embeddings=True) for texts in (first, second)))
     assert spearman(*(embed(client, list(texts)) for texts in (first, second))) == pytest.approx(expected, abs=0.001)
+
+
+@pytest.mark.skipif(not XQUAD.exists(), reason=f"{XQUAD} is not there; get XQuAD's xquad.en.json to run this")
+def test_rerank_finds_the_right_paragraph(client: httpx2.Client) -> None:
+    """Every 40th question against 20 paragraphs: the whole, in minutes, is `make evaluate`."""
+    articles = json.loads(XQUAD.read_text())["data"]
+    paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+    questions = [(qa["question"], i) for i, paragraph in enumerate(paragraphs) for qa in paragraph["qas"]][::40]
+    first = 0
+    for question, relevant in questions:
+        start = max(0, min(relevant - 10, len(paragraphs) - 20))
+        texts = [paragraph["context"] for paragraph in paragraphs[start : start + 20]]
+        answer = client.post("/v1/rerank", json={"query": question, "documents": texts, "top_n": 1}).json()
+        first += answer["results"][0]["index"] == relevant - start
+    assert first / len(questions) > 0.9

@@ -67,7 +67,7 @@ def test_model_whose_numbers_differ_leaves_the_repository_as_it_was(tmp_path: Pa
     repository = tmp_path / "repository"
     (repository / "tiny").mkdir(parents=True)
     (repository / "tiny" / "config.pbtxt").write_text("before")
-    with pytest.raises(ParityError, match=r"min cosine 0\.\d+ is beyond the tolerance 0\.9999"):
+    with pytest.raises(ParityError, match=r"measured 0\.\d+, where cosine >= 0\.9999 was due"):
         build(tiny, repository, progress=print)
     assert [str(file.relative_to(tmp_path)) for file in repository.rglob("*")] == [
         "repository/tiny",

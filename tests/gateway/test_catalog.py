@@ -28,25 +28,18 @@ def with_catalog(url: str, repository: Path, use: Callable[[Catalog], Awaitable[
 def test_models_are_read_out_of_triton(server: Server, repository: Path) -> None:
     async def use(catalog: Catalog) -> None:
         await catalog.refresh()
-        model = await catalog.find("text-embedding-3-small", EMBEDDING_ROLES)
+        model = catalog.find("text-embedding-3-small", EMBEDDING_ROLES)
         assert (model.name, model.width, model.max_tokens, model.vocabulary_size) == (
             "all-minilm-l6-v2",
             384,
             256,
             30522,
         )
-        assert (await catalog.find(None, RERANK_ROLES)).name == "minilm-late-interaction"
+        assert catalog.find(None, RERANK_ROLES).name == "minilm-late-interaction"
         with pytest.raises(ModelNotFound, match="no model 'all-minilm-l6-v2' for this endpoint; served here: minilm"):
-            await catalog.find("all-minilm-l6-v2", RERANK_ROLES)
+            catalog.find("all-minilm-l6-v2", RERANK_ROLES)
 
     with_catalog(server.triton_url, repository, use)
-
-
-def test_first_question_asks_triton(server: Server, repository: Path) -> None:
-    async def use(catalog: Catalog) -> str:
-        return (await catalog.find(None, EMBEDDING_ROLES)).name
-
-    assert with_catalog(server.triton_url, repository, use) == "all-minilm-l6-v2"
 
 
 def test_unchanged_model_keeps_its_tokenizer(server: Server, repository: Path) -> None:
@@ -62,7 +55,7 @@ def test_unchanged_model_keeps_its_tokenizer(server: Server, repository: Path) -
 def test_without_triton_it_is_not_ready_rather_than_not_found(repository: Path) -> None:
     async def use(catalog: Catalog) -> None:
         with pytest.raises(NotReady):
-            await catalog.find("all-minilm-l6-v2", EMBEDDING_ROLES)
+            catalog.find("all-minilm-l6-v2", EMBEDDING_ROLES)
 
     with_catalog(f"127.0.0.1:{free_ports(1)[0]}", repository, use)
 

@@ -1,0 +1,39 @@
+"""A model that Triton loads or unloads while it runs is served or not, without a restart."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+
+from tests.serving import serve
+
+RERANK = {"query": "sea", "documents": ["a sea snail"]}
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 15) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def test_loaded_model_is_served_and_unloaded_one_is_not(repository: Path, tmp_path: Path) -> None:
+    names = ("all-minilm-l6-v2", "minilm-late-interaction")
+    embedding, reranker = (tmp_path / name for name in names)
+    embedding.symlink_to((repository / names[0]).resolve())
+    with serve(tmp_path) as server, httpx2.Client(base_url=server.url, timeout=30) as client:
+        missing = client.post("/v1/rerank", json=RERANK)
+        assert missing.status_code == 404
+        assert missing.json()["error"]["message"] == "there is no default model for this endpoint; served here: none"
+
+        reranker.symlink_to((repository / names[1]).resolve())
+        control = f"http://127.0.0.1:{server.ports['TRITON_HTTP_PORT']}/v2/repository/models/{names[1]}"
+        assert httpx2.post(f"{control}/load", json={}, timeout=30).status_code == 200
+        assert eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 200)
+
+        assert httpx2.post(f"{control}/unload", json={}, timeout=30).status_code == 200
+        assert eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 404)
+        assert client.get("/health/ready").status_code == 200

@@ -1,0 +1,72 @@
+"""The documents name what there is, and nothing else."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gateway.errors import ANSWERS
+from gateway.routes.embeddings import EmbeddingRequest
+from gateway.routes.http import decode
+from gateway.routes.openapi import OPERATIONS
+from gateway.routes.rerank import RerankRequest
+
+README, API, OPERATIONS_PAGE = (Path(name).read_text() for name in ("README.md", "docs/api.md", "docs/operations.md"))
+
+
+def documented(page: str, heading: str) -> set[str]:
+    """The first column of the table under a heading."""
+    section = page.partition(heading)[2].partition("\n## ")[0]
+    return set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+
+
+def test_settings_page_lists_the_variables_that_are_read() -> None:
+    read = set(re.findall(r"\bGATEWAY_[A-Z_]*[A-Z]\b", Path("gateway/settings.py").read_text()))
+    read |= set(re.findall(r"\bTRITON_[A-Z]+_PORT\b", Path("embedded/triton.py").read_text()))
+    assert documented(OPERATIONS_PAGE, "## Settings") == read
+
+
+@pytest.mark.parametrize(
+    ("heading", "request_type"),
+    [("## POST /v1/embeddings", EmbeddingRequest), ("## POST /v1/rerank", RerankRequest)],
+)
+def test_api_page_lists_the_fields_of_each_request(heading: str, request_type: type[msgspec.Struct]) -> None:
+    fields = {field.name for field in msgspec.structs.fields(request_type)}
+    assert documented(API, heading) - {"float", "base64", "int8", "uint8", "binary", "ubinary"} == fields
+
+
+def test_api_page_names_every_route_status_and_code() -> None:
+    for operation in OPERATIONS:
+        assert operation.path in API
+    for answer in ANSWERS.values():
+        assert f"| {answer.status} | " + (f"`{answer.code}` |" if answer.code else "|") in API
+
+
+def test_every_make_target_in_the_readme_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", Path("Makefile").read_text(), re.MULTILINE))
+    used = set(re.findall(r"(?:^|`)make ([a-z]+)", README + OPERATIONS_PAGE, re.MULTILINE))
+    assert used
+    assert used <= targets
+
+
+def test_every_link_in_the_documents_leads_somewhere() -> None:
+    for page in (Path("README.md"), *Path("docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_readmes_model_table_is_the_manifests() -> None:
+    for name in tomllib.loads(Path("export/models.toml").read_text()):
+        assert f"| `{name}` |" in README
+
+
+def test_curl_commands_in_the_readme_can_be_pasted() -> None:
+    block = README.partition("## Use")[2].partition("```sh")[2].partition("```")[0]
+    commands = [shlex.split(command) for command in block.replace("\\\n", "").strip().splitlines() if command]
+    assert [command[0] for command in commands] == ["curl"] * 3
+    embed, rerank = (command[command.index("-d") + 1].encode() for command in commands[:2])
+    assert decode(embed, EmbeddingRequest).input == ["a shell", "a trumpet"]
+    assert decode(rerank, RerankRequest).top_n == 1
