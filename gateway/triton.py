@@ -79,11 +79,11 @@ class Triton:
             item.set_data_from_numpy(tensor)
             inputs.append(item)
         call = asyncio.ensure_future(self._infer(model, inputs))
+        call.add_done_callback(_forget)
         # Waited for but never cancelled: Triton 2.51 can crash when a call is (server issue 7368). It is told the
         # deadline instead, and where a model's queue policy allows it, drops what has not begun by then.
         done, _ = await asyncio.wait({call}, timeout=self.timeout_s)
         if not done:
-            call.add_done_callback(_forget)
             raise DeadlineExceeded(f"model {model!r} did not answer within {self.timeout_s:g} s")
         answer = _read(call.result(), output)
         if answer is None or answer.dtype != np.float32:
@@ -137,7 +137,7 @@ def _read(result: aio.InferResult, output: str) -> NDArray[np.float32] | None:
 
 
 def _forget(call: "asyncio.Future[aio.InferResult]") -> None:
-    """Take note of how an abandoned call ended, or asyncio complains that nobody did."""
+    """Take note of how a call ended that may have been abandoned, or asyncio complains that nobody did."""
     if not call.cancelled():
         call.exception()
 

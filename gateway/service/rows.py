@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.catalog import Model
-from gateway.errors import GatewayError, InferenceFailed, InvalidRequest
+from gateway.errors import InferenceFailed, InvalidRequest
 from gateway.triton import Triton
 
 Row = tuple[Sequence[int], ...]
@@ -59,12 +59,12 @@ async def run(triton: Triton, model: Model, rows: Sequence[Row]) -> NDArray[np.f
     if len(parts) == 1:
         await run_part(parts[0])
         return results
+    tasks = [asyncio.create_task(run_part(part)) for part in parts]
     try:
-        async with asyncio.TaskGroup() as group:
-            for part in parts:
-                group.create_task(run_part(part))
-    except* GatewayError as failures:
-        raise failures.exceptions[0] from failures
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:  # after a failure, those that wait for a slot
+            task.cancel()
     return results
 
 
