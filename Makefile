@@ -14,7 +14,7 @@ help: ## list the targets
 install: .venv/serve ## make .venv and install what serving and exporting need
 
 serve: .venv/serve ## export the default models if need be, start Triton and the gateway, stay in the foreground
-	@$(BIN)/python -m export
+	@$(BIN)/python -m export --repository "$${GATEWAY_MODEL_REPOSITORY:-model_repository}"
 	@$(BIN)/python -m embedded
 
 check: .venv/dev lint test ## everything that CI runs
@@ -29,7 +29,7 @@ test: .venv/dev ## run the tests, those against a real Triton included
 	$(BIN)/python -m pytest
 
 evaluate: .venv/dev ## measure retrieval quality through a running server, on STSb and XQuAD
-	$(BIN)/python -m loadtest.quality
+	$(BIN)/python -m loadtest.quality $(ARGS)
 
 format: .venv/dev ## format the code
 	$(BIN)/ruff format

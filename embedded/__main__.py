@@ -9,15 +9,15 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from embedded.supervisor import Service, ServiceFailedError, Supervisor
-from embedded.triton import EXIT_TIMEOUT_S, LOOPBACK, Ports, Triton, UnsupportedError, check_port
+from embedded.supervisor import Service, StartFailedError, Supervisor
+from embedded.triton import EXIT_TIMEOUT_S, LOOPBACK, Ports, Triton, UnsupportedError, check_ports
 from gateway.settings import Settings, SettingsError
 
 GATEWAY_STOP_S = 5.0
 TRITON_STOP_S = EXIT_TIMEOUT_S + 1.0
 LOG_LINES = 30
 """Of Triton's errors, shown where it could not start."""
-ERROR_LINE = re.compile(r"E\d{4} |error: ")
+ERROR_LINE = re.compile(r"(?:E\d{4} |error: )(?!.*CudaDriverHelper)")
 """How lines of Triton's log begin that tell of an error; the last ones of all are tables of settings."""
 
 
@@ -26,9 +26,14 @@ def main() -> int:
     try:
         ports = Ports.from_env(os.environ)
         settings = Settings.from_env({**os.environ, "GATEWAY_TRITON_URL": f"{LOOPBACK}:{ports.grpc}"})
-        check_port(settings.port, "GATEWAY_PORT")
-        for name, port in (("HTTP", ports.http), ("GRPC", ports.grpc), ("METRICS", ports.metrics)):
-            check_port(port, f"TRITON_{name}_PORT")
+        check_ports(
+            {
+                "GATEWAY_PORT": settings.port,
+                "TRITON_HTTP_PORT": ports.http,
+                "TRITON_GRPC_PORT": ports.grpc,
+                "TRITON_METRICS_PORT": ports.metrics,
+            }
+        )
         with tempfile.TemporaryDirectory(prefix="conch-") as scratch:
             return _serve(settings, ports, Path(scratch))
     except (SettingsError, UnsupportedError) as exc:
@@ -46,12 +51,10 @@ def _serve(settings: Settings, ports: Ports, scratch: Path) -> int:
     print(f"starting Triton (log: {log}) and the gateway", flush=True)
     try:
         asyncio.run(Supervisor(services).run(lambda: _is_ready(settings), lambda: _greet(settings)))
-    except ServiceFailedError as exc:
+    except StartFailedError as exc:
         print(f"serve: {exc}", file=sys.stderr)
-        if exc.service.log is not None:
-            lines = log.read_text(errors="replace").splitlines()
-            errors = [line for line in lines if ERROR_LINE.match(line)]
-            print(*(errors or lines)[-LOG_LINES:], sep="\n", file=sys.stderr)
+        errors = [line for line in log.read_text(errors="replace").splitlines() if ERROR_LINE.match(line)]
+        print(*errors[-LOG_LINES:], sep="\n", file=sys.stderr)
         return 1
     return 0
 

@@ -5,11 +5,14 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+START_TIMEOUT_S = 180
+"""Large models take a minute to load and to warm up."""
 RESTART_DELAY_S = 1.0
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
@@ -34,12 +37,8 @@ class Service:
     """Called after each end of the process."""
 
 
-class ServiceFailedError(Exception):
-    """A service ended before it was ever of use."""
-
-    def __init__(self, service: Service, code: int) -> None:
-        super().__init__(f"{service.name} ended with code {code} before it was ready")
-        self.service = service
+class StartFailedError(Exception):
+    """A service ended, or the time did, before everything worked."""
 
 
 class Supervisor:
@@ -57,7 +56,7 @@ class Supervisor:
             ready: called once, when everything does.
 
         Raises:
-            ServiceFailedError: a service ended before everything worked.
+            StartFailedError: a service ended, or START_TIMEOUT_S did, before everything worked.
         """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -75,11 +74,13 @@ class Supervisor:
                 await self._stop(service)
 
     async def _wait_until(self, is_ready: Callable[[], bool], stop: asyncio.Event) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not stop.is_set() and not await asyncio.to_thread(is_ready):
-            for service in self.services:
-                code = self._processes[service.name].returncode
-                if code is not None:
-                    raise ServiceFailedError(service, code)
+            for name, process in self._processes.items():
+                if process.returncode is not None:
+                    raise StartFailedError(f"{name} ended with code {process.returncode} before it was ready")
+            if time.monotonic() > deadline:
+                raise StartFailedError(f"not ready within {START_TIMEOUT_S} s")
             await asyncio.sleep(0.1)
 
     async def _keep_running(self, stop: asyncio.Event) -> None:
@@ -94,8 +95,14 @@ class Supervisor:
             code = await self._processes[service.name].wait()
             print(f"{service.name} ended with code {code}; starting it again", file=sys.stderr, flush=True)
             self._bury(service)
-            await asyncio.sleep(RESTART_DELAY_S)
-            await self._start(service)
+            while True:
+                await asyncio.sleep(RESTART_DELAY_S)
+                try:
+                    await self._start(service)
+                except OSError as exc:
+                    print(f"{service.name} could not be started: {exc}", file=sys.stderr, flush=True)
+                else:
+                    break
 
     async def _start(self, service: Service) -> None:
         output = service.log.open("ab") if service.log else None

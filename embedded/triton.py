@@ -47,8 +47,16 @@ def _port(environ: Mapping[str, str], variable: str, default: int) -> int:
     return int(text)
 
 
-def check_port(port: int, variable: str) -> None:
-    """Raise UnsupportedError if something listens on the port already."""
+def check_ports(ports: Mapping[str, int]) -> None:
+    """Raise UnsupportedError if two ports, by the variables that set them, are equal or one is taken."""
+    for variable, port in ports.items():
+        twins = [name for name, other in ports.items() if other == port]
+        if len(twins) > 1:
+            raise UnsupportedError(f"{' and '.join(twins)} are both {port}; set one of them to another port")
+        _check_free(port, variable)
+
+
+def _check_free(port: int, variable: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -77,10 +85,15 @@ class Triton:
                 unquoted shell command, so everything is reached through here.
 
         Raises:
-            UnsupportedError: the platform, the Python or the wheel is not there.
+            UnsupportedError: the platform or the Python will not do, or the wheel or the models are not there.
         """
-        if not repository.is_dir():
-            raise UnsupportedError(f"no such folder: {repository}; build the models with python -m export")
+        models = sorted(version.parent.name for version in repository.glob("*/1"))
+        if not models:
+            raise UnsupportedError(
+                f"{repository} holds no built models: run python -m export --repository {repository}"
+            )
+        if any(character.isspace() for character in str(scratch)):
+            raise UnsupportedError(f"the temporary folder {scratch} has a space in its path: set TMPDIR to another one")
         wheel = _wheel()
         version = "{}.{}".format(*sys.version_info)
         stub = wheel / "python_backend_stubs" / version / "triton_python_backend_stub"
@@ -93,7 +106,6 @@ class Triton:
         options = {
             "model-repository": scratch / "models",
             "model-control-mode": "explicit",
-            "load-model": "*",
             "backend-directory": scratch / "backends",
             "backend-config": f"python,shm-region-prefix-name={prefix}",
             "http-address": LOOPBACK,
@@ -109,6 +121,7 @@ class Triton:
                 str(wheel / "bin" / "tritonserver"),
                 "--disable-auto-complete-config",
                 *(f"--{name}={value}" for name, value in options.items()),
+                *(f"--load-model={name}" for name in models),  # not "*": a config without a built model would fail
             ],
             environment=_environment(wheel, _libpython(version)),
             shared_memory_prefix=prefix,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export.entry import Entry, build, is_built
+from export.entry import PROOF, Entry, build, is_built
 from export.errors import ExportError, ManifestError
 from export.manifest import MANIFEST, ModelSpec, load
 
@@ -25,6 +25,10 @@ def main() -> int:
         wanted = [spec for spec in specs if arguments.force or not is_built(spec, arguments.repository)]
         if wanted:
             _report(console, _build(console, wanted, arguments.repository))
+        for stray in _strays(arguments.manifest, arguments.repository):
+            print(f"export: {stray} is built but not in {arguments.manifest.name}; remove it to stop serving it")
+    except KeyboardInterrupt:
+        return 130
     except ExportError as exc:
         print(f"export: {exc}", file=sys.stderr)
         return 1
@@ -45,6 +49,11 @@ def _chosen(specs: dict[str, ModelSpec], names: list[str]) -> list[ModelSpec]:
         if name not in specs:
             raise ManifestError(f"no table [{name}]; there are {', '.join(specs)}")
     return [specs[name] for name in names or specs]
+
+
+def _strays(manifest: Path, repository: Path) -> list[Path]:
+    names = load(manifest).keys()
+    return [proof.parent for proof in sorted(repository.glob(f"*/{PROOF}")) if proof.parent.name not in names]
 
 
 def _build(console: Console, specs: list[ModelSpec], repository: Path) -> list[Entry]:

@@ -40,7 +40,7 @@ def render(spec: ModelSpec, tower: TextTower) -> str:
             pb.ModelWarmup(
                 name="warmup",
                 batch_size=1,
-                inputs={name: _warmup_input(name, data) for name, data in warmup(spec).items()},
+                inputs={name: _warmup_input(name, data) for name, data in warmup(spec, tower).items()},
             )
         ],
         parameters={name: pb.ModelParameter(string_value=value) for name, value in _parameters(spec, tower).items()},
@@ -49,16 +49,17 @@ def render(spec: ModelSpec, tower: TextTower) -> str:
     return text
 
 
-def warmup(spec: ModelSpec) -> dict[str, NDArray[np.int64] | NDArray[np.int32]]:
+def warmup(spec: ModelSpec, tower: TextTower) -> dict[str, NDArray[np.int64] | NDArray[np.int32]]:
     """The tensors of one warm-up request by input, without the batch dimension.
 
     Triton does not call a model ready before it has answered them. They are files of the entry, since the zeros that
     Triton can make up would be rows of length 0.
     """
     tensors: dict[str, NDArray[np.int64] | NDArray[np.int32]] = {}
+    tokens = min(WARMUP_TOKENS, tower.max_tokens)
     for segment in TASKS[spec.task].segments:
-        tensors[segment.ids] = np.arange(WARMUP_TOKENS, dtype=np.int64)
-        tensors[segment.length] = np.array([WARMUP_TOKENS], np.int32)
+        tensors[segment.ids] = np.zeros(tokens, np.int64)
+        tensors[segment.length] = np.array([tokens], np.int32)
     return tensors
 
 
@@ -68,7 +69,7 @@ def _warmup_input(name: str, data: NDArray[np.int64] | NDArray[np.int32]) -> pb.
 
 
 def _parameters(spec: ModelSpec, tower: TextTower) -> dict[str, str]:
-    """What the gateway and model.py read; absent where there is nothing to say."""
+    """What the gateway and model.py read, and where the weights are from; absent where there is nothing to say."""
     parameters = {
         "role": spec.task,
         "aliases": ",".join(spec.aliases),
@@ -76,7 +77,7 @@ def _parameters(spec: ModelSpec, tower: TextTower) -> dict[str, str]:
         "dimensions": ",".join(map(str, spec.dimensions)),
         "max_tokens": str(tower.max_tokens),
         "vocabulary_size": str(tower.vocabulary_size),
-        "source": spec.source if spec.source.startswith("package:") or not spec.source.startswith("/") else "",
+        "source": "" if spec.source.startswith("/") else spec.source,  # a path means nothing elsewhere
         "licence": spec.licence or "",
     }
     return {name: value for name, value in parameters.items() if value}

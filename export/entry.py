@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from export import source
 from export.manifest import ModelSpec
 
 PROOF = "export.json"
@@ -42,12 +43,20 @@ def fingerprint(spec: ModelSpec) -> str:
 
 
 def is_built(spec: ModelSpec, repository: Path) -> bool:
-    """Whether the repository holds this model, exported from this table by this exporter."""
+    """Whether the repository holds this model, exported from this table, by this exporter, from these weights.
+
+    What is on the hub is not looked up again: pin a `revision`, or force an export.
+    """
+    folder = repository / spec.name
     try:
-        proof = json.loads((repository / spec.name / PROOF).read_text())
+        proof = json.loads((folder / PROOF).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return False
-    return bool(proof.get("fingerprint") == fingerprint(spec))
+    return (
+        proof.get("fingerprint") == fingerprint(spec)
+        and (source.is_remote(spec) or proof["revision"] == source.resolve(spec).revision)
+        and (folder / "1" / "model.onnx").is_file()
+    )
 
 
 def build(spec: ModelSpec, repository: Path, progress: Progress) -> Entry:
@@ -62,7 +71,7 @@ def build(spec: ModelSpec, repository: Path, progress: Progress) -> Entry:
         ExportError: with the stage's own sentence; the repository is as it was.
     """
     # torch and transformers take seconds to import, and a model that is built needs neither.
-    from export import config, graph, source, tower, verify  # noqa: PLC0415
+    from export import config, graph, tower, verify  # noqa: PLC0415
     from export.tasks import TASKS  # noqa: PLC0415
 
     started = time.monotonic()
@@ -85,7 +94,7 @@ def build(spec: ModelSpec, repository: Path, progress: Progress) -> Entry:
         text_tower.tokenizer.save(str(folder / "tokenizer.json"))
         (folder / "config.pbtxt").write_text(config.render(spec, text_tower))
         (folder / "warmup").mkdir()
-        for name, data in config.warmup(spec).items():
+        for name, data in config.warmup(spec, text_tower).items():
             (folder / "warmup" / name).write_bytes(data.tobytes())
         proof = {
             "fingerprint": fingerprint(spec),

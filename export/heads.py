@@ -79,7 +79,8 @@ class LateInteraction(torch.nn.Module):
         document = documents.pad(hidden[split:])  # [N, Ld, D]
 
         cosine = (query @ document.transpose(1, 2)).masked_fill(~documents.valid[:, None], MASKED_SCORE)
-        best = cosine.amax(2) * queries.valid[query_of_pair]  # [N, Lq]
+        # Rounding in bf16 can take the cosine of equal vectors to 1.008.
+        best = cosine.amax(2).clamp(max=1) * queries.valid[query_of_pair]  # [N, Lq]
         return best.sum(1, keepdim=True) / queries.length[query_of_pair][:, None]
 
 

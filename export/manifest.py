@@ -62,6 +62,11 @@ def load(path: Path = MANIFEST) -> dict[str, ModelSpec]:
 def _spec(path: Path, name: str, table: object) -> ModelSpec:
     if not isinstance(table, dict):
         raise ManifestError(f"{path.name}: {name} is not in a table")
+    for key, value in table.items():
+        if isinstance(value, dict):  # TOML takes a dot for a table in a table
+            raise ManifestError(f'{path.name} [{name}.{key}]: a name with a dot goes in quotes: ["{name}.{key}"]')
+        if key == "name":
+            raise ManifestError(f"{path.name} [{name}]: Object contains unknown field `name`")
     try:
         spec = msgspec.convert({"name": name, **table}, ModelSpec)
     except msgspec.ValidationError as exc:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from export.errors import SourceError
+
 MASKED_SCORE = -1e4
 """Attention score of a key that is not there. Its softmax weight is 0 in every precision, and, unlike -inf or the
 lowest float32, it survives a cast to float16."""
@@ -135,7 +137,7 @@ def _rowwise(layout: Layout) -> Callable[..., Tensor]:
         enable_gqa: bool = False,
     ) -> Tensor:
         if is_causal or enable_gqa or dropout_p:
-            raise NotImplementedError("packed graphs support bidirectional attention with as many keys as queries")
+            raise SourceError("this model's attention is causal or grouped, which packed graphs do not support yet")
         heads, width = query.shape[1], query.shape[3]
 
         def rows(packed: Tensor) -> Tensor:  # [1, H, T, d] -> [N, H, L, d]

@@ -25,7 +25,7 @@ class TaskGraph:
 
 def _embedding(tower: TextTower) -> torch.nn.Module:
     if tower.pooling not in POOLINGS:
-        raise SourceError(f"pooling {tower.pooling!r} is not one of {', '.join(POOLINGS)}")
+        raise SourceError(f"[{tower.name}] source: pooling {tower.pooling!r} is not one of {', '.join(POOLINGS)}")
     return TextEmbedding(PackedTower(tower.model), POOLINGS[tower.pooling])
 
 

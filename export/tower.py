@@ -17,6 +17,8 @@ from export.manifest import ModelSpec
 class TextTower:
     """A transformers encoder in fp32, and what is needed to serve it."""
 
+    name: str
+    """Of its table in the manifest."""
     reference: SentenceTransformer
     """The whole pipeline, which verification holds the graph against."""
     model: torch.nn.Module
@@ -37,13 +39,20 @@ def load(spec: ModelSpec, folder: Path) -> TextTower:
         SourceError: a module after the pooling that is not a plain normalisation, no fast tokenizer, or more tokens
             asked for than the model has positions.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        reference = SentenceTransformer(
-            str(folder),
-            device="cpu",
-            local_files_only=True,
-            model_kwargs={"attn_implementation": "sdpa", "dtype": torch.float32, "use_safetensors": True},
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            reference = SentenceTransformer(
+                str(folder),
+                device="cpu",
+                local_files_only=True,
+                model_kwargs={"attn_implementation": "sdpa", "dtype": torch.float32, "use_safetensors": True},
+            )
+    except (OSError, ValueError, KeyError) as exc:  # what transformers raises for configs and weights it cannot read
+        raise SourceError(f"[{spec.name}] source: cannot be loaded: {exc}") from exc
+    if reference.default_prompt_name is not None:
+        raise SourceError(
+            f"[{spec.name}] source: a default prompt ({reference.default_prompt_name!r}) is not supported yet"
         )
     transformer, pooling, *rest = reference
     if not isinstance(transformer, Transformer) or not isinstance(pooling, Pooling):
@@ -55,12 +64,16 @@ def load(spec: ModelSpec, folder: Path) -> TextTower:
     max_tokens = spec.max_tokens or reference.max_seq_length
     if not max_tokens or (positions and max_tokens > positions):
         raise SourceError(f"[{spec.name}] max_tokens: {max_tokens}, but the model has {positions} positions")
+    width = model.config.hidden_size
+    if any(size >= width for size in spec.dimensions):
+        raise SourceError(f"[{spec.name}] dimensions: {list(spec.dimensions)}, but the model has {width}")
     return TextTower(
+        name=spec.name,
         reference=reference,
         model=model,
         tokenizer=_tokenizer(spec, reference),
         pooling=pooling.get_config_dict()["pooling_mode"],
-        width=model.config.hidden_size,
+        width=width,
         max_tokens=max_tokens,
         vocabulary_size=model.config.vocab_size,
     )

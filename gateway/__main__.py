@@ -29,6 +29,7 @@ def main() -> int:
         port=settings.port,
         loop="uvloop",
         http="httptools",
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager, suppress
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import Mount, Route
+from starlette.requests import ClientDisconnect
+from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp
 
 from gateway.catalog import Catalog
@@ -15,7 +16,7 @@ from gateway.errors import GatewayError
 from gateway.health import Monitor
 from gateway.middleware import Authorise, RequestLog
 from gateway.routes import embeddings, errors, health, models, openapi, rerank
-from gateway.routes.http import Gateway
+from gateway.routes.http import Gateway, with_deadline
 from gateway.settings import Settings
 from gateway.triton import Triton
 
@@ -36,14 +37,16 @@ def create_app(settings: Settings) -> ASGIApp:
         await triton.close()
 
     v1 = [
-        Route("/embeddings", embeddings.create, methods=["POST"]),
-        Route("/rerank", rerank.create, methods=["POST"]),
+        Route("/embeddings", with_deadline(embeddings.create), methods=["POST"]),
+        Route("/rerank", with_deadline(rerank.create), methods=["POST"]),
         Route("/models", models.list_models),
         Route("/models/{id:path}", models.retrieve),
     ]
     app = Starlette(
         routes=[
-            Mount("/v1", routes=v1, middleware=[Middleware(Authorise, keys=settings.api_keys)]),
+            Mount(
+                "/v1", Router(v1, redirect_slashes=False), middleware=[Middleware(Authorise, keys=settings.api_keys)]
+            ),
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),
             Route("/openapi.json", openapi.show),
@@ -51,8 +54,10 @@ def create_app(settings: Settings) -> ASGIApp:
         exception_handlers={
             GatewayError: errors.gateway_error,
             HTTPException: errors.http_exception,
+            ClientDisconnect: errors.client_disconnect,
             Exception: errors.internal_error,
         },
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect is no JSON, and says what the client's Host header said
     return RequestLog(app)

@@ -72,7 +72,7 @@ class Catalog:
         configs = await self._triton.models()
         known, complaints = {}, {}
         for config in sorted(configs, key=lambda config: config.name):
-            if "role" not in config.parameters:
+            if config.parameters.get("role") not in EMBEDDING_ROLES | RERANK_ROLES:
                 continue  # somebody else's
             try:
                 known[config.name] = await self._know(config)

@@ -16,6 +16,13 @@ GatewayError
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+MAX_MESSAGE = 500
+"""Characters. What a message quotes of a request may be megabytes."""
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."
+
 
 class GatewayError(Exception):
     """Base of all; anything else that escapes is a bug and answered as an internal error."""
@@ -28,8 +35,8 @@ class GatewayError(Exception):
             param: the field at fault, as a path such as "input[3].text".
         """
         super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = _shortened(message)
+        self.param = param if param is None else _shortened(param)
 
 
 class InvalidRequest(GatewayError):  # noqa: N818 - all of these are failures of a request, and named after it

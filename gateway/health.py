@@ -41,16 +41,22 @@ class Monitor:
         """Watch until cancelled."""
         before: str | None = ""
         while True:
-            self._server_ready = await self._triton.is_ready()
-            if self._server_ready:
-                with suppress(GatewayError):  # gone between the two questions
-                    await self._catalog.refresh()
-                self._send_canaries(self._catalog.models)
+            try:
+                await self._look()
+            except Exception:
+                log.exception("the look at Triton failed")
             now = self.problem()
             if now != before:
                 log.log(logging.WARNING if now else logging.INFO, "%s", f"not ready: {now}" if now else "ready")
                 before = now
             await asyncio.sleep(PERIOD_S)
+
+    async def _look(self) -> None:
+        self._server_ready = await self._triton.is_ready()
+        if self._server_ready:
+            with suppress(GatewayError):  # gone between the two questions
+                await self._catalog.refresh()
+            self._send_canaries(self._catalog.models)
 
     def _send_canaries(self, models: Sequence[Model]) -> None:
         """Send each model a row of one token, unless it answers others or still owes the last one."""
@@ -64,7 +70,7 @@ class Monitor:
         try:
             await rows.run(self._triton, model, [row])
         except GatewayError as exc:
-            log.warning("canary of %s: %s", model.name, exc)
+            log.debug("canary of %s: %s", model.name, exc)  # problem() tells when it matters
 
     def _answered_within(self, model: Model, seconds: float) -> bool:
         answered_at = self._triton.answered_at.get(model.name)

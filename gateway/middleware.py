@@ -19,6 +19,10 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """What a client may choose for itself: anything else could forge lines of a log."""
 
 
+MAX_PATH = 200
+"""Characters of a path in the log."""
+
+
 class RequestLog:
     """Outermost: gives each request an id and, when it is over, a line in the log without any input text."""
 
@@ -54,7 +58,7 @@ class RequestLog:
             line = {
                 "request_id": request_id,
                 "method": scope["method"],
-                "path": scope["path"],
+                "path": scope["path"][:MAX_PATH],
                 "status": status,
                 "duration_ms": round((time.perf_counter() - started) * 1e3, 1),
                 **fields,
@@ -69,7 +73,7 @@ class Authorise:
 
     def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
         self.app = app
-        self.digests = [_digest(key) for key in keys]
+        self.digests = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or raise InvalidKey."""
@@ -81,11 +85,11 @@ class Authorise:
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise InvalidKey("send an API key: Authorization: Bearer YOUR_API_KEY")
-        given = _digest(key.strip())
+        given = _digest(key.strip().encode("latin-1"))  # the bytes that were sent
         # Compares with every key, so that the time taken tells nothing of which one came near.
         if sum(hmac.compare_digest(given, digest) for digest in self.digests) == 0:
             raise InvalidKey("this API key is not one of the server's")
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

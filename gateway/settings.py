@@ -76,8 +76,8 @@ def _api_keys(environ: Mapping[str, str]) -> frozenset[str]:
     if file is not None:
         try:
             keys += Path(file).read_text().splitlines()
-        except OSError as exc:
-            raise SettingsError(f"{PREFIX}API_KEYS_FILE={file}: {exc.strerror}") from exc
+        except (OSError, UnicodeDecodeError) as exc:
+            raise SettingsError(f"{PREFIX}API_KEYS_FILE={file}: {exc}") from exc
     found = frozenset(key.strip() for key in keys if key.strip())
     # Set but empty is a mistake, a secret that did not arrive, and must not open the server.
     if not found and (file is not None or f"{PREFIX}API_KEYS" in environ):

@@ -48,7 +48,7 @@ class Triton:
 
         Args:
             url: host:port of the gRPC service.
-            timeout_s: the longest that one inference may take, waiting included.
+            timeout_s: the longest that an inference may wait in Triton's queue.
         """
         self.timeout_s = timeout_s
         self.answered_at: dict[str, float] = {}
@@ -71,7 +71,7 @@ class Triton:
             The output, FP32.
 
         Raises:
-            GatewayError: Overloaded, NotReady, DeadlineExceeded or InferenceFailed.
+            GatewayError: Overloaded, NotReady, DeadlineExceeded (in Triton's queue) or InferenceFailed.
         """
         inputs = []
         for name, tensor in tensors.items():
@@ -80,20 +80,19 @@ class Triton:
             inputs.append(item)
         call = asyncio.ensure_future(self._infer(model, inputs))
         call.add_done_callback(_forget)
-        # Waited for but never cancelled: Triton 2.51 can crash when a call is (server issue 7368). It is told the
-        # deadline instead, and where a model's queue policy allows it, drops what has not begun by then.
-        done, _ = await asyncio.wait({call}, timeout=self.timeout_s)
-        if not done:
-            raise DeadlineExceeded(f"model {model!r} did not answer within {self.timeout_s:g} s")
-        answer = _read(call.result(), output)
+        # Whoever gives up waiting does not cancel it: Triton 2.51 can crash when a call is (server issue 7368).
+        answer = _read(await asyncio.shield(call), output)
         if answer is None or answer.dtype != np.float32:
             raise InferenceFailed(f"model {model!r} gave no FP32 output {output!r}")
-        self.answered_at[model] = time.monotonic()
         return answer
 
     async def _infer(self, model: str, inputs: list[aio.InferInput]) -> aio.InferResult:
+        # The time it may wait in Triton's queue, where the model's queue policy lets a client say so.
+        queue_timeout_us = int(self.timeout_s * 1e6)
         with mapped_errors(model):
-            return await self._client.infer(model, inputs, timeout=int(self.timeout_s * 1e6))
+            result = await self._client.infer(model, inputs, timeout=queue_timeout_us)
+        self.answered_at[model] = time.monotonic()
+        return result
 
     async def is_ready(self) -> bool:
         """Whether the server answers and says that all its models are loaded."""

@@ -23,23 +23,33 @@ from export.manifest import load
 from export.source import resolve
 
 Vectors = NDArray[np.float32]
-RESULTS = Path(__file__).with_name("results") / "quality.json"
 CANDIDATES = 50
 
 
 def main() -> None:
-    """Print the figures and store them."""
+    """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8080")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="stsb-en-dev.csv and xquad.en.json")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("../shared/data"),
+        help="a folder with stsb-en-dev.csv, of github.com/PhilipMay/stsb-multi-mt,"
+        " and xquad.en.json, of github.com/google-deepmind/xquad",
+    )
+    parser.add_argument("--out", type=Path, help="a file to write the figures to")
     arguments = parser.parse_args()
+    for name in ("stsb-en-dev.csv", "xquad.en.json"):
+        if not (arguments.data / name).is_file():
+            parser.error(f"{arguments.data} holds no {name}; --help says where it is from")
     reference = SentenceTransformer(str(resolve(load()["all-minilm-l6-v2"]).folder), device="cpu")
     with httpx2.Client(base_url=arguments.url, timeout=120) as client:
         figures = similarity(client, reference, arguments.data / "stsb-en-dev.csv")
         figures |= retrieval(client, arguments.data / "xquad.en.json")
     run = {"date": datetime.now(UTC).date().isoformat(), "cpu": cpu(), **figures}
     print(json.dumps(run, indent=2))
-    RESULTS.write_text(json.dumps(run, indent=2) + "\n")
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(run, indent=2) + "\n")
 
 
 def similarity(client: httpx2.Client, reference: SentenceTransformer, file: Path) -> dict[str, float]:

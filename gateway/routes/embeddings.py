@@ -12,7 +12,9 @@ from gateway import vectors
 from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
 from gateway.routes.http import Request, answer, read
-from gateway.service.embed import Text, embed
+from gateway.service.embed import embed
+from gateway.service.rows import MAX_ROWS
+from gateway.service.tokens import MAX_TOKENS, Text
 
 EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 TokenIds = list[int]
@@ -36,7 +38,7 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     """Whether to scale each vector to length 1."""
     encoding_format: Literal["float", "base64"] | None = None
     """How floats are written: numbers, or base64 of little-endian float32."""
-    embedding_type: EmbeddingType | list[EmbeddingType] | None = None
+    embedding_type: EmbeddingType | Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
     """What numbers to send. A list of types makes `embedding` an object with a vector for each."""
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     """Cut vectors to this size and normalise again; only sizes that the model was trained for."""
@@ -89,7 +91,8 @@ async def create(request: Request) -> Response:
     request.state["log"]["model"] = model.name
     _check_output(body, model)
     texts = read_inputs(body.input, model)
-    embedded = await embed(gateway.triton, model, texts, truncate=body.truncate is True, param="input")
+    places = [f"input[{i}]" for i in range(len(texts))] if isinstance(body.input, list) else ["input"]
+    embedded = await embed(gateway.triton, model, texts, places, truncate=body.truncate is True)
     request.state["log"] |= {"inputs": len(texts), "tokens": embedded.tokens}
     return answer(
         EmbeddingResponse(
@@ -108,12 +111,15 @@ def read_inputs(given: str | InputItem | list[str | int | TokenIds | InputItem],
     """Bring every way of writing inputs into one: texts and lists of token ids.
 
     Raises:
-        InvalidRequest: an object holds an image or no text, or single token ids stand among other inputs.
+        InvalidRequest: there are too many, an object holds an image or no text, or single token ids stand among other
+            inputs.
     """
     if not isinstance(given, list):
         given = [given]
-    elif given and all(isinstance(item, int) for item in given):
+    elif 0 < len(given) <= MAX_TOKENS and all(isinstance(item, int) for item in given):
         return [[item for item in given if isinstance(item, int)]]
+    if not 1 <= len(given) <= MAX_ROWS:
+        raise InvalidRequest(f"input holds {len(given)} items; it must hold 1 to {MAX_ROWS}", param="input")
     return [_text(item, model, f"input[{i}]") for i, item in enumerate(given)]
 
 
@@ -143,8 +149,6 @@ def _check_output(body: EmbeddingRequest, model: Model) -> None:
             f"dimensions is {size}; the embeddings of model {model.name!r} can have {sizes}", param="dimensions"
         )
     kinds = set(_kinds(body))
-    if not kinds:
-        raise InvalidRequest("embedding_type is an empty list", param="embedding_type")
     if body.normalized is False and kinds & {"int8", "uint8"}:
         raise InvalidRequest("int8 and uint8 quantise normalised vectors; leave out normalized", param="normalized")
     if size % 8 and kinds & {"binary", "ubinary"}:
@@ -153,7 +157,7 @@ def _check_output(body: EmbeddingRequest, model: Model) -> None:
 
 def _kinds(body: EmbeddingRequest) -> list[EmbeddingType]:
     given = body.embedding_type
-    return given if isinstance(given, list) else [given or "float"]
+    return list(dict.fromkeys(given)) if isinstance(given, list) else [given or "float"]
 
 
 def write(raw: vectors.Floats, body: EmbeddingRequest) -> list[bytes]:

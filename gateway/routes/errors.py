@@ -32,7 +32,7 @@ class ErrorResponse(Struct):
 async def gateway_error(request: Request, exc: Exception) -> Response:
     """Answer one of our own errors."""
     assert isinstance(exc, GatewayError)  # noqa: S101 - what it is registered for
-    request.scope["state"]["log"]["error"] = exc.message
+    request.scope["state"]["log"]["error"] = type(exc).__name__  # its message may quote the client
     return _respond(ANSWERS[type(exc)], exc.message, exc.param)
 
 
@@ -50,6 +50,11 @@ async def http_exception(request: Request, exc: Exception) -> Response:
     response = await gateway_error(request, error)
     response.headers.update(exc.headers or {})
     return response
+
+
+async def client_disconnect(_: Request, __: Exception) -> Response:
+    """Note that the client hung up while it sent its body; nobody reads this answer. 499 is nginx's status for it."""
+    return Response(status_code=499)
 
 
 async def internal_error(request: Request, exc: Exception) -> Response:

@@ -1,5 +1,7 @@
 """What all routes share: the state of the app, reading a body, writing an answer."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
 
@@ -8,7 +10,7 @@ from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
 from gateway.catalog import Catalog
-from gateway.errors import InvalidRequest, RequestTooLarge
+from gateway.errors import DeadlineExceeded, InvalidRequest, RequestTooLarge
 from gateway.health import Monitor
 from gateway.settings import Settings
 from gateway.triton import Triton
@@ -34,6 +36,21 @@ class State(TypedDict):
 
 Request = StarletteRequest[State]
 Body = TypeVar("Body")
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def with_deadline(endpoint: Endpoint) -> Endpoint:
+    """Give an endpoint, reading the body included, no longer than the settings say."""
+
+    async def timed(request: Request) -> Response:
+        timeout_s = request.state["gateway"].settings.request_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await endpoint(request)
+        except TimeoutError as exc:
+            raise DeadlineExceeded(f"no answer within {timeout_s:g} s") from exc
+
+    return timed
 
 
 async def read(request: Request, body_type: type[Body]) -> Body:

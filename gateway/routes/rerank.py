@@ -6,9 +6,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway.catalog import RERANK_ROLES
-from gateway.errors import InvalidRequest
 from gateway.routes.http import Request, answer, read
 from gateway.service.rerank import rerank
+from gateway.service.rows import MAX_ROWS
 
 
 class Document(Struct, forbid_unknown_fields=True):
@@ -22,7 +22,7 @@ class RerankRequest(Struct, forbid_unknown_fields=True):
 
     query: Annotated[str, Meta(min_length=1)]
     """Never cut: it may fill half of the model's limit."""
-    documents: list[str | Document]
+    documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_ROWS)]
     model: str | None = None
     """A name or alias from /v1/models; left out, the default rerank model answers."""
     top_n: Annotated[int, Meta(ge=0)] | None = None
@@ -83,8 +83,6 @@ async def create(request: Request) -> Response:
     model = gateway.catalog.find(body.model, RERANK_ROLES)
     request.state["log"]["model"] = model.name
     texts = [document if isinstance(document, str) else document.text for document in body.documents]
-    if not body.query.strip():
-        raise InvalidRequest("query is empty", param="query")
     ranking = await rerank(
         gateway.triton,
         model,

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.catalog import Model
-from gateway.errors import InvalidRequest
-from gateway.service import rows
+from gateway.service import rows, tokens
 from gateway.triton import Triton
 
 
@@ -42,7 +41,7 @@ async def rerank(
     Args:
         triton: where the model runs.
         model: a rerank model.
-        query: never cut.
+        query: never cut; it may have half of the model's tokens, so that every kind of model has room for documents.
         documents: 1 to 2,048 of them.
         truncate: whether to cut documents over the limit; otherwise they are an error.
         max_tokens_per_document: a limit below the model's own.
@@ -50,20 +49,10 @@ async def rerank(
     Raises:
         GatewayError: InvalidRequest, or what `Triton.infer` raises.
     """
-    rows.check_size(len(documents), "documents")
-    query_ids, *document_ids = await model.tokenizer.encode([query, *documents])
-    if len(query_ids) > model.max_tokens // 2:
-        raise InvalidRequest(
-            f"query has {len(query_ids)} tokens; it may have {model.max_tokens // 2}, half of what model"
-            f" {model.name!r} takes, and is never cut",
-            param="query",
-        )
+    (query_ids,) = await tokens.encode(model, [query], ["query"], model.max_tokens // 2, truncate=False)
     limit = min(model.max_tokens, max_tokens_per_document or model.max_tokens)
-    for i, ids in enumerate(document_ids):
-        if len(ids) > limit and not truncate:
-            raise InvalidRequest(f"documents[{i}] has {len(ids)} tokens; the limit is {limit}", param=f"documents[{i}]")
-    document_ids = [model.tokenizer.cut(ids, limit) for ids in document_ids]
-    rows.check_tokens(len(query_ids) * len(documents) + sum(map(len, document_ids)), "documents")
+    places = [f"documents[{i}]" for i in range(len(documents))]
+    document_ids = await tokens.encode(model, documents, places, limit, truncate=truncate)
     outputs = await rows.run(triton, model, [(query_ids, ids) for ids in document_ids])
     scores = outputs[:, 0].tolist()
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))

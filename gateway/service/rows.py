@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.catalog import Model
-from gateway.errors import InferenceFailed, InvalidRequest
+from gateway.errors import InferenceFailed
 from gateway.triton import Triton
 
 Row = tuple[Sequence[int], ...]
@@ -17,25 +17,14 @@ SEGMENTS: Mapping[str, tuple[tuple[str, str], ...]] = {
     "text-embedding": (("input_ids", "length"),),
     "late-interaction": (("query_ids", "query_length"), ("document_ids", "document_length")),
 }
-"""By role, the names of the tensors that hold each segment: ids INT64 [b, L], padded, and lengths INT32 [b, 1]."""
+"""By role, the names of the tensors that hold each segment: ids INT64 [b, L], padded, and lengths INT32 [b, 1]. The
+other side of the contract is in export/runtime/engine.py; the two share no code, only these names."""
 
 MAX_ROWS = 2048
-MAX_TOKENS = 300_000
+"""Texts or documents in one call."""
 PARTS_IN_FLIGHT = 8
 """Requests that one call may have at Triton at a time: enough to keep it busy, few enough that a call of thousands of
 rows does not fill the queue in front of everybody else's."""
-
-
-def check_size(rows: int, param: str) -> None:
-    """Raise InvalidRequest for a call of no or too many rows."""
-    if not 1 <= rows <= MAX_ROWS:
-        raise InvalidRequest(f"{param} holds {rows} items; it must hold 1 to {MAX_ROWS}", param=param)
-
-
-def check_tokens(tokens: int, param: str) -> None:
-    """Raise InvalidRequest for a call of too many tokens."""
-    if tokens > MAX_TOKENS:
-        raise InvalidRequest(f"{param} holds {tokens} tokens; a request may hold {MAX_TOKENS}", param=param)
 
 
 async def run(triton: Triton, model: Model, rows: Sequence[Row]) -> NDArray[np.float32]:

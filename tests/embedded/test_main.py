@@ -85,7 +85,7 @@ def test_wrong_setting_is_one_sentence_and_exit_code_two(repository: Path) -> No
 
 
 def test_triton_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
-    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "1").mkdir(parents=True)
     (tmp_path / "broken" / "config.pbtxt").write_text('backend: "no-such-backend" max_batch_size: 1')
     with start(tmp_path) as server:
         assert server.process.wait(30) == 1

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from embedded.triton import Ports, Triton, UnsupportedError, check_port
+from embedded.triton import Ports, Triton, UnsupportedError, check_ports
 
 
 def test_ports_come_from_the_environment() -> None:
@@ -23,7 +23,12 @@ def test_taken_port_is_named_with_its_variable() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UnsupportedError, match=f"port {port} is not free .*; set GATEWAY_PORT to another one"):
-            check_port(port, "GATEWAY_PORT")
+            check_ports({"GATEWAY_PORT": port})
+
+
+def test_equal_ports_are_named_by_their_variables() -> None:
+    with pytest.raises(UnsupportedError, match="GATEWAY_PORT and TRITON_HTTP_PORT are both 1"):
+        check_ports({"GATEWAY_PORT": 1, "TRITON_HTTP_PORT": 1, "TRITON_GRPC_PORT": 2})
 
 
 def test_triton_is_reached_from_this_machine_only(repository: Path, tmp_path: Path) -> None:
@@ -39,16 +44,31 @@ def test_no_path_on_the_command_line_is_the_repositorys_own(tmp_path: Path) -> N
     # Its path may hold a space, which the python backend does not bear.
     repository = tmp_path / "with a space"
     scratch = tmp_path / "scratch"
-    repository.mkdir()
+    (repository / "model" / "1").mkdir(parents=True)
     scratch.mkdir()
     triton = Triton.prepare(repository, Ports(), scratch)
     assert not any("with a space" in option for option in triton.command)
     assert (scratch / "models").samefile(repository)
 
 
-def test_missing_repository_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"no such folder: .*missing"):
-        Triton.prepare(tmp_path / "missing", Ports(), tmp_path)
+def test_repository_without_a_built_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "only-a-config").mkdir()
+    for repository in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(UnsupportedError, match=f"{repository} holds no built models: run python -m export"):
+            Triton.prepare(repository, Ports(), tmp_path)
+
+
+def test_only_built_models_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "built" / "1").mkdir(parents=True)
+    (tmp_path / "only-a-config").mkdir()
+    (tmp_path / "scratch").mkdir()
+    triton = Triton.prepare(tmp_path, Ports(), tmp_path / "scratch")
+    assert [option for option in triton.command if option.startswith("--load-model")] == ["--load-model=built"]
+
+
+def test_scratch_folder_with_a_space_is_refused(repository: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="has a space in its path: set TMPDIR"):
+        Triton.prepare(repository, Ports(), tmp_path / "with a space")
 
 
 def test_clean_up_removes_its_own_shared_memory_only(repository: Path, tmp_path: Path) -> None:

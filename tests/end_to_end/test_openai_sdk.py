@@ -42,7 +42,7 @@ def test_models(sdk: OpenAI) -> None:
 def test_errors_are_the_sdks_own_classes(sdk: OpenAI) -> None:
     with pytest.raises(BadRequestError) as bad:
         sdk.embeddings.create(model="text-embedding-3-small", input="")
-    assert (bad.value.param, bad.value.type) == ("input[0]", "invalid_request_error")
+    assert (bad.value.param, bad.value.type) == ("input", "invalid_request_error")
     with pytest.raises(NotFoundError) as missing:
         sdk.embeddings.create(model="gpt-5", input="a")
     assert missing.value.code == "model_not_found"

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -53,7 +55,10 @@ def test_matryoshka_dimensions_become_a_parameter(minilm: ModelSpec, text_tower:
     assert rendered.parameters["dimensions"].string_value == "64,128"
 
 
-def test_warmup_rows_are_not_empty(minilm: ModelSpec) -> None:
-    tensors = config.warmup(minilm)
+@pytest.mark.parametrize(("max_tokens", "expected"), [(256, 32), (16, 16)])
+def test_warmup_rows_are_not_empty_and_within_the_limit(
+    minilm: ModelSpec, text_tower: TextTower, max_tokens: int, expected: int
+) -> None:
+    tensors = config.warmup(minilm, dataclasses.replace(text_tower, max_tokens=max_tokens))
     assert tensors["length"].dtype == np.int32
-    assert tensors["length"][0] == len(tensors["input_ids"])
+    assert tensors["length"][0] == len(tensors["input_ids"]) == expected

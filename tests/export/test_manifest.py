@@ -37,6 +37,8 @@ def test_relative_source_is_relative_to_the_file(tmp_path: Path) -> None:
         (TABLE.format(name="'a b'"), "at `$.name`"),
         ("task = 'text-embedding'", "task is not in a table"),
         ("[a", "models.toml: "),
+        (TABLE.format(name="a-v1.5"), 'models.toml [a-v1.5]: a name with a dot goes in quotes: ["a-v1.5"]'),
+        (TABLE.format(name="a") + "name = 'b'", "models.toml [a]: Object contains unknown field `name`"),
         (TABLE.format(name="a") + "aliases = ['b']\n" + TABLE.format(name="b"), "'b' is taken 2 times"),
         (
             TABLE.format(name="a") + "default = true\n" + TABLE.format(name="b") + "default = true",

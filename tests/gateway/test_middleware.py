@@ -1,5 +1,6 @@
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.serving import Server, start
 @pytest.fixture(scope="module")
 def locked(repository: Path) -> Iterator[httpx2.Client]:
     """A gateway with keys; whether Triton is there does not matter."""
-    with start(repository, GATEWAY_API_KEYS="right,other") as running:
+    with start(repository, GATEWAY_API_KEYS="right,other,clé") as running:
         running.wait_for("Uvicorn running")
         with httpx2.Client(base_url=running.url) as client:
             yield client
@@ -41,9 +42,10 @@ def test_without_a_right_key_v1_is_401(locked: httpx2.Client, header: str | None
     assert response.json()["error"]["code"] == "invalid_api_key"
 
 
-@pytest.mark.parametrize("header", ["Bearer right", "bearer other", "Bearer  right"])
-def test_any_of_the_keys_opens_v1(locked: httpx2.Client, header: str) -> None:
-    assert locked.get("/v1/models", headers={"authorization": header}).status_code == 200
+@pytest.mark.parametrize("header", ["Bearer right", "bearer other", "Bearer  right", "Bearer clé".encode()])
+def test_any_of_the_keys_opens_v1(locked: httpx2.Client, header: str | bytes) -> None:
+    raw = header if isinstance(header, bytes) else header.encode()
+    assert locked.get("/v1/models", headers=[(b"authorization", raw)]).status_code == 200
 
 
 def test_health_and_the_api_document_need_no_key(locked: httpx2.Client) -> None:
@@ -91,7 +93,23 @@ def test_request_id_that_could_forge_a_log_is_replaced(client: httpx2.Client, gi
 
 def test_error_is_in_the_log_line(client: httpx2.Client, server: Server) -> None:
     client.post("/v1/embeddings", json={"input": []}, headers={"x-request-id": "failing"})
-    assert log_line(server, "failing")["error"] == "input holds 0 items; it must hold 1 to 2048"
+    assert log_line(server, "failing")["error"] == "InvalidRequest"
+
+
+def test_names_that_clients_send_are_not_logged(client: httpx2.Client, server: Server) -> None:
+    for body in ({"input": "a", "model": "mistaken text"}, {"input": "a", "mistaken text": 1}):
+        client.post("/v1/embeddings", json=body, headers={"x-request-id": "mistaken"})
+    log_line(server, "mistaken")
+    assert not any("mistaken text" in line for line in server.lines)
+
+
+def test_client_that_hangs_up_is_no_failure_of_ours(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.ports["GATEWAY_PORT"])) as connection:
+        head = "POST /v1/embeddings HTTP/1.1\r\nhost: a\r\nx-request-id: gone\r\ncontent-length: 100\r\n\r\n"
+        connection.sendall(head.encode() + b'{"input": ')
+    line = log_line(server, "gone")
+    assert (line["status"], line["level"]) == (499, "info")
+    assert "trace" not in line
 
 
 def test_app_can_be_made_without_triton_or_environment() -> None:

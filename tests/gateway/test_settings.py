@@ -43,7 +43,7 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         ({"GATEWAY_PORT": "0"}, "GATEWAY_PORT=0 is not in 1..65535"),
         ({"GATEWAY_REQUEST_TIMEOUT": "nan"}, "GATEWAY_REQUEST_TIMEOUT=nan is not in"),
         ({"GATEWAY_API_KEYS": " , "}, "holds no key"),
-        ({"GATEWAY_API_KEYS_FILE": "/no/such/file"}, "GATEWAY_API_KEYS_FILE=/no/such/file: No such file"),
+        ({"GATEWAY_API_KEYS_FILE": "/no/such/file"}, "GATEWAY_API_KEYS_FILE=/no/such/file: [Errno 2] No such file"),
     ],
 )
 def test_wrong_setting_is_named(environ: dict[str, str], message: str) -> None:

@@ -128,7 +128,7 @@ def test_undeclared_size_is_refused(client: httpx2.Client, odd_client: httpx2.Cl
 def test_long_input_is_refused_by_limit_index_and_length(client: httpx2.Client) -> None:
     error = refused(client, input=["short", "long " * 300])
     assert error["param"] == "input[1]"
-    assert error["message"].startswith("input[1] has 302 tokens; model 'all-minilm-l6-v2' takes 256")
+    assert error["message"] == "input[1] has 302 tokens; the limit of model 'all-minilm-l6-v2' is 256"
 
 
 def test_long_input_is_cut_where_asked_and_usage_counts_what_is_left(client: httpx2.Client) -> None:
@@ -148,21 +148,24 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
 @pytest.mark.parametrize(
     ("body", "param", "message"),
     [
-        ({"input": ""}, "input[0]", "input[0] is empty"),
+        ({"input": ""}, "input", "input is empty"),
         ({"input": []}, "input", "input holds 0 items; it must hold 1 to 2048"),
         ({"input": ["a", ""]}, "input[1]", "input[1] is empty"),
         ({"input": [[]]}, "input[0]", "input[0] is empty"),
         ({"input": ["a"] * 2049}, "input", "input holds 2049 items"),
-        ({"input": {}}, "input[0]", "input[0] holds neither text nor image"),
+        ({"input": [{}]}, "input[0]", "input[0] holds neither text nor image"),
         ({"input": [{"image": "AAAA"}]}, "input[0].image", "input[0] holds an image; model 'all-minilm-l6-v2' takes"),
         ({"input": [1, "a"]}, "input[0]", "input[0] is a token id among other inputs"),
         ({"input": [30522]}, "input[0]", "input[0] holds a token id outside 0..30521"),
+        ({"input": [2**70]}, "input[0]", ""),
+        ({"input": [1] * 300_001}, "input", "input holds 300001 items"),
+        ({"input": "a" * 16_385}, "input", "input has 16385 characters; for 256 tokens, which it may have, 16384 are"),
         ({"input": [[1], [-1]]}, "input[1]", "input[1] holds a token id outside 0..30521"),
         ({"input": [1.5]}, "input[0]", "input[0]: Expected"),
         ({"input": "a", "top_k": 3}, "top_k", "unknown field 'top_k'"),
         ({"input": "a", "dimensions": 0}, "dimensions", "dimensions: Expected `int` >= 1"),
         ({"input": "a", "embedding_type": "int4"}, "embedding_type", "embedding_type: Invalid enum value 'int4'"),
-        ({"input": "a", "embedding_type": []}, "embedding_type", "embedding_type is an empty list"),
+        ({"input": "a", "embedding_type": []}, "embedding_type", "embedding_type: Expected `array` of length >= 1"),
         ({"input": "a", "embedding_type": "int8", "normalized": False}, "normalized", "int8 and uint8 quantise"),
         ({}, None, "Object missing required field `input`"),
     ],
@@ -175,7 +178,8 @@ def test_bad_request_names_the_field(client: httpx2.Client, body: dict[str, Any]
 
 
 def test_more_tokens_than_a_request_may_hold_are_refused(client: httpx2.Client) -> None:
-    assert "a request may hold 300000" in refused(client, input=["so " * 200] * 1500)["message"]
+    error = refused(client, input=["so " * 200] * 1500)
+    assert error["message"] == "up to input[1485], the request has 300172 tokens; it may have 300000"
 
 
 def test_unknown_model_is_404_and_names_those_there_are(client: httpx2.Client) -> None:
@@ -186,3 +190,14 @@ def test_unknown_model_is_404_and_names_those_there_are(client: httpx2.Client) -
 
 def test_reranker_is_no_embedding_model(client: httpx2.Client) -> None:
     refused(client, 404, input="a", model="minilm-late-interaction")
+
+
+def test_text_of_megabytes_is_cut_before_it_is_tokenised(client: httpx2.Client) -> None:
+    giant = post(client, input="long " * 2_000_000, truncate=True)
+    assert giant["usage"]["total_tokens"] == 256
+    assert np.array_equal(vectors(giant), vectors(post(client, input="long " * 254)))
+
+
+def test_repeated_types_cost_nothing(client: httpx2.Client) -> None:
+    (item,) = post(client, input="a", embedding_type=["int8"] * 100_000)["data"]
+    assert list(item["embedding"]) == ["int8"]

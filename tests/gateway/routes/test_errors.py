@@ -1,9 +1,11 @@
+import time
+
 import httpx2
 import pytest
 
 
 def test_unknown_path_is_404_in_the_common_body(client: httpx2.Client) -> None:
-    for path in ("/", "/v1/nothing", "/v2/embed"):
+    for path in ("/", "/v1", "/v1/nothing", "/v1/embeddings/", "/health/live/", "/v2/embed"):
         response = client.get(path)
         assert response.status_code == 404
         assert response.json() == {
@@ -38,6 +40,20 @@ def test_failing_model_is_an_honest_error(odd_client: httpx2.Client, model: str,
     assert response.status_code == status
     assert response.json()["error"]["code"] == code
     assert "secret" not in response.text
+
+
+def test_deadline_is_of_the_request_not_of_its_parts(odd_client: httpx2.Client) -> None:
+    started = time.monotonic()
+    response = odd_client.post("/v1/embeddings", json={"input": ["a b"] * 1000, "model": "slow"})
+    assert response.status_code == 504
+    assert response.json()["error"]["message"] == "no answer within 2 s"
+    assert time.monotonic() - started < 4
+
+
+def test_quoted_names_are_shortened(client: httpx2.Client) -> None:
+    error = client.post("/v1/embeddings", json={"input": "a", "x" * 100_000: 1}).json()["error"]
+    assert len(error["message"]) < 600
+    assert len(error["param"]) < 600
 
 
 def test_full_queue_is_429_with_retry_after(odd_client: httpx2.Client) -> None:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models
 
 from gateway.catalog import Model
-from gateway.errors import InvalidRequest, NotReady
+from gateway.errors import NotReady
 from gateway.service import rows
 from gateway.tokenize import TextTokenizer
 from gateway.triton import Triton
@@ -76,15 +76,3 @@ def test_tensors_are_those_of_the_contract(model: Model) -> None:
     assert call["input_ids"].tolist() == [[8, 0, 0], [5, 6, 7]]
     assert call["length"].dtype == np.int32
     assert call["length"].tolist() == [[1], [3]]
-
-
-@pytest.mark.parametrize("count", [0, 2049])
-def test_too_few_and_too_many_rows_are_refused(count: int) -> None:
-    with pytest.raises(InvalidRequest, match=f"input holds {count} items; it must hold 1 to 2048"):
-        rows.check_size(count, "input")
-
-
-def test_too_many_tokens_are_refused() -> None:
-    rows.check_tokens(300_000, "input")
-    with pytest.raises(InvalidRequest, match="300001 tokens; a request may hold 300000"):
-        rows.check_tokens(300_001, "input")
