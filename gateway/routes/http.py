@@ -57,20 +57,18 @@ async def read(request: Request, body_type: type[Body]) -> Body:
     """Read and validate a JSON body.
 
     Raises:
-        RequestTooLarge: before more than the limit has been read.
+        RequestTooLarge: it is over the limit, more than which is never held.
         InvalidRequest: not JSON, or not of this type; names the field.
     """
     limit = request.state["gateway"].settings.max_body_bytes
-    declared = request.headers.get("content-length", "0")
     chunks: list[bytes] = []
-    size = int(declared) if declared.isdecimal() else 0
-    if size <= limit:
-        size = 0
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                break
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= limit:
             chunks.append(chunk)
+        else:  # taken and dropped: a client that is cut off while it sends sees a broken connection, not the answer
+            chunks.clear()
     if size > limit:
         raise RequestTooLarge(f"the body is over {limit} bytes")
     return decode(b"".join(chunks), body_type)
