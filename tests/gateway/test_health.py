@@ -1,0 +1,43 @@
+import asyncio
+from pathlib import Path
+
+import httpx2
+
+from gateway.catalog import Catalog
+from gateway.health import Monitor
+from gateway.triton import Triton
+from tests.serving import Server, free_ports
+
+
+def watch(url: str, repository: Path, seconds: float) -> str | None:
+    """What is the matter after a monitor has watched for a while."""
+
+    async def run() -> str | None:
+        triton = Triton(url, timeout_s=5)
+        monitor = Monitor(triton, Catalog(triton, repository))
+        watching = asyncio.create_task(monitor.run())
+        await asyncio.sleep(seconds)
+        watching.cancel()
+        problem = monitor.problem()
+        await triton.close()
+        return problem
+
+    return asyncio.run(run())
+
+
+def test_models_that_answer_canaries_are_no_problem(server: Server, repository: Path) -> None:
+    assert watch(server.triton_url, repository, 2.5) is None
+
+
+def test_triton_that_is_not_there_is_the_problem(repository: Path) -> None:
+    assert watch(f"127.0.0.1:{free_ports(1)[0]}", repository, 0.5) == "Triton is not ready"
+
+
+def test_triton_without_an_entry_of_ours_is_the_problem(server: Server, tmp_path: Path) -> None:
+    assert watch(server.triton_url, tmp_path, 1.5) == "Triton serves no model of ours"
+
+
+def test_health_over_http(client: httpx2.Client) -> None:
+    assert client.get("/health/live").json() == {"status": "live"}
+    ready = client.get("/health/ready")
+    assert (ready.status_code, ready.json()) == (200, {"status": "ready"})
