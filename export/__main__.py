@@ -21,12 +21,16 @@ def main() -> int:
     arguments = _arguments()
     console = Console()
     try:
-        specs = _chosen(load(arguments.manifest), arguments.names)
-        wanted = [spec for spec in specs if arguments.force or not is_built(spec, arguments.repository)]
+        specs = load(arguments.manifest)
+        chosen = _chosen(specs, arguments.names)
+        wanted = [spec for spec in chosen if arguments.force or not is_built(spec, arguments.repository)]
         if wanted:
             _report(console, _build(console, wanted, arguments.repository))
-        for stray in _strays(arguments.manifest, arguments.repository):
-            print(f"export: {stray} is built but not in {arguments.manifest.name}; remove it to stop serving it")
+        for proof in sorted(arguments.repository.glob(f"*/{PROOF}")):
+            if proof.parent.name not in specs:
+                print(
+                    f"export: {proof.parent} is built but not in {arguments.manifest.name}; remove it to stop serving it"
+                )
     except KeyboardInterrupt:
         return 130
     except ExportError as exc:
@@ -49,11 +53,6 @@ def _chosen(specs: dict[str, ModelSpec], names: list[str]) -> list[ModelSpec]:
         if name not in specs:
             raise ManifestError(f"no table [{name}]; there are {', '.join(specs)}")
     return [specs[name] for name in names or specs]
-
-
-def _strays(manifest: Path, repository: Path) -> list[Path]:
-    names = load(manifest).keys()
-    return [proof.parent for proof in sorted(repository.glob(f"*/{PROOF}")) if proof.parent.name not in names]
 
 
 def _build(console: Console, specs: list[ModelSpec], repository: Path) -> list[Entry]:
