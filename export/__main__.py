@@ -28,9 +28,7 @@ def main() -> int:
             _report(console, _build(console, wanted, arguments.repository))
         for proof in sorted(arguments.repository.glob(f"*/{PROOF}")):
             if proof.parent.name not in specs:
-                print(
-                    f"export: {proof.parent} is built but not in {arguments.manifest.name}; remove it to stop serving it"
-                )
+                print(f"export: {proof.parent} is not in {arguments.manifest.name}: remove it to stop serving it")
     except KeyboardInterrupt:
         return 130
     except ExportError as exc:

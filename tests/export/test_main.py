@@ -22,7 +22,7 @@ def test_five_lines_add_a_model_and_a_second_run_has_nothing_to_do(tmp_path: Pat
 
     manifest.write_text('["other"]\ntask = "text-embedding"\nsource = "./model"\n')
     stray = export(*arguments).stdout.strip().splitlines()[-1]
-    assert stray == f"export: {tmp_path}/repository/tiny is built but not in models.toml; remove it to stop serving it"
+    assert stray == f"export: {tmp_path}/repository/tiny is not in models.toml: remove it to stop serving it"
 
 
 def test_failure_is_one_sentence_and_a_non_zero_exit(tmp_path: Path) -> None:
