@@ -25,7 +25,8 @@ def main() -> int:
     """Run both; the exit code is 1 where something failed, 2 where a setting or the machine does not do."""
     try:
         ports = Ports.from_env(os.environ)
-        settings = Settings.from_env({**os.environ, "GATEWAY_TRITON_URL": f"{LOOPBACK}:{ports.grpc}"})
+        environment = {**os.environ, "GATEWAY_TRITON_URL": f"{LOOPBACK}:{ports.grpc}"}
+        settings = Settings.from_env(environment)
         check_ports(
             {
                 "GATEWAY_PORT": settings.port,
@@ -35,18 +36,18 @@ def main() -> int:
             }
         )
         with tempfile.TemporaryDirectory(prefix="conch-") as scratch:
-            return _serve(settings, ports, Path(scratch))
+            return _serve(settings, environment, ports, Path(scratch))
     except (SettingsError, UnsupportedError) as exc:
         print(f"serve: {exc}", file=sys.stderr)
         return 2
 
 
-def _serve(settings: Settings, ports: Ports, scratch: Path) -> int:
+def _serve(settings: Settings, environment: Mapping[str, str], ports: Ports, scratch: Path) -> int:
     triton = Triton.prepare(settings.model_repository, ports, scratch)
     log = scratch / "triton.log"
     services = [
         Service("triton", triton.command, triton.environment, TRITON_STOP_S, log, triton.clean_up),
-        Service("gateway", [sys.executable, "-m", "gateway"], _gateway_environment(settings), GATEWAY_STOP_S),
+        Service("gateway", [sys.executable, "-m", "gateway"], environment, GATEWAY_STOP_S),
     ]
     print(f"starting Triton (log: {log}) and the gateway", flush=True)
     try:
@@ -57,10 +58,6 @@ def _serve(settings: Settings, ports: Ports, scratch: Path) -> int:
         print(*errors[-LOG_LINES:], sep="\n", file=sys.stderr)
         return 1
     return 0
-
-
-def _gateway_environment(settings: Settings) -> Mapping[str, str]:
-    return {**os.environ, "GATEWAY_TRITON_URL": settings.triton_url}
 
 
 def _is_ready(settings: Settings) -> bool:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 START_TIMEOUT_S = 180
@@ -33,7 +33,7 @@ class Service:
     """How long it may take to end after SIGTERM."""
     log: Path | None = None
     """Where its output goes, by default to the supervisor's own."""
-    clean_up: Callable[[], None] = field(default=_nothing)
+    clean_up: Callable[[], None] = _nothing
     """Called after each end of the process."""
 
 

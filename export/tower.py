@@ -36,8 +36,8 @@ def load(spec: ModelSpec, folder: Path) -> TextTower:
     """Load the tower of a sentence-transformers folder; a plain transformers folder gets mean pooling.
 
     Raises:
-        SourceError: a module after the pooling that is not a plain normalisation, no fast tokenizer, or more tokens
-            asked for than the model has positions.
+        SourceError: the folder cannot be loaded, it has a default prompt, a module after the pooling that is not a
+            plain normalisation, or no fast tokenizer, or more tokens or dimensions are asked for than the model has.
     """
     try:
         with warnings.catch_warnings():

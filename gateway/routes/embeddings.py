@@ -11,7 +11,7 @@ from starlette.responses import Response
 from gateway import vectors
 from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
-from gateway.routes.http import Request, answer, read
+from gateway.routes.http import Request, answer, find_model, read
 from gateway.service.embed import embed
 from gateway.service.rows import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS, Text
@@ -86,13 +86,11 @@ class EmbeddingResponse(Struct):
 async def create(request: Request) -> Response:
     """Answer POST /v1/embeddings."""
     body = await read(request, EmbeddingRequest)
-    gateway = request.state["gateway"]
-    model = gateway.catalog.find(body.model, EMBEDDING_ROLES)
-    request.state["log"]["model"] = model.name
+    model = find_model(request, body.model, EMBEDDING_ROLES)
     _check_output(body, model)
     texts = read_inputs(body.input, model)
     places = [f"input[{i}]" for i in range(len(texts))] if isinstance(body.input, list) else ["input"]
-    embedded = await embed(gateway.triton, model, texts, places, truncate=body.truncate is True)
+    embedded = await embed(request.state["gateway"].triton, model, texts, places, truncate=body.truncate is True)
     request.state["log"] |= {"inputs": len(texts), "tokens": embedded.tokens}
     return answer(
         EmbeddingResponse(

@@ -9,7 +9,7 @@ import msgspec
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
-from gateway.catalog import Catalog
+from gateway.catalog import Catalog, Model
 from gateway.errors import DeadlineExceeded, InvalidRequest, RequestTooLarge
 from gateway.health import Monitor
 from gateway.settings import Settings
@@ -51,6 +51,13 @@ def with_deadline(endpoint: Endpoint) -> Endpoint:
             raise DeadlineExceeded(f"no answer within {timeout_s:g} s") from exc
 
     return timed
+
+
+def find_model(request: Request, name: str | None, roles: frozenset[str]) -> Model:
+    """The model that a request names, noted for its line in the log; raises what `Catalog.find` does."""
+    model = request.state["gateway"].catalog.find(name, roles)
+    request.state["log"]["model"] = model.name
+    return model
 
 
 async def read(request: Request, body_type: type[Body]) -> Body:

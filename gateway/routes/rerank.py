@@ -6,7 +6,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway.catalog import RERANK_ROLES
-from gateway.routes.http import Request, answer, read
+from gateway.routes.http import Request, answer, find_model, read
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
 
@@ -79,12 +79,10 @@ class RerankResponse(Struct):
 async def create(request: Request) -> Response:
     """Answer POST /v1/rerank."""
     body = await read(request, RerankRequest)
-    gateway = request.state["gateway"]
-    model = gateway.catalog.find(body.model, RERANK_ROLES)
-    request.state["log"]["model"] = model.name
+    model = find_model(request, body.model, RERANK_ROLES)
     texts = [document if isinstance(document, str) else document.text for document in body.documents]
     ranking = await rerank(
-        gateway.triton,
+        request.state["gateway"].triton,
         model,
         body.query,
         texts,

@@ -45,9 +45,6 @@ async def run(triton: Triton, model: Model, rows: Sequence[Row]) -> NDArray[np.f
             results[part] = _checked(await triton.infer(model.name, tensors, model.output), (len(part), model.width))
 
     parts = [order[start : start + model.max_batch_size] for start in range(0, len(order), model.max_batch_size)]
-    if len(parts) == 1:
-        await run_part(parts[0])
-        return results
     tasks = [asyncio.create_task(run_part(part)) for part in parts]
     try:
         await asyncio.gather(*tasks)
