@@ -4,17 +4,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from gateway.errors import ModelNotFound, NotReady
-from gateway.tokenize import TextTokenizer
+from gateway.scores import ACTIVATIONS
+from gateway.tokenize import Template, TextTokenizer
 from gateway.triton import ModelConfig, Triton
 
 log = logging.getLogger(__name__)
 
 EMBEDDING_ROLES = frozenset({"text-embedding"})
-RERANK_ROLES = frozenset({"late-interaction"})
+RERANK_ROLES = frozenset({"late-interaction", "cross-encoder"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +25,15 @@ class Model:
     """One model that clients can name."""
 
     name: str
-    """What clients call it, and its name in Triton."""
+    """What clients call it."""
+    triton_name: str
     aliases: tuple[str, ...]
     role: str
     default: bool
     """Whether it answers requests of its kind that name no model."""
     output: str
     width: int
-    """Numbers a row of the output: an embedding's dimensions, 1 for a score."""
+    """Numbers a row of the output: an embedding's dimensions, a cross-encoder's classes, 1 for a score."""
     dimensions: tuple[int, ...]
     """Shorter sizes that its embeddings may be cut to, as it was trained for them."""
     max_tokens: int
@@ -38,6 +42,18 @@ class Model:
     created: int
     """Seconds since 1970 when this gateway first saw it."""
     tokenizer: TextTokenizer
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """What it was trained to find in front of texts of some kind, such as "query"."""
+    default_prompt: str = ""
+    """What goes in front of texts of no special kind."""
+    activation: str = "none"
+    """How a cross-encoder's logits become scores."""
+    positive_class: int = 0
+    """The column of its logits that stands for relevance."""
+    takes_first_length: bool = False
+    """Whether it asks how many tokens of a row are of the first segment."""
+    length_buckets: tuple[int, ...] = ()
+    """The only lengths of rows that it takes, ascending, where it does not take all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +77,7 @@ class Catalog:
     @property
     def models(self) -> list[Model]:
         """All of them, by name."""
-        return [known.model for known in (self._known or {}).values()]
+        return sorted((known.model for known in (self._known or {}).values()), key=lambda model: model.name)
 
     async def refresh(self) -> None:
         """Ask Triton what it serves.
@@ -70,12 +86,15 @@ class Catalog:
             GatewayError: it does not answer; the catalog stays as it was.
         """
         configs = await self._triton.models()
-        known, complaints = {}, {}
+        known: dict[str, _Known] = {}
+        complaints: dict[str, str] = {}
         for config in sorted(configs, key=lambda config: config.name):
             if config.parameters.get("role") not in EMBEDDING_ROLES | RERANK_ROLES:
                 continue  # somebody else's
             try:
-                known[config.name] = await self._know(config)
+                fresh = await self._know(config)
+                _check_name(fresh.model, known)
+                known[config.name] = fresh
             except Exception as exc:  # noqa: BLE001 - tokenizers raises it bare; a bad entry must not hide the others
                 complaints[config.name] = f"{type(exc).__name__}: {exc}"
         for name, complaint in complaints.items() - self._complaints.items():
@@ -89,7 +108,8 @@ class Catalog:
         if before is not None and (before.config, before.tokenizer_changed_at) == (config, changed_at):
             return before
         created = before.model.created if before is not None else int(time.time())
-        tokenizer = await asyncio.to_thread(TextTokenizer.from_file, file)  # large ones take a second
+        template = _template(config.parameters)
+        tokenizer = await asyncio.to_thread(TextTokenizer.from_file, file, template)  # large ones take a second
         return _Known(config, changed_at, _model(config, tokenizer, created))
 
     def find(self, name: str | None, roles: frozenset[str]) -> Model:
@@ -110,20 +130,60 @@ class Catalog:
         raise ModelNotFound(f"there is {wanted} for this endpoint; served here: {names}", param="model")
 
 
+def _check_name(model: Model, known: Mapping[str, _Known]) -> None:
+    for other in known.values():
+        if other.model.name == model.name:
+            raise ValueError(f"its public name {model.name!r} is taken by {other.model.triton_name}")
+
+
 def _model(config: ModelConfig, tokenizer: TextTokenizer, created: int) -> Model:
-    """Read a config's parameters."""
+    """Read a config's parameters.
+
+    Raises:
+        ValueError, KeyError, msgspec.MsgspecError: one is missing, cannot be read or contradicts another.
+    """
     parameters: Mapping[str, str] = config.parameters
+    max_tokens = int(parameters["max_tokens"])
+    prompts = msgspec.json.decode(parameters.get("prompts", "{}"), type=dict[str, str])
+    default_prompt = parameters.get("default_prompt")
+    if default_prompt is not None and default_prompt not in prompts:
+        raise ValueError(f"default_prompt {default_prompt!r} is none of its prompts")
+    activation = parameters.get("activation", "none")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
+    positive_class = int(parameters.get("positive_class", "0"))
+    if not 0 <= positive_class < config.width:
+        raise ValueError(f"positive_class {positive_class} is none of its {config.width} classes")
+    length_buckets = tuple(sorted(_integers(parameters, "length_buckets")))
+    if length_buckets and length_buckets[-1] < max_tokens:
+        raise ValueError(f"length_buckets end at {length_buckets[-1]}, below its max_tokens of {max_tokens}")
     return Model(
-        name=config.name,
+        name=parameters.get("name", config.name),
+        triton_name=config.name,
         aliases=tuple(filter(None, parameters.get("aliases", "").split(","))),
         role=parameters["role"],
         default=parameters.get("default") == "true",
         output=config.output,
         width=config.width,
-        dimensions=tuple(map(int, filter(None, parameters.get("dimensions", "").split(",")))),
-        max_tokens=int(parameters["max_tokens"]),
+        dimensions=_integers(parameters, "dimensions"),
+        max_tokens=max_tokens,
         vocabulary_size=int(parameters["vocabulary_size"]),
         max_batch_size=config.max_batch_size,
         created=created,
         tokenizer=tokenizer,
+        prompts=prompts,
+        default_prompt=prompts[default_prompt] if default_prompt is not None else "",
+        activation=activation,
+        positive_class=positive_class,
+        takes_first_length="first_length" in config.inputs,
+        length_buckets=length_buckets,
     )
+
+
+def _template(parameters: Mapping[str, str]) -> Template | None:
+    text = parameters.get("template")
+    return msgspec.json.decode(text, type=Template) if text is not None else None
+
+
+def _integers(parameters: Mapping[str, str], name: str) -> tuple[int, ...]:
+    return tuple(map(int, filter(None, parameters.get(name, "").split(","))))

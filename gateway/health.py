@@ -61,17 +61,17 @@ class Monitor:
     def _send_canaries(self, models: Sequence[Model]) -> None:
         """Send each model a row of one token, unless it answers others or still owes the last one."""
         for model in models:
-            waiting = self._canaries.get(model.name)
+            waiting = self._canaries.get(model.triton_name)
             if (waiting is None or waiting.done()) and not self._answered_within(model, PERIOD_S):
-                self._canaries[model.name] = asyncio.create_task(self._canary(model))
+                self._canaries[model.triton_name] = asyncio.create_task(self._canary(model))
 
     async def _canary(self, model: Model) -> None:
         row: rows.Row = tuple([0] for _ in rows.SEGMENTS[model.role])
         try:
             await rows.run(self._triton, model, [row])
         except GatewayError as exc:
-            log.debug("canary of %s: %s", model.name, exc)  # problem() tells when it matters
+            log.debug("canary of %s: %s", model.triton_name, exc)  # problem() tells when it matters
 
     def _answered_within(self, model: Model, seconds: float) -> bool:
-        answered_at = self._triton.answered_at.get(model.name)
+        answered_at = self._triton.answered_at.get(model.triton_name)
         return answered_at is not None and time.monotonic() - answered_at < seconds

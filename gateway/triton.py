@@ -34,6 +34,7 @@ class ModelConfig:
 
     name: str
     max_batch_size: int
+    inputs: frozenset[str]
     output: str
     width: int
     """The last dimension of the output."""
@@ -118,6 +119,7 @@ class Triton:
             ModelConfig(
                 name=config.name,
                 max_batch_size=config.max_batch_size,
+                inputs=frozenset(tensor.name for tensor in config.input),
                 output=config.output[0].name,
                 width=config.output[0].dims[-1],
                 parameters={name: value.string_value for name, value in config.parameters.items()},

@@ -20,7 +20,7 @@ class Embeddings:
     vectors: NDArray[np.float32]
     """[n, d], in the order of the texts, not normalised."""
     tokens: int
-    """What was computed, special tokens included."""
+    """What was computed, special tokens and the model's prompt included."""
 
 
 async def embed(
@@ -31,7 +31,7 @@ async def embed(
     Args:
         triton: where the model runs.
         model: an embedding model.
-        texts: 1 to 2,048 of them.
+        texts: 1 to 2,048 of them; the model's default prompt is put in front of those that are not token ids.
         places: what error messages call each text, such as "input[3]".
         truncate: whether to cut texts over the model's limit; otherwise they are an error.
 
@@ -41,5 +41,6 @@ async def embed(
     for text, place in zip(texts, places, strict=True):
         if not text:
             raise InvalidRequest(f"{place} is empty", param=place)
-    ids = await tokens.encode(model, texts, places, model.max_tokens, truncate=truncate)
+    prompted = [model.default_prompt + text if isinstance(text, str) else text for text in texts]
+    ids = await tokens.encode(model, prompted, places, model.max_tokens, truncate=truncate)
     return Embeddings(await rows.run(triton, model, [(row,) for row in ids]), sum(map(len, ids)))

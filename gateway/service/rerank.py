@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.catalog import Model
+from gateway.scores import ACTIVATIONS
 from gateway.service import rows, tokens
 from gateway.triton import Triton
 
@@ -24,7 +25,8 @@ class Ranking:
     results: list[Ranked]
     """Best first; equal scores in the order of the documents."""
     tokens: int
-    """Of the query, once, and of the documents as far as they were read; special tokens included."""
+    """Of the query and what stands around it, once, and of the documents and what stands behind them, as far as they
+    were read."""
 
 
 async def rerank(
@@ -41,7 +43,8 @@ async def rerank(
     Args:
         triton: where the model runs.
         model: a rerank model.
-        query: never cut; it may have half of the model's tokens, so that every kind of model has room for documents.
+        query: never cut; with all that stands in front of a document it may have half of the model's tokens, so that
+            every kind of model has room for documents.
         documents: 1 to 2,048 of them.
         truncate: whether to cut documents over the limit; otherwise they are an error.
         max_tokens_per_document: a limit below the model's own.
@@ -49,11 +52,48 @@ async def rerank(
     Raises:
         GatewayError: InvalidRequest, or what `Triton.infer` raises.
     """
-    (query_ids,) = await tokens.encode(model, [query], ["query"], model.max_tokens // 2, truncate=False)
-    limit = min(model.max_tokens, max_tokens_per_document or model.max_tokens)
     places = [f"documents[{i}]" for i in range(len(documents))]
-    document_ids = await tokens.encode(model, documents, places, limit, truncate=truncate)
-    outputs = await rows.run(triton, model, [(query_ids, ids) for ids in document_ids])
-    scores = outputs[:, 0].tolist()
+    score = _cross_encode if model.role == "cross-encoder" else _interact_late
+    most = max_tokens_per_document or model.max_tokens
+    scores, count = await score(triton, model, query, documents, places, most, truncate=truncate)
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
-    return Ranking([Ranked(i, scores[i]) for i in order], len(query_ids) + sum(map(len, document_ids)))
+    return Ranking([Ranked(i, scores[i]) for i in order], count)
+
+
+async def _interact_late(
+    triton: Triton,
+    model: Model,
+    query: str,
+    documents: Sequence[str],
+    places: Sequence[str],
+    most: int,
+    *,
+    truncate: bool,
+) -> tuple[list[float], int]:
+    """Scores of documents that are encoded apart from the query, and tokens."""
+    prompted_query = model.prompts.get("query", "") + query
+    (query_ids,) = await tokens.encode(model, [prompted_query], ["query"], model.max_tokens // 2, truncate=False)
+    prompt = model.prompts.get("document", "")
+    prompted = [prompt + document for document in documents]
+    document_ids = await tokens.encode(model, prompted, places, min(model.max_tokens, most), truncate=truncate)
+    outputs = await rows.run(triton, model, [(query_ids, ids) for ids in document_ids])
+    return outputs[:, 0].tolist(), len(query_ids) + sum(map(len, document_ids))
+
+
+async def _cross_encode(
+    triton: Triton,
+    model: Model,
+    query: str,
+    documents: Sequence[str],
+    places: Sequence[str],
+    most: int,
+    *,
+    truncate: bool,
+) -> tuple[list[float], int]:
+    """Scores of documents that are read together with the query, and tokens."""
+    frame = await tokens.frame_query(model, query)
+    limit = min(model.max_tokens - frame.length, most)
+    pairs = await tokens.encode(model, documents, places, limit, truncate=truncate, frame=frame)
+    logits = await rows.run(triton, model, [(ids,) for ids in pairs], frame.first_length)
+    scores: list[float] = ACTIVATIONS[model.activation](logits)[:, model.positive_class].tolist()
+    return scores, frame.head_length + sum(len(ids) - frame.head_length for ids in pairs)

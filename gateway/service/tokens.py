@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 
 from gateway.catalog import Model
 from gateway.errors import InvalidRequest
+from gateway.tokenize import Frame
 
 Text = str | list[int]
 """Text, or token ids of the model's own vocabulary, special tokens included, taken as they are."""
 
 MAX_TOKENS = 300_000
-"""In one request."""
+"""Computed for one request; a query that is read together with every document counts each time."""
 CHARACTERS_A_TOKEN = 64
 """No more of a text is read than this many characters for each token that the model takes. Real text has 2 to 6."""
 SLICE_CHARACTERS = 500_000
@@ -17,16 +18,23 @@ SLICE_CHARACTERS = 500_000
 
 
 async def encode(
-    model: Model, texts: Sequence[Text], places: Sequence[str], limit: int, *, truncate: bool
+    model: Model,
+    texts: Sequence[Text],
+    places: Sequence[str],
+    limit: int,
+    *,
+    truncate: bool,
+    frame: Frame | None = None,
 ) -> list[list[int]]:
-    """Token ids of each text, special tokens included, at most `limit` of them.
+    """Token ids of each text, special tokens included, at most `limit` of them, or of the row it makes in a frame.
 
     Args:
         model: whose tokenizer and vocabulary count.
-        texts: none of them empty, unless the model should see nothing but special tokens.
+        texts: none of them empty, unless the model should see nothing but what is put around it.
         places: what error messages call each text, such as "input[3]".
-        limit: tokens a text may have.
+        limit: tokens a text may have, those of the frame not counted.
         truncate: whether to cut texts over the limit; otherwise they are an error.
+        frame: put around every text, none of which is token ids then.
 
     Raises:
         InvalidRequest: a text is over the limit, token ids are not the model's, or all are more than MAX_TOKENS.
@@ -35,23 +43,19 @@ async def encode(
     for text, place in zip(texts, places, strict=True):
         if isinstance(text, list):
             _check_vocabulary(model, text, place)
-        elif len(text) > most and not truncate:
-            raise InvalidRequest(
-                f"{place} has {len(text)} characters; for {limit} tokens, which it may have, {most} are read",
-                param=place,
-            )
+        elif not truncate:
+            _check_characters(text, place, limit)
+    around = frame.length if frame is not None else 0
     encoded: list[list[int]] = []
     total = 0
-    for part in _slices([text if isinstance(text, list) else text[:most] for text in texts]):
-        fresh = iter(await model.tokenizer.encode([text for text in part if isinstance(text, str)]))
+    for part in _slices([text if isinstance(text, list) else text[:most] for text in texts], frame):
+        fresh = iter(await model.tokenizer.encode([text for text in part if isinstance(text, str)], frame))
         for text in part:
             place = places[len(encoded)]
             ids = next(fresh) if isinstance(text, str) else text
-            if len(ids) > limit and not truncate:
-                raise InvalidRequest(
-                    f"{place} has {len(ids)} tokens; the limit of model {model.name!r} is {limit}", param=place
-                )
-            encoded.append(model.tokenizer.cut(ids, limit))
+            if not truncate:
+                _check_tokens(model, len(ids) - around, place, limit, "" if frame is None else " beside this query")
+            encoded.append(model.tokenizer.cut(ids, around + limit, frame))
             total += len(encoded[-1])
             if total > MAX_TOKENS:
                 raise InvalidRequest(
@@ -60,17 +64,46 @@ async def encode(
     return encoded
 
 
-def _slices(texts: Sequence[Text]) -> Iterator[list[Text]]:
+async def frame_query(model: Model, query: str) -> Frame:
+    """What stands around every document of a model that reads it together with the query.
+
+    Raises:
+        InvalidRequest: more than half of the model's tokens would stand in front of the document.
+    """
+    limit = model.max_tokens // 2
+    _check_characters(query, "query", limit)
+    frame = await model.tokenizer.frame(query)
+    _check_tokens(model, frame.head_length, "query", limit)
+    return frame
+
+
+def _slices(texts: Sequence[Text], frame: Frame | None) -> Iterator[list[Text]]:
+    beside = len(frame.before) + len(frame.text) if frame is not None else 0
     part: list[Text] = []
     size = 0
     for text in texts:
-        if part and size + len(text) > SLICE_CHARACTERS:
+        if part and size + beside + len(text) > SLICE_CHARACTERS:
             yield part
             part, size = [], 0
         part.append(text)
-        size += len(text)
+        size += beside + len(text)
     if part:
         yield part
+
+
+def _check_characters(text: str, place: str, limit: int) -> None:
+    most = limit * CHARACTERS_A_TOKEN
+    if len(text) > most:
+        raise InvalidRequest(
+            f"{place} has {len(text)} characters; for {limit} tokens, which it may have, {most} are read", param=place
+        )
+
+
+def _check_tokens(model: Model, count: int, place: str, limit: int, where: str = "") -> None:
+    if count > limit:
+        raise InvalidRequest(
+            f"{place} has {count} tokens; the limit of model {model.name!r}{where} is {limit}", param=place
+        )
 
 
 def _check_vocabulary(model: Model, ids: Sequence[int], place: str) -> None:

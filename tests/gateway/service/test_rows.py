@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ class RecordingTriton(Triton):
 @pytest.fixture(scope="module")
 def model() -> Model:
     tokenizer = TextTokenizer(Tokenizer(models.WordLevel({"a": 0}, "a")))
-    return Model("m", (), "text-embedding", True, "embedding", 1, (), 512, 1000, 4, 0, tokenizer)
+    return Model("m", "m", (), "text-embedding", True, "embedding", 1, (), 512, 1000, 4, 0, tokenizer)
 
 
 def test_order_is_kept_whatever_travels_together(model: Model) -> None:
@@ -76,3 +76,36 @@ def test_tensors_are_those_of_the_contract(model: Model) -> None:
     assert call["input_ids"].tolist() == [[8, 0, 0], [5, 6, 7]]
     assert call["length"].dtype == np.int32
     assert call["length"].tolist() == [[1], [3]]
+
+
+def test_first_length_is_sent_to_models_that_take_it(model: Model) -> None:
+    triton = RecordingTriton()
+    given = [([5, 6, 7],), ([8, 9],)]
+    asyncio.run(rows.run(triton, model, given, first_length=2))
+    asyncio.run(rows.run(triton, replace(model, role="cross-encoder", takes_first_length=True), given, first_length=2))
+    without, with_it = triton.calls
+    assert "first_length" not in without
+    assert with_it["first_length"].dtype == np.int32
+    assert with_it["first_length"].tolist() == [[2], [2]]
+
+
+def test_rows_are_padded_to_the_smallest_bucket_that_holds_the_longest(model: Model) -> None:
+    triton = RecordingTriton()
+    bucketed = replace(model, length_buckets=(4, 8, 1000), max_batch_size=1)
+    asyncio.run(rows.run(triton, bucketed, [([1] * length,) for length in (1, 4, 5, 8, 9)]))
+    assert [call["input_ids"].shape[1] for call in triton.calls] == [4, 4, 8, 8, 1000]
+    assert [int(call["length"][0, 0]) for call in triton.calls] == [1, 4, 5, 8, 9]
+
+
+def test_every_segment_has_a_bucket_of_its_own(model: Model) -> None:
+    triton = RecordingTriton()
+    bucketed = replace(model, role="late-interaction", length_buckets=(4, 8))
+    asyncio.run(rows.run(triton, bucketed, [([1, 2], [3] * 7)]))
+    (call,) = triton.calls
+    assert (call["query_ids"].shape, call["document_ids"].shape) == ((1, 4), (1, 8))
+
+
+def test_triton_is_asked_by_its_own_name(model: Model) -> None:
+    triton = RecordingTriton(fail_at=0)
+    with pytest.raises(NotReady, match="m-text gave no embedding"):
+        asyncio.run(rows.run(triton, replace(model, triton_name="m-text"), [([1],)]))

@@ -13,7 +13,7 @@ from gateway.tokenize import TextTokenizer
 @pytest.fixture(scope="module")
 def model(repository: Path) -> Model:
     tokenizer = TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
-    return Model("m", (), "text-embedding", True, "embedding", 384, (), 256, 30522, 64, 0, tokenizer)
+    return Model("m", "m", (), "text-embedding", True, "embedding", 384, (), 256, 30522, 64, 0, tokenizer)
 
 
 def encode(model: Model, texts: list[Text], *, limit: int = 256, truncate: bool = False) -> list[list[int]]:
@@ -47,3 +47,37 @@ def test_counting_stops_at_the_first_text_too_many(model: Model) -> None:
     with pytest.raises(InvalidRequest) as caught:
         encode(model, [[101] * 200] * 2000)
     assert caught.value.param == "input[1500]"
+
+
+def pairs(
+    model: Model, query: str, documents: list[str], *, limit: int = 200, truncate: bool = True
+) -> list[list[int]]:
+    async def run() -> list[list[int]]:
+        frame = await tokens.frame_query(model, query)
+        places = [f"documents[{i}]" for i in range(len(documents))]
+        return await tokens.encode(model, documents, places, limit, truncate=truncate, frame=frame)
+
+    return asyncio.run(run())
+
+
+def test_limit_of_a_framed_text_is_its_own(model: Model) -> None:
+    assert pairs(model, "sea", ["snail " * 9, "snail"], limit=2) == [
+        [101, 2712, 102, 10879, 10879, 102],
+        [101, 2712, 102, 10879, 102],
+    ]
+    with pytest.raises(InvalidRequest, match=r"documents\[0\] has 9 tokens; the limit .* beside this query is 2"):
+        pairs(model, "sea", ["snail " * 9], limit=2, truncate=False)
+
+
+def test_query_counts_with_every_document(model: Model) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        pairs(model, "sea " * 126, ["snail " * 71] * 2048)  # 200 tokens each
+    assert caught.value.param == "documents[1500]"
+
+
+def test_query_may_have_half_of_the_tokens(model: Model) -> None:
+    assert len(pairs(model, "sea " * 126, [""])[0]) == 128 + 1
+    with pytest.raises(InvalidRequest, match=r"query has 129 tokens; the limit of model 'm' is 128"):
+        pairs(model, "sea " * 127, [""])
+    with pytest.raises(InvalidRequest, match=r"query has 8193 characters; for 128 tokens"):
+        pairs(model, "x" * 8193, [""])
