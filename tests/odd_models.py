@@ -1,8 +1,9 @@
-"""Entries that a healthy export never makes: what the gateway must bear all the same.
+"""Entries for what the default models leave untested: answers that no healthy export gives, and kinds they are not of.
 
 Each is a real Triton model on the real python backend, with the tokenizer of the default one.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,36 @@ class TritonPythonModel:
         return answers
 """
 
+ECHO = """
+import json
+import numpy as np
+import triton_python_backend_utils as triton
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        (output,) = config["output"]
+        self.output, self.width = output["name"], int(output["dims"][-1])
+
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            tensors = {name: np.from_dlpack(triton.get_input_tensor_by_name(request, name)) for name in self.inputs}
+            segments = [name for name in self.inputs if name.endswith("ids")]
+            total = sum(tensors[name].sum(1, keepdims=True) for name in segments)
+            stored = np.full_like(total, sum(tensors[name].shape[1] for name in segments))
+            first = tensors.get("first_length", stored)
+            result = np.concatenate([total / 1e5, first / 100], 1)[:, :self.width].astype(np.float32)
+            answers.append(triton.InferenceResponse([triton.Tensor.from_dlpack(self.output, result)]))
+        return answers
+"""
+"""Answers each row with the sum of its ids / 100,000, then the length of its first segment, or the stored length where
+it is not told that, / 100."""
+
+TEMPLATE = {"prefix": "[CLS] query: {query} [SEP] document: ", "suffix": " [SEP]"}
+PROMPTS = {"query": "question: ", "document": "passage: "}
+
 BEHAVIOURS = {
     "nan": "result[0, 0] = np.nan",
     "short": "result = np.ascontiguousarray(result[:-1])",
@@ -38,7 +69,7 @@ BEHAVIOURS = {
 
 
 def write_odd_repository(repository: Path, target: Path) -> Path:
-    """Fill `target` with the models of `BEHAVIOURS`, a Matryoshka model, one of somebody else's and a broken one."""
+    """Fill `target`: the models of `BEHAVIOURS`, a Matryoshka model, one of somebody else's, a broken one, echoes."""
     default = repository / "all-minilm-l6-v2"
     config = text_format.Parse((default / "config.pbtxt").read_text(), pb.ModelConfig())
     del config.parameters["aliases"]
@@ -66,7 +97,43 @@ def write_odd_repository(repository: Path, target: Path) -> Path:
             config.parameters["vocabulary_size"].string_value = "30522"
         _write(target / name, config, tokenizer)
         (target / name / "1" / "model.py").write_text(MODEL.format(behaviour="pass"))
+    pair = ("input_ids", "length")
+    _write_echo(target / "pair-score", default, "cross-encoder", pair, 1, activation="sigmoid", name="public-score")
+    _write_echo(
+        target / "pair-classes",
+        default,
+        "cross-encoder",
+        (*pair, "first_length"),
+        2,
+        activation="softmax",
+        positive_class="1",
+    )
+    _write_echo(target / "templated", default, "cross-encoder", pair, 1, template=json.dumps(TEMPLATE))
+    prompts = json.dumps(PROMPTS)
+    _write_echo(target / "prompted", default, "text-embedding", pair, 1, prompts=prompts, default_prompt="document")
+    _write_echo(target / "bucketed", default, "text-embedding", pair, 2, length_buckets="16,64,256")
+    late = ("query_ids", "query_length", "document_ids", "document_length")
+    _write_echo(target / "prompted-late", default, "late-interaction", late, 1, prompts=prompts)
     return target
+
+
+def _write_echo(entry: Path, default: Path, role: str, inputs: tuple[str, ...], width: int, **parameters: str) -> None:
+    parameters |= {"role": role, "max_tokens": "256", "vocabulary_size": "30522"}
+    config = pb.ModelConfig(
+        backend="python",
+        max_batch_size=64,
+        input=[
+            pb.ModelInput(name=name, data_type=pb.TYPE_INT64, dims=[-1], allow_ragged_batch=True)
+            if name.endswith("ids")
+            else pb.ModelInput(name=name, data_type=pb.TYPE_INT32, dims=[1])
+            for name in inputs
+        ],
+        output=[pb.ModelOutput(name="echo", data_type=pb.TYPE_FP32, dims=[width])],
+        instance_group=[pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)],
+        parameters={name: pb.ModelParameter(string_value=value) for name, value in parameters.items()},
+    )
+    _write(entry, config, tokenizer=default / "tokenizer.json")
+    (entry / "1" / "model.py").write_text(ECHO)
 
 
 def _write(entry: Path, config: pb.ModelConfig, tokenizer: Path | None) -> None:

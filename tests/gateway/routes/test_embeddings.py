@@ -7,6 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from sentence_transformers.util.quantization import quantize_embeddings
 
+from tests.odd_models import PROMPTS
+
 Packed = Literal["binary", "ubinary"]
 SHELL = [101, 1037, 9530, 2818, 2003, 1037, 2712, 10879, 102]
 
@@ -201,3 +203,30 @@ def test_text_of_megabytes_is_cut_before_it_is_tokenised(client: httpx2.Client) 
 def test_repeated_types_cost_nothing(client: httpx2.Client) -> None:
     (item,) = post(client, input="a", embedding_type=["int8"] * 100_000)["data"]
     assert list(item["embedding"]) == ["int8"]
+
+
+def echo(client: httpx2.Client, given: Any, **body: Any) -> list[list[float]]:
+    """What `odd_models.ECHO` answers to each input."""
+    return [item["embedding"] for item in post(client, input=given, normalized=False, **body)["data"]]
+
+
+def test_default_prompt_is_put_in_front_of_texts_but_not_of_token_ids(odd_client: httpx2.Client) -> None:
+    prompt = PROMPTS["document"]
+    written, ids = echo(odd_client, [prompt + "a conch is a sea snail", SHELL], model="bucketed")
+    prompted, as_given = echo(odd_client, ["a conch is a sea snail", SHELL], model="prompted")
+    assert (prompted[0], as_given[0]) == (written[0], ids[0])
+
+
+def test_prompt_counts_as_the_text_it_is_in_front_of(odd_client: httpx2.Client) -> None:
+    assert (
+        post(odd_client, input="sea", model="prompted")["usage"]["total_tokens"] == 2 + 2 + 1
+    )  # "passage", ":", "sea"
+    error = refused(odd_client, input=["sea", "sea " * 254], model="prompted")
+    assert error["message"] == "input[1] has 258 tokens; the limit of model 'prompted' is 256"
+    assert refused(odd_client, input=["sea", ""], model="prompted")["message"] == "input[1] is empty"
+
+
+def test_rows_are_padded_to_their_bucket(odd_client: httpx2.Client) -> None:
+    texts = ["sea " * 14, "sea " * 15, "sea " * 62, "sea " * 254]
+    stored = [echo(odd_client, text, model="bucketed")[0][1] for text in texts]
+    assert stored == pytest.approx([0.16, 0.64, 0.64, 2.56])

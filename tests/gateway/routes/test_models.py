@@ -33,3 +33,12 @@ def test_unknown_model_is_404(client: httpx2.Client) -> None:
 
 def test_matryoshka_sizes_are_told(odd_client: httpx2.Client) -> None:
     assert odd_client.get("/v1/models/matryoshka").json()["supported_dimensions"] == [64, 128, 384]
+
+
+def test_cross_encoder_goes_by_its_public_name(odd_client: httpx2.Client) -> None:
+    model = odd_client.get("/v1/models/public-score").json()
+    assert (model["role"], model["max_tokens"]) == ("cross-encoder", 256)
+    assert "dimensions" not in model
+    assert odd_client.get("/v1/models/pair-score").status_code == 404
+    names = [model["id"] for model in odd_client.get("/v1/models").json()["data"]]
+    assert names == sorted(set(names))

@@ -2,10 +2,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from tokenizers import Encoding, Tokenizer
 from torch.nn import functional
+
+from tests.odd_models import PROMPTS, TEMPLATE
 
 DOCUMENTS = [
     "Brass is an alloy.",
@@ -130,3 +135,76 @@ def test_no_score_is_above_one(client: httpx2.Client) -> None:
         (best, *_) = post(client, query=text, documents=texts)["results"]
         assert best["document"]["text"] == text
         assert 0.99 < best["relevance_score"] <= 1
+
+
+@pytest.fixture(scope="module")
+def tokenizer(repository: Path) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(repository / "all-minilm-l6-v2" / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def scores(client: httpx2.Client, **body: Any) -> list[float]:
+    """In the order of the documents."""
+    results = sorted(post(client, **body)["results"], key=lambda result: result["index"])
+    return [result["relevance_score"] for result in results]
+
+
+def logits(pairs: list[Encoding]) -> NDArray[np.float64]:
+    """What `odd_models.ECHO` answers to them."""
+    return np.array([[sum(pair.ids) / 1e5, pair.type_ids.count(0) / 100] for pair in pairs])
+
+
+def test_cross_encoder_scores_are_activated_logits_of_pairs(odd_client: httpx2.Client, tokenizer: Tokenizer) -> None:
+    expected = logits(tokenizer.encode_batch([("sea shells", text) for text in DOCUMENTS]))
+    sigmoid = 1 / (1 + np.exp(-expected[:, 0]))
+    assert scores(odd_client, model="public-score", query="sea shells", documents=DOCUMENTS) == pytest.approx(sigmoid)
+
+
+def test_positive_class_is_picked_and_first_segment_told(odd_client: httpx2.Client, tokenizer: Tokenizer) -> None:
+    powers = np.exp(logits(tokenizer.encode_batch([("sea shells", text) for text in DOCUMENTS])))
+    softmax = powers[:, 1] / powers.sum(1)
+    assert scores(odd_client, model="pair-classes", query="sea shells", documents=DOCUMENTS) == pytest.approx(softmax)
+
+
+def test_template_reads_as_one_text(odd_client: httpx2.Client, tokenizer: Tokenizer) -> None:
+    prefix = TEMPLATE["prefix"].replace("{query}", "sea shells")
+    texts = [prefix + text + TEMPLATE["suffix"] for text in DOCUMENTS]
+    expected = logits(tokenizer.encode_batch(texts, add_special_tokens=False))[:, 0]
+    assert scores(odd_client, model="templated", query="sea shells", documents=DOCUMENTS) == pytest.approx(expected)
+
+
+def test_document_cannot_end_the_template(odd_client: httpx2.Client) -> None:
+    as_text, as_words = scores(odd_client, model="templated", query="sea", documents=["a [SEP] b", "a [sep] b"])
+    assert as_text == as_words
+
+
+def test_usage_of_a_cross_encoder_counts_the_query_once(odd_client: httpx2.Client) -> None:
+    answer = post(odd_client, model="public-score", query="sea shells", documents=["a sea snail", "brass", ""])
+    assert answer["usage"]["total_tokens"] == 4 + (3 + 1) + (1 + 1) + 1  # [CLS] sea shells [SEP]
+
+
+def test_pairs_are_cut_to_the_limits_of_model_and_document(odd_client: httpx2.Client) -> None:
+    body = {"model": "public-score", "query": "sea", "documents": ["long " * 300]}
+    assert post(odd_client, **body)["usage"]["total_tokens"] == 256
+    assert post(odd_client, **body, max_tokens_per_doc=50)["usage"]["total_tokens"] == 3 + 50 + 1
+    template = {"model": "templated", "query": "sea", "documents": ["long " * 300]}
+    assert post(odd_client, **template)["usage"]["total_tokens"] == 256
+    prefix, suffix = 7, 1
+    assert post(odd_client, **template, max_tokens_per_doc=50)["usage"]["total_tokens"] == prefix + 50 + suffix
+
+
+def test_long_pairs_are_refused_where_asked(odd_client: httpx2.Client) -> None:
+    error = refused(odd_client, model="public-score", query="sea", documents=["a", "long " * 300], truncate=False)
+    assert error["param"] == "documents[1]"
+    assert error["message"] == (
+        "documents[1] has 300 tokens; the limit of model 'public-score' beside this query is 252"
+    )
+
+
+def test_late_interaction_gets_the_models_prompts(odd_client: httpx2.Client, tokenizer: Tokenizer) -> None:
+    query = logits([tokenizer.encode(PROMPTS["query"] + "sea")])
+    documents = logits(tokenizer.encode_batch([PROMPTS["document"] + text for text in DOCUMENTS]))
+    expected = (query + documents)[:, 0]
+    assert scores(odd_client, model="prompted-late", query="sea", documents=DOCUMENTS) == pytest.approx(expected)
