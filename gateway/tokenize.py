@@ -112,7 +112,8 @@ class TemplateTokenizer(TextTokenizer):
         """Wrap a tokenizer, which is changed and of no use to others any more.
 
         Raises:
-            ValueError: the template has no place for the query.
+            ValueError: the template has no place for the query, or the model spells special tokens out of plain text,
+                as one with a vocabulary of whole words may.
         """
         super().__init__(tokenizer)
         if QUERY not in template.prefix:
@@ -128,6 +129,9 @@ class TemplateTokenizer(TextTokenizer):
                 self._prefix = self._prefix.replace(token.content, alias)
                 self._original[tokenizer.token_to_id(alias)] = id_
         tokenizer.encode_special_tokens = True
+        for id_, token in special:
+            if id_ in tokenizer.encode(token.content, add_special_tokens=False).ids:
+                raise ValueError(f"plain text can become the special token {token.content!r}")
 
     def _frame(self, query: str) -> Frame:
         text = self._prefix.replace(QUERY, query, 1)

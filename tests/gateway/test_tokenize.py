@@ -147,3 +147,10 @@ def test_text_of_clients_holds_no_special_token(text: str) -> None:
 def test_template_without_a_place_for_the_query_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no \{query\}"):
         TemplateTokenizer(byte_level(), Template("<Document>: ", ""))
+
+
+def test_template_is_refused_where_plain_text_becomes_special_tokens() -> None:
+    tokenizer = Tokenizer(models.Unigram([("<|end|>", 0.0), ("a", -1.0), ("?", -2.0)], unk_id=2))
+    tokenizer.add_special_tokens(["<|end|>"])
+    with pytest.raises(ValueError, match=r"plain text can become the special token '<\|end\|>'"):
+        TemplateTokenizer(tokenizer, Template(PREFIX, SUFFIX))
