@@ -60,7 +60,7 @@ class CompletionTokensDetails(Struct):
 
 
 class RerankUsage(Struct):
-    """Tokens of the query, once, and of the documents as far as they were read; special tokens included."""
+    """Tokens of the query, once, and of the documents as far as they were read; those around them included."""
 
     prompt_tokens: int
     completion_tokens: int

@@ -10,7 +10,7 @@ Text = str | list[int]
 """Text, or token ids of the model's own vocabulary, special tokens included, taken as they are."""
 
 MAX_TOKENS = 300_000
-"""Computed for one request; a query that is read together with every document counts each time."""
+"""In one request; a query that is read together with every document counts with each."""
 CHARACTERS_A_TOKEN = 64
 """No more of a text is read than this many characters for each token that the model takes. Real text has 2 to 6."""
 SLICE_CHARACTERS = 500_000
