@@ -45,7 +45,7 @@ CLAMPED = 2.0**15
 leaves a softmax weight of 0."""
 LOWEST_WEIGHT = -1e30
 """Below this are masks, the lowest fp32 or -inf."""
-SUFFIX = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "half"}
+SUFFIX: Mapping[int, str] = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "half"}
 """Of the names of what is added, by its type."""
 INLINE_BYTES = 1024
 """Smaller tensors stay in the graph's file, where shape inference reads them."""
