@@ -126,10 +126,10 @@ def read_spec(path: Path) -> PlanSpec:
 def graph_hash(path: Path) -> str:
     """SHA-256, in hex, of a graph's file and of the weights in `<name>.data` beside it, if there are any."""
     digest = hashlib.sha256()
-    for file in (path, path.with_name(f"{path.name}.data")):
-        if file.is_file():
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    weights = path.with_name(f"{path.name}.data")
+    for file in (path, weights) if weights.is_file() else (path,):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
 
 
