@@ -1,0 +1,282 @@
+"""Without a GPU: TensorRT is a stand-in that takes trtexec's arguments and computes with ONNX Runtime."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import numpy_helper, parser
+
+from export.errors import ParityError
+from export.plan import Case, Key, PlanError, Trtexec, assign, prove, read_cases, save_cases, staleness
+from export.profiles import COSINE, ERROR, PlanSpec, Profile, Shapes, cache_key, text_profiles, write_spec
+
+PROFILES = text_profiles(("input_ids",), ("length",), (4, 8), max_batch=3)
+SPEC = PlanSpec(PROFILES, COSINE, 0.999)
+
+TRTEXEC = """#!{python}
+import json, shutil, sys
+from pathlib import Path
+print("&&&& RUNNING TensorRT.trtexec [TensorRT v{version}] [b9] # trtexec")
+options = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
+with open("{log}", "a") as log:
+    print(json.dumps(sys.argv[1:]), file=log)
+if "--saveEngine" in options:
+    if {broken}:
+        sys.exit("[11/24/2026] [I] fine so far\\n[11/24/2026] [E] no kernel for this node\\n[11/24/2026] [I] bye")
+    shutil.copy(options["--onnx"], options["--saveEngine"])
+if "--loadEngine" in options:
+    import numpy as np
+    from onnxruntime import InferenceSession
+    shapes = dict(spec.split(":") for spec in options["--shapes"].split(","))
+    session = InferenceSession(options["--loadEngine"])
+    types = {{i.name: {{"tensor(int64)": np.int64, "tensor(int32)": np.int32}}[i.type] for i in session.get_inputs()}}
+    feed = {{
+        name: np.fromfile(file, types[name]).reshape([int(n) for n in shapes[name].split("x")])
+        for name, file in (spec.split(":") for spec in options["--loadInputs"].split(","))
+    }}
+    (result,) = session.run(None, feed)
+    result[-1, 0] += {error}
+    values = [f"{{value:g}}" for value in result.ravel()]
+    dimensions = "x".join(map(str, result.shape))
+    Path(options["--exportOutput"]).write_text(
+        '[\\n  {{ "name" : "embedding"\\n  , "dimensions" : "' + dimensions
+        + '"\\n  , "values" : [ ' + ", ".join(values) + " ]\\n  }}\\n]\\n"
+    )
+"""
+
+
+class Machine:
+    """A PATH with TensorRT and a GPU on it, and an entry to build."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.entry = folder / "models" / "tiny"
+        self.log = folder / "trtexec.log"
+        self.path = folder / "bin"
+        self.path.mkdir()
+        self.equip()
+        (self.entry / "1").mkdir(parents=True)
+        table = np.random.default_rng(7).normal(size=(50, 4)).astype(np.float32)
+        self.write_graph(table)
+        write_spec(SPEC, self.entry / "plan.json")
+        save_cases(self.entry / "parity.npz", [case(table, 2, 3), case(table, 3, 8)])
+
+    def equip(self, version: str = "101303", gpu: str = "9.0", error: str = "0", *, broken: bool = False) -> None:
+        stand_in = TRTEXEC.format(python=sys.executable, version=version, log=self.log, error=error, broken=broken)
+        for name, script in (("trtexec", stand_in), ("nvidia-smi", f"#!/bin/sh\necho {gpu}\necho {gpu}\n")):
+            (self.path / name).write_text(script)
+            (self.path / name).chmod(0o755)
+
+    def write_graph(self, table: NDArray[np.float32]) -> None:
+        model = parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 17]>'
+            "g (int64[b, l] input_ids, int32[b, 1] length) => (float[b, 4] embedding) {"
+            " rows = Gather(table, input_ids) mean = ReduceMean<axes = [1], keepdims = 0>(rows)"
+            " count = Cast<to = 1>(length) embedding = Mul(mean, count) }"
+        )
+        model.graph.initializer.append(numpy_helper.from_array(table, "table"))
+        onnx.save(model, self.entry / "1" / "model.onnx")
+
+    def plan(self) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "export.plan", str(self.entry)]
+        environment = {"PATH": str(self.path)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    def calls(self) -> list[list[str]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def files(self) -> set[str]:
+        return {str(file.relative_to(self.entry)) for file in self.entry.rglob("*")}
+
+
+EXPORTED = {"1", "1/model.onnx", "parity.npz", "plan.json"}
+BUILT = EXPORTED | {"1/model.plan", "1/plan.key"}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def case(table: NDArray[np.float32], rows: int, tokens: int) -> Case:
+    ids = np.random.default_rng(tokens).integers(0, len(table), (rows, tokens))
+    length = np.full((rows, 1), tokens, np.int32)
+    return Case({"input_ids": ids, "length": length}, table[ids].mean(1) * np.float32(tokens))
+
+
+def shaped(**shapes: tuple[int, ...]) -> Case:
+    return Case({name: np.zeros(shape, np.int64) for name, shape in shapes.items()}, np.ones((1, 2), np.float32))
+
+
+def test_plan_is_built_proven_and_found_again(machine: Machine) -> None:
+    first = machine.plan()
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.startswith("plan: tiny: there is no plan yet: building 2 profiles")
+    assert "cosine >= 0.999, measured 1.000000" in first.stdout
+    assert machine.files() == BUILT
+    assert [path.name for path in machine.entry.parent.iterdir()] == ["tiny"]
+    key = json.loads((machine.entry / "1" / "plan.key").read_text())
+    assert (key["tensorrt"], key["compute_capability"]) == ("10.13.3", "9.0")
+    assert key["key"] == cache_key("10.13.3", "9.0", key["graph"], PROFILES)
+    assert machine.plan().stdout == "plan: tiny: up to date\n"
+
+
+def test_each_case_is_tried_with_its_profile(machine: Machine) -> None:
+    machine.plan()
+    tried = [call for call in machine.calls() if any("--loadEngine" in argument for argument in call)]
+    assert [call[1:3] for call in tried] == [
+        ["--useProfile=0", "--shapes=input_ids:2x3,length:2x1"],
+        ["--useProfile=1", "--shapes=input_ids:3x8,length:3x1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "gpu", "sentence"),
+    [
+        ("110400", "9.0", "TensorRT was 10.13.3 and is 11.4.0"),
+        ("101303", "8.9", "the GPU's compute capability was 9.0 and is 8.9"),
+    ],
+)
+def test_another_machine_builds_anew_and_says_why(machine: Machine, version: str, gpu: str, sentence: str) -> None:
+    machine.plan()
+    machine.equip(version, gpu)
+    again = machine.plan()
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.startswith(f"plan: tiny: {sentence}: building")
+
+
+@pytest.mark.parametrize("error", ["9", "float('nan')"])
+def test_failed_gate_leaves_no_plan(machine: Machine, error: str) -> None:
+    machine.plan()
+    machine.equip(version="110400", error=error)
+    failed = machine.plan()
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("plan: tiny: gate: profile 0 with input_ids:2x3,length:2x1: measured ")
+    assert failed.stderr.endswith(", where cosine >= 0.999 was due\n")
+    assert machine.files() == EXPORTED
+
+
+def test_failed_build_is_one_sentence(machine: Machine) -> None:
+    machine.equip(broken=True)
+    failed = machine.plan()
+    assert failed.returncode == 1
+    assert failed.stderr == "plan: tiny: build: trtexec failed: [11/24/2026] [E] no kernel for this node\n"
+    assert machine.files() == EXPORTED
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("trtexec", "start: TensorRT is not here: run this inside the serving image, on a machine with a GPU"),
+        ("nvidia-smi", "start: there is no GPU here: run this on the machine that will serve"),
+    ],
+)
+def test_wrong_machine_is_refused_in_one_sentence(machine: Machine, missing: str, sentence: str) -> None:
+    (machine.path / missing).unlink()
+    failed = machine.plan()
+    assert failed.returncode == 1
+    assert failed.stderr == f"plan: tiny: {sentence}\n"
+
+
+@pytest.mark.parametrize("missing", ["plan.json", "parity.npz", "1/model.onnx"])
+def test_entry_that_is_not_for_tensorrt_is_refused(machine: Machine, missing: str) -> None:
+    (machine.entry / missing).unlink()
+    failed = machine.plan()
+    assert failed.returncode == 1
+    assert failed.stderr.endswith(f"{missing} is missing: export the entry for TensorRT first\n")
+
+
+@pytest.mark.parametrize(("version", "typed"), [("100400", True), ("110400", False)])
+def test_build_command_has_every_profile_in_order(machine: Machine, version: str, typed: bool) -> None:
+    machine.equip(version)
+    tool = Trtexec(str(machine.path / "trtexec"))
+    arguments = tool.build_arguments(Path("model.onnx"), SPEC, Path("model.plan"), Path("times"))
+    assert ("--stronglyTyped" in arguments) is typed
+    assert {"--onnx=model.onnx", "--saveEngine=model.plan", "--timingCacheFile=times"} < set(arguments)
+    assert arguments[-8:] == [
+        "--profile=0",
+        "--minShapes=input_ids:1x1,length:1x1",
+        "--optShapes=input_ids:3x4,length:3x1",
+        "--maxShapes=input_ids:3x4,length:3x1",
+        "--profile=1",
+        "--minShapes=input_ids:1x5,length:1x1",
+        "--optShapes=input_ids:3x8,length:3x1",
+        "--maxShapes=input_ids:3x8,length:3x1",
+    ]
+
+
+KEY = Key("10.13.3", "9.0", "ab", PROFILES)
+
+
+@pytest.mark.parametrize(
+    ("old", "reason"),
+    [
+        (KEY, None),
+        (Key("10.13.3", "9.0", "cd", PROFILES), "the graph changed"),
+        (Key("10.13.3", "9.0", "ab", PROFILES[:1]), "the profiles changed"),
+        (Key("10.13.2", "9.0", "cd", PROFILES), "TensorRT was 10.13.2 and is 10.13.3 and the graph changed"),
+    ],
+)
+def test_reason_names_what_changed(old: Key, reason: str | None, tmp_path: Path) -> None:
+    (tmp_path / "plan.key").write_text(json.dumps(old.to_json()))
+    assert staleness(tmp_path / "plan.key", KEY.to_json()) == reason
+
+
+@pytest.mark.parametrize("content", ["", '{"key"'])
+def test_plan_of_unknown_origin_is_stale(content: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.key").write_text(content)
+    for name in ("plan.key", "missing"):
+        assert staleness(tmp_path / name, KEY.to_json()) == "it is not known what the plan was built from"
+
+
+def test_case_that_no_profile_takes_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"no profile of plan\.json takes input_ids:4x4,length:4x1"):
+        assign(PROFILES, [shaped(input_ids=(4, 4), length=(4, 1))])
+
+
+def test_profile_without_a_case_is_refused() -> None:
+    with pytest.raises(PlanError, match=r"no case of parity\.npz tries profile 0"):
+        assign(PROFILES, [shaped(input_ids=(1, 8), length=(1, 1))])
+
+
+@pytest.mark.parametrize(
+    ("measure", "tolerance", "outputs", "worst"),
+    [
+        (COSINE, 0.99, [[[2, 2]], [[1, 1.1]]], 0.99887),
+        (ERROR, 0.2, [[[1, 1.05]], [[0.9, 1]]], 0.1),
+        (COSINE, 0.99, [[[2, 2]], [[1, 0]]], None),
+        (ERROR, 0.2, [[[1, 1]], [[1, 1.3]]], None),
+        (ERROR, 0.2, [[[1, 1]], [[1, 1, 1]]], None),
+        (ERROR, 0.2, [[[1, 1]], [[1, float("nan")]]], None),
+    ],
+)
+def test_worst_case_decides(
+    measure: str, tolerance: float, outputs: Iterable[list[list[float]]], worst: float | None
+) -> None:
+    spec = PlanSpec((Profile({"x": Shapes((1,), (1,), (1,))}),), measure, tolerance)
+    cases, arrays = [shaped(x=(1,))] * 2, [np.array(output, np.float32) for output in outputs]
+    if worst is None:
+        with pytest.raises(
+            ParityError, match=f"gate: profile 0 with x:1: measured .*, where {measure} {tolerance} was due"
+        ):
+            prove(spec, cases, [0, 0], arrays)
+    else:
+        assert prove(spec, cases, [0, 0], arrays) == pytest.approx(worst, abs=1e-5)
+
+
+def test_cases_survive_their_file(tmp_path: Path) -> None:
+    table = np.eye(4, dtype=np.float32)
+    cases = [case(table, 1 + i % 3, 1 + i) for i in range(11)]  # ten is after two
+    save_cases(tmp_path / "parity.npz", cases)
+    assert {"0/input_ids", "0/length", "0/expected"} < set(np.load(tmp_path / "parity.npz").files)
+    for before, after in zip(cases, read_cases(tmp_path / "parity.npz"), strict=True):
+        assert before.shapes == after.shapes
+        assert after.inputs["length"].dtype == np.int32
+        assert (before.inputs["input_ids"] == after.inputs["input_ids"]).all()
+        assert (before.expected == after.expected).all()

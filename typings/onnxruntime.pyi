@@ -1,0 +1,12 @@
+# What the tests use of it; the package ships no types.
+from collections.abc import Mapping, Sequence
+from os import PathLike
+
+import numpy as np
+from numpy.typing import NDArray
+
+class InferenceSession:
+    def __init__(self, path_or_bytes: str | PathLike[str] | bytes, *, providers: Sequence[str] = ...) -> None: ...
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, NDArray[np.generic]]
+    ) -> list[NDArray[np.float32]]: ...
