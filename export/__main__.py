@@ -2,33 +2,39 @@
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
+from msgspec.structs import replace
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export.entry import PROOF, Entry, build, is_built
+from export.entry import PROOF, Entry, build, check, is_built, names, stages
 from export.errors import ExportError, ManifestError
-from export.manifest import MANIFEST, ModelSpec, load
-
-STAGES = ("load", "trace", "verify", "write")
+from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
 
 
 def main() -> int:
-    """Run the command; the exit code is 1 where a model could not be exported."""
+    """Run the command; the exit code is 1 where a model could not be exported or is not what it was."""
     arguments = _arguments()
     console = Console()
     try:
         specs = load(arguments.manifest)
+        if arguments.backend is not None:
+            specs = {name: _on(spec, arguments.backend) for name, spec in specs.items()}
         chosen = _chosen(specs, arguments.names)
-        wanted = [spec for spec in chosen if arguments.force or not is_built(spec, arguments.repository)]
-        if wanted:
-            _report(console, _build(console, wanted, arguments.repository))
-        for proof in sorted(arguments.repository.glob(f"*/{PROOF}")):
-            if proof.parent.name not in specs:
-                print(f"export: {proof.parent} is not in {arguments.manifest.name}: remove it to stop serving it")
+        if arguments.list:
+            console.print(_listing(chosen, arguments.repository))
+        elif arguments.check:
+            _run(console, chosen, lambda spec, progress: check(spec, arguments.repository, progress))
+        else:
+            wanted = [spec for spec in chosen if arguments.force or not is_built(spec, arguments.repository)]
+            _run(console, wanted, lambda spec, progress: build(spec, arguments.repository, progress))
+            _name_strays(specs, arguments)
     except KeyboardInterrupt:
         return 130
     except ExportError as exc:
@@ -39,52 +45,92 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="tables of the manifest; all of them by default")
-    parser.add_argument("--force", action="store_true", help="export even what is built")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="tables of the manifest")
+    parser.add_argument("--all", action="store_true", help="all tables, which is also the default")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--list", action="store_true", help="say which models there are, and which are built")
+    action.add_argument("--check", action="store_true", help="verify again what is built")
+    action.add_argument("--force", action="store_true", help="export even what is built")
+    parser.add_argument("--backend", choices=get_args(Backend), help="of Triton, instead of what the tables say")
     parser.add_argument("--manifest", type=Path, default=MANIFEST)
     parser.add_argument("--repository", type=Path, default=Path("model_repository"))
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.all and arguments.names:
+        parser.error("--all and names of models do not go together")
+    return arguments
 
 
-def _chosen(specs: dict[str, ModelSpec], names: list[str]) -> list[ModelSpec]:
-    for name in names:
+def _on(spec: ModelSpec, backend: Backend) -> ModelSpec:
+    """A model on another backend, in that one's default precision unless it offers the one that is asked for."""
+    precision = spec.precision if spec.precision in PRECISIONS[backend] else None
+    return replace(spec, backend=backend, precision=precision)
+
+
+def _chosen(specs: dict[str, ModelSpec], wanted: Sequence[str]) -> list[ModelSpec]:
+    for name in wanted:
         if name not in specs:
             raise ManifestError(f"no table [{name}]; there are {', '.join(specs)}")
-    return [specs[name] for name in names or specs]
+    return [specs[name] for name in wanted or specs]
 
 
-def _build(console: Console, specs: list[ModelSpec], repository: Path) -> list[Entry]:
-    columns = (TextColumn("{task.description:<40}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("export", total=len(specs) * len(STAGES))
-        entries = []
-        for done, spec in enumerate(specs):
-
-            def stage(name: str, done: int = done, spec: ModelSpec = spec) -> None:
-                completed = done * len(STAGES) + STAGES.index(name)
-                progress.update(bar, description=f"{name} {spec.name}", completed=completed)
-
-            entries.append(build(spec, repository, stage))
-        progress.update(bar, description="exported", completed=len(specs) * len(STAGES))
-    return entries
+def _name_strays(specs: dict[str, ModelSpec], arguments: argparse.Namespace) -> None:
+    known = {name for spec in specs.values() for name in names(spec)}
+    for proof in sorted(arguments.repository.glob(f"*/{PROOF}")):
+        if proof.parent.name not in known:
+            print(f"export: {proof.parent} is not in {arguments.manifest.name}: remove it to stop serving it")
 
 
-def _report(console: Console, entries: list[Entry]) -> None:
-    table = Table("model", "engine", "rows", "tolerance", "measured", title="Parity with the reference", box=box.SIMPLE)
+def _listing(specs: Sequence[ModelSpec], repository: Path) -> Table:
+    table = Table("model", "task", "backend", "precision", "built", "source", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for spec in specs:
+        precision = spec.precision or PRECISIONS[spec.backend][0]
+        built = "yes" if is_built(spec, repository) else "no"
+        table.add_row(spec.name, spec.task, spec.backend, precision, built, spec.source)
+    return table
+
+
+def _run(
+    console: Console, specs: Sequence[ModelSpec], act: Callable[[ModelSpec, Callable[[str], None]], list[Entry]]
+) -> None:
+    """Build or check models, with a bar for each and a table of what was measured at the end."""
+    if not specs:
+        return
+    columns = (TextColumn("{task.fields[model]:<28}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+    entries = []
+    with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:
+        for spec in specs:
+            bar = progress.add_task("", total=stages(spec), model=spec.name)
+            entries += act(spec, partial(_advance, progress, bar))
+            progress.update(bar, description="done", completed=stages(spec))
+    console.print(_report(entries))
+
+
+def _advance(progress: Progress, bar: TaskID, stage: str) -> None:
+    progress.update(bar, description=stage, advance=1)
+
+
+def _report(entries: Sequence[Entry]) -> Table:
+    table = Table(title="Compared with the reference", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("model", no_wrap=True)
+    for column in ("in", "measure", "worst", "mean", "allowed", "tokens/s", "MiB", "s"):
+        table.add_column(column, no_wrap=True, justify="left" if column in {"in", "measure"} else "right")
     for entry in entries:
-        for parity in entry.proof["parity"]:
+        size, seconds = f"{entry.proof['bytes'] / 2**20:.0f}", f"{entry.proof['seconds']:.0f}"
+        for speed in entry.proof["speed"]:
+            found = [one for one in entry.proof["parity"] if one["precision"] == speed["precision"]]
+            worst, mean = (max(one[key] for one in found) for key in ("worst", "mean"))
             table.add_row(
                 entry.folder.name,
-                parity["precision"],
-                parity["batches"],
-                f"{parity['measure']} {parity['tolerance']:g}",
-                f"{parity['value']:.7f}",
+                speed["precision"],
+                found[0]["measure"],
+                f"{worst:.1e}",
+                f"{mean:.1e}",
+                f"{found[0]['tolerance']['worst']:g}",
+                f"{speed['per_second']:,.0f}",
+                size,
+                seconds,
             )
-        table.add_section()
-    console.print(table)
-    for entry in entries:
-        size, seconds = entry.proof["bytes"] / 2**20, entry.proof["seconds"]
-        console.print(f"{entry.folder}: {size:.0f} MiB in {seconds:.0f} s", highlight=False)
+    return table
 
 
 if __name__ == "__main__":

@@ -1,37 +1,36 @@
 """Renders config.pbtxt: what Triton needs to run an entry, and what the gateway needs to know of it."""
 
+from collections.abc import Callable, Mapping, Sequence
+
 import numpy as np
 from google.protobuf import text_format
-from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export.manifest import ModelSpec
-from export.tasks import TASKS
-from export.tower import TextTower
+from export.manifest import PRECISIONS, Backend, ModelSpec
+from export.profiles import length_buckets
+from export.runners import HINTS
+from export.runtime.engine import Array, Field, Tokens
+from export.tower import Tower
 
 MAX_BATCH_SIZE = 64
 """Rows in one execution. The engine cuts them into packs of its own, so that more would only lengthen the wait of the
 first; fewer would leave the packs uneven."""
+PLAN_TOKENS = 32768
+"""Tokens, padding included, that a TensorRT plan has memory for."""
 WARMUP_TOKENS = 32
+TYPES: Mapping[str, int] = {"int32": pb.TYPE_INT32, "int64": pb.TYPE_INT64, "uint8": pb.TYPE_UINT8}
+"""Triton's types by numpy's names."""
 
 
-def render(spec: ModelSpec, tower: TextTower) -> str:
+def render(spec: ModelSpec, tower: Tower) -> str:
     """The text of config.pbtxt."""
-    task = TASKS[spec.task]
+    tensors = warmup(tower)
     config = pb.ModelConfig(
-        name=spec.name,
-        backend="python",
-        max_batch_size=MAX_BATCH_SIZE,
-        input=[
-            tensor
-            for segment in task.segments
-            for tensor in (
-                pb.ModelInput(name=segment.ids, data_type=pb.TYPE_INT64, dims=[-1], allow_ragged_batch=True),
-                pb.ModelInput(name=segment.length, data_type=pb.TYPE_INT32, dims=[1]),
-            )
-        ],
-        output=[pb.ModelOutput(name=task.output, data_type=pb.TYPE_FP32, dims=[task.width(tower)])],
-        instance_group=[pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)],
+        name=tower.name,
+        backend=spec.backend,
+        max_batch_size=max_batch_size(spec, tower),
+        input=[tensor for field in tower.fields for tensor in _inputs(spec, field, tensors)],
+        output=[pb.ModelOutput(name=tower.role.output, data_type=pb.TYPE_FP32, dims=[tower.width])],
         # No delay: what arrives while one batch runs makes the next. And no queue policy: with one, Triton 2.51 forms a
         # batch only when an instance waits for it, is not told when one does, and looks again at the next arrival or
         # after half a second. 64-row requests, eight at a time: 400 rows/s with a policy, 1,600 without.
@@ -40,44 +39,119 @@ def render(spec: ModelSpec, tower: TextTower) -> str:
             pb.ModelWarmup(
                 name="warmup",
                 batch_size=1,
-                inputs={name: _warmup_input(name, data) for name, data in warmup(spec, tower).items()},
+                inputs={
+                    name: pb.ModelWarmup.Input(data_type=TYPES[data.dtype.name], dims=data.shape, input_data_file=name)
+                    for name, data in tensors.items()
+                },
             )
         ],
-        parameters={name: pb.ModelParameter(string_value=value) for name, value in _parameters(spec, tower).items()},
+        parameters=_parameters(_common(spec, tower)),
     )
+    _BACKENDS[spec.backend](config, tower)
     text: str = text_format.MessageToString(config)
     return text
 
 
-def warmup(spec: ModelSpec, tower: TextTower) -> dict[str, NDArray[np.int64] | NDArray[np.int32]]:
+def max_batch_size(spec: ModelSpec, tower: Tower) -> int:
+    """Rows in one execution. A plan takes memory for the most that it may be given, used or not."""
+    if spec.backend != "tensorrt" or tower.vocabulary is None:
+        return MAX_BATCH_SIZE
+    return max(1, min(MAX_BATCH_SIZE, PLAN_TOKENS // tower.vocabulary.max_tokens))
+
+
+def _inputs(spec: ModelSpec, field: Field, tensors: Mapping[str, Array]) -> list[pb.ModelInput]:
+    """A field's inputs. Rows of token ids may differ in length where the backend takes that."""
+    inputs = [
+        pb.ModelInput(name=name, data_type=TYPES[tensors[name].dtype.name], dims=tensors[name].shape)
+        for name in field.inputs
+    ]
+    if isinstance(field, Tokens):
+        inputs[0].dims[:] = [-1]
+        inputs[0].allow_ragged_batch = spec.backend != "tensorrt"
+    return inputs
+
+
+def warmup(tower: Tower) -> dict[str, Array]:
     """The tensors of one warm-up request by input, without the batch dimension.
 
     Triton does not call a model ready before it has answered them. They are files of the entry, since the zeros that
     Triton can make up would be rows of length 0.
     """
-    tensors: dict[str, NDArray[np.int64] | NDArray[np.int32]] = {}
-    tokens = min(WARMUP_TOKENS, tower.max_tokens)
-    for segment in TASKS[spec.task].segments:
-        tensors[segment.ids] = np.zeros(tokens, np.int64)
-        tensors[segment.length] = np.array([tokens], np.int32)
+    tensors: dict[str, Array] = {}
+    most = tower.vocabulary.max_tokens if tower.vocabulary else 0
+    tokens = min(WARMUP_TOKENS, most)
+    for field in tower.fields:
+        if isinstance(field, Tokens):
+            tensors[field.ids] = np.zeros(tokens, np.int64)
+            tensors[field.length] = np.array([tokens], np.int32)
+        elif tower.vocabulary is not None:
+            tensors[field.name] = np.array([1], np.int32)
+        else:
+            tensors[field.name] = tower.samples()[0][0]
     return tensors
 
 
-def _warmup_input(name: str, data: NDArray[np.int64] | NDArray[np.int32]) -> pb.ModelWarmup.Input:
-    data_type = pb.TYPE_INT64 if data.dtype == np.int64 else pb.TYPE_INT32
-    return pb.ModelWarmup.Input(data_type=data_type, dims=data.shape, input_data_file=name)
+def _python(config: pb.ModelConfig, tower: Tower) -> None:  # noqa: ARG001 - each backend has the same signature
+    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
 
 
-def _parameters(spec: ModelSpec, tower: TextTower) -> dict[str, str]:
-    """What the gateway and model.py read, and where the weights are from; absent where there is nothing to say."""
-    parameters = {
-        "role": spec.task,
+def _onnxruntime(config: pb.ModelConfig, tower: Tower) -> None:
+    """On the first GPU. Triton tells the graph how long each stored row is.
+
+    The number of tokens is new in every batch: the arena would keep its peak, and a search for the fastest convolution
+    would start anew. The options are those of onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
+    """
+    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU, gpus=[0])
+    for field in tower.fields:
+        if isinstance(field, Tokens):
+            config.batch_input.add(
+                kind=pb.BatchInput.BATCH_ITEM_SHAPE_FLATTEN,
+                target_name=[field.stride],
+                data_type=pb.TYPE_INT32,
+                source_input=[field.ids],
+            )
+    config.parameters["memory.enable_memory_arena_shrinkage"].string_value = "cpu:0;gpu:0"
+    config.optimization.execution_accelerators.gpu_execution_accelerator.add(
+        name="cuda",
+        parameters={"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"},
+    )
+
+
+def _tensorrt(config: pb.ModelConfig, tower: Tower) -> None:
+    """One instance with all profiles: Triton takes the one that fits a batch's shape."""
+    config.default_model_filename = "model.plan"
+    profiles = len(length_buckets(tower.vocabulary.max_tokens)) if tower.vocabulary else 1
+    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU, profile=map(str, range(profiles)))
+
+
+_BACKENDS: Mapping[Backend, Callable[[pb.ModelConfig, Tower], None]] = {
+    "python": _python,
+    "onnxruntime": _onnxruntime,
+    "tensorrt": _tensorrt,
+}
+
+
+def _parameters(values: Mapping[str, str]) -> dict[str, pb.ModelParameter]:
+    return {name: pb.ModelParameter(string_value=value) for name, value in values.items() if value}
+
+
+def _common(spec: ModelSpec, tower: Tower) -> dict[str, str]:
+    """What the gateway and model.py read, and where the weights are from; empty where there is nothing to say."""
+    words = tower.vocabulary
+    precision = spec.precision or PRECISIONS[spec.backend][0]
+    python = spec.backend == "python"
+    buckets: Sequence[int] = length_buckets(words.max_tokens) if words and spec.backend == "tensorrt" else ()
+    return {
+        "role": tower.role.name,
         "aliases": ",".join(spec.aliases),
         "default": "true" if spec.default else "",
         "dimensions": ",".join(map(str, spec.dimensions)),
-        "max_tokens": str(tower.max_tokens),
-        "vocabulary_size": str(tower.vocabulary_size),
+        "max_tokens": str(words.max_tokens) if words else "",
+        "vocabulary_size": str(words.size) if words else "",
+        "length_buckets": ",".join(map(str, buckets)),
+        "graph": ("model.xml" if precision == "int8" else "model.onnx") if python else "",
+        "precision": HINTS[precision] or "" if python else "",
         "source": "" if spec.source.startswith("/") else spec.source,  # a path means nothing elsewhere
         "licence": spec.licence or "",
+        **tower.parameters,
     }
-    return {name: value for name, value in parameters.items() if value}

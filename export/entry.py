@@ -1,4 +1,4 @@
-"""Builds one entry of the model repository, whole or not at all."""
+"""Builds what one table of the manifest becomes: an entry of the model repository or two, whole or not at all."""
 
 import hashlib
 import importlib.metadata
@@ -9,18 +9,23 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from export import source
-from export.manifest import ModelSpec
+from export.errors import ExportError, ParityError
+from export.manifest import PRECISIONS, ModelSpec
+
+if TYPE_CHECKING:
+    from export.tower import Tower
 
 PROOF = "export.json"
 RUNTIME = ("model.py", "engine.py")
-VERSIONS = ("openvino", "sentence-transformers", "torch", "transformers")
+VERSIONS = ("numpy", "onnx", "onnxruntime", "openvino", "sentence-transformers", "torch", "transformers")
 
 Progress = Callable[[str], None]
+"""Told of each stage before it begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,18 @@ class Entry:
     folder: Path
     proof: dict[str, Any]
     """The content of export.json."""
+
+
+def names(spec: ModelSpec) -> tuple[str, ...]:
+    """The Triton models that a table becomes."""
+    return (f"{spec.name}-text", f"{spec.name}-image") if spec.task == "image-text" else (spec.name,)
+
+
+def stages(spec: ModelSpec) -> int:
+    """How many stages `build` reports."""
+    converts = (spec.precision or PRECISIONS[spec.backend][0]) in {"fp16", "int8"}
+    plans = spec.backend == "tensorrt"
+    return 2 + len(names(spec)) * (2 + converts + plans)
 
 
 def fingerprint(spec: ModelSpec) -> str:
@@ -47,67 +64,141 @@ def is_built(spec: ModelSpec, repository: Path) -> bool:
 
     What is on the hub is not looked up again: pin a `revision`, or force an export.
     """
-    folder = repository / spec.name
+    return all(_is_built(spec, repository / name) for name in names(spec))
+
+
+def _is_built(spec: ModelSpec, folder: Path) -> bool:
     try:
         proof = json.loads((folder / PROOF).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return False
     return (
         proof.get("fingerprint") == fingerprint(spec)
-        and (source.is_remote(spec) or proof["revision"] == source.resolve(spec).revision)
-        and (folder / "1" / "model.onnx").is_file()
+        and (source.is_remote(spec) or proof["revision"] == source.revision(spec))
+        and all((folder / "1" / name).is_file() for name in proof["files"])
     )
 
 
-def build(spec: ModelSpec, repository: Path, progress: Progress) -> Entry:
+def build(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
     """Export, verify and write one model.
 
     Args:
         spec: its table.
-        repository: the folder of entries; this one is replaced as a whole, once it is verified.
+        repository: the folder of entries; those of this model are replaced as a whole, once all are verified.
         progress: told of each stage before it begins.
 
     Raises:
         ExportError: with the stage's own sentence; the repository is as it was.
     """
-    # torch and transformers take seconds to import, and a model that is built needs neither.
-    from export import config, graph, tower, verify  # noqa: PLC0415
-    from export.tasks import TASKS  # noqa: PLC0415
-
-    started = time.monotonic()
     progress("load")
-    origin = source.resolve(spec)
-    text_tower = tower.load(spec, origin.folder)
+    towers, revision = _load(spec)
     repository.mkdir(parents=True, exist_ok=True)
     # Beside the repository, not inside: Triton takes every folder in there for a model.
     with tempfile.TemporaryDirectory(dir=repository.parent, prefix=".export-") as scratch:
-        folder = Path(scratch) / spec.name
-        version = folder / "1"
-        version.mkdir(parents=True)
-        progress("trace")
-        graph.trace(TASKS[spec.task], text_tower, version / "model.onnx")
-        progress("verify")
-        parities = list(verify.verify(spec.task, text_tower, version / "model.onnx", precisions=("f32", None)))
+        proofs = [_write(spec, tower, Path(scratch) / tower.name, revision, progress) for tower in towers]
         progress("write")
+        for tower in towers:
+            _replace(Path(scratch) / tower.name, repository / tower.name, Path(scratch) / f"old-{tower.name}")
+    return [Entry(repository / tower.name, proof) for tower, proof in zip(towers, proofs, strict=True)]
+
+
+def check(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
+    """Verify a built model again: what it measures now, with the rest of its proof as it was.
+
+    Raises:
+        ExportError: it is not built, or its numbers are not the reference's.
+    """
+    for name in names(spec):
+        if not (repository / name / PROOF).is_file():
+            raise ExportError(f"[{spec.name}] {repository / name} is not built")
+    progress("load")
+    towers, _ = _load(spec)
+    entries = []
+    for tower in towers:
+        progress(f"verify {tower.name}")
+        folder = repository / tower.name
+        proof = json.loads((folder / PROOF).read_text())
+        built = msgspec.structs.replace(spec, backend=proof["backend"], precision=proof["precision"])
+        entries.append(Entry(folder, proof | _verify(built, tower, folder / "1" / proof["files"][0])))
+    return entries
+
+
+def _load(spec: ModelSpec) -> "tuple[list[Tower], str]":
+    # torch and transformers take seconds to import, and a model that is built needs neither.
+    from export.tasks import TASKS  # noqa: PLC0415
+
+    folder = source.resolve(spec).folder
+    return TASKS[spec.task](spec, folder), source.revision(spec)
+
+
+def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progress: Progress) -> dict[str, Any]:
+    """Write an entry and return its proof."""
+    from export import config, graph, half, planning, quantise  # noqa: PLC0415
+
+    started = time.monotonic()
+    version = folder / "1"
+    version.mkdir(parents=True)
+    path = version / "model.onnx"
+    precision = spec.precision or PRECISIONS[spec.backend][0]
+    progress(f"trace {tower.name}")
+    graph.trace(tower, path, ragged=spec.backend != "tensorrt")
+    if precision in {"fp16", "int8"}:
+        progress(f"convert {tower.name} to {precision}")
+    if precision == "fp16":
+        half.convert(path)
+    elif precision == "int8":
+        path = quantise.quantise(tower, path)
+    progress(f"verify {tower.name}")
+    spec, measured = _settle(spec, tower, path)
+    files = [path.name, *sorted(file.name for file in version.iterdir() if file != path)]
+    if spec.backend == "python":
         for name in RUNTIME:
             shutil.copy(Path(__file__).parent / "runtime" / name, version)
-        text_tower.tokenizer.save(str(folder / "tokenizer.json"))
-        (folder / "config.pbtxt").write_text(config.render(spec, text_tower))
-        (folder / "warmup").mkdir()
-        for name, data in config.warmup(spec, text_tower).items():
-            (folder / "warmup" / name).write_bytes(data.tobytes())
-        proof = {
-            "fingerprint": fingerprint(spec),
-            "source": spec.source,
-            "revision": origin.revision,
-            "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-            "parity": [asdict(parity) for parity in parities],
-            "bytes": (version / "model.onnx").stat().st_size,
-            "seconds": round(time.monotonic() - started, 1),
-        }
-        (folder / PROOF).write_text(json.dumps(proof, indent=2) + "\n")
-        _replace(folder, repository / spec.name, Path(scratch) / "old")
-    return Entry(repository / spec.name, proof)
+    if tower.vocabulary is not None:
+        tower.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
+    if spec.backend == "tensorrt":
+        progress(f"plan {tower.name}")
+        planning.write(spec, tower, folder)
+    (folder / "config.pbtxt").write_text(config.render(spec, tower))
+    (folder / "warmup").mkdir()
+    for name, data in config.warmup(tower).items():
+        (folder / "warmup" / name).write_bytes(data.tobytes())
+    proof = {
+        "fingerprint": fingerprint(spec),
+        "source": spec.source,
+        "revision": revision,
+        "backend": spec.backend,
+        "precision": spec.precision or PRECISIONS[spec.backend][0],
+        "files": files,
+        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        **measured,
+        "bytes": sum((version / name).stat().st_size for name in files),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    (folder / PROOF).write_text(json.dumps(proof, indent=2) + "\n")
+    return proof
+
+
+def _settle(spec: ModelSpec, tower: "Tower", path: Path) -> tuple[ModelSpec, dict[str, Any]]:
+    """Verify in the precision asked for; where none was, in fp32 if bf16 is not exact enough for this model."""
+    try:
+        return spec, _verify(spec, tower, path)
+    except ParityError:
+        if spec.precision is not None or spec.backend != "python":
+            raise
+    spec = msgspec.structs.replace(spec, precision="fp32")
+    return spec, _verify(spec, tower, path)
+
+
+def _verify(spec: ModelSpec, tower: "Tower", path: Path) -> dict[str, Any]:
+    """The measured part of a proof."""
+    from export import verify  # noqa: PLC0415
+
+    found = list(verify.verify(spec, tower, path))
+    return {
+        "parity": [asdict(one) for one in found if isinstance(one, verify.Parity)],
+        "speed": [asdict(one) for one in found if isinstance(one, verify.Speed)],
+    }
 
 
 def _replace(new: Path, target: Path, attic: Path) -> None:

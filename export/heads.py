@@ -1,47 +1,90 @@
-"""What stands on a text tower, by task: the modules that are traced into graphs.
+"""What stands on an encoder, by role: the modules that turn token vectors into a vector or a score a row."""
 
-Inputs, for each run of token ids a row has: the flattened ids INT64, the stored length of each row INT32 [N], and the
-real length of each row INT32 [N, 1]. N is the number of rows.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from export.packed import MASKED_SCORE, Layout, PackedTower, pack_rows
+from export.attention import MASKED_SCORE
+from export.encoder import RowEncoder
+from export.rows import Rows, columns
 
-Pooling = Callable[[Tensor, Layout], Tensor]
-
-
-def _mean(hidden: Tensor, layout: Layout) -> Tensor:
-    return (layout.pad(hidden) * layout.valid[..., None]).sum(1) / layout.length[:, None]
+Pooling = Callable[[Tensor, Rows], Tensor]
 
 
-def _cls(hidden: Tensor, layout: Layout) -> Tensor:
-    return hidden[layout.start]
+def _mean(hidden: Tensor, rows: Rows) -> Tensor:
+    return _sum(hidden, rows) / rows.length[:, None]
 
 
-def _last_token(hidden: Tensor, layout: Layout) -> Tensor:
-    return hidden[layout.start + layout.length - 1]
+def _mean_sqrt_len_tokens(hidden: Tensor, rows: Rows) -> Tensor:
+    return _sum(hidden, rows) / rows.length[:, None].to(hidden.dtype).sqrt()
 
 
-POOLINGS: Mapping[str, Pooling] = {"mean": _mean, "cls": _cls, "lasttoken": _last_token}
-"""By the name that sentence-transformers gives them: [T, D] token vectors to [N, D]."""
+def _sum(hidden: Tensor, rows: Rows) -> Tensor:
+    return (hidden * rows.valid[..., None]).sum(1)
+
+
+def _weighted_mean(hidden: Tensor, rows: Rows) -> Tensor:
+    """Later tokens weigh more: 1, 2, 3, ... (Muennighoff 2022, arXiv 2202.08904, section 3.1)."""
+    weight = ((columns(hidden.shape[1]) + 1)[None] * rows.valid).to(hidden.dtype)  # [N, L]
+    return (hidden * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
+
+
+def _max(hidden: Tensor, rows: Rows) -> Tensor:
+    return hidden.masked_fill(~rows.valid[..., None], MASKED_SCORE).amax(1)
+
+
+def _cls(hidden: Tensor, rows: Rows) -> Tensor:  # noqa: ARG001 - the first token stands in every row
+    return hidden[:, 0]
+
+
+def last_token(hidden: Tensor, rows: Rows) -> Tensor:
+    """The vector of each row's last token."""
+    place = (rows.length - 1)[:, None, None].expand(-1, 1, hidden.shape[2])
+    return hidden.gather(1, place)[:, 0]
+
+
+POOLINGS: Mapping[str, Pooling] = {
+    "cls": _cls,
+    "lasttoken": last_token,
+    "max": _max,
+    "mean": _mean,
+    "mean_sqrt_len_tokens": _mean_sqrt_len_tokens,
+    "weightedmean": _weighted_mean,
+}
+"""By the name that sentence-transformers gives them: token vectors [N, L, D] to [N, D]."""
 
 
 class TextEmbedding(torch.nn.Module):
     """One pooled vector a row, not normalised: [N, D]."""
 
-    def __init__(self, tower: PackedTower, pooling: Pooling) -> None:
+    def __init__(self, encoder: RowEncoder, poolings: Sequence[str], projection: torch.nn.Module) -> None:
+        """Put poolings, of which several stand side by side, and what follows them on an encoder."""
         super().__init__()
-        self.tower = tower
-        self.pooling = pooling
+        self.encoder = encoder
+        self.poolings = [POOLINGS[pooling] for pooling in poolings]
+        self.projection = projection
 
-    def forward(self, input_ids: Tensor, row_stride: Tensor, length: Tensor) -> Tensor:  # noqa: D102
-        layout = Layout.of(_lengths(length))
-        return self.pooling(self.tower(pack_rows(input_ids, row_stride, layout), layout), layout)
+    def forward(self, rows: Rows) -> Tensor:  # noqa: D102
+        (hidden,) = self.encoder(rows)
+        pooled: Tensor = self.projection(torch.cat([pooling(hidden, rows) for pooling in self.poolings], 1))
+        return pooled
+
+
+class CrossEncoder(torch.nn.Module):
+    """The logits of one pair of query and document a row: [N, C]."""
+
+    def __init__(self, encoder: RowEncoder, classifier: torch.nn.Module) -> None:
+        """Put a classifier, [N, L, D] to [N, C], on an encoder."""
+        super().__init__()
+        self.encoder = encoder
+        self.classifier = classifier
+
+    def forward(self, rows: Rows) -> Tensor:  # noqa: D102
+        (hidden,) = self.encoder(rows)
+        logits: Tensor = self.classifier(hidden, rows)
+        return logits
 
 
 class LateInteraction(torch.nn.Module):
@@ -51,39 +94,69 @@ class LateInteraction(torch.nn.Module):
     arXiv 2004.12832, equation 3, divided by the query's length so that scores of different queries compare).
     """
 
-    def __init__(self, tower: PackedTower) -> None:
-        super().__init__()
-        self.tower = tower
-
-    def forward(  # noqa: D102
+    def __init__(
         self,
-        query_ids: Tensor,
-        query_stride: Tensor,
-        query_length: Tensor,
-        document_ids: Tensor,
-        document_stride: Tensor,
-        document_length: Tensor,
-    ) -> Tensor:
-        documents = Layout.of(_lengths(document_length))
-        # The pairs of a request repeat its query: encode each query once.
-        stored = Layout.of(_lengths(query_length))
-        padded = torch.where(stored.valid, stored.pad(pack_rows(query_ids, query_stride, stored)), -1)
-        unique, query_of_pair = torch.unique(padded, dim=0, return_inverse=True)  # [M, L], [N]
-        queries = Layout.of((unique >= 0).to(torch.int64).sum(1))
+        encoder: RowEncoder,
+        projection: torch.nn.Module,
+        expand: Callable[[Rows], Rows],
+        skipped: Sequence[int],
+    ) -> None:
+        """Compare the token vectors of an encoder.
 
-        ids = torch.cat([queries.pack(unique), pack_rows(document_ids, document_stride, documents)])
-        hidden = self.tower(ids, Layout.of(torch.cat([queries.length, documents.length])))
-        hidden = functional.normalize(hidden, dim=-1)
-        split = queries.length.sum()
-        query = queries.pad(hidden[:split])[query_of_pair]  # [N, Lq, D]
-        document = documents.pad(hidden[split:])  # [N, Ld, D]
+        Args:
+            encoder: of both sides.
+            projection: of the token vectors, [..., D] to [..., E].
+            expand: a query to what stands for it.
+            skipped: document tokens that no query token is compared with, such as punctuation.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.projection = projection
+        self.expand = expand
+        self.skipped = tuple(skipped)
 
-        cosine = (query @ document.transpose(1, 2)).masked_fill(~documents.valid[:, None], MASKED_SCORE)
+    def forward(self, query: Rows, document: Rows) -> Tensor:  # noqa: D102
+        # The pairs of a request repeat its query: encode each query once. Not for TensorRT, where sizes may not depend
+        # on values.
+        of_pair = torch.arange(0)
+        if self.encoder.packed:
+            marked = torch.where(query.valid, query.ids, -1)
+            ids, of_pair = torch.unique(marked, dim=0, return_inverse=True)  # [M, L], [N]
+            length = (ids >= 0).to(torch.int64).sum(1)
+            query = Rows(ids.clamp(min=0), length, length)
+        query = self.expand(query)
+        hidden = [functional.normalize(self.projection(part), dim=-1) for part in self.encoder(query, document)]
+        vectors, counted, length = hidden[0], query.valid, query.length
+        if self.encoder.packed:
+            vectors, counted, length = vectors[of_pair], counted[of_pair], length[of_pair]  # [N, Lq, E]
+
+        cosine = vectors @ hidden[1].transpose(1, 2)  # [N, Lq, Ld]
+        cosine = cosine.masked_fill(~self._compared(document)[:, None], MASKED_SCORE)
         # Rounding in bf16 can take the cosine of equal vectors to 1.008.
-        best = cosine.amax(2).clamp(max=1) * queries.valid[query_of_pair]  # [N, Lq]
-        return best.sum(1, keepdim=True) / queries.length[query_of_pair][:, None]
+        best = cosine.amax(2).clamp(max=1) * counted  # [N, Lq]
+        return best.sum(1, keepdim=True) / length[:, None]
+
+    def _compared(self, document: Rows) -> Tensor:
+        compared = document.valid
+        if self.skipped:
+            compared = compared & (document.ids[..., None] != torch.tensor(self.skipped)).all(-1)
+        return compared
 
 
-def _lengths(column: Tensor) -> Tensor:
-    """INT32 [N, 1] to int64 [N]."""
-    return column.squeeze(1).to(torch.int64)
+class ImageEmbedding(torch.nn.Module):
+    """One vector an image, not normalised: UINT8 [N, 3, H, W] to [N, D]."""
+
+    factor: Tensor
+    offset: Tensor
+
+    def __init__(self, model: torch.nn.Module, scale: float, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        """Put the rescaling and normalisation of an image processor before a model, [N, 3, H, W] to [N, D]."""
+        super().__init__()
+        self.model = model
+        # (pixel * scale - mean) / deviation as one product and one sum
+        self.register_buffer("factor", scale / torch.tensor(deviation)[:, None, None])
+        self.register_buffer("offset", -(torch.tensor(mean) / torch.tensor(deviation))[:, None, None])
+
+    def forward(self, pixels: Tensor) -> Tensor:  # noqa: D102
+        embedded: Tensor = self.model(pixels.to(torch.float32) * self.factor + self.offset)
+        return embedded

@@ -2,6 +2,7 @@
 
 import tomllib
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,7 +13,26 @@ from export.errors import ManifestError
 
 MANIFEST = Path(__file__).with_name("models.toml")
 
-Task = Literal["text-embedding", "late-interaction"]
+Task = Literal["text-embedding", "cross-encoder", "late-interaction", "image-text"]
+Backend = Literal["python", "onnxruntime", "tensorrt"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Pooling = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
+
+PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
+    "python": ("bf16", "fp32", "int8"),
+    "onnxruntime": ("fp32", "fp16"),
+    "tensorrt": ("fp16", "fp32"),
+}
+"""What each backend computes in, its default first. bf16 is fp32 on a processor that does not compute in it."""
+TASKS_OF: Mapping[str, tuple[Task, ...]] = {
+    "dimensions": ("text-embedding", "image-text"),
+    "image_source": ("image-text",),
+    "pooling": ("text-embedding", "image-text"),
+    "positive_class": ("cross-encoder",),
+    "template": ("cross-encoder",),
+}
+"""The tasks that a key means something for; any other key is for all."""
+
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
 
 
@@ -25,6 +45,21 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     source: Annotated[str, Meta(min_length=1)]
     revision: str | None = None
     """Branch, tag or commit, for sources on the hub."""
+    image_source: str | None = None
+    """The folder of the image tower, for image-text models made of two; `source` is then the text tower's."""
+    backend: Backend = "python"
+    precision: Precision | None = None
+    """One of PRECISIONS, the first by default."""
+    pooling: Pooling | None = None
+    """For sources that do not say."""
+    positive_class: str | None = None
+    """The label that means relevant, for cross-encoders of several classes."""
+    template: Annotated[str, Meta(pattern=r"(?s)\{query\}.*\{document\}")] | None = None
+    """The prompt of a decoder reranker, with {query} and {document} in it."""
+    allow_pickle: bool = False
+    """Whether weights may be read from a pickle, which runs code of its author."""
+    allow_remote_code: bool = False
+    """Whether code that comes with the weights may run."""
     default: bool = False
     aliases: tuple[Annotated[str, Meta(pattern=r"^[^,\s]+$")], ...] = ()
     licence: str | None = None
@@ -71,6 +106,27 @@ def _spec(path: Path, name: str, table: object) -> ModelSpec:
         spec = msgspec.convert({"name": name, **table}, ModelSpec)
     except msgspec.ValidationError as exc:
         raise ManifestError(f"{path.name} [{name}]: {exc}") from exc
-    if spec.source.startswith("."):  # relative to the file, wherever the export is started
-        spec = msgspec.structs.replace(spec, source=str((path.parent / spec.source).resolve()))
+    _check(path, spec)
+    for key in ("source", "image_source"):
+        folder = getattr(spec, key)
+        if folder is not None and folder.startswith("."):  # relative to the file, wherever the export is started
+            spec = msgspec.structs.replace(spec, **{key: str((path.parent / folder).resolve())})
     return spec
+
+
+def _check(path: Path, spec: ModelSpec) -> None:
+    """Refuse keys that do not go together.
+
+    Raises:
+        ManifestError: with the key that is at fault.
+    """
+    offered = PRECISIONS[spec.backend]
+    if spec.precision not in (None, *offered):
+        raise ManifestError(
+            f"{path.name} [{spec.name}] precision: backend {spec.backend!r} computes in {', '.join(offered)}"
+        )
+    if spec.precision == "int8" and spec.task != "text-embedding":
+        raise ManifestError(f"{path.name} [{spec.name}] precision: int8 is for text-embedding only")
+    for key, tasks in TASKS_OF.items():
+        if getattr(spec, key) and spec.task not in tasks:
+            raise ManifestError(f"{path.name} [{spec.name}] {key}: is for {' and '.join(tasks)} only")

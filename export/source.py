@@ -26,31 +26,54 @@ def resolve(spec: ModelSpec) -> Source:
     """Find the model's folder, downloading it first if it is on the hub and not in the cache.
 
     Raises:
-        SourceError: it is not there, or its weights are not in safetensors (a pickle runs code when it is read).
+        SourceError: it is not there, or its weights are neither in safetensors nor, where the table allows it, in a
+            pickle, which runs code when it is read.
     """
-    source = _locate(spec)
+    return _resolve(spec, "source", spec.source)
+
+
+def resolve_image(spec: ModelSpec) -> Source | None:
+    """Find the folder of the image tower, if it has one of its own, as `resolve` does."""
+    return None if spec.image_source is None else _resolve(spec, "image_source", spec.image_source)
+
+
+def revision(spec: ModelSpec) -> str:
+    """What tells this state of all its sources from another, as `Source.revision` does for one."""
+    image = resolve_image(spec)
+    return resolve(spec).revision + (f" {image.revision}" if image else "")
+
+
+def _resolve(spec: ModelSpec, key: str, where: str) -> Source:
+    source = _locate(spec, key, where)
     if not (source.folder / "config.json").is_file():
-        raise SourceError(f"[{spec.name}] source: {spec.source} holds no config.json")
-    if not any(source.folder.glob("*.safetensors")):
-        raise SourceError(f"[{spec.name}] source: {spec.source} holds no *.safetensors weights")
+        raise SourceError(f"[{spec.name}] {key}: {where} holds no config.json")
+    if any(source.folder.glob("*.safetensors")):
+        return source
+    if not any(source.folder.glob("*.bin")):
+        raise SourceError(f"[{spec.name}] {key}: {where} holds no weights (*.safetensors)")
+    if not spec.allow_pickle:
+        raise SourceError(
+            f"[{spec.name}] {key}: {where} holds its weights in a pickle (*.bin), which can run code of its author when"
+            " it is read; convert them to safetensors, or set allow_pickle = true"
+        )
     return source
 
 
 def is_remote(spec: ModelSpec) -> bool:
-    """Whether finding the source may ask the hub."""
-    return not spec.source.startswith((PACKAGE, "/"))
+    """Whether finding the sources may ask the hub."""
+    return not all(where.startswith((PACKAGE, "/")) for where in (spec.source, spec.image_source or "/"))
 
 
-def _locate(spec: ModelSpec) -> Source:
-    if spec.source.startswith(PACKAGE):
-        package, _, folder = spec.source.removeprefix(PACKAGE).partition("/")
+def _locate(spec: ModelSpec, key: str, where: str) -> Source:
+    if where.startswith(PACKAGE):
+        package, _, folder = where.removeprefix(PACKAGE).partition("/")
         found = importlib.util.find_spec(package) if package.isidentifier() else None
         if found is None or not found.submodule_search_locations:
-            raise SourceError(f"[{spec.name}] source: the Python package {package} is not installed")
+            raise SourceError(f"[{spec.name}] {key}: the Python package {package} is not installed")
         return Source(Path(found.submodule_search_locations[0]) / folder, importlib.metadata.version(package))
-    if spec.source.startswith("/"):
-        return Source(Path(spec.source), _state(Path(spec.source)))
-    return _hub(spec)
+    if where.startswith("/"):
+        return Source(Path(where), _state(Path(where)))
+    return _hub(spec, key, where)
 
 
 def _state(folder: Path) -> str:
@@ -59,23 +82,24 @@ def _state(folder: Path) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 
-def _hub(spec: ModelSpec) -> Source:
+def _hub(spec: ModelSpec, key: str, where: str) -> Source:
     # Imported here: it takes a second, and local models do not need it.
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
+    kinds = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json", "*/*.safetensors", "artifact.metadata"]
+    kinds += ["*.bin", "*/*.bin"] if spec.allow_pickle else []
+    kinds += ["*.py"] if spec.allow_remote_code else []
     try:
+        # An image tower of its own is at its default branch: the revision is that of the text tower.
+        revision = spec.revision if key == "source" else None
         folder = Path(
-            snapshot_download(
-                spec.source,
-                revision=spec.revision,
-                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json", "*/*.safetensors"],
-                ignore_patterns=["onnx/*", "openvino/*"],
-            )
+            snapshot_download(where, revision=revision, allow_patterns=kinds, ignore_patterns=["onnx/*", "openvino/*"])
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as exc:
+        at = f" at revision {revision!r}" if revision else ""
         raise SourceError(
-            f"[{spec.name}] source: {spec.source} is not on the hub or in its cache; a local folder begins with ./ or /"
+            f"[{spec.name}] {key}: {where}{at} is not on the hub or in its cache; a local folder begins with ./ or /"
             f" ({exc})"
         ) from exc
     return Source(folder, folder.name)  # the cache names a snapshot's folder after its commit

@@ -1,89 +1,96 @@
-"""A text tower: what sentence-transformers reads out of a source folder."""
+"""What an export makes of a source: for each Triton model a graph to trace, and what proves and serves it."""
 
-import warnings
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PretrainedConfig
 
+from export.encoder import FAMILIES
 from export.errors import SourceError
+from export.loading import Model
 from export.manifest import ModelSpec
+from export.runtime.engine import FIELDS, Field, Row
+
+MOST_TOKENS = 8192
+"""A row of a model that takes more is limited to this, unless its table says otherwise."""
+
+TEXT, FIRST_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
 
 
 @dataclass(frozen=True, slots=True)
-class TextTower:
-    """A transformers encoder in fp32, and what is needed to serve it."""
+class Vocabulary:
+    """What turns text into a tower's token ids."""
 
-    name: str
-    """Of its table in the manifest."""
-    reference: SentenceTransformer
-    """The whole pipeline, which verification holds the graph against."""
-    model: torch.nn.Module
     tokenizer: Tokenizer
     """Without padding and truncation: the gateway cuts."""
-    pooling: str
-    """As sentence-transformers names it: "mean", "cls", ..."""
-    width: int
-    """Dimensions of a token vector."""
+    size: int
+    """Ids are below this."""
     max_tokens: int
-    vocabulary_size: int
+    padding: int
+    """The id to pad with; no token sees it."""
 
 
-def load(spec: ModelSpec, folder: Path) -> TextTower:
-    """Load the tower of a sentence-transformers folder; a plain transformers folder gets mean pooling.
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a Triton model does."""
+
+    name: str
+    output: str
+
+
+TEXT_EMBEDDING = Role("text-embedding", "embedding")
+IMAGE_EMBEDDING = Role("image-embedding", "embedding")
+CROSS_ENCODER = Role("cross-encoder", "score")
+LATE_INTERACTION = Role("late-interaction", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """One Triton model to be."""
+
+    name: str
+    """Its name in Triton."""
+    role: Role
+    fields: tuple[Field, ...]
+    """What a row of its input holds."""
+    head: torch.nn.Module
+    """From `Rows`, one for each run of token ids, or from pixels, to FP32 [N, width]."""
+    width: int
+    reference: Callable[[Row], Tensor]
+    """One row's output, [width], by the source's own code in fp32."""
+    samples: Callable[[], Sequence[Row]]
+    """Rows of many lengths to compare on."""
+    vocabulary: Vocabulary | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """What the gateway needs to know beyond what all towers have."""
+
+
+def vocabulary(spec: ModelSpec, tokenizer: Model, config: PretrainedConfig, limit: int | None) -> Vocabulary:
+    """The vocabulary of a transformers model.
+
+    Args:
+        spec: its table.
+        tokenizer: a fast one.
+        config: of the model.
+        limit: tokens that the source says it takes.
 
     Raises:
-        SourceError: the folder cannot be loaded, it has a default prompt, a module after the pooling that is not a
-            plain normalisation, or no fast tokenizer, or more tokens or dimensions are asked for than the model has.
+        SourceError: the tokenizer is not a fast one, or more tokens are asked for than the model has positions.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            reference = SentenceTransformer(
-                str(folder),
-                device="cpu",
-                local_files_only=True,
-                model_kwargs={"attn_implementation": "sdpa", "dtype": torch.float32, "use_safetensors": True},
-            )
-    except (OSError, ValueError, KeyError) as exc:  # what transformers raises for configs and weights it cannot read
-        raise SourceError(f"[{spec.name}] source: cannot be loaded: {exc}") from exc
-    if reference.default_prompt_name is not None:
-        raise SourceError(
-            f"[{spec.name}] source: a default prompt ({reference.default_prompt_name!r}) is not supported yet"
-        )
-    transformer, pooling, *rest = reference
-    if not isinstance(transformer, Transformer) or not isinstance(pooling, Pooling):
-        raise SourceError(f"[{spec.name}] source: not a transformer followed by a pooling, but {reference}")
-    if not all(isinstance(module, Normalize) for module in rest):
-        raise SourceError(f"[{spec.name}] source: modules after the pooling are not supported: {rest}")
-    model = transformer.auto_model.eval()
-    positions = getattr(model.config, "max_position_embeddings", None)
-    max_tokens = spec.max_tokens or reference.max_seq_length
-    if not max_tokens or (positions and max_tokens > positions):
-        raise SourceError(f"[{spec.name}] max_tokens: {max_tokens}, but the model has {positions} positions")
-    width = model.config.hidden_size
-    if any(size >= width for size in spec.dimensions):
-        raise SourceError(f"[{spec.name}] dimensions: {list(spec.dimensions)}, but the model has {width}")
-    return TextTower(
-        name=spec.name,
-        reference=reference,
-        model=model,
-        tokenizer=_tokenizer(spec, reference),
-        pooling=pooling.get_config_dict()["pooling_mode"],
-        width=width,
-        max_tokens=max_tokens,
-        vocabulary_size=model.config.vocab_size,
-    )
-
-
-def _tokenizer(spec: ModelSpec, reference: SentenceTransformer) -> Tokenizer:
-    fast = getattr(reference.tokenizer, "backend_tokenizer", None)
+    fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
         raise SourceError(f"[{spec.name}] source: no fast tokenizer (tokenizer.json)")
-    tokenizer = Tokenizer.from_str(fast.to_str())
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
+    own = Tokenizer.from_str(fast.to_str())
+    own.no_truncation()
+    own.no_padding()
+    family = FAMILIES.get(config.model_type)
+    positions = getattr(config, "max_position_embeddings", None) or MOST_TOKENS
+    positions -= family.first_position(config) if family else 0
+    most = spec.max_tokens or min(limit or MOST_TOKENS, MOST_TOKENS, positions)
+    if most > positions:
+        raise SourceError(f"[{spec.name}] max_tokens: {most}, but the model has {positions} positions")
+    padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    return Vocabulary(own, config.vocab_size, most, padding)

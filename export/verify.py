@@ -1,10 +1,11 @@
-"""The proof: the finished graph, on the engine that will serve it, against the reference.
+"""The proof: the finished graph, on what will serve it, against the reference.
 
 The reference is the source model in float32, every row alone. The graph runs rows of many lengths alone, in threes and
 all together. No entry is written whose numbers differ by more than the tolerance.
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,166 +13,165 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sentence_transformers.sentence_transformer.modules import Normalize
-from torch.nn import functional
 
 from export.errors import ParityError
-from export.runtime.engine import Engine, Ids, Row
-from export.tower import TextTower
-
-SAMPLES = Path(__file__).with_name("samples.txt")
-LENGTHS = (3, 4, 6, 9, 14, 22, 35, 56, 90, 145, 233, 377)
-"""Tokens of the rows that are compared, as far as the model takes them; its limit is always one."""
-
-COSINE = "cosine >="
-ERROR = "error <="
+from export.manifest import ModelSpec, Precision
+from export.runners import Runner, runners
+from export.runtime.engine import Row, Tokens
+from export.tower import Tower
 
 Vectors = NDArray[np.float32]
+
+ROUNDS = 3
+"""How often all rows are run to see how fast they are; the best round counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far the outputs may be from the reference's, by the worst row and on average."""
+
+    worst: float
+    mean: float
+
+
+def _cosine_error(expected: Vectors, actual: Vectors) -> Vectors:
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
+    errors: Vectors = 1 - (expected * actual).sum(1) / norms
+    return errors
+
+
+def _score_error(expected: Vectors, actual: Vectors) -> Vectors:
+    """The difference, in proportion where the reference is larger than 1."""
+    errors: Vectors = np.abs(expected - actual) / np.maximum(1, np.abs(expected))
+    return errors
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """How outputs [N, width] are held against the reference's."""
+
+    name: str
+    """Of what differs: the error of a cosine is 1 less it."""
+    errors: Callable[[Vectors, Vectors], Vectors]
+    tolerances: Mapping[Precision, Tolerance]
+
+
+_COSINE = Measure(
+    "cosine",
+    _cosine_error,
+    {
+        "fp32": Tolerance(1e-4, 1e-4),
+        "bf16": Tolerance(1e-4, 1e-4),
+        "fp16": Tolerance(1e-3, 1e-3),
+        "int8": Tolerance(2e-2, 5e-3),
+    },
+)
+MEASURES: Mapping[str, Measure] = {
+    "text-embedding": _COSINE,
+    "image-embedding": _COSINE,
+    # Means of cosines: all of a row's tokens have to be off for these to be.
+    "late-interaction": Measure(
+        "score",
+        _score_error,
+        {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(1e-2, 1e-2), "fp16": Tolerance(2e-3, 2e-3)},
+    ),
+    # Logits: bf16 has 8 bits of mantissa, a step of 1/256. The sigmoid behind makes a quarter of the difference.
+    "cross-encoder": Measure(
+        "logit",
+        _score_error,
+        {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(5e-2, 2e-2), "fp16": Tolerance(1e-2, 1e-2)},
+    ),
+}
+"""By role."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
     """What one comparison found, and what it may find."""
 
-    precision: str
-    """The engine's: "f32" or "bf16"."""
+    model: str
+    """Its name in Triton."""
+    precision: Precision
     batches: str
     measure: str
-    """COSINE, which may not fall below the tolerance, or ERROR, which may not exceed it."""
-    value: float
-    tolerance: float
+    worst: float
+    mean: float
+    tolerance: Tolerance
 
     @property
     def holds(self) -> bool:
-        """Whether the value is within the tolerance; NaN never is."""
-        return self.value >= self.tolerance if self.measure == COSINE else self.value <= self.tolerance
+        """Whether both are within the tolerance; NaN never is."""
+        return self.worst <= self.tolerance.worst and self.mean <= self.tolerance.mean
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """How the outputs of one task are held against the reference's."""
+class Speed:
+    """Tokens of all compared rows a second, on this machine; for images, images a second."""
 
-    rows: Callable[[TextTower], list[Row]]
-    reference: Callable[[TextTower, Row], torch.Tensor]
-    """One row's output, [width]."""
-    measure: str
-    difference: Callable[[Vectors, Vectors], float]
-    tolerance: Mapping[str, float]
-    """By precision of the engine."""
+    model: str
+    precision: Precision
+    per_second: float
 
 
-def verify(task: str, tower: TextTower, graph: Path, precisions: Sequence[str | None]) -> Iterator[Parity]:
-    """Compare a graph with its reference.
+def verify(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Parity | Speed]:
+    """Compare a graph with its reference on every engine setting that may serve it.
 
     Args:
-        task: a key of `COMPARISONS`.
+        spec: says what will.
         tower: what the graph was traced from.
-        graph: the ONNX file.
-        precisions: of the engine; None is what it takes by itself when it serves.
+        graph: the file.
 
     Yields:
-        Each comparison, one after the other: a precision takes seconds.
+        Each comparison, one after the other, and at the end of each precision its speed: a precision takes seconds.
 
     Raises:
         ParityError: a comparison is beyond its tolerance.
     """
-    comparison = COMPARISONS[task]
-    rows = comparison.rows(tower)
+    rows = tower.samples()
     with torch.inference_mode():
-        expected = np.stack([comparison.reference(tower, row).numpy() for row in rows])
-    seen: set[str] = set()
-    for precision in precisions:
-        engine = Engine(graph, precision)
-        if engine.precision in seen:  # a processor without bf16 serves in f32
+        expected = np.stack([tower.reference(row).numpy() for row in rows])
+    seen: set[Precision] = set()
+    for runner in runners(spec, tower.fields, graph):
+        if runner.precision in seen:  # a processor without bf16 serves in fp32
             continue
-        seen.add(engine.precision)
-        for batches, actual in _runs(engine, rows):
-            value = comparison.difference(expected, actual)
-            parity = Parity(
-                engine.precision, batches, comparison.measure, value, comparison.tolerance[engine.precision]
-            )
+        seen.add(runner.precision)
+        for batches, actual in _runs(runner, rows, tower.width):
+            parity = _compare(tower, runner.precision, batches, expected, actual)
             if not parity.holds:
                 raise ParityError(
-                    f"{graph.name} in {parity.precision}, rows {batches}: measured {value:.6f}, where"
-                    f" {parity.measure} {parity.tolerance:g} was due"
+                    f"verify {tower.name} in {parity.precision}, rows {batches}: {parity.measure} error"
+                    f" {parity.worst:.2g} at worst and {parity.mean:.2g} on average, where"
+                    f" {parity.tolerance.worst:g} and {parity.tolerance.mean:g} are the most"
                 )
             yield parity
+        yield Speed(tower.name, runner.precision, _speed(tower, runner, rows))
 
 
-def _runs(engine: Engine, rows: Sequence[Row]) -> Iterator[tuple[str, Vectors]]:
+def _compare(tower: Tower, precision: Precision, batches: str, expected: Vectors, actual: Vectors) -> Parity:
+    measure = MEASURES[tower.role.name]
+    errors = np.maximum(measure.errors(expected, actual), 0)  # rounding can take a cosine above 1
+    worst, mean = float(errors.max()), float(errors.mean())
+    return Parity(tower.name, precision, batches, measure.name, worst, mean, measure.tolerances[precision])
+
+
+def _runs(runner: Runner, rows: Sequence[Row], width: int) -> Iterator[tuple[str, Vectors]]:
     for batches, size in (("alone", 1), ("in threes", 3), ("together", len(rows))):
         count = math.ceil(len(rows) / size)
-        actual = np.empty((len(rows), engine.width), np.float32)
+        actual = np.empty((len(rows), width), np.float32)
         for first in range(count):
             batch = list(range(first, len(rows), count))  # strided, so that short and long rows meet
-            actual[batch] = engine.run([rows[i] for i in batch])
+            actual[batch] = runner.run([rows[i] for i in batch])
         yield batches, actual
 
 
-def sample_ids(tower: TextTower, start: int, length: int) -> Ids:
-    """A row of real text cut to `length` tokens, special tokens included."""
-    texts = SAMPLES.read_text().splitlines()
-    ids: list[int] = []
-    while len(ids) < length:
-        ids = tower.tokenizer.encode(" ".join(texts[start:] + texts[:start])).ids
-        texts *= 2
-    return np.array([*ids[: length - 1], ids[-1]], np.int64)
+def _speed(tower: Tower, runner: Runner, rows: Sequence[Row]) -> float:
+    lengths = [
+        len(value) for row in rows for field, value in zip(tower.fields, row, strict=True) if isinstance(field, Tokens)
+    ]
+    return (sum(lengths) or len(rows)) / min(_seconds(lambda: runner.run(rows)) for _ in range(ROUNDS))
 
 
-def _lengths(tower: TextTower) -> list[int]:
-    return [*(length for length in LENGTHS if length < tower.max_tokens), tower.max_tokens]
-
-
-def _single_rows(tower: TextTower) -> list[Row]:
-    return [(sample_ids(tower, i, length),) for i, length in enumerate(_lengths(tower))]
-
-
-def _pair_rows(tower: TextTower) -> list[Row]:
-    """Every document length under short, medium and long queries; queries repeat, as they do in rerank."""
-    lengths = _lengths(tower)
-    queries = [sample_ids(tower, i, length) for i, length in enumerate((5, 12, tower.max_tokens // 2))]
-    return [(query, sample_ids(tower, i + 3, length)) for query in queries for i, length in enumerate(lengths)]
-
-
-def _pooled(tower: TextTower, row: Row) -> torch.Tensor:
-    """The reference's vector before its normalisation, which is the gateway's."""
-    features = {"input_ids": torch.from_numpy(row[0])[None], "attention_mask": torch.ones(1, len(row[0]))}
-    for module in tower.reference:
-        if not isinstance(module, Normalize):
-            features = module(features)
-    return features["sentence_embedding"][0]
-
-
-def _mean_max_cosine(tower: TextTower, row: Row) -> torch.Tensor:
-    query, document = (
-        functional.normalize(tower.model(input_ids=torch.from_numpy(ids)[None]).last_hidden_state[0], dim=-1)
-        for ids in row
-    )
-    return (query @ document.T).amax(1).mean()[None]
-
-
-def _min_cosine(expected: Vectors, actual: Vectors) -> float:
-    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
-    return float(((expected * actual).sum(1) / norms).min())
-
-
-def _max_error(expected: Vectors, actual: Vectors) -> float:
-    return float(np.abs(expected - actual).max())
-
-
-COMPARISONS: Mapping[str, Comparison] = {
-    "text-embedding": Comparison(
-        rows=_single_rows,
-        reference=_pooled,
-        measure=COSINE,
-        difference=_min_cosine,
-        tolerance={"f32": 0.9999, "bf16": 0.9999},
-    ),
-    "late-interaction": Comparison(
-        rows=_pair_rows,
-        reference=_mean_max_cosine,
-        measure=ERROR,
-        difference=_max_error,
-        tolerance={"f32": 1e-3, "bf16": 1e-2},
-    ),
-}
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started

@@ -1,12 +1,23 @@
-# What the tests use of it; the package ships no types.
+# What is used of it; the package ships no types.
 from collections.abc import Mapping, Sequence
 from os import PathLike
 
 import numpy as np
 from numpy.typing import NDArray
 
+class SessionOptions:
+    log_severity_level: int
+
 class InferenceSession:
-    def __init__(self, path_or_bytes: str | PathLike[str] | bytes, *, providers: Sequence[str] = ...) -> None: ...
+    def __init__(
+        self,
+        path_or_bytes: str | PathLike[str] | bytes,
+        sess_options: SessionOptions | None = ...,
+        *,
+        providers: Sequence[str] = ...,
+    ) -> None: ...
     def run(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, NDArray[np.generic]]
     ) -> list[NDArray[np.float32]]: ...
+
+def get_available_providers() -> list[str]: ...

@@ -1,4 +1,4 @@
-"""Runs a packed graph on OpenVINO: rows of any length in, one vector or score a row out.
+"""Runs a graph on OpenVINO: rows of any length in, one vector or score a row out.
 
 Copied into each entry beside `model.py`, and used by the export to verify what it copies.
 """
@@ -12,18 +12,36 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+Array = NDArray[np.generic]
 Ids = NDArray[np.int64]
-Row = tuple[Ids, ...]
-"""What one row of a batch holds: the token ids of each of its segments, 1-D and without padding."""
+Row = tuple[Array, ...]
+"""What one row of a batch holds, a value for each field of the graph: token ids 1-D and without padding, a number 0-D,
+or the pixels of an image."""
 
 PACK_TOKENS = 512
 """Tokens in one execution. On two AVX-512 cores 384 to 512 gave the most tokens/s; beyond that the activations outgrow
 the caches."""
+IMAGE_TOKENS = 128
+"""What an image counts for in a pack."""
+
+
+class InvalidTensorsError(ValueError):
+    """The tensors of one request do not fit the contract."""
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """The three inputs of a graph that make up one run of token ids a row."""
+class Limits:
+    """What a model takes."""
+
+    max_tokens: int = 0
+    """The most that one run of token ids may hold."""
+    vocabulary_size: int = 0
+    """Ids are below this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One run of token ids a row: three inputs of the graph."""
 
     ids: str
     """INT64 [b, L] at Triton, flattened in the graph."""
@@ -32,26 +50,102 @@ class Segment:
     stride: str
     """INT32 [b], the stored length of each row. Only the graph has it: Triton or the engine fills it in."""
 
+    @property
+    def name(self) -> str:
+        """The graph's input by which it is recognised."""
+        return self.ids
 
-SEGMENTS = (
-    Segment("input_ids", "length", "row_stride"),
-    Segment("query_ids", "query_length", "query_stride"),
-    Segment("document_ids", "document_length", "document_stride"),
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors of a request."""
+        return (self.ids, self.length)
+
+    def cost(self, value: Array) -> int:
+        """Tokens that a row's value counts for in a pack."""
+        return len(value)
+
+    def feed(self, values: Sequence[Array]) -> dict[str, Array]:
+        """The graph's inputs for a pack of rows."""
+        length = np.fromiter(map(len, values), np.int32, len(values))
+        return {self.ids: np.concatenate(values), self.stride: length, self.length: length[:, None]}
+
+    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:
+        """Take each row's ids out of a request's tensors, without their padding."""
+        ids, length = tensors[self.ids], tensors[self.length]
+        limit = min(ids.shape[1], limits.max_tokens)
+        _check_range(self.length, length, 1, limit)
+        rows: list[Array] = [row[:n] for row, n in zip(ids, length[:, 0].tolist(), strict=True)]
+        for row in rows:
+            _check_range(self.ids, row, 0, limits.vocabulary_size - 1)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class FirstLength:
+    """How many tokens of a row are its first segment, INT32 [b, 1]: the query of a pair, for segment embeddings."""
+
+    name: str
+    of: str
+    """The length of the whole row."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:  # noqa: D102
+        return (self.name,)
+
+    def cost(self, value: Array) -> int:  # noqa: ARG002, D102
+        return 0
+
+    def feed(self, values: Sequence[Array]) -> dict[str, Array]:  # noqa: D102
+        return {self.name: np.array(values, np.int32)[:, None]}
+
+    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:  # noqa: ARG002, D102
+        lengths = tensors[self.name]
+        if np.less(tensors[self.of], lengths).any():
+            raise InvalidTensorsError(f"{self.name} must not exceed {self.of}")
+        _check_range(self.name, lengths, 1, None)
+        return list(lengths[:, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """One image a row, UINT8 [b, 3, H, W]."""
+
+    name: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:  # noqa: D102
+        return (self.name,)
+
+    def cost(self, value: Array) -> int:  # noqa: ARG002, D102
+        return IMAGE_TOKENS
+
+    def feed(self, values: Sequence[Array]) -> dict[str, Array]:  # noqa: D102
+        return {self.name: np.stack(values)}
+
+    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:  # noqa: ARG002, D102
+        return list(tensors[self.name])
+
+
+Field = Tokens | FirstLength | Pixels
+
+FIELDS: tuple[Field, ...] = (
+    Tokens("input_ids", "length", "row_stride"),
+    FirstLength("first_length", "length"),
+    Tokens("query_ids", "query_length", "query_stride"),
+    Tokens("document_ids", "document_length", "document_stride"),
+    Pixels("pixels"),
 )
-
-
-class InvalidTensorsError(ValueError):
-    """The tensors of one request do not fit the contract."""
+"""All that a graph may take. Which of them one does, its inputs tell."""
 
 
 class Engine:
     """A compiled graph. Not thread-safe: one a Triton instance."""
 
     def __init__(self, graph: Path, precision: str | None = None) -> None:
-        """Compile the ONNX file `graph`.
+        """Compile a graph as the export writes them.
 
         Args:
-            graph: a packed graph as the export writes them.
+            graph: an ONNX or OpenVINO file.
             precision: "f32" or "bf16"; by default bf16 where the processor computes in it, else f32.
         """
         settings: dict[str, object] = {
@@ -64,25 +158,22 @@ class Engine:
         compiled = ov.Core().compile_model(graph, "CPU", settings)
         self.precision: str = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         names = {name for port in compiled.inputs for name in port.names}
-        self.segments = tuple(segment for segment in SEGMENTS if segment.ids in names)
+        self.fields = tuple(field for field in FIELDS if field.name in names)
         self.width = compiled.outputs[0].partial_shape[1].get_length()
         self._request = compiled.create_infer_request()
 
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Compute every row, [N, width], in the order given."""
         results = np.empty((len(rows), self.width), np.float32)
-        costs = [sum(len(ids) for ids in row) for row in rows]
+        costs = [sum(field.cost(value) for field, value in zip(self.fields, row, strict=True)) for row in rows]
         for pack in packs(costs, PACK_TOKENS):
             results[pack] = self._execute([rows[i] for i in pack])
         return results
 
     def _execute(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        feed: dict[str, NDArray[np.generic]] = {}
-        for segment, ids in zip(self.segments, zip(*rows, strict=True), strict=True):
-            length = np.fromiter(map(len, ids), np.int32, len(ids))
-            feed[segment.ids] = np.concatenate(ids)
-            feed[segment.stride] = length
-            feed[segment.length] = length[:, None]
+        feed: dict[str, Array] = {}
+        for field, values in zip(self.fields, zip(*rows, strict=True), strict=True):
+            feed |= field.feed(values)
         result: NDArray[np.float32] = self._request.infer(feed, share_inputs=True, share_outputs=True)[0]
         return result
 
@@ -109,31 +200,24 @@ def packs(costs: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield pack
 
 
-def read_rows(
-    tensors: Mapping[str, NDArray[np.generic]], segments: Sequence[Segment], max_tokens: int, vocabulary_size: int
-) -> list[Row]:
+def read_rows(tensors: Mapping[str, Array], fields: Sequence[Field], limits: Limits) -> list[Row]:
     """Take the rows of one request out of its tensors, without their padding.
 
     Args:
-        tensors: by name, the ids INT64 [b, L] and lengths INT32 [b, 1] of every segment.
-        segments: of the graph.
-        max_tokens: the most that one segment of a row may hold.
-        vocabulary_size: ids are below this.
+        tensors: the inputs of every field, by name, as Triton has them: rows first.
+        fields: of the graph.
+        limits: of the model.
 
     Raises:
-        InvalidTensorsError: a length is not in 1..min(L, max_tokens), an id is not in the vocabulary, or the
-            segments differ in rows. Checked here since the graph would answer garbage for the neighbours as well.
+        InvalidTensorsError: a length is not in 1..min(L, max_tokens), an id is not in the vocabulary, or the tensors
+            differ in rows. Checked here since the graph would answer garbage for the neighbours as well.
     """
-    columns: list[list[Ids]] = []
-    for segment in segments:
-        ids, length = tensors[segment.ids], tensors[segment.length]
-        limit = min(ids.shape[1], max_tokens)
-        if len(ids) != len(length) or len(ids) != len(tensors[segments[0].ids]):
-            raise InvalidTensorsError(f"{segment.ids} and {segment.length} must have as many rows as each other input")
-        if length.min() < 1 or length.max() > limit:
-            raise InvalidTensorsError(f"{segment.length} must be in 1..{limit}")
-        column = [row[:n] for row, n in zip(ids, length[:, 0].tolist(), strict=True)]
-        if any(row.min() < 0 or row.max() >= vocabulary_size for row in column):
-            raise InvalidTensorsError(f"{segment.ids} must be in 0..{vocabulary_size - 1}")
-        columns.append(column)
-    return list(zip(*columns, strict=True))
+    rows = {name: len(tensors[name]) for field in fields for name in field.inputs}
+    if len(set(rows.values())) > 1:
+        raise InvalidTensorsError(f"the inputs must have as many rows as each other, not {rows}")
+    return list(zip(*(field.read(tensors, limits) for field in fields), strict=True))
+
+
+def _check_range(name: str, values: Array, low: int, high: int | None) -> None:
+    if values.min() < low or (high is not None and values.max() > high):
+        raise InvalidTensorsError(f"{name} must be in {low}..{'' if high is None else high}")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as triton
-from engine import Engine, InvalidTensorsError, Row, read_rows
+from engine import Engine, InvalidTensorsError, Limits, Row, read_rows
 
 
 class TritonPythonModel:
@@ -23,10 +23,10 @@ class TritonPythonModel:
         """Compile the graph of this version."""
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        self.max_tokens = int(parameters["max_tokens"])
-        self.vocabulary_size = int(parameters["vocabulary_size"])
+        self.limits = Limits(int(parameters.get("max_tokens", 0)), int(parameters.get("vocabulary_size", 0)))
         self.output: str = config["output"][0]["name"]
-        self.engine = Engine(Path(args["model_repository"]) / args["model_version"] / "model.onnx")
+        graph = Path(args["model_repository"]) / args["model_version"] / parameters["graph"]
+        self.engine = Engine(graph, parameters.get("precision"))
         triton.Logger.log_info(f"{args['model_name']} computes in {self.engine.precision}")
 
     def execute(self, requests: list[triton.InferenceRequest]) -> list[triton.InferenceResponse]:
@@ -50,6 +50,6 @@ class TritonPythonModel:
         ]
 
     def _read(self, request: triton.InferenceRequest) -> list[Row]:
-        names = [name for segment in self.engine.segments for name in (segment.ids, segment.length)]
+        names = [name for field in self.engine.fields for name in field.inputs]
         tensors = {name: np.from_dlpack(triton.get_input_tensor_by_name(request, name)) for name in names}
-        return read_rows(tensors, self.engine.segments, self.max_tokens, self.vocabulary_size)
+        return read_rows(tensors, self.engine.fields, self.limits)

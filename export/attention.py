@@ -1,0 +1,191 @@
+"""Attention by rows: what stands in for a model's own while it is traced.
+
+A token sees the tokens of its own row only, all of them, or as a causal or sliding model has it. Written in plain
+operators, for packed rows and for padded ones.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from export.loading import Model
+from export.rows import columns
+
+MASKED_SCORE = -1e4
+"""Attention score of a key that is not seen. Its softmax weight is 0 in every precision, and, unlike -inf or the
+lowest float32, it survives a cast to float16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the T tokens of N packed rows stand; L is the length of the longest row."""
+
+    length: Tensor
+    """int64 [N], the tokens of each row, at least 1."""
+    start: Tensor
+    """int64 [N], where each row begins in the packed sequence."""
+    position: Tensor
+    """int64 [T], the place of each token in its row, from 0."""
+    padding: Tensor
+    """int64 [N, L], the token that each cell of the padded form takes (the first one where there is none)."""
+    packing: Tensor
+    """int64 [T], the cell of the flattened padded form that holds each token."""
+
+    @classmethod
+    def of(cls, length: Tensor) -> "Layout":
+        """Lay out rows of the given lengths, int64 [N]."""
+        end = torch.cumsum(length, 0)
+        start = end - length
+        width = length.max()
+        token = columns(length.sum())
+        row = (token[:, None] >= end[None]).to(torch.int64).sum(1)
+        position = token - start[row]
+        column = columns(width)
+        valid = column[None] < length[:, None]
+        padding = torch.where(valid, start[:, None] + column[None], torch.zeros_like(column)[None])
+        return cls(length, start, position, padding, packing=row * width + position)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """[T, ...] to [N, L, ...]; cells without a token repeat the first one."""
+        return packed[self.padding]
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[N, L, ...] to [T, ...]."""
+        return padded.flatten(0, 1)[self.packing]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Which tokens of its row a token sees."""
+
+    causal: bool = False
+    """Only itself and those before."""
+    window: int | None = None
+    """Only those less than this many places away."""
+
+    def mask(self, attended: Tensor) -> Tensor:
+        """Broadcastable to bool [N, 1, L, L], queries by keys, given the keys that may be seen at all: bool [N, L]."""
+        seen = attended[:, None, None, :]
+        column = columns(attended.shape[1])
+        distance = column[:, None] - column[None]  # how far back a key is
+        if self.causal:
+            seen = seen & (distance >= 0)
+        if self.window is not None:
+            seen = seen & (distance.abs() < self.window)
+        return seen
+
+
+@dataclass(frozen=True, slots=True)
+class RowAttention:
+    """Attention over rows in either form."""
+
+    attended: Tensor
+    """bool [N, L], the keys of each row that may be seen."""
+    layout: Layout | None = None
+    """Of packed rows; None for padded ones."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, sight: Sight, scale: float) -> Tensor:
+        """Attend.
+
+        Args:
+            query: [1, H, T, d] packed, or [N, H, L, d] padded.
+            key: the same, with H or a divisor of it for heads.
+            value: as key.
+            sight: of every token.
+            scale: of the scores.
+
+        Returns:
+            The shape of `query`.
+        """
+        heads = query.shape[1]
+        query, key, value = self._rows(query), self._rows(_repeat(key, heads)), self._rows(_repeat(value, heads))
+        scores = query @ key.transpose(-1, -2) * scale  # [N, H, L, L]
+        scores = scores.masked_fill(~sight.mask(self.attended), MASKED_SCORE)
+        mixed = torch.softmax(scores, -1) @ value  # [N, H, L, d]
+        if self.layout is None:
+            return mixed
+        return self.layout.pack(mixed.transpose(1, 2)).transpose(0, 1)[None]
+
+    def _rows(self, heads: Tensor) -> Tensor:
+        if self.layout is None:
+            return heads
+        return self.layout.pad(heads[0].transpose(0, 1)).transpose(1, 2)  # [1, H, T, d] -> [N, H, L, d]
+
+
+def _repeat(heads: Tensor, count: int) -> Tensor:
+    """Share key or value heads among `count` query heads (grouped-query attention, arXiv 2305.13245)."""
+    groups = count // heads.shape[1]
+    if groups == 1:
+        return heads
+    return heads[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
+
+
+@contextmanager
+def in_sdpa(attend: RowAttention) -> Iterator[None]:
+    """Attend by rows wherever torch's `scaled_dot_product_attention` is called.
+
+    Models call it through the module, so that tracing one inside the block records the replacement. Their masks are
+    ignored, unless one is a `Sight`.
+    """
+    original = functional.scaled_dot_product_attention
+
+    def by_rows(  # the signature of torch's
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | Sight | None = None,
+        dropout_p: float = 0.0,  # noqa: ARG001 - models are in eval mode
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,  # noqa: ARG001 - told from the shapes
+    ) -> Tensor:
+        sight = attn_mask if isinstance(attn_mask, Sight) else Sight(causal=is_causal)
+        return attend(query, key, value, sight, scale or 1 / math.sqrt(query.shape[-1]))
+
+    functional.scaled_dot_product_attention = by_rows
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = original
+
+
+@contextmanager
+def in_interface(model: Model, attend: RowAttention, *, causal: bool) -> Iterator[None]:
+    """Attend by rows wherever a model asks transformers' attention interface.
+
+    An implementation of a name that transformers does not know has no masks made for it.
+
+    Args:
+        model: whose configuration names the implementation.
+        attend: the attention.
+        causal: whether it is, although its modules do not say so.
+    """
+
+    def by_rows(
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,  # noqa: ARG001 - the rows say who sees whom
+        scaling: float,
+        sliding_window: int | None = None,
+        **_: Any,  # noqa: ANN401 - each model has arguments of its own
+    ) -> tuple[Tensor, None]:
+        sight = Sight(causal or getattr(module, "is_causal", False), sliding_window)
+        return attend(query, key, value, sight, scaling).transpose(1, 2), None
+
+    implementation = model.config._attn_implementation
+    ALL_ATTENTION_FUNCTIONS["by_rows"] = by_rows
+    model.config._attn_implementation = "by_rows"
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = implementation
+        ALL_ATTENTION_FUNCTIONS.pop("by_rows")

@@ -1,0 +1,53 @@
+"""What an entry tells `export.plan`, which builds its TensorRT plan where it will be served."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export.config import max_batch_size
+from export.manifest import PRECISIONS, ModelSpec
+from export.plan import CASES, SPEC, Case, save_cases
+from export.profiles import COSINE, ERROR, PlanSpec, Profile, image_profiles, length_buckets, text_profiles, write_spec
+from export.runners import request
+from export.runtime.engine import Row, Tokens
+from export.tower import Tower
+from export.verify import MEASURES
+
+
+def write(spec: ModelSpec, tower: Tower, folder: Path) -> None:
+    """Write plan.json and parity.npz into an entry."""
+    measure = MEASURES[tower.role.name]
+    worst = measure.tolerances[spec.precision or PRECISIONS[spec.backend][0]].worst
+    is_cosine = measure.name == "cosine"
+    plan = PlanSpec(_profiles(spec, tower), COSINE if is_cosine else ERROR, 1 - worst if is_cosine else worst)
+    write_spec(plan, folder / SPEC)
+    save_cases(folder / CASES, [_case(tower, rows) for rows in _batches(tower)])
+
+
+def _profiles(spec: ModelSpec, tower: Tower) -> tuple[Profile, ...]:
+    batch = max_batch_size(spec, tower)
+    if tower.vocabulary is None:
+        _, height, width = tower.samples()[0][0].shape
+        return image_profiles(height, width, batch)
+    ids = [field.ids for field in tower.fields if isinstance(field, Tokens)]
+    columns = [name for field in tower.fields for name in field.inputs if name not in ids]
+    return text_profiles(ids, columns, length_buckets(tower.vocabulary.max_tokens), batch)
+
+
+def _batches(tower: Tower) -> list[list[Row]]:
+    """The rows to compare on, up to four together of those that share a bucket, so that every profile has some."""
+    rows = tower.samples()
+    if tower.vocabulary is None:
+        return [list(rows[:4])]
+    last = max(i for i, field in enumerate(tower.fields) if isinstance(field, Tokens))
+    batches: dict[int, list[Row]] = {bucket: [] for bucket in length_buckets(tower.vocabulary.max_tokens)}
+    for row in rows:
+        batches[next(bucket for bucket in batches if len(row[last]) <= bucket)].append(row)
+    return [batch[:4] for batch in batches.values() if batch]
+
+
+def _case(tower: Tower, rows: list[Row]) -> Case:
+    with torch.inference_mode():
+        expected = np.stack([tower.reference(row).numpy() for row in rows])
+    return Case(request(rows, tower.fields), expected)

@@ -1,0 +1,261 @@
+"""Image-text models: two towers into one space, from one checkpoint (CLIP, SigLIP, ChineseCLIP) or from two."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+)
+
+from export import samples
+from export.encoder import RowEncoder
+from export.errors import SourceError
+from export.heads import ImageEmbedding, TextEmbedding
+from export.loading import Model, architecture, load_model, load_tokenizer, loading
+from export.manifest import ModelSpec
+from export.rows import Rows
+from export.runtime.engine import Row
+from export.source import resolve_image
+from export.tasks import text_embedding
+from export.tower import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Tower, vocabulary
+
+RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
+"""Pillow's numbers, as preprocessor_config.json has them."""
+
+
+def load(spec: ModelSpec, folder: Path) -> list[Tower]:
+    """Load both towers: `NAME-text` and `NAME-image` in Triton, NAME to clients.
+
+    Raises:
+        SourceError: a tower cannot be loaded, or is of no known kind.
+    """
+    image = resolve_image(spec)
+    if image is None:
+        return _joint(spec, folder)
+    text = text_embedding.tower(spec, f"{spec.name}-text", text_embedding.pipeline(spec, folder))
+    vision = _vision(spec, image.folder)
+    if vision.width != text.width:
+        raise SourceError(f"[{spec.name}] image_source: has {vision.width} dimensions, where source has {text.width}")
+    return [_public(spec, text), _public(spec, vision)]
+
+
+@dataclass(frozen=True, slots=True)
+class _TextKind:
+    """How the text tower of one type of checkpoint makes a vector of its token vectors."""
+
+    pooling: str
+    projection: Callable[[Model], Model]
+    fills_up: bool = False
+    """Whether it was trained on texts filled up to its limit, and is to see them so."""
+
+
+_TEXT_KINDS: Mapping[str, _TextKind] = {
+    "chinese_clip": _TextKind("cls", lambda model: model.text_projection),
+    "clip": _TextKind("lasttoken", lambda model: model.text_projection),
+    "siglip": _TextKind("lasttoken", lambda model: model.text_model.head, fills_up=True),
+    "siglip2": _TextKind("lasttoken", lambda model: model.text_model.head, fills_up=True),
+}
+
+
+def _joint(spec: ModelSpec, folder: Path) -> list[Tower]:
+    model = load_model(spec, AutoModel, folder)
+    if model.config.model_type not in _TEXT_KINDS:
+        raise SourceError(
+            f"[{spec.name}] source: a checkpoint of type {model.config.model_type!r} is not one of"
+            f" {', '.join(_TEXT_KINDS)}; for two folders, name the image tower's as image_source"
+        )
+    text = _text(spec, model, load_tokenizer(spec, folder))
+    processor = _processor(spec, folder)
+    if model.config.model_type == "siglip2":
+        vision = _patched(spec, model, processor)
+    else:
+        vision = _pixels(spec, _ImageModel(model, lambda model, pixels: model.get_image_features(pixels)), processor)
+    return [_public(spec, text), _public(spec, vision)]
+
+
+def _public(spec: ModelSpec, tower: Tower) -> Tower:
+    """A tower under the name that both share."""
+    return replace(tower, parameters={**tower.parameters, "name": spec.name})
+
+
+def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
+    kind = _TEXT_KINDS[model.config.model_type]
+    config = model.config.text_config
+    words = vocabulary(spec, tokenizer, config, config.max_position_embeddings)
+    projection = kind.projection(model)
+
+    def embed(row: Row) -> Tensor:
+        ids = torch.from_numpy(row[0])
+        if kind.fills_up:
+            missing = torch.full((config.max_position_embeddings - len(ids),), words.padding)
+            ids = torch.cat([ids, missing])
+        if model.config.model_type == "chinese_clip":  # whose get_text_features asks for a pooler that it does not have
+            embedded: Tensor = projection(model.text_model(input_ids=ids[None]).last_hidden_state[0, 0])
+        else:
+            embedded = model.get_text_features(input_ids=ids[None])[0]
+        return embedded
+
+    head: torch.nn.Module = TextEmbedding(
+        # Of rows that all are of one length there is nothing to pack.
+        RowEncoder(model.text_model, packed=spec.backend != "tensorrt" and not kind.fills_up),
+        (kind.pooling,),
+        projection,
+    )
+    if kind.fills_up:
+        head = _FilledUp(head, config.max_position_embeddings, words.padding)
+    return Tower(
+        name=f"{spec.name}-text",
+        role=TEXT_EMBEDDING,
+        fields=(TEXT,),
+        head=head,
+        width=projection.out_features,
+        reference=embed,
+        samples=lambda: samples.single_rows(words),
+        vocabulary=words,
+    )
+
+
+class _FilledUp(torch.nn.Module):
+    """A head whose rows are filled up to one length, and see what fills them."""
+
+    def __init__(self, head: torch.nn.Module, length: int, token: int) -> None:
+        super().__init__()
+        self.head = head
+        self.length = length
+        self.token = token
+
+    def forward(self, rows: Rows) -> Tensor:
+        embedded: Tensor = self.head(rows.expanded(self.length, self.token, attended=True))
+        return embedded
+
+
+def _vision(spec: ModelSpec, folder: Path) -> Tower:
+    """The image tower of a folder of its own: a classifier's logits, or else the first token's vector."""
+    with loading(spec):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.allow_remote_code)
+    processor = _processor(spec, folder)
+    if architecture(config).endswith("ForImageClassification"):
+        classifier = load_model(spec, AutoModelForImageClassification, folder)
+        return _pixels(spec, _ImageModel(classifier, lambda model, pixels: model(pixels).logits), processor)
+    encoder = load_model(spec, AutoModel, folder)
+    return _pixels(spec, _ImageModel(encoder, lambda model, pixels: model(pixels).last_hidden_state[:, 0]), processor)
+
+
+class _ImageModel(torch.nn.Module):
+    """A model with what is wanted of it: normalised pixels, float32 [N, 3, H, W], to [N, D]."""
+
+    def __init__(self, model: Model, embed: Callable[[Model, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.embed = embed
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.embed(self.model, pixels)
+
+
+def _processor(spec: ModelSpec, folder: Path) -> Model:
+    with loading(spec):
+        return AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, local_files_only=True, use_fast=False, trust_remote_code=spec.allow_remote_code
+        )
+
+
+def _pixels(spec: ModelSpec, model: _ImageModel, processor: Model) -> Tower:
+    """The tower of a model that takes pixels as they are."""
+    height, width = _size(spec, processor)
+
+    def embed(row: Row) -> Tensor:
+        image = Image.fromarray(np.ascontiguousarray(row[0].transpose(1, 2, 0)))
+        ready = processor(images=image, do_resize=False, do_center_crop=False, return_tensors="pt")
+        embedded: Tensor = model(ready["pixel_values"])[0]
+        return embedded
+
+    return _image_tower(spec, model, embed, processor, (height, width))
+
+
+def _patched(spec: ModelSpec, model: Model, processor: Model) -> Tower:
+    """The tower of a SigLIP 2 NaFlex model, on square images that fill its grid of positions.
+
+    It takes images of any shape as a list of patches; batching wants one shape, and on the grid that the positions were
+    trained for they need no interpolation.
+    """
+    side = int(model.config.vision_config.num_patches**0.5)
+    size = model.config.vision_config.patch_size
+
+    def from_pixels(model: Model, pixels: Tensor) -> Tensor:
+        patches = pixels.unfold(2, size, size).unfold(3, size, size)  # [N, 3, side, side, size, size]
+        patches = patches.permute(0, 2, 3, 4, 5, 1).reshape(-1, side * side, size * size * 3)
+        embeddings = model.vision_model.embeddings
+        embeddings.resize_positional_embeddings = lambda grid, *_, **__: grid.flatten(0, 1)[None]
+        try:
+            embedded: Tensor = model.get_image_features(patches, spatial_shapes=torch.full((1, 2), side))
+        finally:
+            del embeddings.resize_positional_embeddings
+        return embedded
+
+    def embed(row: Row) -> Tensor:
+        image = Image.fromarray(np.ascontiguousarray(row[0].transpose(1, 2, 0)))
+        ready = processor(images=image, do_resize=False, max_num_patches=side * side, return_tensors="pt")
+        embedded: Tensor = model.get_image_features(**ready)[0]
+        return embedded
+
+    return _image_tower(spec, _ImageModel(model, from_pixels), embed, processor, (side * size, side * size))
+
+
+def _image_tower(
+    spec: ModelSpec,
+    model: _ImageModel,
+    reference: Callable[[Row], Tensor],
+    processor: Model,
+    size: tuple[int, int],
+) -> Tower:
+    height, width = size
+    with torch.inference_mode():
+        dimensions = model(torch.zeros(1, 3, height, width)).shape[1]
+    scale = processor.rescale_factor if processor.do_rescale else 1.0
+    plain = ([0.0] * 3, [1.0] * 3)
+    mean, deviation = (processor.image_mean, processor.image_std) if processor.do_normalize else plain
+    return Tower(
+        name=f"{spec.name}-image",
+        role=IMAGE_EMBEDDING,
+        fields=(PIXELS,),
+        head=ImageEmbedding(model, scale, mean, deviation),
+        width=dimensions,
+        reference=reference,
+        samples=lambda: [(image,) for image in samples.images(height, width)],
+        parameters=_preparation(processor, height, width),
+    )
+
+
+def _size(spec: ModelSpec, processor: Model) -> tuple[int, int]:
+    """Height and width of what the model sees.
+
+    Raises:
+        SourceError: the image processor does not bring images to one size.
+    """
+    crop = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
+    if not {"height", "width"} <= set(crop or ()):
+        raise SourceError(f"[{spec.name}] source: its image processor does not bring images to one size: {crop}")
+    return int(crop["height"]), int(crop["width"])
+
+
+def _preparation(processor: Model, height: int, width: int) -> dict[str, str]:
+    """What the gateway does to an image before it sends it: the resizing and cropping of the image processor.
+
+    image_resize is "shortest_edge=N", after which the centre is cut out, or "height=N,width=M", which may distort.
+    """
+    size = dict(getattr(processor, "size", None) or {"height": height, "width": width})
+    return {
+        "image_height": str(height),
+        "image_width": str(width),
+        "image_resize": ",".join(f"{edge}={length}" for edge, length in size.items()),
+        "image_resample": RESAMPLINGS[int(processor.resample)],
+    }

@@ -1,0 +1,123 @@
+"""Text embedding: what sentence-transformers reads out of a folder, or a transformers model with a pooling named."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from torch import Tensor
+
+from export import samples
+from export.encoder import RowEncoder
+from export.errors import SourceError
+from export.heads import TextEmbedding
+from export.loading import OPTIONS, Model, loading
+from export.manifest import ModelSpec
+from export.runtime.engine import Row
+from export.tower import TEXT, TEXT_EMBEDDING, Tower, vocabulary
+
+
+def load(spec: ModelSpec, folder: Path) -> list[Tower]:
+    """Load the tower of a sentence-transformers folder, or of a transformers folder whose pooling the table names.
+
+    Raises:
+        SourceError: the folder cannot be loaded, has modules other than a transformer, poolings, dense layers and a
+            normalisation, or fewer dimensions than are asked for.
+    """
+    return [tower(spec, spec.name, pipeline(spec, folder))]
+
+
+def pipeline(spec: ModelSpec, folder: Path) -> Model:
+    """The reference: the source as sentence-transformers runs it, in fp32."""
+    has_modules = (folder / "modules.json").is_file()
+    if not has_modules and spec.pooling is None:
+        raise SourceError(
+            f"[{spec.name}] pooling: must be named, since {spec.source} is no folder of sentence-transformers"
+            " (modules.json)"
+        )
+    with loading(spec), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options = OPTIONS | {"use_safetensors": None if spec.allow_pickle else True}
+        if has_modules:
+            return SentenceTransformer(
+                str(folder),
+                device="cpu",
+                local_files_only=True,
+                trust_remote_code=spec.allow_remote_code,
+                model_kwargs=options,
+            )
+        code = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
+        transformer = Transformer(str(folder), model_kwargs=options | code, processor_kwargs=code, config_kwargs=code)
+        pooling = Pooling(transformer.get_embedding_dimension(), spec.pooling)
+        return SentenceTransformer(modules=[transformer, pooling], device="cpu")
+
+
+def tower(spec: ModelSpec, name: str, reference: Model) -> Tower:
+    """The tower of a pipeline, under the name of a Triton model."""
+    transformer, pooling, *rest = reference
+    if not isinstance(transformer, Transformer) or not isinstance(pooling, Pooling):
+        raise SourceError(f"[{spec.name}] source: not a transformer followed by a pooling, but {reference}")
+    after = [module for module in rest if not isinstance(module, Normalize)]
+    if not all(isinstance(module, Dense) for module in after) or after != rest[: len(after)]:
+        raise SourceError(
+            f"[{spec.name}] source: only dense layers may stand between pooling and normalisation: {rest}"
+        )
+    reference.eval().requires_grad_(requires_grad=False)
+    model = transformer.auto_model
+    words = vocabulary(spec, reference.tokenizer, model.config, reference.max_seq_length)
+    modes = pooling.get_config_dict()["pooling_mode"]
+    width = int(reference.get_embedding_dimension())
+    if any(size >= width for size in spec.dimensions):
+        raise SourceError(f"[{spec.name}] dimensions: {list(spec.dimensions)}, but the model has {width}")
+    encoder = RowEncoder(model, packed=spec.backend != "tensorrt")
+
+    def embed(row: Row) -> Tensor:
+        """The vector before its normalisation, which is the gateway's."""
+        features = {"input_ids": torch.from_numpy(row[0])[None], "attention_mask": torch.ones(1, len(row[0]))}
+        for module in (transformer, pooling, *after):
+            features = module(features)
+        return features["sentence_embedding"][0]
+
+    return Tower(
+        name=name,
+        role=TEXT_EMBEDDING,
+        fields=(TEXT,),
+        head=TextEmbedding(encoder, (modes,) if isinstance(modes, str) else modes, _Dense(after)),
+        width=width,
+        reference=embed,
+        samples=lambda: samples.single_rows(words),
+        vocabulary=words,
+        parameters=prompts(spec, reference, pooling),
+    )
+
+
+def prompts(spec: ModelSpec, reference: Model, pooling: Pooling) -> dict[str, str]:
+    """The parameters that name a model's prompts.
+
+    Raises:
+        SourceError: its prompts are not pooled.
+    """
+    named = {name: text for name, text in reference.prompts.items() if text}
+    if named and not pooling.include_prompt:
+        raise SourceError(f"[{spec.name}] source: its pooling leaves out the prompt, which is not supported")
+    default = reference.default_prompt_name
+    return {
+        "prompts": json.dumps(named, ensure_ascii=False) if named else "",
+        "default_prompt": default if default in named else "",
+    }
+
+
+class _Dense(torch.nn.Module):
+    """Dense modules of sentence-transformers, one after the other: [N, D] to [N, E]."""
+
+    def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
+        super().__init__()
+        self.steps = torch.nn.ModuleList(modules)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        for step in self.steps:
+            pooled = step({"sentence_embedding": pooled})["sentence_embedding"]
+        return pooled
