@@ -1,0 +1,145 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModel
+from transformers.masking_utils import (
+    causal_mask_function,
+    or_masks,
+    sdpa_mask,
+    sliding_window_causal_mask_function,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.gemma3.modeling_gemma3 import _bidirectional_window_overlay
+
+from export.attention import Layout, RowAttention, Sight, in_interface, in_sdpa
+from tests.export import tiny
+
+# ModernBERT's code has torch import its compiler, which still uses what torch itself calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+
+LENGTHS = (2, 9, 1, 5)
+LONGEST = max(LENGTHS)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_packing_undoes_padding(lengths: list[int]) -> None:
+    layout = Layout.of(torch.tensor(lengths))
+    packed = torch.arange(2 * sum(lengths)).reshape(-1, 2)
+    padded = layout.pad(packed)
+    assert padded.shape == (len(lengths), max(lengths), 2)
+    assert torch.equal(layout.pack(padded), packed)
+
+
+def test_layout_puts_each_token_in_its_row_and_place() -> None:
+    layout = Layout.of(torch.tensor([2, 1, 3]))
+    assert layout.start.tolist() == [0, 2, 3]
+    assert layout.position.tolist() == [0, 1, 0, 0, 1, 2]
+    # Where there is no token the first one stands, so that no cell is out of range.
+    assert layout.pad(torch.tensor([10, 11, 20, 30, 31, 32])).tolist() == [[10, 11, 10], [20, 10, 10], [30, 31, 32]]
+
+
+@pytest.mark.parametrize(
+    ("sight", "by_transformers"),
+    [
+        (Sight(causal=True), causal_mask_function),
+        (Sight(causal=True, window=4), sliding_window_causal_mask_function(4)),
+        # To both sides, as Gemma 3 puts it together.
+        (Sight(), or_masks(causal_mask_function, lambda *_: torch.tensor(data=True))),
+        (Sight(window=4), or_masks(sliding_window_causal_mask_function(4), _bidirectional_window_overlay(4))),
+    ],
+)
+def test_masks_are_those_of_transformers(sight: Sight, by_transformers: Callable[..., Tensor]) -> None:
+    attended = torch.arange(LONGEST)[None] < torch.tensor(LENGTHS)[:, None]
+    expected = sdpa_mask(
+        batch_size=len(LENGTHS),
+        cache_position=torch.arange(LONGEST),
+        kv_length=LONGEST,
+        mask_function=by_transformers,
+        attention_mask=attended,
+        allow_is_causal_skip=False,
+    )
+    assert torch.equal(sight.mask(attended).expand(-1, -1, LONGEST, -1), expected)
+
+
+def test_window_to_both_sides_is_modernberts() -> None:
+    model = AutoModel.from_config(tiny.config("ModernBERT", local_attention=6))
+    attended = torch.arange(LONGEST)[None] < torch.tensor(LENGTHS)[:, None]
+    _, window = model._update_attention_mask(attended.long(), output_attentions=False)
+    assert torch.equal(Sight(window=6 // 2 + 1).mask(attended), window == 0)
+
+
+def heads(count: int, tokens: int) -> Tensor:
+    return torch.randn(1, count, tokens, 8, generator=torch.Generator().manual_seed(count * tokens))
+
+
+def by_torch(query: Tensor, key: Tensor, value: Tensor, sight: Sight) -> Tensor:
+    """One row, [1, H, T, d], as torch attends."""
+    seen = sight.mask(torch.ones(1, query.shape[2], dtype=torch.bool))
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=0.3, enable_gqa=True)
+
+
+@pytest.mark.parametrize("shared", [4, 2, 1])
+@pytest.mark.parametrize("sight", [Sight(), Sight(causal=True), Sight(window=3), Sight(causal=True, window=3)])
+def test_every_row_attends_as_it_would_alone(sight: Sight, shared: int) -> None:
+    query, key, value = heads(4, sum(LENGTHS)), heads(shared, sum(LENGTHS)), -heads(shared, sum(LENGTHS))
+    rows = [[part.split(LENGTHS, 2)[i] for part in (query, key, value)] for i in range(len(LENGTHS))]
+    expected = torch.cat([by_torch(*row, sight) for row in rows], 2)
+
+    layout = Layout.of(torch.tensor(LENGTHS))
+    attended = torch.arange(LONGEST)[None] < torch.tensor(LENGTHS)[:, None]
+    packed = RowAttention(attended, layout)(query, key, value, sight, scale=0.3)
+    torch.testing.assert_close(packed, expected)
+
+    filled = [
+        torch.cat([functional.pad(row[part], (0, 0, 0, LONGEST - row[part].shape[2]), value=9.0) for row in rows])
+        for part in range(3)
+    ]
+    padded = RowAttention(attended)(*filled, sight, scale=0.3)
+    for i, length in enumerate(LENGTHS):
+        torch.testing.assert_close(padded[i, :, :length], expected.split(LENGTHS, 2)[i][0])
+
+
+def test_keys_that_are_not_attended_to_have_no_weight_at_all() -> None:
+    attend = RowAttention(torch.tensor([[True, True, False]]))
+    query, key, value = heads(2, 3), heads(2, 3), -heads(2, 3)
+    before = attend(query, key, value, Sight(), scale=1.0)
+    key[:, :, 2], value[:, :, 2] = 100.0, 1e6
+    assert torch.equal(attend(query, key, value, Sight(), scale=1.0), before)
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    pass
+
+
+def test_torchs_attention_is_put_back_after_a_failure() -> None:
+    original = functional.scaled_dot_product_attention
+    with pytest.raises(Interrupted), in_sdpa(RowAttention(torch.ones(1, 3, dtype=torch.bool))):
+        assert functional.scaled_dot_product_attention is not original
+        raise Interrupted
+    assert functional.scaled_dot_product_attention is original
+
+
+def test_attention_interface_is_put_back_after_a_failure() -> None:
+    model = AutoModel.from_config(tiny.config("Qwen3"))
+    names, implementation = set(ALL_ATTENTION_FUNCTIONS), model.config._attn_implementation
+    with (
+        pytest.raises(Interrupted),
+        in_interface(model, RowAttention(torch.ones(1, 3, dtype=torch.bool)), causal=False),
+    ):
+        assert model.config._attn_implementation != implementation
+        raise Interrupted
+    assert model.config._attn_implementation == implementation
+    assert set(ALL_ATTENTION_FUNCTIONS) == names
+
+
+def test_sdpa_inside_the_block_is_causal_where_it_is_asked_to_be() -> None:
+    query, key, value = heads(2, 5), heads(2, 5), -heads(2, 5)
+    expected = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    with in_sdpa(RowAttention(torch.ones(1, 5, dtype=torch.bool))):
+        actual = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    torch.testing.assert_close(actual, expected)
