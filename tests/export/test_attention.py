@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -63,6 +64,7 @@ def test_masks_are_those_of_transformers(sight: Sight, by_transformers: Callable
         attention_mask=attended,
         allow_is_causal_skip=False,
     )
+    assert expected is not None
     assert torch.equal(sight.mask(attended).expand(-1, -1, LONGEST, -1), expected)
 
 
@@ -77,6 +79,13 @@ def heads(count: int, tokens: int) -> Tensor:
     return torch.randn(1, count, tokens, 8, generator=torch.Generator().manual_seed(count * tokens))
 
 
+def filled(packed: Tensor) -> Tensor:
+    """[1, H, T, d] to [N, H, L, d], with numbers behind the rows that would be seen."""
+    return torch.cat(
+        [functional.pad(row, (0, 0, 0, LONGEST - row.shape[2]), value=9.0) for row in packed.split(LENGTHS, 2)]
+    )
+
+
 def by_torch(query: Tensor, key: Tensor, value: Tensor, sight: Sight) -> Tensor:
     """One row, [1, H, T, d], as torch attends."""
     seen = sight.mask(torch.ones(1, query.shape[2], dtype=torch.bool))
@@ -87,19 +96,15 @@ def by_torch(query: Tensor, key: Tensor, value: Tensor, sight: Sight) -> Tensor:
 @pytest.mark.parametrize("sight", [Sight(), Sight(causal=True), Sight(window=3), Sight(causal=True, window=3)])
 def test_every_row_attends_as_it_would_alone(sight: Sight, shared: int) -> None:
     query, key, value = heads(4, sum(LENGTHS)), heads(shared, sum(LENGTHS)), -heads(shared, sum(LENGTHS))
-    rows = [[part.split(LENGTHS, 2)[i] for part in (query, key, value)] for i in range(len(LENGTHS))]
-    expected = torch.cat([by_torch(*row, sight) for row in rows], 2)
+    rows = zip(query.split(LENGTHS, 2), key.split(LENGTHS, 2), value.split(LENGTHS, 2), strict=True)
+    expected = torch.cat([by_torch(q, k, v, sight) for q, k, v in rows], 2)
 
     layout = Layout.of(torch.tensor(LENGTHS))
     attended = torch.arange(LONGEST)[None] < torch.tensor(LENGTHS)[:, None]
     packed = RowAttention(attended, layout)(query, key, value, sight, scale=0.3)
     torch.testing.assert_close(packed, expected)
 
-    filled = [
-        torch.cat([functional.pad(row[part], (0, 0, 0, LONGEST - row[part].shape[2]), value=9.0) for row in rows])
-        for part in range(3)
-    ]
-    padded = RowAttention(attended)(*filled, sight, scale=0.3)
+    padded = RowAttention(attended)(filled(query), filled(key), filled(value), sight, scale=0.3)
     for i, length in enumerate(LENGTHS):
         torch.testing.assert_close(padded[i, :, :length], expected.split(LENGTHS, 2)[i][0])
 
@@ -112,27 +117,23 @@ def test_keys_that_are_not_attended_to_have_no_weight_at_all() -> None:
     assert torch.equal(attend(query, key, value, Sight(), scale=1.0), before)
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error
-    pass
+def fail_inside(block: AbstractContextManager[None]) -> None:
+    with block:
+        raise ZeroDivisionError
 
 
 def test_torchs_attention_is_put_back_after_a_failure() -> None:
     original = functional.scaled_dot_product_attention
-    with pytest.raises(Interrupted), in_sdpa(RowAttention(torch.ones(1, 3, dtype=torch.bool))):
-        assert functional.scaled_dot_product_attention is not original
-        raise Interrupted
+    with pytest.raises(ZeroDivisionError):
+        fail_inside(in_sdpa(RowAttention(torch.ones(1, 3, dtype=torch.bool))))
     assert functional.scaled_dot_product_attention is original
 
 
 def test_attention_interface_is_put_back_after_a_failure() -> None:
     model = AutoModel.from_config(tiny.config("Qwen3"))
     names, implementation = set(ALL_ATTENTION_FUNCTIONS), model.config._attn_implementation
-    with (
-        pytest.raises(Interrupted),
-        in_interface(model, RowAttention(torch.ones(1, 3, dtype=torch.bool)), causal=False),
-    ):
-        assert model.config._attn_implementation != implementation
-        raise Interrupted
+    with pytest.raises(ZeroDivisionError):
+        fail_inside(in_interface(model, RowAttention(torch.ones(1, 3, dtype=torch.bool)), causal=False))
     assert model.config._attn_implementation == implementation
     assert set(ALL_ATTENTION_FUNCTIONS) == names
 

@@ -2,13 +2,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export.runtime.engine import SEGMENTS, Engine, InvalidTensorsError, packs, read_rows
+from export.runtime.engine import (
+    FIELDS,
+    IMAGE_TOKENS,
+    PACK_TOKENS,
+    Array,
+    Engine,
+    Field,
+    InvalidTensorsError,
+    Limits,
+    Row,
+    packs,
+    read_rows,
+)
+from export.tower import Tower
 
-TEXT, QUERY, DOCUMENT = SEGMENTS
+TEXT, FIRST_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
+LIMITS = Limits(max_tokens=3, vocabulary_size=100)
 
 
 @given(st.lists(st.integers(1, 600)), st.integers(1, 512))
@@ -24,58 +39,134 @@ def test_packs_hold_rows_of_similar_cost(costs: list[int], budget: int) -> None:
     assert in_order == sorted(costs)
 
 
-def tensors(ids: list[list[int]], lengths: list[int]) -> dict[str, NDArray[np.generic]]:
-    return {"input_ids": np.array(ids, np.int64), "length": np.array(lengths, np.int32)[:, None]}
+def column(values: list[int]) -> NDArray[np.int32]:
+    return np.array(values, np.int32)[:, None]
+
+
+def texts(ids: list[list[int]], lengths: list[int], name: str = "") -> dict[str, Array]:
+    names = (f"{name}_ids", f"{name}_length") if name else ("input_ids", "length")
+    return dict(zip(names, (np.array(ids, np.int64), column(lengths)), strict=True))
 
 
 def test_rows_are_read_without_their_padding() -> None:
-    rows = read_rows(tensors([[5, 6, 7], [8, 0, 0]], [3, 1]), [TEXT], max_tokens=10, vocabulary_size=100)
+    rows = read_rows(texts([[5, 6, 7], [8, 0, 0]], [3, 1]), [TEXT], LIMITS)
     assert [ids.tolist() for (ids,) in rows] == [[5, 6, 7], [8]]
 
 
 def test_padding_may_hold_anything() -> None:
-    ((ids,),) = read_rows(tensors([[5, -1, 999]], [1]), [TEXT], max_tokens=10, vocabulary_size=100)
+    ((ids,),) = read_rows(texts([[5, -1, 999]], [1]), [TEXT], LIMITS)
     assert ids.tolist() == [5]
 
 
+def test_row_of_several_fields_holds_a_value_of_each() -> None:
+    pair = texts([[5, 6, 7], [8, 9, 0]], [3, 2]) | {"first_length": column([1, 2])}
+    assert [(ids.tolist(), int(first)) for ids, first in read_rows(pair, [TEXT, FIRST_LENGTH], LIMITS)] == [
+        ([5, 6, 7], 1),
+        ([8, 9], 2),
+    ]
+    two = texts([[5], [6]], [1, 1], "query") | texts([[7, 8], [9, 0]], [2, 1], "document")
+    assert [[ids.tolist() for ids in row] for row in read_rows(two, [QUERY, DOCUMENT], LIMITS)] == [
+        [[5], [7, 8]],
+        [[6], [9]],
+    ]
+
+
+def test_images_are_read_as_they_are() -> None:
+    images = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
+    rows = read_rows({"pixels": images}, [PIXELS], Limits())
+    assert np.array_equal(np.stack([image for (image,) in rows]), images)
+
+
 @pytest.mark.parametrize(
-    ("ids", "lengths", "message"),
+    ("tensors", "fields", "message"),
     [
-        ([[5, 6]], [0], "length must be in 1..2"),
-        ([[5, 6]], [3], "length must be in 1..2"),
-        ([[5, 6, 7, 8]], [4], "length must be in 1..3"),
-        ([[5, 100]], [2], "input_ids must be in 0..99"),
-        ([[-1, 5]], [2], "input_ids must be in 0..99"),
-        ([[5], [6]], [1], "as many rows"),
+        (texts([[5, 6]], [0]), [TEXT], r"length must be in 1\.\.2$"),
+        (texts([[5, 6]], [-1]), [TEXT], r"length must be in 1\.\.2$"),
+        (texts([[5, 6]], [3]), [TEXT], r"length must be in 1\.\.2$"),
+        (texts([[5, 6, 7, 8]], [4]), [TEXT], r"length must be in 1\.\.3$"),
+        (texts([[5, 6], [5, 6]], [1, 0]), [TEXT], r"length must be in 1\.\.2$"),
+        (texts([[5, 100]], [2]), [TEXT], r"input_ids must be in 0\.\.99$"),
+        (texts([[-1, 5]], [2]), [TEXT], r"input_ids must be in 0\.\.99$"),
+        (texts([[5], [6]], [1]), [TEXT], "must have as many rows as each other, not .*'input_ids': 2, 'length': 1"),
+        (
+            texts([[5]], [1], "query") | texts([[5], [6]], [1, 1], "document"),
+            [QUERY, DOCUMENT],
+            "must have as many rows as each other",
+        ),
+        (
+            texts([[5]], [1], "query") | texts([[5, 100]], [2], "document"),
+            [QUERY, DOCUMENT],
+            r"document_ids must be in 0\.\.99$",
+        ),
+        (texts([[5, 6]], [2]) | {"first_length": column([0])}, [TEXT, FIRST_LENGTH], r"first_length must be in 1\.\.$"),
+        (
+            texts([[5, 6, 0]], [2]) | {"first_length": column([3])},
+            [TEXT, FIRST_LENGTH],
+            "first_length must not exceed length",
+        ),
+        (
+            texts([[5], [6]], [1, 1]) | {"first_length": column([1])},
+            [TEXT, FIRST_LENGTH],
+            "must have as many rows as each other",
+        ),
     ],
 )
-def test_malformed_tensors_are_refused(ids: list[list[int]], lengths: list[int], message: str) -> None:
+def test_malformed_tensors_are_refused(tensors: dict[str, Array], fields: list[Field], message: str) -> None:
     with pytest.raises(InvalidTensorsError, match=message):
-        read_rows(tensors(ids, lengths), [TEXT], max_tokens=3, vocabulary_size=100)
+        read_rows(tensors, fields, LIMITS)
 
 
-def test_segments_of_different_rows_are_refused() -> None:
-    given: dict[str, NDArray[np.generic]] = {
-        "query_ids": np.array([[5]], np.int64),
-        "query_length": np.array([[1]], np.int32),
-        "document_ids": np.array([[5], [6]], np.int64),
-        "document_length": np.array([[1], [1]], np.int32),
+def fed(field: Field, values: list[Array]) -> dict[str, tuple[str, list[object]]]:
+    return {name: (array.dtype.name, array.tolist()) for name, array in field.feed(values).items()}
+
+
+def test_rows_are_fed_one_behind_the_other_without_padding() -> None:
+    values: list[Array] = [np.array([5, 6, 7]), np.array([8])]
+    assert fed(DOCUMENT, values) == {
+        "document_ids": ("int64", [5, 6, 7, 8]),
+        "document_stride": ("int32", [3, 1]),
+        "document_length": ("int32", [[3], [1]]),
     }
-    with pytest.raises(InvalidTensorsError, match="as many rows"):
-        read_rows(given, [QUERY, DOCUMENT], max_tokens=3, vocabulary_size=100)
 
 
-def test_rows_together_equal_rows_alone_in_any_mix(repository: Path) -> None:
-    engine = Engine(repository / "all-minilm-l6-v2" / "1" / "model.onnx")
+def test_first_lengths_are_fed_as_a_column() -> None:
+    assert fed(FIRST_LENGTH, [np.array(4), np.array(2)]) == {"first_length": ("int32", [[4], [2]])}
+
+
+def test_images_are_fed_as_a_stack() -> None:
+    pixels = PIXELS.feed([np.zeros((3, 4, 5), np.uint8)] * 2)["pixels"]
+    assert pixels.shape == (2, 3, 4, 5)
+    assert pixels.dtype == np.uint8
+
+
+def test_a_row_costs_its_tokens_and_an_image_what_an_image_does() -> None:
+    assert [TEXT.cost(np.zeros(7)), FIRST_LENGTH.cost(np.array(3)), PIXELS.cost(np.zeros((3, 4, 5)))] == [
+        7,
+        0,
+        IMAGE_TOKENS,
+    ]
+
+
+@pytest.fixture(scope="module")
+def engine(bert_graph: Path) -> Engine:
+    return Engine(bert_graph, "f32")
+
+
+def test_engine_knows_its_fields_and_width_from_the_graph(engine: Engine, bert_tower: Tower) -> None:
+    assert engine.fields == (TEXT,)
+    assert engine.width == bert_tower.width
+    assert engine.precision == "f32"
+
+
+def test_rows_in_any_mix_have_the_vectors_of_the_reference(engine: Engine, bert_tower: Tower) -> None:
     random = np.random.default_rng(7)
-    for _ in range(5):
-        lengths = np.clip(random.lognormal(3.5, 1, 40).astype(int), 3, 256)
-        rows = [(random.integers(1000, 20000, length),) for length in lengths]
-        together = engine.run(rows)
-        alone = np.concatenate([engine.run([row]) for row in rows])
-        cosines = (together * alone).sum(1) / np.linalg.norm(together, axis=1) / np.linalg.norm(alone, axis=1)
-        assert cosines.min() >= 0.9999
+    lengths = np.clip(random.lognormal(3.5, 1, 60).astype(int), 1, 100)
+    assert lengths.sum() > 3 * PACK_TOKENS
+    rows: list[Row] = [(random.integers(5, 400, length),) for length in lengths]
+    with torch.inference_mode():
+        expected = np.stack([bert_tower.reference(row).numpy() for row in rows])
+    np.testing.assert_allclose(engine.run(rows), expected, atol=1e-5)
 
 
-def test_no_rows_give_no_results(repository: Path) -> None:
-    assert Engine(repository / "all-minilm-l6-v2" / "1" / "model.onnx").run([]).shape == (0, 384)
+def test_no_rows_give_no_results(engine: Engine) -> None:
+    assert engine.run([]).shape == (0, engine.width)

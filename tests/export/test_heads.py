@@ -34,13 +34,14 @@ def rows(*texts: list[int]) -> Rows:
 
 
 def text(length: int, seed: int = 0) -> list[int]:
-    return np.random.default_rng([length, seed]).integers(5, 250, length).tolist()
+    ids: list[int] = np.random.default_rng([length, seed]).integers(5, 250, length).tolist()
+    return ids
 
 
 def pooled(modes: str | tuple[str, ...], hidden: Tensor, length: Tensor) -> Tensor:
     mask = torch.arange(hidden.shape[1])[None] < length[:, None]
     features = {"token_embeddings": hidden, "attention_mask": mask.long()}
-    vectors: Tensor = Pooling(hidden.shape[2], modes)(features)["sentence_embedding"]  # type: ignore[arg-type]
+    vectors: Tensor = Pooling(hidden.shape[2], modes)(features)["sentence_embedding"]
     return vectors
 
 
@@ -133,8 +134,9 @@ def test_query_tokens_that_are_padding_elsewhere_are_told_apart() -> None:
 
 
 def test_images_are_rescaled_and_normalised_as_their_processor_does() -> None:
-    processor = CLIPImageProcessor(do_resize=False, do_center_crop=False)
+    mean, deviation = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
+    processor = CLIPImageProcessor(do_resize=False, do_center_crop=False, image_mean=mean, image_std=deviation)
     image = np.random.default_rng(3).integers(0, 256, (5, 7, 3), np.uint8)
-    head = ImageEmbedding(torch.nn.Flatten(), processor.rescale_factor, processor.image_mean, processor.image_std)
+    head = ImageEmbedding(torch.nn.Flatten(), 1 / 255, mean, deviation)
     expected = processor(Image.fromarray(image), return_tensors="pt")["pixel_values"]
     torch.testing.assert_close(head(torch.from_numpy(image.transpose(2, 0, 1))[None]), expected.flatten(1))

@@ -61,7 +61,10 @@ def test_rows_without_a_first_segment_have_one() -> None:
 
 def test_expansion_fills_up_shorter_rows_and_leaves_longer_ones() -> None:
     rows = of([[5, 6, 7, 8], [9, 0, 0, 0]], [4, 1]).expanded(3, token=2, attended=True)
-    assert [row[:n] for row, n in zip(rows.ids.tolist(), rows.length.tolist(), strict=True)] == [[5, 6, 7, 8], [9, 2, 2]]
+    assert [row[:n] for row, n in zip(rows.ids.tolist(), rows.length.tolist(), strict=True)] == [
+        [5, 6, 7, 8],
+        [9, 2, 2],
+    ]
 
 
 def test_expansion_widens_rows_that_are_all_shorter() -> None:
