@@ -14,6 +14,9 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from export.rows import Rows
+from export.tower import Tower
+
 TEXTS = Path("export/samples.txt").read_text().splitlines()
 POSITIONS = 128
 WIDTH = 32
@@ -318,3 +321,13 @@ def write_image_classifier(folder: Path, dimensions: int = WIDTH) -> Path:
     transformers.ViTImageProcessor(size={"height": IMAGE, "width": IMAGE}).save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
+
+
+def rows(tower: Tower, *texts: str | tuple[str, str]) -> Rows:
+    """Texts or pairs of them, as a tower's head is given them."""
+    assert tower.vocabulary is not None
+    encoded = [tower.vocabulary.tokenizer.encode(*((text,) if isinstance(text, str) else text)) for text in texts]
+    length = torch.tensor([len(one.ids) for one in encoded])
+    padded = [one.ids + [tower.vocabulary.padding] * (int(length.max()) - len(one.ids)) for one in encoded]
+    first = torch.tensor([one.type_ids.index(1) if 1 in one.type_ids else len(one.ids) for one in encoded])
+    return Rows(torch.tensor(padded), length, length, first if len(tower.fields) > 1 else None)
