@@ -20,9 +20,6 @@ from transformers.models.gemma3.modeling_gemma3 import _bidirectional_window_ove
 from export.attention import Layout, RowAttention, Sight, in_interface, in_sdpa
 from tests.export import tiny
 
-# ModernBERT's code has torch import its compiler, which still uses what torch itself calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-
 LENGTHS = (2, 9, 1, 5)
 LONGEST = max(LENGTHS)
 

@@ -12,9 +12,6 @@ from export.encoder import FAMILIES, RowEncoder
 from export.rows import Rows
 from tests.export import tiny
 
-# ModernBERT's code has torch import its compiler, which still uses what torch itself calls deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-
 LENGTHS = (3, 90, 1, 17)
 """Shorter and longer than the windows of `tiny`, which are 16 tokens."""
 PACKED = ["BERT", "DistilBERT", "RoBERTa", "ModernBERT", "Mistral", "Qwen3", "EmbeddingGemma"]
