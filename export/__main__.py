@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export.entry import PROOF, Entry, build, check, is_built, names, stages
+from export.entry import PROOF, Entry, build, check, is_built, stages
 from export.errors import ExportError, ManifestError
 from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
 
@@ -74,7 +74,7 @@ def _chosen(specs: dict[str, ModelSpec], wanted: Sequence[str]) -> list[ModelSpe
 
 
 def _name_strays(specs: dict[str, ModelSpec], arguments: argparse.Namespace) -> None:
-    known = {name for spec in specs.values() for name in names(spec)}
+    known = {name for spec in specs.values() for name in spec.triton_names}
     for proof in sorted(arguments.repository.glob(f"*/{PROOF}")):
         if proof.parent.name not in known:
             print(f"export: {proof.parent} is not in {arguments.manifest.name}: remove it to stop serving it")

@@ -37,16 +37,11 @@ class Entry:
     """The content of export.json."""
 
 
-def names(spec: ModelSpec) -> tuple[str, ...]:
-    """The Triton models that a table becomes."""
-    return (f"{spec.name}-text", f"{spec.name}-image") if spec.task == "image-text" else (spec.name,)
-
-
 def stages(spec: ModelSpec) -> int:
     """How many stages `build` reports."""
     converts = (spec.precision or PRECISIONS[spec.backend][0]) in {"fp16", "int8"}
     plans = spec.backend == "tensorrt"
-    return 2 + len(names(spec)) * (2 + converts + plans)
+    return 2 + len(spec.triton_names) * (2 + converts + plans)
 
 
 def fingerprint(spec: ModelSpec) -> str:
@@ -64,7 +59,7 @@ def is_built(spec: ModelSpec, repository: Path) -> bool:
 
     What is on the hub is not looked up again: pin a `revision`, or force an export.
     """
-    return all(_is_built(spec, repository / name) for name in names(spec))
+    return all(_is_built(spec, repository / name) for name in spec.triton_names)
 
 
 def _is_built(spec: ModelSpec, folder: Path) -> bool:
@@ -108,7 +103,7 @@ def check(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
     Raises:
         ExportError: it is not built, or its numbers are not the reference's.
     """
-    for name in names(spec):
+    for name in spec.triton_names:
         if not (repository / name / PROOF).is_file():
             raise ExportError(f"[{spec.name}] {repository / name} is not built")
     progress("load")
@@ -171,6 +166,7 @@ def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progres
         "precision": spec.precision or PRECISIONS[spec.backend][0],
         "files": files,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "packed": tower.packed,
         **measured,
         "bytes": sum((version / name).stat().st_size for name in files),
         "seconds": round(time.monotonic() - started, 1),

@@ -12,7 +12,7 @@ from export.manifest import PRECISIONS, ModelSpec, Precision
 from export.runtime.engine import Array, Engine, Field, Row, Tokens
 
 HINTS: Mapping[Precision, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
-"""OpenVINO's hint for a precision of the python backend. None lets it choose bf16 where the processor computes in it."""
+"""OpenVINO's hint for a precision of the python backend. None lets it choose bf16, where the processor has that."""
 NAMES: Mapping[str, Precision] = {"f32": "fp32", "bf16": "bf16"}
 """The other way round: a precision that OpenVINO has chosen."""
 

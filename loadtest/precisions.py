@@ -42,23 +42,28 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.stsb.is_file():
         parser.error(f"{arguments.stsb} is not there; get it of github.com/PhilipMay/stsb-multi-mt")
-    run = {"date": datetime.now(UTC).date().isoformat(), "cpu": cpu(), **measure(arguments.stsb), "export": export_cost()}
+    run: dict[str, object] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cpu": cpu(),
+        "precisions": measure(arguments.stsb),
+        "export": export_cost(),
+    }
     print(json.dumps(run, indent=2))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(run, indent=2) + "\n")
 
 
-def measure(stsb: Path) -> dict[str, dict[str, float]]:
+def measure(stsb: Path) -> dict[Precision, dict[str, float]]:
     """By precision: Spearman correlation with people's judgement, cosines with fp32, and tokens a second."""
     with stsb.open(encoding="utf8") as lines:
         first, second, scores = zip(*csv.reader(lines), strict=True)
     labels = [float(score) for score in scores]
     with tempfile.TemporaryDirectory() as scratch:
-        engines = {precision: _engine(precision, Path(scratch)) for precision in ("fp32", *PRECISIONS["python"])}
+        engines = {precision: _engine(precision, Path(scratch)) for precision in sorted(PRECISIONS["python"])}
         tokenizer = Tokenizer.from_file(f"{scratch}/fp32/{MODEL}/tokenizer.json")
         rows = [np.array(encoding.ids, np.int64) for encoding in tokenizer.encode_batch([*first, *second])]
-        speeds: dict[str, list[float]] = {precision: [] for precision in engines}
-        vectors: dict[str, Vectors] = {}
+        speeds: dict[Precision, list[float]] = {precision: [] for precision in engines}
+        vectors: dict[Precision, Vectors] = {}
         for _ in range(3):  # in turns, since machines are noisy
             for precision, engine in engines.items():
                 started = time.perf_counter()

@@ -1,7 +1,7 @@
 """`python -m tests.export.parity`: exports every family for every backend, and tells how exact each is.
 
-Each model is tiny, its architecture real, its weights random, its tokenizer of the kind that it comes with. The table is
-printed, and put into docs/models.md.
+Each model is tiny, its architecture real, its weights random, its tokenizer of the kind that it comes with. The table
+is printed, and put into docs/models.md.
 """
 
 import sys
@@ -14,15 +14,16 @@ from typing import Any
 
 from rich.progress import Progress
 
-from export.encoder import FAMILIES
 from export.entry import build
-from export.manifest import Backend, ModelSpec, Precision
+from export.manifest import Backend, ModelSpec, Precision, Task
 from tests.export import tiny
 
 DOCUMENT = Path("docs/models.md")
 BEGIN, END = "<!-- parity: begin -->\n", "<!-- parity: end -->\n"
 
-RUNS: tuple[tuple[Backend, Precision | None], ...] = (
+Run = tuple[Backend, Precision | None]
+
+RUNS: Sequence[Run] = (
     ("python", None),
     ("onnxruntime", "fp32"),
     ("onnxruntime", "fp16"),
@@ -30,7 +31,7 @@ RUNS: tuple[tuple[Backend, Precision | None], ...] = (
     ("tensorrt", "fp16"),
 )
 """What every family is exported for. The first compares in fp32 and in bf16."""
-COLUMNS: tuple[tuple[Backend, Precision], ...] = (("python", "fp32"), ("python", "bf16"), *RUNS[1:])  # type: ignore[assignment]
+COLUMNS: Sequence[Run] = (("python", "fp32"), ("python", "bf16"), *RUNS[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Case:
     """One family in one role."""
 
     label: str
-    task: str
+    task: Task
     write: Callable[[Path], Path]
     keys: Mapping[str, Any] = field(default_factory=dict)
     """More of its table."""
@@ -85,11 +86,11 @@ class Found:
     role: str
     rows: str
     """How the encoder computes rows."""
-    errors: Mapping[tuple[Backend, Precision], float]
+    errors: Mapping[Run, float]
     """The worst, in any batches."""
 
 
-def measure(case: Case, runs: Sequence[tuple[Backend, Precision | None]], scratch: Path) -> list[Found]:
+def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
     """Export a case for backends, and read its proofs.
 
     Raises:
@@ -99,24 +100,26 @@ def measure(case: Case, runs: Sequence[tuple[Backend, Precision | None]], scratc
     keys = dict(case.keys)
     if (scratch / "source" / "image").is_dir():
         keys["image_source"] = str(scratch / "source" / "image")
-    found: dict[str, dict[tuple[Backend, Precision], float]] = {}
+    found: dict[str, dict[Run, float]] = {}
+    forms: dict[str, str] = {}
     for backend, precision in runs:
         spec = ModelSpec(
-            name="tiny", task=case.task, source=str(source), backend=backend, precision=precision, **keys  # type: ignore[arg-type]
+            name="tiny",
+            task=case.task,
+            source=str(source),
+            backend=backend,
+            precision=precision,
+            **keys,
         )
         for entry in build(spec, scratch / f"{backend}-{precision}", lambda _: None):
-            errors = found.setdefault(entry.folder.name.removeprefix("tiny").removeprefix("-"), {})
+            role = f"{case.task} {entry.folder.name.removeprefix('tiny').removeprefix('-')}".strip()
+            if backend == "python":
+                forms[role] = "packed" if entry.proof["packed"] else "" if role.endswith("image") else "padded"
+            errors = found.setdefault(role, {})
             for parity in entry.proof["parity"]:
                 key = (backend, parity["precision"])
                 errors[key] = max(errors.get(key, 0), parity["worst"])
-    return [Found(case.label, f"{case.task} {part}".strip(), _rows(case, part), errors) for part, errors in found.items()]
-
-
-def _rows(case: Case, part: str) -> str:
-    if part == "image":
-        return ""
-    unpacked = {"MPNet", "DeBERTa-v2", "SigLIP", "SigLIP 2"}
-    return "padded" if case.label in unpacked else "packed"
+    return [Found(case.label, role, forms[role], errors) for role, errors in found.items()]
 
 
 def table(found: Sequence[Found]) -> str:

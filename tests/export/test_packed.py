@@ -1,8 +1,7 @@
 import pytest
 import torch
-from torch.nn import functional
-
 from export.packed import Layout, attention, pack_rows
+from torch.nn import functional
 
 
 def test_layout_numbers_tokens_by_row_and_position() -> None:
