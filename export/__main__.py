@@ -21,7 +21,7 @@ from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
 def main() -> int:
     """Run the command; the exit code is 1 where a model could not be exported or is not what it was."""
     arguments = _arguments()
-    console = Console()
+    console = Console(file=sys.stdout)  # also while something else is kept from writing there
     try:
         specs = load(arguments.manifest)
         if arguments.backend is not None:
@@ -111,9 +111,8 @@ def _advance(progress: Progress, bar: TaskID, stage: str) -> None:
 
 def _report(entries: Sequence[Entry]) -> Table:
     table = Table(title="Compared with the reference", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("model", no_wrap=True)
-    for column in ("in", "measure", "worst", "mean", "allowed", "tokens/s", "MiB", "s"):
-        table.add_column(column, no_wrap=True, justify="left" if column in {"in", "measure"} else "right")
+    for column in ("model", "in", "error of", "worst", "mean", "allowed", "tokens/s", "MiB", "s"):
+        table.add_column(column, overflow="fold", justify="left" if column in {"model", "in", "error of"} else "right")
     for entry in entries:
         size, seconds = f"{entry.proof['bytes'] / 2**20:.0f}", f"{entry.proof['seconds']:.0f}"
         for speed in entry.proof["speed"]:
