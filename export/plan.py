@@ -79,6 +79,7 @@ def main() -> int:
 
 def timing_cache(repository: Path, toolkit: Toolkit) -> Path:
     """The file beside a repository that keeps the measured times of kernels from build to build."""
+    repository = repository.resolve()  # "." has no name
     return repository.with_name(f"{repository.name}.tensorrt-{toolkit.version}.cache")
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 TRTEXEC = """#!{python}
-import json, shutil, sys
+import json, sys
 from pathlib import Path
 print("&&&& RUNNING TensorRT.trtexec [TensorRT v{version}] [b9] # trtexec")
 options = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
@@ -14,7 +14,8 @@ with open("{log}", "a") as log:
 if "--saveEngine" in options:
     if {broken}:
         sys.exit("[11/24/2026] [I] fine so far\\n[11/24/2026] [E] no kernel for this node\\n[11/24/2026] [I] bye")
-    shutil.copy(options["--onnx"], options["--saveEngine"])
+    import onnx
+    onnx.save(onnx.load(options["--onnx"]), options["--saveEngine"])  # weights and all
 if "--loadEngine" in options:
     import numpy as np
     from onnxruntime import InferenceSession

@@ -10,11 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
+from export.entry import build, is_built
 from export.errors import ParityError
+from export.manifest import ModelSpec
 from export.plan import Case, Key, assign, prove, read_cases, save_cases, staleness
 from export.profiles import COSINE, ERROR, PlanSpec, Profile, Shapes, cache_key, text_profiles, write_spec
 from export.tensorrt import PlanError
 from tests.export.machine import Machine
+from tests.export.tiny import write_embedding
 
 PROFILES = text_profiles(("input_ids",), ("length",), (4, 8), max_batch=3)
 SPEC = PlanSpec(PROFILES, COSINE, 0.999)
@@ -219,3 +222,53 @@ def test_cases_survive_their_file(tmp_path: Path) -> None:
         assert after.inputs["length"].dtype == np.int32
         assert (before.inputs["input_ids"] == after.inputs["input_ids"]).all()
         assert (before.expected == after.expected).all()
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ModelSpec:
+    source = str(write_embedding(tmp_path / "source"))
+    return ModelSpec(name="tiny", task="text-embedding", source=source, backend="tensorrt")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_export_elsewhere_says_where_the_plan_is_built(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    build(spec, tmp_path / "repository", lambda _: None)
+    sentence = "export: tiny: the plan is built by `python -m export.plan ENTRY` inside the serving image"
+    assert capsys.readouterr().out.strip() == sentence
+    assert is_built(spec, tmp_path / "repository")
+
+
+def test_export_goes_on_to_the_plan_where_it_can(
+    machine: Serving, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "repository"
+    monkeypatch.setenv("PATH", "")
+    build(spec, repository, print)
+    monkeypatch.setenv("PATH", str(machine.path))
+    assert not is_built(spec, repository)
+    build(spec, repository, print)
+    assert is_built(spec, repository)
+    assert {"1/model.plan", "1/plan.key"} < contents(repository / "tiny").keys()
+    timing_cache = f"--timingCacheFile={tmp_path}/repository.tensorrt-10.13.3.cache"
+    assert sum(timing_cache in call for call in machine.calls()) == 1
+
+
+def test_export_whose_plan_fails_leaves_the_repository_as_it_was(
+    machine: Serving, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "repository"
+    monkeypatch.setenv("PATH", str(machine.path))
+    build(spec, repository, print)
+    before = contents(repository)
+    machine.equip(gpu="8.9", error="9")
+    assert not is_built(spec, repository)
+    with pytest.raises(ParityError, match=r"\[tiny\] gate: profile 0 with "):
+        build(spec, repository, print)
+    assert contents(repository) == before
+    assert not list(tmp_path.glob(".export-*"))
