@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from export import source
+from export import plan, source, tensorrt
 from export.errors import ExportError, ParityError
 from export.manifest import PRECISIONS, ModelSpec
 
@@ -57,6 +57,7 @@ def fingerprint(spec: ModelSpec) -> str:
 def is_built(spec: ModelSpec, repository: Path) -> bool:
     """Whether the repository holds this model, exported from this table, by this exporter, from these weights.
 
+    Where there are TensorRT and a GPU, a model for TensorRT must also have a plan that fits them.
     What is on the hub is not looked up again: pin a `revision`, or force an export.
     """
     return all(_is_built(spec, repository / name) for name in spec.triton_names)
@@ -71,6 +72,7 @@ def _is_built(spec: ModelSpec, folder: Path) -> bool:
         proof.get("fingerprint") == fingerprint(spec)
         and (source.is_remote(spec) or proof["revision"] == source.revision(spec))
         and all((folder / "1" / name).is_file() for name in proof["files"])
+        and (spec.backend != "tensorrt" or not tensorrt.is_here() or plan.is_current(folder, tensorrt.find_toolkit()))
     )
 
 
@@ -91,6 +93,10 @@ def build(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
     # Beside the repository, not inside: Triton takes every folder in there for a model.
     with tempfile.TemporaryDirectory(dir=repository.parent, prefix=".export-") as scratch:
         proofs = [_write(spec, tower, Path(scratch) / tower.name, revision, progress) for tower in towers]
+        if spec.backend == "tensorrt":
+            for tower in towers:
+                progress(f"plan {tower.name}")
+                _plan(Path(scratch) / tower.name, repository)
         progress("write")
         for tower in towers:
             _replace(Path(scratch) / tower.name, repository / tower.name, Path(scratch) / f"old-{tower.name}")
@@ -152,7 +158,6 @@ def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progres
     if tower.vocabulary is not None:
         tower.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
     if spec.backend == "tensorrt":
-        progress(f"plan {tower.name}")
         planning.write(spec, tower, folder)
     (folder / "config.pbtxt").write_text(config.render(spec, tower))
     (folder / "warmup").mkdir()
@@ -195,6 +200,18 @@ def _verify(spec: ModelSpec, tower: "Tower", path: Path) -> dict[str, Any]:
         "parity": [asdict(one) for one in found if isinstance(one, verify.Parity)],
         "speed": [asdict(one) for one in found if isinstance(one, verify.Speed)],
     }
+
+
+def _plan(folder: Path, repository: Path) -> None:
+    """Build and prove the plan of an entry on its way into the repository, or say where that is done."""
+    if not tensorrt.is_here():
+        print(f"export: {folder.name}: the plan is built by `python -m export.plan ENTRY` inside the serving image")
+        return
+    toolkit = tensorrt.find_toolkit()
+    try:
+        plan.build(folder, toolkit, plan.timing_cache(repository, toolkit))
+    except ExportError as exc:
+        raise type(exc)(f"[{folder.name}] {exc}") from exc
 
 
 def _replace(new: Path, target: Path, attic: Path) -> None:
