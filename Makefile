@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test evaluate format lock clean
+.PHONY: help install serve check lint test evaluate precisions parity format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
 PYTHON ?= python3
@@ -30,6 +30,12 @@ test: .venv/dev ## run the tests, those against a real Triton included
 
 evaluate: .venv/dev ## measure retrieval quality through a running server, on STSb and XQuAD
 	$(BIN)/python -m loadtest.quality $(ARGS)
+
+precisions: .venv/dev ## measure what bf16 and int8 cost in quality and give in speed, on STSb
+	$(BIN)/python -m loadtest.precisions $(ARGS)
+
+parity: .venv/dev ## export every family for every backend, and write how exact each is to docs/models.md
+	$(BIN)/python -m tests.export.parity
 
 format: .venv/dev ## format the code
 	$(BIN)/ruff format

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export.entry import PROOF, Entry, build, check, is_built, names, stages
+from export.entry import PROOF, Entry, build, check, is_built, stages
 from export.errors import ExportError, ManifestError
 from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
 
@@ -21,7 +21,7 @@ from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
 def main() -> int:
     """Run the command; the exit code is 1 where a model could not be exported or is not what it was."""
     arguments = _arguments()
-    console = Console()
+    console = Console(file=sys.stdout)  # also while something else is kept from writing there
     try:
         specs = load(arguments.manifest)
         if arguments.backend is not None:
@@ -74,7 +74,7 @@ def _chosen(specs: dict[str, ModelSpec], wanted: Sequence[str]) -> list[ModelSpe
 
 
 def _name_strays(specs: dict[str, ModelSpec], arguments: argparse.Namespace) -> None:
-    known = {name for spec in specs.values() for name in names(spec)}
+    known = {name for spec in specs.values() for name in spec.triton_names}
     for proof in sorted(arguments.repository.glob(f"*/{PROOF}")):
         if proof.parent.name not in known:
             print(f"export: {proof.parent} is not in {arguments.manifest.name}: remove it to stop serving it")
@@ -111,9 +111,8 @@ def _advance(progress: Progress, bar: TaskID, stage: str) -> None:
 
 def _report(entries: Sequence[Entry]) -> Table:
     table = Table(title="Compared with the reference", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("model", no_wrap=True)
-    for column in ("in", "measure", "worst", "mean", "allowed", "tokens/s", "MiB", "s"):
-        table.add_column(column, no_wrap=True, justify="left" if column in {"in", "measure"} else "right")
+    for column in ("model", "in", "error of", "worst", "mean", "allowed", "tokens/s", "MiB", "s"):
+        table.add_column(column, overflow="fold", justify="left" if column in {"model", "in", "error of"} else "right")
     for entry in entries:
         size, seconds = f"{entry.proof['bytes'] / 2**20:.0f}", f"{entry.proof['seconds']:.0f}"
         for speed in entry.proof["speed"]:

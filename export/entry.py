@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from export import source
+from export import plan, source, tensorrt
 from export.errors import ExportError, ParityError
 from export.manifest import PRECISIONS, ModelSpec
 
@@ -37,16 +37,11 @@ class Entry:
     """The content of export.json."""
 
 
-def names(spec: ModelSpec) -> tuple[str, ...]:
-    """The Triton models that a table becomes."""
-    return (f"{spec.name}-text", f"{spec.name}-image") if spec.task == "image-text" else (spec.name,)
-
-
 def stages(spec: ModelSpec) -> int:
     """How many stages `build` reports."""
     converts = (spec.precision or PRECISIONS[spec.backend][0]) in {"fp16", "int8"}
     plans = spec.backend == "tensorrt"
-    return 2 + len(names(spec)) * (2 + converts + plans)
+    return 2 + len(spec.triton_names) * (2 + converts + plans)
 
 
 def fingerprint(spec: ModelSpec) -> str:
@@ -62,9 +57,10 @@ def fingerprint(spec: ModelSpec) -> str:
 def is_built(spec: ModelSpec, repository: Path) -> bool:
     """Whether the repository holds this model, exported from this table, by this exporter, from these weights.
 
+    Where there are TensorRT and a GPU, a model for TensorRT must also have a plan that fits them.
     What is on the hub is not looked up again: pin a `revision`, or force an export.
     """
-    return all(_is_built(spec, repository / name) for name in names(spec))
+    return all(_is_built(spec, repository / name) for name in spec.triton_names)
 
 
 def _is_built(spec: ModelSpec, folder: Path) -> bool:
@@ -76,6 +72,7 @@ def _is_built(spec: ModelSpec, folder: Path) -> bool:
         proof.get("fingerprint") == fingerprint(spec)
         and (source.is_remote(spec) or proof["revision"] == source.revision(spec))
         and all((folder / "1" / name).is_file() for name in proof["files"])
+        and (spec.backend != "tensorrt" or not tensorrt.is_here() or plan.is_current(folder, tensorrt.find_toolkit()))
     )
 
 
@@ -96,6 +93,10 @@ def build(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
     # Beside the repository, not inside: Triton takes every folder in there for a model.
     with tempfile.TemporaryDirectory(dir=repository.parent, prefix=".export-") as scratch:
         proofs = [_write(spec, tower, Path(scratch) / tower.name, revision, progress) for tower in towers]
+        if spec.backend == "tensorrt":
+            for tower in towers:
+                progress(f"plan {tower.name}")
+                _plan(Path(scratch) / tower.name, repository)
         progress("write")
         for tower in towers:
             _replace(Path(scratch) / tower.name, repository / tower.name, Path(scratch) / f"old-{tower.name}")
@@ -108,7 +109,7 @@ def check(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
     Raises:
         ExportError: it is not built, or its numbers are not the reference's.
     """
-    for name in names(spec):
+    for name in spec.triton_names:
         if not (repository / name / PROOF).is_file():
             raise ExportError(f"[{spec.name}] {repository / name} is not built")
     progress("load")
@@ -157,7 +158,6 @@ def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progres
     if tower.vocabulary is not None:
         tower.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
     if spec.backend == "tensorrt":
-        progress(f"plan {tower.name}")
         planning.write(spec, tower, folder)
     (folder / "config.pbtxt").write_text(config.render(spec, tower))
     (folder / "warmup").mkdir()
@@ -171,6 +171,7 @@ def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progres
         "precision": spec.precision or PRECISIONS[spec.backend][0],
         "files": files,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "packed": tower.packed,
         **measured,
         "bytes": sum((version / name).stat().st_size for name in files),
         "seconds": round(time.monotonic() - started, 1),
@@ -199,6 +200,18 @@ def _verify(spec: ModelSpec, tower: "Tower", path: Path) -> dict[str, Any]:
         "parity": [asdict(one) for one in found if isinstance(one, verify.Parity)],
         "speed": [asdict(one) for one in found if isinstance(one, verify.Speed)],
     }
+
+
+def _plan(folder: Path, repository: Path) -> None:
+    """Build and prove the plan of an entry on its way into the repository, or say where that is done."""
+    if not tensorrt.is_here():
+        print(f"export: {folder.name}: the plan is built by `python -m export.plan ENTRY` inside the serving image")
+        return
+    toolkit = tensorrt.find_toolkit()
+    try:
+        plan.build(folder, toolkit, plan.timing_cache(repository, toolkit))
+    except ExportError as exc:
+        raise type(exc)(f"[{folder.name}] {exc}") from exc
 
 
 def _replace(new: Path, target: Path, attic: Path) -> None:

@@ -24,8 +24,14 @@ PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
     "tensorrt": ("fp16", "fp32"),
 }
 """What each backend computes in, its default first. bf16 is fp32 on a processor that does not compute in it."""
+ENDPOINTS: Mapping[str, tuple[Task, ...]] = {
+    "/v1/embeddings": ("text-embedding", "image-text"),
+    "/v1/rerank": ("cross-encoder", "late-interaction"),
+}
+"""The tasks whose models answer requests to each."""
 TASKS_OF: Mapping[str, tuple[Task, ...]] = {
     "dimensions": ("text-embedding", "image-text"),
+    "image_revision": ("image-text",),
     "image_source": ("image-text",),
     "pooling": ("text-embedding", "image-text"),
     "positive_class": ("cross-encoder",),
@@ -47,6 +53,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Branch, tag or commit, for sources on the hub."""
     image_source: str | None = None
     """The folder of the image tower, for image-text models made of two; `source` is then the text tower's."""
+    image_revision: str | None = None
+    """As `revision`, for `image_source`."""
     backend: Backend = "python"
     precision: Precision | None = None
     """One of PRECISIONS, the first by default."""
@@ -66,6 +74,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_tokens: Annotated[int, Meta(ge=8)] | None = None
     dimensions: tuple[Annotated[int, Meta(ge=1)], ...] = ()
 
+    @property
+    def triton_names(self) -> tuple[str, ...]:
+        """The Triton models that it becomes: the towers of an image-text model are one each."""
+        return (f"{self.name}-text", f"{self.name}-image") if self.task == "image-text" else (self.name,)
+
 
 def load(path: Path = MANIFEST) -> dict[str, ModelSpec]:
     """Read a manifest.
@@ -75,7 +88,7 @@ def load(path: Path = MANIFEST) -> dict[str, ModelSpec]:
 
     Raises:
         ManifestError: the file is missing or not TOML, a table has a wrong key or value, a name or alias is taken
-            twice, or two models of one task are the default.
+            twice, or two models of one endpoint are its default.
     """
     try:
         tables = tomllib.loads(path.read_text())
@@ -84,13 +97,16 @@ def load(path: Path = MANIFEST) -> dict[str, ModelSpec]:
     except tomllib.TOMLDecodeError as exc:
         raise ManifestError(f"{path.name}: {exc}") from exc
     specs = {name: _spec(path, name, table) for name, table in tables.items()}
-    taken = Counter(name for spec in specs.values() for name in (spec.name, *spec.aliases))
+    taken = Counter(name for spec in specs.values() for name in {spec.name, *spec.triton_names, *spec.aliases})
     for name, count in taken.items():
         if count > 1:
             raise ManifestError(f"{path.name}: the name or alias {name!r} is taken {count} times")
-    for task, count in Counter(spec.task for spec in specs.values() if spec.default).items():
-        if count > 1:
-            raise ManifestError(f"{path.name}: {count} models of task {task!r} have default = true")
+    for endpoint, tasks in ENDPOINTS.items():
+        defaults = [f"[{spec.name}]" for spec in specs.values() if spec.default and spec.task in tasks]
+        if len(defaults) > 1:
+            raise ManifestError(
+                f"{path.name} {' and '.join(defaults)} default: only one of them can answer requests to {endpoint}"
+            )
     return specs
 
 

@@ -4,6 +4,9 @@ Weights and the inputs of matrix products become int8 with scales that are fixed
 1712.05877), so a row's numbers do not depend on its neighbours, as they do where scales are taken from each batch.
 """
 
+import contextlib
+import io
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -25,14 +28,16 @@ def quantise(tower: Tower, graph: Path) -> Path:
     """Write a tower's ONNX graph in int8 in its place, as OpenVINO's model.xml and model.bin; returns the former."""
     import nncf  # noqa: PLC0415 - it takes seconds, and few exports need it
 
+    nncf.set_log_level(logging.ERROR)  # it names every node
     model = ov.Core().read_model(graph)
-    quantised = nncf.quantize(
-        model,
-        nncf.Dataset(list(_rows(tower))),
-        subset_size=SENTENCES,
-        model_type=nncf.ModelType.TRANSFORMER,
-        ignored_scope=nncf.IgnoredScope(names=_narrowing(model)),
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # it draws bars of its own
+        quantised = nncf.quantize(
+            model,
+            nncf.Dataset(list(_rows(tower))),
+            subset_size=SENTENCES,
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=_narrowing(model)),
+        )
     for file in graph.parent.iterdir():
         file.unlink()
     written = graph.with_suffix(".xml")

@@ -85,17 +85,25 @@ def _state(folder: Path) -> str:
 def _hub(spec: ModelSpec, key: str, where: str) -> Source:
     # Imported here: it takes a second, and local models do not need it.
     from huggingface_hub import snapshot_download  # noqa: PLC0415
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     kinds = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json", "*/*.safetensors", "artifact.metadata"]
     kinds += ["*.bin", "*/*.bin"] if spec.allow_pickle else []
     kinds += ["*.py"] if spec.allow_remote_code else []
     try:
-        # An image tower of its own is at its default branch: the revision is that of the text tower.
-        revision = spec.revision if key == "source" else None
+        revision = spec.revision if key == "source" else spec.image_revision
         folder = Path(
             snapshot_download(where, revision=revision, allow_patterns=kinds, ignore_patterns=["onnx/*", "openvino/*"])
         )
+    except RevisionNotFoundError as exc:
+        raise SourceError(
+            f"[{spec.name}] {key.replace('source', 'revision')}: {where} has no branch, tag or commit {revision!r}"
+        ) from exc
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as exc:
         at = f" at revision {revision!r}" if revision else ""
         raise SourceError(

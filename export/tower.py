@@ -64,6 +64,8 @@ class Tower:
     samples: Callable[[], Sequence[Row]]
     """Rows of many lengths to compare on."""
     vocabulary: Vocabulary | None = None
+    packed: bool = False
+    """Whether its graph computes real tokens only."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """What the gateway needs to know beyond what all towers have."""
 

@@ -61,6 +61,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
 def _classifier(spec: ModelSpec, folder: Path, tokenizer: Model) -> Tower:
     model = load_model(spec, AutoModelForSequenceClassification, folder)
     base = model.base_model
+    encoder = RowEncoder(base, packed=spec.backend != "tensorrt")
     words = vocabulary(spec, tokenizer, base.config, tokenizer.model_max_length)
     has_segments = (
         "token_type_ids" in inspect.signature(base.forward).parameters
@@ -79,11 +80,12 @@ def _classifier(spec: ModelSpec, folder: Path, tokenizer: Model) -> Tower:
         name=spec.name,
         role=CROSS_ENCODER,
         fields=(TEXT, FIRST_LENGTH) if has_segments else (TEXT,),
-        head=CrossEncoder(RowEncoder(base, packed=spec.backend != "tensorrt"), _Classifier(model)),
+        head=CrossEncoder(encoder, _Classifier(model)),
         width=model.config.num_labels,
         reference=logits,
         samples=lambda: [row[: 1 + has_segments] for row in _rows(spec, words)],
         vocabulary=words,
+        packed=encoder.packed,
         parameters=_template(spec.template) | _activation(spec, model.config),
     )
 
@@ -143,6 +145,7 @@ def _decoder(spec: ModelSpec, folder: Path, tokenizer: Model) -> Tower:
     if None in (yes, no) or tokenizer.unk_token_id in (yes, no):
         raise SourceError(f'[{spec.name}] source: its vocabulary has no tokens "yes" and "no"')
     words = vocabulary(spec, tokenizer, model.config, tokenizer.model_max_length)
+    encoder = RowEncoder(model.base_model, packed=spec.backend != "tensorrt")
     table = model.get_output_embeddings().weight
     direction = table[yes] - table[no]
 
@@ -156,11 +159,12 @@ def _decoder(spec: ModelSpec, folder: Path, tokenizer: Model) -> Tower:
         name=spec.name,
         role=CROSS_ENCODER,
         fields=(TEXT,),
-        head=CrossEncoder(RowEncoder(model.base_model, packed=spec.backend != "tensorrt"), _Answer(direction)),
+        head=CrossEncoder(encoder, _Answer(direction)),
         width=1,
         reference=difference,
         samples=lambda: [row[:1] for row in _rows(spec, words)],
         vocabulary=words,
+        packed=encoder.packed,
         # The sigmoid of the difference is what the softmax of the two logits gives "yes".
         parameters=_template(spec.template) | {"activation": "sigmoid"},
     )

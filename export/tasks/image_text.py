@@ -103,12 +103,9 @@ def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
             embedded = model.get_text_features(input_ids=ids[None])[0]
         return embedded
 
-    head: torch.nn.Module = TextEmbedding(
-        # Of rows that all are of one length there is nothing to pack.
-        RowEncoder(model.text_model, packed=spec.backend != "tensorrt" and not kind.fills_up),
-        (kind.pooling,),
-        projection,
-    )
+    # Of rows that all are of one length there is nothing to pack.
+    encoder = RowEncoder(model.text_model, packed=spec.backend != "tensorrt" and not kind.fills_up)
+    head: torch.nn.Module = TextEmbedding(encoder, (kind.pooling,), projection)
     if kind.fills_up:
         head = _FilledUp(head, config.max_position_embeddings, words.padding)
     return Tower(
@@ -120,6 +117,7 @@ def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
         reference=embed,
         samples=lambda: samples.single_rows(words),
         vocabulary=words,
+        packed=encoder.packed,
     )
 
 

@@ -51,6 +51,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     words = vocabulary(spec, tokenizer, model.config, settings.document_length or _limit(folder, tokenizer))
     if settings.query_length and tokenizer.mask_token_id is None:
         raise SourceError(f"[{spec.name}] source: queries are expanded, but the tokenizer has no mask token")
+    encoder = RowEncoder(model, packed=spec.backend != "tensorrt")
     projection = _projection(folder) if settings.document_length else torch.nn.Identity()
     skipped = [id_ for word in settings.skipped_words if (id_ := tokenizer.convert_tokens_to_ids(word)) is not None]
     skipped = sorted({id_ for id_ in skipped if id_ != tokenizer.unk_token_id})
@@ -79,11 +80,12 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
             name=spec.name,
             role=LATE_INTERACTION,
             fields=(QUERY, DOCUMENT),
-            head=LateInteraction(RowEncoder(model, packed=spec.backend != "tensorrt"), projection, expand, skipped),
+            head=LateInteraction(encoder, projection, expand, skipped),
             width=1,
             reference=score,
             samples=lambda: samples.paired_rows(words),
             vocabulary=words,
+            packed=encoder.packed,
             parameters={"prompts": json.dumps(prompts) if any(prompts.values()) else ""},
         )
     ]

@@ -90,6 +90,7 @@ def tower(spec: ModelSpec, name: str, reference: Model) -> Tower:
         reference=embed,
         samples=lambda: samples.single_rows(words),
         vocabulary=words,
+        packed=encoder.packed,
         parameters=prompts(spec, reference, pooling),
     )
 

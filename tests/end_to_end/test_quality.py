@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 
-from export.verify import SAMPLES
+from export.samples import TEXTS
 
 STSB, XQUAD = (Path("../shared/data") / name for name in ("stsb-en-dev.csv", "xquad.en.json"))
 
@@ -23,8 +23,7 @@ def embed(client: httpx2.Client, texts: list[str]) -> NDArray[np.float32]:
 
 
 def test_200_sentences_equal_sentence_transformers(client: httpx2.Client, minilm_folder: Path) -> None:
-    samples = SAMPLES.read_text().splitlines()
-    texts = [" ".join(samples[(i + k) % len(samples)] for k in range(1 + i % 7)) for i in range(200)]
+    texts = [" ".join(TEXTS[(i + k) % len(TEXTS)] for k in range(1 + i % 7)) for i in range(200)]
     expected = SentenceTransformer(str(minilm_folder), device="cpu").encode(texts, normalize_embeddings=True)
     assert (embed(client, texts) * expected).sum(1).min() >= 0.9999
 

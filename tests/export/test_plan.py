@@ -1,5 +1,3 @@
-"""Without a GPU: TensorRT is a stand-in that takes trtexec's arguments and computes with ONNX Runtime."""
-
 import json
 import subprocess
 import sys
@@ -12,66 +10,30 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
+from export.entry import build, is_built
 from export.errors import ParityError
-from export.plan import Case, Key, PlanError, Trtexec, assign, prove, read_cases, save_cases, staleness
+from export.manifest import ModelSpec
+from export.plan import Case, Key, assign, prove, read_cases, save_cases, staleness
 from export.profiles import COSINE, ERROR, PlanSpec, Profile, Shapes, cache_key, text_profiles, write_spec
+from export.tensorrt import PlanError
+from tests.export.machine import Machine
+from tests.export.tiny import write_embedding
 
 PROFILES = text_profiles(("input_ids",), ("length",), (4, 8), max_batch=3)
 SPEC = PlanSpec(PROFILES, COSINE, 0.999)
 
-TRTEXEC = """#!{python}
-import json, shutil, sys
-from pathlib import Path
-print("&&&& RUNNING TensorRT.trtexec [TensorRT v{version}] [b9] # trtexec")
-options = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
-with open("{log}", "a") as log:
-    print(json.dumps(sys.argv[1:]), file=log)
-if "--saveEngine" in options:
-    if {broken}:
-        sys.exit("[11/24/2026] [I] fine so far\\n[11/24/2026] [E] no kernel for this node\\n[11/24/2026] [I] bye")
-    shutil.copy(options["--onnx"], options["--saveEngine"])
-if "--loadEngine" in options:
-    import numpy as np
-    from onnxruntime import InferenceSession
-    shapes = dict(spec.split(":") for spec in options["--shapes"].split(","))
-    session = InferenceSession(options["--loadEngine"])
-    types = {{i.name: {{"tensor(int64)": np.int64, "tensor(int32)": np.int32}}[i.type] for i in session.get_inputs()}}
-    feed = {{
-        name: np.fromfile(file, types[name]).reshape([int(n) for n in shapes[name].split("x")])
-        for name, file in (spec.split(":") for spec in options["--loadInputs"].split(","))
-    }}
-    (result,) = session.run(None, feed)
-    result[-1, 0] += {error}
-    values = [f"{{value:g}}" for value in result.ravel()]
-    dimensions = "x".join(map(str, result.shape))
-    Path(options["--exportOutput"]).write_text(
-        '[\\n  {{ "name" : "embedding"\\n  , "dimensions" : "' + dimensions
-        + '"\\n  , "values" : [ ' + ", ".join(values) + " ]\\n  }}\\n]\\n"
-    )
-"""
 
-
-class Machine:
-    """A PATH with TensorRT and a GPU on it, and an entry to build."""
+class Serving(Machine):
+    """One with an entry to build a plan for."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.entry = folder / "models" / "tiny"
-        self.log = folder / "trtexec.log"
-        self.path = folder / "bin"
-        self.path.mkdir()
-        self.equip()
         (self.entry / "1").mkdir(parents=True)
         table = np.random.default_rng(7).normal(size=(50, 4)).astype(np.float32)
         self.write_graph(table)
         write_spec(SPEC, self.entry / "plan.json")
         save_cases(self.entry / "parity.npz", [case(table, 2, 3), case(table, 3, 8)])
-
-    def equip(self, version: str = "101303", gpu: str = "9.0", error: str = "0", *, broken: bool = False) -> None:
-        stand_in = TRTEXEC.format(python=sys.executable, version=version, log=self.log, error=error, broken=broken)
-        for name, script in (("trtexec", stand_in), ("nvidia-smi", f"#!/bin/sh\necho {gpu}\necho {gpu}\n")):
-            (self.path / name).write_text(script)
-            (self.path / name).chmod(0o755)
 
     def write_graph(self, table: NDArray[np.float32]) -> None:
         model = parser.parse_model(
@@ -88,9 +50,6 @@ class Machine:
         environment = {"PATH": str(self.path)}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
-    def calls(self) -> list[list[str]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
     def files(self) -> set[str]:
         return {str(file.relative_to(self.entry)) for file in self.entry.rglob("*")}
 
@@ -100,8 +59,8 @@ BUILT = EXPORTED | {"1/model.plan", "1/plan.key"}
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+def machine(tmp_path: Path) -> Serving:
+    return Serving(tmp_path)
 
 
 def case(table: NDArray[np.float32], rows: int, tokens: int) -> Case:
@@ -114,7 +73,7 @@ def shaped(**shapes: tuple[int, ...]) -> Case:
     return Case({name: np.zeros(shape, np.int64) for name, shape in shapes.items()}, np.ones((1, 2), np.float32))
 
 
-def test_plan_is_built_proven_and_found_again(machine: Machine) -> None:
+def test_plan_is_built_proven_and_found_again(machine: Serving) -> None:
     first = machine.plan()
     assert first.returncode == 0, first.stderr
     assert first.stdout.startswith("plan: tiny: there is no plan yet: building 2 profiles")
@@ -127,7 +86,7 @@ def test_plan_is_built_proven_and_found_again(machine: Machine) -> None:
     assert machine.plan().stdout == "plan: tiny: up to date\n"
 
 
-def test_each_case_is_tried_with_its_profile(machine: Machine) -> None:
+def test_each_case_is_tried_with_its_profile(machine: Serving) -> None:
     machine.plan()
     tried = [call for call in machine.calls() if any("--loadEngine" in argument for argument in call)]
     assert [call[1:3] for call in tried] == [
@@ -143,7 +102,7 @@ def test_each_case_is_tried_with_its_profile(machine: Machine) -> None:
         ("101303", "8.9", "the GPU's compute capability was 9.0 and is 8.9"),
     ],
 )
-def test_another_machine_builds_anew_and_says_why(machine: Machine, version: str, gpu: str, sentence: str) -> None:
+def test_another_machine_builds_anew_and_says_why(machine: Serving, version: str, gpu: str, sentence: str) -> None:
     machine.plan()
     machine.equip(version, gpu)
     again = machine.plan()
@@ -152,7 +111,7 @@ def test_another_machine_builds_anew_and_says_why(machine: Machine, version: str
 
 
 @pytest.mark.parametrize("error", ["9", "float('nan')"])
-def test_failed_gate_leaves_no_plan(machine: Machine, error: str) -> None:
+def test_failed_gate_leaves_no_plan(machine: Serving, error: str) -> None:
     machine.plan()
     machine.equip(version="110400", error=error)
     failed = machine.plan()
@@ -162,7 +121,7 @@ def test_failed_gate_leaves_no_plan(machine: Machine, error: str) -> None:
     assert machine.files() == EXPORTED
 
 
-def test_failed_build_is_one_sentence(machine: Machine) -> None:
+def test_failed_build_is_one_sentence(machine: Serving) -> None:
     machine.equip(broken=True)
     failed = machine.plan()
     assert failed.returncode == 1
@@ -177,7 +136,7 @@ def test_failed_build_is_one_sentence(machine: Machine) -> None:
         ("nvidia-smi", "start: there is no GPU here: run this on the machine that will serve"),
     ],
 )
-def test_wrong_machine_is_refused_in_one_sentence(machine: Machine, missing: str, sentence: str) -> None:
+def test_wrong_machine_is_refused_in_one_sentence(machine: Serving, missing: str, sentence: str) -> None:
     (machine.path / missing).unlink()
     failed = machine.plan()
     assert failed.returncode == 1
@@ -185,30 +144,11 @@ def test_wrong_machine_is_refused_in_one_sentence(machine: Machine, missing: str
 
 
 @pytest.mark.parametrize("missing", ["plan.json", "parity.npz", "1/model.onnx"])
-def test_entry_that_is_not_for_tensorrt_is_refused(machine: Machine, missing: str) -> None:
+def test_entry_that_is_not_for_tensorrt_is_refused(machine: Serving, missing: str) -> None:
     (machine.entry / missing).unlink()
     failed = machine.plan()
     assert failed.returncode == 1
     assert failed.stderr.endswith(f"{missing} is missing: export the entry for TensorRT first\n")
-
-
-@pytest.mark.parametrize(("version", "typed"), [("100400", True), ("110400", False)])
-def test_build_command_has_every_profile_in_order(machine: Machine, version: str, typed: bool) -> None:
-    machine.equip(version)
-    tool = Trtexec(str(machine.path / "trtexec"))
-    arguments = tool.build_arguments(Path("model.onnx"), SPEC, Path("model.plan"), Path("times"))
-    assert ("--stronglyTyped" in arguments) is typed
-    assert {"--onnx=model.onnx", "--saveEngine=model.plan", "--timingCacheFile=times"} < set(arguments)
-    assert arguments[-8:] == [
-        "--profile=0",
-        "--minShapes=input_ids:1x1,length:1x1",
-        "--optShapes=input_ids:3x4,length:3x1",
-        "--maxShapes=input_ids:3x4,length:3x1",
-        "--profile=1",
-        "--minShapes=input_ids:1x5,length:1x1",
-        "--optShapes=input_ids:3x8,length:3x1",
-        "--maxShapes=input_ids:3x8,length:3x1",
-    ]
 
 
 KEY = Key("10.13.3", "9.0", "ab", PROFILES)
@@ -224,15 +164,17 @@ KEY = Key("10.13.3", "9.0", "ab", PROFILES)
     ],
 )
 def test_reason_names_what_changed(old: Key, reason: str | None, tmp_path: Path) -> None:
+    (tmp_path / "model.plan").touch()
     (tmp_path / "plan.key").write_text(json.dumps(old.to_json()))
-    assert staleness(tmp_path / "plan.key", KEY.to_json()) == reason
+    assert staleness(tmp_path, KEY.to_json()) == reason
 
 
-@pytest.mark.parametrize("content", ["", '{"key"'])
-def test_plan_of_unknown_origin_is_stale(content: str, tmp_path: Path) -> None:
-    (tmp_path / "plan.key").write_text(content)
-    for name in ("plan.key", "missing"):
-        assert staleness(tmp_path / name, KEY.to_json()) == "it is not known what the plan was built from"
+@pytest.mark.parametrize("content", ["", '{"key"', None])
+def test_plan_of_unknown_origin_is_stale(content: str | None, tmp_path: Path) -> None:
+    (tmp_path / "model.plan").touch()
+    if content is not None:
+        (tmp_path / "plan.key").write_text(content)
+    assert staleness(tmp_path, KEY.to_json()) == "it is not known what the plan was built from"
 
 
 def test_case_that_no_profile_takes_is_refused() -> None:
@@ -280,3 +222,53 @@ def test_cases_survive_their_file(tmp_path: Path) -> None:
         assert after.inputs["length"].dtype == np.int32
         assert (before.inputs["input_ids"] == after.inputs["input_ids"]).all()
         assert (before.expected == after.expected).all()
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ModelSpec:
+    source = str(write_embedding(tmp_path / "source"))
+    return ModelSpec(name="tiny", task="text-embedding", source=source, backend="tensorrt")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_export_elsewhere_says_where_the_plan_is_built(
+    spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    build(spec, tmp_path / "repository", lambda _: None)
+    sentence = "export: tiny: the plan is built by `python -m export.plan ENTRY` inside the serving image"
+    assert capsys.readouterr().out.strip() == sentence
+    assert is_built(spec, tmp_path / "repository")
+
+
+def test_export_goes_on_to_the_plan_where_it_can(
+    machine: Serving, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "repository"
+    monkeypatch.setenv("PATH", "")
+    build(spec, repository, print)
+    monkeypatch.setenv("PATH", str(machine.path))
+    assert not is_built(spec, repository)
+    build(spec, repository, print)
+    assert is_built(spec, repository)
+    assert {"1/model.plan", "1/plan.key"} < contents(repository / "tiny").keys()
+    timing_cache = f"--timingCacheFile={tmp_path}/repository.tensorrt-10.13.3.cache"
+    assert sum(timing_cache in call for call in machine.calls()) == 1
+
+
+def test_export_whose_plan_fails_leaves_the_repository_as_it_was(
+    machine: Serving, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "repository"
+    monkeypatch.setenv("PATH", str(machine.path))
+    build(spec, repository, print)
+    before = contents(repository)
+    machine.equip(gpu="8.9", error="9")
+    assert not is_built(spec, repository)
+    with pytest.raises(ParityError, match=r"\[tiny\] gate: profile 0 with "):
+        build(spec, repository, print)
+    assert contents(repository) == before
+    assert not list(tmp_path.glob(".export-*"))

@@ -123,7 +123,9 @@ def _fast(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=100, **names)
 
 
-ENCODERS: Mapping[str, tuple[str, Callable[[], PreTrainedTokenizerFast], Mapping[str, Any]]] = {
+Family = tuple[str, Callable[[], PreTrainedTokenizerFast], Mapping[str, Any]]
+
+ENCODERS: dict[str, Family] = {
     "BERT": ("Bert", wordpiece, SIZES),
     "CamemBERT": ("Camembert", unigram, SIZES),
     "DeBERTa-v2": (
@@ -156,7 +158,7 @@ ENCODERS: Mapping[str, tuple[str, Callable[[], PreTrainedTokenizerFast], Mapping
 }
 """By name: the prefix of the architecture's classes, its tokenizer, and the arguments of its config."""
 
-DECODERS: Mapping[str, tuple[str, Callable[[], PreTrainedTokenizerFast], Mapping[str, Any]]] = {
+DECODERS: dict[str, Family] = {
     "Gemma": ("Gemma", decoder_pairs, DECODER),
     "Gemma 3": ("Gemma3Text", decoder_pairs, DECODER | {"query_pre_attn_scalar": 8, "sliding_window": 16}),
     "EmbeddingGemma": (
@@ -175,7 +177,7 @@ def config(name: str, **more: Any) -> PretrainedConfig:
     """The config of a family, and its tokenizer's vocabulary and special tokens in it."""
     prefix, tokenizer, arguments = (ENCODERS | DECODERS)[name]
     made: PretrainedConfig = getattr(transformers, f"{prefix}Config")(
-        vocab_size=len(tokenizer()), pad_token_id=tokenizer().pad_token_id, **arguments | more
+        vocab_size=len(tokenizer()), pad_token_id=tokenizer().pad_token_id, **{**arguments, **more}
     )
     return made
 
@@ -287,14 +289,16 @@ def write_image_text(folder: Path, name: str) -> Path:
     settings, processor = {
         "CLIP": (
             transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24),
-            transformers.CLIPImageProcessor(size={"shortest_edge": IMAGE}, crop_size=IMAGE),
+            transformers.CLIPImageProcessor(size={"shortest_edge": IMAGE}, crop_size={"height": IMAGE, "width": IMAGE}),
         ),
         "ChineseCLIP": (
             transformers.ChineseCLIPConfig(
                 text_config=text | {"max_position_embeddings": 100}, vision_config=vision, projection_dim=24
             ),
             transformers.ChineseCLIPImageProcessor(
-                size={"height": IMAGE, "width": IMAGE}, crop_size=IMAGE, do_center_crop=False
+                size={"height": IMAGE, "width": IMAGE},
+                crop_size={"height": IMAGE, "width": IMAGE},
+                do_center_crop=False,
             ),
         ),
         "SigLIP": (

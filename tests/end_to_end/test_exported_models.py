@@ -1,0 +1,109 @@
+"""Models that are exported while the server runs are loaded beside the others, and answer as transformers does."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from tritonclient import grpc
+
+from export.entry import build
+from export.manifest import ModelSpec
+from export.samples import images
+from tests.end_to_end.test_model_control import eventually
+from tests.export import tiny
+from tests.serving import Server, serve
+
+QUERY = "How do I reset my password?"
+DOCUMENTS = ["Water boils.", "Choose a new password in the settings of your account.", "Der Zug hat Verspätung."]
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    """A server of the default models, and the folder that it serves."""
+    served = tmp_path_factory.mktemp("served")
+    for name in ("all-minilm-l6-v2", "minilm-late-interaction"):
+        (served / name).symlink_to((repository / name).resolve())
+    with serve(served) as running:
+        yield running, served
+
+
+def load(server: Server, model: str) -> None:
+    url = f"http://127.0.0.1:{server.ports['TRITON_HTTP_PORT']}/v2/repository/models/{model}/load"
+    answer = httpx2.post(url, json={}, timeout=30)
+    assert answer.status_code == 200, answer.text
+
+
+def post(server: Server, path: str, body: Mapping[str, object]) -> httpx2.Response:
+    return httpx2.post(f"{server.url}{path}", json=body, timeout=30)
+
+
+def image_embeddings(server: Server, model: str, source: Path) -> float:
+    """The lowest cosine of an image tower's vectors with transformers'."""
+    pixels = np.stack(images(tiny.IMAGE, tiny.IMAGE))
+    tensor = grpc.InferInput("pixels", pixels.shape, "UINT8")
+    tensor.set_data_from_numpy(pixels)
+    with grpc.InferenceServerClient(server.triton_url) as client:
+        answered = client.infer(model, [tensor]).as_numpy("embedding")
+    ready = AutoImageProcessor.from_pretrained(source, use_fast=False)(
+        [Image.fromarray(one.transpose(1, 2, 0)) for one in pixels], do_resize=False, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        expected = AutoModel.from_pretrained(source).get_image_features(**ready).numpy()
+    norms = np.linalg.norm(answered, axis=1) * np.linalg.norm(expected, axis=1)
+    return float(((answered * expected).sum(1) / norms).min())
+
+
+def test_int8_embeds_nearly_as_sentence_transformers_does(server: tuple[Server, Path], tmp_path: Path) -> None:
+    running, served = server
+    source = tiny.write_embedding(tmp_path / "source")
+    spec = ModelSpec(name="tiny-int8", task="text-embedding", source=str(source), precision="int8")
+    build(spec, served, progress=print)
+    load(running, "tiny-int8")
+    body = {"model": "tiny-int8", "input": DOCUMENTS}
+    assert eventually(lambda: post(running, "/v1/embeddings", body).status_code == 200)
+    answered = np.array([one["embedding"] for one in post(running, "/v1/embeddings", body).json()["data"]])
+    expected = SentenceTransformer(str(source), device="cpu").encode(DOCUMENTS)
+    assert (answered * expected).sum(1).min() >= 0.98
+
+
+def test_cross_encoder_ranks_as_sentence_transformers_does(server: tuple[Server, Path], tmp_path: Path) -> None:
+    running, served = server
+    source = tiny.write_cross_encoder(tmp_path / "source")
+    build(ModelSpec(name="tiny-cross", task="cross-encoder", source=str(source)), served, progress=print)
+    load(running, "tiny-cross")
+    body = {"model": "tiny-cross", "query": QUERY, "documents": DOCUMENTS}
+    assert eventually(lambda: post(running, "/v1/rerank", body).status_code == 200)
+    results = post(running, "/v1/rerank", body).json()["results"]
+    expected = CrossEncoder(str(source), device="cpu").predict([(QUERY, document) for document in DOCUMENTS])
+    assert [one["index"] for one in results] == np.argsort(-expected).tolist()
+    assert [one["relevance_score"] for one in results] == pytest.approx(sorted(expected, reverse=True), abs=1e-2)
+    # The default model is still the default.
+    assert post(running, "/v1/rerank", body | {"model": "minilm-late-interaction"}).status_code == 200
+
+
+def test_clip_embeds_text_as_transformers_does(server: tuple[Server, Path], tmp_path: Path) -> None:
+    running, served = server
+    source = tiny.write_image_text(tmp_path / "source", "CLIP")
+    entries = build(ModelSpec(name="tiny-clip", task="image-text", source=str(source)), served, progress=print)
+    assert [entry.folder.name for entry in entries] == ["tiny-clip-text", "tiny-clip-image"]
+    for entry in entries:
+        load(running, entry.folder.name)
+    body = {"model": "tiny-clip", "input": DOCUMENTS}
+    assert eventually(lambda: post(running, "/v1/embeddings", body).status_code == 200)
+    answered = np.array([one["embedding"] for one in post(running, "/v1/embeddings", body).json()["data"]])
+    model, tokenizer = AutoModel.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    with torch.inference_mode():
+        ids = [tokenizer(text, return_tensors="pt").input_ids for text in DOCUMENTS]
+        features = [model.get_text_features(input_ids=one)[0] for one in ids]
+    expected = torch.nn.functional.normalize(torch.stack(features), dim=1).numpy()
+    assert (answered * expected).sum(1).min() >= 0.9999
+    assert image_embeddings(running, "tiny-clip-image", source) >= 0.9999
+    names = [one["id"] for one in httpx2.get(f"{running.url}/v1/models").json()["data"]]
+    assert "tiny-clip" in names
+    assert "tiny-clip-text" not in names

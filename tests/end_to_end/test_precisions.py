@@ -1,0 +1,17 @@
+"""What bf16 and int8 may cost in quality."""
+
+from pathlib import Path
+
+import pytest
+
+from loadtest.precisions import measure
+
+STSB = Path("../shared/data/stsb-en-dev.csv")
+
+
+@pytest.mark.skipif(not STSB.exists(), reason=f"{STSB} is not there; get stsb-multi-mt's English dev split to run this")
+def test_lower_precision_keeps_the_ranking_of_stsb() -> None:
+    figures = measure(STSB)
+    spearman = {precision: found["stsb_spearman"] for precision, found in figures.items()}
+    assert spearman["bf16"] == pytest.approx(spearman["fp32"], abs=0.001)
+    assert spearman["int8"] == pytest.approx(spearman["fp32"], abs=0.005)

@@ -1,0 +1,56 @@
+"""A machine with TensorRT and a GPU, for tests without: trtexec's arguments, computed with ONNX Runtime."""
+
+import json
+import sys
+from pathlib import Path
+
+TRTEXEC = """#!{python}
+import json, sys
+from pathlib import Path
+print("&&&& RUNNING TensorRT.trtexec [TensorRT v{version}] [b9] # trtexec")
+options = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
+with open("{log}", "a") as log:
+    print(json.dumps(sys.argv[1:]), file=log)
+if "--saveEngine" in options:
+    if {broken}:
+        sys.exit("[11/24/2026] [I] fine so far\\n[11/24/2026] [E] no kernel for this node\\n[11/24/2026] [I] bye")
+    import onnx
+    onnx.save(onnx.load(options["--onnx"]), options["--saveEngine"])  # weights and all
+if "--loadEngine" in options:
+    import numpy as np
+    from onnxruntime import InferenceSession
+    shapes = dict(spec.split(":") for spec in options["--shapes"].split(","))
+    session = InferenceSession(options["--loadEngine"])
+    types = {{i.name: {{"tensor(int64)": np.int64, "tensor(int32)": np.int32}}[i.type] for i in session.get_inputs()}}
+    feed = {{
+        name: np.fromfile(file, types[name]).reshape([int(n) for n in shapes[name].split("x")])
+        for name, file in (spec.split(":") for spec in options["--loadInputs"].split(","))
+    }}
+    (result,) = session.run(None, feed)
+    result[-1, 0] += {error}
+    values = [f"{{value:g}}" for value in result.ravel()]
+    dimensions = "x".join(map(str, result.shape))
+    Path(options["--exportOutput"]).write_text(
+        '[\\n  {{ "name" : "embedding"\\n  , "dimensions" : "' + dimensions
+        + '"\\n  , "values" : [ ' + ", ".join(values) + " ]\\n  }}\\n]\\n"
+    )
+"""
+
+
+class Machine:
+    """A folder of commands to have as PATH."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "bin"
+        self.path.mkdir()
+        self.log = folder / "trtexec.log"
+        self.equip()
+
+    def equip(self, version: str = "101303", gpu: str = "9.0", error: str = "0", *, broken: bool = False) -> None:
+        stand_in = TRTEXEC.format(python=sys.executable, version=version, log=self.log, error=error, broken=broken)
+        for name, script in (("trtexec", stand_in), ("nvidia-smi", f"#!/bin/sh\necho {gpu}\necho {gpu}\n")):
+            (self.path / name).write_text(script)
+            (self.path / name).chmod(0o755)
+
+    def calls(self) -> list[list[str]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]

@@ -1,0 +1,153 @@
+"""`python -m tests.export.parity`: exports every family for every backend, and tells how exact each is.
+
+Each model is tiny, its architecture real, its weights random, its tokenizer of the kind that it comes with. The table
+is printed, and put into docs/models.md.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from export.entry import build
+from export.manifest import Backend, ModelSpec, Precision, Task
+from tests.export import tiny
+
+DOCUMENT = Path("docs/models.md")
+BEGIN, END = "<!-- parity: begin -->\n", "<!-- parity: end -->\n"
+
+Run = tuple[Backend, Precision | None]
+
+RUNS: Sequence[Run] = (
+    ("python", None),
+    ("onnxruntime", "fp32"),
+    ("onnxruntime", "fp16"),
+    ("tensorrt", "fp32"),
+    ("tensorrt", "fp16"),
+)
+"""What every family is exported for. The first compares in fp32 and in bf16."""
+COLUMNS: Sequence[Run] = (("python", "fp32"), ("python", "bf16"), *RUNS[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One family in one role."""
+
+    label: str
+    task: Task
+    write: Callable[[Path], Path]
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    """More of its table."""
+
+
+def _pair(folder: Path) -> Path:
+    tiny.write_image_classifier(folder / "image")
+    return tiny.write_embedding(folder / "text")
+
+
+TEMPLATE = "<|im_start|>Query: {query}\nDocument: {document}<|im_end|>"
+
+CASES: Sequence[Case] = (
+    *(Case(name, "text-embedding", partial(tiny.write_embedding, name=name)) for name in tiny.ENCODERS),
+    *(
+        Case(name, "text-embedding", partial(tiny.write_embedding, name=name, pooling="lasttoken"))
+        for name in tiny.DECODERS
+    ),
+    *(Case(name, "cross-encoder", partial(tiny.write_cross_encoder, name=name)) for name in tiny.ENCODERS),
+    Case(
+        "BERT, 3 classes",
+        "cross-encoder",
+        partial(tiny.write_cross_encoder, labels=3),
+        {"positive_class": "LABEL_2"},
+    ),
+    Case("Qwen3, classifier", "cross-encoder", partial(tiny.write_cross_encoder, name="Qwen3"), {"template": TEMPLATE}),
+    Case("Qwen3, yes or no", "cross-encoder", tiny.write_decoder_reranker, {"template": TEMPLATE}),
+    Case("any (BERT)", "late-interaction", tiny.write_plain),
+    Case("ColBERT (Stanford)", "late-interaction", partial(tiny.write_colbert, pylate=False)),
+    Case("ColBERT (PyLate)", "late-interaction", partial(tiny.write_colbert, pylate=True)),
+    *(
+        Case(name, "image-text", partial(tiny.write_image_text, name=name))
+        for name in ("CLIP", "ChineseCLIP", "SigLIP", "SigLIP 2")
+    ),
+    Case("two folders (BERT, ViT)", "image-text", _pair),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one Triton model of a case measured."""
+
+    label: str
+    role: str
+    rows: str
+    """How the encoder computes rows."""
+    errors: Mapping[Run, float]
+    """The worst, in any batches."""
+
+
+def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
+    """Export a case for backends, and read its proofs.
+
+    Raises:
+        ExportError: a graph is not exact.
+    """
+    source = case.write(scratch / "source")
+    keys = dict(case.keys)
+    if (scratch / "source" / "image").is_dir():
+        keys["image_source"] = str(scratch / "source" / "image")
+    found: dict[str, dict[Run, float]] = {}
+    forms: dict[str, str] = {}
+    for backend, precision in runs:
+        spec = ModelSpec(
+            name="tiny",
+            task=case.task,
+            source=str(source),
+            backend=backend,
+            precision=precision,
+            **keys,
+        )
+        for entry in build(spec, scratch / f"{backend}-{precision}", lambda _: None):
+            role = f"{case.task} {entry.folder.name.removeprefix('tiny').removeprefix('-')}".strip()
+            if backend == "python":
+                forms[role] = "packed" if entry.proof["packed"] else "" if role.endswith("image") else "padded"
+            errors = found.setdefault(role, {})
+            for parity in entry.proof["parity"]:
+                key = (backend, parity["precision"])
+                errors[key] = max(errors.get(key, 0), parity["worst"])
+    return [Found(case.label, role, forms[role], errors) for role, errors in found.items()]
+
+
+def table(found: Sequence[Found]) -> str:
+    """The rows as a table in Markdown."""
+    lines = [
+        "| family | role | rows | " + " | ".join(f"{backend} {precision}" for backend, precision in COLUMNS) + " |",
+        "|---|---|---|" + "---|" * len(COLUMNS),
+    ]
+    for one in found:
+        cells = [f"{one.errors[key]:.0e}" if key in one.errors else "fp32 instead" for key in COLUMNS]
+        lines.append(f"| {one.label} | {one.role} | {one.rows} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Measure all cases."""
+    found: list[Found] = []
+    with Progress() as progress:
+        for case in progress.track(CASES, description="families"):
+            with tempfile.TemporaryDirectory() as scratch:
+                found += measure(case, RUNS, Path(scratch))
+    written = table(found)
+    print(written)
+    before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    DOCUMENT.write_text(before + BEGIN + written + END + after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
