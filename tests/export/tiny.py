@@ -15,7 +15,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from export.rows import Rows
-from export.tower import Tower
+from export.tower import FIRST_LENGTH, Tower
 
 TEXTS = Path("export/samples.txt").read_text().splitlines()
 POSITIONS = 128
@@ -334,4 +334,4 @@ def rows(tower: Tower, *texts: str | tuple[str, str]) -> Rows:
     length = torch.tensor([len(one.ids) for one in encoded])
     padded = [one.ids + [tower.vocabulary.padding] * (int(length.max()) - len(one.ids)) for one in encoded]
     first = torch.tensor([one.type_ids.index(1) if 1 in one.type_ids else len(one.ids) for one in encoded])
-    return Rows(torch.tensor(padded), length, length, first if len(tower.fields) > 1 else None)
+    return Rows(torch.tensor(padded), length, length, first if FIRST_LENGTH in tower.fields else None)
