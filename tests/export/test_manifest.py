@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 
 from export.errors import ManifestError
-from export.manifest import load
+from export.manifest import PRECISIONS, ModelSpec, load
 
+RERANKER = "[a]\ntask = 'cross-encoder'\nsource = 'x'\n"
 TABLE = '[{name}]\ntask = "text-embedding"\nsource = "./weights"\n'
 
 
@@ -26,6 +27,37 @@ def test_relative_source_is_relative_to_the_file(tmp_path: Path) -> None:
     assert spec.source == str(tmp_path / "weights")
 
 
+def test_image_folder_is_relative_to_the_file_too(tmp_path: Path) -> None:
+    text = "[a]\ntask = 'image-text'\nsource = './text'\nimage_source = './image'"
+    spec = load(write(tmp_path, text))["a"]
+    assert (spec.source, spec.image_source) == (str(tmp_path / "text"), str(tmp_path / "image"))
+
+
+@pytest.mark.parametrize("source", ["owner/model", "package:name/folder", "/weights"])
+def test_source_that_is_not_relative_stays(tmp_path: Path, source: str) -> None:
+    assert load(write(tmp_path, f"[a]\ntask = 'text-embedding'\nsource = '{source}'"))["a"].source == source
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision"), [(backend, name) for backend, names in PRECISIONS.items() for name in names]
+)
+def test_precisions_that_a_backend_offers_are_taken(tmp_path: Path, backend: str, precision: str) -> None:
+    text = TABLE.format(name="a") + f"backend = '{backend}'\nprecision = '{precision}'"
+    spec = load(write(tmp_path, text))["a"]
+    assert (spec.backend, spec.precision) == (backend, precision)
+
+
+def test_image_text_models_are_two_in_triton() -> None:
+    clip = ModelSpec(name="clip", task="image-text", source="x")
+    assert clip.triton_names == ("clip-text", "clip-image")
+    assert ModelSpec(name="bge", task="text-embedding", source="x").triton_names == ("bge",)
+
+
+def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path) -> None:
+    text = TABLE.format(name="a") + "default = true\n[b]\ntask = 'cross-encoder'\nsource = 'x'\ndefault = true"
+    assert all(spec.default for spec in load(write(tmp_path, text)).values())
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -42,8 +74,60 @@ def test_relative_source_is_relative_to_the_file(tmp_path: Path) -> None:
         (TABLE.format(name="a") + "aliases = ['b']\n" + TABLE.format(name="b"), "'b' is taken 2 times"),
         (
             TABLE.format(name="a") + "default = true\n" + TABLE.format(name="b") + "default = true",
-            "2 models of task 'text-embedding' have default = true",
+            "models.toml [a] and [b] default: only one of them can answer requests to /v1/embeddings",
         ),
+        # Two tasks, but one endpoint.
+        (
+            RERANKER + "default = true\n[b]\ntask = 'late-interaction'\nsource = 'x'\ndefault = true",
+            "models.toml [a] and [b] default: only one of them can answer requests to /v1/rerank",
+        ),
+        # The Triton model of one and the text tower of the other.
+        (
+            TABLE.format(name="clip-text") + "[clip]\ntask = 'image-text'\nsource = 'x'",
+            "models.toml: the name or alias 'clip-text' is taken 2 times",
+        ),
+        (TABLE.format(name="a") + "backend = 'onnx'", "Invalid enum value 'onnx' - at `$.backend`"),
+        (TABLE.format(name="a") + "precision = 'fp8'", "Invalid enum value 'fp8' - at `$.precision`"),
+        (TABLE.format(name="a") + "pooling = 'min'", "Invalid enum value 'min' - at `$.pooling`"),
+        (TABLE.format(name="a") + "max_tokens = 7", "at `$.max_tokens`"),
+        (TABLE.format(name="a") + "dimensions = [64, 0]", "at `$.dimensions[1]`"),
+        (
+            TABLE.format(name="a") + "precision = 'fp16'",
+            "models.toml [a] precision: backend 'python' computes in bf16, fp32, int8",
+        ),
+        (
+            TABLE.format(name="a") + "backend = 'onnxruntime'\nprecision = 'int8'",
+            "models.toml [a] precision: backend 'onnxruntime' computes in fp32, fp16",
+        ),
+        (
+            TABLE.format(name="a") + "backend = 'tensorrt'\nprecision = 'bf16'",
+            "models.toml [a] precision: backend 'tensorrt' computes in fp16, fp32",
+        ),
+        (
+            "[a]\ntask = 'late-interaction'\nsource = 'x'\nprecision = 'int8'",
+            "models.toml [a] precision: int8 is for text-embedding only",
+        ),
+        (
+            RERANKER + "precision = 'int8'",
+            "models.toml [a] precision: int8 is for text-embedding only",
+        ),
+        (
+            RERANKER + "dimensions = [64]",
+            "models.toml [a] dimensions: is for text-embedding and image-text only",
+        ),
+        (
+            "[a]\ntask = 'late-interaction'\nsource = 'x'\npooling = 'cls'",
+            "models.toml [a] pooling: is for text-embedding and image-text only",
+        ),
+        (TABLE.format(name="a") + "image_source = 'x'", "models.toml [a] image_source: is for image-text only"),
+        (TABLE.format(name="a") + "image_revision = 'x'", "models.toml [a] image_revision: is for image-text only"),
+        (TABLE.format(name="a") + "positive_class = 'x'", "models.toml [a] positive_class: is for cross-encoder only"),
+        (
+            TABLE.format(name="a") + "template = '{query} {document}'",
+            "models.toml [a] template: is for cross-encoder only",
+        ),
+        (RERANKER + "template = '{document} {query}'", "at `$.template`"),
+        (RERANKER + "template = '{query}'", "at `$.template`"),
     ],
 )
 def test_wrong_manifest_is_one_sentence_with_table_and_key(tmp_path: Path, text: str, message: str) -> None:

@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from msgspec.structs import replace
 
 from export.errors import SourceError
 from export.manifest import ModelSpec
-from export.source import resolve
+from export.source import is_remote, resolve, resolve_image, revision
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -40,11 +41,78 @@ def test_folder_without_config_is_refused(tmp_path: Path) -> None:
         resolve(spec(str(tmp_path)))
 
 
-def test_pickled_weights_are_refused(tmp_path: Path) -> None:
-    for file in ("config.json", "pytorch_model.bin"):
-        (tmp_path / file).touch()
-    with pytest.raises(SourceError, match=r"no .*safetensors weights"):
-        resolve(spec(str(tmp_path)))
+def folder(path: Path, *files: str) -> Path:
+    path.mkdir(exist_ok=True)
+    for file in files:
+        (path / file).touch()
+    return path
+
+
+def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"^\[a\] source: .* holds no weights .\*\.safetensors.$"):
+        resolve(spec(str(folder(tmp_path, "config.json"))))
+
+
+def test_pickled_weights_are_refused_unless_the_table_allows_them(tmp_path: Path) -> None:
+    pickled = spec(str(folder(tmp_path, "config.json", "pytorch_model.bin")))
+    with pytest.raises(SourceError, match=r"^\[a\] source: .* in a pickle .*, or set allow_pickle = true$"):
+        resolve(pickled)
+    assert resolve(replace(pickled, allow_pickle=True)).folder == tmp_path
+
+
+def test_safetensors_are_taken_whatever_else_lies_beside_them(tmp_path: Path) -> None:
+    both = folder(tmp_path, "config.json", "pytorch_model.bin", "model-00001-of-00002.safetensors")
+    assert resolve(spec(str(both))).folder == tmp_path
+
+
+def pair(text: Path, image: Path) -> ModelSpec:
+    return ModelSpec(name="a", task="image-text", source=str(text), image_source=str(image))
+
+
+def test_image_folder_is_found_as_the_other_is(tmp_path: Path) -> None:
+    text, image = (folder(tmp_path / name, "config.json", "model.safetensors") for name in ("text", "image"))
+    found = resolve_image(pair(text, image))
+    assert found is not None
+    assert found.folder == image
+    assert resolve_image(spec(str(text))) is None
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ((), "holds no config.json"),
+        (("config.json",), "holds no weights"),
+        (("config.json", "pytorch_model.bin"), "holds its weights in a pickle"),
+    ],
+)
+def test_errors_of_the_image_folder_name_its_key(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
+    image = folder(tmp_path / "image", *files)
+    with pytest.raises(SourceError, match=rf"^\[a\] image_source: {image} {re.escape(message)}"):
+        resolve_image(pair(tmp_path, image))
+
+
+def test_revision_changes_with_any_file_of_either_folder(tmp_path: Path) -> None:
+    text, image = (folder(tmp_path / name, "config.json", "model.safetensors") for name in ("text", "image"))
+    states = [revision(pair(text, image))]
+    for changed in (text / "model.safetensors", image / "config.json"):
+        changed.write_text("changed")
+        states.append(revision(pair(text, image)))
+    assert len(set(states)) == 3
+    assert revision(pair(text, image)) == states[-1]
+
+
+@pytest.mark.parametrize(
+    ("source", "image_source", "remote"),
+    [
+        ("/text", None, False),
+        ("package:name/model", None, False),
+        ("owner/model", None, True),
+        ("/text", "owner/model", True),
+        ("/text", "/image", False),
+    ],
+)
+def test_only_sources_on_the_hub_are_remote(source: str, image_source: str | None, remote: bool) -> None:
+    assert is_remote(replace(spec(source), image_source=image_source)) is remote
 
 
 def test_hub_model_in_the_cache_resolves_offline_to_its_commit(tmp_path: Path, minilm_folder: Path) -> None:
@@ -60,6 +128,16 @@ def test_hub_model_in_the_cache_resolves_offline_to_its_commit(tmp_path: Path, m
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == COMMIT
+
+
+def test_revision_that_cannot_be_had_is_in_the_message(tmp_path: Path) -> None:
+    code = (
+        "from export.manifest import ModelSpec; from export.source import resolve;"
+        "resolve(ModelSpec(name='a', task='text-embedding', source='owner/model', revision='v9'))"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "SourceError: [a] source: owner/model at revision 'v9' is not on the hub or in its cache" in done.stderr
 
 
 def test_hub_name_of_a_wrong_form_is_one_sentence(minilm: ModelSpec) -> None:
