@@ -21,7 +21,8 @@ from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
 def main() -> int:
     """Run the command; the exit code is 1 where a model could not be exported or is not what it was."""
     arguments = _arguments()
-    console = Console(file=sys.stdout)  # also while something else is kept from writing there
+    # Writes there also while something else is kept from it, and not in 80 columns where nobody looks.
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110)
     try:
         specs = load(arguments.manifest)
         if arguments.backend is not None:
@@ -111,7 +112,7 @@ def _advance(progress: Progress, bar: TaskID, stage: str) -> None:
 
 def _report(entries: Sequence[Entry]) -> Table:
     table = Table(title="Compared with the reference", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("model", "in", "error of", "worst", "mean", "allowed", "tokens/s", "MiB", "s"):
+    for column in ("model", "in", "error of", "worst", "mean", "allowed", "speed", "MiB", "s"):
         table.add_column(column, overflow="fold", justify="left" if column in {"model", "in", "error of"} else "right")
     for entry in entries:
         size, seconds = f"{entry.proof['bytes'] / 2**20:.0f}", f"{entry.proof['seconds']:.0f}"
@@ -125,7 +126,7 @@ def _report(entries: Sequence[Entry]) -> Table:
                 f"{worst:.1e}",
                 f"{mean:.1e}",
                 f"{found[0]['tolerance']['worst']:g}",
-                f"{speed['per_second']:,.0f}",
+                f"{speed['per_second']:,.0f} {speed['unit']}/s",
                 size,
                 seconds,
             )

@@ -150,7 +150,7 @@ def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progres
     elif precision == "int8":
         path = quantise.quantise(tower, path)
     progress(f"verify {tower.name}")
-    spec, measured = _settle(spec, tower, path)
+    settled, measured = _settle(spec, tower, path)
     files = [path.name, *sorted(file.name for file in version.iterdir() if file != path)]
     if spec.backend == "python":
         for name in RUNTIME:
@@ -158,8 +158,8 @@ def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progres
     if tower.vocabulary is not None:
         tower.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
     if spec.backend == "tensorrt":
-        planning.write(spec, tower, folder)
-    (folder / "config.pbtxt").write_text(config.render(spec, tower))
+        planning.write(settled, tower, folder)
+    (folder / "config.pbtxt").write_text(config.render(settled, tower))
     (folder / "warmup").mkdir()
     for name, data in config.warmup(tower).items():
         (folder / "warmup" / name).write_bytes(data.tobytes())
@@ -168,7 +168,7 @@ def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progres
         "source": spec.source,
         "revision": revision,
         "backend": spec.backend,
-        "precision": spec.precision or PRECISIONS[spec.backend][0],
+        "precision": settled.precision or PRECISIONS[spec.backend][0],
         "files": files,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         "packed": tower.packed,
@@ -184,9 +184,10 @@ def _settle(spec: ModelSpec, tower: "Tower", path: Path) -> tuple[ModelSpec, dic
     """Verify in the precision asked for; where none was, in fp32 if bf16 is not exact enough for this model."""
     try:
         return spec, _verify(spec, tower, path)
-    except ParityError:
+    except ParityError as exc:
         if spec.precision is not None or spec.backend != "python":
             raise
+        print(f"export: {tower.name} is served in fp32: {exc}")
     spec = msgspec.structs.replace(spec, precision="fp32")
     return spec, _verify(spec, tower, path)
 
