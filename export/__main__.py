@@ -84,7 +84,7 @@ def _name_strays(specs: dict[str, ModelSpec], arguments: argparse.Namespace) -> 
 def _listing(specs: Sequence[ModelSpec], repository: Path) -> Table:
     table = Table("model", "task", "backend", "precision", "built", "source", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for spec in specs:
-        precision = spec.precision or PRECISIONS[spec.backend][0]
+        precision = spec.computes_in
         built = "yes" if is_built(spec, repository) else "no"
         table.add_row(spec.name, spec.task, spec.backend, precision, built, spec.source)
     return table

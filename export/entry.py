@@ -15,7 +15,7 @@ import msgspec
 
 from export import plan, source, tensorrt
 from export.errors import ExportError, ParityError
-from export.manifest import PRECISIONS, ModelSpec
+from export.manifest import ModelSpec
 
 if TYPE_CHECKING:
     from export.tower import Tower
@@ -39,7 +39,7 @@ class Entry:
 
 def stages(spec: ModelSpec) -> int:
     """How many stages `build` reports."""
-    converts = (spec.precision or PRECISIONS[spec.backend][0]) in {"fp16", "int8"}
+    converts = spec.computes_in in {"fp16", "int8"}
     plans = spec.backend == "tensorrt"
     return 2 + len(spec.triton_names) * (2 + converts + plans)
 
@@ -134,41 +134,20 @@ def _load(spec: ModelSpec) -> "tuple[list[Tower], str]":
 
 def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progress: Progress) -> dict[str, Any]:
     """Write an entry and return its proof."""
-    from export import config, graph, half, planning, quantise  # noqa: PLC0415
-
     started = time.monotonic()
     version = folder / "1"
     version.mkdir(parents=True)
-    path = version / "model.onnx"
-    precision = spec.precision or PRECISIONS[spec.backend][0]
-    progress(f"trace {tower.name}")
-    graph.trace(tower, path, ragged=spec.backend != "tensorrt")
-    if precision in {"fp16", "int8"}:
-        progress(f"convert {tower.name} to {precision}")
-    if precision == "fp16":
-        half.convert(path)
-    elif precision == "int8":
-        path = quantise.quantise(tower, path)
+    graph = _graph(spec, tower, version / "model.onnx", progress)
+    files = [graph.name, *sorted(file.name for file in version.iterdir() if file != graph)]
     progress(f"verify {tower.name}")
-    settled, measured = _settle(spec, tower, path)
-    files = [path.name, *sorted(file.name for file in version.iterdir() if file != path)]
-    if spec.backend == "python":
-        for name in RUNTIME:
-            shutil.copy(Path(__file__).parent / "runtime" / name, version)
-    if tower.vocabulary is not None:
-        tower.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
-    if spec.backend == "tensorrt":
-        planning.write(settled, tower, folder)
-    (folder / "config.pbtxt").write_text(config.render(settled, tower))
-    (folder / "warmup").mkdir()
-    for name, data in config.warmup(tower).items():
-        (folder / "warmup" / name).write_bytes(data.tobytes())
+    settled, measured = _settle(spec, tower, graph)
+    _furnish(settled, tower, folder)
     proof = {
         "fingerprint": fingerprint(spec),
         "source": spec.source,
         "revision": revision,
         "backend": spec.backend,
-        "precision": settled.precision or PRECISIONS[spec.backend][0],
+        "precision": settled.computes_in,
         "files": files,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         "packed": tower.packed,
@@ -178,6 +157,38 @@ def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progres
     }
     (folder / PROOF).write_text(json.dumps(proof, indent=2) + "\n")
     return proof
+
+
+def _graph(spec: ModelSpec, tower: "Tower", path: Path, progress: Progress) -> Path:
+    """Write the graph in the precision asked for, and return its file."""
+    from export import graph, half, quantise  # noqa: PLC0415
+
+    progress(f"trace {tower.name}")
+    graph.trace(tower, path, ragged=spec.backend != "tensorrt")
+    if spec.computes_in == "fp16":
+        progress(f"convert {tower.name} to fp16")
+        half.convert(path)
+    elif spec.computes_in == "int8":
+        progress(f"quantise {tower.name}")
+        return quantise.quantise(tower, path)
+    return path
+
+
+def _furnish(spec: ModelSpec, tower: "Tower", folder: Path) -> None:
+    """Write what stands beside a graph: for Triton, for the gateway, for model.py and for the plan."""
+    from export import config, planning  # noqa: PLC0415
+
+    if spec.backend == "python":
+        for name in RUNTIME:
+            shutil.copy(Path(__file__).parent / "runtime" / name, folder / "1")
+    if spec.backend == "tensorrt":
+        planning.write(spec, tower, folder)
+    if tower.vocabulary is not None:
+        tower.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.pbtxt").write_text(config.render(spec, tower))
+    (folder / "warmup").mkdir()
+    for name, data in config.warmup(tower).items():
+        (folder / "warmup" / name).write_bytes(data.tobytes())
 
 
 def _settle(spec: ModelSpec, tower: "Tower", path: Path) -> tuple[ModelSpec, dict[str, Any]]:

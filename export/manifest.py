@@ -75,6 +75,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     dimensions: tuple[Annotated[int, Meta(ge=1)], ...] = ()
 
     @property
+    def computes_in(self) -> Precision:
+        """The precision asked for, or the backend's default."""
+        return self.precision or PRECISIONS[self.backend][0]
+
+    @property
     def triton_names(self) -> tuple[str, ...]:
         """The Triton models that it becomes: the towers of an image-text model are one each."""
         return (f"{self.name}-text", f"{self.name}-image") if self.task == "image-text" else (self.name,)

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from export.errors import SourceError
-from export.manifest import PRECISIONS, ModelSpec, Precision
+from export.manifest import ModelSpec, Precision
 from export.runtime.engine import Array, Engine, Field, Row, Tokens
 
 HINTS: Mapping[Precision, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
@@ -35,7 +35,7 @@ class Runner(Protocol):
 
 def runners(spec: ModelSpec, fields: Sequence[Field], graph: Path) -> Iterator[Runner]:
     """The runners that a graph has to pass for what its entry will do, one after the other."""
-    precision = spec.precision or PRECISIONS[spec.backend][0]
+    precision = spec.computes_in
     if spec.backend == "python":
         if precision == "bf16":  # the processor that serves may not compute in it
             yield OpenVino(graph, "fp32")
