@@ -3,17 +3,16 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from msgspec.structs import replace
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export.entry import PROOF, Entry, build, check, is_built, stages
+from export.entry import PROOF, Entry, build, check, is_built
 from export.errors import ExportError, ManifestError
 from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
 
@@ -93,21 +92,37 @@ def _listing(specs: Sequence[ModelSpec], repository: Path) -> Table:
 def _run(
     console: Console, specs: Sequence[ModelSpec], act: Callable[[ModelSpec, Callable[[str], None]], list[Entry]]
 ) -> None:
-    """Build or check models, with a bar for each and a table of what was measured at the end."""
+    """Build or check models, with a bar for each stage and a table of what was measured at the end."""
     if not specs:
         return
-    columns = (TextColumn("{task.fields[model]:<28}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description:<40}"), BarColumn(20), TimeElapsedColumn())
     entries = []
-    with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:
+    with Progress(*columns, console=console) as progress:
         for spec in specs:
-            bar = progress.add_task("", total=stages(spec), model=spec.name)
-            entries += act(spec, partial(_advance, progress, bar))
-            progress.update(bar, description="done", completed=stages(spec))
+            stages = _Stages(progress)
+            entries += act(spec, stages)
+            stages.finish()
     console.print(_report(entries))
 
 
-def _advance(progress: Progress, bar: TaskID, stage: str) -> None:
-    progress.update(bar, description=stage, advance=1)
+class _Stages:
+    """A bar for each stage of one model. How many steps it will have, none of them knows."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stage = ""
+        self._bar: TaskID | None = None
+
+    def __call__(self, stage: str) -> None:
+        if stage != self._stage:
+            self.finish()
+            self._stage, self._bar = stage, self._progress.add_task(stage, total=None)
+        elif self._bar is not None:
+            self._progress.advance(self._bar)
+
+    def finish(self) -> None:
+        if self._bar is not None:
+            self._progress.update(self._bar, total=1, completed=1)
 
 
 def _report(entries: Sequence[Entry]) -> Table:
