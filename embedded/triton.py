@@ -4,6 +4,7 @@ import ctypes.util
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import socket
 import sys
@@ -92,6 +93,8 @@ class Triton:
             raise UnsupportedError(
                 f"{repository} holds no built models: run python -m export --repository {repository}"
             )
+        for model in models:
+            _check_backend(repository / model / "config.pbtxt")
         if any(character.isspace() for character in str(scratch)):
             raise UnsupportedError(f"the temporary folder {scratch} has a space in its path: set TMPDIR to another one")
         wheel = _wheel()
@@ -131,6 +134,16 @@ class Triton:
         """Remove what a Triton that was killed left in shared memory."""
         for file in Path("/dev/shm").glob(f"{self.shared_memory_prefix}*"):  # noqa: S108 - where the backend puts it
             file.unlink(missing_ok=True)
+
+
+def _check_backend(config: Path) -> None:
+    text = config.read_text() if config.is_file() else ""
+    backend = re.search(r'^backend: "(\w+)"$', text, re.MULTILINE)
+    if backend and backend[1] != "python":
+        raise UnsupportedError(
+            f"{config.parent} is for Triton's backend {backend[1]}, which the embedded Triton does not have: keep it in"
+            " a repository of its own"
+        )
 
 
 def _wheel() -> Path:

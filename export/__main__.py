@@ -3,17 +3,16 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from msgspec.structs import replace
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export.entry import PROOF, Entry, build, check, is_built, stages
+from export.entry import PROOF, Entry, build, check, is_built
 from export.errors import ExportError, ManifestError
 from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
 
@@ -21,7 +20,8 @@ from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
 def main() -> int:
     """Run the command; the exit code is 1 where a model could not be exported or is not what it was."""
     arguments = _arguments()
-    console = Console(file=sys.stdout)  # also while something else is kept from writing there
+    # Writes there also while something else is kept from it, and not in 80 columns where nobody looks.
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110)
     try:
         specs = load(arguments.manifest)
         if arguments.backend is not None:
@@ -83,7 +83,7 @@ def _name_strays(specs: dict[str, ModelSpec], arguments: argparse.Namespace) -> 
 def _listing(specs: Sequence[ModelSpec], repository: Path) -> Table:
     table = Table("model", "task", "backend", "precision", "built", "source", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for spec in specs:
-        precision = spec.precision or PRECISIONS[spec.backend][0]
+        precision = spec.computes_in
         built = "yes" if is_built(spec, repository) else "no"
         table.add_row(spec.name, spec.task, spec.backend, precision, built, spec.source)
     return table
@@ -92,26 +92,42 @@ def _listing(specs: Sequence[ModelSpec], repository: Path) -> Table:
 def _run(
     console: Console, specs: Sequence[ModelSpec], act: Callable[[ModelSpec, Callable[[str], None]], list[Entry]]
 ) -> None:
-    """Build or check models, with a bar for each and a table of what was measured at the end."""
+    """Build or check models, with a bar for each stage and a table of what was measured at the end."""
     if not specs:
         return
-    columns = (TextColumn("{task.fields[model]:<28}"), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description:<40}"), BarColumn(20), TimeElapsedColumn())
     entries = []
-    with Progress(*columns, TextColumn("{task.description}"), console=console) as progress:
+    with Progress(*columns, console=console) as progress:
         for spec in specs:
-            bar = progress.add_task("", total=stages(spec), model=spec.name)
-            entries += act(spec, partial(_advance, progress, bar))
-            progress.update(bar, description="done", completed=stages(spec))
+            stages = _Stages(progress)
+            entries += act(spec, stages)
+            stages.finish()
     console.print(_report(entries))
 
 
-def _advance(progress: Progress, bar: TaskID, stage: str) -> None:
-    progress.update(bar, description=stage, advance=1)
+class _Stages:
+    """A bar for each stage of one model. How many steps it will have, none of them knows."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stage = ""
+        self._bar: TaskID | None = None
+
+    def __call__(self, stage: str) -> None:
+        if stage != self._stage:
+            self.finish()
+            self._stage, self._bar = stage, self._progress.add_task(stage, total=None)
+        elif self._bar is not None:
+            self._progress.advance(self._bar)
+
+    def finish(self) -> None:
+        if self._bar is not None:
+            self._progress.update(self._bar, total=1, completed=1)
 
 
 def _report(entries: Sequence[Entry]) -> Table:
     table = Table(title="Compared with the reference", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("model", "in", "error of", "worst", "mean", "allowed", "tokens/s", "MiB", "s"):
+    for column in ("model", "in", "error of", "worst", "mean", "allowed", "speed", "MiB", "s"):
         table.add_column(column, overflow="fold", justify="left" if column in {"model", "in", "error of"} else "right")
     for entry in entries:
         size, seconds = f"{entry.proof['bytes'] / 2**20:.0f}", f"{entry.proof['seconds']:.0f}"
@@ -125,7 +141,7 @@ def _report(entries: Sequence[Entry]) -> Table:
                 f"{worst:.1e}",
                 f"{mean:.1e}",
                 f"{found[0]['tolerance']['worst']:g}",
-                f"{speed['per_second']:,.0f}",
+                f"{speed['per_second']:,.0f} {speed['unit']}/s",
                 size,
                 seconds,
             )

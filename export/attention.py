@@ -5,7 +5,7 @@ operators, for packed rows and for padded ones.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +113,14 @@ class RowAttention:
             return mixed
         return self.layout.pack(mixed.transpose(1, 2)).transpose(0, 1)[None]
 
+    def pad(self, hidden: Tensor) -> Tensor:
+        """Token vectors in the form of this attention, [1, T, D] or [N, L, D], to [N, L, D]."""
+        return hidden if self.layout is None else self.layout.pad(hidden[0])
+
+    def pack(self, hidden: Tensor) -> Tensor:
+        """The way back from `pad`."""
+        return hidden if self.layout is None else self.layout.pack(hidden)[None]
+
     def _rows(self, heads: Tensor) -> Tensor:
         if self.layout is None:
             return heads
@@ -189,3 +197,32 @@ def in_interface(model: Model, attend: RowAttention, *, causal: bool) -> Iterato
     finally:
         model.config._attn_implementation = implementation
         ALL_ATTENTION_FUNCTIONS.pop("by_rows")
+
+
+@contextmanager
+def in_modules(modules: Iterable[torch.nn.Module], attend: RowAttention, mask: Tensor, **more: Any) -> Iterator[None]:  # noqa: ANN401
+    """Have attention modules whose scores are their own compute padded rows, and only them.
+
+    Args:
+        modules: called with token vectors and a mask first; they answer with token vectors first.
+        attend: tells the rows.
+        mask: what the modules take for one.
+        more: further arguments to replace.
+    """
+
+    def pad(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (attend.pad(args[0]), mask, *args[2:]), kwargs | more
+
+    def pack(_: object, __: object, output: tuple[Any, ...]) -> tuple[Any, ...]:
+        return attend.pack(output[0]), *output[1:]
+
+    hooks = [
+        hook
+        for module in modules
+        for hook in (module.register_forward_pre_hook(pad, with_kwargs=True), module.register_forward_hook(pack))
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -6,7 +6,7 @@ import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export.manifest import PRECISIONS, Backend, ModelSpec
+from export.manifest import Backend, ModelSpec
 from export.profiles import length_buckets
 from export.runners import HINTS
 from export.runtime.engine import Array, Field, Tokens
@@ -138,7 +138,7 @@ def _parameters(values: Mapping[str, str]) -> dict[str, pb.ModelParameter]:
 def _common(spec: ModelSpec, tower: Tower) -> dict[str, str]:
     """What the gateway and model.py read, and where the weights are from; empty where there is nothing to say."""
     words = tower.vocabulary
-    precision = spec.precision or PRECISIONS[spec.backend][0]
+    precision = spec.computes_in
     python = spec.backend == "python"
     buckets: Sequence[int] = length_buckets(words.max_tokens) if words and spec.backend == "tensorrt" else ()
     return {

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
-from export.attention import Layout, RowAttention, Sight, in_interface, in_sdpa
+from export.attention import MASKED_SCORE, Layout, RowAttention, Sight, in_interface, in_modules, in_sdpa
 from export.loading import Model
 from export.rows import Rows, columns
 
@@ -57,12 +57,31 @@ def _modernbert(model: Model, attend: RowAttention, _: Tensor) -> Iterator[None]
 
 
 @contextmanager
-def _self_attention() -> Iterator[None]:
-    """DeBERTa asks in the graph whether there are as many keys as queries, which OpenVINO cannot take."""
+def _mpnet(model: Model, attend: RowAttention, _: Tensor) -> Iterator[None]:
+    """MPNet adds a bias by distance to the scores, the same for all rows."""
+    encoder = model.encoder
+    original = encoder.compute_position_bias
+    encoder.compute_position_bias = lambda *_, **__: original(attend.attended[:1, :, None])
+    mask = torch.where(attend.attended, 0.0, MASKED_SCORE)[:, None, None]
+    try:
+        with in_modules([layer.attention.attn for layer in encoder.layer], attend, mask):
+            yield
+    finally:
+        del encoder.compute_position_bias
+
+
+@contextmanager
+def _deberta(model: Model, attend: RowAttention, _: Tensor) -> Iterator[None]:
+    """DeBERTa adds scores of contents with distances (He et al. 2021, arXiv 2006.03654, section 3.1).
+
+    It asks in the graph whether there are as many keys as queries, which OpenVINO cannot take.
+    """
     original = modeling_deberta_v2.build_rpos
     modeling_deberta_v2.build_rpos = lambda query, key, relative_pos, *_: relative_pos  # noqa: ARG005
+    mask = attend.attended[:, None, None]
     try:
-        yield
+        with in_modules([layer.attention.self for layer in model.encoder.layer], attend, mask, relative_pos=None):
+            yield
     finally:
         modeling_deberta_v2.build_rpos = original
 
@@ -82,15 +101,18 @@ def _after_padding(config: PretrainedConfig) -> int:
 
 FAMILIES: Mapping[str, Family] = {
     "bert": Family(_sdpa),
+    "deberta-v2": Family(_deberta),
     "distilbert": Family(_distilbert),
     "modernbert": Family(_modernbert),
+    "mpnet": Family(_mpnet, lambda _: MPNET_FIRST_POSITION),
     **dict.fromkeys(("camembert", "roberta", "xlm-roberta"), Family(_sdpa, _after_padding)),
     **dict.fromkeys(("gemma", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"), Family(_interface)),
     **dict.fromkeys(("chinese_clip_text_model", "siglip_text_model", "siglip2_text_model"), Family(_interface)),
     "clip_text_model": Family(_causal_interface),
 }
-"""By `model_type`. The attention of any other type is its own (MPNet and DeBERTa add biases by distance to the scores
-before the softmax): it gets padded rows and a mask."""
+"""By `model_type`. A model of any other type gets padded rows and a mask."""
+MPNET_FIRST_POSITION = 2
+"""Behind the padding id of its vocabulary, which is 1 whatever the configuration says."""
 
 
 class RowEncoder(torch.nn.Module):
@@ -106,7 +128,9 @@ class RowEncoder(torch.nn.Module):
         """
         super().__init__()
         self.model = model
-        self.family = FAMILIES.get(model.config.model_type)
+        # A convolution, which the largest DeBERTas have, would mix the end of a row with the beginning of the next.
+        has_convolution = getattr(model.config, "conv_kernel_size", 0) > 0
+        self.family = None if has_convolution else FAMILIES.get(model.config.model_type)
         self.packed = packed and self.family is not None
         self._takes = inspect.signature(model.forward).parameters
 
@@ -138,9 +162,8 @@ class RowEncoder(torch.nn.Module):
         positions = columns(rows.ids.shape[1])[None]
         if self.family is not None:
             return self._call(rows.ids, rows.segments, positions, RowAttention(rows.attended))
-        with _self_attention():
-            mask = rows.attended.to(torch.int64)
-            return self._run(input_ids=rows.ids, attention_mask=mask, token_type_ids=rows.segments)
+        mask = rows.attended.to(torch.int64)
+        return self._run(input_ids=rows.ids, attention_mask=mask, token_type_ids=rows.segments)
 
     def _call(self, ids: Tensor, segments: Tensor, positions: Tensor, attend: RowAttention) -> Tensor:
         assert self.family is not None  # noqa: S101 - the callers have looked

@@ -15,7 +15,7 @@ import msgspec
 
 from export import plan, source, tensorrt
 from export.errors import ExportError, ParityError
-from export.manifest import PRECISIONS, ModelSpec
+from export.manifest import ModelSpec
 
 if TYPE_CHECKING:
     from export.tower import Tower
@@ -25,7 +25,7 @@ RUNTIME = ("model.py", "engine.py")
 VERSIONS = ("numpy", "onnx", "onnxruntime", "openvino", "sentence-transformers", "torch", "transformers")
 
 Progress = Callable[[str], None]
-"""Told of each stage before it begins."""
+"""Told of each stage before it begins, and again after each of its steps if it has some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,6 @@ class Entry:
     folder: Path
     proof: dict[str, Any]
     """The content of export.json."""
-
-
-def stages(spec: ModelSpec) -> int:
-    """How many stages `build` reports."""
-    converts = (spec.precision or PRECISIONS[spec.backend][0]) in {"fp16", "int8"}
-    plans = spec.backend == "tensorrt"
-    return 2 + len(spec.triton_names) * (2 + converts + plans)
 
 
 def fingerprint(spec: ModelSpec) -> str:
@@ -87,7 +80,7 @@ def build(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
     Raises:
         ExportError: with the stage's own sentence; the repository is as it was.
     """
-    progress("load")
+    progress(f"load {spec.name}")
     towers, revision = _load(spec)
     repository.mkdir(parents=True, exist_ok=True)
     # Beside the repository, not inside: Triton takes every folder in there for a model.
@@ -97,7 +90,7 @@ def build(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
             for tower in towers:
                 progress(f"plan {tower.name}")
                 _plan(Path(scratch) / tower.name, repository)
-        progress("write")
+        progress(f"write {spec.name}")
         for tower in towers:
             _replace(Path(scratch) / tower.name, repository / tower.name, Path(scratch) / f"old-{tower.name}")
     return [Entry(repository / tower.name, proof) for tower, proof in zip(towers, proofs, strict=True)]
@@ -112,15 +105,14 @@ def check(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
     for name in spec.triton_names:
         if not (repository / name / PROOF).is_file():
             raise ExportError(f"[{spec.name}] {repository / name} is not built")
-    progress("load")
+    progress(f"load {spec.name}")
     towers, _ = _load(spec)
     entries = []
     for tower in towers:
-        progress(f"verify {tower.name}")
         folder = repository / tower.name
         proof = json.loads((folder / PROOF).read_text())
         built = msgspec.structs.replace(spec, backend=proof["backend"], precision=proof["precision"])
-        entries.append(Entry(folder, proof | _verify(built, tower, folder / "1" / proof["files"][0])))
+        entries.append(Entry(folder, proof | _verify(built, tower, folder / "1" / proof["files"][0], progress)))
     return entries
 
 
@@ -134,41 +126,19 @@ def _load(spec: ModelSpec) -> "tuple[list[Tower], str]":
 
 def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progress: Progress) -> dict[str, Any]:
     """Write an entry and return its proof."""
-    from export import config, graph, half, planning, quantise  # noqa: PLC0415
-
     started = time.monotonic()
     version = folder / "1"
     version.mkdir(parents=True)
-    path = version / "model.onnx"
-    precision = spec.precision or PRECISIONS[spec.backend][0]
-    progress(f"trace {tower.name}")
-    graph.trace(tower, path, ragged=spec.backend != "tensorrt")
-    if precision in {"fp16", "int8"}:
-        progress(f"convert {tower.name} to {precision}")
-    if precision == "fp16":
-        half.convert(path)
-    elif precision == "int8":
-        path = quantise.quantise(tower, path)
-    progress(f"verify {tower.name}")
-    spec, measured = _settle(spec, tower, path)
-    files = [path.name, *sorted(file.name for file in version.iterdir() if file != path)]
-    if spec.backend == "python":
-        for name in RUNTIME:
-            shutil.copy(Path(__file__).parent / "runtime" / name, version)
-    if tower.vocabulary is not None:
-        tower.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
-    if spec.backend == "tensorrt":
-        planning.write(spec, tower, folder)
-    (folder / "config.pbtxt").write_text(config.render(spec, tower))
-    (folder / "warmup").mkdir()
-    for name, data in config.warmup(tower).items():
-        (folder / "warmup" / name).write_bytes(data.tobytes())
+    graph = _graph(spec, tower, version / "model.onnx", progress)
+    files = [graph.name, *sorted(file.name for file in version.iterdir() if file != graph)]
+    settled, measured = _settle(spec, tower, graph, progress)
+    _furnish(settled, tower, folder)
     proof = {
         "fingerprint": fingerprint(spec),
         "source": spec.source,
         "revision": revision,
         "backend": spec.backend,
-        "precision": spec.precision or PRECISIONS[spec.backend][0],
+        "precision": settled.computes_in,
         "files": files,
         "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
         "packed": tower.packed,
@@ -180,22 +150,59 @@ def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progres
     return proof
 
 
-def _settle(spec: ModelSpec, tower: "Tower", path: Path) -> tuple[ModelSpec, dict[str, Any]]:
+def _graph(spec: ModelSpec, tower: "Tower", path: Path, progress: Progress) -> Path:
+    """Write the graph in the precision asked for, and return its file."""
+    from export import graph, half, quantise  # noqa: PLC0415
+
+    progress(f"trace {tower.name}")
+    graph.trace(tower, path, ragged=spec.backend != "tensorrt")
+    if spec.computes_in == "fp16":
+        progress(f"convert {tower.name} to fp16")
+        half.convert(path)
+    elif spec.computes_in == "int8":
+        progress(f"quantise {tower.name}")
+        return quantise.quantise(tower, path)
+    return path
+
+
+def _furnish(spec: ModelSpec, tower: "Tower", folder: Path) -> None:
+    """Write what stands beside a graph: for Triton, for the gateway, for model.py and for the plan."""
+    from export import config, planning  # noqa: PLC0415
+
+    if spec.backend == "python":
+        for name in RUNTIME:
+            shutil.copy(Path(__file__).parent / "runtime" / name, folder / "1")
+    if spec.backend == "tensorrt":
+        planning.write(spec, tower, folder)
+    if tower.vocabulary is not None:
+        tower.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.pbtxt").write_text(config.render(spec, tower))
+    (folder / "warmup").mkdir()
+    for name, data in config.warmup(tower).items():
+        (folder / "warmup" / name).write_bytes(data.tobytes())
+
+
+def _settle(spec: ModelSpec, tower: "Tower", path: Path, progress: Progress) -> tuple[ModelSpec, dict[str, Any]]:
     """Verify in the precision asked for; where none was, in fp32 if bf16 is not exact enough for this model."""
     try:
-        return spec, _verify(spec, tower, path)
-    except ParityError:
+        return spec, _verify(spec, tower, path, progress)
+    except ParityError as exc:
         if spec.precision is not None or spec.backend != "python":
             raise
+        print(f"export: {tower.name} is served in fp32: {exc}")
     spec = msgspec.structs.replace(spec, precision="fp32")
-    return spec, _verify(spec, tower, path)
+    return spec, _verify(spec, tower, path, progress)
 
 
-def _verify(spec: ModelSpec, tower: "Tower", path: Path) -> dict[str, Any]:
+def _verify(spec: ModelSpec, tower: "Tower", path: Path, progress: Progress) -> dict[str, Any]:
     """The measured part of a proof."""
     from export import verify  # noqa: PLC0415
 
-    found = list(verify.verify(spec, tower, path))
+    found = []
+    progress(f"verify {tower.name}")
+    for one in verify.verify(spec, tower, path):
+        found.append(one)
+        progress(f"verify {tower.name}")
     return {
         "parity": [asdict(one) for one in found if isinstance(one, verify.Parity)],
         "speed": [asdict(one) for one in found if isinstance(one, verify.Speed)],

@@ -1,5 +1,6 @@
 """models.toml: which models to export, as data."""
 
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Mapping
@@ -62,7 +63,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """For sources that do not say."""
     positive_class: str | None = None
     """The label that means relevant, for cross-encoders of several classes."""
-    template: Annotated[str, Meta(pattern=r"(?s)\{query\}.*\{document\}")] | None = None
+    template: str | None = None
     """The prompt of a decoder reranker, with {query} and {document} in it."""
     allow_pickle: bool = False
     """Whether weights may be read from a pickle, which runs code of its author."""
@@ -73,6 +74,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     licence: str | None = None
     max_tokens: Annotated[int, Meta(ge=8)] | None = None
     dimensions: tuple[Annotated[int, Meta(ge=1)], ...] = ()
+
+    @property
+    def computes_in(self) -> Precision:
+        """The precision asked for, or the backend's default."""
+        return self.precision or PRECISIONS[self.backend][0]
 
     @property
     def triton_names(self) -> tuple[str, ...]:
@@ -143,6 +149,10 @@ def _check(path: Path, spec: ModelSpec) -> None:
         )
     if spec.precision == "int8" and spec.task != "text-embedding":
         raise ManifestError(f"{path.name} [{spec.name}] precision: int8 is for text-embedding only")
+    if spec.template is not None and re.findall(r"\{(?:query|document)\}", spec.template) != ["{query}", "{document}"]:
+        raise ManifestError(
+            f"{path.name} [{spec.name}] template: must hold {{query}} once and, behind it, {{document}}"
+        )
     for key, tasks in TASKS_OF.items():
         if getattr(spec, key) and spec.task not in tasks:
             raise ManifestError(f"{path.name} [{spec.name}] {key}: is for {' and '.join(tasks)} only")

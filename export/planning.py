@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from export.config import max_batch_size
-from export.manifest import PRECISIONS, ModelSpec
+from export.manifest import ModelSpec
 from export.plan import CASES, SPEC, Case, save_cases
 from export.profiles import COSINE, ERROR, PlanSpec, Profile, image_profiles, length_buckets, text_profiles, write_spec
 from export.runners import request
@@ -18,7 +18,7 @@ from export.verify import MEASURES
 def write(spec: ModelSpec, tower: Tower, folder: Path) -> None:
     """Write plan.json and parity.npz into an entry."""
     measure = MEASURES[tower.role.name]
-    worst = measure.tolerances[spec.precision or PRECISIONS[spec.backend][0]].worst
+    worst = measure.tolerances[spec.computes_in].worst
     is_cosine = measure.name == "cosine"
     plan = PlanSpec(_profiles(spec, tower), COSINE if is_cosine else ERROR, 1 - worst if is_cosine else worst)
     write_spec(plan, folder / SPEC)

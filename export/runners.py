@@ -1,6 +1,7 @@
 """What runs a finished graph for verification, as each backend of Triton will when it serves."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -8,7 +9,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from export.manifest import PRECISIONS, ModelSpec, Precision
+from export.errors import SourceError
+from export.manifest import ModelSpec, Precision
 from export.runtime.engine import Array, Engine, Field, Row, Tokens
 
 HINTS: Mapping[Precision, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
@@ -33,7 +35,7 @@ class Runner(Protocol):
 
 def runners(spec: ModelSpec, fields: Sequence[Field], graph: Path) -> Iterator[Runner]:
     """The runners that a graph has to pass for what its entry will do, one after the other."""
-    precision = spec.precision or PRECISIONS[spec.backend][0]
+    precision = spec.computes_in
     if spec.backend == "python":
         if precision == "bf16":  # the processor that serves may not compute in it
             yield OpenVino(graph, "fp32")
@@ -42,11 +44,20 @@ def runners(spec: ModelSpec, fields: Sequence[Field], graph: Path) -> Iterator[R
         yield OnnxRuntime(graph, fields, precision, ragged=spec.backend == "onnxruntime")
 
 
+@contextmanager
+def _opening(engine: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as exc:
+        raise SourceError(f"verify: {engine} cannot run the graph: {exc}") from exc
+
+
 class OpenVino:
     """The engine of the python backend."""
 
     def __init__(self, graph: Path, precision: Precision) -> None:
-        self._engine = Engine(graph, HINTS[precision])
+        with _opening("OpenVINO"):
+            self._engine = Engine(graph, HINTS[precision])
         self.precision: Precision = precision if precision == "int8" else NAMES[self._engine.precision]
 
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:  # noqa: D102
@@ -68,7 +79,8 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors: it warns of every fp16 operator that a CPU has no kernel for
         providers = [name for name in PROVIDERS if name in ort.get_available_providers()]
-        self._session = ort.InferenceSession(graph, options, providers=providers)
+        with _opening("ONNX Runtime"):
+            self._session = ort.InferenceSession(graph, options, providers=providers)
         self._fields = fields
         self._ragged = ragged
         self.precision: Precision = precision

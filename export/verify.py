@@ -106,11 +106,13 @@ class Parity:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Tokens of all compared rows a second, on this machine; for images, images a second."""
+    """How fast all compared rows were together, on this machine."""
 
     model: str
     precision: Precision
     per_second: float
+    unit: str
+    """What is counted: "tokens" or "images"."""
 
 
 def verify(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Parity | Speed]:
@@ -144,7 +146,7 @@ def verify(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Parity | Spee
                     f" {parity.tolerance.worst:g} and {parity.tolerance.mean:g} are the most"
                 )
             yield parity
-        yield Speed(tower.name, runner.precision, _speed(tower, runner, rows))
+        yield _speed(tower, runner, rows)
 
 
 def _compare(tower: Tower, precision: Precision, batches: str, expected: Vectors, actual: Vectors) -> Parity:
@@ -164,11 +166,13 @@ def _runs(runner: Runner, rows: Sequence[Row], width: int) -> Iterator[tuple[str
         yield batches, actual
 
 
-def _speed(tower: Tower, runner: Runner, rows: Sequence[Row]) -> float:
-    lengths = [
+def _speed(tower: Tower, runner: Runner, rows: Sequence[Row]) -> Speed:
+    tokens = sum(
         len(value) for row in rows for field, value in zip(tower.fields, row, strict=True) if isinstance(field, Tokens)
-    ]
-    return (sum(lengths) or len(rows)) / min(_seconds(lambda: runner.run(rows)) for _ in range(ROUNDS))
+    )
+    seconds = min(_seconds(lambda: runner.run(rows)) for _ in range(ROUNDS))
+    unit = "tokens" if tokens else "images"
+    return Speed(tower.name, runner.precision, (tokens or len(rows)) / seconds, unit)
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -8,13 +8,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from export.manifest import ModelSpec
 from gateway.errors import ANSWERS
 from gateway.routes.embeddings import EmbeddingRequest
 from gateway.routes.http import decode
 from gateway.routes.openapi import OPERATIONS
 from gateway.routes.rerank import RerankRequest
+from tests.export.parity import CASES
 
-README, API, OPERATIONS_PAGE = (Path(name).read_text() for name in ("README.md", "docs/api.md", "docs/operations.md"))
+PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/operations.md")
+README, API, MODELS, OPERATIONS_PAGE = (Path(name).read_text() for name in PAGES)
 
 
 def documented(page: str, heading: str) -> set[str]:
@@ -47,9 +50,20 @@ def test_api_page_names_every_route_status_and_code() -> None:
 
 def test_every_make_target_in_the_readme_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", Path("Makefile").read_text(), re.MULTILINE))
-    used = set(re.findall(r"(?:^|`)make ([a-z]+)", README + OPERATIONS_PAGE, re.MULTILINE))
+    used = set(re.findall(r"(?:^|`)make ([a-z]+)", README + MODELS + OPERATIONS_PAGE, re.MULTILINE))
     assert used
     assert used <= targets
+
+
+def test_models_page_lists_the_keys_of_a_table() -> None:
+    fields = {field.name for field in msgspec.structs.fields(ModelSpec)}
+    assert documented(MODELS, "## Keys of a table") == fields - {"name"}
+
+
+def test_models_page_lists_every_family() -> None:
+    table = MODELS.partition("<!-- parity: begin -->")[2].partition("<!-- parity: end -->")[0]
+    for case in CASES:
+        assert f"| {case.label} | {case.task}" in table
 
 
 def test_every_link_in_the_documents_leads_somewhere() -> None:

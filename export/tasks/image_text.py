@@ -172,7 +172,8 @@ def _pixels(spec: ModelSpec, model: _ImageModel, processor: Model) -> Tower:
 
     def embed(row: Row) -> Tensor:
         image = Image.fromarray(np.ascontiguousarray(row[0].transpose(1, 2, 0)))
-        ready = processor(images=image, do_resize=False, do_center_crop=False, return_tensors="pt")
+        crops = {"do_center_crop": False} if hasattr(processor, "do_center_crop") else {}
+        ready = processor(images=image, do_resize=False, return_tensors="pt", **crops)
         embedded: Tensor = model(ready["pixel_values"])[0]
         return embedded
 

@@ -80,3 +80,10 @@ def test_clean_up_removes_its_own_shared_memory_only(repository: Path, tmp_path:
     assert not own.exists()
     assert other.exists()
     other.unlink()
+
+
+def test_entry_of_another_backend_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model" / "1").mkdir(parents=True)
+    (tmp_path / "model" / "config.pbtxt").write_text('name: "model"\nbackend: "onnxruntime"\n')
+    with pytest.raises(UnsupportedError, match=f"{tmp_path}/model is for Triton's backend onnxruntime"):
+        Triton.prepare(tmp_path, Ports(), tmp_path)

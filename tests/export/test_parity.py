@@ -8,7 +8,6 @@ from tests.export.parity import CASES, COLUMNS, RUNS, Case, measure, table
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.label} {case.task}")
-@pytest.mark.filterwarnings("ignore:The following named arguments are not valid:UserWarning")  # image processors' own
 def test_every_family_is_exact_on_every_backend(case: Case, tmp_path: Path) -> None:
     found = measure(case, RUNS, tmp_path)  # raises where a graph is beyond its tolerance
     for one in found:
