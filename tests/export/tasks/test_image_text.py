@@ -22,9 +22,6 @@ from export.tasks import image_text
 from export.tower import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Tower
 from tests.export import tiny
 
-# Image processors say so of arguments that others take: here of the crop that the references do without.
-pytestmark = pytest.mark.filterwarnings("ignore:The following named arguments are not valid:UserWarning")
-
 TEXTS = ["a shell", "A conch is a sea snail, and its shell a trumpet.", "brass"]
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, tiny.IMAGE, tiny.IMAGE, 3), np.uint8)
 """[N, H, W, 3], already of the size that the models see."""
