@@ -1,137 +1,297 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
+import numpy as np
+import openvino as ov
 import pytest
+from google.protobuf import text_format
 from msgspec.structs import replace
-from transformers import Qwen2Config, RobertaConfig
+from safetensors.torch import load_file, save_file
+from tritonclient.grpc import model_config_pb2 as pb
 
-from export.entry import PROOF, build, fingerprint, is_built
-from export.errors import ParityError, SourceError
-from export.manifest import ModelSpec
-from tests.export.tiny import SIZES, write_tiny
+from export.entry import PROOF, build, check, fingerprint, is_built
+from export.errors import ExportError, ParityError, SourceError
+from export.manifest import Backend, ModelSpec, Precision
+from tests.export import tiny
 
-
-def spec(source: Path, task: str = "text-embedding") -> ModelSpec:
-    return replace(ModelSpec(name="tiny", task="text-embedding", source=str(source)), task=task)
-
-
-@pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken"])
-def test_pooling_is_exported_as_sentence_transformers_has_it(pooling: str, tmp_path: Path, minilm_folder: Path) -> None:
-    source = write_tiny(tmp_path / "source", minilm_folder, pooling)
-    entry = build(spec(source), tmp_path / "repository", progress=print)
-    cosines = [parity["value"] for parity in entry.proof["parity"] if parity["precision"] == "f32"]
-    assert len(cosines) == 3
-    assert min(cosines) > 0.999999
+WITH_BF16 = pytest.mark.skipif(
+    "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
+    reason="where the processor does not compute in bf16, there is nothing to be inexact",
+)
 
 
-def test_late_interaction_is_exported_from_any_tower(tmp_path: Path, minilm_folder: Path) -> None:
-    source = write_tiny(tmp_path / "source", minilm_folder)
-    entry = build(spec(source, "late-interaction"), tmp_path / "repository", progress=print)
-    errors = [parity["value"] for parity in entry.proof["parity"] if parity["precision"] == "f32"]
-    assert max(errors) < 1e-5
+def silent(_: str) -> None:
+    """Progress that nobody follows."""
 
 
-def test_entry_is_whole_and_its_proof_tells_where_it_comes_from(tmp_path: Path, minilm_folder: Path) -> None:
-    tiny = spec(write_tiny(tmp_path / "source", minilm_folder))
-    stages: list[str] = []
-    assert not is_built(tiny, tmp_path / "repository")
-    entry = build(tiny, tmp_path / "repository", stages.append)
-    assert stages == ["load", "trace", "verify", "write"]
-    files = {str(file.relative_to(entry.folder)) for file in entry.folder.rglob("*") if file.is_file()}
-    assert files == {
-        "1/engine.py",
-        "1/model.onnx",
-        "1/model.py",
-        "config.pbtxt",
-        "export.json",
-        "tokenizer.json",
-        "warmup/input_ids",
-        "warmup/length",
+def files(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def former(repository: Path, *names: str) -> None:
+    """Entries from before."""
+    for name in names:
+        (repository / name).mkdir(parents=True)
+        (repository / name / "config.pbtxt").write_text("before")
+
+
+def untouched(repository: Path) -> bool:
+    return files(repository) == {"tiny/config.pbtxt"} and (repository / "tiny" / "config.pbtxt").read_text() == "before"
+
+
+@pytest.fixture(scope="module")
+def fp32(bert: ModelSpec) -> ModelSpec:
+    return replace(bert, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def built(fp32: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with one entry, which tests leave as it is."""
+    repository = tmp_path_factory.mktemp("built") / "repository"
+    build(fp32, repository, silent)
+    return repository
+
+
+@pytest.fixture
+def damaged(built: Path, tmp_path: Path) -> Path:
+    """A copy of its entry to do things to."""
+    return Path(shutil.copytree(built / "tiny", tmp_path / "repository" / "tiny"))
+
+
+COMMON = {"config.pbtxt", "export.json", "tokenizer.json", "warmup/input_ids", "warmup/length"}
+ONNX = {"1/model.onnx", "1/model.onnx.data"}
+RUNTIME = {"1/model.py", "1/engine.py"}
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "settled", "own"),
+    [
+        ("python", "fp32", "fp32", ONNX | RUNTIME),
+        ("python", "int8", "int8", {"1/model.xml", "1/model.bin"} | RUNTIME),
+        ("onnxruntime", None, "fp32", ONNX),
+        ("onnxruntime", "fp16", "fp16", ONNX),
+        ("tensorrt", None, "fp16", ONNX | {"plan.json", "parity.npz"}),
+    ],
+)
+def test_entry_holds_what_its_backend_needs_and_its_proof(
+    bert: ModelSpec, tmp_path: Path, backend: Backend, precision: Precision | None, settled: Precision, own: set[str]
+) -> None:
+    spec = replace(bert, backend=backend, precision=precision)
+    assert not is_built(spec, tmp_path / "repository")
+    (entry,) = build(spec, tmp_path / "repository", silent)
+    assert entry.folder == tmp_path / "repository" / "tiny"
+    assert files(entry.folder) == COMMON | own
+
+    assert json.loads((entry.folder / PROOF).read_text()) == entry.proof
+    assert (entry.proof["source"], entry.proof["backend"], entry.proof["precision"]) == (spec.source, backend, settled)
+    assert {f"1/{name}" for name in entry.proof["files"]} == {
+        name for name in own if name.startswith("1/model.")
+    } - RUNTIME
+    assert {(one["precision"], one["batches"]) for one in entry.proof["parity"]} == {
+        (settled, batches) for batches in ("alone", "in threes", "together")
     }
-    assert json.loads((entry.folder / PROOF).read_text())["source"] == str(tmp_path / "source" / "model")
-    assert is_built(tiny, tmp_path / "repository")
+    (speed,) = entry.proof["speed"]
+    assert (speed["precision"], speed["unit"]) == (settled, "tokens")
+
+    config = text_format.Parse((entry.folder / "config.pbtxt").read_text(), pb.ModelConfig())
+    assert config.backend == backend
+    if backend == "python":
+        assert (entry.folder / "1" / config.parameters["graph"].string_value).is_file()
+    assert is_built(spec, tmp_path / "repository")
 
 
-def test_entry_of_a_changed_table_is_out_of_date(tmp_path: Path, minilm_folder: Path) -> None:
-    tiny = spec(write_tiny(tmp_path / "source", minilm_folder))
-    build(tiny, tmp_path / "repository", progress=print)
-    changed = replace(tiny, aliases=("other",))
-    assert fingerprint(changed) != fingerprint(tiny)
-    assert not is_built(changed, tmp_path / "repository")
+def test_warmup_files_hold_what_the_config_says_of_them(built: Path) -> None:
+    config = text_format.Parse((built / "tiny" / "config.pbtxt").read_text(), pb.ModelConfig())
+    types = {pb.TYPE_INT64: np.int64, pb.TYPE_INT32: np.int32}
+    for tensor in config.model_warmup[0].inputs.values():
+        data = np.fromfile(built / "tiny" / "warmup" / tensor.input_data_file, types[tensor.data_type])
+        assert list(data.shape) == list(tensor.dims)
 
 
-def test_entry_of_changed_or_missing_files_is_out_of_date(tmp_path: Path, minilm_folder: Path) -> None:
-    tiny = spec(write_tiny(tmp_path / "source", minilm_folder))
-    entry = build(tiny, tmp_path / "repository", progress=print)
-    weights = tmp_path / "source" / "model" / "model.safetensors"
+def test_progress_is_told_of_every_stage_in_order(bert: ModelSpec, tmp_path: Path) -> None:
+    stages: list[str] = []
+    build(replace(bert, backend="tensorrt"), tmp_path / "repository", stages.append)
+    assert list(dict.fromkeys(stages)) == [
+        "load tiny",
+        "trace tiny",
+        "convert tiny to fp16",
+        "verify tiny",
+        "plan tiny",
+        "write tiny",
+    ]
+
+
+def test_entry_of_a_changed_table_is_out_of_date(fp32: ModelSpec, built: Path) -> None:
+    assert is_built(fp32, built)
+    for changed in (
+        replace(fp32, aliases=("other",)),
+        replace(fp32, backend="onnxruntime"),
+        replace(fp32, max_tokens=50),
+    ):
+        assert fingerprint(changed) != fingerprint(fp32)
+        assert not is_built(changed, built)
+
+
+def test_entry_of_changed_weights_is_out_of_date(fp32: ModelSpec, built: Path) -> None:
+    weights = Path(fp32.source) / "model.safetensors"
     before = weights.stat().st_mtime_ns
     os.utime(weights, ns=(before, before + 1))
-    assert not is_built(tiny, tmp_path / "repository")
+    assert not is_built(fp32, built)
     os.utime(weights, ns=(before, before))
-    assert is_built(tiny, tmp_path / "repository")
-    (entry.folder / "1" / "model.onnx").unlink()
-    assert not is_built(tiny, tmp_path / "repository")
+    assert is_built(fp32, built)
 
 
-def test_model_whose_numbers_differ_leaves_the_repository_as_it_was(tmp_path: Path, minilm_folder: Path) -> None:
-    # RoBERTa counts positions from its padding id on, which packing does not know: the parity gate must notice.
-    config = RobertaConfig(**SIZES | {"pad_token_id": 1})
-    tiny = spec(write_tiny(tmp_path / "source", minilm_folder, config=config))
+@pytest.mark.parametrize("missing", ["export.json", "1/model.onnx", "1/model.onnx.data"])
+def test_entry_without_one_of_its_files_is_out_of_date(fp32: ModelSpec, damaged: Path, missing: str) -> None:
+    (damaged / missing).unlink()
+    assert not is_built(fp32, damaged.parent)
+
+
+def test_entry_whose_proof_is_cut_short_is_out_of_date(fp32: ModelSpec, damaged: Path) -> None:
+    (damaged / PROOF).write_text('{"fingerprint": ')
+    assert not is_built(fp32, damaged.parent)
+
+
+def test_check_measures_again_and_writes_nothing(fp32: ModelSpec, damaged: Path) -> None:
+    proof = json.loads((damaged / PROOF).read_text())
+    unmeasured = json.dumps(proof | {"parity": [], "speed": []})
+    (damaged / PROOF).write_text(unmeasured)
+    before = files(damaged)
+    (entry,) = check(fp32, damaged.parent, silent)
+    assert [one["batches"] for one in entry.proof["parity"]] == ["alone", "in threes", "together"]
+    assert max(one["worst"] for one in entry.proof["parity"]) < 1e-5
+    assert entry.proof | {"parity": [], "speed": []} == json.loads(unmeasured)
+    assert (damaged / PROOF).read_text() == unmeasured
+    assert files(damaged) == before
+
+
+def test_check_looks_at_what_is_built_whatever_the_table_says_now(fp32: ModelSpec, built: Path) -> None:
+    (entry,) = check(replace(fp32, backend="tensorrt", precision="fp16"), built, silent)
+    assert {one["precision"] for one in entry.proof["parity"]} == {"fp32"}
+
+
+def test_check_of_changed_weights_fails(fp32: ModelSpec, damaged: Path) -> None:
+    weights = damaged / "1" / "model.onnx.data"
+    values = np.fromfile(weights, np.float32)
+    (values * np.random.default_rng(0).uniform(0.5, 1.5, len(values))).astype(np.float32).tofile(weights)
+    with pytest.raises(ParityError, match=r"^verify tiny in fp32, rows alone: cosine error 0\.\d+ at worst"):
+        check(fp32, damaged.parent, silent)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "none"])
+def test_check_of_a_graph_that_cannot_be_opened_is_one_sentence(fp32: ModelSpec, damaged: Path, damage: str) -> None:
+    weights = damaged / "1" / "model.onnx.data"
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:100])
+    else:
+        (damaged / "1" / "model.onnx").unlink()
+    with pytest.raises(SourceError, match=r"^verify: OpenVINO cannot run the graph: "):
+        check(fp32, damaged.parent, silent)
+
+
+def test_check_of_what_is_not_built_says_so(fp32: ModelSpec, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=rf"^\[tiny\] {tmp_path}/tiny is not built$"):
+        check(fp32, tmp_path, silent)
+
+
+@pytest.mark.xfail(raises=json.JSONDecodeError, reason="check() reads the proof as it is; is_built() takes care")
+def test_check_of_a_proof_cut_short_is_one_sentence(fp32: ModelSpec, damaged: Path) -> None:
+    (damaged / PROOF).write_text('{"fingerprint": ')
+    with pytest.raises(ExportError):
+        check(fp32, damaged.parent, silent)
+
+
+@pytest.fixture(scope="module")
+def inexact(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    """A model that is told by its sharp attention: bf16 rounds its scores by more than they may differ."""
+    source = tiny.write_embedding(tmp_path_factory.mktemp("inexact"), "Qwen3", "lasttoken")
+    weights = load_file(source / "model.safetensors")
+    sharp = {name: weight * 10 if name.endswith("q_norm.weight") else weight for name, weight in weights.items()}
+    save_file(sharp, source / "model.safetensors", {"format": "pt"})
+    return ModelSpec(name="tiny", task="text-embedding", source=str(source))
+
+
+@WITH_BF16
+def test_model_that_is_not_exact_in_bf16_is_served_in_fp32(
+    inexact: ModelSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (entry,) = build(inexact, tmp_path / "repository", silent)
+    assert entry.proof["precision"] == "fp32"
+    assert {one["precision"] for one in entry.proof["parity"]} == {"fp32"}
+    config = text_format.Parse((entry.folder / "config.pbtxt").read_text(), pb.ModelConfig())
+    assert config.parameters["precision"].string_value == "f32"
+    assert capsys.readouterr().out.startswith(
+        "export: tiny is served in fp32: verify tiny in bf16, rows alone: cosine "
+    )
+    assert is_built(inexact, tmp_path / "repository")
+
+
+@WITH_BF16
+def test_failed_verification_leaves_the_repository_as_it_was(inexact: ModelSpec, tmp_path: Path) -> None:
+    former(tmp_path / "repository", "tiny")
+    with pytest.raises(ParityError, match=r"^verify tiny in bf16, rows alone"):  # asked for, it is not replaced
+        build(replace(inexact, precision="bf16"), tmp_path / "repository", silent)
+    assert untouched(tmp_path / "repository")
+    assert {file.name for file in tmp_path.iterdir()} == {"repository"}
+
+
+def test_model_that_is_exact_in_bf16_says_nothing_of_a_precision(bert: ModelSpec, tmp_path: Path) -> None:
+    (entry,) = build(bert, tmp_path / "repository", silent)
+    config = text_format.Parse((entry.folder / "config.pbtxt").read_text(), pb.ModelConfig())
+    assert entry.proof["precision"] == "bf16"
+    assert "precision" not in config.parameters  # so that a processor without bf16 computes in fp32
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    source = tiny.write_image_text(tmp_path_factory.mktemp("clip"), "CLIP")
+    return ModelSpec(name="tiny", task="image-text", source=str(source), backend="onnxruntime")
+
+
+def test_image_text_models_become_two_entries(clip: ModelSpec, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
-    (repository / "tiny").mkdir(parents=True)
-    (repository / "tiny" / "config.pbtxt").write_text("before")
-    with pytest.raises(ParityError, match=r"measured 0\.\d+, where cosine >= 0\.9999 was due"):
-        build(tiny, repository, progress=print)
-    assert [str(file.relative_to(tmp_path)) for file in repository.rglob("*")] == [
-        "repository/tiny",
-        "repository/tiny/config.pbtxt",
-    ]
+    former(repository, "tiny-text", "tiny-image", "other")
+    text, image = build(clip, repository, silent)
+    assert files(text.folder) == COMMON | ONNX
+    assert files(image.folder) == ONNX | {"config.pbtxt", "export.json", "warmup/pixels"}
+    assert image.proof["speed"][0]["unit"] == "images"
+    assert is_built(clip, repository)
+    assert [entry.folder.name for entry in check(clip, repository, silent)] == ["tiny-text", "tiny-image"]
+    # What they replace is gone, and nothing else.
+    assert {file.name for file in tmp_path.iterdir()} == {"repository"}
+    assert (repository / "other" / "config.pbtxt").read_text() == "before"
+
+    shutil.rmtree(image.folder)
+    assert not is_built(clip, repository)
+    with pytest.raises(ExportError, match=r"tiny-image is not built$"):
+        check(clip, repository, silent)
+
+
+def test_failure_of_the_second_tower_leaves_the_first_as_it_was(tmp_path: Path) -> None:
+    # The image folder's weights hold numbers that are none: its graph is traced, and verification finds them.
+    words, pictures = tiny.write_embedding(tmp_path / "text"), tiny.write_image_classifier(tmp_path / "image")
+    weights = load_file(pictures / "model.safetensors")
+    save_file(
+        {name: weight * float("nan") for name, weight in weights.items()},
+        pictures / "model.safetensors",
+        {"format": "pt"},
+    )
+    spec = ModelSpec(
+        name="tiny", task="image-text", source=str(words), image_source=str(pictures), backend="onnxruntime"
+    )
+    former(tmp_path / "repository", "tiny-text", "tiny-image")
+    with pytest.raises(ParityError, match=r"^verify tiny-image in fp32, rows alone: cosine error nan"):
+        build(spec, tmp_path / "repository", silent)
+    assert files(tmp_path / "repository") == {"tiny-text/config.pbtxt", "tiny-image/config.pbtxt"}
     assert not list(tmp_path.glob(".export-*"))
 
 
-def test_unsupported_pooling_is_named(tmp_path: Path, minilm_folder: Path) -> None:
-    source = write_tiny(tmp_path / "source", minilm_folder, "max")
-    with pytest.raises(SourceError, match="pooling 'max' is not one of mean, cls, lasttoken"):
-        build(spec(source), tmp_path / "repository", progress=print)
-
-
-def test_modules_after_the_pooling_are_refused(tmp_path: Path, minilm_folder: Path) -> None:
-    source = write_tiny(tmp_path / "source", minilm_folder, dense=True)
-    with pytest.raises(SourceError, match="modules after the pooling"):
-        build(spec(source), tmp_path / "repository", progress=print)
-
-
-def test_more_tokens_than_positions_are_refused(tmp_path: Path, minilm_folder: Path) -> None:
-    source = write_tiny(tmp_path / "source", minilm_folder)
-    with pytest.raises(SourceError, match="max_tokens: 129, but the model has 128 positions"):
-        build(replace(spec(source), max_tokens=129), tmp_path / "repository", progress=print)
-
-
-def test_sizes_that_the_model_does_not_have_are_refused(tmp_path: Path, minilm_folder: Path) -> None:
-    source = write_tiny(tmp_path / "source", minilm_folder)
-    with pytest.raises(SourceError, match=r"dimensions: \[8, 32\], but the model has 32"):
-        build(replace(spec(source), dimensions=(8, 32)), tmp_path / "repository", progress=print)
-
-
-def test_default_prompt_is_refused_as_long_as_the_gateway_knows_none(tmp_path: Path, minilm_folder: Path) -> None:
-    source = write_tiny(tmp_path / "source", minilm_folder)
-    settings = source / "config_sentence_transformers.json"
-    prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | prompts))
-    with pytest.raises(SourceError, match=r"a default prompt .'query'. is not supported yet"):
-        build(spec(source), tmp_path / "repository", progress=print)
-
-
-def test_folder_that_cannot_be_loaded_is_one_sentence(tmp_path: Path, minilm_folder: Path) -> None:
-    source = write_tiny(tmp_path / "source", minilm_folder)
-    (source / "config.json").write_text('{"model_type": "no-such-architecture"}')
-    with pytest.raises(SourceError, match=r"\[tiny\] source: cannot be loaded: "):
-        build(spec(source), tmp_path / "repository", progress=print)
-
-
-def test_causal_models_are_refused(tmp_path: Path, minilm_folder: Path) -> None:
-    config = Qwen2Config(**SIZES, num_key_value_heads=4)
-    source = write_tiny(tmp_path / "source", minilm_folder, "lasttoken", config)
-    with pytest.raises(SourceError, match=r"\[tiny\] source: this architecture cannot be traced as a packed graph"):
-        build(spec(source), tmp_path / "repository", progress=print)
+def test_source_that_cannot_be_loaded_leaves_the_repository_as_it_was(bert: ModelSpec, tmp_path: Path) -> None:
+    former(tmp_path / "repository", "tiny")
+    with pytest.raises(SourceError, match=r"^\[tiny\] source: .* holds no config\.json$"):
+        build(replace(bert, source=str(tmp_path)), tmp_path / "repository", silent)
+    assert untouched(tmp_path / "repository")
