@@ -1,39 +1,147 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.export.tiny import write_tiny
+import pytest
+
+from tests.export import tiny
+
+MANIFEST = """\
+[tiny]
+task = "text-embedding"
+source = "./model"
+precision = "fp32"
+
+[ranker]
+task = "late-interaction"
+source = "./model"
+backend = "onnxruntime"
+"""
 
 
 def export(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "export", *arguments], capture_output=True, text=True, check=False)
 
 
-def test_five_lines_add_a_model_and_a_second_run_has_nothing_to_do(tmp_path: Path, minilm_folder: Path) -> None:
-    write_tiny(tmp_path, minilm_folder)
-    manifest = tmp_path / "models.toml"
-    manifest.write_text('[tiny]\ntask = "text-embedding"\nsource = "./model"\n')
-    arguments = ("--manifest", str(manifest), "--repository", str(tmp_path / "repository"))
-    first = export(*arguments)
-    assert first.returncode == 0, first.stderr
-    assert "cosine >= 0.9999" in first.stdout
-    assert (tmp_path / "repository" / "tiny" / "export.json").is_file()
-    assert export(*arguments).stdout == ""
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a manifest of two models and a repository that holds the first; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("workshop")
+    shutil.move(tiny.write_embedding(folder / "source"), folder / "model")
+    (folder / "models.toml").write_text(MANIFEST)
+    done = export("tiny", *options(folder))
+    assert done.returncode == 0, done.stderr
+    (folder / "said").write_text(done.stdout)
+    return folder
 
-    manifest.write_text('["other"]\ntask = "text-embedding"\nsource = "./model"\n')
-    stray = export(*arguments).stdout.strip().splitlines()[-1]
-    assert stray == f"export: {tmp_path}/repository/tiny is not in models.toml: remove it to stop serving it"
+
+def options(folder: Path) -> tuple[str, ...]:
+    return "--manifest", str(folder / "models.toml"), "--repository", str(folder / "repository")
+
+
+def table(output: str) -> list[list[str]]:
+    """The cells of a printed table's rows."""
+    return [cells for line in output.splitlines() if (cells := line.split())]
+
+
+def test_export_of_one_model_prints_what_was_measured(workshop: Path) -> None:
+    said = (workshop / "said").read_text()
+    assert "Compared with the reference" in said
+    (row,) = [cells for cells in table(said) if cells[:3] == ["tiny", "fp32", "cosine"]]
+    worst, mean, allowed = map(float, row[3:6])
+    assert 0 <= mean <= worst <= allowed == 1e-4
+    assert row[7] == "tokens/s"
+    assert {file.name for file in (workshop / "repository").iterdir()} == {"tiny"}
+
+
+def test_second_run_has_nothing_to_do(workshop: Path) -> None:
+    again = export("tiny", *options(workshop))
+    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+
+
+def test_list_says_which_models_there_are_and_which_are_built(workshop: Path) -> None:
+    listed = export("--list", *options(workshop))
+    assert listed.returncode == 0
+    rows = {cells[0]: cells[1:5] for cells in table(listed.stdout)}
+    assert rows["model"] == ["task", "backend", "precision", "built"]
+    assert rows["tiny"] == ["text-embedding", "python", "fp32", "yes"]
+    assert rows["ranker"] == ["late-interaction", "onnxruntime", "fp32", "no"]
+    assert not (workshop / "repository" / "ranker").exists()
+
+
+def test_list_of_named_models_leaves_out_the_others(workshop: Path) -> None:
+    rows = [cells[0] for cells in table(export("ranker", "--list", *options(workshop)).stdout)]
+    assert "ranker" in rows
+    assert "tiny" not in rows
+
+
+def test_another_backend_computes_in_its_own_precision_unless_it_offers_the_tables(workshop: Path) -> None:
+    listed = export("--list", "--backend", "tensorrt", *options(workshop))
+    rows = {cells[0]: cells[2:5] for cells in table(listed.stdout)}
+    assert rows["tiny"] == ["tensorrt", "fp32", "no"]
+    assert rows["ranker"] == ["tensorrt", "fp16", "no"]
+
+
+def test_check_measures_again_what_is_built(workshop: Path) -> None:
+    checked = export("tiny", "--check", *options(workshop))
+    assert checked.returncode == 0, checked.stderr
+    assert any(cells[:3] == ["tiny", "fp32", "cosine"] for cells in table(checked.stdout))
+
+
+def test_check_of_what_is_not_built_fails(workshop: Path) -> None:
+    checked = export("ranker", "--check", *options(workshop))
+    assert (checked.returncode, checked.stderr) == (
+        1,
+        f"export: [ranker] {workshop}/repository/ranker is not built\n",
+    )
+
+
+def test_entry_that_no_table_names_is_told_of(workshop: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "models.toml"
+    manifest.write_text("")
+    stray = export("--manifest", str(manifest), "--repository", str(workshop / "repository"))
+    assert stray.returncode == 0
+    assert stray.stdout == (f"export: {workshop}/repository/tiny is not in models.toml: remove it to stop serving it\n")
 
 
 def test_failure_is_one_sentence_and_a_non_zero_exit(tmp_path: Path) -> None:
-    manifest = tmp_path / "models.toml"
-    manifest.write_text('[tiny]\ntask = "text-embedding"\nsource = "/no/such/folder"\n')
-    failed = export("--manifest", str(manifest), "--repository", str(tmp_path / "repository"))
-    assert failed.returncode == 1
-    assert failed.stderr == "export: [tiny] source: /no/such/folder holds no config.json\n"
+    (tmp_path / "models.toml").write_text('[tiny]\ntask = "text-embedding"\nsource = "/no/such/folder"\n')
+    failed = export(*options(tmp_path))
+    assert (failed.returncode, failed.stderr) == (1, "export: [tiny] source: /no/such/folder holds no config.json\n")
 
 
-def test_unknown_name_lists_the_known_ones() -> None:
-    failed = export("no-such-model")
-    assert failed.returncode == 1
-    assert "no table [no-such-model]; there are all-minilm-l6-v2, minilm-late-interaction" in failed.stderr
+@pytest.mark.parametrize("action", [(), ("--list",), ("--check",)])
+def test_unknown_name_lists_the_known_ones(workshop: Path, action: tuple[str, ...]) -> None:
+    failed = export("other", *action, *options(workshop))
+    assert (failed.returncode, failed.stderr) == (1, "export: no table [other]; there are tiny, ranker\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--all", "tiny"), "--all and names of models do not go together"),
+        (("--list", "--check"), "not allowed with argument"),
+        (("--backend", "openvino"), "invalid choice"),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(arguments: tuple[str, ...], message: str) -> None:
+    refused = export(*arguments)
+    assert refused.returncode == 2
+    assert message in refused.stderr
+
+
+def test_all_models_are_chosen_where_none_is_named(workshop: Path) -> None:
+    assert export("--all", "--list", *options(workshop)).stdout == export("--list", *options(workshop)).stdout
+
+
+def test_force_exports_what_is_built(workshop: Path, tmp_path: Path) -> None:
+    shutil.copytree(workshop / "repository", tmp_path / "repository")
+    proof = tmp_path / "repository" / "tiny" / "export.json"
+    before = proof.stat().st_ino
+    forced = export(
+        "tiny", "--force", "--manifest", str(workshop / "models.toml"), "--repository", str(tmp_path / "repository")
+    )
+    assert forced.returncode == 0, forced.stderr
+    assert "Compared with the reference" in forced.stdout
+    assert proof.stat().st_ino != before
