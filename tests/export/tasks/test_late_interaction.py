@@ -126,7 +126,14 @@ def test_words_that_the_vocabulary_does_not_have_are_not_skipped(tmp_path: Path)
 
 @pytest.mark.parametrize("pylate", [True, False])
 def test_prefixes_are_prompts_and_one_token_each(pylate: bool, tmp_path: Path) -> None:
-    tower = load(spec(tiny.write_colbert(tmp_path, pylate=pylate)))
+    source = tiny.write_colbert(tmp_path, pylate=pylate)
+    # In BERT's own tokenizer they are words like any other, which text is never split into.
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if "unused" not in token["content"]]
+    (source / "tokenizer.json").write_text(json.dumps(tokenizer))
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps(settings | {"added_tokens_decoder": {}}))
+    tower = load(spec(source))
     prompts = json.loads(tower.parameters["prompts"])
     assert prompts == {"query": "[unused0]", "document": "[unused1]"}
     assert tower.vocabulary is not None
