@@ -122,7 +122,7 @@ def test_same_text_scores_one_and_in_bf16_not_more(packed: bool) -> None:
     # bf16 rounds the cosine of a vector with itself to more than 1 about as often as to less.
     texts = [text(length) for length in range(1, 20)]
     for dtype, lowest in ((torch.float32, 0.99999), (torch.bfloat16, 0.98)):
-        encoder = RowEncoder(copy.deepcopy(bert()).to(dtype), packed=packed)
+        encoder = RowEncoder(copy.deepcopy(bert()), packed=packed).to(dtype)
         scores = LateInteraction(encoder, torch.nn.Identity(), lambda query: query, ())(rows(*texts), rows(*texts))
         assert lowest < scores.min()
         assert scores.max() <= 1
