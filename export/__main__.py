@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -29,18 +30,24 @@ def main() -> int:
         chosen = _chosen(specs, arguments.names)
         if arguments.list:
             console.print(_listing(chosen, arguments.repository))
-        elif arguments.check:
-            _run(console, chosen, lambda spec, progress: check(spec, arguments.repository, progress))
-        else:
-            wanted = [spec for spec in chosen if arguments.force or not is_built(spec, arguments.repository)]
-            _run(console, wanted, lambda spec, progress: build(spec, arguments.repository, progress))
-            _name_strays(specs, arguments)
+            return 0
+        succeeded = _run(console, chosen, partial(_act, arguments))
+        _name_strays(specs, arguments)
     except KeyboardInterrupt:
         return 130
     except ExportError as exc:
         print(f"export: {exc}", file=sys.stderr)
         return 1
-    return 0
+    return 0 if succeeded else 1
+
+
+def _act(arguments: argparse.Namespace, spec: ModelSpec, progress: Callable[[str], None]) -> list[Entry]:
+    """Do to one model what is asked for; nothing, if it is to be built and is."""
+    if arguments.check:
+        return check(spec, arguments.repository, progress)
+    if not arguments.force and is_built(spec, arguments.repository):
+        return []
+    return build(spec, arguments.repository, progress)
 
 
 def _arguments() -> argparse.Namespace:
@@ -52,8 +59,13 @@ def _arguments() -> argparse.Namespace:
     action.add_argument("--check", action="store_true", help="verify again what is built")
     action.add_argument("--force", action="store_true", help="export even what is built")
     parser.add_argument("--backend", choices=get_args(Backend), help="of Triton, instead of what the tables say")
-    parser.add_argument("--manifest", type=Path, default=MANIFEST)
-    parser.add_argument("--repository", type=Path, default=Path("model_repository"))
+    parser.add_argument("--manifest", type=Path, default=MANIFEST, help="a file of tables; by default %(default)s")
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=Path("model_repository"),
+        help="the folder of entries; by default %(default)s",
+    )
     arguments = parser.parse_args()
     if arguments.all and arguments.names:
         parser.error("--all and names of models do not go together")
@@ -75,13 +87,17 @@ def _chosen(specs: dict[str, ModelSpec], wanted: Sequence[str]) -> list[ModelSpe
 
 def _name_strays(specs: dict[str, ModelSpec], arguments: argparse.Namespace) -> None:
     known = {name for spec in specs.values() for name in spec.triton_names}
-    for proof in sorted(arguments.repository.glob(f"*/{PROOF}")):
-        if proof.parent.name not in known:
-            print(f"export: {proof.parent} is not in {arguments.manifest.name}: remove it to stop serving it")
+    proofs = sorted(arguments.repository.glob(f"*/{PROOF}"))
+    strays = [proof.parent.name for proof in proofs if proof.parent.name not in known]
+    if strays:
+        print(f"export: not in {arguments.manifest.name}, remove to stop serving: {', '.join(strays)}")
 
 
 def _listing(specs: Sequence[ModelSpec], repository: Path) -> Table:
-    table = Table("model", "task", "backend", "precision", "built", "source", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("model", "task", "backend", "precision", "built"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("source", no_wrap=True, overflow="ellipsis", min_width=6)
     for spec in specs:
         precision = spec.computes_in
         built = "yes" if is_built(spec, repository) else "no"
@@ -91,18 +107,28 @@ def _listing(specs: Sequence[ModelSpec], repository: Path) -> Table:
 
 def _run(
     console: Console, specs: Sequence[ModelSpec], act: Callable[[ModelSpec, Callable[[str], None]], list[Entry]]
-) -> None:
-    """Build or check models, with a bar for each stage and a table of what was measured at the end."""
-    if not specs:
-        return
+) -> bool:
+    """Act on models, whatever becomes of the others, and print what was measured; returns whether none failed."""
     columns = (TextColumn("{task.description:<40}"), BarColumn(20), TimeElapsedColumn())
-    entries = []
+    entries: list[Entry] = []
+    failures: list[str] = []
     with Progress(*columns, console=console) as progress:
         for spec in specs:
             stages = _Stages(progress)
-            entries += act(spec, stages)
+            try:
+                entries += act(spec, stages)
+            except ExportError as exc:
+                failures.append(str(exc) if str(exc).startswith("[") else f"[{spec.name}] {exc}")
+            except OSError as exc:  # of the repository: no room, not writable, not a folder
+                failures.append(f"[{spec.name}] repository: {exc}")
             stages.finish()
-    console.print(_report(entries))
+    if entries:
+        console.print(_report(entries))
+    for failure in failures:
+        print(f"export: {failure}", file=sys.stderr)
+    if specs and not entries and not failures:
+        console.print(f"export: up to date: {', '.join(spec.name for spec in specs)}", highlight=False)
+    return not failures
 
 
 class _Stages:
@@ -127,8 +153,11 @@ class _Stages:
 
 def _report(entries: Sequence[Entry]) -> Table:
     table = Table(title="Compared with the reference", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in ("model", "in", "error of", "worst", "mean", "allowed", "speed", "MiB", "s"):
-        table.add_column(column, overflow="fold", justify="left" if column in {"model", "in", "error of"} else "right")
+    table.add_column("model", no_wrap=True)
+    for column in ("in", "of"):
+        table.add_column(column)
+    for column in ("worst", "mean", "allowed", "tokens/s", "MiB", "s"):
+        table.add_column(column, justify="right")
     for entry in entries:
         size, seconds = f"{entry.proof['bytes'] / 2**20:.0f}", f"{entry.proof['seconds']:.0f}"
         for speed in entry.proof["speed"]:
@@ -138,10 +167,10 @@ def _report(entries: Sequence[Entry]) -> Table:
                 entry.folder.name,
                 speed["precision"],
                 found[0]["measure"],
-                f"{worst:.1e}",
-                f"{mean:.1e}",
-                f"{found[0]['tolerance']['worst']:g}",
-                f"{speed['per_second']:,.0f} {speed['unit']}/s",
+                f"{worst:.0e}",
+                f"{mean:.0e}",
+                f"{found[0]['tolerance']['worst']:.0e}",
+                f"{speed['per_second']:,.0f}" + ("" if speed["unit"] == "tokens" else " img"),
                 size,
                 seconds,
             )

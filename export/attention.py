@@ -34,7 +34,7 @@ class Layout:
     position: Tensor
     """int64 [T], the place of each token in its row, from 0."""
     padding: Tensor
-    """int64 [N, L], the token that each cell of the padded form takes (the first one where there is none)."""
+    """int64 [N, L], the token that each cell of the padded form takes: behind the row's last one, that one again."""
     packing: Tensor
     """int64 [T], the cell of the flattened padded form that holds each token."""
 
@@ -48,12 +48,12 @@ class Layout:
         row = (token[:, None] >= end[None]).to(torch.int64).sum(1)
         position = token - start[row]
         column = columns(width)
-        valid = column[None] < length[:, None]
-        padding = torch.where(valid, start[:, None] + column[None], torch.zeros_like(column)[None])
+        # Never a token of another row: what is not finite there would come in by 0 times infinity.
+        padding = start[:, None] + torch.minimum(column[None], length[:, None] - 1)
         return cls(length, start, position, padding, packing=row * width + position)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """[T, ...] to [N, L, ...]; cells without a token repeat the first one."""
+        """[T, ...] to [N, L, ...]; cells without a token repeat the last one of their row."""
         return packed[self.padding]
 
     def pack(self, padded: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from export.tower import Tower
 MAX_BATCH_SIZE = 64
 """Rows in one execution. The engine cuts them into packs of its own, so that more would only lengthen the wait of the
 first; fewer would leave the packs uneven."""
-PLAN_TOKENS = 32768
-"""Tokens, padding included, that a TensorRT plan has memory for."""
+PADDED_TOKENS = 32768
+"""Tokens, padding included, that one execution on a GPU has memory for."""
 WARMUP_TOKENS = 32
 TYPES: Mapping[str, int] = {"int32": pb.TYPE_INT32, "int64": pb.TYPE_INT64, "uint8": pb.TYPE_UINT8}
 """Triton's types by numpy's names."""
@@ -53,10 +53,13 @@ def render(spec: ModelSpec, tower: Tower) -> str:
 
 
 def max_batch_size(spec: ModelSpec, tower: Tower) -> int:
-    """Rows in one execution. A plan takes memory for the most that it may be given, used or not."""
-    if spec.backend != "tensorrt" or tower.vocabulary is None:
+    """Rows in one execution: fewer where one long row would have the attention of all the others padded to its length.
+
+    The engine of the python backend cuts packs of rows of similar length; on a GPU, a batch is one execution.
+    """
+    if spec.backend == "python" or tower.vocabulary is None:
         return MAX_BATCH_SIZE
-    return max(1, min(MAX_BATCH_SIZE, PLAN_TOKENS // tower.vocabulary.max_tokens))
+    return max(1, min(MAX_BATCH_SIZE, PADDED_TOKENS // tower.vocabulary.max_tokens))
 
 
 def _inputs(spec: ModelSpec, field: Field, tensors: Mapping[str, Array]) -> list[pb.ModelInput]:

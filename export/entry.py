@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from export import plan, source, tensorrt
-from export.errors import ExportError, ParityError
+from export.errors import ExportError, NotBuiltError, ParityError
 from export.manifest import ModelSpec
 
 if TYPE_CHECKING:
@@ -56,13 +56,19 @@ def is_built(spec: ModelSpec, repository: Path) -> bool:
     return all(_is_built(spec, repository / name) for name in spec.triton_names)
 
 
-def _is_built(spec: ModelSpec, folder: Path) -> bool:
+def _read_proof(folder: Path) -> dict[str, Any] | None:
     try:
-        proof = json.loads((folder / PROOF).read_text())
+        proof: dict[str, Any] = json.loads((folder / PROOF).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
-        return False
+        return None
+    return proof
+
+
+def _is_built(spec: ModelSpec, folder: Path) -> bool:
+    proof = _read_proof(folder)
     return (
-        proof.get("fingerprint") == fingerprint(spec)
+        proof is not None
+        and proof.get("fingerprint") == fingerprint(spec)
         and (source.is_remote(spec) or proof["revision"] == source.revision(spec))
         and all((folder / "1" / name).is_file() for name in proof["files"])
         and (spec.backend != "tensorrt" or not tensorrt.is_here() or plan.is_current(folder, tensorrt.find_toolkit()))
@@ -83,16 +89,14 @@ def build(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
     progress(f"load {spec.name}")
     towers, revision = _load(spec)
     repository.mkdir(parents=True, exist_ok=True)
-    # Beside the repository, not inside: Triton takes every folder in there for a model.
-    with tempfile.TemporaryDirectory(dir=repository.parent, prefix=".export-") as scratch:
+    with tempfile.TemporaryDirectory(dir=_beside(repository), prefix=".export-") as scratch:
         proofs = [_write(spec, tower, Path(scratch) / tower.name, revision, progress) for tower in towers]
         if spec.backend == "tensorrt":
             for tower in towers:
                 progress(f"plan {tower.name}")
                 _plan(Path(scratch) / tower.name, repository)
         progress(f"write {spec.name}")
-        for tower in towers:
-            _replace(Path(scratch) / tower.name, repository / tower.name, Path(scratch) / f"old-{tower.name}")
+        _replace([tower.name for tower in towers], Path(scratch), repository)
     return [Entry(repository / tower.name, proof) for tower, proof in zip(towers, proofs, strict=True)]
 
 
@@ -102,15 +106,16 @@ def check(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
     Raises:
         ExportError: it is not built, or its numbers are not the reference's.
     """
-    for name in spec.triton_names:
-        if not (repository / name / PROOF).is_file():
-            raise ExportError(f"[{spec.name}] {repository / name} is not built")
+    proofs = {name: _read_proof(repository / name) for name in spec.triton_names}
+    for name, proof in proofs.items():
+        if proof is None:
+            raise NotBuiltError(f"[{spec.name}] {repository / name} is not built: run python -m export {spec.name}")
     progress(f"load {spec.name}")
     towers, _ = _load(spec)
     entries = []
     for tower in towers:
         folder = repository / tower.name
-        proof = json.loads((folder / PROOF).read_text())
+        proof = proofs[tower.name] or {}
         built = msgspec.structs.replace(spec, backend=proof["backend"], precision=proof["precision"])
         entries.append(Entry(folder, proof | _verify(built, tower, folder / "1" / proof["files"][0], progress)))
     return entries
@@ -221,8 +226,29 @@ def _plan(folder: Path, repository: Path) -> None:
         raise type(exc)(f"[{folder.name}] {exc}") from exc
 
 
-def _replace(new: Path, target: Path, attic: Path) -> None:
-    """Put `new` in the place of `target`, whose former content goes to the attic."""
-    if target.exists():
-        target.rename(attic)
-    new.rename(target)
+def _beside(repository: Path) -> Path:
+    """Where to write what is then renamed into the repository: next to it, as Triton takes every folder in there for a
+    model; or inside, if the repository is a volume of its own.
+    """
+    parent = repository.resolve().parent
+    return parent if parent.stat().st_dev == repository.stat().st_dev else repository
+
+
+def _replace(names: Sequence[str], scratch: Path, repository: Path) -> None:
+    """Put entries in the place of those of the same names; all of them, or after a failure none."""
+    attic = scratch / "old"
+    attic.mkdir()
+    moved: list[str] = []
+    try:
+        for name in names:
+            if (repository / name).exists():
+                (repository / name).rename(attic / name)
+            moved.append(name)
+            (scratch / name).rename(repository / name)
+    except OSError:
+        for name in moved:
+            if (repository / name).exists():
+                (repository / name).rename(attic / f"new-{name}")
+            if (attic / name).exists():
+                (attic / name).rename(repository / name)
+        raise

@@ -15,3 +15,7 @@ class SourceError(ExportError):
 
 class ParityError(ExportError):
     """The finished graph's numbers are not the reference's. Names the number and the tolerance."""
+
+
+class NotBuiltError(ExportError):
+    """What is to be verified again is not in the repository."""

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from export.attention import MASKED_SCORE
 from export.encoder import RowEncoder
@@ -125,16 +124,22 @@ class LateInteraction(torch.nn.Module):
             length = (ids >= 0).to(torch.int64).sum(1)
             query = Rows(ids.clamp(min=0), length, length)
         query = self.expand(query)
-        hidden = [functional.normalize(self.projection(part), dim=-1) for part in self.encoder(query, document)]
-        vectors, counted, length = hidden[0], query.valid, query.length
+        vectors, compared = (self.projection(part) for part in self.encoder(query, document))
+        counted, length = query.valid, query.length
         if self.encoder.packed:
             vectors, counted, length = vectors[of_pair], counted[of_pair], length[of_pair]  # [N, Lq, E]
 
-        cosine = vectors @ hidden[1].transpose(1, 2)  # [N, Lq, Ld]
+        # Divided by the norms afterwards: what follows the last product, OpenVINO computes in fp32 even if all else is
+        # bf16, and a norm that was rounded would be off for the whole of its vector.
+        scale = 1 / vectors.shape[2]  # the product stays within fp16
+        cosine = (vectors * scale) @ compared.transpose(1, 2)  # [N, Lq, Ld]
+        norms = vectors.norm(dim=-1)[:, :, None] * scale * compared.norm(dim=-1)[:, None]
+        cosine = cosine / norms.clamp(min=1e-12)
         cosine = cosine.masked_fill(~self._compared(document)[:, None], MASKED_SCORE)
         # Rounding in bf16 can take the cosine of equal vectors to 1.008.
         best = cosine.amax(2).clamp(max=1) * counted  # [N, Lq]
-        return best.sum(1, keepdim=True) / length[:, None]
+        score: Tensor = best.sum(1, keepdim=True) / length[:, None]
+        return score
 
     def _compared(self, document: Rows) -> Tensor:
         compared = document.valid

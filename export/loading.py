@@ -1,5 +1,6 @@
 """How weights are read: in fp32, from files on this machine, without running code of their author unless allowed."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,38 +8,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PretrainedConfig
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from export.errors import SourceError
 from export.manifest import ModelSpec
 
 Model = Any
 """A model or tokenizer or processor of transformers, whose types say little of what each kind has."""
+UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError, SafetensorError)
+"""What transformers and torch raise for files that are missing, broken or do not fit each other."""
 OPTIONS: dict[str, Any] = {"dtype": torch.float32}
 
 
 @contextmanager
-def loading(spec: ModelSpec) -> Iterator[None]:
-    """Turn what transformers raises for configurations and weights that it cannot read into a SourceError."""
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call] # it lists the weights of heads that are not asked for
+def loading(spec: ModelSpec, key: str = "source") -> Iterator[None]:
+    """Turn what transformers raises for files that it cannot read into a SourceError that names the table's key."""
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call] # it lists the weights of heads that are not asked for
+    disabled = logging.root.manager.disable
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as exc:
+    except UNREADABLE as exc:
         if "trust_remote_code" in str(exc):
             raise SourceError(
-                f"[{spec.name}] source: it comes with code of its own, which runs only with allow_remote_code = true"
+                f"[{spec.name}] {key}: it comes with code of its own, which runs only with allow_remote_code = true"
             ) from exc
-        raise SourceError(f"[{spec.name}] source: cannot be loaded: {exc}") from exc
+        reason = str(exc).strip().partition("\n")[0]
+        raise SourceError(f"[{spec.name}] {key}: cannot be loaded: {type(exc).__name__}: {reason}") from exc
+    finally:
+        logging.disable(disabled)  # sentence-transformers leaves logging switched off where it fails to load
 
 
-def load_model(spec: ModelSpec, kind: Model, folder: Path, **options: Any) -> Model:  # noqa: ANN401
+def load_model(spec: ModelSpec, kind: Model, folder: Path, key: str = "source", **options: Any) -> Model:  # noqa: ANN401
     """A transformers model in eval mode, by one of transformers' auto classes.
 
     Raises:
         SourceError: it cannot be loaded, or weights that it needs are missing.
     """
-    with loading(spec), warnings.catch_warnings():
+    with loading(spec, key), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model, report = kind.from_pretrained(
             folder,
@@ -48,8 +56,9 @@ def load_model(spec: ModelSpec, kind: Model, folder: Path, **options: Any) -> Mo
             output_loading_info=True,
             **OPTIONS | options,
         )
-    if report["missing_keys"]:
-        raise SourceError(f"[{spec.name}] source: weights are missing: {', '.join(sorted(report['missing_keys'])[:3])}")
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))  # of no use here
+    if missing:
+        raise SourceError(f"[{spec.name}] {key}: weights are missing: {', '.join(missing[:3])}")
     return model.eval().requires_grad_(requires_grad=False)
 
 

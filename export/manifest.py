@@ -2,10 +2,9 @@
 
 import re
 import tomllib
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -40,13 +39,13 @@ TASKS_OF: Mapping[str, tuple[Task, ...]] = {
 }
 """The tasks that a key means something for; any other key is for all."""
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One table of the manifest."""
 
-    name: Name
+    name: str
     """The table's name: what clients call the model, and the name of its Triton model."""
     task: Task
     source: Annotated[str, Meta(min_length=1)]
@@ -86,6 +85,16 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return (f"{self.name}-text", f"{self.name}-image") if self.task == "image-text" else (self.name,)
 
 
+KEYS = tuple(field.name for field in msgspec.structs.fields(ModelSpec) if field.name != "name")
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "task": get_args(Task),
+    "backend": get_args(Backend),
+    "precision": get_args(Precision),
+    "pooling": get_args(Pooling),
+}
+"""The values of keys that have a few."""
+
+
 def load(path: Path = MANIFEST) -> dict[str, ModelSpec]:
     """Read a manifest.
 
@@ -103,10 +112,14 @@ def load(path: Path = MANIFEST) -> dict[str, ModelSpec]:
     except tomllib.TOMLDecodeError as exc:
         raise ManifestError(f"{path.name}: {exc}") from exc
     specs = {name: _spec(path, name, table) for name, table in tables.items()}
-    taken = Counter(name for spec in specs.values() for name in {spec.name, *spec.triton_names, *spec.aliases})
-    for name, count in taken.items():
-        if count > 1:
-            raise ManifestError(f"{path.name}: the name or alias {name!r} is taken {count} times")
+    owners: dict[str, str] = {}
+    for spec in specs.values():
+        for name in sorted({spec.name, *spec.triton_names, *spec.aliases}):
+            if name in owners:
+                raise ManifestError(
+                    f"{path.name} [{spec.name}]: the name or alias {name!r} is taken by [{owners[name]}]"
+                )
+            owners[name] = spec.name
     for endpoint, tasks in ENDPOINTS.items():
         defaults = [f"[{spec.name}]" for spec in specs.values() if spec.default and spec.task in tasks]
         if len(defaults) > 1:
@@ -119,21 +132,37 @@ def load(path: Path = MANIFEST) -> dict[str, ModelSpec]:
 def _spec(path: Path, name: str, table: object) -> ModelSpec:
     if not isinstance(table, dict):
         raise ManifestError(f"{path.name}: {name} is not in a table")
-    for key, value in table.items():
-        if isinstance(value, dict):  # TOML takes a dot for a table in a table
-            raise ManifestError(f'{path.name} [{name}.{key}]: a name with a dot goes in quotes: ["{name}.{key}"]')
-        if key == "name":
-            raise ManifestError(f"{path.name} [{name}]: Object contains unknown field `name`")
+    where = f"{path.name} [{name}]"
+    _check_keys(where, name, table)
     try:
         spec = msgspec.convert({"name": name, **table}, ModelSpec)
     except msgspec.ValidationError as exc:
-        raise ManifestError(f"{path.name} [{name}]: {exc}") from exc
+        reason, _, key = str(exc).rstrip("`").partition(" - at `$.")
+        raise ManifestError(f"{where} {key}: {reason}") from exc
     _check(path, spec)
     for key in ("source", "image_source"):
         folder = getattr(spec, key)
         if folder is not None and folder.startswith("."):  # relative to the file, wherever the export is started
             spec = msgspec.structs.replace(spec, **{key: str((path.parent / folder).resolve())})
     return spec
+
+
+def _check_keys(where: str, name: str, table: Mapping[str, object]) -> None:
+    """Say of a name or a key what is wrong with it, better than a schema could."""
+    if not re.fullmatch(NAME, name):
+        raise ManifestError(
+            f"{where}: a name has letters, digits, dots, dashes and underscores, and at most 128 of them"
+        )
+    for key, value in table.items():
+        if isinstance(value, dict):  # TOML takes a dot for a table in a table
+            raise ManifestError(f'{where} {key}: is a table; a name with a dot goes in quotes: ["{name}.{key}"]')
+        if key not in KEYS:
+            raise ManifestError(f"{where} {key}: there is no such key; there are {', '.join(KEYS)}")
+        if key in CHOICES and value not in CHOICES[key]:
+            raise ManifestError(f"{where} {key}: {value!r} is not one of {', '.join(CHOICES[key])}")
+    for key in ("task", "source"):
+        if key not in table:
+            raise ManifestError(f"{where} {key}: is missing")
 
 
 def _check(path: Path, spec: ModelSpec) -> None:

@@ -206,7 +206,7 @@ def _measured(measure: str, expected: Vectors, actual: Vectors) -> float:
     if measure == COSINE:
         norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
         return float(((expected * actual).sum(1) / norms).min())
-    return float(np.abs(expected - actual).max())
+    return float((np.abs(expected - actual) / np.maximum(1, np.abs(expected))).max())
 
 
 def save_cases(path: Path, cases: Sequence[Case]) -> None:

@@ -44,7 +44,7 @@ def _batches(tower: Tower) -> list[list[Row]]:
     batches: dict[int, list[Row]] = {bucket: [] for bucket in length_buckets(tower.vocabulary.max_tokens)}
     for row in rows:
         batches[next(bucket for bucket in batches if len(row[last]) <= bucket)].append(row)
-    return [batch[:4] for batch in batches.values() if batch]
+    return [batch[-4:] for batch in batches.values() if batch]
 
 
 def _case(tower: Tower, rows: list[Row]) -> Case:

@@ -63,7 +63,8 @@ def from_ragged(ids: Tensor, stride: Tensor, length: Tensor, padding: int) -> Ro
         length: integers [N, 1], the real tokens of each row, at most `stride`.
         padding: the token to pad with.
     """
-    stride, length = stride.to(torch.int64), length.squeeze(1).to(torch.int64)
+    stride = stride.to(torch.int64)
+    length = torch.minimum(length.squeeze(1).to(torch.int64), stride).clamp(min=1)  # never into another's row
     start = torch.cumsum(stride, 0) - stride
     column = columns(length.max())
     valid = column[None] < length[:, None]

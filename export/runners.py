@@ -49,7 +49,8 @@ def _opening(engine: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as exc:
-        raise SourceError(f"verify: {engine} cannot run the graph: {exc}") from exc
+        reason = str(exc).strip().splitlines()[-1]
+        raise SourceError(f"verify: {engine} cannot run the graph: {reason}") from exc
 
 
 class OpenVino:

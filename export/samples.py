@@ -9,7 +9,7 @@ from export.runtime.engine import Ids, Row
 from export.tower import Vocabulary
 
 TEXTS = tuple(Path(__file__).with_name("samples.txt").read_text().splitlines())
-LENGTHS = (3, 4, 6, 9, 14, 22, 35, 56, 90, 145, 233, 377)
+LENGTHS = (3, 4, 6, 9, 14, 22, 35, 56, 90, 145, 233, 377, 700, 1500, 3000, 6000)
 """Tokens of the rows that are compared, as far as the model takes them; its limit is always one."""
 
 

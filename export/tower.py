@@ -17,6 +17,8 @@ from export.runtime.engine import FIELDS, Field, Row
 MOST_TOKENS = 8192
 """A row of a model that takes more is limited to this, unless its table says otherwise."""
 
+LEAST_TOKENS = 8
+
 TEXT, FIRST_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
 
 
@@ -94,5 +96,19 @@ def vocabulary(spec: ModelSpec, tokenizer: Model, config: PretrainedConfig, limi
     most = spec.max_tokens or min(limit or MOST_TOKENS, MOST_TOKENS, positions)
     if most > positions:
         raise SourceError(f"[{spec.name}] max_tokens: {most}, but the model has {positions} positions")
+    if most < LEAST_TOKENS:
+        raise SourceError(f"[{spec.name}] source: it says that it takes {most} tokens")
+    highest = max(own.get_vocab().values())
+    if highest >= config.vocab_size:
+        raise SourceError(
+            f"[{spec.name}] source: the tokenizer has ids up to {highest}, where the model's vocabulary ends at"
+            f" {config.vocab_size - 1}"
+        )
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     return Vocabulary(own, config.vocab_size, most, padding)
+
+
+def check_dimensions(spec: ModelSpec, width: int) -> None:
+    """Raise SourceError if a model of this width cannot be cut to the sizes that its table names."""
+    if any(size >= width for size in spec.dimensions):
+        raise SourceError(f"[{spec.name}] dimensions: {list(spec.dimensions)}, but the model has {width}")

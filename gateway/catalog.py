@@ -123,7 +123,10 @@ class Catalog:
             raise NotReady("Triton has not been reached yet")
         served = [model for model in self.models if model.role in roles]
         for model in served:
-            if model.default if name is None else name in (model.name, *model.aliases):
+            if model.default if name is None else name == model.name:
+                return model
+        for model in served:  # a name is its model's, whatever others are called besides
+            if name in model.aliases:
                 return model
         wanted = f"no model {name!r}" if name is not None else "no default model"
         names = ", ".join(model.name for model in served) or "none"

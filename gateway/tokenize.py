@@ -1,6 +1,7 @@
 """Text to token ids, in Rust, outside the event loop when there is much of it."""
 
 import asyncio
+import json
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -101,6 +102,14 @@ class TextTokenizer:
         return ids[: limit - behind] + ids[len(ids) - behind :]
 
 
+def _special_in(tokenizer: Tokenizer, template: Template) -> Tokenizer:
+    """A tokenizer to which all added tokens of the template are special, as Qwen3's <think> is not by itself."""
+    content = json.loads(tokenizer.to_str())
+    for token in content["added_tokens"]:
+        token["special"] |= token["content"] in template.prefix + template.suffix
+    return Tokenizer.from_str(json.dumps(content))
+
+
 class TemplateTokenizer(TextTokenizer):
     """The tokenizer of a model whose rows are a template. A client's text never becomes a special token in them.
 
@@ -109,12 +118,13 @@ class TemplateTokenizer(TextTokenizer):
     """
 
     def __init__(self, tokenizer: Tokenizer, template: Template) -> None:
-        """Wrap a tokenizer, which is changed and of no use to others any more.
+        """Wrap a copy of a tokenizer.
 
         Raises:
             ValueError: the template has no place for the query, or the model spells special tokens out of plain text,
                 as one with a vocabulary of whole words may.
         """
+        tokenizer = _special_in(tokenizer, template)
         super().__init__(tokenizer)
         if QUERY not in template.prefix:
             raise ValueError(f"the template's prefix has no {QUERY}")

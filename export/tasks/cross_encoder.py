@@ -86,7 +86,7 @@ def _classifier(spec: ModelSpec, folder: Path, tokenizer: Model) -> Tower:
         samples=lambda: [row[: 1 + has_segments] for row in _rows(spec, words)],
         vocabulary=words,
         packed=encoder.packed,
-        parameters=_template(spec.template) | _activation(spec, model.config),
+        parameters=_template(spec, words) | _activation(spec, model.config),
     )
 
 
@@ -166,7 +166,7 @@ def _decoder(spec: ModelSpec, folder: Path, tokenizer: Model) -> Tower:
         vocabulary=words,
         packed=encoder.packed,
         # The sigmoid of the difference is what the softmax of the two logits gives "yes".
-        parameters=_template(spec.template) | {"activation": "sigmoid"},
+        parameters=_template(spec, words) | {"activation": "sigmoid"},
     )
 
 
@@ -183,10 +183,15 @@ class _Answer(torch.nn.Module):
         return last_token(hidden, rows) @ self.direction
 
 
-def _template(template: str | None) -> dict[str, str]:
+def _template(spec: ModelSpec, words: Vocabulary) -> dict[str, str]:
+    """The parameter that a template becomes; at least half of a row is left to query and document."""
+    template = spec.template
     if template is None:
         return {}
     prefix, suffix = template.split("{document}")
+    around = sum(len(words.tokenizer.encode(part, add_special_tokens=False)) for part in (prefix, suffix))
+    if 2 * around > words.max_tokens:
+        raise SourceError(f"[{spec.name}] template: has {around} tokens of the {words.max_tokens} that a row may have")
     return {"template": json.dumps({"prefix": prefix, "suffix": suffix}, ensure_ascii=False)}
 
 

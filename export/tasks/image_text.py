@@ -25,7 +25,7 @@ from export.rows import Rows
 from export.runtime.engine import Row
 from export.source import resolve_image
 from export.tasks import text_embedding
-from export.tower import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Tower, vocabulary
+from export.tower import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Tower, check_dimensions, vocabulary
 
 RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Pillow's numbers, as preprocessor_config.json has them."""
@@ -91,6 +91,7 @@ def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
     config = model.config.text_config
     words = vocabulary(spec, tokenizer, config, config.max_position_embeddings)
     projection = kind.projection(model)
+    check_dimensions(spec, projection.out_features)
 
     def embed(row: Row) -> Tensor:
         ids = torch.from_numpy(row[0])
@@ -137,13 +138,13 @@ class _FilledUp(torch.nn.Module):
 
 def _vision(spec: ModelSpec, folder: Path) -> Tower:
     """The image tower of a folder of its own: a classifier's logits, or else the first token's vector."""
-    with loading(spec):
+    with loading(spec, "image_source"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.allow_remote_code)
-    processor = _processor(spec, folder)
+    processor = _processor(spec, folder, "image_source")
     if architecture(config).endswith("ForImageClassification"):
-        classifier = load_model(spec, AutoModelForImageClassification, folder)
+        classifier = load_model(spec, AutoModelForImageClassification, folder, "image_source")
         return _pixels(spec, _ImageModel(classifier, lambda model, pixels: model(pixels).logits), processor)
-    encoder = load_model(spec, AutoModel, folder)
+    encoder = load_model(spec, AutoModel, folder, "image_source")
     return _pixels(spec, _ImageModel(encoder, lambda model, pixels: model(pixels).last_hidden_state[:, 0]), processor)
 
 
@@ -159,8 +160,8 @@ class _ImageModel(torch.nn.Module):
         return self.embed(self.model, pixels)
 
 
-def _processor(spec: ModelSpec, folder: Path) -> Model:
-    with loading(spec):
+def _processor(spec: ModelSpec, folder: Path, key: str = "source") -> Model:
+    with loading(spec, key):
         return AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             folder, local_files_only=True, use_fast=False, trust_remote_code=spec.allow_remote_code
         )
@@ -242,7 +243,8 @@ def _size(spec: ModelSpec, processor: Model) -> tuple[int, int]:
     """
     crop = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
     if not {"height", "width"} <= set(crop or ()):
-        raise SourceError(f"[{spec.name}] source: its image processor does not bring images to one size: {crop}")
+        key = "source" if spec.image_source is None else "image_source"
+        raise SourceError(f"[{spec.name}] {key}: its image processor does not bring images to one size: {crop}")
     return int(crop["height"]), int(crop["width"])
 
 

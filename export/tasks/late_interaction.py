@@ -29,6 +29,8 @@ PUNCTUATION = tuple("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 class Settings:
     """How a late-interaction model reads texts."""
 
+    projects: bool = False
+    """Whether its own linear layer stands on the token vectors."""
     query_length: int = 0
     """Queries shorter than this are filled up with mask tokens; 0 for none."""
     attends_to_expansion: bool = False
@@ -52,7 +54,12 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     if settings.query_length and tokenizer.mask_token_id is None:
         raise SourceError(f"[{spec.name}] source: queries are expanded, but the tokenizer has no mask token")
     encoder = RowEncoder(model, packed=spec.backend != "tensorrt")
-    projection = _projection(folder) if settings.document_length else torch.nn.Identity()
+    if not 0 <= settings.query_length <= words.max_tokens:
+        raise SourceError(
+            f"[{spec.name}] source: queries are filled up to {settings.query_length} tokens, where a row may have"
+            f" {words.max_tokens}"
+        )
+    projection = _projection(folder) if settings.projects else torch.nn.Identity()
     skipped = [id_ for word in settings.skipped_words if (id_ := tokenizer.convert_tokens_to_ids(word)) is not None]
     skipped = sorted({id_ for id_ in skipped if id_ != tokenizer.unk_token_id})
 
@@ -102,6 +109,7 @@ def _settings(folder: Path) -> Settings:
     stanford = _read(folder / "artifact.metadata")
     if "query_maxlen" in stanford:
         return Settings(
+            projects=True,
             query_length=stanford["query_maxlen"],
             attends_to_expansion=bool(stanford.get("attend_to_mask_tokens")),
             document_length=stanford.get("doc_maxlen"),
@@ -112,6 +120,7 @@ def _settings(folder: Path) -> Settings:
     pylate = _read(folder / "config_sentence_transformers.json")
     if "query_length" in pylate:
         return Settings(
+            projects=True,
             query_length=pylate["query_length"] if pylate.get("do_query_expansion", True) else 0,
             attends_to_expansion=bool(pylate.get("attend_to_expansion_tokens")),
             document_length=pylate.get("document_length"),

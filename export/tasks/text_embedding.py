@@ -14,10 +14,10 @@ from export import samples
 from export.encoder import RowEncoder
 from export.errors import SourceError
 from export.heads import TextEmbedding
-from export.loading import OPTIONS, Model, loading
+from export.loading import OPTIONS, Model, load_model, loading
 from export.manifest import ModelSpec
 from export.runtime.engine import Row
-from export.tower import TEXT, TEXT_EMBEDDING, Tower, vocabulary
+from export.tower import TEXT, TEXT_EMBEDDING, Tower, check_dimensions, vocabulary
 
 
 def load(spec: ModelSpec, folder: Path) -> list[Tower]:
@@ -31,35 +31,62 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
 
 
 def pipeline(spec: ModelSpec, folder: Path) -> Model:
-    """The reference: the source as sentence-transformers runs it, in fp32."""
+    """The reference: the source as sentence-transformers runs it, in fp32.
+
+    Raises:
+        SourceError: it cannot be loaded, its pooling is not said or said twice, weights are missing, or it names code
+            other than sentence-transformers' own.
+    """
     has_modules = (folder / "modules.json").is_file()
-    if not has_modules and spec.pooling is None:
-        raise SourceError(
-            f"[{spec.name}] pooling: must be named, since {spec.source} is no folder of sentence-transformers"
-            " (modules.json)"
-        )
+    if has_modules == (spec.pooling is not None):
+        said = "the source says it already" if has_modules else "must be named, since the source does not say it"
+        raise SourceError(f"[{spec.name}] pooling: {said} (modules.json)")
+    if has_modules:
+        _check_code(spec, folder)
     with loading(spec), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options = OPTIONS | {"use_safetensors": None if spec.allow_pickle else True}
         if has_modules:
-            return SentenceTransformer(
+            reference: Model = SentenceTransformer(
                 str(folder),
                 device="cpu",
                 local_files_only=True,
                 trust_remote_code=spec.allow_remote_code,
                 model_kwargs=options,
             )
-        code = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
-        transformer = Transformer(str(folder), model_kwargs=options | code, processor_kwargs=code, config_kwargs=code)
-        pooling = Pooling(transformer.get_embedding_dimension(), spec.pooling)
-        return SentenceTransformer(modules=[transformer, pooling], device="cpu")
+        else:
+            code = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
+            transformer = Transformer(
+                str(folder), model_kwargs=options | code, processor_kwargs=code, config_kwargs=code
+            )
+            pooling = Pooling(transformer.get_embedding_dimension(), spec.pooling or "mean")
+            reference = SentenceTransformer(modules=[transformer, pooling], device="cpu")
+    if isinstance(reference[0], Transformer):
+        # sentence-transformers makes up what is missing; the same loaded again tells.
+        model = reference[0].auto_model
+        load_model(spec, type(model), Path(model.config.name_or_path))
+    return reference
+
+
+def _check_code(spec: ModelSpec, folder: Path) -> None:
+    """Refuse modules of other packages and of the folder itself, which sentence-transformers would import."""
+    with loading(spec):
+        kinds = [module["type"] for module in json.loads((folder / "modules.json").read_text())]
+    for kind in kinds:
+        if not kind.startswith("sentence_transformers.") and not spec.allow_remote_code:
+            raise SourceError(
+                f"[{spec.name}] source: its modules.json names code of its own, {kind}, which runs only with"
+                " allow_remote_code = true"
+            )
 
 
 def tower(spec: ModelSpec, name: str, reference: Model) -> Tower:
     """The tower of a pipeline, under the name of a Triton model."""
-    transformer, pooling, *rest = reference
+    modules = list(reference)
+    transformer, pooling, rest = modules[0], modules[1] if len(modules) > 1 else None, modules[2:]
     if not isinstance(transformer, Transformer) or not isinstance(pooling, Pooling):
-        raise SourceError(f"[{spec.name}] source: not a transformer followed by a pooling, but {reference}")
+        kinds = ", ".join(type(module).__name__ for module in modules)
+        raise SourceError(f"[{spec.name}] source: not a transformer followed by a pooling, but {kinds}")
     after = [module for module in rest if not isinstance(module, Normalize)]
     if not all(isinstance(module, Dense) for module in after) or after != rest[: len(after)]:
         raise SourceError(
@@ -70,8 +97,7 @@ def tower(spec: ModelSpec, name: str, reference: Model) -> Tower:
     words = vocabulary(spec, reference.tokenizer, model.config, reference.max_seq_length)
     modes = pooling.get_config_dict()["pooling_mode"]
     width = int(reference.get_embedding_dimension())
-    if any(size >= width for size in spec.dimensions):
-        raise SourceError(f"[{spec.name}] dimensions: {list(spec.dimensions)}, but the model has {width}")
+    check_dimensions(spec, width)
     encoder = RowEncoder(model, packed=spec.backend != "tensorrt")
 
     def embed(row: Row) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.catalog import Model
+from gateway.errors import InvalidRequest
 from gateway.scores import ACTIVATIONS
 from gateway.service import rows, tokens
 from gateway.triton import Triton
@@ -76,8 +77,16 @@ async def _interact_late(
     prompt = model.prompts.get("document", "")
     prompted = [prompt + document for document in documents]
     document_ids = await tokens.encode(model, prompted, places, min(model.max_tokens, most), truncate=truncate)
+    count = sum(map(len, document_ids))
+    computed = count + len(query_ids) * len(documents)  # wherever their batches part, the query is encoded again
+    if computed > tokens.MAX_TOKENS:
+        raise InvalidRequest(
+            f"query has {len(query_ids)} tokens; with each of {len(documents)} documents that makes {computed} tokens,"
+            f" and a request may have {tokens.MAX_TOKENS}",
+            param="query",
+        )
     outputs = await rows.run(triton, model, [(query_ids, ids) for ids in document_ids])
-    return outputs[:, 0].tolist(), len(query_ids) + sum(map(len, document_ids))
+    return outputs[:, 0].tolist(), len(query_ids) + count
 
 
 async def _cross_encode(
@@ -93,6 +102,11 @@ async def _cross_encode(
     """Scores of documents that are read together with the query, and tokens."""
     frame = await tokens.frame_query(model, query)
     limit = min(model.max_tokens - frame.length, most)
+    if limit < 1:
+        raise InvalidRequest(
+            f"query leaves no room for a document: the limit of model {model.name!r} is {model.max_tokens} tokens",
+            param="query",
+        )
     pairs = await tokens.encode(model, documents, places, limit, truncate=truncate, frame=frame)
     logits = await rows.run(triton, model, [(ids,) for ids in pairs], frame.first_length)
     scores: list[float] = ACTIVATIONS[model.activation](logits)[:, model.positive_class].tolist()

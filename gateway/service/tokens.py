@@ -37,7 +37,8 @@ async def encode(
         frame: put around every text, none of which is token ids then.
 
     Raises:
-        InvalidRequest: a text is over the limit, token ids are not the model's, or all are more than MAX_TOKENS.
+        InvalidRequest: a text is over the limit or makes no tokens, token ids are not the model's, or all are more than
+            MAX_TOKENS.
     """
     most = limit * CHARACTERS_A_TOKEN
     for text, place in zip(texts, places, strict=True):
@@ -53,6 +54,8 @@ async def encode(
         for text in part:
             place = places[len(encoded)]
             ids = next(fresh) if isinstance(text, str) else text
+            if not ids:
+                raise InvalidRequest(f"{place} makes no tokens with model {model.name!r}", param=place)
             if not truncate:
                 _check_tokens(model, len(ids) - around, place, limit, "" if frame is None else " beside this query")
             encoded.append(model.tokenizer.cut(ids, around + limit, frame))

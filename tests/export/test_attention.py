@@ -37,8 +37,8 @@ def test_layout_puts_each_token_in_its_row_and_place() -> None:
     layout = Layout.of(torch.tensor([2, 1, 3]))
     assert layout.start.tolist() == [0, 2, 3]
     assert layout.position.tolist() == [0, 1, 0, 0, 1, 2]
-    # Where there is no token the first one stands, so that no cell is out of range.
-    assert layout.pad(torch.tensor([10, 11, 20, 30, 31, 32])).tolist() == [[10, 11, 10], [20, 10, 10], [30, 31, 32]]
+    # Where there is no token the row's last one stands, so that rows have nothing of each other.
+    assert layout.pad(torch.tensor([10, 11, 20, 30, 31, 32])).tolist() == [[10, 11, 11], [20, 20, 20], [30, 31, 32]]
 
 
 @pytest.mark.parametrize(

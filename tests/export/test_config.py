@@ -133,14 +133,15 @@ def test_tensorrt_serves_its_plan_with_a_profile_for_every_bucket(towers: dict[s
 
 
 @pytest.mark.parametrize(("max_tokens", "rows"), [(100, 64), (512, 64), (2048, 16), (8192, 4), (40000, 1)])
-def test_plan_takes_fewer_long_rows_since_it_has_memory_for_all(
+def test_gpu_takes_fewer_long_rows_since_all_are_padded_to_the_longest(
     towers: dict[str, Model], max_tokens: int, rows: int
 ) -> None:
     spec, tower = towers["text-embedding"]
     assert tower.vocabulary is not None
     long = replace(tower, vocabulary=replace(tower.vocabulary, max_tokens=max_tokens))
     assert parsed((spec, long), "tensorrt").max_batch_size == rows
-    assert parsed((spec, long), "onnxruntime").max_batch_size == 64
+    assert parsed((spec, long), "onnxruntime").max_batch_size == rows
+    assert parsed((spec, long), "python").max_batch_size == 64
 
 
 def test_everything_that_is_said_of_a_model_is_a_parameter(towers: dict[str, Model]) -> None:

@@ -33,10 +33,13 @@ def test_weights_are_those_of_the_folder(tmp_path: Path) -> None:
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     source = tiny.write_plain(tmp_path)
-    weights = {name: weight for name, weight in load_file(source / "model.safetensors").items() if "pooler" not in name}
+    weights = {
+        name: weight for name, weight in load_file(source / "model.safetensors").items() if "layer.1." not in name
+    }
     save_file(weights, source / "model.safetensors", {"format": "pt"})
     with pytest.raises(
-        SourceError, match=r"^\[tiny\] source: weights are missing: pooler\.dense\.bias, pooler\.dense\.weight$"
+        SourceError,
+        match=r"^\[tiny\] source: weights are missing: encoder\.layer\.1\.attention\.output\.LayerNorm\.bias, ",
     ):
         load_model(SPEC, AutoModel, source)
 
@@ -105,7 +108,6 @@ def test_architecture_is_the_class_that_was_saved(tmp_path: Path) -> None:
     assert architecture(tiny.config("BERT")) == ""  # which never was
 
 
-@pytest.mark.xfail(reason="loading() does not know safetensors' own error, nor what torch raises for sizes that differ")
 @pytest.mark.parametrize("damage", ["pointer", "size"])
 def test_weights_that_do_not_fit_are_one_sentence(damage: str, tmp_path: Path) -> None:
     source = tiny.write_plain(tmp_path)
@@ -118,7 +120,6 @@ def test_weights_that_do_not_fit_are_one_sentence(damage: str, tmp_path: Path) -
         load_model(SPEC, AutoModel, source)
 
 
-@pytest.mark.xfail(raises=TypeError, reason="transformers asks for the file type of no file at all")
 def test_folder_without_a_tokenizer_is_one_sentence(tmp_path: Path) -> None:
     source = tiny.write_plain(tmp_path)
     for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):

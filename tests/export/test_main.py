@@ -51,13 +51,13 @@ def test_export_of_one_model_prints_what_was_measured(workshop: Path) -> None:
     (row,) = [cells for cells in table(said) if cells[:3] == ["tiny", "fp32", "cosine"]]
     worst, mean, allowed = map(float, row[3:6])
     assert 0 <= mean <= worst <= allowed == 1e-4
-    assert row[7] == "tokens/s"
+    assert float(row[6].replace(",", "")) > 0  # tokens/s
     assert {file.name for file in (workshop / "repository").iterdir()} == {"tiny"}
 
 
 def test_second_run_has_nothing_to_do(workshop: Path) -> None:
     again = export("tiny", *options(workshop))
-    assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+    assert (again.returncode, again.stdout.strip(), again.stderr) == (0, "export: up to date: tiny", "")
 
 
 def test_list_says_which_models_there_are_and_which_are_built(workshop: Path) -> None:
@@ -93,7 +93,7 @@ def test_check_of_what_is_not_built_fails(workshop: Path) -> None:
     checked = export("ranker", "--check", *options(workshop))
     assert (checked.returncode, checked.stderr) == (
         1,
-        f"export: [ranker] {workshop}/repository/ranker is not built\n",
+        f"export: [ranker] {workshop}/repository/ranker is not built: run python -m export ranker\n",
     )
 
 
@@ -102,7 +102,7 @@ def test_entry_that_no_table_names_is_told_of(workshop: Path, tmp_path: Path) ->
     manifest.write_text("")
     stray = export("--manifest", str(manifest), "--repository", str(workshop / "repository"))
     assert stray.returncode == 0
-    assert stray.stdout == (f"export: {workshop}/repository/tiny is not in models.toml: remove it to stop serving it\n")
+    assert stray.stdout.strip() == "export: not in models.toml, remove to stop serving: tiny"
 
 
 def test_failure_is_one_sentence_and_a_non_zero_exit(tmp_path: Path) -> None:

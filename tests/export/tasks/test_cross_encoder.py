@@ -12,7 +12,6 @@ from export.errors import SourceError
 from export.manifest import ModelSpec
 from export.rows import Rows
 from export.tasks import cross_encoder
-from export.tasks.cross_encoder import QWEN3_TEMPLATE
 from export.tower import CROSS_ENCODER, FIRST_LENGTH, TEXT, Tower
 from tests.export import tiny
 
@@ -170,11 +169,16 @@ def test_decoder_scores_how_likely_yes_is_against_no(name: str, tmp_path: Path) 
     torch.testing.assert_close(actual, torch.stack(answers).softmax(1)[:, 0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("template", [None, TEMPLATE])
-def test_template_is_a_parameter_cut_at_the_document(template: str | None, tmp_path: Path) -> None:
-    tower = load(replace(spec(tiny.write_decoder_reranker(tmp_path)), template=template))
+def test_template_is_a_parameter_cut_at_the_document(tmp_path: Path) -> None:
+    tower = load(replace(spec(tiny.write_decoder_reranker(tmp_path)), template=TEMPLATE))
     found = json.loads(tower.parameters["template"])
-    assert f"{found['prefix']}{{document}}{found['suffix']}" == (template or QWEN3_TEMPLATE)
+    assert f"{found['prefix']}{{document}}{found['suffix']}" == TEMPLATE
+
+
+def test_template_that_leaves_no_room_is_refused(tmp_path: Path) -> None:
+    # That of Qwen3-Reranker, which is the default: too long for a model of 100 tokens.
+    with pytest.raises(SourceError, match=r"^\[tiny\] template: has \d+ tokens of the 100 that a row may have"):
+        load(spec(tiny.write_decoder_reranker(tmp_path)))
 
 
 def test_decoder_is_compared_on_prompts_that_end_as_the_template_does(tmp_path: Path) -> None:

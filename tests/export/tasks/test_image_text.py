@@ -186,7 +186,6 @@ def test_images_that_are_not_brought_to_one_size_are_refused(tmp_path: Path) -> 
         load(spec(source))
 
 
-@pytest.mark.xfail(reason="_vision() and what it calls say `source` whatever key the folder is from")
 @pytest.mark.parametrize("damage", ["size", "config"])
 def test_errors_of_the_image_folder_name_its_key(damage: str, tmp_path: Path) -> None:
     words, pictures = tiny.write_embedding(tmp_path / "text"), tiny.write_image_classifier(tmp_path / "image")
@@ -198,7 +197,6 @@ def test_errors_of_the_image_folder_name_its_key(damage: str, tmp_path: Path) ->
         load(spec(words, pictures))
 
 
-@pytest.mark.xfail(reason="only text_embedding.tower() looks at them")
 def test_sizes_that_a_checkpoint_does_not_have_are_refused(tmp_path: Path) -> None:
     given = replace(spec(tiny.write_image_text(tmp_path, "CLIP")), dimensions=(24,))
     with pytest.raises(SourceError, match=r"dimensions: \[24\], but the model has 24$"):

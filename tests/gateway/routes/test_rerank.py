@@ -208,3 +208,9 @@ def test_late_interaction_gets_the_models_prompts(odd_client: httpx2.Client, tok
     documents = logits(tokenizer.encode_batch([PROMPTS["document"] + text for text in DOCUMENTS]))
     expected = (query + documents)[:, 0]
     assert scores(odd_client, model="prompted-late", query="sea", documents=DOCUMENTS) == pytest.approx(expected)
+
+
+def test_query_counts_with_each_document_since_it_is_read_with_each(client: httpx2.Client) -> None:
+    error = refused(client, query="sea shells " * 60, documents=["a " * 30] * 2048, model="minilm-late-interaction")
+    assert error["param"] == "query"
+    assert "with each of 2048 documents that makes" in error["message"]
