@@ -1,6 +1,5 @@
 """How weights are read: in fp32, from files on this machine, without running code of their author unless allowed."""
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PretrainedConfig
-from transformers.utils import logging as transformers_logging
+from transformers.utils import logging
 
 from export.errors import SourceError
 from export.manifest import ModelSpec
@@ -25,8 +24,7 @@ OPTIONS: dict[str, Any] = {"dtype": torch.float32}
 @contextmanager
 def loading(spec: ModelSpec, key: str = "source") -> Iterator[None]:
     """Turn what transformers raises for files that it cannot read into a SourceError that names the table's key."""
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call] # it lists the weights of heads that are not asked for
-    disabled = logging.root.manager.disable
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call] # it lists the weights of heads that are not asked for
     try:
         yield
     except UNREADABLE as exc:
@@ -36,8 +34,6 @@ def loading(spec: ModelSpec, key: str = "source") -> Iterator[None]:
             ) from exc
         reason = str(exc).strip().partition("\n")[0]
         raise SourceError(f"[{spec.name}] {key}: cannot be loaded: {type(exc).__name__}: {reason}") from exc
-    finally:
-        logging.disable(disabled)  # sentence-transformers leaves logging switched off where it fails to load
 
 
 def load_model(spec: ModelSpec, kind: Model, folder: Path, key: str = "source", **options: Any) -> Model:  # noqa: ANN401

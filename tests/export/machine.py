@@ -4,8 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-TRTEXEC = """#!{python}
-import json, sys
+TRTEXEC = """import json, sys
 from pathlib import Path
 print("&&&& RUNNING TensorRT.trtexec [TensorRT v{version}] [b9] # trtexec")
 options = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
@@ -47,7 +46,10 @@ class Machine:
         self.equip()
 
     def equip(self, version: str = "101303", gpu: str = "9.0", error: str = "0", *, broken: bool = False) -> None:
-        stand_in = TRTEXEC.format(python=sys.executable, version=version, log=self.log, error=error, broken=broken)
+        code = self.path / "trtexec.py"
+        code.write_text(TRTEXEC.format(version=version, log=self.log, error=error, broken=broken))
+        # Not by a first line of its own: there the interpreter's path may not hold a space.
+        stand_in = f'#!/bin/sh\nexec "{sys.executable}" "{code}" "$@"\n'
         for name, script in (("trtexec", stand_in), ("nvidia-smi", f"#!/bin/sh\necho {gpu}\necho {gpu}\n")):
             (self.path / name).write_text(script)
             (self.path / name).chmod(0o755)
