@@ -106,16 +106,18 @@ def check(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
     Raises:
         ExportError: it is not built, or its numbers are not the reference's.
     """
-    proofs = {name: _read_proof(repository / name) for name in spec.triton_names}
-    for name, proof in proofs.items():
+    proofs = {}
+    for name in spec.triton_names:
+        proof = _read_proof(repository / name)
         if proof is None:
             raise NotBuiltError(f"[{spec.name}] {repository / name} is not built: run python -m export {spec.name}")
+        proofs[name] = proof
     progress(f"load {spec.name}")
     towers, _ = _load(spec)
     entries = []
     for tower in towers:
         folder = repository / tower.name
-        proof = proofs[tower.name] or {}
+        proof = proofs[tower.name]
         built = msgspec.structs.replace(spec, backend=proof["backend"], precision=proof["precision"])
         entries.append(Entry(folder, proof | _verify(built, tower, folder / "1" / proof["files"][0], progress)))
     return entries

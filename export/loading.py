@@ -36,7 +36,7 @@ def loading(spec: ModelSpec, key: str = "source") -> Iterator[None]:
         raise SourceError(f"[{spec.name}] {key}: cannot be loaded: {type(exc).__name__}: {reason}") from exc
 
 
-def load_model(spec: ModelSpec, kind: Model, folder: Path, key: str = "source", **options: Any) -> Model:  # noqa: ANN401
+def load_model(spec: ModelSpec, kind: Model, folder: Path, key: str = "source") -> Model:
     """A transformers model in eval mode, by one of transformers' auto classes.
 
     Raises:
@@ -50,7 +50,7 @@ def load_model(spec: ModelSpec, kind: Model, folder: Path, key: str = "source", 
             trust_remote_code=spec.allow_remote_code,
             use_safetensors=None if spec.allow_pickle else True,
             output_loading_info=True,
-            **OPTIONS | options,
+            **OPTIONS,
         )
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))  # of no use here
     if missing:

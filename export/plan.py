@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError, ParityError
+from export.measures import Vectors, cosine_errors, score_errors
 from export.profiles import COSINE, PlanSpec, Profile, Shape, cache_key, graph_hash, read_spec
-from export.tensorrt import Inputs, PlanError, Toolkit, Vectors, find_toolkit, format_shapes
+from export.tensorrt import Inputs, PlanError, Toolkit, find_toolkit, format_shapes
 
 SPEC = "plan.json"
 CASES = "parity.npz"
@@ -204,9 +205,8 @@ def _measured(measure: str, expected: Vectors, actual: Vectors) -> float:
     if actual.shape != expected.shape:
         return float("nan")
     if measure == COSINE:
-        norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
-        return float(((expected * actual).sum(1) / norms).min())
-    return float((np.abs(expected - actual) / np.maximum(1, np.abs(expected))).max())
+        return 1 - float(cosine_errors(expected, actual).max())
+    return float(score_errors(expected, actual).max())
 
 
 def save_cases(path: Path, cases: Sequence[Case]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError
+from export.measures import Vectors
 from export.profiles import PlanSpec, Shape
 
 TRTEXEC_FOLDER = "/usr/src/tensorrt/bin"
@@ -23,7 +24,6 @@ TRTEXEC_FOLDER = "/usr/src/tensorrt/bin"
 
 Inputs = Mapping[str, NDArray[np.generic]]
 """All inputs of a graph by name."""
-Vectors = NDArray[np.float32]
 
 
 class PlanError(ExportError):

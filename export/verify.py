@@ -12,15 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from export.errors import ParityError
 from export.manifest import ModelSpec, Precision
+from export.measures import Vectors, cosine_errors, score_errors
 from export.runners import Runner, runners
 from export.runtime.engine import Row, Tokens
 from export.tower import Tower
-
-Vectors = NDArray[np.float32]
 
 ROUNDS = 3
 """How often all rows are run to see how fast they are; the best round counts."""
@@ -32,18 +30,6 @@ class Tolerance:
 
     worst: float
     mean: float
-
-
-def _cosine_error(expected: Vectors, actual: Vectors) -> Vectors:
-    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
-    errors: Vectors = 1 - (expected * actual).sum(1) / norms
-    return errors
-
-
-def _score_error(expected: Vectors, actual: Vectors) -> Vectors:
-    """The difference, in proportion where the reference is larger than 1."""
-    errors: Vectors = np.abs(expected - actual) / np.maximum(1, np.abs(expected))
-    return errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +44,7 @@ class Measure:
 
 _COSINE = Measure(
     "cosine",
-    _cosine_error,
+    cosine_errors,
     {
         "fp32": Tolerance(1e-4, 1e-4),
         "bf16": Tolerance(1e-4, 1e-4),
@@ -72,13 +58,13 @@ MEASURES: Mapping[str, Measure] = {
     # Means of cosines: all of a row's tokens have to be off for these to be.
     "late-interaction": Measure(
         "score",
-        _score_error,
+        score_errors,
         {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(1e-2, 1e-2), "fp16": Tolerance(2e-3, 2e-3)},
     ),
     # Logits: bf16 has 8 bits of mantissa, a step of 1/256. The sigmoid behind makes a quarter of the difference.
     "cross-encoder": Measure(
         "logit",
-        _score_error,
+        score_errors,
         {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(5e-2, 2e-2), "fp16": Tolerance(1e-2, 1e-2)},
     ),
 }

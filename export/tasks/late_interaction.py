@@ -1,7 +1,7 @@
 """Late interaction: ColBERT models, and the token vectors of any embedding model."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     Raises:
         SourceError: it cannot be loaded, or expands queries without a mask token.
     """
-    model = load_model(spec, AutoModel, folder, **_without_pooler(folder))
+    model = load_model(spec, AutoModel, folder)
     tokenizer = load_tokenizer(spec, folder)
     settings = _settings(folder)
     _add_prefixes(tokenizer, settings)
@@ -96,12 +96,6 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
             parameters={"prompts": json.dumps(prompts) if any(prompts.values()) else ""},
         )
     ]
-
-
-def _without_pooler(folder: Path) -> Mapping[str, Any]:
-    """BERT-like checkpoints of this kind come without the pooler that AutoModel would ask for."""
-    kind = _read(folder / "config.json").get("model_type")
-    return {"add_pooling_layer": False} if kind in {"bert", "camembert", "roberta", "xlm-roberta", "mpnet"} else {}
 
 
 def _settings(folder: Path) -> Settings:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from export.errors import ParityError
 from export.manifest import PRECISIONS, Backend, ModelSpec
+from export.measures import Vectors
 from export.runtime.engine import Row
 from export.tower import CROSS_ENCODER, IMAGE_EMBEDDING, LATE_INTERACTION, TEXT_EMBEDDING, Role, Tower
-from export.verify import MEASURES, Parity, Speed, Tolerance, Vectors, verify
+from export.verify import MEASURES, Parity, Speed, Tolerance, verify
 
 
 @pytest.mark.parametrize(
