@@ -10,7 +10,7 @@ from export.manifest import Backend, ModelSpec
 from export.profiles import length_buckets
 from export.runners import HINTS
 from export.runtime.engine import Array, Field, Tokens
-from export.tower import Tower
+from export.tower import IMAGE_EMBEDDING, Tower
 
 MAX_BATCH_SIZE = 64
 """Rows in one execution. The engine cuts them into packs of its own, so that more would only lengthen the wait of the
@@ -143,18 +143,20 @@ def _common(spec: ModelSpec, tower: Tower) -> dict[str, str]:
     words = tower.vocabulary
     precision = spec.computes_in
     python = spec.backend == "python"
+    source = spec.image_source if spec.image_source and tower.role is IMAGE_EMBEDDING else spec.source
     buckets: Sequence[int] = length_buckets(words.max_tokens) if words and spec.backend == "tensorrt" else ()
     return {
         "role": tower.role.name,
         "aliases": ",".join(spec.aliases),
         "default": "true" if spec.default else "",
         "dimensions": ",".join(map(str, spec.dimensions)),
+        "text_weight": "" if spec.text_weight is None else str(spec.text_weight),
         "max_tokens": str(words.max_tokens) if words else "",
         "vocabulary_size": str(words.size) if words else "",
         "length_buckets": ",".join(map(str, buckets)),
         "graph": ("model.xml" if precision == "int8" else "model.onnx") if python else "",
         "precision": HINTS[precision] or "" if python else "",
-        "source": "" if spec.source.startswith("/") else spec.source,  # a path means nothing elsewhere
+        "source": "" if source.startswith("/") else source,  # a path means nothing elsewhere
         "licence": spec.licence or "",
         **tower.parameters,
     }

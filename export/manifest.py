@@ -36,6 +36,7 @@ TASKS_OF: Mapping[str, tuple[Task, ...]] = {
     "pooling": ("text-embedding", "image-text"),
     "positive_class": ("cross-encoder",),
     "template": ("cross-encoder",),
+    "text_weight": ("image-text",),
 }
 """The tasks that a key means something for; any other key is for all."""
 
@@ -73,6 +74,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     licence: str | None = None
     max_tokens: Annotated[int, Meta(ge=8)] | None = None
     dimensions: tuple[Annotated[int, Meta(ge=1)], ...] = ()
+    text_weight: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """What the text counts in an input with text and image, of 1; half by default."""
 
     @property
     def computes_in(self) -> Precision:
@@ -183,5 +186,5 @@ def _check(path: Path, spec: ModelSpec) -> None:
             f"{path.name} [{spec.name}] template: must hold {{query}} once and, behind it, {{document}}"
         )
     for key, tasks in TASKS_OF.items():
-        if getattr(spec, key) and spec.task not in tasks:
+        if getattr(spec, key) not in (None, ()) and spec.task not in tasks:
             raise ManifestError(f"{path.name} [{spec.name}] {key}: is for {' and '.join(tasks)} only")

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from gateway.catalog import Catalog
 from gateway.errors import GatewayError
 from gateway.health import Monitor
+from gateway.images import Images
 from gateway.middleware import Authorise, RequestLog
 from gateway.routes import embeddings, errors, health, models, openapi, rerank
 from gateway.routes.http import Gateway, with_deadline
@@ -29,11 +30,13 @@ def create_app(settings: Settings) -> ASGIApp:
         triton = Triton(settings.triton_url, settings.request_timeout_s)
         catalog = Catalog(triton, settings.model_repository)
         monitor = Monitor(triton, catalog)
+        images = Images(settings.max_image_pixels, settings.image_hosts)
         watch = asyncio.create_task(monitor.run())
-        yield {"gateway": Gateway(settings, triton, catalog, monitor)}
+        yield {"gateway": Gateway(settings, triton, catalog, monitor, images)}
         watch.cancel()
         with suppress(asyncio.CancelledError):
             await watch
+        await images.close()
         await triton.close()
 
     v1 = [

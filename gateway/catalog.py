@@ -4,43 +4,45 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
+from PIL.Image import Resampling
 
 from gateway.errors import ModelNotFound, NotReady
+from gateway.pixels import Preparation
 from gateway.scores import ACTIVATIONS
 from gateway.tokenize import Template, TextTokenizer
 from gateway.triton import ModelConfig, Triton
 
 log = logging.getLogger(__name__)
 
-EMBEDDING_ROLES = frozenset({"text-embedding"})
+TEXT_EMBEDDING, IMAGE_EMBEDDING = "text-embedding", "image-embedding"
+EMBEDDING_ROLES = frozenset({TEXT_EMBEDDING, IMAGE_EMBEDDING})
 RERANK_ROLES = frozenset({"late-interaction", "cross-encoder"})
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """One model that clients can name."""
+class Tower:
+    """One Triton model: all of what clients call a model, or the side of it that takes texts or images."""
 
     name: str
-    """What clients call it."""
+    """What clients call the model."""
     triton_name: str
-    aliases: tuple[str, ...]
     role: str
-    default: bool
-    """Whether it answers requests of its kind that name no model."""
     output: str
     width: int
     """Numbers a row of the output: an embedding's dimensions, a cross-encoder's classes, 1 for a score."""
-    dimensions: tuple[int, ...]
-    """Shorter sizes that its embeddings may be cut to, as it was trained for them."""
+    max_batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextTower(Tower):
+    """One whose rows are token ids."""
+
     max_tokens: int
     vocabulary_size: int
-    max_batch_size: int
-    created: int
-    """Seconds since 1970 when this gateway first saw it."""
     tokenizer: TextTokenizer
     prompts: Mapping[str, str] = field(default_factory=dict)
     """What it was trained to find in front of texts of some kind, such as "query"."""
@@ -57,12 +59,55 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageTower(Tower):
+    """One whose rows are images."""
+
+    preparation: Preparation
+    patches: int
+    """What it divides an image into, and an image counts for in `usage`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What clients can name: one tower, or one for texts and one for images into the same space."""
+
+    name: str
+    aliases: tuple[str, ...]
+    default: bool
+    """Whether it answers requests of its kind that name no model."""
+    created: int
+    """Seconds since 1970 when this gateway first saw it."""
+    dimensions: tuple[int, ...]
+    """Shorter sizes that its embeddings may be cut to, as it was trained for them."""
+    text_weight: float
+    """What the text counts in an item with text and image, of 1."""
+    text: TextTower | None = None
+    image: ImageTower | None = None
+
+    @property
+    def towers(self) -> tuple[Tower, ...]:
+        """One or two."""
+        return tuple(tower for tower in (self.text, self.image) if tower is not None)
+
+    @property
+    def width(self) -> int:
+        """Numbers a row of the output, which is the same for both towers."""
+        return self.towers[0].width
+
+    @property
+    def role(self) -> str:
+        """What it does: a tower's role, or "image-text"."""
+        return "image-text" if self.text and self.image else self.towers[0].role
+
+
+@dataclass(frozen=True, slots=True)
 class _Known:
-    """A model and what it was made from, to tell whether that has changed."""
+    """A tower and what it was made from, to tell whether that has changed."""
 
     config: ModelConfig
     tokenizer_changed_at: float
-    model: Model
+    created: int
+    tower: TextTower | ImageTower
 
 
 class Catalog:
@@ -72,12 +117,13 @@ class Catalog:
         self._triton = triton
         self._repository = repository
         self._known: dict[str, _Known] | None = None
+        self._models: dict[str, Model] = {}
         self._complaints: dict[str, str] = {}
 
     @property
     def models(self) -> list[Model]:
         """All of them, by name."""
-        return sorted((known.model for known in (self._known or {}).values()), key=lambda model: model.name)
+        return [self._models[name] for name in sorted(self._models)]
 
     async def refresh(self) -> None:
         """Ask Triton what it serves.
@@ -87,30 +133,34 @@ class Catalog:
         """
         configs = await self._triton.models()
         known: dict[str, _Known] = {}
+        models: dict[str, Model] = {}
         complaints: dict[str, str] = {}
         for config in sorted(configs, key=lambda config: config.name):
             if config.parameters.get("role") not in EMBEDDING_ROLES | RERANK_ROLES:
                 continue  # somebody else's
             try:
                 fresh = await self._know(config)
-                _check_name(fresh.model, known)
+                models[fresh.tower.name] = _joined(models.get(fresh.tower.name), fresh)
                 known[config.name] = fresh
             except Exception as exc:  # noqa: BLE001 - tokenizers raises it bare; a bad entry must not hide the others
                 complaints[config.name] = f"{type(exc).__name__}: {exc}"
         for name, complaint in complaints.items() - self._complaints.items():
             log.warning("model %s is left out: %s", name, complaint)
-        self._known, self._complaints = known, complaints
+        self._known, self._models, self._complaints = known, models, complaints
 
     async def _know(self, config: ModelConfig) -> _Known:
         file = self._repository / config.name / "tokenizer.json"
-        changed_at = file.stat().st_mtime
+        is_image = config.parameters["role"] == IMAGE_EMBEDDING
+        changed_at = 0.0 if is_image else file.stat().st_mtime
         before = (self._known or {}).get(config.name)
         if before is not None and (before.config, before.tokenizer_changed_at) == (config, changed_at):
             return before
-        created = before.model.created if before is not None else int(time.time())
+        created = before.created if before is not None else int(time.time())
+        if is_image:
+            return _Known(config, changed_at, created, _image_tower(config))
         template = _template(config.parameters)
         tokenizer = await asyncio.to_thread(TextTokenizer.from_file, file, template)  # large ones take a second
-        return _Known(config, changed_at, _model(config, tokenizer, created))
+        return _Known(config, changed_at, created, _text_tower(config, tokenizer))
 
     def find(self, name: str | None, roles: frozenset[str]) -> Model:
         """The model that clients mean by a name or alias, or the default one.
@@ -121,7 +171,7 @@ class Catalog:
         """
         if self._known is None:
             raise NotReady("Triton has not been reached yet")
-        served = [model for model in self.models if model.role in roles]
+        served = [model for model in self.models if any(tower.role in roles for tower in model.towers)]
         for model in served:
             if model.default if name is None else name == model.name:
                 return model
@@ -133,13 +183,35 @@ class Catalog:
         raise ModelNotFound(f"there is {wanted} for this endpoint; served here: {names}", param="model")
 
 
-def _check_name(model: Model, known: Mapping[str, _Known]) -> None:
-    for other in known.values():
-        if other.model.name == model.name:
-            raise ValueError(f"its public name {model.name!r} is taken by {other.model.triton_name}")
+def _joined(other: Model | None, known: _Known) -> Model:
+    """A model of one tower, or a model that has one already with the other.
+
+    Raises:
+        ValueError: the towers do not go together, or a parameter cannot be read.
+    """
+    tower, parameters = known.tower, known.config.parameters
+    if other is None:
+        model = Model(
+            name=tower.name,
+            aliases=tuple(filter(None, parameters.get("aliases", "").split(","))),
+            default=parameters.get("default") == "true",
+            created=known.created,
+            dimensions=_integers(parameters, "dimensions"),
+            text_weight=float(parameters.get("text_weight", "0.5")),
+        )
+    else:
+        (first,) = other.towers[:1]
+        if len(other.towers) > 1 or {first.role, tower.role} != {TEXT_EMBEDDING, IMAGE_EMBEDDING}:
+            raise ValueError(f"its public name {tower.name!r} is taken by {first.triton_name}")
+        if tower.width != first.width:
+            raise ValueError(
+                f"it has {tower.width} dimensions, and {first.triton_name}, its other tower, {first.width}"
+            )
+        model = other
+    return replace(model, text=tower) if isinstance(tower, TextTower) else replace(model, image=tower)
 
 
-def _model(config: ModelConfig, tokenizer: TextTokenizer, created: int) -> Model:
+def _text_tower(config: ModelConfig, tokenizer: TextTokenizer) -> TextTower:
     """Read a config's parameters.
 
     Raises:
@@ -160,19 +232,15 @@ def _model(config: ModelConfig, tokenizer: TextTokenizer, created: int) -> Model
     length_buckets = tuple(sorted(_integers(parameters, "length_buckets")))
     if length_buckets and length_buckets[-1] < max_tokens:
         raise ValueError(f"length_buckets end at {length_buckets[-1]}, below its max_tokens of {max_tokens}")
-    return Model(
+    return TextTower(
         name=parameters.get("name", config.name),
         triton_name=config.name,
-        aliases=tuple(filter(None, parameters.get("aliases", "").split(","))),
         role=parameters["role"],
-        default=parameters.get("default") == "true",
         output=config.output,
         width=config.width,
-        dimensions=_integers(parameters, "dimensions"),
+        max_batch_size=config.max_batch_size,
         max_tokens=max_tokens,
         vocabulary_size=int(parameters["vocabulary_size"]),
-        max_batch_size=config.max_batch_size,
-        created=created,
         tokenizer=tokenizer,
         prompts=prompts,
         default_prompt=prompts[default_prompt] if default_prompt is not None else "",
@@ -180,6 +248,31 @@ def _model(config: ModelConfig, tokenizer: TextTokenizer, created: int) -> Model
         positive_class=positive_class,
         takes_first_length="first_length" in config.inputs,
         length_buckets=length_buckets,
+    )
+
+
+def _image_tower(config: ModelConfig) -> ImageTower:
+    """Read a config's parameters.
+
+    Raises:
+        ValueError, KeyError: one is missing or cannot be read.
+    """
+    parameters = config.parameters
+    edges = {name: int(length) for name, length in (edge.split("=") for edge in parameters["image_resize"].split(","))}
+    return ImageTower(
+        name=parameters.get("name", config.name),
+        triton_name=config.name,
+        role=parameters["role"],
+        output=config.output,
+        width=config.width,
+        max_batch_size=config.max_batch_size,
+        preparation=Preparation(
+            height=int(parameters["image_height"]),
+            width=int(parameters["image_width"]),
+            resize=edges["shortest_edge"] if "shortest_edge" in edges else (edges["height"], edges["width"]),
+            resample=Resampling[parameters["image_resample"].upper()],
+        ),
+        patches=int(parameters["image_patches"]),
     )
 
 

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 
-from gateway.catalog import Catalog, Model
+import numpy as np
+
+from gateway.catalog import Catalog, ImageTower, TextTower, Tower
 from gateway.errors import GatewayError
-from gateway.service import rows
+from gateway.pixels import Pixels
+from gateway.service import images, rows
 from gateway.triton import Triton
 
 log = logging.getLogger(__name__)
@@ -34,8 +36,8 @@ class Monitor:
             return "Triton is not ready"
         if not self._catalog.models:
             return "Triton serves no model of ours"
-        stale = [model.name for model in self._catalog.models if not self._answered_within(model, FRESH_S)]
-        return f"no answer lately from {', '.join(stale)}" if stale else None
+        stale = [tower.name for tower in self._towers() if not self._answered_within(tower, FRESH_S)]
+        return f"no answer lately from {', '.join(dict.fromkeys(stale))}" if stale else None
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -56,22 +58,32 @@ class Monitor:
         if self._server_ready:
             with suppress(GatewayError):  # gone between the two questions
                 await self._catalog.refresh()
-            self._send_canaries(self._catalog.models)
+            self._send_canaries()
 
-    def _send_canaries(self, models: Sequence[Model]) -> None:
-        """Send each model a row of one token, unless it answers others or still owes the last one."""
-        for model in models:
-            waiting = self._canaries.get(model.triton_name)
-            if (waiting is None or waiting.done()) and not self._answered_within(model, PERIOD_S):
-                self._canaries[model.triton_name] = asyncio.create_task(self._canary(model))
+    def _towers(self) -> list[Tower]:
+        return [tower for model in self._catalog.models for tower in model.towers]
 
-    async def _canary(self, model: Model) -> None:
-        row: rows.Row = tuple([0] for _ in rows.SEGMENTS[model.role])
+    def _send_canaries(self) -> None:
+        """Send each tower a row of one token or a black image, unless it answers others or still owes the last one."""
+        for tower in self._towers():
+            waiting = self._canaries.get(tower.triton_name)
+            if (waiting is None or waiting.done()) and not self._answered_within(tower, PERIOD_S):
+                self._canaries[tower.triton_name] = asyncio.create_task(self._canary(tower))
+
+    async def _canary(self, tower: Tower) -> None:
         try:
-            await rows.run(self._triton, model, [row])
+            if isinstance(tower, TextTower):
+                await rows.run(self._triton, tower, [tuple([0] for _ in rows.SEGMENTS[tower.role])])
+            elif isinstance(tower, ImageTower):
+                size = (3, tower.preparation.height, tower.preparation.width)
+                await images.run(self._triton, tower, 1, lambda _: _black(size))
         except GatewayError as exc:
-            log.debug("canary of %s: %s", model.triton_name, exc)  # problem() tells when it matters
+            log.debug("canary of %s: %s", tower.triton_name, exc)  # problem() tells when it matters
 
-    def _answered_within(self, model: Model, seconds: float) -> bool:
-        answered_at = self._triton.answered_at.get(model.triton_name)
+    def _answered_within(self, tower: Tower, seconds: float) -> bool:
+        answered_at = self._triton.answered_at.get(tower.triton_name)
         return answered_at is not None and time.monotonic() - answered_at < seconds
+
+
+async def _black(size: tuple[int, int, int]) -> Pixels:
+    return np.zeros(size, np.uint8)

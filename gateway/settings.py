@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from gateway.addresses import Allowed
+
 PREFIX = "GATEWAY_"
 
 
@@ -31,6 +33,10 @@ class Settings:
     """GATEWAY_REQUEST_TIMEOUT, seconds until a request is given up."""
     max_body_bytes: int = 32 * 2**20
     """GATEWAY_MAX_BODY_BYTES."""
+    max_image_pixels: int = 40_000_000
+    """GATEWAY_MAX_IMAGE_PIXELS, which an image may declare, and all that are decoded at a time."""
+    image_hosts: Allowed | None = None
+    """GATEWAY_IMAGE_URLS (`off`, `allowlist` or `public`) and GATEWAY_IMAGE_URL_HOSTS: where images are fetched."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -48,6 +54,8 @@ class Settings:
             api_keys=_api_keys(environ),
             request_timeout_s=_number(environ, "REQUEST_TIMEOUT", default.request_timeout_s, 0.1, 3600),
             max_body_bytes=int(_number(environ, "MAX_BODY_BYTES", default.max_body_bytes, 1024, 2**30)),
+            max_image_pixels=int(_number(environ, "MAX_IMAGE_PIXELS", default.max_image_pixels, 2**16, 2**30)),
+            image_hosts=_image_hosts(environ),
         )
         if not settings.api_keys and not _is_loopback(settings.host):
             raise SettingsError(
@@ -83,6 +91,19 @@ def _api_keys(environ: Mapping[str, str]) -> frozenset[str]:
     if not found and (file is not None or f"{PREFIX}API_KEYS" in environ):
         raise SettingsError(f"{PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE is set but holds no key")
     return found
+
+
+def _image_hosts(environ: Mapping[str, str]) -> Allowed | None:
+    mode = environ.get(f"{PREFIX}IMAGE_URLS", "off")
+    entries = [entry.strip() for entry in environ.get(f"{PREFIX}IMAGE_URL_HOSTS", "").split(",") if entry.strip()]
+    if mode not in ("off", "allowlist", "public"):
+        raise SettingsError(f"{PREFIX}IMAGE_URLS={mode} is none of off, allowlist, public")
+    if bool(entries) != (mode == "allowlist"):
+        raise SettingsError(f"{PREFIX}IMAGE_URL_HOSTS, a list of hosts, goes with {PREFIX}IMAGE_URLS=allowlist")
+    try:
+        return {"off": None, "public": Allowed(everybody=True), "allowlist": Allowed.listed(entries)}[mode]
+    except ValueError as exc:
+        raise SettingsError(f"{PREFIX}IMAGE_URL_HOSTS: {exc}") from exc
 
 
 def _is_loopback(host: str) -> bool:

@@ -231,7 +231,10 @@ def _image_tower(
         width=dimensions,
         reference=reference,
         samples=lambda: [(image,) for image in samples.images(height, width)],
-        parameters=_preparation(processor, height, width),
+        parameters={
+            **_preparation(processor, height, width),
+            "image_patches": str(_patches(model.model, height, width)),
+        },
     )
 
 
@@ -239,13 +242,30 @@ def _size(spec: ModelSpec, processor: Model) -> tuple[int, int]:
     """Height and width of what the model sees.
 
     Raises:
-        SourceError: the image processor does not bring images to one size.
+        SourceError: the image processor does not bring images to one size, or not by resizing and cropping.
     """
-    crop = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
-    if not {"height", "width"} <= set(crop or ()):
-        key = "source" if spec.image_source is None else "image_source"
+    resize = dict(processor.size or ())
+    crop = dict((processor.crop_size if getattr(processor, "do_center_crop", False) else resize) or ())
+    key = "source" if spec.image_source is None else "image_source"
+    if not {"height", "width"} <= set(crop):
         raise SourceError(f"[{spec.name}] {key}: its image processor does not bring images to one size: {crop}")
+    least = [resize.get(edge, resize.get("shortest_edge", 0)) for edge in ("height", "width")]
+    fits = all(crop[edge] <= length for edge, length in zip(("height", "width"), least, strict=True))
+    if not processor.do_resize or not fits or set(resize) not in ({"height", "width"}, {"shortest_edge"}):
+        raise SourceError(f"[{spec.name}] {key}: its image processor resizes to {resize}, and crops to {crop}")
     return int(crop["height"]), int(crop["width"])
+
+
+def _patches(model: Model, height: int, width: int) -> int:
+    """What an image is divided into: a transformer's patches, or the cells of a convolutional network's last map."""
+    config = getattr(model.config, "vision_config", model.config)
+    size = getattr(config, "patch_size", None)
+    if size is None:
+        with torch.inference_mode():
+            hidden = model(torch.zeros(1, 3, height, width), output_hidden_states=True).hidden_states[-1]
+        return int(hidden[0, 0].numel())
+    down, across = size if isinstance(size, (list, tuple)) else (size, size)
+    return int(height // down * (width // across))
 
 
 def _preparation(processor: Model, height: int, width: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""POST /v1/embeddings, as OpenAI's clients and Jina's call it."""
+"""POST /v1/embeddings, as OpenAI's clients and Jina's call it: texts, images, and both in one."""
 
 import base64
 from typing import Annotated, Literal
@@ -12,19 +12,20 @@ from gateway import vectors
 from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
 from gateway.routes.http import Request, answer, find_model, read
-from gateway.service.embed import embed
+from gateway.service.embed import Item, embed
 from gateway.service.rows import MAX_ROWS
-from gateway.service.tokens import MAX_TOKENS, Text
+from gateway.service.tokens import MAX_TOKENS
 
 EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 TokenIds = list[int]
 
 
 class InputItem(Struct, forbid_unknown_fields=True):
-    """One input as an object. Clients send both keys; an empty string counts as absent."""
+    """One input as an object. With text and image, both make one vector; an empty string counts as absent."""
 
     text: str = ""
     image: str = ""
+    """A data: URI, base64, or an http(s) URL where the server fetches images. PNG, JPEG, WebP, GIF or BMP."""
 
 
 class EmbeddingRequest(Struct, forbid_unknown_fields=True):
@@ -67,11 +68,21 @@ class Embedding(Struct):
     ]
 
 
+class EmbeddingTokensDetails(Struct):
+    """Tokens by what they are of."""
+
+    text_tokens: int
+    """Special tokens included."""
+    image_tokens: int
+    """Patches that the model divides its images into."""
+
+
 class EmbeddingUsage(Struct):
-    """Tokens computed, special tokens included."""
+    """Tokens computed."""
 
     prompt_tokens: int
     total_tokens: int
+    prompt_tokens_details: EmbeddingTokensDetails
 
 
 class EmbeddingResponse(Struct):
@@ -86,12 +97,15 @@ class EmbeddingResponse(Struct):
 async def create(request: Request) -> Response:
     """Answer POST /v1/embeddings."""
     body = await read(request, EmbeddingRequest)
+    gateway = request.state["gateway"]
     model = find_model(request, body.model, EMBEDDING_ROLES)
     _check_output(body, model)
-    texts = read_inputs(body.input, model)
-    places = [f"input[{i}]" for i in range(len(texts))] if isinstance(body.input, list) else ["input"]
-    embedded = await embed(request.state["gateway"].triton, model, texts, places, truncate=body.truncate is True)
-    request.state["log"] |= {"inputs": len(texts), "tokens": embedded.tokens}
+    items = read_inputs(body.input)
+    embedded = await embed(
+        gateway.triton, gateway.images, gateway.catalog.models, model, items, truncate=body.truncate is True
+    )
+    tokens = embedded.text_tokens + embedded.image_tokens
+    request.state["log"] |= {"inputs": len(items), "tokens": tokens}
     return answer(
         EmbeddingResponse(
             object="list",
@@ -100,42 +114,40 @@ async def create(request: Request) -> Response:
                 Embedding(object="embedding", index=i, embedding=Raw(embedding))
                 for i, embedding in enumerate(write(embedded.vectors, body))
             ],
-            usage=EmbeddingUsage(prompt_tokens=embedded.tokens, total_tokens=embedded.tokens),
+            usage=EmbeddingUsage(
+                prompt_tokens=tokens,
+                total_tokens=tokens,
+                prompt_tokens_details=EmbeddingTokensDetails(embedded.text_tokens, embedded.image_tokens),
+            ),
         )
     )
 
 
-def read_inputs(given: str | InputItem | list[str | int | TokenIds | InputItem], model: Model) -> list[Text]:
-    """Bring every way of writing inputs into one: texts and lists of token ids.
+def read_inputs(given: str | InputItem | list[str | int | TokenIds | InputItem]) -> list[Item]:
+    """Bring every way of writing inputs into one.
 
     Raises:
-        InvalidRequest: there are too many, an object holds an image or no text, or single token ids stand among other
-            inputs.
+        InvalidRequest: there are too many, an object is empty, or single token ids stand among other inputs.
     """
     if not isinstance(given, list):
-        given = [given]
-    elif 0 < len(given) <= MAX_TOKENS and all(isinstance(item, int) for item in given):
-        return [[item for item in given if isinstance(item, int)]]
+        return [_item(given, "input")]
+    if 0 < len(given) <= MAX_TOKENS and all(isinstance(item, int) for item in given):
+        return [Item("input[0]", [item for item in given if isinstance(item, int)])]
     if not 1 <= len(given) <= MAX_ROWS:
         raise InvalidRequest(f"input holds {len(given)} items; it must hold 1 to {MAX_ROWS}", param="input")
-    return [_text(item, model, f"input[{i}]") for i, item in enumerate(given)]
+    return [_item(item, f"input[{i}]") for i, item in enumerate(given)]
 
 
-def _text(item: str | int | TokenIds | InputItem, model: Model, param: str) -> Text:
+def _item(item: str | int | TokenIds | InputItem, place: str) -> Item:
     if isinstance(item, int):
         raise InvalidRequest(
-            f"{param} is a token id among other inputs; send each list of token ids as a list", param=param
+            f"{place} is a token id among other inputs; send each list of token ids as a list", param=place
         )
     if not isinstance(item, InputItem):
-        return item
-    if item.image:
-        raise InvalidRequest(
-            f"{param} holds an image; model {model.name!r} takes text only, and no model served here takes images",
-            param=f"{param}.image",
-        )
-    if not item.text:
-        raise InvalidRequest(f"{param} holds neither text nor image", param=param)
-    return item.text
+        return Item(place, item)
+    if not item.text and not item.image:
+        raise InvalidRequest(f"{place} holds neither text nor image", param=place)
+    return Item(place, item.text or None, item.image or None)
 
 
 def _check_output(body: EmbeddingRequest, model: Model) -> None:

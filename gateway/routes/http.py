@@ -12,6 +12,7 @@ from starlette.responses import Response
 from gateway.catalog import Catalog, Model
 from gateway.errors import DeadlineExceeded, InvalidRequest, RequestTooLarge
 from gateway.health import Monitor
+from gateway.images import Images
 from gateway.settings import Settings
 from gateway.triton import Triton
 
@@ -24,6 +25,7 @@ class Gateway:
     triton: Triton
     catalog: Catalog
     monitor: Monitor
+    images: Images
 
 
 class State(TypedDict):

@@ -18,8 +18,11 @@ class ModelObject(Struct, omit_defaults=True):
     """Seconds since 1970 when this gateway first saw it."""
     owned_by: str
     role: str
-    max_tokens: int
+    input_modalities: tuple[str, ...]
+    """What its inputs may be: "text", "image"."""
     aliases: tuple[str, ...]
+    max_tokens: int | UnsetType = UNSET
+    """Of a text; absent for models that take images only."""
     dimensions: int | UnsetType = UNSET
     """Of its embeddings; absent for rerankers."""
     supported_dimensions: tuple[int, ...] | UnsetType = UNSET
@@ -46,15 +49,17 @@ async def retrieve(request: Request) -> Response:
 
 
 def _describe(model: Model) -> ModelObject:
-    is_embedding = model.role in EMBEDDING_ROLES
+    is_embedding = model.towers[0].role in EMBEDDING_ROLES
+    takes = (("text", model.text), ("image", model.image))
     return ModelObject(
         id=model.name,
         object="model",
         created=model.created,
         owned_by="conch",
         role=model.role,
-        max_tokens=model.max_tokens,
+        input_modalities=tuple(name for name, tower in takes if tower is not None),
         aliases=model.aliases,
+        max_tokens=model.text.max_tokens if model.text is not None else UNSET,
         dimensions=model.width if is_embedding else UNSET,
         supported_dimensions=tuple(sorted({model.width, *model.dimensions})) if model.dimensions else UNSET,
     )

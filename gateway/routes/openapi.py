@@ -29,7 +29,9 @@ class Operation:
 
 
 OPERATIONS = (
-    Operation("post", "/v1/embeddings", "createEmbedding", "Embed texts", EmbeddingResponse, EmbeddingRequest),
+    Operation(
+        "post", "/v1/embeddings", "createEmbedding", "Embed texts and images", EmbeddingResponse, EmbeddingRequest
+    ),
     Operation("post", "/v1/rerank", "rerank", "Rank documents by a query", RerankResponse, RerankRequest),
     Operation("get", "/v1/models", "listModels", "List models", ModelList),
     Operation("get", "/v1/models/{id}", "retrieveModel", "Describe a model", ModelObject),

@@ -6,6 +6,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway.catalog import RERANK_ROLES
+from gateway.errors import ModelNotFound
 from gateway.routes.http import Request, answer, find_model, read
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
@@ -81,9 +82,11 @@ async def create(request: Request) -> Response:
     body = await read(request, RerankRequest)
     model = find_model(request, body.model, RERANK_ROLES)
     texts = [document if isinstance(document, str) else document.text for document in body.documents]
+    if model.text is None:
+        raise ModelNotFound(f"model {model.name!r} ranks no texts", param="model")
     ranking = await rerank(
         request.state["gateway"].triton,
-        model,
+        model.text,
         body.query,
         texts,
         truncate=body.truncate is not False,

@@ -1,4 +1,4 @@
-"""Texts to embeddings."""
+"""Texts and images to embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,11 +6,29 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.catalog import Model
+from gateway.catalog import ImageTower, Model, TextTower
 from gateway.errors import InvalidRequest
-from gateway.service import rows, tokens
+from gateway.images import Images
+from gateway.pixels import Pixels
+from gateway.service import images, rows, tokens
+from gateway.service.ordered import gather
 from gateway.service.tokens import Text
 from gateway.triton import Triton
+from gateway.vectors import normalise
+
+NOTHING = np.empty((0, 1), np.float32)
+"""The vectors of no rows, of any width."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What one vector is made of: a text, an image, or both."""
+
+    place: str
+    """What error messages call it, such as "input[3]"."""
+    text: Text | None = None
+    image: str | None = None
+    """A data: URI, base64 or an http(s) URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,29 +36,88 @@ class Embeddings:
     """The answer to one call."""
 
     vectors: NDArray[np.float32]
-    """[n, d], in the order of the texts, not normalised."""
-    tokens: int
+    """[n, d], in the order of the items; not normalised, but for those of items with text and image."""
+    text_tokens: int
     """What was computed, special tokens and the model's prompt included."""
+    image_tokens: int
+    """The patches of all images."""
 
 
 async def embed(
-    triton: Triton, model: Model, texts: Sequence[Text], places: Sequence[str], *, truncate: bool
+    triton: Triton, reader: Images, served: Sequence[Model], model: Model, items: Sequence[Item], *, truncate: bool
 ) -> Embeddings:
-    """Embed texts.
+    """Embed items.
+
+    A text and an image in one item make one vector: the mean of both vectors, each of length 1 and with the weight that
+    the model gives it, and of length 1 again.
 
     Args:
         triton: where the model runs.
+        reader: of images.
+        served: all models, to name those that take images where this one does not.
         model: an embedding model.
-        texts: 1 to 2,048 of them; the model's default prompt is put in front of those that are not token ids.
-        places: what error messages call each text, such as "input[3]".
+        items: 1 to 2,048 of them; the model's default prompt is put in front of those texts that are not token ids.
         truncate: whether to cut texts over the model's limit; otherwise they are an error.
 
     Raises:
         GatewayError: InvalidRequest, or what `Triton.infer` raises.
     """
-    for text, place in zip(texts, places, strict=True):
-        if not text:
-            raise InvalidRequest(f"{place} is empty", param=place)
-    prompted = [model.default_prompt + text if isinstance(text, str) else text for text in texts]
-    ids = await tokens.encode(model, prompted, places, model.max_tokens, truncate=truncate)
-    return Embeddings(await rows.run(triton, model, [(row,) for row in ids]), sum(map(len, ids)))
+    _check_kinds(served, model, items)
+    has_text = np.array([item.text is not None for item in items])
+    has_image = np.array([item.image is not None for item in items])
+    ids = await _encode(model.text, items, truncate=truncate) if model.text else []
+    text_vectors, image_vectors = await gather(
+        _embed_texts(triton, model.text, ids), _embed_images(triton, reader, model.image, items)
+    )
+    of_text, of_image = np.zeros((2, len(items), model.width), np.float32)
+    of_text[has_text] = text_vectors
+    of_image[has_image] = image_vectors
+    vectors = np.where(has_image[:, None], of_image, of_text)
+    both = has_text & has_image
+    mean = model.text_weight * normalise(of_text[both]) + (1 - model.text_weight) * normalise(of_image[both])
+    vectors[both] = normalise(mean)
+    patches = model.image.patches if model.image else 0
+    return Embeddings(vectors, sum(map(len, ids)), int(has_image.sum()) * patches)
+
+
+def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item]) -> None:
+    for item in items:
+        if item.image is not None and model.image is None:
+            names = ", ".join(other.name for other in served if other.image is not None) or "none"
+            raise InvalidRequest(
+                f"{item.place} holds an image; model {model.name!r} takes text only; models that take images: {names}",
+                param=f"{item.place}.image",
+            )
+        if item.text is not None and model.text is None:
+            raise InvalidRequest(f"{item.place} holds a text; model {model.name!r} takes images only", param=item.place)
+        if not item.text and item.image is None:
+            raise InvalidRequest(f"{item.place} is empty", param=item.place)
+
+
+async def _encode(tower: TextTower, items: Sequence[Item], *, truncate: bool) -> list[list[int]]:
+    texts: list[Text] = []
+    places: list[str] = []
+    for item in items:
+        if item.text is not None:
+            texts.append(tower.default_prompt + item.text if isinstance(item.text, str) else item.text)
+            places.append(item.place)
+    return await tokens.encode(tower, texts, places, tower.max_tokens, truncate=truncate)
+
+
+async def _embed_texts(triton: Triton, tower: TextTower | None, ids: Sequence[list[int]]) -> NDArray[np.float32]:
+    return await rows.run(triton, tower, [(row,) for row in ids]) if tower is not None else NOTHING
+
+
+async def _embed_images(
+    triton: Triton, reader: Images, tower: ImageTower | None, items: Sequence[Item]
+) -> NDArray[np.float32]:
+    if tower is None:
+        return NOTHING
+    preparation = tower.preparation
+    given = [(item.image, f"{item.place}.image") for item in items if item.image is not None]
+
+    async def read(index: int) -> Pixels:
+        image, place = given[index]
+        return await reader.read(image, preparation, place)
+
+    return await images.run(triton, tower, len(given), read)

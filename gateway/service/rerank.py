@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.catalog import Model
+from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest
 from gateway.scores import ACTIVATIONS
 from gateway.service import rows, tokens
@@ -32,7 +32,7 @@ class Ranking:
 
 async def rerank(
     triton: Triton,
-    model: Model,
+    tower: TextTower,
     query: str,
     documents: Sequence[str],
     *,
@@ -43,7 +43,7 @@ async def rerank(
 
     Args:
         triton: where the model runs.
-        model: a rerank model.
+        tower: of a rerank model.
         query: never cut; with all that stands in front of a document it may have half of the model's tokens, so that
             every kind of model has room for documents.
         documents: 1 to 2,048 of them.
@@ -54,16 +54,16 @@ async def rerank(
         GatewayError: InvalidRequest, or what `Triton.infer` raises.
     """
     places = [f"documents[{i}]" for i in range(len(documents))]
-    score = _cross_encode if model.role == "cross-encoder" else _interact_late
-    most = max_tokens_per_document or model.max_tokens
-    scores, count = await score(triton, model, query, documents, places, most, truncate=truncate)
+    score = _cross_encode if tower.role == "cross-encoder" else _interact_late
+    most = max_tokens_per_document or tower.max_tokens
+    scores, count = await score(triton, tower, query, documents, places, most, truncate=truncate)
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     return Ranking([Ranked(i, scores[i]) for i in order], count)
 
 
 async def _interact_late(
     triton: Triton,
-    model: Model,
+    tower: TextTower,
     query: str,
     documents: Sequence[str],
     places: Sequence[str],
@@ -72,11 +72,11 @@ async def _interact_late(
     truncate: bool,
 ) -> tuple[list[float], int]:
     """Scores of documents that are encoded apart from the query, and tokens."""
-    prompted_query = model.prompts.get("query", "") + query
-    (query_ids,) = await tokens.encode(model, [prompted_query], ["query"], model.max_tokens // 2, truncate=False)
-    prompt = model.prompts.get("document", "")
+    prompted_query = tower.prompts.get("query", "") + query
+    (query_ids,) = await tokens.encode(tower, [prompted_query], ["query"], tower.max_tokens // 2, truncate=False)
+    prompt = tower.prompts.get("document", "")
     prompted = [prompt + document for document in documents]
-    document_ids = await tokens.encode(model, prompted, places, min(model.max_tokens, most), truncate=truncate)
+    document_ids = await tokens.encode(tower, prompted, places, min(tower.max_tokens, most), truncate=truncate)
     count = sum(map(len, document_ids))
     computed = count + len(query_ids) * len(documents)  # wherever their batches part, the query is encoded again
     if computed > tokens.MAX_TOKENS:
@@ -85,13 +85,13 @@ async def _interact_late(
             f" and a request may have {tokens.MAX_TOKENS}",
             param="query",
         )
-    outputs = await rows.run(triton, model, [(query_ids, ids) for ids in document_ids])
+    outputs = await rows.run(triton, tower, [(query_ids, ids) for ids in document_ids])
     return outputs[:, 0].tolist(), len(query_ids) + count
 
 
 async def _cross_encode(
     triton: Triton,
-    model: Model,
+    tower: TextTower,
     query: str,
     documents: Sequence[str],
     places: Sequence[str],
@@ -100,14 +100,14 @@ async def _cross_encode(
     truncate: bool,
 ) -> tuple[list[float], int]:
     """Scores of documents that are read together with the query, and tokens."""
-    frame = await tokens.frame_query(model, query)
-    limit = min(model.max_tokens - frame.length, most)
+    frame = await tokens.frame_query(tower, query)
+    limit = min(tower.max_tokens - frame.length, most)
     if limit < 1:
         raise InvalidRequest(
-            f"query leaves no room for a document: the limit of model {model.name!r} is {model.max_tokens} tokens",
+            f"query leaves no room for a document: the limit of model {tower.name!r} is {tower.max_tokens} tokens",
             param="query",
         )
-    pairs = await tokens.encode(model, documents, places, limit, truncate=truncate, frame=frame)
-    logits = await rows.run(triton, model, [(ids,) for ids in pairs], frame.first_length)
-    scores: list[float] = ACTIVATIONS[model.activation](logits)[:, model.positive_class].tolist()
+    pairs = await tokens.encode(tower, documents, places, limit, truncate=truncate, frame=frame)
+    logits = await rows.run(triton, tower, [(ids,) for ids in pairs], frame.first_length)
+    scores: list[float] = ACTIVATIONS[tower.activation](logits)[:, tower.positive_class].tolist()
     return scores, frame.head_length + sum(len(ids) - frame.head_length for ids in pairs)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from gateway.catalog import Model
+from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest
 from gateway.tokenize import Frame
 
@@ -18,7 +18,7 @@ SLICE_CHARACTERS = 500_000
 
 
 async def encode(
-    model: Model,
+    tower: TextTower,
     texts: Sequence[Text],
     places: Sequence[str],
     limit: int,
@@ -29,7 +29,7 @@ async def encode(
     """Token ids of each text, special tokens included, at most `limit` of them, or of the row it makes in a frame.
 
     Args:
-        model: whose tokenizer and vocabulary count.
+        tower: whose tokenizer and vocabulary count.
         texts: none of them empty, unless the model should see nothing but what is put around it.
         places: what error messages call each text, such as "input[3]".
         limit: tokens a text may have, those of the frame not counted.
@@ -43,22 +43,22 @@ async def encode(
     most = limit * CHARACTERS_A_TOKEN
     for text, place in zip(texts, places, strict=True):
         if isinstance(text, list):
-            _check_vocabulary(model, text, place)
+            _check_vocabulary(tower, text, place)
         elif not truncate:
             _check_characters(text, place, limit)
     around = frame.length if frame is not None else 0
     encoded: list[list[int]] = []
     total = 0
     for part in _slices([text if isinstance(text, list) else text[:most] for text in texts], frame):
-        fresh = iter(await model.tokenizer.encode([text for text in part if isinstance(text, str)], frame))
+        fresh = iter(await tower.tokenizer.encode([text for text in part if isinstance(text, str)], frame))
         for text in part:
             place = places[len(encoded)]
             ids = next(fresh) if isinstance(text, str) else text
             if not ids:
-                raise InvalidRequest(f"{place} makes no tokens with model {model.name!r}", param=place)
+                raise InvalidRequest(f"{place} makes no tokens with model {tower.name!r}", param=place)
             if not truncate:
-                _check_tokens(model, len(ids) - around, place, limit, "" if frame is None else " beside this query")
-            encoded.append(model.tokenizer.cut(ids, around + limit, frame))
+                _check_tokens(tower, len(ids) - around, place, limit, "" if frame is None else " beside this query")
+            encoded.append(tower.tokenizer.cut(ids, around + limit, frame))
             total += len(encoded[-1])
             if total > MAX_TOKENS:
                 raise InvalidRequest(
@@ -67,16 +67,16 @@ async def encode(
     return encoded
 
 
-async def frame_query(model: Model, query: str) -> Frame:
+async def frame_query(tower: TextTower, query: str) -> Frame:
     """What stands around every document of a model that reads it together with the query.
 
     Raises:
         InvalidRequest: more than half of the model's tokens would stand in front of the document.
     """
-    limit = model.max_tokens // 2
+    limit = tower.max_tokens // 2
     _check_characters(query, "query", limit)
-    frame = await model.tokenizer.frame(query)
-    _check_tokens(model, frame.head_length, "query", limit)
+    frame = await tower.tokenizer.frame(query)
+    _check_tokens(tower, frame.head_length, "query", limit)
     return frame
 
 
@@ -102,17 +102,17 @@ def _check_characters(text: str, place: str, limit: int) -> None:
         )
 
 
-def _check_tokens(model: Model, count: int, place: str, limit: int, where: str = "") -> None:
+def _check_tokens(tower: TextTower, count: int, place: str, limit: int, where: str = "") -> None:
     if count > limit:
         raise InvalidRequest(
-            f"{place} has {count} tokens; the limit of model {model.name!r}{where} is {limit}", param=place
+            f"{place} has {count} tokens; the limit of model {tower.name!r}{where} is {limit}", param=place
         )
 
 
-def _check_vocabulary(model: Model, ids: Sequence[int], place: str) -> None:
-    if min(ids) < 0 or max(ids) >= model.vocabulary_size:
+def _check_vocabulary(tower: TextTower, ids: Sequence[int], place: str) -> None:
+    if min(ids) < 0 or max(ids) >= tower.vocabulary_size:
         raise InvalidRequest(
-            f"{place} holds a token id outside 0..{model.vocabulary_size - 1}, the vocabulary of model {model.name!r};"
+            f"{place} holds a token id outside 0..{tower.vocabulary_size - 1}, the vocabulary of model {tower.name!r};"
             " token ids of another model's tokenizer do not work here, send text instead",
             param=place,
         )

@@ -6,9 +6,11 @@ from typing import TypeVar
 
 import httpx2
 import pytest
+from PIL.Image import Resampling
 
-from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES, Catalog, Model
+from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES, Catalog, Model, TextTower
 from gateway.errors import ModelNotFound, NotReady
+from gateway.pixels import Preparation
 from gateway.triton import ModelConfig, Triton
 from tests.serving import Server, free_ports
 
@@ -30,12 +32,9 @@ def test_models_are_read_out_of_triton(server: Server, repository: Path) -> None
     async def use(catalog: Catalog) -> None:
         await catalog.refresh()
         model = catalog.find("text-embedding-3-small", EMBEDDING_ROLES)
-        assert (model.name, model.width, model.max_tokens, model.vocabulary_size) == (
-            "all-minilm-l6-v2",
-            384,
-            256,
-            30522,
-        )
+        assert (model.name, model.width, model.image) == ("all-minilm-l6-v2", 384, None)
+        assert model.text is not None
+        assert (model.text.max_tokens, model.text.vocabulary_size) == (256, 30522)
         assert catalog.find(None, RERANK_ROLES).name == "minilm-late-interaction"
         with pytest.raises(ModelNotFound, match="no model 'all-minilm-l6-v2' for this endpoint; served here: minilm"):
             catalog.find("all-minilm-l6-v2", RERANK_ROLES)
@@ -48,7 +47,8 @@ def test_unchanged_model_keeps_its_tokenizer(server: Server, repository: Path) -
         await catalog.refresh()
         before = catalog.models
         await catalog.refresh()
-        assert all(one is other for one, other in zip(before, catalog.models, strict=True))
+        assert before
+        assert all(one.text is other.text for one, other in zip(before, catalog.models, strict=True))
 
     with_catalog(server.triton_url, repository, use)
 
@@ -88,7 +88,7 @@ def read(
         for name in names:
             (tmp_path / name).symlink_to((repository / "all-minilm-l6-v2").resolve())
         triton.configs = [
-            ModelConfig(name, 8, inputs, "logits", width, necessary | own)
+            ModelConfig(name, 8, inputs, "logits", int(own.get("width", width)), necessary | own)
             for name, own in zip(names, parameters, strict=True)
         ]
         catalog = Catalog(triton, tmp_path)
@@ -99,14 +99,22 @@ def read(
     return asyncio.run(run())
 
 
+def read_text(
+    repository: Path, tmp_path: Path, parameters: dict[str, str], inputs: frozenset[str] = frozenset()
+) -> TextTower:
+    (model,) = read(repository, tmp_path, parameters, inputs=inputs)
+    assert model.text is not None
+    return model.text
+
+
 def test_cross_encoder_without_parameters_answers_with_its_first_logit(repository: Path, tmp_path: Path) -> None:
-    (model,) = read(repository, tmp_path, {})
+    model = read_text(repository, tmp_path, {})
     assert (model.activation, model.positive_class, model.takes_first_length) == ("none", 0, False)
 
 
 def test_parameters_of_a_cross_encoder_are_read(repository: Path, tmp_path: Path) -> None:
     parameters = {"activation": "softmax", "positive_class": "2", "length_buckets": "64,16", "name": "public"}
-    (model,) = read(repository, tmp_path, parameters, inputs=frozenset({"input_ids", "length", "first_length"}))
+    model = read_text(repository, tmp_path, parameters, inputs=frozenset({"input_ids", "length", "first_length"}))
     assert (model.activation, model.positive_class, model.takes_first_length) == ("softmax", 2, True)
     assert model.length_buckets == (16, 64)
     assert (model.name, model.triton_name) == ("public", "model-0")
@@ -114,7 +122,7 @@ def test_parameters_of_a_cross_encoder_are_read(repository: Path, tmp_path: Path
 
 def test_prompts_are_read(repository: Path, tmp_path: Path) -> None:
     parameters = {"role": "text-embedding", "prompts": '{"query": "Q: ", "document": ""}', "default_prompt": "query"}
-    (model,) = read(repository, tmp_path, parameters)
+    model = read_text(repository, tmp_path, parameters)
     assert (model.prompts, model.default_prompt) == ({"query": "Q: ", "document": ""}, "Q: ")
 
 
@@ -146,12 +154,61 @@ def test_model_whose_parameters_cannot_be_read_is_left_out(
 def test_public_name_is_given_once(repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")
     (model,) = read(repository, tmp_path, {"name": "public"}, {"name": "public"})
-    assert model.triton_name == "model-0"
+    assert [tower.triton_name for tower in model.towers] == ["model-0"]
     assert "its public name 'public' is taken by model-0" in caplog.text
 
 
-def test_image_half_of_a_pair_is_no_model_of_its_own(repository: Path, tmp_path: Path) -> None:
-    (model,) = read(
-        repository, tmp_path, {"name": "clip", "role": "image-embedding"}, {"name": "clip", "role": "text-embedding"}
-    )
-    assert (model.name, model.triton_name) == ("clip", "model-1")
+IMAGE = {
+    "role": "image-embedding",
+    "name": "clip",
+    "image_height": "48",
+    "image_width": "64",
+    "image_resize": "height=50,width=70",
+    "image_resample": "bicubic",
+    "image_patches": "12",
+}
+TEXT = {"role": "text-embedding", "name": "clip", "aliases": "c,d", "default": "true", "text_weight": "0.25"}
+
+
+def test_two_towers_are_one_model(repository: Path, tmp_path: Path) -> None:
+    (model,) = read(repository, tmp_path, IMAGE | {"aliases": "c,d", "default": "true", "text_weight": "0.25"}, TEXT)
+    assert (model.name, model.aliases, model.default, model.text_weight) == ("clip", ("c", "d"), True, 0.25)
+    assert (model.role, model.width) == ("image-text", 3)
+    assert [tower.triton_name for tower in model.towers] == ["model-1", "model-0"]
+
+
+def test_image_tower_alone_is_a_model_that_takes_images(repository: Path, tmp_path: Path) -> None:
+    (model,) = read(repository, tmp_path, IMAGE)
+    assert (model.role, model.text, model.text_weight) == ("image-embedding", None, 0.5)
+    assert model.image is not None
+    assert (model.image.preparation, model.image.patches) == (Preparation(48, 64, (50, 70), Resampling.BICUBIC), 12)
+
+
+def test_shortest_edge_is_read(repository: Path, tmp_path: Path) -> None:
+    (model,) = read(repository, tmp_path, IMAGE | {"image_resize": "shortest_edge=64"})
+    assert model.image is not None
+    assert model.image.preparation.resize == 64
+
+
+@pytest.mark.parametrize(
+    ("second", "width", "complaint"),
+    [
+        (TEXT, 4, "it has 4 dimensions, and model-0, its other tower, 3"),
+        (IMAGE, 3, "its public name 'clip' is taken by model-0"),
+        (TEXT | {"role": "cross-encoder"}, 3, "its public name 'clip' is taken by model-0"),
+        (IMAGE | {"name": "other", "image_resample": "cubist"}, 3, "KeyError: 'CUBIST'"),
+        (IMAGE | {"name": "other", "image_resize": "longest_edge=64"}, 3, "KeyError: 'height'"),
+    ],
+)
+def test_towers_that_do_not_go_together_are_not_joined(
+    repository: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    second: dict[str, str],
+    width: int,
+    complaint: str,
+) -> None:
+    caplog.set_level(logging.WARNING, "gateway.catalog")
+    (model,) = read(repository, tmp_path, IMAGE, second | {"width": str(width)})
+    assert [tower.triton_name for tower in model.towers] == ["model-0"]
+    assert complaint in caplog.text

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.catalog import Model
+from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest
 from gateway.service import tokens
 from gateway.service.tokens import SLICE_CHARACTERS, Text
@@ -11,73 +11,73 @@ from gateway.tokenize import TextTokenizer
 
 
 @pytest.fixture(scope="module")
-def model(repository: Path) -> Model:
+def tower(repository: Path) -> TextTower:
     tokenizer = TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
-    return Model("m", "m", (), "text-embedding", True, "embedding", 384, (), 256, 30522, 64, 0, tokenizer)
+    return TextTower("m", "m", "text-embedding", "embedding", 384, 64, 256, 30522, tokenizer)
 
 
-def encode(model: Model, texts: list[Text], *, limit: int = 256, truncate: bool = False) -> list[list[int]]:
+def encode(tower: TextTower, texts: list[Text], *, limit: int = 256, truncate: bool = False) -> list[list[int]]:
     places = [f"input[{i}]" for i in range(len(texts))]
-    return asyncio.run(tokens.encode(model, texts, places, limit, truncate=truncate))
+    return asyncio.run(tokens.encode(tower, texts, places, limit, truncate=truncate))
 
 
-def test_texts_and_token_ids_keep_their_order(model: Model) -> None:
-    assert encode(model, ["sea", [101, 102], "snail"]) == [[101, 2712, 102], [101, 102], [101, 10879, 102]]
+def test_texts_and_token_ids_keep_their_order(tower: TextTower) -> None:
+    assert encode(tower, ["sea", [101, 102], "snail"]) == [[101, 2712, 102], [101, 102], [101, 10879, 102]]
 
 
-def test_texts_of_many_slices_are_those_of_one(model: Model) -> None:
+def test_texts_of_many_slices_are_those_of_one(tower: TextTower) -> None:
     texts: list[Text] = [f"{i} " + "sea " * (i % 200) for i in range(2900)]
     assert sum(map(len, texts)) > 2 * SLICE_CHARACTERS
-    sliced = encode(model, texts, truncate=True)
-    assert [sliced[i] for i in (0, 1499, 2899)] == encode(model, [texts[i] for i in (0, 1499, 2899)], truncate=True)
+    sliced = encode(tower, texts, truncate=True)
+    assert [sliced[i] for i in (0, 1499, 2899)] == encode(tower, [texts[i] for i in (0, 1499, 2899)], truncate=True)
 
 
-def test_text_with_more_characters_than_are_read_is_refused_or_cut(model: Model) -> None:
+def test_text_with_more_characters_than_are_read_is_refused_or_cut(tower: TextTower) -> None:
     text = "sea " * 161  # 644 characters, of which 640 are read for 10 tokens
     with pytest.raises(InvalidRequest, match=r"input\[0\] has 644 characters; for 10 tokens, .* 640 are read"):
-        encode(model, [text], limit=10)
-    assert encode(model, [text], limit=10, truncate=True) == [[101] + [2712] * 8 + [102]]
+        encode(tower, [text], limit=10)
+    assert encode(tower, [text], limit=10, truncate=True) == [[101] + [2712] * 8 + [102]]
 
 
-def test_token_ids_are_cut_like_text(model: Model) -> None:
-    assert encode(model, [[101, *[2712] * 20, 102]], limit=5, truncate=True) == [[101, 2712, 2712, 2712, 102]]
+def test_token_ids_are_cut_like_text(tower: TextTower) -> None:
+    assert encode(tower, [[101, *[2712] * 20, 102]], limit=5, truncate=True) == [[101, 2712, 2712, 2712, 102]]
 
 
-def test_counting_stops_at_the_first_text_too_many(model: Model) -> None:
+def test_counting_stops_at_the_first_text_too_many(tower: TextTower) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        encode(model, [[101] * 200] * 2000)
+        encode(tower, [[101] * 200] * 2000)
     assert caught.value.param == "input[1500]"
 
 
 def pairs(
-    model: Model, query: str, documents: list[str], *, limit: int = 200, truncate: bool = True
+    tower: TextTower, query: str, documents: list[str], *, limit: int = 200, truncate: bool = True
 ) -> list[list[int]]:
     async def run() -> list[list[int]]:
-        frame = await tokens.frame_query(model, query)
+        frame = await tokens.frame_query(tower, query)
         places = [f"documents[{i}]" for i in range(len(documents))]
-        return await tokens.encode(model, documents, places, limit, truncate=truncate, frame=frame)
+        return await tokens.encode(tower, documents, places, limit, truncate=truncate, frame=frame)
 
     return asyncio.run(run())
 
 
-def test_limit_of_a_framed_text_is_its_own(model: Model) -> None:
-    assert pairs(model, "sea", ["snail " * 9, "snail"], limit=2) == [
+def test_limit_of_a_framed_text_is_its_own(tower: TextTower) -> None:
+    assert pairs(tower, "sea", ["snail " * 9, "snail"], limit=2) == [
         [101, 2712, 102, 10879, 10879, 102],
         [101, 2712, 102, 10879, 102],
     ]
     with pytest.raises(InvalidRequest, match=r"documents\[0\] has 9 tokens; the limit .* beside this query is 2"):
-        pairs(model, "sea", ["snail " * 9], limit=2, truncate=False)
+        pairs(tower, "sea", ["snail " * 9], limit=2, truncate=False)
 
 
-def test_query_counts_with_every_document(model: Model) -> None:
+def test_query_counts_with_every_document(tower: TextTower) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        pairs(model, "sea " * 126, ["snail " * 71] * 2048)  # 200 tokens each
+        pairs(tower, "sea " * 126, ["snail " * 71] * 2048)  # 200 tokens each
     assert caught.value.param == "documents[1500]"
 
 
-def test_query_may_have_half_of_the_tokens(model: Model) -> None:
-    assert len(pairs(model, "sea " * 126, [""])[0]) == 128 + 1
+def test_query_may_have_half_of_the_tokens(tower: TextTower) -> None:
+    assert len(pairs(tower, "sea " * 126, [""])[0]) == 128 + 1
     with pytest.raises(InvalidRequest, match=r"query has 129 tokens; the limit of model 'm' is 128"):
-        pairs(model, "sea " * 127, [""])
+        pairs(tower, "sea " * 127, [""])
     with pytest.raises(InvalidRequest, match=r"query has 8193 characters; for 128 tokens"):
-        pairs(model, "x" * 8193, [""])
+        pairs(tower, "x" * 8193, [""])

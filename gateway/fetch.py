@@ -1,0 +1,158 @@
+"""Images by URL: fetched from hosts that are allowed, at addresses that were checked, within limits.
+
+A name is resolved once, its addresses are checked, and the connection goes to one of those: a name that means another
+address a moment later gains nothing. Every redirect starts anew.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import httpx2
+
+from gateway import __version__
+from gateway.addresses import Address, Allowed
+from gateway.errors import InvalidRequest
+
+MAX_BYTES = 10 * 2**20
+TIMEOUT_S = 5.0
+"""For all of it, redirects included."""
+MAX_REDIRECTS = 3
+CONCURRENT = 16
+"""Fetches at a time; others wait, and their time does not count yet."""
+CONTENT_TYPES = frozenset(
+    {"image/png", "image/jpeg", "image/jpg", "image/webp", "image/gif", "image/bmp", "image/x-ms-bmp"}
+)
+HEADERS = {
+    "user-agent": f"conch/{__version__}",
+    "accept": "image/png, image/jpeg, image/webp, image/gif, image/bmp",
+    "accept-encoding": "identity",  # what is compressed may become more than anybody has memory for
+}
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""A host's name and a port to its addresses."""
+
+
+class RefusedError(Exception):
+    """A URL leads where the gateway must not go, or its answer is not an image. One clause, to follow "its"."""
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """Ask the system for a host's addresses, in the order in which to try them."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(address[0]) for *_, address in found]
+
+
+class _Guard(httpx2.AsyncBaseTransport):
+    """Sends requests to addresses that it has checked."""
+
+    def __init__(self, allowed: Allowed, resolve: Resolve) -> None:
+        self._allowed = allowed
+        self._resolve = resolve
+        # No connection serves twice: they are known by their addresses here, which several hosts may share.
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        self._transport = httpx2.AsyncHTTPTransport(trust_env=False, limits=limits)
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        url = request.url
+        if url.scheme not in ("http", "https"):
+            raise RefusedError("scheme is neither http nor https")
+        if url.userinfo:
+            raise RefusedError("user name or password is not allowed")
+        if not self._allowed.host(url.host):
+            raise RefusedError("host is not one that this server fetches from")
+        addresses = await self._addresses(url)
+        for address in addresses[:-1]:
+            try:
+                return await self._send(request, url, address)
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                continue  # as a name may have addresses of a network that is not here
+        return await self._send(request, url, addresses[-1])
+
+    async def _addresses(self, url: httpx2.URL) -> list[Address]:
+        try:
+            found = await self._resolve(url.host, url.port or {"http": 80, "https": 443}[url.scheme])
+            addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
+        except (OSError, ValueError, UnicodeError):
+            addresses = []
+        # The same words whether a name is unknown or private: nobody learns here what names there are.
+        if not addresses or not all(map(self._allowed.address, addresses)):
+            raise RefusedError("host has no address that this server fetches from")
+        return addresses
+
+    async def _send(self, request: httpx2.Request, url: httpx2.URL, address: Address) -> httpx2.Response:
+        request.url = url.copy_with(host=str(address))  # the Host header stays that of the name
+        request.extensions = {**request.extensions, "sni_hostname": url.host}
+        try:
+            return await self._transport.handle_async_request(request)
+        finally:
+            request.url = url  # which a relative redirect is relative to
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+
+class Fetcher:
+    """Fetches images. Belongs to the event loop it is used in."""
+
+    def __init__(self, allowed: Allowed, resolve: Resolve = resolve) -> None:
+        self._slots = asyncio.Semaphore(CONCURRENT)
+        self._client = httpx2.AsyncClient(
+            transport=_Guard(allowed, resolve),
+            headers=HEADERS,
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none: they would go from request to request
+            follow_redirects=True,
+            max_redirects=MAX_REDIRECTS,
+            timeout=TIMEOUT_S,
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def fetch(self, url: str, place: str) -> bytes:
+        """The bytes that a URL stands for.
+
+        Args:
+            url: http or https.
+            place: what error messages call it.
+
+        Raises:
+            InvalidRequest: it must not be fetched, or does not give an image within the limits.
+        """
+        cause: Exception
+        try:
+            async with self._slots, asyncio.timeout(TIMEOUT_S):
+                return await self._get(url)
+        except TimeoutError as exc:
+            problem, cause = f"server took more than {TIMEOUT_S:g} s", exc
+        except RefusedError as exc:
+            problem, cause = str(exc), exc
+        except httpx2.TooManyRedirects as exc:
+            problem, cause = f"server redirects more than {MAX_REDIRECTS} times", exc
+        except httpx2.InvalidURL as exc:
+            problem, cause = "URL is not valid", exc
+        except httpx2.HTTPError as exc:
+            problem, cause = "server cannot be reached, or breaks off", exc
+        raise InvalidRequest(f"{place} cannot be fetched: its {problem}", param=place) from cause
+
+    async def _get(self, url: str) -> bytes:
+        async with self._client.stream("GET", url) as response:
+            if response.status_code != httpx2.codes.OK:
+                raise RefusedError(f"server answers with status {response.status_code}")
+            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind not in CONTENT_TYPES:
+                raise RefusedError("content type is not that of an image")
+            if response.headers.get("content-encoding", "identity").lower() != "identity":
+                raise RefusedError("content is compressed")
+            size = 0
+            chunks: list[bytes] = []
+            async for chunk in response.aiter_raw():
+                size += len(chunk)
+                if size > MAX_BYTES:
+                    raise RefusedError(f"file is over {MAX_BYTES} bytes")
+                chunks.append(chunk)
+            return b"".join(chunks)

@@ -1,0 +1,33 @@
+"""A Triton that needs no server, for what is sent there and what becomes of the answers."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gateway.errors import NotReady
+from gateway.triton import Triton
+
+
+@dataclass
+class RecordingTriton(Triton):
+    """Answers each row with its first number; fails from the given call on."""
+
+    fail_at: int | None = None
+    calls: list[Mapping[str, NDArray[np.generic]]] = field(default_factory=list)
+    now: int = 0
+    most_at_a_time: int = 0
+
+    async def infer(self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str) -> NDArray[np.float32]:
+        if self.fail_at is not None and len(self.calls) >= self.fail_at:
+            raise NotReady(f"{model} gave no {output}")
+        self.calls.append(tensors)
+        self.now += 1
+        self.most_at_a_time = max(self.now, self.most_at_a_time)
+        await asyncio.sleep(0)
+        self.now -= 1
+        given = next(iter(tensors.values()))
+        first: NDArray[np.float32] = given.reshape(len(given), -1)[:, :1].astype(np.float32)
+        return first
