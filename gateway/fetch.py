@@ -133,7 +133,7 @@ class Fetcher:
             problem, cause = str(exc), exc
         except httpx2.TooManyRedirects as exc:
             problem, cause = f"server redirects more than {MAX_REDIRECTS} times", exc
-        except httpx2.InvalidURL as exc:
+        except (httpx2.InvalidURL, OverflowError, UnicodeError) as exc:  # OverflowError: of a port beyond 65,535
             problem, cause = "URL is not valid", exc
         except httpx2.HTTPError as exc:
             problem, cause = "server cannot be reached, or breaks off", exc

@@ -35,7 +35,7 @@ def test_fields_beyond_openais_go_through_extra_body(sdk: OpenAI) -> None:
 
 
 def test_models(sdk: OpenAI) -> None:
-    assert [model.id for model in sdk.models.list()] == ["all-minilm-l6-v2", "minilm-late-interaction"]
+    assert [model.id for model in sdk.models.list()] == ["all-minilm-l6-v2", "minilm-late-interaction", "minilm-pictogram"]
     assert sdk.models.retrieve("text-embedding-3-small").id == "all-minilm-l6-v2"
 
 

@@ -24,6 +24,12 @@ def vectors(answer: dict[str, Any]) -> NDArray[np.float32]:
     return np.array([item["embedding"] for item in answer["data"]], np.float32)
 
 
+def usage(text_tokens: int, image_tokens: int = 0) -> dict[str, Any]:
+    total = text_tokens + image_tokens
+    details = {"text_tokens": text_tokens, "image_tokens": image_tokens}
+    return {"prompt_tokens": total, "total_tokens": total, "prompt_tokens_details": details}
+
+
 def refused(client: httpx2.Client, status: int = 400, **body: Any) -> dict[str, Any]:
     response = client.post("/v1/embeddings", json=body)
     assert response.status_code == status, response.text
@@ -38,7 +44,7 @@ def test_answer_has_openais_shape(client: httpx2.Client) -> None:
     assert set(answer) == {"object", "model", "data", "usage"}
     assert (answer["object"], answer["model"]) == ("list", "all-minilm-l6-v2")
     assert [(item["object"], item["index"]) for item in answer["data"]] == [("embedding", 0), ("embedding", 1)]
-    assert answer["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
+    assert answer["usage"] == usage(7)
     assert np.linalg.norm(vectors(answer), axis=1) == pytest.approx([1, 1], abs=1e-6)
 
 
@@ -57,7 +63,7 @@ def test_answer_has_openais_shape(client: httpx2.Client) -> None:
 def test_every_form_of_input_gives_the_same_vector(client: httpx2.Client, form: Any) -> None:
     expected = post(client, input="a conch is a sea snail")
     answer = post(client, input=form)
-    assert answer["usage"] == expected["usage"] == {"prompt_tokens": len(SHELL), "total_tokens": len(SHELL)}
+    assert answer["usage"] == expected["usage"] == usage(len(SHELL))
     assert np.array_equal(vectors(answer), vectors(expected))
 
 
