@@ -155,7 +155,7 @@ def test_rebound_name_is_checked_at_its_new_address_too() -> None:
             return iter(())
 
         def __len__(self) -> int:
-            return 0
+            return 1
 
         def __contains__(self, _: object) -> bool:
             return True
