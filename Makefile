@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test evaluate precisions parity format lock clean
+.PHONY: help install serve check lint test evaluate precisions parity pictogram format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
 PYTHON ?= python3
@@ -36,6 +36,10 @@ precisions: .venv/dev ## measure what bf16 and int8 cost in quality and give in 
 
 parity: .venv/dev ## export every family for every backend, and write how exact each is to docs/models.md
 	$(BIN)/python -m tests.export.parity
+
+pictogram: .venv/dev ## train the image tower of minilm-pictogram anew, and measure it (an hour; needs npm)
+	$(BIN)/python -m export.pictogram.train $(ARGS)
+	$(BIN)/python -m export.pictogram.evaluate
 
 format: .venv/dev ## format the code
 	$(BIN)/ruff format

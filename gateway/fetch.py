@@ -59,6 +59,8 @@ class _Guard(httpx2.AsyncBaseTransport):
         url = request.url
         if url.scheme not in ("http", "https"):
             raise RefusedError("scheme is neither http nor https")
+        if url.port is not None and not 1 <= url.port <= 65535:
+            raise RefusedError("port is not valid")
         if url.userinfo:
             raise RefusedError("user name or password is not allowed")
         if not self._allowed.host(url.host):
@@ -133,7 +135,7 @@ class Fetcher:
             problem, cause = str(exc), exc
         except httpx2.TooManyRedirects as exc:
             problem, cause = f"server redirects more than {MAX_REDIRECTS} times", exc
-        except (httpx2.InvalidURL, OverflowError, UnicodeError) as exc:  # OverflowError: of a port beyond 65,535
+        except httpx2.InvalidURL as exc:
             problem, cause = "URL is not valid", exc
         except httpx2.HTTPError as exc:
             problem, cause = "server cannot be reached, or breaks off", exc

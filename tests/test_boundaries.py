@@ -36,6 +36,8 @@ def inside(*folders: str) -> set[str]:
         ("tritonclient", inside("gateway/triton.py", "export/config.py")),
         ("gateway.routes", inside("gateway/routes/", "gateway/app.py")),
         ("gateway.service", inside("gateway/service/", "gateway/routes/", "gateway/health.py")),
+        ("httpx2", inside("gateway/fetch.py")),
+        ("PIL", inside("gateway/pixels.py", "gateway/catalog.py", "export/")),
         ("torch", inside("export/")),
         ("transformers", inside("export/")),
     ],
@@ -47,8 +49,9 @@ def test_only_these_import(module: str, allowed: set[str]) -> None:
 @pytest.mark.parametrize(
     "leaf",
     [
+        "gateway/addresses.py",
+        "gateway/budget.py",
         "gateway/errors.py",
-        "gateway/settings.py",
         "gateway/scores.py",
         "gateway/vectors.py",
         "export/errors.py",
@@ -58,6 +61,12 @@ def test_only_these_import(module: str, allowed: set[str]) -> None:
 )
 def test_leaves_import_nothing_of_ours(leaf: str) -> None:
     assert not any(name.split(".")[0] in {"gateway", "export", "embedded"} for name in imports(Path(leaf)))
+
+
+def test_settings_know_of_hosts_only() -> None:
+    assert {name for name in imports(Path("gateway/settings.py")) if name.startswith("gateway")} == {
+        "gateway.addresses"
+    }
 
 
 def test_the_environment_is_read_at_the_entry_points_only() -> None:

@@ -1,4 +1,4 @@
-"""`python -m export.pictogram.evaluate`: how well texts and drawings of a style that was never trained on find each other.
+"""`python -m export.pictogram.evaluate`: how well texts find drawings of a style that was never trained on, and back.
 
 Measured on the shipped files by a path of its own: drawings become images on white, which transformers' image processor
 and model embed; sentence-transformers embeds the labels. Writes evaluation.json and the table of the model card.
@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor
 
-from export.pictogram import augment, captions, concepts, drawings, packages, tower
+from export.pictogram import augment, captions, concepts, drawings, tower
 from export.pictogram.packages import DataError
 from export.pictogram.ranking import Found, image_to_text, text_to_image
 from export.pictogram.split import split

@@ -62,8 +62,9 @@ STAGES = (
     Stage(steps=2600, side=32, rates=(1e-3, 7e-4), pull=1.0, neighbours=0.2, most_scale=60.0),
     Stage(steps=1250, side=48, rates=(7e-4, 2e-4), pull=1.0, neighbours=0.2, most_scale=60.0),
     Stage(steps=800, side=augment.SIDE, rates=(4e-4, 0.0), pull=5.0, neighbours=0.4, most_scale=25.0),
+    Stage(steps=1500, side=augment.SIDE, rates=(6e-4, 0.0), pull=3.0, neighbours=0.3, most_scale=40.0),
 )
-"""First to tell drawings apart, then to bring them nearer to the texts."""
+"""First to tell drawings apart, then to bring them nearer to the texts, and then both at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m export.pictogram.train", description=__doc__)
     parser.add_argument("--out", type=Path, default=tower.WEIGHTS, help="folder of the weights; by default %(default)s")
     parser.add_argument("--share", type=float, default=1.0, help="of all steps, to try something quickly")
+    parser.add_argument("--resume", action="store_true", help="go on behind the last stage that was finished before")
     arguments = parser.parse_args()
     try:
         data = prepare(packages.FOLDER)
@@ -120,8 +122,15 @@ def main() -> int:
     )
     order = shuffled(data.split.training)
     scale = nn.Parameter(torch.tensor(math.log(FIRST_SCALE)))
-    for stage in STAGES:
+    for number, stage in enumerate(STAGES, 1):
+        kept = packages.FOLDER / f"stage-{number}.pt"
+        if arguments.resume and kept.exists():
+            state = torch.load(kept, weights_only=True)
+            model.load_state_dict(state["model"])
+            scale.data = state["scale"]
+            continue
         model = run(model, scale, data, stage, max(1, int(stage.steps * arguments.share)), order)
+        torch.save({"model": model.state_dict(), "scale": scale.data}, kept)
     minutes = (time.perf_counter() - started) / 60
     tower.save(model, arguments.out)
     record = {

@@ -35,7 +35,8 @@ def test_fields_beyond_openais_go_through_extra_body(sdk: OpenAI) -> None:
 
 
 def test_models(sdk: OpenAI) -> None:
-    assert [model.id for model in sdk.models.list()] == ["all-minilm-l6-v2", "minilm-late-interaction", "minilm-pictogram"]
+    names = ["all-minilm-l6-v2", "minilm-late-interaction", "minilm-pictogram"]
+    assert [model.id for model in sdk.models.list()] == names
     assert sdk.models.retrieve("text-embedding-3-small").id == "all-minilm-l6-v2"
 
 

@@ -2,12 +2,18 @@ from pathlib import Path
 
 import pytest
 
+from gateway.addresses import Allowed
 from gateway.settings import Settings, SettingsError
 
 
 def test_defaults_are_open_on_loopback_only() -> None:
     settings = Settings.from_env({})
     assert (settings.host, settings.port, settings.api_keys) == ("127.0.0.1", 8080, frozenset())
+
+
+def test_images_are_fetched_from_nowhere_unless_asked() -> None:
+    assert Settings.from_env({}).image_hosts is None
+    assert Settings.from_env({"GATEWAY_IMAGE_URLS": "public"}).image_hosts == Allowed(everybody=True)
 
 
 def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
@@ -23,6 +29,9 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
             "GATEWAY_API_KEYS_FILE": str(keys),
             "GATEWAY_REQUEST_TIMEOUT": "2.5",
             "GATEWAY_MAX_BODY_BYTES": "4096",
+            "GATEWAY_MAX_IMAGE_PIXELS": "1000000",
+            "GATEWAY_IMAGE_URLS": "allowlist",
+            "GATEWAY_IMAGE_URL_HOSTS": "images.example.com, 10.0.0.0/8",
         }
     )
     assert settings == Settings(
@@ -33,6 +42,8 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         api_keys=frozenset({"one", "two", "three", "four"}),
         request_timeout_s=2.5,
         max_body_bytes=4096,
+        max_image_pixels=1_000_000,
+        image_hosts=Allowed.listed(["images.example.com", "10.0.0.0/8"]),
     )
 
 
@@ -43,6 +54,14 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         ({"GATEWAY_PORT": "0"}, "GATEWAY_PORT=0 is not in 1..65535"),
         ({"GATEWAY_REQUEST_TIMEOUT": "nan"}, "GATEWAY_REQUEST_TIMEOUT=nan is not in"),
         ({"GATEWAY_API_KEYS": " , "}, "holds no key"),
+        ({"GATEWAY_IMAGE_URLS": "on"}, "GATEWAY_IMAGE_URLS=on is none of off, allowlist, public"),
+        ({"GATEWAY_IMAGE_URLS": "allowlist"}, "goes with GATEWAY_IMAGE_URLS=allowlist"),
+        ({"GATEWAY_IMAGE_URL_HOSTS": "a.example"}, "goes with GATEWAY_IMAGE_URLS=allowlist"),
+        ({"GATEWAY_IMAGE_URLS": "public", "GATEWAY_IMAGE_URL_HOSTS": "a.example"}, "goes with GATEWAY_IMAGE_URLS="),
+        (
+            {"GATEWAY_IMAGE_URLS": "allowlist", "GATEWAY_IMAGE_URL_HOSTS": "http://a.example"},
+            "'http://a.example' is neither the name of a host",
+        ),
         ({"GATEWAY_API_KEYS_FILE": "/no/such/file"}, "GATEWAY_API_KEYS_FILE=/no/such/file: [Errno 2] No such file"),
     ],
 )

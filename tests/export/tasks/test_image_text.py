@@ -114,7 +114,7 @@ SIZE = {"image_height": "32", "image_width": "32"}
 )
 def test_gateway_is_told_how_to_prepare_an_image(name: str, resizing: dict[str, str], tmp_path: Path) -> None:
     _, image = load(spec(tiny.write_image_text(tmp_path, name)))
-    assert image.parameters == SIZE | resizing | {"name": "tiny"}
+    assert image.parameters == SIZE | resizing | {"name": "tiny", "image_patches": "16"}
 
 
 def test_cropped_images_keep_the_size_before_the_crop(tmp_path: Path) -> None:

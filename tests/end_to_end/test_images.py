@@ -1,0 +1,211 @@
+"""Images through the running server, against transformers on the same weights."""
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+import requests
+import torch
+from numpy.typing import NDArray
+from openai import OpenAI
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from tests.gateway.test_pixels import archive, png
+from tests.pictures import VARIED, file, scene, seen
+from tests.serving import Server, serve
+
+WEIGHTS = Path("export/pictogram/minilm-pictogram")
+MODEL = "minilm-pictogram"
+IMAGES = list(VARIED.values())[:50]
+TEXTS = [f"picture number {i} of a conch" for i in range(20)]
+
+
+def coded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    scaled: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return scaled
+
+
+@pytest.fixture(scope="module")
+def of_images() -> NDArray[np.float32]:
+    """transformers' vectors of IMAGES."""
+    processor = AutoImageProcessor.from_pretrained(WEIGHTS, use_fast=False)
+    model = AutoModelForImageClassification.from_pretrained(WEIGHTS, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        return unit(model(**processor([seen(image) for image in IMAGES], return_tensors="pt")).logits.numpy())
+
+
+@pytest.fixture(scope="module")
+def of_texts(minilm_folder: Path) -> NDArray[np.float32]:
+    return np.asarray(SentenceTransformer(str(minilm_folder), device="cpu").encode(TEXTS, normalize_embeddings=True))
+
+
+def post(client: httpx2.Client, given: list[Any], **body: Any) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    answer = client.post("/v1/embeddings", json={"model": MODEL, "input": given, **body})
+    assert answer.status_code == 200, answer.text
+    data = answer.json()["data"]
+    assert [item["index"] for item in data] == list(range(len(given)))
+    return np.array([item["embedding"] for item in data], np.float32), answer.json()["usage"]
+
+
+def refused(client: httpx2.Client, given: list[Any], model: str = MODEL) -> dict[str, Any]:
+    answer = client.post("/v1/embeddings", json={"model": model, "input": given})
+    assert answer.status_code == 400, answer.text
+    error: dict[str, Any] = answer.json()["error"]
+    return error
+
+
+def test_varied_images_equal_transformers(client: httpx2.Client, of_images: NDArray[np.float32]) -> None:
+    vectors, usage = post(client, [{"image": coded(image)} for image in IMAGES])
+    assert (vectors * of_images).sum(1).min() >= 0.999
+    assert usage["prompt_tokens_details"] == {"text_tokens": 0, "image_tokens": 4 * len(IMAGES)}
+
+
+def test_texts_and_images_mix_in_one_request_in_order(
+    client: httpx2.Client, of_images: NDArray[np.float32], of_texts: NDArray[np.float32]
+) -> None:
+    given: list[Any] = []
+    for i, text in enumerate(TEXTS):
+        given += [text if i % 2 else {"text": text, "image": ""}, {"text": "", "image": coded(IMAGES[i])}]
+    vectors, usage = post(client, given)
+    assert (vectors[0::2] * of_texts).sum(1).min() >= 0.999
+    assert (vectors[1::2] * of_images[:20]).sum(1).min() >= 0.999
+    details = usage["prompt_tokens_details"]
+    assert details["image_tokens"] == 80
+    assert usage["prompt_tokens"] == usage["total_tokens"] == details["text_tokens"] + 80
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_text_and_image_in_one_item_make_their_normalised_mean(
+    client: httpx2.Client, of_images: NDArray[np.float32], of_texts: NDArray[np.float32], normalized: bool
+) -> None:
+    both, _ = post(client, [{"text": TEXTS[0], "image": coded(IMAGES[0])}, TEXTS[1]], normalized=normalized)
+    expected = unit(of_images[:1] + of_texts[:1])[0]
+    assert (both[0] * expected).sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_text_vectors_are_those_of_the_text_model(client: httpx2.Client) -> None:
+    vectors, _ = post(client, TEXTS)
+    plain = client.post("/v1/embeddings", json={"input": TEXTS}).json()["data"]
+    assert vectors == pytest.approx(np.array([item["embedding"] for item in plain]), abs=1e-4)
+
+
+def test_number_types_and_one_item_alone(client: httpx2.Client) -> None:
+    image = coded(IMAGES[0])
+    body = {"model": MODEL, "input": {"image": image}, "embedding_type": ["float", "ubinary"]}
+    (item,) = client.post("/v1/embeddings", json=body).json()["data"]
+    assert item["embedding"]["ubinary"] == np.packbits(np.array(item["embedding"]["float"]) > 0).tolist()
+
+
+def test_openai_sdk_passes_objects_through_extra_body(server: Server, of_images: NDArray[np.float32]) -> None:
+    with OpenAI(base_url=f"{server.url}/v1", api_key="unused") as sdk:
+        answer = sdk.embeddings.create(model=MODEL, input="", extra_body={"input": [{"image": coded(IMAGES[0])}]})
+    assert np.dot(answer.data[0].embedding, of_images[0]) >= 0.999
+
+
+def test_the_users_example_works_with_requests(server: Server) -> None:
+    payload = {
+        "model": MODEL,
+        "input": [{"text": "a conch", "image": coded(IMAGES[0])}],
+        "normalized": True,
+        "embedding_type": "float",
+    }
+    headers = {"Authorization": "Bearer YOUR_API_KEY", "Content-Type": "application/json"}
+    answer = requests.post(f"{server.url}/v1/embeddings", data=json.dumps(payload), headers=headers, timeout=30)
+    assert answer.status_code == 200
+    assert np.linalg.norm(answer.json()["data"][0]["embedding"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_models_say_what_they_take(client: httpx2.Client) -> None:
+    described = client.get(f"/v1/models/{MODEL}").json()
+    assert (described["role"], described["input_modalities"]) == ("image-text", ["text", "image"])
+    assert (described["dimensions"], described["max_tokens"]) == (384, 256)
+
+
+def test_text_model_names_those_that_take_images(client: httpx2.Client) -> None:
+    error = refused(client, ["a", {"image": coded(IMAGES[0])}], model="all-minilm-l6-v2")
+    assert error["param"] == "input[1].image"
+    assert error["message"].endswith("takes text only; models that take images: minilm-pictogram")
+
+
+def resident(server: Server) -> int:
+    """MiB of the gateway, the child of the supervisor that runs its module."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    (gateway,) = (child for child in children if "-m\0gateway" in Path(f"/proc/{child}/cmdline").read_text())
+    status = Path(f"/proc/{gateway}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
+
+
+BAD = {
+    "not base64": "!",
+    "no image": coded(b"text"),
+    "an SVG": "data:image/svg+xml;base64," + coded(b"<svg/>"),
+    "truncated": coded(file(scene(60, 40, 0), "PNG")[:-400]),
+    "a bomb": coded(png(100_000, 100_000)),
+    "the largest bomb, without its data": coded(png(8000, 4999)),
+    "one column": coded(file(Image.new("RGB", (1, 500)), "PNG")),
+    "two kinds": coded(file(scene(60, 40, 0), "PNG") + archive(10)),
+    "a url": "http://example.com/a.png",
+}
+
+
+@pytest.fixture(scope="module")
+def images_by_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server of image files."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "a.png").write_bytes(IMAGES[0])
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as httpd:
+        Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+@pytest.fixture(scope="module")
+def fetching(repository: Path) -> Iterator[Server]:
+    """A server that fetches images from 127.0.0.1."""
+    with serve(repository, GATEWAY_IMAGE_URLS="allowlist", GATEWAY_IMAGE_URL_HOSTS="127.0.0.1") as running:
+        yield running
+
+
+def test_data_uri_base64_and_url_give_the_same_vector(fetching: Server, images_by_url: str) -> None:
+    data = coded(IMAGES[0])
+    with httpx2.Client(base_url=fetching.url, timeout=30) as client:
+        forms = (f"data:image/png;base64,{data}", data, f"{images_by_url}/a.png")
+        vectors = [post(client, [{"image": form}])[0][0] for form in forms]
+    assert np.array_equal(vectors[0], vectors[1])
+    assert np.array_equal(vectors[0], vectors[2])
+
+
+def test_bad_images_are_refused_by_index_within_memory(fetching: Server, images_by_url: str) -> None:
+    blank = io.BytesIO()
+    Image.new("RGBA", (8000, 4999)).save(blank, "PNG", compress_level=1)
+    with httpx2.Client(base_url=fetching.url, timeout=60) as client:
+        post(client, [{"image": coded(IMAGES[0])}])
+        before = resident(fetching)
+        urls = {
+            "missing": f"{images_by_url}/b.png",
+            "private": "http://10.0.0.1/a.png",
+            "metadata": "http://169.254.169.254/latest/meta-data",
+            "ipv6": "http://[::1]/a.png",
+        }
+        for name, bad in (BAD | urls).items():
+            good: list[Any] = ["a", {"image": coded(IMAGES[1])}]
+            error = refused(client, [*good, {"image": bad}, {"image": "?"}])
+            assert error["param"] == "input[2].image", name
+            assert error["message"].startswith("input[2].image "), name
+        post(client, [{"image": coded(blank.getvalue())}] * 4)
+        assert resident(fetching) - before < 300
