@@ -128,6 +128,8 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
             "[a]\ntask = 'late-interaction'\nsource = 'x'\npooling = 'cls'",
             "models.toml [a] pooling: is for text-embedding and image-text only",
         ),
+        (TABLE.format(name="a") + "text_weight = 0.0", "models.toml [a] text_weight: is for image-text only"),
+        (TABLE.format(name="a") + "text_weight = 1.5", "[a] text_weight: Expected `float` <= 1.0"),
         (TABLE.format(name="a") + "image_source = 'x'", "models.toml [a] image_source: is for image-text only"),
         (TABLE.format(name="a") + "image_revision = 'x'", "models.toml [a] image_revision: is for image-text only"),
         (TABLE.format(name="a") + "positive_class = 'x'", "models.toml [a] positive_class: is for cross-encoder only"),

@@ -11,8 +11,11 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoTokenizer,
+    ResNetConfig,
+    ResNetForImageClassification,
     ViTConfig,
     ViTForImageClassification,
+    ViTImageProcessor,
     ViTModel,
 )
 
@@ -125,6 +128,7 @@ def test_cropped_images_keep_the_size_before_the_crop(tmp_path: Path) -> None:
     assert image.parameters == SIZE | {
         "image_resize": "shortest_edge=40",
         "image_resample": "bilinear",
+        "image_patches": "16",
         "name": "tiny",
     }
     assert {row[0].shape for row in image.samples()} == {(3, 32, 32)}
@@ -184,6 +188,27 @@ def test_images_that_are_not_brought_to_one_size_are_refused(tmp_path: Path) -> 
     source = without_one_size(tiny.write_image_text(tmp_path, "ChineseCLIP"))  # which crops nothing
     with pytest.raises(SourceError, match=r"^\[tiny\] source: its image processor does not bring images to one size: "):
         load(spec(source))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"size": {"shortest_edge": 24}}, {"do_resize": False}, {"size": {"shortest_edge": 32, "longest_edge": 64}}],
+)
+def test_images_that_are_not_resized_and_cut_are_refused(change: dict[str, object], tmp_path: Path) -> None:
+    source = tiny.write_image_text(tmp_path, "CLIP")
+    file = source / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(SourceError, match=r"^\[tiny\] source: its image processor resizes to .*, and crops to "):
+        load(spec(source))
+
+
+def test_cells_of_a_convolutional_network_are_its_patches(tmp_path: Path) -> None:
+    words, pictures = tiny.write_embedding(tmp_path / "text"), tmp_path / "image"
+    network = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=32)
+    ResNetForImageClassification(network).save_pretrained(pictures)
+    ViTImageProcessor(size={"height": 32, "width": 64}).save_pretrained(pictures)
+    _, image = load(spec(words, pictures))
+    assert image.parameters["image_patches"] == str((32 // 8) * (64 // 8))
 
 
 @pytest.mark.parametrize("damage", ["size", "config"])

@@ -4,19 +4,21 @@ import httpx2
 def test_list_has_openais_shape_and_what_clients_need_to_know(client: httpx2.Client) -> None:
     answer = client.get("/v1/models").json()
     assert answer["object"] == "list"
-    embedding, reranker = answer["data"]
+    embedding, reranker, pair = answer["data"]
     assert isinstance(embedding.pop("created"), int)
     assert embedding == {
         "id": "all-minilm-l6-v2",
         "object": "model",
         "owned_by": "conch",
         "role": "text-embedding",
+        "input_modalities": ["text"],
         "dimensions": 384,
         "max_tokens": 256,
         "aliases": ["text-embedding-3-small"],
     }
     assert (reranker["id"], reranker["role"]) == ("minilm-late-interaction", "late-interaction")
     assert "dimensions" not in reranker
+    assert (pair["role"], pair["input_modalities"]) == ("image-text", ["text", "image"])
 
 
 def test_model_is_found_by_name_and_alias(client: httpx2.Client) -> None:
