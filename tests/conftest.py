@@ -25,7 +25,7 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[Server]:
     """The default models behind a gateway."""
-    with serve(repository) as running:
+    with serve(repository, GATEWAY_REQUEST_TIMEOUT="100") as running:  # some tests send what takes a slow machine that
         yield running
 
 

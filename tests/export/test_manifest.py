@@ -19,7 +19,8 @@ def test_own_manifest_names_the_default_models() -> None:
     specs = load()
     assert specs["all-minilm-l6-v2"].aliases == ("text-embedding-3-small",)
     assert specs["minilm-late-interaction"].task == "late-interaction"
-    assert all(spec.default for spec in specs.values())
+    assert [name for name, spec in specs.items() if spec.default] == ["all-minilm-l6-v2", "minilm-late-interaction"]
+    assert specs["minilm-pictogram"].task == "image-text"
 
 
 def test_relative_source_is_relative_to_the_file(tmp_path: Path) -> None:

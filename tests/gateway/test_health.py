@@ -5,15 +5,25 @@ import httpx2
 
 from gateway.catalog import Catalog
 from gateway.health import Monitor
-from gateway.triton import Triton
+from gateway.triton import ModelConfig, Triton
 from tests.serving import Server, free_ports
 
 
-def watch(url: str, repository: Path, seconds: float) -> str | None:
+class EmptyTriton(Triton):
+    """Ready, with nothing to serve."""
+
+    async def is_ready(self) -> bool:
+        return True
+
+    async def models(self) -> list[ModelConfig]:
+        return []
+
+
+def watch(url: str, repository: Path, seconds: float, kind: type[Triton] = Triton) -> str | None:
     """What is the matter after a monitor has watched for a while."""
 
     async def run() -> str | None:
-        triton = Triton(url, timeout_s=5)
+        triton = kind(url, timeout_s=5)
         monitor = Monitor(triton, Catalog(triton, repository))
         watching = asyncio.create_task(monitor.run())
         await asyncio.sleep(seconds)
@@ -33,8 +43,12 @@ def test_triton_that_is_not_there_is_the_problem(repository: Path) -> None:
     assert watch(f"127.0.0.1:{free_ports(1)[0]}", repository, 0.5) == "Triton is not ready"
 
 
-def test_triton_without_an_entry_of_ours_is_the_problem(server: Server, tmp_path: Path) -> None:
-    assert watch(server.triton_url, tmp_path, 1.5) == "Triton serves no model of ours"
+def test_triton_without_an_entry_of_ours_is_the_problem(tmp_path: Path) -> None:
+    assert watch("127.0.0.1:1", tmp_path, 0.5, EmptyTriton) == "Triton serves no model of ours"
+
+
+def test_images_need_no_file_of_the_entry(server: Server, tmp_path: Path) -> None:
+    assert watch(server.triton_url, tmp_path, 2.5) is None
 
 
 def test_health_over_http(client: httpx2.Client) -> None:
