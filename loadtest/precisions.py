@@ -53,7 +53,7 @@ def main() -> None:
         arguments.out.write_text(json.dumps(run, indent=2) + "\n")
 
 
-def measure(stsb: Path) -> dict[Precision, dict[str, float]]:
+def measure(stsb: Path, rounds: int = 3) -> dict[Precision, dict[str, float]]:
     """By precision: Spearman correlation with people's judgement, cosines with fp32, and tokens a second."""
     with stsb.open(encoding="utf8") as lines:
         first, second, scores = zip(*csv.reader(lines), strict=True)
@@ -64,7 +64,7 @@ def measure(stsb: Path) -> dict[Precision, dict[str, float]]:
         rows = [np.array(encoding.ids, np.int64) for encoding in tokenizer.encode_batch([*first, *second])]
         speeds: dict[Precision, list[float]] = {precision: [] for precision in engines}
         vectors: dict[Precision, Vectors] = {}
-        for _ in range(3):  # in turns, since machines are noisy
+        for _ in range(rounds):  # in turns, since machines are noisy
             for precision, engine in engines.items():
                 started = time.perf_counter()
                 vectors[precision] = _embed(engine, rows)

@@ -37,13 +37,6 @@ def augment(pixels: Tensor) -> Tensor:
     return _normalise(_cover(images))
 
 
-def shrink(images: Tensor, side: int) -> Tensor:
-    """Images of a smaller size: [n, 3, SIDE, SIDE] to [n, 3, side, side]."""
-    if side == SIDE:
-        return images
-    return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
-
-
 def _normalise(images: Tensor) -> Tensor:
     return (images - MEAN) / DEVIATION
 

@@ -32,7 +32,7 @@ def create(dimensions: int) -> Model:
 
 def embed(tower: Model, images: Tensor) -> Tensor:
     """Unit vectors, float32 [n, d], of images [n, 3, H, W]."""
-    return F.normalize(tower(images.contiguous(memory_format=torch.channels_last)).logits, dim=-1)
+    return F.normalize(tower(images.contiguous(memory_format=torch.channels_last)).logits.float(), dim=-1)
 
 
 def save(tower: Model, folder: Path) -> None:

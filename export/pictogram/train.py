@@ -42,12 +42,9 @@ REPORT = 250
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Some steps on images of one size, and what is learnt in them."""
+    """Some steps, and what is learnt in them."""
 
     steps: int
-    side: int
-    """Pixels: small images teach most of what there is to learn in a quarter of the time (Tan and Le 2021, arXiv
-    2104.00298, section 4.2)."""
     rates: tuple[float, float]
     """The learning rate at the beginning and at the end; between them it falls by a cosine."""
     pull: float
@@ -59,12 +56,12 @@ class Stage:
 
 
 STAGES = (
-    Stage(steps=2600, side=32, rates=(1e-3, 7e-4), pull=1.0, neighbours=0.2, most_scale=60.0),
-    Stage(steps=1250, side=48, rates=(7e-4, 2e-4), pull=1.0, neighbours=0.2, most_scale=60.0),
-    Stage(steps=800, side=augment.SIDE, rates=(4e-4, 0.0), pull=5.0, neighbours=0.4, most_scale=25.0),
-    Stage(steps=1500, side=augment.SIDE, rates=(6e-4, 0.0), pull=3.0, neighbours=0.3, most_scale=40.0),
+    Stage(steps=5900, rates=(1e-3, 1e-5), pull=1.0, neighbours=0.2, most_scale=60.0),
+    Stage(steps=1400, rates=(4e-4, 0.0), pull=5.0, neighbours=0.4, most_scale=25.0),
 )
-"""First to tell drawings apart, then to bring them nearer to the texts, and then both at once."""
+"""First to tell drawings apart, then to bring them nearer to the texts."""
+HALF = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+"""Compute in bf16 where the processor does: nearly twice as fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +139,7 @@ def main() -> int:
         "validation": validate(tower.load(arguments.out), data).as_dict(),
         "minutes": round(minutes, 1),
         "threads": torch.get_num_threads(),
+        "bf16": HALF,
         "torch": torch.__version__,
     }
     (arguments.out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -172,9 +170,11 @@ def run(model: Model, log_scale: nn.Parameter, data: Data, stage: Stage, steps: 
     model.train()
     for step in range(1, steps + 1):
         batch = next(order)
-        images = augment.shrink(augment.augment(data.pixels[batch]), stage.side)
+        images = augment.augment(data.pixels[batch])
+        with torch.autocast("cpu", torch.bfloat16, enabled=HALF):
+            vectors = tower.embed(model, images)
         scale = log_scale.exp().clamp(max=stage.most_scale)
-        loss = _loss(tower.embed(model, images), data.concept[batch], data, stage, scale)
+        loss = _loss(vectors, data.concept[batch], data, stage, scale)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -183,12 +183,12 @@ def run(model: Model, log_scale: nn.Parameter, data: Data, stage: Stage, steps: 
         average.update_parameters(model)
         total += loss.item()
         if step % REPORT == 0 or step == steps:
-            found = validate(average.module, data, stage.side)
+            found = validate(average.module, data)
             rate = step * BATCH / (time.perf_counter() - started)
             loss_a_step = total / ((step - 1) % REPORT + 1)
             print(
-                f"side {stage.side}: step {step} of {steps}, {rate:.0f} images/s, loss {loss_a_step:.3f}, validation"
-                f" top-1 {found.top_1}, top-5 {found.top_5}",
+                f"step {step} of {steps}, {rate:.0f} images/s, loss {loss_a_step:.3f},"
+                f" validation top-1 {found.top_1}, top-5 {found.top_5}",
                 flush=True,
             )
             total = 0.0
@@ -230,12 +230,12 @@ def _loss(vectors: Tensor, concept: Tensor, data: Data, stage: Stage, scale: Ten
 
 
 @torch.inference_mode()
-def validate(model: Model, data: Data, side: int = augment.SIDE) -> Found:
+def validate(model: Model, data: Data) -> Found:
     """How well drawings of artists who were kept aside find their concept's name among those of all seen ones."""
     was_training = model.training
     model.eval()
     kept = torch.from_numpy(data.split.validation)
-    vectors = tower.embed(model, augment.shrink(augment.plain(data.pixels[kept]), side))
+    vectors = tower.embed(model, augment.plain(data.pixels[kept]))
     model.train(was_training)
     return Found.at(image_to_text(vectors, data.captions[:, 0], data.concept[kept]))
 

@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -34,11 +33,3 @@ def test_no_two_augmentations_are_alike_but_the_seed_decides() -> None:
     torch.manual_seed(0)
     assert torch.equal(augment.augment(DRAWINGS), first)
     assert not torch.equal(first, second)
-
-
-@pytest.mark.parametrize("side", [32, 48, augment.SIDE])
-def test_images_are_shrunk_without_a_change_of_their_mean(side: int) -> None:
-    images = torch.rand(2, 3, augment.SIDE, augment.SIDE)
-    small = augment.shrink(images, side)
-    assert small.shape == (2, 3, side, side)
-    torch.testing.assert_close(small.mean(), images.mean(), atol=0.01, rtol=0)

@@ -27,11 +27,11 @@ def data() -> train.Data:
 
 def test_colours_are_learnt_and_survive_being_written(data: train.Data, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    stage = train.Stage(steps=12, side=32, rates=(3e-3, 1e-3), pull=1.0, neighbours=0.1, most_scale=30.0)
+    stage = train.Stage(steps=12, rates=(3e-3, 1e-3), pull=1.0, neighbours=0.1, most_scale=30.0)
     model = tower.create(16).to(memory_format=torch.channels_last)
     scale = nn.Parameter(torch.tensor(3.0))
     trained = train.run(model, scale, data, stage, stage.steps, train.shuffled(data.split.training))
-    assert train.validate(trained, data, 32).top_1 > 60
+    assert train.validate(trained, data).top_1 > 60
     tower.save(trained, tmp_path)
     images = augment.plain(data.pixels[:4])
     with torch.inference_mode():
@@ -49,7 +49,7 @@ def test_batches_hold_every_drawing_once_a_round() -> None:
 
 
 def test_rate_rises_and_falls_to_the_last() -> None:
-    stage = train.Stage(steps=1, side=32, rates=(1e-3, 1e-4), pull=1, neighbours=0, most_scale=1)
+    stage = train.Stage(steps=1, rates=(1e-3, 1e-4), pull=1, neighbours=0, most_scale=1)
     rates = [train._rate(stage, done) for done in (0, train.WARM_UP, 0.5, 1)]
     assert rates[0] < 1e-4
     assert rates[1] == pytest.approx(1e-3, rel=0.01)

@@ -146,9 +146,9 @@ def test_long_input_is_cut_where_asked_and_usage_counts_what_is_left(client: htt
 
 
 def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -> None:
-    texts = [f"number {i} " + "and so on " * (i % 40) for i in range(2048)]
+    texts = [f"number {i} " + "and so on " * (i % 12) for i in range(2048)]
     together = vectors(post(client, input=texts))
-    some = [0, 39, 1000, 2047]
+    some = [0, 11, 1000, 2047]
     alone = np.concatenate([vectors(post(client, input=texts[i])) for i in some])
     assert (together[some] * alone).sum(1).min() >= 0.9999
 
