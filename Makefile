@@ -37,7 +37,7 @@ precisions: .venv/dev ## measure what bf16 and int8 cost in quality and give in 
 parity: .venv/dev ## export every family for every backend, and write how exact each is to docs/models.md
 	$(BIN)/python -m tests.export.parity
 
-pictogram: .venv/dev ## train the image tower of minilm-pictogram anew, and measure it (an hour; needs npm)
+pictogram: .venv/dev ## train the image tower of minilm-pictogram anew, and measure it (35 minutes; needs npm)
 	$(BIN)/python -m export.pictogram.train $(ARGS)
 	$(BIN)/python -m export.pictogram.evaluate
 
