@@ -12,6 +12,8 @@ GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
 """All that has been given out for use by everybody (IANA's IPv6 address space registry)."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 """An IPv4 address in its last four bytes (RFC 6052, section 2.1)."""
+ISATAP = (b"\0\0\x5e\xfe", b"\2\0\x5e\xfe")
+"""What stands before an IPv4 address in the last eight bytes (RFC 5214, section 6.1)."""
 RESERVED: tuple[Network, ...] = tuple(
     map(
         ipaddress.ip_network,
@@ -53,6 +55,8 @@ def is_global(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_global(address.ipv4_mapped)
+        if address.packed[8:12] in ISATAP and not is_global(ipaddress.IPv4Address(address.packed[-4:])):
+            return False
         if address in NAT64:
             return is_global(ipaddress.IPv4Address(address.packed[-4:]))
         if address not in GLOBAL_IPV6:

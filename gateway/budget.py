@@ -1,8 +1,8 @@
-"""A limit on how much of something is used at a time, for threads."""
+"""A limit on how much of something is used at a time."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 
 class Budget:
@@ -11,18 +11,19 @@ class Budget:
     def __init__(self, size: int) -> None:
         self.size = size
         self._free = size
-        self._turn = threading.Lock()
-        self._returned = threading.Condition()
+        self._turn = asyncio.Lock()
+        self._returned = asyncio.Event()
 
-    @contextmanager
-    def hold(self, amount: int) -> Iterator[None]:
+    @asynccontextmanager
+    async def hold(self, amount: int) -> AsyncIterator[None]:
         """Wait for an amount, at most `size`, and give it back at the end."""
-        with self._turn, self._returned:
-            self._returned.wait_for(lambda: self._free >= amount)
+        async with self._turn:
+            while self._free < amount:
+                self._returned.clear()
+                await self._returned.wait()
             self._free -= amount
         try:
             yield
         finally:
-            with self._returned:
-                self._free += amount
-                self._returned.notify()
+            self._free += amount
+            self._returned.set()

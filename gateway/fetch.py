@@ -7,21 +7,24 @@ address a moment later gains nothing. Every redirect starts anew.
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TypeVar
 
 import httpx2
 
 from gateway import __version__
 from gateway.addresses import Address, Allowed
+from gateway.encoded import MAX_BYTES
 from gateway.errors import InvalidRequest
 
-MAX_BYTES = 10 * 2**20
 TIMEOUT_S = 5.0
 """For all of it, redirects included."""
 MAX_REDIRECTS = 3
-CONCURRENT = 16
-"""Fetches at a time; others wait, and their time does not count yet."""
+LOOKUPS = 64
+"""Names that are resolved at a time. One that nobody waits for any more may take its thread for many seconds."""
 CONTENT_TYPES = frozenset(
     {"image/png", "image/jpeg", "image/jpg", "image/webp", "image/gif", "image/bmp", "image/x-ms-bmp"}
 )
@@ -31,6 +34,7 @@ HEADERS = {
     "accept-encoding": "identity",  # what is compressed may become more than anybody has memory for
 }
 
+Result = TypeVar("Result")
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """A host's name and a port to its addresses."""
 
@@ -97,23 +101,27 @@ class _Guard(httpx2.AsyncBaseTransport):
 
 
 class Fetcher:
-    """Fetches images. Belongs to the event loop it is used in."""
+    """Fetches images, in an event loop and a thread of its own: many small pieces must not keep others waiting."""
 
     def __init__(self, allowed: Allowed, resolve: Resolve = resolve) -> None:
-        self._slots = asyncio.Semaphore(CONCURRENT)
+        self._loop = asyncio.SelectorEventLoop()
+        self._loop.set_default_executor(ThreadPoolExecutor(LOOKUPS, thread_name_prefix="resolve"))
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fetch", daemon=True)
+        self._thread.start()
         self._client = httpx2.AsyncClient(
             transport=_Guard(allowed, resolve),
             headers=HEADERS,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # none: they would go from request to request
-            follow_redirects=True,
-            max_redirects=MAX_REDIRECTS,
             timeout=TIMEOUT_S,
             trust_env=False,
         )
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._there(self._client.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        await asyncio.to_thread(self._thread.join)
+        self._loop.close()
 
     async def fetch(self, url: str, place: str) -> bytes:
         """The bytes that a URL stands for.
@@ -127,34 +135,47 @@ class Fetcher:
         """
         cause: Exception
         try:
-            async with self._slots, asyncio.timeout(TIMEOUT_S):
-                return await self._get(url)
+            return await self._there(self._get(url))
         except TimeoutError as exc:
             problem, cause = f"server took more than {TIMEOUT_S:g} s", exc
         except RefusedError as exc:
             problem, cause = str(exc), exc
-        except httpx2.TooManyRedirects as exc:
-            problem, cause = f"server redirects more than {MAX_REDIRECTS} times", exc
         except httpx2.InvalidURL as exc:
             problem, cause = "URL is not valid", exc
         except httpx2.HTTPError as exc:
             problem, cause = "server cannot be reached, or breaks off", exc
         raise InvalidRequest(f"{place} cannot be fetched: its {problem}", param=place) from cause
 
+    async def _there(self, work: Coroutine[None, None, Result]) -> Result:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
     async def _get(self, url: str) -> bytes:
-        async with self._client.stream("GET", url) as response:
-            if response.status_code != httpx2.codes.OK:
-                raise RefusedError(f"server answers with status {response.status_code}")
-            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind not in CONTENT_TYPES:
-                raise RefusedError("content type is not that of an image")
-            if response.headers.get("content-encoding", "identity").lower() != "identity":
-                raise RefusedError("content is compressed")
-            size = 0
-            chunks: list[bytes] = []
-            async for chunk in response.aiter_raw():
-                size += len(chunk)
-                if size > MAX_BYTES:
-                    raise RefusedError(f"file is over {MAX_BYTES} bytes")
-                chunks.append(chunk)
-            return b"".join(chunks)
+        async with asyncio.timeout(TIMEOUT_S):
+            request = self._client.build_request("GET", url)
+            for _ in range(MAX_REDIRECTS + 1):
+                response = await self._client.send(request, stream=True)
+                try:
+                    if response.next_request is None:
+                        return await _read(response)
+                    request = response.next_request
+                finally:
+                    await response.aclose()  # what a redirect says besides is not read, however long it is
+        raise RefusedError(f"server redirects more than {MAX_REDIRECTS} times")
+
+
+async def _read(response: httpx2.Response) -> bytes:
+    if response.status_code != httpx2.codes.OK:
+        raise RefusedError(f"server answers with status {response.status_code}")
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in CONTENT_TYPES:
+        raise RefusedError("content type is not that of an image")
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise RefusedError("content is compressed")
+    size = 0
+    chunks: list[bytes] = []
+    async for chunk in response.aiter_raw():
+        size += len(chunk)
+        if size > MAX_BYTES:
+            raise RefusedError(f"file is over {MAX_BYTES} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)

@@ -8,8 +8,8 @@ from contextlib import suppress
 import numpy as np
 
 from gateway.catalog import Catalog, ImageTower, TextTower, Tower
+from gateway.decoders import Pixels
 from gateway.errors import GatewayError
-from gateway.pixels import Pixels
 from gateway.service import images, rows
 from gateway.triton import Triton
 

@@ -29,4 +29,3 @@ def configure() -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(handlers=[handler], level=logging.INFO)
-    logging.captureWarnings(capture=True)  # such as Pillow's of broken EXIF data

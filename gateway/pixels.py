@@ -1,21 +1,18 @@
-"""An image file to the pixels that a tower sees: what Pillow reads, prepared as the model's own processor would."""
+"""An image file to the pixels that a tower sees: what Pillow reads, prepared as the model's own processor would.
+
+Runs in the processes of `gateway.decoder`.
+"""
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, WebPImagePlugin  # noqa: F401 - Pillow finds the others by itself
 from PIL.Image import Resampling, Transpose
 
-from gateway.budget import Budget
 from gateway.errors import InvalidRequest
 
-Pixels = NDArray[np.uint8]
-"""[3, H, W], RGB."""
-
-Image.MAX_IMAGE_PIXELS = None  # `Reader` checks, before anything is decoded, and names the limit
+Image.MAX_IMAGE_PIXELS = None  # `read` checks, before anything is decoded, and names the limit
 
 FORMATS: Mapping[str, str] = {"PNG": "PNG", "JPEG": "JPEG", "WEBP": "WebP", "GIF": "GIF", "BMP": "BMP"}
 """Pillow's names of what is read, and everybody else's."""
@@ -23,6 +20,10 @@ LEAST_SIDE = 2
 """An image of one row or column shows nothing, and image processors take it for something else."""
 PLAIN_BYTES = 6
 """Memory for a pixel of most images while they are decoded and prepared: four bytes, and a channel twice beside."""
+WEBP_BYTES = 20
+"""The decoder's two canvases and its own copy, Pillow's copy of it, and the image."""
+START_OF_SCAN = b"\xff\xda"
+"""Of a JPEG (ITU-T T.81, table B.1); with more than one, the decoder keeps all coefficients."""
 STRIP_PIXELS = 2**20
 """Put on white at a time, in place."""
 MARKERS = (b"%pdf-", b"<?php", b"<script", b"<svg", b"<html", b"<!doctype")
@@ -63,51 +64,73 @@ class Preparation:
         return (self.resize, other) if width <= height else (other, self.resize)
 
 
-class Reader:
-    """Reads images, however many threads ask it to, in bounded memory."""
+def read(file: bytes, preparation: Preparation, place: str, max_bytes: int, reserve: Callable[[int], None]) -> bytes:
+    """Decode an image: its first frame, upright, on white, resized and cut.
 
-    def __init__(self, max_pixels: int) -> None:
-        """Take images of this many pixels; of fewer where their kind takes more memory to decode."""
-        self._memory = Budget(max_pixels * PLAIN_BYTES)
+    Args:
+        file: PNG, JPEG, WebP, GIF or BMP.
+        preparation: of the model.
+        place: what error messages call the image.
+        max_bytes: memory that it may take.
+        reserve: called with the memory that it takes before any is taken.
 
-    def read(self, file: bytes, preparation: Preparation, place: str) -> Pixels:
-        """Decode an image: its first frame, upright, on white, resized and cut.
+    Returns:
+        UINT8 [3, H, W].
 
-        Args:
-            file: PNG, JPEG, WebP, GIF or BMP.
-            preparation: of the model.
-            place: what error messages call the image.
+    Raises:
+        InvalidRequest: it is none of these, broken, another kind of file as well, too small or too large.
+        MemoryError: it takes more than it seems to.
+    """
+    canvas = _webp_canvas(file)
+    if canvas is not None:
+        reserve(_memory(*canvas, WEBP_BYTES, max_bytes, place))  # Pillow makes the canvas when it opens the file
+    image = _open(file, place)
+    with image:
+        needed = _memory(*image.size, _bytes_a_pixel(image, file), max_bytes, place)
+        if canvas is None:
+            reserve(needed)
+        try:
+            image.load()
+            return _prepare(image, preparation)
+        except MemoryError:
+            raise
+        except Exception as exc:  # Pillow's decoders raise whatever comes to them
+            raise InvalidRequest(f"{place} is a broken {_kind(image)} image", param=place) from exc
 
-        Raises:
-            InvalidRequest: it is none of these, broken, another kind of file as well, too small or too large.
-        """
-        image = _open(file, place)
-        with image, self._memory.hold(self._memory_for(image, place)):
-            try:
-                image.load()
-                return _prepare(image, preparation)
-            except Exception as exc:  # Pillow's decoders raise whatever comes to them
-                raise InvalidRequest(f"{place} is a broken {_kind(image)} image", param=place) from exc
 
-    def _memory_for(self, image: Image.Image, place: str) -> int:
-        width, height = image.size
-        if min(width, height) < LEAST_SIDE:
-            raise InvalidRequest(
-                f"{place} has {width} x {height} pixels; it must have {LEAST_SIDE} x {LEAST_SIDE}", param=place
-            )
-        size = _bytes_a_pixel(image)
-        if width * height * size > self._memory.size:
-            raise InvalidRequest(
-                f"{place} has {width} x {height} pixels; an image of its kind may have {self._memory.size // size}",
-                param=place,
-            )
-        return width * height * size
+def _memory(width: int, height: int, bytes_a_pixel: int, max_bytes: int, place: str) -> int:
+    if min(width, height) < LEAST_SIDE:
+        raise InvalidRequest(
+            f"{place} has {width} x {height} pixels; it must have {LEAST_SIDE} x {LEAST_SIDE}", param=place
+        )
+    needed = width * height * bytes_a_pixel
+    if needed > max_bytes:
+        raise InvalidRequest(
+            f"{place} has {width} x {height} pixels; an image of its kind may have {max_bytes // bytes_a_pixel}",
+            param=place,
+        )
+    return needed
+
+
+def _webp_canvas(file: bytes) -> tuple[int, int] | None:
+    """Width and height that a WebP file declares (RFC 9649, sections 2.5 to 2.7); None of other files."""
+    if file[:4] != b"RIFF" or file[8:12] != b"WEBP":
+        return None
+    kind, head = file[12:16], file[20:30].ljust(10, b"\0")
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
 
 
 def _open(file: bytes, place: str) -> Image.Image:
     """Read what stands at the beginning of a file."""
     try:
         image = Image.open(io.BytesIO(file), formats=tuple(FORMATS))
+    except MemoryError:
+        raise
     except Exception as exc:
         raise InvalidRequest(f"{place} is not an image in {', '.join(FORMATS.values())}", param=place) from exc
     if _is_something_else(file):
@@ -134,20 +157,20 @@ def _ends_in_archive(file: bytes) -> bool:
     return 0 < size <= end and file.startswith(b"PK\x01\x02", end - size)
 
 
-def _bytes_a_pixel(image: Image.Image) -> int:
+def _bytes_a_pixel(image: Image.Image, file: bytes) -> int:
     """Memory that decoding and preparing take for each pixel; Pillow has RGB and LA in four bytes too."""
     if image.format == "WEBP":
-        return 20  # the decoder's two canvases and its own copy, Pillow's copy of it, and the image
-    if "progressive" in image.info:
+        return WEBP_BYTES
+    if _kind(image) == "JPEG" and file.count(START_OF_SCAN) > 1:
         return 4 + 2 * len(image.getbands())  # the image, and its coefficients
     if image.mode in ("CMYK", "LA", "PA"):
         return PLAIN_BYTES + 4  # when they become RGB
     return PLAIN_BYTES
 
 
-def _prepare(image: Image.Image, preparation: Preparation) -> Pixels:
+def _prepare(image: Image.Image, preparation: Preparation) -> bytes:
     upright = _upright(image)
-    pixels: list[NDArray[np.uint8]] = []
+    pixels: list[bytes] = []
     for channel in _channels(image):
         lying = channel if upright is None else channel.transpose(upright)
         resized = preparation.resized(*lying.size)
@@ -155,8 +178,8 @@ def _prepare(image: Image.Image, preparation: Preparation) -> Pixels:
         left, right = _seen(lying.width, resized[0], preparation.width)
         top, bottom = _seen(lying.height, resized[1], preparation.height)
         size = (preparation.width, preparation.height)
-        pixels.append(np.asarray(lying.resize(size, preparation.resample, (left, top, right, bottom))))
-    return np.stack(pixels if len(pixels) == 3 else pixels * 3)
+        pixels.append(lying.resize(size, preparation.resample, (left, top, right, bottom)).tobytes())
+    return b"".join(pixels if len(pixels) == 3 else pixels * 3)
 
 
 def _upright(image: Image.Image) -> Transpose | None:

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.catalog import ImageTower, Model, TextTower
+from gateway.decoders import Pixels
 from gateway.errors import InvalidRequest
 from gateway.images import Images
-from gateway.pixels import Pixels
 from gateway.service import images, rows, tokens
 from gateway.service.ordered import gather
 from gateway.service.tokens import Text

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.catalog import ImageTower
-from gateway.pixels import Pixels
+from gateway.decoders import Pixels
 from gateway.service import parts
 from gateway.service.ordered import gather
 from gateway.triton import Triton

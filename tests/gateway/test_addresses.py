@@ -33,6 +33,7 @@ from gateway.addresses import Allowed, is_global
         "::127.0.0.1",
         "::ffff:127.0.0.1",
         "::ffff:169.254.169.254",
+        "2001:470::5efe:10.0.0.1",
         "64:ff9b::7f00:1",
         "64:ff9b::a9fe:a9fe",
         "64:ff9b:1::1",

@@ -11,8 +11,9 @@ import pytest
 
 from gateway import fetch
 from gateway.addresses import Allowed
+from gateway.encoded import MAX_BYTES
 from gateway.errors import InvalidRequest
-from gateway.fetch import MAX_BYTES, Fetcher
+from gateway.fetch import Fetcher
 from tests.pictures import file, scene
 
 IMAGE = file(scene(20, 30, 1), "PNG")
@@ -227,6 +228,35 @@ def test_redirect_is_checked_like_the_url_itself(location: str, refusal: str) ->
     found, world = run("http://127.0.0.1:PORT/a", routes, LOOPBACK, {"private.here.example": ["10.0.0.1"]})
     assert found == refusal
     assert len(world.heads) == 1
+
+
+async def redirect_and_flood(_: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 302 Found\r\nLocation: /b\r\nContent-Encoding: gzip\r\n\r\n")
+    while not writer.is_closing():
+        writer.write(b"x" * 2**20)
+        await writer.drain()
+
+
+def test_what_a_redirect_says_besides_is_not_read() -> None:
+    started = time.monotonic()
+    found, _ = run("http://127.0.0.1:PORT/a", {"/a": redirect_and_flood, "/b": reply()}, LOOPBACK)
+    assert found == IMAGE
+    assert time.monotonic() - started < fetch.TIMEOUT_S
+
+
+async def crumbs(_: bytes, writer: asyncio.StreamWriter) -> None:
+    """A byte at a time, as fast as they are taken."""
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not writer.is_closing():
+        writer.write(b"1\r\nx\r\n" * 1000)
+        await writer.drain()
+
+
+def test_server_of_crumbs_is_given_up_in_time() -> None:
+    started = time.monotonic()
+    found, _ = run("http://127.0.0.1:PORT/a", {"/a": crumbs}, LOOPBACK)
+    assert found in ("server took more than 5 s", "server cannot be reached, or breaks off")
+    assert time.monotonic() - started < 2 * fetch.TIMEOUT_S
 
 
 @pytest.mark.parametrize(("hops", "expected"), [(3, IMAGE), (4, "server redirects more than 3 times")])

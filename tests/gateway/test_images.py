@@ -4,69 +4,23 @@ import base64
 import pytest
 from PIL.Image import Resampling
 
+from gateway.addresses import Allowed
+from gateway.encoded import MAX_CHARACTERS
 from gateway.errors import InvalidRequest
-from gateway.fetch import MAX_BYTES
-from gateway.images import Images, decode
+from gateway.images import FETCHED, Images
 from gateway.pixels import Preparation
 from tests.pictures import file, scene
 
 CONTENT = file(scene(20, 30, 1), "PNG")
+PREPARATION = Preparation(8, 9, (8, 9), Resampling.BILINEAR)
 STANDARD = base64.b64encode(CONTENT).decode()
-URL_SAFE = base64.urlsafe_b64encode(CONTENT).decode()
-
-
-def test_alphabets_differ_here() -> None:
-    assert STANDARD != URL_SAFE
-    assert STANDARD.endswith("=")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        STANDARD,
-        URL_SAFE,
-        STANDARD.rstrip("="),
-        URL_SAFE.rstrip("="),
-        base64.encodebytes(CONTENT).decode(),  # with line breaks
-        f"data:image/png;base64,{STANDARD}",
-        f"data:image/png;base64,{URL_SAFE.rstrip('=')}",
-        f"DATA:IMAGE/PNG;name=a.png;BASE64,{STANDARD}",
-    ],
-)
-def test_every_way_to_write_a_file_is_read(text: str) -> None:
-    assert decode(text, "image") == CONTENT
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("!", "is neither a data: URI, nor an http(s) URL, nor base64"),
-        ("AAAAA", "is neither"),
-        ("AA=A", "is neither"),
-        ("ftp://example.com/a.png", "is neither"),
-        ("file:///etc/passwd", "is neither"),
-        ("caf\u00e9", "is neither"),
-        ("\ud800", "is neither"),
-        ("data:image/png;base64,????", "is neither"),
-        ("data:image/svg+xml,%3Csvg/%3E", "is not a data: URI of an image in base64"),
-        (f"data:text/html;base64,{STANDARD}", "is not a data: URI of an image in base64"),
-        (f"data:;base64,{STANDARD}", "is not a data: URI of an image in base64"),
-        ("A" * (MAX_BYTES * 3 // 2 + 1), f"is over {MAX_BYTES} bytes"),
-        ("AAAA" * (MAX_BYTES // 3 + 2), f"is over {MAX_BYTES} bytes"),
-    ],
-)
-def test_what_is_no_file_is_refused(text: str, message: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        decode(text, "input[0].image")
-    assert caught.value.message.startswith(f"input[0].image {message}")
-    assert caught.value.param == "input[0].image"
 
 
 def read(text: str) -> tuple[int, ...]:
     async def run() -> tuple[int, ...]:
         images = Images(10**6, None)
         try:
-            return (await images.read(text, Preparation(8, 9, (8, 9), Resampling.BILINEAR), "image")).shape
+            return (await images.read(text, PREPARATION, "image")).shape
         finally:
             await images.close()
 
@@ -81,3 +35,37 @@ def test_file_becomes_pixels() -> None:
 def test_url_is_refused_where_none_is_fetched(url: str) -> None:
     with pytest.raises(InvalidRequest, match="is a URL, and this server fetches none"):
         read(url)
+
+
+def test_text_that_is_far_too_long_is_not_even_decoded() -> None:
+    with pytest.raises(InvalidRequest, match=r"^image is over 10485760 bytes$"):
+        read("A" * (MAX_CHARACTERS + 257))
+
+
+def test_no_more_files_are_fetched_than_may_wait_for_a_decoder() -> None:
+    now = most = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal now, most
+        await reader.readuntil(b"\r\n\r\n")
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.1)
+        now -= 1
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: {len(CONTENT)}\r\n\r\n"
+        writer.write(head.encode() + CONTENT)
+        await writer.drain()
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        images = Images(10**6, Allowed.listed(["127.0.0.1"]))
+        try:
+            await asyncio.gather(*(images.read(url, PREPARATION, f"image {i}") for i in range(2 * FETCHED)))
+        finally:
+            await images.close()
+            server.close()
+
+    asyncio.run(run())
+    assert most == FETCHED

@@ -5,8 +5,9 @@ import pytest
 from PIL.Image import Resampling
 
 from gateway.catalog import ImageTower
+from gateway.decoders import Pixels
 from gateway.errors import InvalidRequest
-from gateway.pixels import Pixels, Preparation
+from gateway.pixels import Preparation
 from gateway.service import images
 from tests.gateway.service.recording import RecordingTriton
 

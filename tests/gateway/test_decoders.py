@@ -1,0 +1,161 @@
+"""Real processes, and files that were made to fill them."""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pytest
+from PIL.Image import Resampling
+
+from gateway import pixels
+from gateway.decoders import Decoders
+from gateway.errors import InvalidRequest
+from gateway.pixels import PLAIN_BYTES, Preparation
+from tests import hostile
+from tests.pictures import file, scene
+
+PREPARATION = Preparation(48, 64, (48, 64), Resampling.BICUBIC)
+GOOD = file(scene(60, 40, 0), "PNG")
+LARGE = file(scene(2400, 2400, 0), "JPEG")
+"""More than a process may take without asking."""
+MIB = 2**20
+
+Result = TypeVar("Result")
+
+
+def using(work: Callable[[Decoders], Awaitable[Result]], max_pixels: int = 40_000_000) -> Result:
+    async def run() -> Result:
+        decoders = Decoders(max_pixels)
+        try:
+            return await work(decoders)
+        finally:
+            await decoders.close()
+
+    return asyncio.run(run())
+
+
+def children() -> list[Path]:
+    """Folders in /proc of this process's own."""
+    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
+    return [Path(f"/proc/{child}") for task in tasks for child in (task / "children").read_text().split()]
+
+
+def decoders_of(found: list[Path]) -> list[Path]:
+    return [folder for folder in found if b"gateway.decoder" in (folder / "cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize("content", [GOOD, LARGE], ids=["small", "large"])
+def test_pixels_are_those_of_this_process(content: bytes) -> None:
+    found = using(lambda decoders: decoders.read(content, PREPARATION, "image"))
+    here = pixels.read(content, PREPARATION, "image", 40_000_000 * PLAIN_BYTES, lambda _: None)
+    assert found.shape == (3, 48, 64)
+    assert found.tobytes() == here
+
+
+def test_refusal_names_the_image() -> None:
+    with pytest.raises(InvalidRequest, match=r"^input\[3\]\.image is not an image in") as caught:
+        using(lambda decoders: decoders.read(b"nonsense", PREPARATION, "input[3].image"))
+    assert caught.value.param == "input[3].image"
+
+
+def test_processes_are_used_again_and_end_at_last() -> None:
+    async def work(decoders: Decoders) -> set[str]:
+        for _ in range(10):
+            await decoders.read(GOOD, PREPARATION, "image")
+        return {folder.name for folder in decoders_of(children())}
+
+    assert len(using(work)) == 1
+    assert decoders_of(children()) == []
+
+
+@pytest.mark.parametrize("name", hostile.FILES)
+@pytest.mark.timeout(60)
+def test_hostile_file_takes_no_more_than_it_may(name: str) -> None:
+    """It becomes pixels or a refusal, whichever, but another image beside it is not held up, and memory is bounded."""
+    content = hostile.FILES[name]()
+
+    async def work(decoders: Decoders) -> float:
+        await asyncio.gather(*(decoders.read(GOOD, PREPARATION, "image") for _ in range(2)))
+        folders = decoders_of(children())
+        before = sum(map(peak, folders))
+        bad = asyncio.create_task(decoders.read(content, PREPARATION, "image"))
+        await asyncio.sleep(0.05)
+        highest = before
+        started = time.thread_time()
+        while not bad.done():
+            await asyncio.sleep(0.02)
+            highest = max(highest, sum(map(peak, decoders_of(children()))))
+        assert time.thread_time() - started < 1  # the work is done elsewhere
+        assert bad.exception() is None or isinstance(bad.exception(), InvalidRequest)
+        await decoders.read(GOOD, PREPARATION, "image")
+        return highest - before
+
+    assert using(work) < 300
+
+
+def peak(folder: Path) -> float:
+    """MiB that a process has had; 0 of one that is gone."""
+    try:
+        status = (folder / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024 if "VmHWM:" in status else 0
+
+
+def test_file_that_takes_too_long_says_so() -> None:
+    with pytest.raises(InvalidRequest, match=r"^image takes more than 5 s to decode$"):
+        using(lambda decoders: decoders.read(hostile.jpeg_of_many_scans(), PREPARATION, "image"))
+
+
+@pytest.mark.parametrize("name", ["a GIF of one large frame", "a thin PNG"])
+def test_file_that_takes_more_memory_than_it_seems_to_says_so(name: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^image takes more memory to decode than an image of its size should$"):
+        using(lambda decoders: decoders.read(hostile.FILES[name](), PREPARATION, "image"))
+
+
+def test_base64_of_spaces_is_decoded_within_memory() -> None:
+    with pytest.raises(InvalidRequest, match=r"^image is not an image in"):
+        using(lambda decoders: decoders.read(hostile.spaced_base64(), PREPARATION, "image"))
+
+
+def test_process_that_dies_fails_its_image_alone() -> None:
+    async def work(decoders: Decoders) -> str:
+        await decoders.read(GOOD, PREPARATION, "image")
+        for folder in decoders_of(children()):
+            os.kill(int(folder.name), 9)
+        with pytest.raises(InvalidRequest) as caught:
+            await decoders.read(GOOD, PREPARATION, "image")
+        await decoders.read(GOOD, PREPARATION, "image")
+        return caught.value.message
+
+    assert using(work) == "image cannot be decoded"
+
+
+def test_whoever_gives_up_ends_the_work() -> None:
+    content = hostile.jpeg_of_many_scans()
+
+    async def work(decoders: Decoders) -> None:
+        for _ in range(2 * len(os.sched_getaffinity(0))):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(decoders.read(content, PREPARATION, "image"), 0.5)
+        await asyncio.wait_for(decoders.read(GOOD, PREPARATION, "image"), 5)
+        await asyncio.wait_for(decoders.read(LARGE, PREPARATION, "image"), 5)
+
+    using(work)
+
+
+def test_large_images_take_turns_and_give_back_what_they_held() -> None:
+    """Each takes all that there is."""
+    broken = LARGE[:-5000]
+
+    async def work(decoders: Decoders) -> list[object]:
+        files = [LARGE if i % 2 else broken for i in range(8)]
+        reads = (decoders.read(content, PREPARATION, "image") for content in files)
+        return await asyncio.gather(*reads, return_exceptions=True)
+
+    found = using(work, max_pixels=2400 * 2400)
+    assert [isinstance(one, np.ndarray) for one in found] == [False, True] * 4
