@@ -62,27 +62,32 @@ class Decoders:
         Raises:
             InvalidRequest: it is not an image within the limits.
         """
-        content = given.encode("utf-8", "surrogatepass") if isinstance(given, str) else given
-        job = Job(place, preparation, self._memory.size, len(content), isinstance(given, str))
         decoder = await self._idle.get()
+        back: _Decoder | None = None
         try:
-            if decoder is None:
-                decoder = await _Decoder.start()
-            answer = await decoder.ask(job, content, self._memory)
-        except (EOFError, ConnectionError) as exc:
-            problem = await decoder.end() if decoder is not None else ""
-            decoder = None
-            raise InvalidRequest(f"{place} {problem}", param=place) from exc
-        except BaseException:  # whoever waited has given up: so does it
+            decoder = decoder or await _Decoder.start()
+            answer = await self._ask(decoder, given, preparation, place)
+            back = decoder
+        except BaseException:  # it has died, or whoever waited has given up, and so does it
             if decoder is not None:
                 await decoder.end()
-            decoder = None
             raise
         finally:
-            self._idle.put_nowait(decoder)
+            self._idle.put_nowait(back)
         if isinstance(answer, Refused):
             raise InvalidRequest(answer.message, param=place)
         return np.frombuffer(answer.pixels, np.uint8).reshape(3, preparation.height, preparation.width)
+
+    async def _ask(
+        self, decoder: "_Decoder", given: str | bytes, preparation: Preparation, place: str
+    ) -> Decoded | Refused:
+        # Here, and not before it was its turn: a copy of each image that waits might be too much.
+        content = given.encode("utf-8", "surrogatepass") if isinstance(given, str) else given
+        job = Job(place, preparation, self._memory.size, len(content), isinstance(given, str))
+        try:
+            return await decoder.ask(job, content, self._memory)
+        except (EOFError, ConnectionError) as exc:
+            raise InvalidRequest(f"{place} {await decoder.problem()}", param=place) from exc
 
 
 class _Decoder:
@@ -122,12 +127,16 @@ class _Decoder:
         length = int.from_bytes(await self._from.readexactly(LENGTH_BYTES), "little")
         return await self._from.readexactly(length)
 
-    async def end(self) -> str:
-        """End it, whatever it is doing; returns what to say of the image that it had."""
+    async def end(self) -> None:
+        """End it, whatever it is doing."""
         with suppress(ProcessLookupError):
             self._process.kill()
-        code = await self._process.wait()
+        await self._process.wait()
+
+    async def problem(self) -> str:
+        """What to say of the image that ended it."""
+        code = await self._process.wait()  # not killed: asyncio loses the code of what dies in the same moment
         if code == -signal.SIGXCPU:
             return f"takes more than {CPU_S} s to decode"
-        log.log(logging.DEBUG if code == -signal.SIGKILL else logging.WARNING, "a decoder ended with code %d", code)
+        log.warning("a decoder ended with code %d", code)
         return "cannot be decoded"

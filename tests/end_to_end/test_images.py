@@ -241,7 +241,7 @@ def test_hostile_images_at_once_leave_others_alone(fetching: Server) -> None:
             f"{fetching.url}/v1/embeddings", json={"model": MODEL, "input": [{"image": file}]}, timeout=90
         ).status_code
 
-    with ThreadPoolExecutor() as pool, memory_watched(fetching) as grown:
+    with ThreadPoolExecutor(4) as pool, memory_watched(fetching) as grown:
         sent = [pool.submit(send, file) for file in files]
         waits = []
         while not all(one.done() for one in sent):
