@@ -10,7 +10,6 @@ import io
 import logging
 from collections.abc import Iterable
 from pathlib import Path
-from pydoc_data.topics import topics
 
 import numpy as np
 import openvino as ov
@@ -68,8 +67,7 @@ def _rows(tower: Tower) -> Iterable[dict[str, Array]]:
     """One row each, of a few tokens up to the model's limit: the samples, and what Python's manual has in English."""
     assert tower.vocabulary is not None  # noqa: S101 - only text towers are quantised
     (field,) = tower.fields
-    paragraphs = [" ".join(text.split()) for topic in topics.values() for text in topic.split("\n\n")]
-    prose = [text for text in paragraphs if len(text) > SHORTEST]
+    prose = [text for text in samples.manual() if len(text) > SHORTEST]
     chosen = np.random.default_rng(0).choice(len(prose), SENTENCES - len(samples.TEXTS), replace=False)
     for text in (*samples.TEXTS, *(prose[i] for i in chosen)):
         ids = tower.vocabulary.tokenizer.encode(text).ids

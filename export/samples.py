@@ -1,6 +1,7 @@
 """Rows to compare a graph with its reference on: real text, at lengths from a few tokens to a model's limit."""
 
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,11 @@ from export.tower import Vocabulary
 TEXTS = tuple(Path(__file__).with_name("samples.txt").read_text().splitlines())
 LENGTHS = (3, 4, 6, 9, 14, 22, 35, 56, 90, 145, 233, 377, 700, 1500, 3000, 6000)
 """Tokens of the rows that are compared, as far as the model takes them; its limit is always one."""
+
+
+def manual() -> list[str]:
+    """The paragraphs of Python's manual: half a million characters that are wherever Python is."""
+    return [" ".join(text.split()) for topic in topics.values() for text in topic.split("\n\n")]
 
 
 def lengths(vocabulary: Vocabulary) -> list[int]:
