@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test evaluate precisions parity pictogram format lock clean
+.PHONY: help install serve check lint test bench perf evaluate precisions parity pictogram format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
 PYTHON ?= python3
@@ -27,6 +27,15 @@ lint: .venv/dev ## format check, linter, types
 test: .venv/dev ## run the tests, those against a real Triton included
 	$(BIN)/python -m export
 	$(BIN)/python -m pytest
+
+bench: .venv/dev .peer/installed ## measure throughput beside infinity-emb and write docs/performance.md (half an hour)
+	$(BIN)/python -m loadtest.bench $(ARGS)
+	$(BIN)/python -m loadtest.stages
+	$(BIN)/python -m loadtest.perf
+	$(BIN)/python -m loadtest.report
+
+perf: .venv/dev ## measure Triton and the gateway with perf_analyzer
+	$(BIN)/python -m loadtest.perf $(ARGS)
 
 evaluate: .venv/dev ## measure retrieval quality through a running server, on STSb and XQuAD
 	$(BIN)/python -m loadtest.quality $(ARGS)
@@ -64,6 +73,14 @@ clean: ## remove .venv and the built models
 	@echo "installing (once; a few minutes with cold downloads)"
 	@$(PIP) --extra-index-url "$(TORCH_INDEX)" $$(grep ^torch== requirements/serve.txt)
 	@$(PIP) -r requirements/serve.txt
+	@touch $@
+
+# infinity-emb, with versions that work together and not with ours.
+.peer/installed: loadtest/peer.txt
+	@echo "installing infinity-emb (once; some minutes)"
+	@$(PYTHON) -m venv .peer/venv
+	@.peer/venv/bin/python -m pip install --quiet --no-deps --disable-pip-version-check \
+		--extra-index-url "$(TORCH_INDEX)" -r loadtest/peer.txt
 	@touch $@
 
 .venv/dev: requirements/dev.txt .venv/serve

@@ -97,7 +97,7 @@ class Triton:
             _check_backend(repository / model / "config.pbtxt")
         if any(character.isspace() for character in str(scratch)):
             raise UnsupportedError(f"the temporary folder {scratch} has a space in its path: set TMPDIR to another one")
-        wheel = _wheel()
+        wheel = find_wheel()
         version = "{}.{}".format(*sys.version_info)
         stub = wheel / "python_backend_stubs" / version / "triton_python_backend_stub"
         if not stub.is_file():
@@ -146,7 +146,12 @@ def _check_backend(config: Path) -> None:
         )
 
 
-def _wheel() -> Path:
+def find_wheel() -> Path:
+    """The folder of the wheel that holds Triton.
+
+    Raises:
+        UnsupportedError: it is not there, or does not run here.
+    """
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         raise UnsupportedError(
             f"the embedded Triton runs on x86-64 Linux only, and this is {sys.platform} on {platform.machine()}"

@@ -1,0 +1,212 @@
+"""`make bench`: Conch and infinity-emb on the same cores, in turns, and what the engine could do without a server."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from rich.console import Console
+
+from export.entry import build, is_built
+from export.manifest import load
+from export.runtime.engine import Engine
+from loadtest import ceiling, machine, peer
+from loadtest.client import send
+from loadtest.servers import HOST, Server, conch, infinity
+from loadtest.workloads import EMBEDDING_MODEL, IMAGE_MODEL, RERANK_MODEL, Workload, workloads
+
+RESULTS = Path(__file__).parent / "results" / "bench.json"
+REPOSITORY = peer.FOLDER / "repository"
+PERCENTILES = (*range(1, 100), 99.5, 99.9)
+SWEEP = (1, 2, 4, 8, 16, 32, 64)
+"""Clients."""
+SWEPT = ("short-16", "mixed-16")
+MAX_TOKENS = 256
+WARM_UP_S = 1.0
+
+console = Console(highlight=False)
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A server under a workload for a while."""
+
+    workload: str
+    server: str
+    round: int
+    clients: int
+    seconds: float
+    requests: int
+    items: int
+    latency_ms: dict[str, float]
+    """By percentile."""
+    cpu_s: dict[str, float]
+    """Used in this time, by role, and by the clients."""
+
+
+class Ceiling(msgspec.Struct, frozen=True):
+    """The engine with a workload's rows, in one round."""
+
+    workload: str
+    round: int
+    items_a_second: float
+    tokens_a_second: float
+
+
+class Results(msgspec.Struct, frozen=True):
+    """All that was measured."""
+
+    machine: dict[str, str | int | float]
+    peer: dict[str, str]
+    workloads: dict[str, str]
+    """What each is, by its short name."""
+    runs: list[Run]
+    sweep: list[Run]
+    ceilings: list[Ceiling]
+    peak_gflops: dict[str, float]
+    """Of large matrix products, by type of number."""
+    rss_mib: dict[str, dict[str, float]]
+    """At the end, by server and role."""
+
+
+def main() -> int:
+    """Measure, store and print."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8, help="of each measurement")
+    parser.add_argument("--engines", nargs="*", default=["optimum", "torch"], help="of infinity-emb; none: Conch alone")
+    parser.add_argument("--workloads", nargs="*", default=list(workloads()), choices=list(workloads()))
+    parser.add_argument("--sweep", nargs="*", default=list(SWEPT), choices=list(workloads()), help="over clients")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    prepare(with_peer=bool(arguments.engines))
+    chosen = {name: workload for name, workload in workloads().items() if name in arguments.workloads}
+    with _servers(arguments.engines) as servers:
+        runs, ceilings = _interleave(servers, chosen, arguments.rounds, arguments.seconds)
+        sweep = _sweep(servers, {name: workloads()[name] for name in arguments.sweep}, arguments.seconds / 2)
+        memory = {server.name: {role: use.rss_mib for role, use in server.usage().items()} for server in servers}
+    results = Results(
+        machine=machine.describe(),
+        peer=peer.versions() if arguments.engines else {},
+        workloads={name: workload.name for name, workload in chosen.items()},
+        runs=runs,
+        sweep=sweep,
+        ceilings=ceilings,
+        peak_gflops={
+            str(dtype).removeprefix("torch."): ceiling.peak_flops(arguments.seconds / 4, dtype) / 1e9
+            for dtype in (torch.float32, torch.bfloat16)
+        },
+        rss_mib=memory,
+    )
+    arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    console.print(f"stored in {arguments.out}")
+    return 0
+
+
+def prepare(*, with_peer: bool) -> None:
+    """Export what is served."""
+    if with_peer:
+        peer.prepare(console.print)
+    for spec in (load()[EMBEDDING_MODEL], load()[IMAGE_MODEL], peer.cross_encoder()):
+        if not is_built(spec, REPOSITORY):
+            console.print(f"export {spec.name}")
+            build(spec, REPOSITORY, progress=lambda _: None)
+
+
+@contextmanager
+def _servers(engines: Sequence[str]) -> Iterator[list[Server]]:
+    with ExitStack() as stack:
+        models = {name: peer.folder(name) for name in (EMBEDDING_MODEL, RERANK_MODEL)}
+        starts = [
+            partial(conch, REPOSITORY, peer.FOLDER / "conch.log"),
+            *(partial(infinity, peer.PYTHON, name, models, peer.FOLDER / f"{name}.log") for name in engines),
+        ]
+        servers = []
+        for start in starts:
+            servers.append(stack.enter_context(start()))
+            console.print(f"{servers[-1].name} is ready")
+            servers[-1].halt()
+        yield servers
+
+
+def _interleave(
+    servers: Sequence[Server], chosen: Mapping[str, Workload], rounds: int, seconds: float
+) -> tuple[list[Run], list[Ceiling]]:
+    runs: list[Run] = []
+    ceilings: list[Ceiling] = []
+    engine = Engine(REPOSITORY / EMBEDDING_MODEL / "1" / "model.onnx")
+    for name, workload in chosen.items():
+        texts = [text for body in workload.texts for text in body]
+        rows = ceiling.rows(REPOSITORY / EMBEDDING_MODEL, texts, MAX_TOKENS)
+        for number in range(rounds):
+            for server in servers:
+                if name == "images" and server.name != "conch":
+                    continue  # it does not serve this model
+                runs.append(_run(server, name, workload, number, workload.clients, seconds))
+                console.print(_line(runs[-1]))
+            if rows:
+                rate = ceiling.rows_a_second(engine, rows, seconds / 2)
+                tokens = float(np.mean([len(ids) for (ids,) in rows]))
+                ceilings.append(Ceiling(name, number, rate, rate * tokens))
+                console.print(f"{name:10} {'engine':20} {rate:8.0f} items/s")
+    return runs, ceilings
+
+
+def _sweep(servers: Sequence[Server], chosen: Mapping[str, Workload], seconds: float) -> list[Run]:
+    runs = []
+    for name, workload in chosen.items():
+        for clients in SWEEP:
+            for server in servers:
+                runs.append(_run(server, name, workload, 0, clients, seconds))
+                console.print(_line(runs[-1]))
+    return runs
+
+
+def _run(server: Server, name: str, workload: Workload, number: int, clients: int, seconds: float) -> Run:
+    server.go_on()
+    send(HOST, server.port, workload.path, workload.bodies, clients, WARM_UP_S)
+    used = used_cpu(server)
+    answers = send(HOST, server.port, workload.path, workload.bodies, clients, seconds)
+    cpu_s = used()
+    server.halt()
+    latencies = answers.latencies_ms
+    return Run(
+        workload=name,
+        server=server.name,
+        round=number,
+        clients=clients,
+        seconds=answers.seconds,
+        requests=len(latencies),
+        items=len(latencies) * workload.items,
+        latency_ms={
+            f"p{percentile:g}": round(float(np.percentile(latencies, percentile)), 2) for percentile in PERCENTILES
+        },
+        cpu_s=cpu_s,
+    )
+
+
+def used_cpu(server: Server) -> Callable[[], dict[str, float]]:
+    """What tells the CPU seconds used from now on, by the server's roles and by the clients."""
+    before, own = server.usage(), time.process_time()
+
+    def used() -> dict[str, float]:
+        roles = {role: use.cpu_s - before[role].cpu_s for role, use in server.usage().items()}
+        return {"clients": time.process_time() - own} | roles
+
+    return used
+
+
+def _line(run: Run) -> str:
+    return (
+        f"{run.workload:10} {run.server:20} {run.clients:3} clients {run.items / run.seconds:8.0f} items/s"
+        f"  p50 {run.latency_ms['p50']:7.1f} ms  p99 {run.latency_ms['p99']:7.1f} ms"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""`python -m loadtest.report`: writes the figures and plots of docs/performance.md from stored results."""
+
+import re
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import msgspec
+
+from loadtest import bench, ceiling, perf, stages
+from loadtest.bench import Run
+
+PAGE = Path("docs/performance.md")
+PICTURES = Path("docs/performance")
+TEXT_WORKLOADS = ("short-1", "short-16", "short-64", "mixed-16", "bulk-64", "bulk-256")
+CONCH = "conch"
+COLOURS = {CONCH: "#d1495b", "infinity (optimum)": "#30638e", "infinity (torch)": "#9fb8cc", "engine": "#555555"}
+
+mpl.rcParams.update({"svg.hashsalt": "conch", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+
+
+def main() -> int:
+    """Write."""
+    results = msgspec.json.decode(bench.RESULTS.read_bytes(), type=bench.Results)
+    analysed = msgspec.json.decode(perf.RESULTS.read_bytes(), type=perf.Results)
+    profiled = msgspec.json.decode(stages.RESULTS.read_bytes(), type=stages.Results)
+    PICTURES.mkdir(exist_ok=True)
+    throughput_plot(results)
+    latency_plot(results)
+    stages_plot(profiled)
+    sections = {
+        "machine": machine(results.machine, results.peer),
+        "peer": comparison(results),
+        "ceiling": ceilings(results),
+        "perf": analyser(analysed),
+        "stages": where_time_goes(profiled),
+        "memory": memory(results),
+    }
+    page = PAGE.read_text()
+    for name, text in sections.items():
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+        page = re.sub(f"{begin}.*?{end}", partial(_same, f"{begin}{text}{end}"), page, flags=re.DOTALL)
+    PAGE.write_text(page)
+    print(f"written: {PAGE}")
+    return 0
+
+
+def _same(text: str, _: re.Match[str]) -> str:
+    """A replacement in which no backslash means anything."""
+    return text
+
+
+def machine(about: Mapping[str, str | int | float], peer: Mapping[str, str]) -> str:
+    """One paragraph."""
+    versions = ", ".join(f"{name} {about[name]}" for name in ("openvino", "nvidia-pytriton", "uvicorn", "tokenizers"))
+    others = ", ".join(f"{name} {version}" for name, version in peer.items())
+    return (
+        f"{about['date']}, {about['cores']} cores of an {about['cpu']} ({about['features']}),"
+        f" {about['memory_gib']} GiB, Linux {about['kernel']}, Python {about['python']}; {versions}."
+        f" Infinity-emb with {others}.\n"
+    )
+
+
+def rates(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Runs by workload and server, in the order of rounds."""
+    found: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.round):
+        found[run.workload, run.server].append(run)
+    return found
+
+
+def rate(run: Run) -> float:
+    """Items a second."""
+    return run.items / run.seconds
+
+
+def median(runs: Sequence[Run], of: Callable[[Run], float]) -> float:
+    """The median over rounds."""
+    return statistics.median(map(of, runs))
+
+
+def ratios(found: Mapping[tuple[str, str], Sequence[Run]], workload: str) -> list[float]:
+    """Conch over the best other server, round by round; empty where there is none."""
+    others = [runs for (name, server), runs in found.items() if name == workload and server != CONCH]
+    best = max(others, key=lambda runs: median(runs, rate), default=[])
+    return [rate(one) / rate(other) for one, other in zip(found[workload, CONCH], best, strict=False)]
+
+
+def comparison(results: bench.Results) -> str:
+    """A row a workload."""
+    found = rates(results.runs)
+    servers = list(dict.fromkeys(run.server for run in results.runs))
+    lines = [
+        "| workload | " + " | ".join(f"{server}: items/s (p50, p99)" for server in servers) + " | ratio (of rounds) |",
+        "|---|" + "---|" * (len(servers) + 1),
+    ]
+    for name, about in results.workloads.items():
+        cells = [about]
+        for server in servers:
+            runs = found.get((name, server), [])
+            cells.append(
+                f"{median(runs, rate):,.0f} ({median(runs, _at('p50')):,.1f} ms, {median(runs, _at('p99')):,.1f} ms)"
+                if runs
+                else "-"
+            )
+        over = ratios(found, name)
+        cells.append(f"**{statistics.median(over):.1f}** ({min(over):.1f} to {max(over):.1f})" if over else "-")
+        lines.append(f"| {' | '.join(cells)} |")
+    means = [statistics.median(ratios(found, name)) for name in TEXT_WORKLOADS if ratios(found, name)]
+    if means:
+        lines += ["", f"Geometric mean of the {len(means)} text workloads: **{statistics.geometric_mean(means):.2f}**."]
+    return "\n".join(lines) + "\n"
+
+
+def ceilings(results: bench.Results) -> str:
+    """What part of the engine's best each workload gets."""
+    found = rates(results.runs)
+    lines = ["| workload | engine alone: items/s | tokens/s | Conch gets |", "|---|---|---|---|"]
+    for name, about in results.workloads.items():
+        best = [one for one in results.ceilings if one.workload == name]
+        if best:
+            items = statistics.median(one.items_a_second for one in best)
+            tokens = statistics.median(one.tokens_a_second for one in best)
+            share = median(found[name, CONCH], rate) / items
+            lines.append(f"| {about} | {items:,.0f} | {tokens:,.0f} | {share:.0%} |")
+    peak = results.peak_gflops
+    most = peak["bfloat16"] * 1e9 / (2 * ceiling.PRODUCTS_A_TOKEN)
+    summary = (
+        f"Large matrix products reach {peak['bfloat16']:,.0f} GFLOP/s in bf16 and {peak['float32']:,.0f} in fp32 here."
+        f" Each token takes {2 * ceiling.PRODUCTS_A_TOKEN / 1e6:.1f} MFLOP in the products with weights alone:"
+        f" {most:,.0f} tokens/s if nothing else took time."
+    )
+    return "\n".join([*lines, "", summary]) + "\n"
+
+
+def analyser(results: perf.Results) -> str:
+    """perf_analyzer's lines, and what the gateway costs."""
+    lines = [
+        "| target | rows | load | req/s | p50 | p99 | in Triton's queue | inference |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    grouped: dict[tuple[str, str, str], list[perf.Perf]] = defaultdict(list)
+    for run in results.runs:
+        grouped[run.target, run.workload, run.load].append(run)
+    for (target, workload, load), runs in grouped.items():
+        middle = sorted(runs, key=lambda run: run.requests_a_second)[len(runs) // 2]
+        inside = [f"{middle.server_ms[stage]:.1f} ms" if middle.server_ms else "-" for stage in ("queue", "infer")]
+        lines.append(
+            f"| {target} | {workload} | {load} | {middle.requests_a_second:,.1f} | {middle.latency_ms['p50']:.1f} ms"
+            f" | {middle.latency_ms['p99']:.1f} ms | {' | '.join(inside)} |"
+        )
+    pairs: dict[int, dict[str, float]] = defaultdict(dict)
+    for run in results.runs:
+        if run.workload == "documents-16":
+            pairs[run.round][run.target] = run.requests_a_second
+    shares = [pair["gateway"] / pair["triton"] for pair in pairs.values()]
+    lines += [
+        "",
+        f"Of what Triton does, the gateway passes on **{statistics.median(shares):.0%}** with `documents-16`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def where_time_goes(results: stages.Results) -> str:
+    """CPU time of a request by process and stage."""
+    lines = ["| process | stage | CPU a request |", "|---|---|---|"]
+    lines += [f"| {part.process} | {part.stage} | {part.cpu_ms:.2f} ms |" for part in results.parts]
+    total = sum(part.cpu_ms for part in results.parts)
+    return "\n".join([*lines, f"| all | | {total:.2f} ms |"]) + "\n"
+
+
+def memory(results: bench.Results) -> str:
+    """Resident memory at the end."""
+    lines = ["| server | process | resident |", "|---|---|---|"]
+    lines += [
+        f"| {server} | {role} | {mib:,.0f} MiB |"
+        for server, roles in results.rss_mib.items()
+        for role, mib in roles.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def throughput_plot(results: bench.Results) -> None:
+    """Items a second against clients."""
+    names = list(dict.fromkeys(run.workload for run in results.sweep))
+    figure, axes = plt.subplots(1, len(names), figsize=(9, 3.2), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        for server, runs in _by_server(run for run in results.sweep if run.workload == name).items():
+            axis.plot(
+                [run.clients for run in runs], [rate(run) for run in runs], "o-", label=server, color=COLOURS[server]
+            )
+        best = [one.items_a_second for one in results.ceilings if one.workload == name]
+        if best:
+            axis.axhline(statistics.median(best), ls=":", color=COLOURS["engine"], label="engine alone")
+        axis.set(
+            xscale="log", xlabel="clients", ylabel="texts a second", title=results.workloads[name].rpartition(",")[0]
+        )
+        axis.set_xticks(bench.SWEEP, [str(clients) for clients in bench.SWEEP])
+        axis.minorticks_off()
+        axis.set_ylim(0)
+    axes[0][0].legend(frameon=False)
+    _save(figure, "throughput")
+
+
+def latency_plot(results: bench.Results) -> None:
+    """Percentiles of latency at 16 clients."""
+    names = [name for name in ("short-16", "mixed-16") if name in results.workloads]
+    figure, axes = plt.subplots(1, len(names), figsize=(9, 3.2), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        for server, runs in _by_server(run for run in results.runs if run.workload == name).items():
+            places = [place for place in runs[0].latency_ms if float(place[1:]) >= 1]
+            values = [statistics.median(run.latency_ms[place] for run in runs) for place in places]
+            axis.plot([float(place[1:]) for place in places], values, label=server, color=COLOURS[server])
+        axis.set(xlabel="percentile", ylabel="ms", yscale="log", title=results.workloads[name])
+    axes[0][0].legend(frameon=False)
+    _save(figure, "latency")
+
+
+def stages_plot(results: stages.Results) -> None:
+    """CPU time of a request, stacked."""
+    figure, axis = plt.subplots(figsize=(9, 1.6))
+    left = 0.0
+    colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    for part, colour in zip(results.parts, colours, strict=False):
+        axis.barh(0, part.cpu_ms, left=left, label=f"{part.process}: {part.stage}", color=colour)
+        left += part.cpu_ms
+    axis.set(yticks=[], xlabel="ms of CPU a request")
+    axis.legend(frameon=False, ncol=4, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.35))
+    _save(figure, "stages")
+
+
+def _by_server(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        found[run.server].append(run)
+    return found
+
+
+def _at(place: str) -> Callable[[Run], float]:
+    return lambda run: run.latency_ms[place]
+
+
+def _save(figure: "mpl.figure.Figure", name: str) -> None:
+    figure.savefig(PICTURES / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""The servers that are measured, as processes: started, halted while others are measured, and watched."""
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGTERM
+from socket import socket
+
+import psutil
+
+from loadtest.client import BenchmarkError
+
+HOST = "127.0.0.1"
+START_TIMEOUT_S = 180
+STOP_TIMEOUT_S = 20
+ROLES: Mapping[str, str] = {
+    "triton_python_backend_stub": "model",
+    "tritonserver": "triton",
+    "gateway.decoder": "decoder",
+    "gateway": "gateway",
+}
+"""What a process of Conch does, by a word of its command; first come, first taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a server's processes of one role take."""
+
+    cpu_s: float
+    """Since they began."""
+    rss_mib: float
+    """Memory of their own that is resident; what they share is counted for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    name: str
+    port: int
+    process: psutil.Process
+    ports: Mapping[str, int]
+    """All that it listens at, by the setting's name."""
+
+    def processes(self) -> list[psutil.Process]:
+        """All of it."""
+        return [self.process, *self.process.children(recursive=True)]
+
+    def halt(self) -> None:
+        """Take all CPU time away from it."""
+        for process in self.processes():
+            process.suspend()
+
+    def go_on(self) -> None:
+        """Let it run again."""
+        for process in self.processes():
+            process.resume()
+
+    def usage(self) -> dict[str, Usage]:
+        """By role."""
+        found: dict[str, Usage] = {}
+        for process, role in self.roles():
+            cpu, memory = process.cpu_times(), process.memory_info()
+            before = found.get(role, Usage(0, 0))
+            found[role] = Usage(before.cpu_s + cpu.user + cpu.system, before.rss_mib + memory.rss / 2**20)
+        return found
+
+    def roles(self) -> list[tuple[psutil.Process, str]]:
+        """Each process, and what it does."""
+        return [(process, role(" ".join(process.cmdline()[:5]))) for process in self.processes()]
+
+
+def role(command: str) -> str:
+    """What a process does."""
+    return next((role for word, role in ROLES.items() if word in command), "server")
+
+
+@contextmanager
+def conch(repository: Path, log: Path, **environment: str) -> Iterator[Server]:
+    """Serve a model repository, as `make serve` does."""
+    settings = ("GATEWAY_PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
+    ports = dict(zip(settings, free_ports(len(settings)), strict=True))
+    given = {name: str(port) for name, port in ports.items()} | {"GATEWAY_MODEL_REPOSITORY": str(repository)}
+    command = [sys.executable, "-m", "embedded"]
+    with _run("conch", command, ports["GATEWAY_PORT"], "/health/ready", log, given | environment, ports) as server:
+        yield server
+
+
+@contextmanager
+def infinity(python: Path, engine: str, models: Mapping[str, Path], log: Path) -> Iterator[Server]:
+    """Serve folders by public names with infinity-emb, which a Python of its own has.
+
+    Args:
+        python: of a virtual environment.
+        engine: "torch" or "optimum", which is ONNX Runtime.
+        models: folders by name.
+        log: where its output goes.
+    """
+    (port,) = free_ports(1)
+    command = [str(python.with_name("infinity_emb")), "v2", "--host", HOST, "--port", str(port), "--url-prefix", "/v1"]
+    for name, folder in models.items():
+        command += [
+            "--model-id",
+            str(folder.resolve()),
+            "--served-model-name",
+            name,
+            "--engine",
+            engine,
+            "--device",
+            "cpu",
+        ]
+    quiet = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+    with _run(f"infinity ({engine})", command, port, "/health", log, quiet, {"port": port}) as server:
+        yield server
+
+
+@contextmanager
+def _run(
+    name: str,
+    command: Sequence[str],
+    port: int,
+    health: str,
+    log: Path,
+    environment: Mapping[str, str],
+    ports: Mapping[str, int],
+) -> Iterator[Server]:
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=os.environ | environment, stdout=output, stderr=output)  # noqa: S603
+    server = Server(name, port, psutil.Process(process.pid), ports)
+    try:
+        wait_until_ready(process, f"http://{HOST}:{port}{health}", log)
+        yield server
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            server.go_on()
+        process.send_signal(SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def wait_until_ready(process: "subprocess.Popen[bytes] | psutil.Popen", url: str, log: Path) -> None:
+    """Wait until a server answers at a URL.
+
+    Raises:
+        BenchmarkError: it ends, or START_TIMEOUT_S do, before.
+    """
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own server
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.2)
+    raise BenchmarkError(f"no answer from {url}; the end of {log}:\n" + log.read_text()[-2000:])
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens at."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((HOST, 0))
+        return [one.getsockname()[1] for one in sockets]

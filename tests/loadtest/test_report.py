@@ -1,0 +1,66 @@
+"""Tables and pictures out of made results."""
+
+from pathlib import Path
+
+import pytest
+
+from loadtest import bench, report
+from loadtest.bench import Ceiling, Results, Run
+
+
+def run(workload: str, server: str, number: int, requests: int, clients: int = 16) -> Run:
+    latency = {f"p{place:g}": 10.0 + place for place in bench.PERCENTILES}
+    return Run(workload, server, number, clients, 2.0, requests, requests, latency, {"clients": 0.1})
+
+
+RESULTS = Results(
+    machine={"date": "2026-11-25"},
+    peer={},
+    workloads={"short-16": "short texts, 16 clients", "images": "images, 4 clients"},
+    runs=[
+        run("short-16", "conch", 0, 600),
+        run("short-16", "infinity (optimum)", 0, 200),
+        run("short-16", "infinity (torch)", 0, 100),
+        run("short-16", "conch", 1, 1000),
+        run("short-16", "infinity (optimum)", 1, 200),
+        run("short-16", "infinity (torch)", 1, 100),
+        run("images", "conch", 0, 80),
+    ],
+    sweep=[run("short-16", server, 0, 10, clients) for server in ("conch", "infinity (optimum)") for clients in (1, 2)],
+    ceilings=[Ceiling("short-16", 0, 800.0, 8000.0)],
+    peak_gflops={"float32": 100.0, "bfloat16": 212.4},
+    rss_mib={"conch": {"gateway": 99.5}},
+)
+
+
+def test_ratios_are_of_rounds_over_the_best_other_engine() -> None:
+    found = report.rates(RESULTS.runs)
+    assert report.ratios(found, "short-16") == [3.0, 5.0]
+    assert report.ratios(found, "images") == []
+
+
+def test_comparison_gives_medians_and_spread() -> None:
+    _, _, short, images, _, mean, *_ = report.comparison(RESULTS).splitlines()
+    assert short == (
+        "| short texts, 16 clients | 400 (60.0 ms, 109.0 ms) | 100 (60.0 ms, 109.0 ms) | 50 (60.0 ms, 109.0 ms)"
+        " | **4.0** (3.0 to 5.0) |"
+    )
+    assert images == "| images, 4 clients | 40 (60.0 ms, 109.0 ms) | - | - | - |"
+    assert mean == "Geometric mean of the 1 text workloads: **4.00**."
+
+
+def test_ceiling_says_what_part_of_the_engine_is_used() -> None:
+    assert "| short texts, 16 clients | 800 | 8,000 | 50% |" in report.ceilings(RESULTS)
+    assert "21.2 MFLOP" in report.ceilings(RESULTS)
+    assert "10,003 tokens/s" in report.ceilings(RESULTS)
+
+
+def test_pictures_are_the_same_whenever_they_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "PICTURES", tmp_path)
+    made = []
+    for _ in range(2):
+        report.throughput_plot(RESULTS)
+        report.latency_plot(RESULTS)
+        made.append({file.name: file.read_bytes() for file in tmp_path.iterdir()})
+    assert set(made[0]) == {"throughput.svg", "latency.svg"}
+    assert made[0] == made[1]

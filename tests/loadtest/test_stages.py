@@ -1,0 +1,22 @@
+import pytest
+
+from loadtest.stages import OTHER, stage
+
+
+@pytest.mark.parametrize(
+    ("stack", "expected"),
+    [
+        (
+            ["run (/x/uvicorn/server.py:1)", "encode (/x/gateway/tokenize.py:9)", "_helper (/x/tokenizers/a.py:1)"],
+            "tokenise",
+        ),
+        (["create (/x/gateway/routes/embeddings.py:9)", "run (/x/gateway/service/rows.py:9)"], "plan and pad"),
+        (
+            ["create (/x/gateway/routes/embeddings.py:9)", "write (/x/gateway/routes/embeddings.py:30)"],
+            "write the reply",
+        ),
+        (["main (/x/asyncio/base_events.py:1)"], OTHER),
+    ],
+)
+def test_innermost_frame_that_is_known_decides(stack: list[str], expected: str) -> None:
+    assert stage(stack) == expected
