@@ -27,7 +27,6 @@ mpl.rcParams.update({"svg.hashsalt": "conch", "font.size": 9, "axes.spines.top":
 def main() -> int:
     """Write."""
     results = msgspec.json.decode(bench.RESULTS.read_bytes(), type=bench.Results)
-    analysed = msgspec.json.decode(perf.RESULTS.read_bytes(), type=perf.Results)
     profiled = msgspec.json.decode(stages.RESULTS.read_bytes(), type=stages.Results)
     PICTURES.mkdir(exist_ok=True)
     throughput_plot(results)
@@ -37,10 +36,11 @@ def main() -> int:
         "machine": machine(results.machine, results.peer),
         "peer": comparison(results),
         "ceiling": ceilings(results),
-        "perf": analyser(analysed),
         "stages": where_time_goes(profiled),
         "memory": memory(results),
     }
+    if perf.RESULTS.exists():
+        sections["perf"] = analyser(msgspec.json.decode(perf.RESULTS.read_bytes(), type=perf.Results))
     page = PAGE.read_text()
     for name, text in sections.items():
         begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"

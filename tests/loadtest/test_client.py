@@ -46,9 +46,10 @@ def port() -> Iterator[int]:
 def test_each_client_has_one_request_under_way(port: int) -> None:
     answers = send("127.0.0.1", port, "/", [b"a"], clients=3, seconds=0.3)
     assert Handler.most == 3
-    assert 3 <= len(answers.latencies_ms) <= 3 * 0.3 / WAIT_S
+    assert len(answers.latencies_ms) == len(Handler.bodies) >= 3
+    assert 0.3 <= answers.seconds < 5
     assert min(answers.latencies_ms) >= WAIT_S * 1000
-    assert answers.a_second == len(answers.latencies_ms) / 0.3
+    assert answers.a_second == len(answers.latencies_ms) / answers.seconds
 
 
 def test_bodies_take_turns(port: int) -> None:
