@@ -27,7 +27,7 @@ LIBRARIES = {"libb64": "libb64.so.0d", "libcudart": "libcudart.so.12"}
 """What it needs beside, as it asks for them, by how the files of nvidia-pytriton begin."""
 RESULTS = Path(__file__).parent / "results" / "perf.json"
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
-SHARES = (0.25, 0.5, 0.75, 0.9)
+SHARES = (0.25, 0.5, 0.75)
 """Of the most requests a second, to send at Poisson-distributed times."""
 CLIENTS = 16
 
@@ -97,6 +97,9 @@ class Analyzer:
         files = ["--input-data", str(given), "-f", str(table), "--verbose-csv"]
         command = [str(self._program), *arguments, *measured, *files]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)  # noqa: S603
+        if not table.exists() and "Failed to obtain stable measurement" in done.stdout:
+            console.print(f"{target:8} {name:10} never came to rest: {' '.join(arguments[-4:])}")
+            return []
         if not table.exists():
             raise RuntimeError(f"perf_analyzer: {done.stdout[-2000:]}{done.stderr[-2000:]}")
         with table.open() as lines:
