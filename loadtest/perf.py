@@ -97,7 +97,7 @@ class Analyzer:
         files = ["--input-data", str(given), "-f", str(table), "--verbose-csv"]
         command = [str(self._program), *arguments, *measured, *files]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)  # noqa: S603
-        if not table.exists() and "Failed to obtain stable measurement" in done.stdout:
+        if not table.exists() and "Failed to obtain stable measurement" in done.stdout + done.stderr:
             console.print(f"{target:8} {name:10} never came to rest: {' '.join(arguments[-4:])}")
             return []
         if not table.exists():
