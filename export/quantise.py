@@ -20,6 +20,9 @@ from export.tower import Tower
 
 SENTENCES = 300
 """Rows to calibrate on: NNCF takes statistics of 300 by default."""
+SMOOTHING = 0.5
+"""How much of the range of a product's inputs goes over to its weights (Xiao et al. 2022, arXiv 2211.10438, section 4).
+With NNCF's own 0.95, seven bits are too few: of all-MiniLM-L6-v2, the cosine with fp32 is 0.995 and not 0.998."""
 SHORTEST = 20
 """Characters of a sentence."""
 
@@ -36,7 +39,10 @@ def quantise(tower: Tower, graph: Path) -> Path:
             nncf.Dataset(list(_rows(tower))),
             subset_size=SENTENCES,
             model_type=nncf.ModelType.TRANSFORMER,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=nncf.OverflowFix.ENABLE,
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=SMOOTHING),
+            ),
             ignored_scope=nncf.IgnoredScope(names=_narrowing(model)),
         )
     for file in graph.parent.iterdir():
