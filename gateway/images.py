@@ -19,7 +19,7 @@ class Images:
     """Reads images. Belongs to the event loop it is used in."""
 
     def __init__(self, max_pixels: int, allowed: Allowed | None) -> None:
-        """Start nothing yet.
+        """Start no decoder yet.
 
         Args:
             max_pixels: an image may have, and all large ones that are decoded at a time.

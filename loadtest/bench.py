@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from export.entry import build, is_built
 from export.manifest import load
 from export.runtime.engine import Engine
 from loadtest import ceiling, machine, peer
-from loadtest.client import send
+from loadtest.client import Answers, send
 from loadtest.servers import HOST, Server, conch, infinity
 from loadtest.workloads import EMBEDDING_MODEL, IMAGE_MODEL, RERANK_MODEL, Workload, workloads
 
@@ -76,19 +76,20 @@ class Results(msgspec.Struct, frozen=True):
 
 def main() -> int:
     """Measure, store and print."""
+    known = workloads()
     parser = argparse.ArgumentParser(prog="python -m loadtest.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8, help="of each measurement")
     parser.add_argument("--engines", nargs="*", default=["optimum", "torch"], help="of infinity-emb; none: Conch alone")
-    parser.add_argument("--workloads", nargs="*", default=list(workloads()), choices=list(workloads()))
-    parser.add_argument("--sweep", nargs="*", default=list(SWEPT), choices=list(workloads()), help="over clients")
+    parser.add_argument("--workloads", nargs="*", default=list(known), choices=list(known))
+    parser.add_argument("--sweep", nargs="*", default=list(SWEPT), choices=list(known), help="over clients")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     prepare(with_peer=bool(arguments.engines))
-    chosen = {name: workload for name, workload in workloads().items() if name in arguments.workloads}
+    chosen = {name: workload for name, workload in known.items() if name in arguments.workloads}
     with _servers(arguments.engines) as servers:
         runs, ceilings = _interleave(servers, chosen, arguments.rounds, arguments.seconds)
-        sweep = _sweep(servers, {name: workloads()[name] for name in arguments.sweep}, arguments.seconds / 2)
+        sweep = _sweep(servers, {name: known[name] for name in arguments.sweep}, arguments.seconds / 2)
         memory = {server.name: {role: use.rss_mib for role, use in server.usage().items()} for server in servers}
     results = Results(
         machine=machine.describe(),
@@ -103,9 +104,14 @@ def main() -> int:
         },
         rss_mib=memory,
     )
-    arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    console.print(f"stored in {arguments.out}")
+    store(results, arguments.out)
     return 0
+
+
+def store(results: msgspec.Struct, out: Path) -> None:
+    """Write results to a file."""
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    console.print(f"stored in {out}")
 
 
 def prepare(*, with_peer: bool) -> None:
@@ -143,6 +149,7 @@ def _interleave(
     for name, workload in chosen.items():
         texts = [text for body in workload.texts for text in body]
         rows = ceiling.rows(REPOSITORY / EMBEDDING_MODEL, texts, MAX_TOKENS)
+        tokens = sum(len(ids) for (ids,) in rows) / max(1, len(rows))
         for number in range(rounds):
             for server in servers:
                 if name == "images" and server.name != "conch":
@@ -151,7 +158,6 @@ def _interleave(
                 console.print(_line(runs[-1]))
             if rows:
                 rate = ceiling.rows_a_second(engine, rows, seconds / 2)
-                tokens = float(np.mean([len(ids) for (ids,) in rows]))
                 ceilings.append(Ceiling(name, number, rate, rate * tokens))
                 console.print(f"{name:10} {'engine':20} {rate:8.0f} items/s")
     return runs, ceilings
@@ -169,10 +175,7 @@ def _sweep(servers: Sequence[Server], chosen: Mapping[str, Workload], seconds: f
 
 def _run(server: Server, name: str, workload: Workload, number: int, clients: int, seconds: float) -> Run:
     server.go_on()
-    send(HOST, server.port, workload.path, workload.bodies, clients, WARM_UP_S)
-    used = used_cpu(server)
-    answers = send(HOST, server.port, workload.path, workload.bodies, clients, seconds)
-    cpu_s = used()
+    answers, cpu_s = load_with(server, workload, clients, seconds)
     server.halt()
     latencies = answers.latencies_ms
     return Run(
@@ -190,15 +193,17 @@ def _run(server: Server, name: str, workload: Workload, number: int, clients: in
     )
 
 
-def used_cpu(server: Server) -> Callable[[], dict[str, float]]:
-    """What tells the CPU seconds used from now on, by the server's roles and by the clients."""
+def load_with(server: Server, workload: Workload, clients: int, seconds: float) -> tuple[Answers, dict[str, float]]:
+    """Send a workload's requests for a while, when the server is warm.
+
+    Returns:
+        The answers, and the CPU seconds used meanwhile by the server's roles and by the clients.
+    """
+    send(HOST, server.port, workload.path, workload.bodies, clients, WARM_UP_S)
     before, own = server.usage(), time.process_time()
-
-    def used() -> dict[str, float]:
-        roles = {role: use.cpu_s - before[role].cpu_s for role, use in server.usage().items()}
-        return {"clients": time.process_time() - own} | roles
-
-    return used
+    answers = send(HOST, server.port, workload.path, workload.bodies, clients, seconds)
+    roles = {role: use.cpu_s - before[role].cpu_s for role, use in server.usage().items()}
+    return answers, {"clients": time.process_time() - own} | roles
 
 
 def _line(run: Run) -> str:

@@ -4,12 +4,12 @@ import json
 import shutil
 import subprocess
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from export.entry import Progress
 from export.manifest import ModelSpec, load
 from export.source import resolve
 from loadtest.workloads import EMBEDDING_MODEL, RERANK_MODEL
@@ -18,8 +18,6 @@ FOLDER = Path(".peer")
 """Where `make bench` installs it, and where the models are, in transformers' form with ONNX graphs."""
 PYTHON = FOLDER / "venv" / "bin" / "python"
 PACKAGES = ("infinity_emb", "torch", "onnxruntime", "optimum", "transformers")
-
-Progress = Callable[[str], None]
 
 
 def prepare(progress: Progress) -> None:

@@ -123,8 +123,7 @@ def main() -> int:
     with conch(bench.REPOSITORY, FOLDER / "conch.log") as server, tempfile.TemporaryDirectory() as scratch:
         runs = measure(Analyzer(server, Path(scratch)), arguments.rounds)
     results = Results(machine.describe() | {"perf_analyzer": WHEEL.partition("==")[2]}, runs)
-    arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    console.print(f"stored in {arguments.out}")
+    bench.store(results, arguments.out)
     return 0
 
 

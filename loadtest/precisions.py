@@ -25,7 +25,7 @@ from export.entry import build
 from export.manifest import PRECISIONS, Precision, load
 from export.runners import HINTS
 from export.runtime.engine import Engine
-from loadtest.quality import cpu
+from loadtest.machine import cpu
 
 MODEL = "all-minilm-l6-v2"
 BATCH = 64

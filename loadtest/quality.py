@@ -7,7 +7,6 @@ Embeds STSb and XQuAD through /v1/embeddings, and re-ranks the best 50 paragraph
 import argparse
 import csv
 import json
-import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from sentence_transformers import SentenceTransformer
 
 from export.manifest import load
 from export.source import resolve
+from loadtest.machine import cpu
 
 Vectors = NDArray[np.float32]
 CANDIDATES = 50
@@ -100,12 +100,6 @@ def embed(client: httpx2.Client, texts: Sequence[str]) -> Vectors:
     body = {"input": list(texts), "truncate": True}
     answer = client.post("/v1/embeddings", json=body).raise_for_status().json()
     return np.array([item["embedding"] for item in answer["data"]], np.float32)
-
-
-def cpu() -> str:
-    """The processor's name as Linux has it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

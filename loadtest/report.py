@@ -29,9 +29,9 @@ def main() -> int:
     results = msgspec.json.decode(bench.RESULTS.read_bytes(), type=bench.Results)
     profiled = msgspec.json.decode(stages.RESULTS.read_bytes(), type=stages.Results)
     PICTURES.mkdir(exist_ok=True)
-    throughput_plot(results)
-    latency_plot(results)
-    stages_plot(profiled)
+    throughput_plot(results, PICTURES)
+    latency_plot(results, PICTURES)
+    stages_plot(profiled, PICTURES)
     sections = {
         "machine": machine(results.machine, results.peer),
         "peer": comparison(results),
@@ -158,7 +158,7 @@ def analyser(results: perf.Results) -> str:
     for run in results.runs:
         if run.workload == "documents-16":
             pairs[run.round][run.target] = run.requests_a_second
-    shares = [pair["gateway"] / pair["triton"] for pair in pairs.values()]
+    shares = [pair["gateway"] / pair["triton"] for pair in pairs.values() if len(pair) == 2]
     lines += [
         "",
         f"Of what Triton does, the gateway passes on **{statistics.median(shares):.0%}** with `documents-16`.",
@@ -185,7 +185,7 @@ def memory(results: bench.Results) -> str:
     return "\n".join(lines) + "\n"
 
 
-def throughput_plot(results: bench.Results) -> None:
+def throughput_plot(results: bench.Results, folder: Path) -> None:
     """Items a second against clients."""
     names = list(dict.fromkeys(run.workload for run in results.sweep))
     figure, axes = plt.subplots(1, len(names), figsize=(9, 3.2), squeeze=False)
@@ -204,10 +204,10 @@ def throughput_plot(results: bench.Results) -> None:
         axis.minorticks_off()
         axis.set_ylim(0)
     axes[0][0].legend(frameon=False)
-    _save(figure, "throughput")
+    _save(figure, folder / "throughput.svg")
 
 
-def latency_plot(results: bench.Results) -> None:
+def latency_plot(results: bench.Results, folder: Path) -> None:
     """Percentiles of latency at 16 clients."""
     names = [name for name in ("short-16", "mixed-16") if name in results.workloads]
     figure, axes = plt.subplots(1, len(names), figsize=(9, 3.2), squeeze=False)
@@ -218,10 +218,10 @@ def latency_plot(results: bench.Results) -> None:
             axis.plot([float(place[1:]) for place in places], values, label=server, color=COLOURS[server])
         axis.set(xlabel="percentile", ylabel="ms", yscale="log", title=results.workloads[name])
     axes[0][0].legend(frameon=False)
-    _save(figure, "latency")
+    _save(figure, folder / "latency.svg")
 
 
-def stages_plot(results: stages.Results) -> None:
+def stages_plot(results: stages.Results, folder: Path) -> None:
     """CPU time of a request, stacked."""
     figure, axis = plt.subplots(figsize=(9, 1.6))
     left = 0.0
@@ -231,7 +231,7 @@ def stages_plot(results: stages.Results) -> None:
         left += part.cpu_ms
     axis.set(yticks=[], xlabel="ms of CPU a request")
     axis.legend(frameon=False, ncol=4, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.35))
-    _save(figure, "stages")
+    _save(figure, folder / "stages.svg")
 
 
 def _by_server(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -245,8 +245,8 @@ def _at(place: str) -> Callable[[Run], float]:
     return lambda run: run.latency_ms[place]
 
 
-def _save(figure: "mpl.figure.Figure", name: str) -> None:
-    figure.savefig(PICTURES / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
+def _save(figure: "mpl.figure.Figure", file: Path) -> None:
+    figure.savefig(file, bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
 
 

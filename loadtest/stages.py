@@ -16,8 +16,7 @@ import msgspec
 from rich.console import Console
 
 from loadtest import bench, machine
-from loadtest.client import Answers, send
-from loadtest.servers import HOST, Server, conch
+from loadtest.servers import Server, conch
 from loadtest.workloads import Workload, workloads
 
 RESULTS = Path(__file__).parent / "results" / "stages.json"
@@ -59,25 +58,25 @@ class Results(msgspec.Struct, frozen=True):
 
 def main() -> int:
     """Measure, store and print."""
+    known = workloads()
     parser = argparse.ArgumentParser(prog="python -m loadtest.stages", description=__doc__)
-    parser.add_argument("--workload", default="mixed-16", choices=list(workloads()))
+    parser.add_argument("--workload", default="mixed-16", choices=list(known))
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     bench.prepare(with_peer=False)
-    workload = workloads()[arguments.workload]
+    workload = known[arguments.workload]
     with conch(bench.REPOSITORY, bench.REPOSITORY.with_name("conch.log")) as server:
         results = measure(server, workload, arguments.seconds)
-    arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     for part in results.parts:
         console.print(f"{part.process:8} {part.stage:20} {part.cpu_ms:8.3f} ms")
-    console.print(f"stored in {arguments.out}")
+    bench.store(results, arguments.out)
     return 0
 
 
 def measure(server: Server, workload: Workload, seconds: float) -> Results:
     """First how much CPU time a request takes, then, with the samples' own load, on what."""
-    answers, cpu_s = _load(server, workload, seconds)
+    answers, cpu_s = bench.load_with(server, workload, workload.clients, seconds)
     requests = len(answers.latencies_ms)
     samples = _sample(server, workload, seconds)
     parts = [
@@ -88,17 +87,10 @@ def measure(server: Server, workload: Workload, seconds: float) -> Results:
     return Results(machine.describe(), workload.name, answers.a_second, parts)
 
 
-def _load(server: Server, workload: Workload, seconds: float) -> tuple[Answers, dict[str, float]]:
-    send(HOST, server.port, workload.path, workload.bodies, workload.clients, bench.WARM_UP_S)
-    used = bench.used_cpu(server)
-    answers = send(HOST, server.port, workload.path, workload.bodies, workload.clients, seconds)
-    return answers, used()
-
-
 def _sample(server: Server, workload: Workload, seconds: float) -> Counter[str]:
     """Samples of the gateway by stage."""
     (gateway,) = (process for process, role in server.roles() if role == "gateway")
-    load = threading.Thread(target=_load, args=(server, workload, seconds + 2))
+    load = threading.Thread(target=bench.load_with, args=(server, workload, workload.clients, seconds + 2))
     load.start()
     found: Counter[str] = Counter()
     with tempfile.NamedTemporaryFile() as file:

@@ -40,7 +40,7 @@ def client(server: Server) -> Iterator[httpx2.Client]:
 def odd_client(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     """An HTTP client of a gateway in front of the models of `tests.odd_models`."""
     odd = write_odd_repository(repository, tmp_path_factory.mktemp("odd"))
-    with serve(odd, GATEWAY_REQUEST_TIMEOUT="2") as running, httpx2.Client(base_url=running.url, timeout=110) as client:
+    with serve(odd, GATEWAY_REQUEST_TIMEOUT="2") as running, httpx2.Client(base_url=running.url, timeout=60) as client:
         yield client
 
 

@@ -12,7 +12,8 @@ from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES, Catalog, Model, TextT
 from gateway.errors import ModelNotFound, NotReady
 from gateway.pixels import Preparation
 from gateway.triton import ModelConfig, Triton
-from tests.serving import Server, free_ports
+from loadtest.servers import free_ports
+from tests.serving import Server
 
 Result = TypeVar("Result")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import psutil
 import pytest
 from PIL.Image import Resampling
 
@@ -22,7 +23,6 @@ PREPARATION = Preparation(48, 64, (48, 64), Resampling.BICUBIC)
 GOOD = file(scene(60, 40, 0), "PNG")
 LARGE = file(scene(2400, 2400, 0), "JPEG")
 """More than a process may take without asking."""
-MIB = 2**20
 
 Result = TypeVar("Result")
 
@@ -38,14 +38,9 @@ def using(work: Callable[[Decoders], Awaitable[Result]], max_pixels: int = 40_00
     return asyncio.run(run())
 
 
-def children() -> list[Path]:
-    """Folders in /proc of this process's own."""
-    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
-    return [Path(f"/proc/{child}") for task in tasks for child in (task / "children").read_text().split()]
-
-
-def decoders_of(found: list[Path]) -> list[Path]:
-    return [folder for folder in found if b"gateway.decoder" in (folder / "cmdline").read_bytes()]
+def running() -> list[psutil.Process]:
+    """The decoders of this process."""
+    return [child for child in psutil.Process().children() if "gateway.decoder" in child.cmdline()]
 
 
 @pytest.mark.parametrize("content", [GOOD, LARGE], ids=["small", "large"])
@@ -63,13 +58,13 @@ def test_refusal_names_the_image() -> None:
 
 
 def test_processes_are_used_again_and_end_at_last() -> None:
-    async def work(decoders: Decoders) -> set[str]:
+    async def work(decoders: Decoders) -> set[int]:
         for _ in range(10):
             await decoders.read(GOOD, PREPARATION, "image")
-        return {folder.name for folder in decoders_of(children())}
+        return {process.pid for process in running()}
 
     assert len(using(work)) == 1
-    assert decoders_of(children()) == []
+    assert running() == []
 
 
 @pytest.mark.parametrize("name", hostile.FILES)
@@ -80,15 +75,14 @@ def test_hostile_file_takes_no_more_than_it_may(name: str) -> None:
 
     async def work(decoders: Decoders) -> float:
         await asyncio.gather(*(decoders.read(GOOD, PREPARATION, "image") for _ in range(2)))
-        folders = decoders_of(children())
-        before = sum(map(peak, folders))
+        before = sum(map(peak, running()))
         bad = asyncio.create_task(decoders.read(content, PREPARATION, "image"))
         await asyncio.sleep(0.05)
         highest = before
         started = time.thread_time()
         while not bad.done():
             await asyncio.sleep(0.02)
-            highest = max(highest, sum(map(peak, decoders_of(children()))))
+            highest = max(highest, sum(map(peak, running())))
         assert time.thread_time() - started < 1  # the work is done elsewhere
         assert bad.exception() is None or isinstance(bad.exception(), InvalidRequest)
         await decoders.read(GOOD, PREPARATION, "image")
@@ -97,10 +91,10 @@ def test_hostile_file_takes_no_more_than_it_may(name: str) -> None:
     assert using(work) < 300
 
 
-def peak(folder: Path) -> float:
+def peak(process: psutil.Process) -> float:
     """MiB that a process has had; 0 of one that is gone."""
     try:
-        status = (folder / "status").read_text()
+        status = Path(f"/proc/{process.pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024 if "VmHWM:" in status else 0
@@ -125,8 +119,8 @@ def test_base64_of_spaces_is_decoded_within_memory() -> None:
 def test_process_that_dies_fails_its_image_alone() -> None:
     async def work(decoders: Decoders) -> str:
         await decoders.read(GOOD, PREPARATION, "image")
-        for folder in decoders_of(children()):
-            os.kill(int(folder.name), 9)
+        for process in running():
+            process.kill()
         with pytest.raises(InvalidRequest) as caught:
             await decoders.read(GOOD, PREPARATION, "image")
         await decoders.read(GOOD, PREPARATION, "image")

@@ -6,7 +6,8 @@ import httpx2
 from gateway.catalog import Catalog
 from gateway.health import Monitor
 from gateway.triton import ModelConfig, Triton
-from tests.serving import Server, free_ports
+from loadtest.servers import free_ports
+from tests.serving import Server
 
 
 class EmptyTriton(Triton):

@@ -8,7 +8,8 @@ from tritonclient.utils import InferenceServerException
 
 from gateway.errors import DeadlineExceeded, GatewayError, InferenceFailed, NotReady, Overloaded
 from gateway.triton import Triton, mapped_errors
-from tests.serving import Server, free_ports
+from loadtest.servers import free_ports
+from tests.serving import Server
 
 
 @pytest.mark.parametrize(
