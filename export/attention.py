@@ -111,7 +111,7 @@ class RowAttention:
         mixed = torch.softmax(scores, -1) @ value  # [N, H, L, d]
         if self.layout is None:
             return mixed
-        return self.layout.pack(mixed.transpose(1, 2)).transpose(0, 1)[None]
+        return self.layout.pack(mixed.transpose(1, 2))[None].transpose(1, 2)
 
     def pad(self, hidden: Tensor) -> Tensor:
         """Token vectors in the form of this attention, [1, T, D] or [N, L, D], to [N, L, D]."""
@@ -124,7 +124,7 @@ class RowAttention:
     def _rows(self, heads: Tensor) -> Tensor:
         if self.layout is None:
             return heads
-        return self.layout.pad(heads[0].transpose(0, 1)).transpose(1, 2)  # [1, H, T, d] -> [N, H, L, d]
+        return self.layout.pad(heads.transpose(1, 2)[0]).transpose(1, 2)  # [1, H, T, d] -> [N, H, L, d]
 
 
 def _repeat(heads: Tensor, count: int) -> Tensor:

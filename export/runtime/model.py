@@ -14,6 +14,21 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as triton
 from engine import Engine, InvalidTensorsError, Limits, Row, read_rows
+from numpy.typing import NDArray
+
+
+class Counter:
+    """A metric of a model, beside Triton's own."""
+
+    def __init__(self, name: str, description: str, model: str) -> None:
+        family = triton.MetricFamily(name, description, triton.MetricFamily.COUNTER)
+        self._metric = family.Metric(labels={"model": model})
+        self._family = family  # has to outlive its metrics
+
+    def add(self, value: float) -> None:
+        """Count on."""
+        if value:  # it takes 40 us
+            self._metric.increment(value)
 
 
 class TritonPythonModel:
@@ -27,6 +42,8 @@ class TritonPythonModel:
         self.output: str = config["output"][0]["name"]
         graph = Path(args["model_repository"]) / args["model_version"] / parameters["graph"]
         self.engine = Engine(graph, parameters.get("precision"))
+        self.tokens = Counter("conch_tokens_total", "Tokens computed", args["model_name"])
+        self.padding = Counter("conch_padding_tokens_total", "Work on padding, in tokens", args["model_name"])
         triton.Logger.log_info(f"{args['model_name']} computes in {self.engine.precision}")
 
     def execute(self, requests: list[triton.InferenceRequest]) -> list[triton.InferenceResponse]:
@@ -41,13 +58,20 @@ class TritonPythonModel:
             else:
                 answers.append(slice(len(rows), len(rows) + len(own)))
                 rows += own
-        results = self.engine.run(rows)
+        results = self._run(rows)
         return [
             triton.InferenceResponse([triton.Tensor.from_dlpack(self.output, results[answer])])
             if isinstance(answer, slice)
             else triton.InferenceResponse([], answer)
             for answer in answers
         ]
+
+    def _run(self, rows: list[Row]) -> NDArray[np.float32]:
+        tokens, padding = self.engine.tokens, self.engine.padding
+        results = self.engine.run(rows)
+        self.tokens.add(self.engine.tokens - tokens)
+        self.padding.add(self.engine.padding - padding)
+        return results
 
     def _read(self, request: triton.InferenceRequest) -> list[Row]:
         names = [name for field in self.engine.fields for name in field.inputs]

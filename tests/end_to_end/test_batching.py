@@ -12,14 +12,21 @@ from tests.serving import Server
 TEXTS = [f"request {i}: " + "more and more words " * (i % 32) for i in range(64)]
 
 
-def counts(server: Server) -> Mapping[str, int]:
-    """Rows and executions of the embedding model, as Triton counts them."""
+NAMES = {
+    "nv_inference_count": "rows",
+    "nv_inference_exec_count": "executions",
+    "conch_tokens_total": "tokens",
+    "conch_padding_tokens_total": "padding",
+}
+
+
+def counts(server: Server) -> Mapping[str, float]:
+    """What Triton's metrics say of the embedding model."""
     metrics = httpx2.get(f"http://127.0.0.1:{server.ports['TRITON_METRICS_PORT']}/metrics").text
-    names = {"nv_inference_count": "rows", "nv_inference_exec_count": "executions"}
     return {
-        names[line.partition("{")[0]]: int(float(line.split()[-1]))
+        NAMES[line.partition("{")[0]]: float(line.split()[-1])
         for line in metrics.splitlines()
-        if line.partition("{")[0] in names and "all-minilm-l6-v2" in line
+        if line.partition("{")[0] in NAMES and "all-minilm-l6-v2" in line
     }
 
 
@@ -41,3 +48,13 @@ def test_concurrent_requests_of_different_length_share_executions(server: Server
 
     alone = [client.post("/v1/embeddings", json={"input": text}).json()["data"][0]["embedding"] for text in TEXTS]
     assert (together * np.array(alone, np.float32)).sum(1).min() >= 0.9999
+
+
+def test_tokens_and_padding_are_counted(server: Server, client: httpx2.Client) -> None:
+    asyncio.run(embed_all_at_once(server.url))
+    before = counts(server)
+    texts = ["a few words"] * 3 + ["some more words than these few"]
+    usage = client.post("/v1/embeddings", json={"input": texts}).json()["usage"]
+    after = counts(server)
+    assert after["tokens"] - before["tokens"] == usage["total_tokens"]
+    assert 0 < after["padding"] - before["padding"] < 1  # of four rows in one pack

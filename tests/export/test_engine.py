@@ -1,3 +1,6 @@
+import math
+from collections.abc import Iterable, Sequence
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from export.runtime.engine import (
+    CELLS_A_TOKEN,
     FIELDS,
     IMAGE_TOKENS,
+    PACK_COST,
     PACK_TOKENS,
     Array,
     Engine,
@@ -37,6 +42,30 @@ def test_packs_hold_every_row_once_within_the_budget(costs: list[int], budget: i
 def test_packs_hold_rows_of_similar_cost(costs: list[int], budget: int) -> None:
     in_order = [costs[row] for pack in packs(costs, budget) for row in pack]
     assert in_order == sorted(costs)
+
+
+def test_rows_of_a_length_share_a_pack_and_a_long_one_stays_alone() -> None:
+    assert [sorted(pack) for pack in packs([20, 250, 20, 20], 512)] == [[0, 2, 3], [1]]
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=7), st.integers(1, 512))
+def test_no_way_to_cut_takes_less_time(costs: list[int], budget: int) -> None:
+    def time(cut: Iterable[Sequence[int]]) -> float:
+        return sum(
+            PACK_COST + sum(pack) + len(pack) * max(pack) ** 2 / CELLS_A_TOKEN
+            if len(pack) == 1 or sum(pack) <= budget
+            else math.inf
+            for pack in cut
+        )
+
+    ordered = sorted(costs)
+    ways = (
+        [ordered[start:end] for start, end in pairwise((0, *places, len(costs)))]
+        for count in range(len(costs))
+        for places in combinations(range(1, len(costs)), count)
+    )
+    found = time([[costs[row] for row in pack] for pack in packs(costs, budget)])
+    assert math.isclose(found, min(map(time, ways)))
 
 
 def column(values: list[int]) -> NDArray[np.int32]:
@@ -166,6 +195,13 @@ def test_rows_in_any_mix_have_the_vectors_of_the_reference(engine: Engine, bert_
     with torch.inference_mode():
         expected = np.stack([bert_tower.reference(row).numpy() for row in rows])
     np.testing.assert_allclose(engine.run(rows), expected, atol=1e-5)
+
+
+def test_engine_counts_tokens_and_the_attention_of_padding(bert_graph: Path) -> None:
+    engine = Engine(bert_graph, "f32")
+    engine.run([(np.full(length, 5, np.int64),) for length in (20, 20, 10)])  # one pack
+    assert engine.tokens == 50
+    assert math.isclose(engine.padding, (3 * 20**2 - (20**2 + 20**2 + 10**2)) / CELLS_A_TOKEN)
 
 
 def test_no_rows_give_no_results(engine: Engine) -> None:
