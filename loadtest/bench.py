@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from msgspec.structs import replace
 from rich.console import Console
 
 from export.entry import build, is_built
@@ -23,11 +24,15 @@ from loadtest.workloads import EMBEDDING_MODEL, IMAGE_MODEL, RERANK_MODEL, Workl
 
 RESULTS = Path(__file__).parent / "results" / "bench.json"
 REPOSITORY = peer.FOLDER / "repository"
+INT8_REPOSITORY = peer.FOLDER / "repository-int8"
 PERCENTILES = (*range(1, 100), 99.5, 99.9)
 SWEEP = (1, 2, 4, 8, 16, 32, 64)
 """Clients."""
 SWEPT = ("short-16", "mixed-16")
 MAX_TOKENS = 256
+GROWING = "mixed-16"
+GROWING_REQUESTS = 20_000
+GROWING_STEPS = 20
 WARM_UP_S = 1.0
 
 console = Console(highlight=False)
@@ -47,6 +52,8 @@ class Run(msgspec.Struct, frozen=True):
     """By percentile."""
     cpu_s: dict[str, float]
     """Used in this time, by role, and by the clients."""
+    work: dict[str, float]
+    """What Triton has counted: rows, executions, tokens and padding, in tokens. Of Conch only."""
 
 
 class Ceiling(msgspec.Struct, frozen=True):
@@ -56,6 +63,13 @@ class Ceiling(msgspec.Struct, frozen=True):
     round: int
     items_a_second: float
     tokens_a_second: float
+
+
+class Growth(msgspec.Struct, frozen=True):
+    """Conch's memory after so many requests."""
+
+    requests: int
+    rss_mib: dict[str, float]
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -72,6 +86,7 @@ class Results(msgspec.Struct, frozen=True):
     """Of large matrix products, by type of number."""
     rss_mib: dict[str, dict[str, float]]
     """At the end, by server and role."""
+    growth: list[Growth]
 
 
 def main() -> int:
@@ -90,7 +105,8 @@ def main() -> int:
     with _servers(arguments.engines) as servers:
         runs, ceilings = _interleave(servers, chosen, arguments.rounds, arguments.seconds)
         sweep = _sweep(servers, {name: known[name] for name in arguments.sweep}, arguments.seconds / 2)
-        memory = {server.name: {role: use.rss_mib for role, use in server.usage().items()} for server in servers}
+        growth = _grow(servers[0], known[GROWING])
+        memory = {server.name: server.rss_mib() for server in servers}
     results = Results(
         machine=machine.describe(),
         peer=peer.versions() if arguments.engines else {},
@@ -103,6 +119,7 @@ def main() -> int:
             for dtype in (torch.float32, torch.bfloat16)
         },
         rss_mib=memory,
+        growth=growth,
     )
     store(results, arguments.out)
     return 0
@@ -118,19 +135,24 @@ def prepare(*, with_peer: bool) -> None:
     """Export what is served."""
     if with_peer:
         peer.prepare(console.print)
-    for spec in (load()[EMBEDDING_MODEL], load()[IMAGE_MODEL], peer.cross_encoder()):
-        if not is_built(spec, REPOSITORY):
-            console.print(f"export {spec.name}")
-            build(spec, REPOSITORY, progress=lambda _: None)
+    embedding, image = load()[EMBEDDING_MODEL], load()[IMAGE_MODEL]
+    whole = [(spec, REPOSITORY) for spec in (embedding, image, peer.cross_encoder())]
+    for spec, repository in (*whole, (replace(embedding, precision="int8"), INT8_REPOSITORY)):
+        if not is_built(spec, repository):
+            console.print(f"export {spec.name} to {repository}")
+            build(spec, repository, progress=lambda _: None)
 
 
 @contextmanager
 def _servers(engines: Sequence[str]) -> Iterator[list[Server]]:
+    """Conch as it is, Conch in int8, and infinity-emb; all of them halted."""
     with ExitStack() as stack:
-        models = {name: peer.folder(name) for name in (EMBEDDING_MODEL, RERANK_MODEL)}
+        all_models = (EMBEDDING_MODEL, RERANK_MODEL, IMAGE_MODEL)
+        folders = {name: peer.folder(name) for name in (EMBEDDING_MODEL, RERANK_MODEL)}
         starts = [
-            partial(conch, REPOSITORY, peer.FOLDER / "conch.log"),
-            *(partial(infinity, peer.PYTHON, name, models, peer.FOLDER / f"{name}.log") for name in engines),
+            partial(conch, REPOSITORY, peer.FOLDER / "conch.log", all_models),
+            partial(conch, INT8_REPOSITORY, peer.FOLDER / "int8.log", (EMBEDDING_MODEL,), "conch (int8)"),
+            *(partial(infinity, peer.PYTHON, name, folders, peer.FOLDER / f"{name}.log") for name in engines),
         ]
         servers = []
         for start in starts:
@@ -152,10 +174,9 @@ def _interleave(
         tokens = sum(len(ids) for (ids,) in rows) / max(1, len(rows))
         for number in range(rounds):
             for server in servers:
-                if name == "images" and server.name != "conch":
-                    continue  # it does not serve this model
-                runs.append(_run(server, name, workload, number, workload.clients, seconds))
-                console.print(_line(runs[-1]))
+                if workload.model in server.models:
+                    runs.append(_run(server, name, workload, number, workload.clients, seconds))
+                    console.print(_line(runs[-1]))
             if rows:
                 rate = ceiling.rows_a_second(engine, rows, seconds / 2)
                 ceilings.append(Ceiling(name, number, rate, rate * tokens))
@@ -173,9 +194,27 @@ def _sweep(servers: Sequence[Server], chosen: Mapping[str, Workload], seconds: f
     return runs
 
 
+def _grow(server: Server, workload: Workload) -> list[Growth]:
+    """Send many requests, and look at the memory now and then."""
+    server.go_on()
+    done = 0
+    found = [Growth(done, server.rss_mib())]
+    rate = load_with(server, workload, workload.clients, WARM_UP_S)[0].a_second
+    while done < GROWING_REQUESTS:
+        step = GROWING_REQUESTS / GROWING_STEPS / rate
+        answers = send(HOST, server.port, workload.path, workload.bodies, workload.clients, step)
+        done, rate = done + len(answers.latencies_ms), answers.a_second
+        found.append(Growth(done, server.rss_mib()))
+        console.print(f"{done:6} requests: {sum(found[-1].rss_mib.values()):,.0f} MiB")
+    server.halt()
+    return found
+
+
 def _run(server: Server, name: str, workload: Workload, number: int, clients: int, seconds: float) -> Run:
     server.go_on()
+    before = server.work() if "TRITON_METRICS_PORT" in server.ports else {}
     answers, cpu_s = load_with(server, workload, clients, seconds)
+    work = {name: count - before[name] for name, count in server.work().items()} if before else {}
     server.halt()
     latencies = answers.latencies_ms
     return Run(
@@ -190,6 +229,7 @@ def _run(server: Server, name: str, workload: Workload, number: int, clients: in
             f"p{percentile:g}": round(float(np.percentile(latencies, percentile)), 2) for percentile in PERCENTILES
         },
         cpu_s=cpu_s,
+        work=work,
     )
 
 
@@ -200,9 +240,9 @@ def load_with(server: Server, workload: Workload, clients: int, seconds: float) 
         The answers, and the CPU seconds used meanwhile by the server's roles and by the clients.
     """
     send(HOST, server.port, workload.path, workload.bodies, clients, WARM_UP_S)
-    before, own = server.usage(), time.process_time()
+    before, own = server.cpu_s(), time.process_time()
     answers = send(HOST, server.port, workload.path, workload.bodies, clients, seconds)
-    roles = {role: use.cpu_s - before[role].cpu_s for role, use in server.usage().items()}
+    roles = {role: used - before.get(role, 0) for role, used in server.cpu_s().items()}
     return answers, {"clients": time.process_time() - own} | roles
 
 

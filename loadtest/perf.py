@@ -83,9 +83,10 @@ class Analyzer:
     def gateway(self, name: str, workload: Workload, load: Sequence[str], number: int = 0) -> list[Perf]:
         """Send bodies to the gateway."""
         data = [{"payload": [orjson.loads(body)]} for body in workload.bodies]
-        model = orjson.loads(workload.bodies[0])["model"]
         endpoint = ["--endpoint", workload.path.removeprefix("/"), "-u", f"{HOST}:{self._server.port}", "--async"]
-        return self._run("gateway", name, number, data, ["-m", model, "--service-kind", "openai", *endpoint, *load])
+        return self._run(
+            "gateway", name, number, data, ["-m", workload.model, "--service-kind", "openai", *endpoint, *load]
+        )
 
     def _run(
         self, target: str, name: str, number: int, data: Sequence[Mapping[str, object]], arguments: Sequence[str]

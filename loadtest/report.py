@@ -19,7 +19,14 @@ PAGE = Path("docs/performance.md")
 PICTURES = Path("docs/performance")
 TEXT_WORKLOADS = ("short-1", "short-16", "short-64", "mixed-16", "bulk-64", "bulk-256")
 CONCH = "conch"
-COLOURS = {CONCH: "#d1495b", "infinity (optimum)": "#30638e", "infinity (torch)": "#9fb8cc", "engine": "#555555"}
+INT8 = "conch (int8)"
+COLOURS = {
+    CONCH: "#d1495b",
+    INT8: "#edae49",
+    "infinity (optimum)": "#30638e",
+    "infinity (torch)": "#9fb8cc",
+    "engine": "#555555",
+}
 
 mpl.rcParams.update({"svg.hashsalt": "conch", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
@@ -31,11 +38,13 @@ def main() -> int:
     PICTURES.mkdir(exist_ok=True)
     throughput_plot(results, PICTURES)
     latency_plot(results, PICTURES)
+    padding_plot(results, PICTURES)
     stages_plot(profiled, PICTURES)
     sections = {
         "machine": machine(results.machine, results.peer),
         "peer": comparison(results),
         "ceiling": ceilings(results),
+        "batches": batches(results),
         "stages": where_time_goes(profiled),
         "memory": memory(results),
     }
@@ -84,21 +93,21 @@ def median(runs: Sequence[Run], of: Callable[[Run], float]) -> float:
     return statistics.median(map(of, runs))
 
 
-def ratios(found: Mapping[tuple[str, str], Sequence[Run]], workload: str) -> list[float]:
-    """Conch over the best other server, round by round; empty where there is none."""
-    others = [runs for (name, server), runs in found.items() if name == workload and server != CONCH]
+def ratios(found: Mapping[tuple[str, str], Sequence[Run]], workload: str, server: str) -> list[float]:
+    """Conch over the best of the others, round by round; empty where there is none."""
+    own = found.get((workload, server), [])
+    others = [runs for (name, other), runs in found.items() if name == workload and other not in (CONCH, INT8)]
     best = max(others, key=lambda runs: median(runs, rate), default=[])
-    return [rate(one) / rate(other) for one, other in zip(found[workload, CONCH], best, strict=False)]
+    return [rate(one) / rate(other) for one, other in zip(own, best, strict=False)]
 
 
 def comparison(results: bench.Results) -> str:
     """A row a workload."""
     found = rates(results.runs)
     servers = list(dict.fromkeys(run.server for run in results.runs))
-    lines = [
-        "| workload | " + " | ".join(f"{server}: items/s (p50, p99)" for server in servers) + " | ratio (of rounds) |",
-        "|---|" + "---|" * (len(servers) + 1),
-    ]
+    ours = [server for server in servers if server in (CONCH, INT8)]
+    columns = [f"{server}: items/s (p50, p99)" for server in servers] + [f"ratio of {server}" for server in ours]
+    lines = [f"| workload | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for name, about in results.workloads.items():
         cells = [about]
         for server in servers:
@@ -108,13 +117,35 @@ def comparison(results: bench.Results) -> str:
                 if runs
                 else "-"
             )
-        over = ratios(found, name)
-        cells.append(f"**{statistics.median(over):.1f}** ({min(over):.1f} to {max(over):.1f})" if over else "-")
+        for server in ours:
+            over = ratios(found, name, server)
+            cells.append(f"**{statistics.median(over):.1f}** ({min(over):.1f} to {max(over):.1f})" if over else "-")
         lines.append(f"| {' | '.join(cells)} |")
-    means = [statistics.median(ratios(found, name)) for name in TEXT_WORKLOADS if ratios(found, name)]
-    if means:
-        lines += ["", f"Geometric mean of the {len(means)} text workloads: **{statistics.geometric_mean(means):.2f}**."]
+    for server in ours:
+        means = [statistics.median(over) for name in TEXT_WORKLOADS if (over := ratios(found, name, server))]
+        if means:
+            mean = statistics.geometric_mean(means)
+            lines += ["", f"Geometric mean of the {len(means)} text workloads, {server}: **{mean:.2f}**."]
     return "\n".join(lines) + "\n"
+
+
+def batches(results: bench.Results) -> str:
+    """How many rows an execution has, and how much of the work is padding."""
+    lines = ["| workload | rows an execution | tokens an execution | work on padding |", "|---|---|---|---|"]
+    for (name, server), runs in rates(results.runs).items():
+        if server == CONCH:
+            rows, tokens = (median(runs, _each(count)) for count in ("rows", "tokens"))
+            lines.append(f"| {results.workloads[name]} | {rows:.1f} | {tokens:,.0f} | {median(runs, padding):.1%} |")
+    return "\n".join(lines) + "\n"
+
+
+def padding(run: Run) -> float:
+    """Work on padding, in proportion to tokens."""
+    return run.work["padding"] / max(1, run.work["tokens"])
+
+
+def _each(count: str) -> Callable[[Run], float]:
+    return lambda run: run.work[count] / max(1, run.work["executions"])
 
 
 def ceilings(results: bench.Results) -> str:
@@ -175,13 +206,26 @@ def where_time_goes(results: stages.Results) -> str:
 
 
 def memory(results: bench.Results) -> str:
-    """Resident memory at the end."""
+    """Resident memory at the end, and how it grew."""
     lines = ["| server | process | resident |", "|---|---|---|"]
     lines += [
-        f"| {server} | {role} | {mib:,.0f} MiB |"
-        for server, roles in results.rss_mib.items()
-        for role, mib in roles.items()
+        f"| {server} | {process} | {mib:,.0f} MiB |"
+        for server, processes in results.rss_mib.items()
+        for process, mib in processes.items()
     ]
+    half = [growth for growth in results.growth if growth.requests >= results.growth[-1].requests / 2]
+    if len(half) > 1:
+        slopes = {
+            process: statistics.linear_regression(
+                [growth.requests / 1000 for growth in half], [growth.rss_mib[process] for growth in half]
+            ).slope
+            for process in half[0].rss_mib
+        }
+        told = ", ".join(f"{process} {slope:+.2f}" for process, slope in slopes.items())
+        lines += [
+            "",
+            f"MiB by 1,000 requests, in the last half of {half[-1].requests:,} of mixed length: {told}.",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -219,6 +263,20 @@ def latency_plot(results: bench.Results, folder: Path) -> None:
         axis.set(xlabel="percentile", ylabel="ms", yscale="log", title=results.workloads[name])
     axes[0][0].legend(frameon=False)
     _save(figure, folder / "latency.svg")
+
+
+def padding_plot(results: bench.Results, folder: Path) -> None:
+    """Work on padding by workload."""
+    found = {name: runs for (name, server), runs in rates(results.runs).items() if server == CONCH}
+    figure, axis = plt.subplots(figsize=(9, 0.4 + 0.3 * len(found)))
+    axis.barh(
+        [results.workloads[name] for name in found],
+        [100 * median(runs, padding) for runs in found.values()],
+        color=COLOURS[CONCH],
+    )
+    axis.invert_yaxis()
+    axis.set(xlabel="work on padding, % of that on tokens")
+    _save(figure, folder / "padding.svg")
 
 
 def stages_plot(results: stages.Results, folder: Path) -> None:

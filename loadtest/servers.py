@@ -6,9 +6,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGTERM
 from socket import socket
@@ -29,14 +30,13 @@ ROLES: Mapping[str, str] = {
 """What a process of Conch does, by a word of its command; first come, first taken."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a server's processes of one role take."""
-
-    cpu_s: float
-    """Since they began."""
-    rss_mib: float
-    """Memory of their own that is resident; what they share is counted for each."""
+COUNTERS: Mapping[str, str] = {
+    "nv_inference_count": "rows",
+    "nv_inference_exec_count": "executions",
+    "conch_tokens_total": "tokens",
+    "conch_padding_tokens_total": "padding",
+}
+"""What Triton's metrics say of the work that was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class Server:
     process: psutil.Process
     ports: Mapping[str, int]
     """All that it listens at, by the setting's name."""
+    models: frozenset[str] = frozenset()
+    """That it serves, by their public names."""
 
     def processes(self) -> list[psutil.Process]:
         """All of it."""
@@ -63,13 +65,31 @@ class Server:
         for process in self.processes():
             process.resume()
 
-    def usage(self) -> dict[str, Usage]:
-        """By role."""
-        found: dict[str, Usage] = {}
+    def cpu_s(self) -> dict[str, float]:
+        """CPU seconds since its processes began, by role."""
+        found: dict[str, float] = defaultdict(float)
         for process, role in self.roles():
-            cpu, memory = process.cpu_times(), process.memory_info()
-            before = found.get(role, Usage(0, 0))
-            found[role] = Usage(before.cpu_s + cpu.user + cpu.system, before.rss_mib + memory.rss / 2**20)
+            times = process.cpu_times()
+            found[role] += times.user + times.system
+        return found
+
+    def rss_mib(self) -> dict[str, float]:
+        """Memory that is resident, by role, and that of each model; what processes share is counted for each."""
+        found: dict[str, float] = defaultdict(float)
+        for process, role in self.roles():
+            found[label(role, process.cmdline())] += process.memory_info().rss / 2**20
+        return found
+
+    def work(self) -> dict[str, float]:
+        """Triton's counts so far, over all models."""
+        port = self.ports["TRITON_METRICS_PORT"]
+        with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        found = dict.fromkeys(COUNTERS.values(), 0.0)
+        for line in lines:
+            name, _, rest = line.partition("{")
+            if name in COUNTERS:
+                found[COUNTERS[name]] += float(rest.rpartition(" ")[2])
         return found
 
     def roles(self) -> list[tuple[psutil.Process, str]]:
@@ -82,15 +102,31 @@ def role(command: str) -> str:
     return next((role for word, role in ROLES.items() if word in command), "server")
 
 
+def label(role: str, command: Sequence[str]) -> str:
+    """A role, and where it is a model, which."""
+    model = next((Path(word).parents[1].name for word in command if word.endswith("/model.py")), "")
+    return f"{role} {model}".strip()
+
+
 @contextmanager
-def conch(repository: Path, log: Path, **environment: str) -> Iterator[Server]:
-    """Serve a model repository, as `make serve` does."""
+def conch(
+    repository: Path, log: Path, models: Iterable[str] = (), name: str = "conch", **environment: str
+) -> Iterator[Server]:
+    """Serve a model repository, as `make serve` does.
+
+    Args:
+        repository: with models.
+        log: where the output goes.
+        models: their public names.
+        name: of the server in reports.
+        environment: settings of the server.
+    """
     settings = ("GATEWAY_PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
     ports = dict(zip(settings, free_ports(len(settings)), strict=True))
     given = {name: str(port) for name, port in ports.items()} | {"GATEWAY_MODEL_REPOSITORY": str(repository)}
     command = [sys.executable, "-m", "embedded"]
-    with _run("conch", command, ports["GATEWAY_PORT"], "/health/ready", log, given | environment, ports) as server:
-        yield server
+    with _run(name, command, ports["GATEWAY_PORT"], "/health/ready", log, given | environment, ports) as server:
+        yield replace(server, models=frozenset(models))
 
 
 @contextmanager
@@ -118,7 +154,7 @@ def infinity(python: Path, engine: str, models: Mapping[str, Path], log: Path) -
         ]
     quiet = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
     with _run(f"infinity ({engine})", command, port, "/health", log, quiet, {"port": port}) as server:
-        yield server
+        yield replace(server, models=frozenset(models))
 
 
 @contextmanager

@@ -47,6 +47,12 @@ class Workload:
     texts: Sequence[Sequence[str]]
     """What each body asks to embed, where that is texts."""
 
+    @property
+    def model(self) -> str:
+        """Which all bodies ask for."""
+        name: str = orjson.loads(self.bodies[0])["model"]
+        return name
+
 
 def workloads() -> Mapping[str, Workload]:
     """All of them, by a short name."""

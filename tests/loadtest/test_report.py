@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from loadtest import bench, report
-from loadtest.bench import Ceiling, Results, Run
+from loadtest.bench import Ceiling, Growth, Results, Run
 
 
 def run(workload: str, server: str, number: int, requests: int, clients: int = 16) -> Run:
     latency = {f"p{place:g}": 10.0 + place for place in bench.PERCENTILES}
-    return Run(workload, server, number, clients, 2.0, requests, requests, latency, {"clients": 0.1})
+    work = {"rows": requests, "executions": requests / 4, "tokens": 18.0 * requests, "padding": 0.9 * requests}
+    return Run(workload, server, number, clients, 2.0, requests, requests, latency, {"clients": 0.1}, work)
 
 
 RESULTS = Results(
@@ -17,6 +18,7 @@ RESULTS = Results(
     workloads={"short-16": "short texts, 16 clients", "images": "images, 4 clients"},
     runs=[
         run("short-16", "conch", 0, 600),
+        run("short-16", "conch (int8)", 0, 800),
         run("short-16", "infinity (optimum)", 0, 200),
         run("short-16", "infinity (torch)", 0, 100),
         run("short-16", "conch", 1, 1000),
@@ -28,23 +30,35 @@ RESULTS = Results(
     ceilings=[Ceiling("short-16", 0, 800.0, 8000.0)],
     peak_gflops={"float32": 100.0, "bfloat16": 212.4},
     rss_mib={"conch": {"gateway": 99.5}},
+    growth=[Growth(requests, {"gateway": 90 + requests / 2000}) for requests in (0, 10_000, 20_000)],
 )
 
 
 def test_ratios_are_of_rounds_over_the_best_other_engine() -> None:
     found = report.rates(RESULTS.runs)
-    assert report.ratios(found, "short-16") == [3.0, 5.0]
-    assert report.ratios(found, "images") == []
+    assert report.ratios(found, "short-16", "conch") == [3.0, 5.0]
+    assert report.ratios(found, "short-16", "conch (int8)") == [4.0]
+    assert report.ratios(found, "images", "conch") == []
 
 
 def test_comparison_gives_medians_and_spread() -> None:
-    _, _, short, images, _, mean, *_ = report.comparison(RESULTS).splitlines()
+    _, _, short, images, _, mean, _, quantised = report.comparison(RESULTS).splitlines()
     assert short == (
-        "| short texts, 16 clients | 400 (60.0 ms, 109.0 ms) | 100 (60.0 ms, 109.0 ms) | 50 (60.0 ms, 109.0 ms)"
-        " | **4.0** (3.0 to 5.0) |"
+        "| short texts, 16 clients | 400 (60.0 ms, 109.0 ms) | 400 (60.0 ms, 109.0 ms) | 100 (60.0 ms, 109.0 ms)"
+        " | 50 (60.0 ms, 109.0 ms) | **4.0** (3.0 to 5.0) | **4.0** (4.0 to 4.0) |"
     )
-    assert images == "| images, 4 clients | 40 (60.0 ms, 109.0 ms) | - | - | - |"
-    assert mean == "Geometric mean of the 1 text workloads: **4.00**."
+    assert images == "| images, 4 clients | 40 (60.0 ms, 109.0 ms) | - | - | - | - | - |"
+    assert mean == "Geometric mean of the 1 text workloads, conch: **4.00**."
+    assert quantised == "Geometric mean of the 1 text workloads, conch (int8): **4.00**."
+
+
+def test_batches_are_told_by_what_triton_counted() -> None:
+    assert "| short texts, 16 clients | 4.0 | 72 | 5.0% |" in report.batches(RESULTS)
+
+
+def test_memory_is_told_with_its_slope() -> None:
+    assert "| conch | gateway | 100 MiB |" in report.memory(RESULTS)
+    assert "gateway +0.50." in report.memory(RESULTS)
 
 
 def test_ceiling_says_what_part_of_the_engine_is_used() -> None:
@@ -58,6 +72,7 @@ def test_pictures_are_the_same_whenever_they_are_made(tmp_path: Path) -> None:
     for _ in range(2):
         report.throughput_plot(RESULTS, tmp_path)
         report.latency_plot(RESULTS, tmp_path)
+        report.padding_plot(RESULTS, tmp_path)
         made.append({file.name: file.read_bytes() for file in tmp_path.iterdir()})
-    assert set(made[0]) == {"throughput.svg", "latency.svg"}
+    assert set(made[0]) == {"throughput.svg", "latency.svg", "padding.svg"}
     assert made[0] == made[1]

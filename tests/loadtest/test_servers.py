@@ -7,7 +7,7 @@ import pytest
 
 from loadtest import servers
 from loadtest.client import BenchmarkError
-from loadtest.servers import Server, role
+from loadtest.servers import Server, label, role
 
 SPIN = [sys.executable, "-c", "while True: pass"]
 
@@ -26,14 +26,20 @@ def test_role_is_told_by_the_command(command: str, expected: str) -> None:
     assert role(command) == expected
 
 
+def test_a_model_is_labelled_with_its_name() -> None:
+    command = ["/x/triton_python_backend_stub", "/y/models/bert/3/model.py", "triton_python_backend_shm_region"]
+    assert label("model", command) == "model bert"
+    assert label("gateway", ["python", "-m", "gateway"]) == "gateway"
+
+
 def test_halted_server_takes_no_time() -> None:
     process = psutil.Popen(SPIN)
     server = Server("spin", 0, process, {})
 
     def used(seconds: float) -> float:
-        before = server.usage()["server"].cpu_s
+        before = server.cpu_s()["server"]
         time.sleep(seconds)
-        return server.usage()["server"].cpu_s - before
+        return server.cpu_s()["server"] - before
 
     try:
         assert used(0.5) > 0.05
