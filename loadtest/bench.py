@@ -35,7 +35,7 @@ GROWING_REQUESTS = 20_000
 GROWING_STEPS = 20
 WARM_UP_S = 1.0
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=120)
 
 
 class Run(msgspec.Struct, frozen=True):

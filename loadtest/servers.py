@@ -21,6 +21,7 @@ from loadtest.client import BenchmarkError
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 20
+SETTLE_S = 0.5
 ROLES: Mapping[str, str] = {
     "triton_python_backend_stub": "model",
     "tritonserver": "triton",
@@ -61,8 +62,14 @@ class Server:
             process.suspend()
 
     def go_on(self) -> None:
-        """Let it run again."""
-        for process in self.processes():
+        """Let it run again: models first, since Triton takes a model that gives no sign for a while for dead."""
+        processes = self.roles()
+        for process, role in processes:
+            if role == "model":
+                process.resume()
+        if any(role == "model" for _, role in processes):
+            time.sleep(SETTLE_S)
+        for process, _ in processes:
             process.resume()
 
     def cpu_s(self) -> dict[str, float]:

@@ -30,11 +30,13 @@ STAGES: Sequence[tuple[str, str]] = (
     ("write the reply", "write ("),
     ("write the reply", "create ("),
     ("parse the body", "read ("),
-    ("HTTP", "starlette/"),
-    ("HTTP", "uvicorn/"),
+    ("HTTP and event loop", "starlette/"),
+    ("HTTP and event loop", "uvicorn/"),
 )
 """What a stack of the gateway belongs to: the first of these that stands in one of its frames, innermost first."""
 OTHER = "else"
+IDLE = ("concurrent/futures/thread.py", "/threading.py")
+"""Where threads of the gateway wait for work, if this is their innermost frame: py-spy does not always see that."""
 
 console = Console(highlight=False)
 
@@ -99,8 +101,10 @@ def _sample(server: Server, workload: Workload, seconds: float) -> Counter[str]:
         command += ["--duration", f"{seconds:.0f}", "--rate", str(SAMPLES_A_SECOND)]
         run(command, check=True, capture_output=True)  # noqa: S603 - our own command
         for line in Path(file.name).read_text().splitlines():
-            stack, _, count = line.rpartition(" ")
-            found[stage(stack.split(";"))] += int(count)
+            frames, _, count = line.rpartition(" ")
+            stack = frames.split(";")
+            if not any(mark in stack[-1] for mark in IDLE):
+                found[stage(stack)] += int(count)
     load.join()
     return found
 
