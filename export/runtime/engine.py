@@ -21,6 +21,9 @@ or the pixels of an image."""
 PACK_TOKENS = 512
 """Tokens in one execution. On two AVX-512 cores 384 to 512 gave the most tokens/s; beyond that the activations outgrow
 the caches."""
+KERNELS = 1000
+"""That are kept of all that were compiled for the sizes of packs. By default 5000 are, some 300 MiB more, which no workload
+gets faster by."""
 PACK_COST = 20
 """What an execution takes beside its rows, in the time of so many tokens. This and the next are of all-MiniLM-L6-v2 in
 bf16 on two cores; they are lower and higher for larger models, for which it matters less where packs are cut."""
@@ -159,6 +162,7 @@ class Engine:
             "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
             # Each thread kept on a core of its own would wait there for the gateway, or for another model's.
             "ENABLE_CPU_PINNING": False,
+            "CPU_RUNTIME_CACHE_CAPACITY": KERNELS,
         }
         if precision is not None:
             settings["INFERENCE_PRECISION_HINT"] = precision
