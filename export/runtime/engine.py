@@ -22,8 +22,8 @@ PACK_TOKENS = 512
 """Tokens in one execution. On two AVX-512 cores 384 to 512 gave the most tokens/s; beyond that the activations outgrow
 the caches."""
 KERNELS = 1000
-"""That are kept of all that were compiled for the sizes of packs. By default 5000 are, some 300 MiB more, which no workload
-gets faster by."""
+"""That are kept of all that were compiled for the sizes of packs. By default 5000 are, some 200 MiB more, by which no
+workload gets faster; with 500, some are slower by a twentieth."""
 PACK_COST = 20
 """What an execution takes beside its rows, in the time of so many tokens. This and the next are of all-MiniLM-L6-v2 in
 bf16 on two cores; they are lower and higher for larger models, for which it matters less where packs are cut."""
