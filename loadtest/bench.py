@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from export.entry import build, is_built
-from export.manifest import load
+from export.manifest import ModelSpec, load
 from export.runtime.engine import Engine
 from loadtest import ceiling, machine, peer
 from loadtest.client import Answers, send
@@ -85,7 +85,7 @@ class Results(msgspec.Struct, frozen=True):
     peak_gflops: dict[str, float]
     """Of large matrix products, by type of number."""
     rss_mib: dict[str, dict[str, float]]
-    """At the end, by server and role."""
+    """At the end, by server and process."""
     growth: list[Growth]
 
 
@@ -100,7 +100,10 @@ def main() -> int:
     parser.add_argument("--sweep", nargs="*", default=list(SWEPT), choices=list(known), help="over clients")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    prepare(with_peer=bool(arguments.engines))
+    if arguments.engines:
+        peer.prepare(console.print)
+    prepare()
+    _export(replace(load()[EMBEDDING_MODEL], precision="int8"), INT8_REPOSITORY)
     chosen = {name: workload for name, workload in known.items() if name in arguments.workloads}
     with _servers(arguments.engines) as servers:
         runs, ceilings = _interleave(servers, chosen, arguments.rounds, arguments.seconds)
@@ -131,16 +134,16 @@ def store(results: msgspec.Struct, out: Path) -> None:
     console.print(f"stored in {out}")
 
 
-def prepare(*, with_peer: bool) -> None:
-    """Export what is served."""
-    if with_peer:
-        peer.prepare(console.print)
-    embedding, image = load()[EMBEDDING_MODEL], load()[IMAGE_MODEL]
-    whole = [(spec, REPOSITORY) for spec in (embedding, image, peer.cross_encoder())]
-    for spec, repository in (*whole, (replace(embedding, precision="int8"), INT8_REPOSITORY)):
-        if not is_built(spec, repository):
-            console.print(f"export {spec.name} to {repository}")
-            build(spec, repository, progress=lambda _: None)
+def prepare() -> None:
+    """Export what Conch serves."""
+    for spec in (load()[EMBEDDING_MODEL], load()[IMAGE_MODEL], peer.cross_encoder()):
+        _export(spec, REPOSITORY)
+
+
+def _export(spec: ModelSpec, repository: Path) -> None:
+    if not is_built(spec, repository):
+        console.print(f"export {spec.name} to {repository}")
+        build(spec, repository, progress=lambda _: None)
 
 
 @contextmanager
@@ -189,8 +192,9 @@ def _sweep(servers: Sequence[Server], chosen: Mapping[str, Workload], seconds: f
     for name, workload in chosen.items():
         for clients in SWEEP:
             for server in servers:
-                runs.append(_run(server, name, workload, 0, clients, seconds))
-                console.print(_line(runs[-1]))
+                if workload.model in server.models:
+                    runs.append(_run(server, name, workload, 0, clients, seconds))
+                    console.print(_line(runs[-1]))
     return runs
 
 
@@ -212,9 +216,9 @@ def _grow(server: Server, workload: Workload) -> list[Growth]:
 
 def _run(server: Server, name: str, workload: Workload, number: int, clients: int, seconds: float) -> Run:
     server.go_on()
-    before = server.work() if "TRITON_METRICS_PORT" in server.ports else {}
+    before = server.work()
     answers, cpu_s = load_with(server, workload, clients, seconds)
-    work = {name: count - before[name] for name, count in server.work().items()} if before else {}
+    work = {name: count - before[name] for name, count in server.work().items()}
     server.halt()
     latencies = answers.latencies_ms
     return Run(

@@ -121,7 +121,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of Triton and gateway in turns")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    bench.prepare(with_peer=False)
+    bench.prepare()
     FOLDER.mkdir(exist_ok=True)
     with conch(bench.REPOSITORY, FOLDER / "conch.log") as server, tempfile.TemporaryDirectory() as scratch:
         runs = measure(Analyzer(server, Path(scratch)), arguments.rounds)

@@ -22,6 +22,7 @@ HOST = "127.0.0.1"
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 20
 SETTLE_S = 0.5
+"""What models that go on get before Triton does, to give a sign of life."""
 ROLES: Mapping[str, str] = {
     "triton_python_backend_stub": "model",
     "tritonserver": "triton",
@@ -29,8 +30,6 @@ ROLES: Mapping[str, str] = {
     "gateway": "gateway",
 }
 """What a process of Conch does, by a word of its command; first come, first taken."""
-
-
 COUNTERS: Mapping[str, str] = {
     "nv_inference_count": "rows",
     "nv_inference_exec_count": "executions",
@@ -63,13 +62,12 @@ class Server:
 
     def go_on(self) -> None:
         """Let it run again: models first, since Triton takes a model that gives no sign for a while for dead."""
-        processes = self.roles()
-        for process, role in processes:
-            if role == "model":
-                process.resume()
-        if any(role == "model" for _, role in processes):
+        models = [process for process, role in self.roles() if role == "model"]
+        for process in models:
+            process.resume()
+        if models:
             time.sleep(SETTLE_S)
-        for process, _ in processes:
+        for process in self.processes():
             process.resume()
 
     def cpu_s(self) -> dict[str, float]:
@@ -88,16 +86,9 @@ class Server:
         return found
 
     def work(self) -> dict[str, float]:
-        """Triton's counts so far, over all models."""
-        port = self.ports["TRITON_METRICS_PORT"]
-        with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
-        found = dict.fromkeys(COUNTERS.values(), 0.0)
-        for line in lines:
-            name, _, rest = line.partition("{")
-            if name in COUNTERS:
-                found[COUNTERS[name]] += float(rest.rpartition(" ")[2])
-        return found
+        """Triton's counts so far, over all models; empty where there is no Triton."""
+        port = self.ports.get("TRITON_METRICS_PORT")
+        return counted(port) if port is not None else {}
 
     def roles(self) -> list[tuple[psutil.Process, str]]:
         """Each process, and what it does."""
@@ -113,6 +104,18 @@ def label(role: str, command: Sequence[str]) -> str:
     """A role, and where it is a model, which."""
     model = next((Path(word).parents[1].name for word in command if word.endswith("/model.py")), "")
     return f"{role} {model}".strip()
+
+
+def counted(port: int, model: str = "") -> dict[str, float]:
+    """Triton's counts so far, at the port of its metrics: of one model, or over all of them."""
+    with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    found = dict.fromkeys(COUNTERS.values(), 0.0)
+    for line in lines:
+        name = line.partition("{")[0]
+        if name in COUNTERS and model in line:
+            found[COUNTERS[name]] += float(line.rpartition(" ")[2])
+    return found
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    bench.prepare(with_peer=False)
+    bench.prepare()
     workload = known[arguments.workload]
     with conch(bench.REPOSITORY, bench.REPOSITORY.with_name("conch.log")) as server:
         results = measure(server, workload, arguments.seconds)

@@ -220,7 +220,8 @@ def packs(costs: Sequence[int], budget: int) -> list[list[int]]:
             tokens += costs[order[start]]
             if tokens > budget and choices:
                 break
-            choices.append((best[start] + PACK_COST + tokens + (end - start) * longest**2 / CELLS_A_TOKEN, start))
+            # The tokens themselves take the same time however they are cut.
+            choices.append((best[start] + PACK_COST + (end - start) * longest**2 / CELLS_A_TOKEN, start))
         time, start = min(choices)
         best.append(time)
         cut.append(start)

@@ -7,27 +7,15 @@ import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
+from loadtest.servers import counted
 from tests.serving import Server
 
 TEXTS = [f"request {i}: " + "more and more words " * (i % 32) for i in range(64)]
 
 
-NAMES = {
-    "nv_inference_count": "rows",
-    "nv_inference_exec_count": "executions",
-    "conch_tokens_total": "tokens",
-    "conch_padding_tokens_total": "padding",
-}
-
-
 def counts(server: Server) -> Mapping[str, float]:
     """What Triton's metrics say of the embedding model."""
-    metrics = httpx2.get(f"http://127.0.0.1:{server.ports['TRITON_METRICS_PORT']}/metrics").text
-    return {
-        NAMES[line.partition("{")[0]]: float(line.split()[-1])
-        for line in metrics.splitlines()
-        if line.partition("{")[0] in NAMES and "all-minilm-l6-v2" in line
-    }
+    return counted(server.ports["TRITON_METRICS_PORT"], "all-minilm-l6-v2")
 
 
 async def embed_all_at_once(url: str) -> NDArray[np.float32]:
