@@ -47,24 +47,26 @@ class TritonPythonModel:
         triton.Logger.log_info(f"{args['model_name']} computes in {self.engine.precision}")
 
     def execute(self, requests: list[triton.InferenceRequest]) -> list[triton.InferenceResponse]:
-        """Answer each request; one with malformed tensors fails alone."""
-        rows: list[Row] = []
-        answers: list[slice | triton.TritonError] = []
-        for request in requests:
-            try:
-                own = self._read(request)
-            except InvalidTensorsError as exc:
-                answers.append(triton.TritonError(str(exc), triton.TritonError.INVALID_ARG))
-            else:
-                answers.append(slice(len(rows), len(rows) + len(own)))
-                rows += own
-        results = self._run(rows)
-        return [
-            triton.InferenceResponse([triton.Tensor.from_dlpack(self.output, results[answer])])
-            if isinstance(answer, slice)
-            else triton.InferenceResponse([], answer)
-            for answer in answers
-        ]
+        """Answer each request; one with malformed tensors, or rows that the engine cannot compute, fails alone."""
+        given = [self._read(request) for request in requests]
+        batch = [rows for rows in given if isinstance(rows, list)]
+        answers = iter(self._together(batch))
+        return [self._response(next(answers) if isinstance(rows, list) else rows) for rows in given]
+
+    def _response(self, answer: NDArray[np.float32] | triton.TritonError) -> triton.InferenceResponse:
+        if isinstance(answer, triton.TritonError):
+            return triton.InferenceResponse([], answer)
+        return triton.InferenceResponse([triton.Tensor.from_dlpack(self.output, answer)])
+
+    def _together(self, batch: list[list[Row]]) -> list[NDArray[np.float32] | triton.TritonError]:
+        """Compute the rows of all requests at once, or, where that fails, of each apart."""
+        try:
+            results = self._run([row for rows in batch for row in rows])
+        except (RuntimeError, MemoryError) as exc:  # what OpenVINO raises
+            if len(batch) > 1:
+                return [answer for rows in batch for answer in self._together([rows])]
+            return [triton.TritonError(str(exc))]
+        return list(np.split(results, np.cumsum([len(rows) for rows in batch])[:-1]))
 
     def _run(self, rows: list[Row]) -> NDArray[np.float32]:
         tokens, padding = self.engine.tokens, self.engine.padding
@@ -73,7 +75,10 @@ class TritonPythonModel:
         self.padding.add(self.engine.padding - padding)
         return results
 
-    def _read(self, request: triton.InferenceRequest) -> list[Row]:
+    def _read(self, request: triton.InferenceRequest) -> list[Row] | triton.TritonError:
         names = [name for field in self.engine.fields for name in field.inputs]
         tensors = {name: np.from_dlpack(triton.get_input_tensor_by_name(request, name)) for name in names}
-        return read_rows(tensors, self.engine.fields, self.limits)
+        try:
+            return read_rows(tensors, self.engine.fields, self.limits)
+        except InvalidTensorsError as exc:
+            return triton.TritonError(str(exc), triton.TritonError.INVALID_ARG)
