@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import math
 import os
 import signal
 import sys
@@ -18,8 +19,19 @@ PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
 
 
+UNWELL_S = 20.0
+"""How long a service may be unwell that was well: longer than any one execution of a model."""
+LOST_S = 3.0
+"""The same for one that has lost a child lately. Some end for a good reason, such as a new version of a model."""
+LOOK_S = 1.0
+
+
 def _nothing() -> None:
     pass
+
+
+def _well() -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,9 @@ class Service:
     """Where its output goes, by default to the supervisor's own."""
     clean_up: Callable[[], None] = _nothing
     """Called after each end of the process."""
+    is_well: Callable[[], bool] = _well
+    """Asked every second, in a thread. A process that does no longer what it did is ended and started again: after
+    LOST_S when it has lost a child, or else after UNWELL_S."""
 
 
 class StartFailedError(Exception):
@@ -44,8 +59,9 @@ class StartFailedError(Exception):
 class Supervisor:
     """Keeps services running until it is told to stop."""
 
-    def __init__(self, services: Sequence[Service]) -> None:
+    def __init__(self, services: Sequence[Service], unwell_s: float = UNWELL_S) -> None:
         self.services = services
+        self._unwell_s = unwell_s
         self._processes: dict[str, asyncio.subprocess.Process] = {}
 
     async def run(self, is_ready: Callable[[], bool], ready: Callable[[], object]) -> None:
@@ -84,7 +100,9 @@ class Supervisor:
             await asyncio.sleep(0.1)
 
     async def _keep_running(self, stop: asyncio.Event) -> None:
-        keepers = [asyncio.create_task(self._restart(service)) for service in self.services]
+        keepers = [
+            asyncio.create_task(keep(service)) for service in self.services for keep in (self._restart, self._watch)
+        ]
         await stop.wait()
         for keeper in keepers:
             keeper.cancel()
@@ -103,6 +121,24 @@ class Supervisor:
                     print(f"{service.name} could not be started: {exc}", file=sys.stderr, flush=True)
                 else:
                     break
+
+    async def _watch(self, service: Service) -> None:
+        process = self._processes[service.name]
+        well_at, lost_at, children = math.inf, -math.inf, frozenset[int]()
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if process is not self._processes[service.name]:
+                process = self._processes[service.name]
+                well_at, lost_at, children = math.inf, -math.inf, frozenset()
+            now, before, children = time.monotonic(), children, _children(process.pid)
+            if before - children:
+                lost_at = now
+            if await asyncio.to_thread(service.is_well):
+                well_at = now
+            elif now - well_at > (LOST_S if now - lost_at < self._unwell_s else self._unwell_s):
+                print(f"{service.name} does not work any more; ending it", file=sys.stderr, flush=True)
+                well_at = math.inf  # only once, and not before it has been well again
+                self._kill(process.pid)
 
     async def _start(self, service: Service) -> None:
         output = service.log.open("ab") if service.log else None
@@ -133,9 +169,31 @@ class Supervisor:
 
     def _bury(self, service: Service) -> None:
         """End what is left of a service: children outlive a killed parent."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._processes[service.name].pid, signal.SIGKILL)
+        self._kill(self._processes[service.name].pid)
         service.clean_up()
+
+    @staticmethod
+    def _kill(group: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
+
+
+def _children(pid: int) -> frozenset[int]:
+    """The processes that a process has started, and those in turn; none if it is gone itself."""
+    try:
+        lists = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:
+        return frozenset()
+    own = {int(child) for listed in lists for child in listed.split() if _runs(child)}
+    return frozenset(own.union(*map(_children, own)))
+
+
+def _runs(pid: str) -> bool:
+    """Whether a process is more than an entry that its parent has not looked at yet (proc_pid_stat(5))."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _die_with_parent() -> None:

@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ def counting(file: Path) -> str:
     return f"open({str(file)!r}, 'a').write('started\\n'); import time; time.sleep(60)"
 
 
-def run(services: list[Service], is_ready: Callable[[], bool], ready: Callable[[], object]) -> None:
-    asyncio.run(Supervisor(services).run(is_ready, ready))
+def run(
+    services: list[Service], is_ready: Callable[[], bool], ready: Callable[[], object], unwell_s: float = 60
+) -> None:
+    asyncio.run(Supervisor(services, unwell_s).run(is_ready, ready))
 
 
 def stop() -> None:
@@ -86,3 +89,60 @@ def test_children_of_a_killed_service_end_with_it(tmp_path: Path) -> None:
             return
         time.sleep(0.05)
     assert not Path(f"/proc/{pid.read_text()}").exists()
+
+
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+open({file!r}, "a").write(f"{{child.pid}}\\n")
+time.sleep(60)
+"""
+
+
+def test_service_that_loses_a_child_and_does_not_work_is_started_again(tmp_path: Path) -> None:
+    started = tmp_path / "children"
+
+    def children() -> list[int]:
+        return [int(line) for line in started.read_text().split()] if started.exists() else []
+
+    def is_well() -> bool:
+        return not killed or len(children()) > 1
+
+    killed: list[int] = []
+
+    def ready() -> None:
+        loop = asyncio.get_running_loop()
+
+        def kill() -> None:
+            killed.extend(children())
+            os.kill(killed[0], signal.SIGKILL)
+
+        loop.call_later(2.5, kill)
+        loop.call_later(10, stop)
+
+    run([python("parent", PARENT.format(file=str(started)), is_well=is_well)], lambda: bool(children()), ready)
+    assert len(children()) == 2
+    for child in children():
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+
+def test_service_that_was_never_well_is_left_alone(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+
+    def ready() -> None:
+        asyncio.get_running_loop().call_later(4, stop)
+
+    run([python("slow", counting(starts), is_well=lambda: False)], lambda: True, ready, unwell_s=0)
+    assert starts.read_text().count("started") == 1
+
+
+def test_service_that_is_unwell_for_long_is_started_again(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    looks = iter([True, *[False] * 3])
+
+    def ready() -> None:
+        asyncio.get_running_loop().call_later(8, stop)
+
+    run([python("stuck", counting(starts), is_well=lambda: next(looks, True))], lambda: True, ready, unwell_s=1)
+    assert starts.read_text().count("started") == 2
