@@ -13,7 +13,8 @@ from embedded.supervisor import Service, StartFailedError, Supervisor
 from embedded.triton import EXIT_TIMEOUT_S, LOOPBACK, Ports, Triton, UnsupportedError, check_ports
 from gateway.settings import Settings, SettingsError
 
-GATEWAY_STOP_S = 5.0
+GATEWAY_STOP_S = 4.0
+"""More than it has to answer what it accepted: for errors, slow clients, and its own end."""
 TRITON_STOP_S = EXIT_TIMEOUT_S + 1.0
 LOG_LINES = 30
 """Of Triton's errors, shown where it could not start."""
@@ -46,12 +47,20 @@ def _serve(settings: Settings, environment: Mapping[str, str], ports: Ports, scr
     triton = Triton.prepare(settings.model_repository, ports, scratch)
     log = scratch / "triton.log"
     services = [
-        Service("triton", triton.command, triton.environment, TRITON_STOP_S, log, triton.clean_up),
-        Service("gateway", [sys.executable, "-m", "gateway"], environment, GATEWAY_STOP_S),
+        Service(
+            "triton",
+            triton.command,
+            triton.environment,
+            TRITON_STOP_S,
+            log,
+            triton.clean_up,
+            lambda: _status(settings) != http.HTTPStatus.SERVICE_UNAVAILABLE,  # a gateway that is gone says nothing
+        ),
+        Service("gateway", [sys.executable, "-m", "gateway"], environment, settings.drain_timeout_s + GATEWAY_STOP_S),
     ]
     print(f"starting Triton (log: {log}) and the gateway", flush=True)
     try:
-        asyncio.run(Supervisor(services).run(lambda: _is_ready(settings), lambda: _greet(settings)))
+        asyncio.run(Supervisor(services).run(lambda: _status(settings) == http.HTTPStatus.OK, lambda: _greet(settings)))
     except StartFailedError as exc:
         print(f"serve: {exc}", file=sys.stderr)
         errors = [line for line in log.read_text(errors="replace").splitlines() if ERROR_LINE.match(line)]
@@ -60,13 +69,14 @@ def _serve(settings: Settings, environment: Mapping[str, str], ports: Ports, scr
     return 0
 
 
-def _is_ready(settings: Settings) -> bool:
+def _status(settings: Settings) -> int | None:
+    """What the gateway says of its health, if it says anything."""
     connection = http.client.HTTPConnection(_reachable(settings.host), settings.port, timeout=5)
     try:
         connection.request("GET", "/health/ready")
-        return connection.getresponse().status == http.HTTPStatus.OK
+        return connection.getresponse().status
     except (OSError, http.client.HTTPException):
-        return False
+        return None
     finally:
         connection.close()
 
@@ -79,7 +89,7 @@ def _reachable(host: str) -> str:
 def _greet(settings: Settings) -> None:
     host = _reachable(settings.host)
     url = f"http://{f'[{host}]' if ':' in host else host}:{settings.port}"
-    key = " -H 'Authorization: Bearer YOUR_API_KEY'" if settings.api_keys else ""
+    key = " -H 'Authorization: Bearer YOUR_API_KEY'" if settings.api_keys or settings.api_keys_file else ""
     post = f"  curl {url}%s{key} -H 'Content-Type: application/json' -d '%s'"
     print(
         f"ready on {url}",

@@ -115,6 +115,9 @@ class Triton:
             "http-port": ports.http,
             "grpc-address": LOOPBACK,
             "grpc-port": ports.grpc,
+            # The gateway asks every 10 s whether this still lives; by default a second question is a reason to hang up.
+            "grpc-http2-min-recv-ping-interval-without-data": 5000,
+            "grpc-http2-max-ping-strikes": 0,
             "metrics-address": LOOPBACK,
             "metrics-port": ports.metrics,
             "exit-timeout-secs": EXIT_TIMEOUT_S,

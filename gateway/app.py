@@ -11,34 +11,41 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp
 
+from gateway.admission import Lines
 from gateway.catalog import Catalog
+from gateway.drain import Drain
 from gateway.errors import GatewayError
 from gateway.health import Monitor
 from gateway.images import Images
-from gateway.middleware import Authorise, RequestLog
+from gateway.keys import Keys
+from gateway.middleware import Authorise, Limit, Refuse, RequestLog
+from gateway.quota import Quotas
 from gateway.routes import embeddings, errors, health, models, openapi, rerank
 from gateway.routes.http import Gateway, with_deadline
 from gateway.settings import Settings
 from gateway.triton import Triton
 
 
-def create_app(settings: Settings) -> ASGIApp:
+def create_app(settings: Settings, drain: Drain) -> ASGIApp:
     """The ASGI application. It starts, and says that it is not ready, whether Triton is there or not."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Gateway]]:
-        triton = Triton(settings.triton_url, settings.request_timeout_s)
+        triton = Triton(settings.triton_urls, settings.request_timeout_s)
         catalog = Catalog(triton, settings.model_repository)
-        monitor = Monitor(triton, catalog)
+        lines = Lines(settings.request_timeout_s)
+        monitor = Monitor(triton, catalog, lines, drain)
         images = Images(settings.max_image_pixels, settings.image_hosts)
         watch = asyncio.create_task(monitor.run())
-        yield {"gateway": Gateway(settings, triton, catalog, monitor, images)}
+        yield {"gateway": Gateway(settings, triton, catalog, monitor, images, lines, drain)}
         watch.cancel()
         with suppress(asyncio.CancelledError):
             await watch
         await images.close()
         await triton.close()
 
+    keys = Keys(settings.api_keys, settings.api_keys_file)
+    quotas = Quotas({"requests": settings.requests_a_minute, "tokens": settings.tokens_a_minute})
     v1 = [
         Route("/embeddings", with_deadline(embeddings.create), methods=["POST"]),
         Route("/rerank", with_deadline(rerank.create), methods=["POST"]),
@@ -48,7 +55,13 @@ def create_app(settings: Settings) -> ASGIApp:
     app = Starlette(
         routes=[
             Mount(
-                "/v1", Router(v1, redirect_slashes=False), middleware=[Middleware(Authorise, keys=settings.api_keys)]
+                "/v1",
+                Router(v1, redirect_slashes=False),
+                middleware=[
+                    Middleware(Refuse, drain=drain),
+                    Middleware(Authorise, keys=keys),
+                    *([Middleware(Limit, quotas=quotas)] if quotas.are_any else []),
+                ],
             ),
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),

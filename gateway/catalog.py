@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from gateway.tokenize import Template, TextTokenizer
 from gateway.triton import ModelConfig, Triton
 
 log = logging.getLogger(__name__)
+
+GONE_S = 10.0
+"""How long a model that Triton serves no longer is missed before it is unknown: it may be loaded again."""
 
 TEXT_EMBEDDING, IMAGE_EMBEDDING = "text-embedding", "image-embedding"
 EMBEDDING_ROLES = frozenset({TEXT_EMBEDDING, IMAGE_EMBEDDING})
@@ -117,13 +120,10 @@ class Catalog:
         self._triton = triton
         self._repository = repository
         self._known: dict[str, _Known] | None = None
-        self._models: dict[str, Model] = {}
-        self._complaints: dict[str, str] = {}
-
-    @property
-    def models(self) -> list[Model]:
+        self.models: list[Model] = []
         """All of them, by name."""
-        return [self._models[name] for name in sorted(self._models)]
+        self._gone: dict[str, tuple[Model, float]] = {}
+        self._complaints: dict[str, str] = {}
 
     async def refresh(self) -> None:
         """Ask Triton what it serves.
@@ -146,7 +146,11 @@ class Catalog:
                 complaints[config.name] = f"{type(exc).__name__}: {exc}"
         for name, complaint in complaints.items() - self._complaints.items():
             log.warning("model %s is left out: %s", name, complaint)
-        self._known, self._models, self._complaints = known, models, complaints
+        now = time.monotonic()
+        gone = {model.name: (model, now) for model in self.models} | self._gone
+        self._gone = {name: one for name, one in gone.items() if name not in models and now - one[1] < GONE_S}
+        self._known, self._complaints = known, complaints
+        self.models = [models[name] for name in sorted(models)]
 
     async def _know(self, config: ModelConfig) -> _Known:
         file = self._repository / config.name / "tokenizer.json"
@@ -167,20 +171,32 @@ class Catalog:
 
         Raises:
             ModelNotFound: there is none of these roles; names those that there are.
-            NotReady: Triton has not been reached yet.
+            NotReady: Triton has not been reached yet, or serves the model no longer since a moment.
         """
         if self._known is None:
             raise NotReady("Triton has not been reached yet")
-        served = [model for model in self.models if any(tower.role in roles for tower in model.towers)]
-        for model in served:
-            if model.default if name is None else name == model.name:
-                return model
-        for model in served:  # a name is its model's, whatever others are called besides
-            if name in model.aliases:
-                return model
+        served = _of_roles(self.models, roles)
+        found = _named(name, served)
+        if found is not None:
+            return found
+        gone = _named(name, _of_roles([model for model, _ in self._gone.values()], roles))
+        if gone is not None:
+            raise NotReady(f"model {gone.name!r} is not loaded")
         wanted = f"no model {name!r}" if name is not None else "no default model"
         names = ", ".join(model.name for model in served) or "none"
         raise ModelNotFound(f"there is {wanted} for this endpoint; served here: {names}", param="model")
+
+
+def _of_roles(models: Iterable[Model], roles: frozenset[str]) -> list[Model]:
+    return [model for model in models if any(tower.role in roles for tower in model.towers)]
+
+
+def _named(name: str | None, models: Sequence[Model]) -> Model | None:
+    for model in models:
+        if model.default if name is None else name == model.name:
+            return model
+    # A name is its model's, whatever others are called besides.
+    return next((model for model in models if name in model.aliases), None)
 
 
 def _joined(other: Model | None, known: _Known) -> Model:

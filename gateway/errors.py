@@ -6,8 +6,10 @@ GatewayError
 ├── ModelNotFound         no model of that name does what was asked
 ├── NoSuchRoute           no such path
 ├── MethodNotAllowed      the path takes other methods
-├── RequestTooLarge       more bytes than a body may have
-├── Overloaded            Triton's queue is full
+├── RequestTooLarge       more bytes than a body may have, or more tokens than a request
+├── QuotaExceeded         the key has asked for all that it may in this minute
+├── Overloaded            more work is waiting than can be done in time
+├── ClientGone            nobody is there to read an answer
 ├── InferenceFailed       Triton answered with an error, or with nonsense
 ├── NotReady              Triton is down, or a model is not loaded
 └── DeadlineExceeded      no answer in time
@@ -27,14 +29,16 @@ def _shortened(text: str) -> str:
 class GatewayError(Exception):
     """Base of all; anything else that escapes is a bug and answered as an internal error."""
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None) -> None:
         """Describe the failure to the client.
 
         Args:
             message: one sentence; names the field and the limit.
             param: the field at fault, as a path such as "input[3].text".
+            headers: of the answer, beside those that the table has.
         """
         super().__init__(message)
+        self.headers = headers or {}
         self.message = _shortened(message)
         self.param = param if param is None else _shortened(param)
 
@@ -60,11 +64,19 @@ class MethodNotAllowed(GatewayError):  # noqa: N818
 
 
 class RequestTooLarge(GatewayError):  # noqa: N818
-    """More bytes than a body may have."""
+    """More bytes than a body may have, or more tokens than a request."""
+
+
+class QuotaExceeded(GatewayError):  # noqa: N818
+    """The key has asked for all that it may in this minute."""
 
 
 class Overloaded(GatewayError):  # noqa: N818
-    """Triton's queue is full."""
+    """More work is waiting than can be done in time."""
+
+
+class ClientGone(GatewayError):  # noqa: N818
+    """Nobody is there to read an answer."""
 
 
 class InferenceFailed(GatewayError):  # noqa: N818
@@ -98,7 +110,9 @@ ANSWERS: Mapping[type[GatewayError], Answer] = {
     NoSuchRoute: Answer(404, "invalid_request_error", "not_found"),
     MethodNotAllowed: Answer(405, "invalid_request_error", "method_not_allowed"),
     RequestTooLarge: Answer(413, "invalid_request_error", "request_too_large"),
+    QuotaExceeded: Answer(429, "rate_limit_error", "rate_limit_exceeded"),
     Overloaded: Answer(429, "rate_limit_error", "overloaded", {"retry-after": "1"}),
+    ClientGone: Answer(499, "invalid_request_error", "client_gone"),  # nginx's status for it
     InferenceFailed: Answer(502, "server_error", "inference_failed"),
     NotReady: Answer(503, "server_error", "not_ready", {"retry-after": "1"}),
     DeadlineExceeded: Answer(504, "server_error", "deadline_exceeded"),

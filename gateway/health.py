@@ -7,10 +7,13 @@ from contextlib import suppress
 
 import numpy as np
 
+from gateway.admission import Lines
 from gateway.catalog import Catalog, ImageTower, TextTower, Tower
 from gateway.decoders import Pixels
+from gateway.drain import Drain
 from gateway.errors import GatewayError
 from gateway.service import images, rows
+from gateway.service.caller import Caller
 from gateway.triton import Triton
 
 log = logging.getLogger(__name__)
@@ -24,19 +27,24 @@ process is dead."""
 class Monitor:
     """Keeps the catalog true and asks models that nobody else does for an inference, once a second."""
 
-    def __init__(self, triton: Triton, catalog: Catalog) -> None:
+    def __init__(self, triton: Triton, catalog: Catalog, lines: Lines, drain: Drain) -> None:
         self._triton = triton
         self._catalog = catalog
-        self._server_ready = False
+        self._lines = lines
+        self._drain = drain
+        self._caller = Caller(triton, Lines(triton.timeout_s))  # lines of its own, where nobody waits
+        self._is_live = False
         self._canaries: dict[str, asyncio.Task[None]] = {}
 
     def problem(self) -> str | None:
         """Why the gateway is not ready, or None if it is."""
-        if not self._server_ready:
-            return "Triton is not ready"
+        if self._drain.began_at is not None:
+            return "the server is stopping"
+        if not self._is_live:
+            return "Triton does not answer"
         if not self._catalog.models:
             return "Triton serves no model of ours"
-        stale = [tower.name for tower in self._towers() if not self._answered_within(tower, FRESH_S)]
+        stale = [tower.name for tower in self._towers() if not self._answered_within(tower, self._patience_s(tower))]
         return f"no answer lately from {', '.join(dict.fromkeys(stale))}" if stale else None
 
     async def run(self) -> None:
@@ -54,11 +62,15 @@ class Monitor:
             await asyncio.sleep(PERIOD_S)
 
     async def _look(self) -> None:
-        self._server_ready = await self._triton.is_ready()
-        if self._server_ready:
+        self._is_live = await self._triton.is_live()
+        if self._is_live:
             with suppress(GatewayError):  # gone between the two questions
                 await self._catalog.refresh()
             self._send_canaries()
+
+    def _patience_s(self, tower: Tower) -> float:
+        """A large model may need longer for what it is given than it may be silent otherwise."""
+        return FRESH_S + min(self._lines.of(tower.triton_name).expected_s, self._triton.timeout_s)
 
     def _towers(self) -> list[Tower]:
         return [tower for model in self._catalog.models for tower in model.towers]
@@ -73,10 +85,10 @@ class Monitor:
     async def _canary(self, tower: Tower) -> None:
         try:
             if isinstance(tower, TextTower):
-                await rows.run(self._triton, tower, [tuple([0] for _ in rows.SEGMENTS[tower.role])])
+                await rows.run(self._caller, tower, [tuple([0] for _ in rows.SEGMENTS[tower.role])])
             elif isinstance(tower, ImageTower):
                 size = (3, tower.preparation.height, tower.preparation.width)
-                await images.run(self._triton, tower, 1, lambda _: _black(size))
+                await images.run(self._caller, tower, 1, lambda _: _black(size))
         except GatewayError as exc:
             log.debug("canary of %s: %s", tower.triton_name, exc)  # problem() tells when it matters
 

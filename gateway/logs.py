@@ -28,4 +28,6 @@ def configure() -> None:
     """Send everything from level info up to standard output."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
+    # Not shown, and not free.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(handlers=[handler], level=logging.INFO)

@@ -1,17 +1,17 @@
-"""What happens around every request: its id and log line, and on /v1 the check of its key."""
+"""What happens around every request: its id and log line, and on /v1 the check of its key and of its quota."""
 
-import hashlib
-import hmac
 import logging
+import random
 import re
 import time
-import uuid
-from collections.abc import Iterable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import InvalidKey
+from gateway.drain import Drain
+from gateway.errors import InvalidKey, NotReady
+from gateway.keys import Keys
+from gateway.quota import Quotas
 
 log = logging.getLogger("gateway.request")
 
@@ -35,7 +35,7 @@ class RequestLog:
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         fields: dict[str, object] = {}
         scope.setdefault("state", {}).update(request_id=request_id, log=fields)
         status = 0
@@ -71,25 +71,62 @@ class RequestLog:
 class Authorise:
     """Lets a request pass if it bears one of the keys, or if there are none."""
 
-    def __init__(self, app: ASGIApp, keys: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self.app = app
-        self.digests = [_digest(key.encode()) for key in keys]
+        self.keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or raise InvalidKey."""
-        if scope["type"] == "http" and self.digests:
-            self._check(Headers(scope=scope).get("authorization", ""))
+        if scope["type"] == "http":
+            authorization = Headers(scope=scope).get("authorization", "")
+            scope["state"]["key"] = self._owner(authorization) if self.keys.are_asked_for else ""
         await self.app(scope, receive, send)
 
-    def _check(self, authorization: str) -> None:
+    def _owner(self, authorization: str) -> str:
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise InvalidKey("send an API key: Authorization: Bearer YOUR_API_KEY")
-        given = _digest(key.strip().encode("latin-1"))  # the bytes that were sent
-        # Compares with every key, so that the time taken tells nothing of which one came near.
-        if sum(hmac.compare_digest(given, digest) for digest in self.digests) == 0:
+        owner = self.keys.owner(key.strip().encode("latin-1"))  # the bytes that were sent
+        if owner is None:
             raise InvalidKey("this API key is not one of the server's")
+        return owner
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+class Limit:
+    """Keeps keys within their quotas. Behind the check of the key."""
+
+    def __init__(self, app: ASGIApp, quotas: Quotas) -> None:
+        self.app = app
+        self.quotas = quotas
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or raise QuotaExceeded."""
+        key: str = scope["state"]["key"]
+        self.quotas.check(key)
+        self.quotas.count(key, "requests", 1)
+
+        async def send_with_quota(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self.quotas.count(key, "tokens", scope["state"]["log"].get("tokens", 0))
+                MutableHeaders(scope=message).update(self.quotas.headers(key))
+            await send(message)
+
+        await self.app(scope, receive, send_with_quota)
+
+
+class Refuse:
+    """Counts requests, and refuses those that come while the gateway is stopping."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self.app = app
+        self.drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or raise NotReady."""
+        if self.drain.began_at is not None:
+            raise NotReady("the server is stopping", headers={"connection": "close"})
+        self.drain.under_way += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.drain.under_way -= 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from gateway.addresses import Allowed
+from gateway.keys import read
 
 PREFIX = "GATEWAY_"
 
@@ -23,14 +24,22 @@ class Settings:
     """GATEWAY_HOST, the address to listen on. Any but a loopback address needs API keys."""
     port: int = 8080
     """GATEWAY_PORT."""
-    triton_url: str = "127.0.0.1:8001"
-    """GATEWAY_TRITON_URL, host:port of Triton's gRPC service."""
+    triton_urls: tuple[str, ...] = ("127.0.0.1:8001",)
+    """GATEWAY_TRITON_URL, host:port of Triton's gRPC service, or of several replicas, separated by commas."""
     model_repository: Path = Path("model_repository")
     """GATEWAY_MODEL_REPOSITORY, the folder of entries; only the tokenizers are read from it."""
     api_keys: frozenset[str] = frozenset()
-    """GATEWAY_API_KEYS, separated by commas, and the lines of the file GATEWAY_API_KEYS_FILE."""
+    """GATEWAY_API_KEYS, separated by commas."""
+    api_keys_file: Path | None = None
+    """GATEWAY_API_KEYS_FILE, with a key a line; read again when it changes."""
     request_timeout_s: float = 30.0
     """GATEWAY_REQUEST_TIMEOUT, seconds until a request is given up."""
+    requests_a_minute: int | None = None
+    """GATEWAY_REQUESTS_PER_MINUTE, of one key; without keys, of all clients together."""
+    tokens_a_minute: int | None = None
+    """GATEWAY_TOKENS_PER_MINUTE, the same."""
+    drain_timeout_s: float = 10.0
+    """GATEWAY_DRAIN_TIMEOUT, seconds that accepted requests have to be answered after a signal to stop."""
     max_body_bytes: int = 32 * 2**20
     """GATEWAY_MAX_BODY_BYTES."""
     max_image_pixels: int = 40_000_000
@@ -49,15 +58,19 @@ class Settings:
         settings = cls(
             host=environ.get(f"{PREFIX}HOST", default.host),
             port=int(_number(environ, "PORT", default.port, 1, 65535)),
-            triton_url=environ.get(f"{PREFIX}TRITON_URL", default.triton_url),
+            triton_urls=_triton_urls(environ) or default.triton_urls,
             model_repository=Path(environ.get(f"{PREFIX}MODEL_REPOSITORY", default.model_repository)),
             api_keys=_api_keys(environ),
+            api_keys_file=_api_keys_file(environ),
             request_timeout_s=_number(environ, "REQUEST_TIMEOUT", default.request_timeout_s, 0.1, 3600),
+            requests_a_minute=_quota(environ, "REQUESTS_PER_MINUTE"),
+            tokens_a_minute=_quota(environ, "TOKENS_PER_MINUTE"),
+            drain_timeout_s=_number(environ, "DRAIN_TIMEOUT", default.drain_timeout_s, 0, 3600),
             max_body_bytes=int(_number(environ, "MAX_BODY_BYTES", default.max_body_bytes, 1024, 2**30)),
             max_image_pixels=int(_number(environ, "MAX_IMAGE_PIXELS", default.max_image_pixels, 2**16, 2**30)),
             image_hosts=_image_hosts(environ),
         )
-        if not settings.api_keys and not _is_loopback(settings.host):
+        if not settings.api_keys and settings.api_keys_file is None and not _is_loopback(settings.host):
             raise SettingsError(
                 f"{PREFIX}HOST={settings.host} would let anyone in: set {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE,"
                 " or listen on 127.0.0.1"
@@ -78,19 +91,36 @@ def _number(environ: Mapping[str, str], name: str, default: float, low: float, h
     return value
 
 
+def _quota(environ: Mapping[str, str], name: str) -> int | None:
+    return int(_number(environ, name, 1, 1, 2**53)) if f"{PREFIX}{name}" in environ else None
+
+
+def _triton_urls(environ: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(url.strip() for url in environ.get(f"{PREFIX}TRITON_URL", "").split(",") if url.strip())
+
+
+# Set but empty is a mistake, a secret that did not arrive, and must not open the server.
+
+
 def _api_keys(environ: Mapping[str, str]) -> frozenset[str]:
-    keys = environ.get(f"{PREFIX}API_KEYS", "").split(",")
-    file = environ.get(f"{PREFIX}API_KEYS_FILE")
-    if file is not None:
-        try:
-            keys += Path(file).read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as exc:
-            raise SettingsError(f"{PREFIX}API_KEYS_FILE={file}: {exc}") from exc
-    found = frozenset(key.strip() for key in keys if key.strip())
-    # Set but empty is a mistake, a secret that did not arrive, and must not open the server.
-    if not found and (file is not None or f"{PREFIX}API_KEYS" in environ):
-        raise SettingsError(f"{PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE is set but holds no key")
+    given = environ.get(f"{PREFIX}API_KEYS")
+    found = frozenset(key.strip() for key in (given or "").split(",") if key.strip())
+    if given is not None and not found:
+        raise SettingsError(f"{PREFIX}API_KEYS is set but holds no key")
     return found
+
+
+def _api_keys_file(environ: Mapping[str, str]) -> Path | None:
+    given = environ.get(f"{PREFIX}API_KEYS_FILE")
+    if given is None:
+        return None
+    try:
+        found = read(Path(given))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SettingsError(f"{PREFIX}API_KEYS_FILE={given}: {exc}") from exc
+    if not found:
+        raise SettingsError(f"{PREFIX}API_KEYS_FILE={given} holds no key")
+    return Path(given)
 
 
 def _image_hosts(environ: Mapping[str, str]) -> Allowed | None:

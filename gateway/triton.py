@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +23,15 @@ CHANNEL = (
     # After a restart of Triton be back within a second, not after gRPC's two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A host that vanishes, or a process that is stopped, is noticed by its silence.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
 )
-CONTROL_TIMEOUT_S = 5.0
+CONTROL_TIMEOUT_S = 2.0
 """For the small questions about health and models, which never queue."""
+SUSPECT_S = 1.0
+"""How long a replica is asked last for a model that failed there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +47,44 @@ class ModelConfig:
     parameters: Mapping[str, str]
 
 
-class Triton:
-    """One Triton server. Belongs to the event loop it was made in."""
+class _Replica:
+    """One Triton server."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
-        """Make a client; it connects when it is first used.
+    def __init__(self, url: str) -> None:
+        self.client = aio.InferenceServerClient(url, channel_args=CHANNEL)
+        self.under_way = 0
+        """Calls."""
+        self.failed_at: dict[str, float] = {}
+        """When, on the monotonic clock, each model failed that has not answered since."""
+
+    def is_suspect(self, model: str) -> bool:
+        """Whether others should be asked first."""
+        return time.monotonic() - self.failed_at.get(model, -SUSPECT_S) < SUSPECT_S
+
+
+class Triton:
+    """One Triton server, or several that serve the same. Belongs to the event loop it was made in."""
+
+    def __init__(self, urls: Sequence[str], timeout_s: float) -> None:
+        """Make clients; they connect when they are first used.
 
         Args:
-            url: host:port of the gRPC service.
+            urls: host:port of the gRPC service of each.
             timeout_s: the longest that an inference may wait in Triton's queue.
         """
         self.timeout_s = timeout_s
         self.answered_at: dict[str, float] = {}
-        """When, on the monotonic clock, each model last answered an inference."""
-        self._client = aio.InferenceServerClient(url, channel_args=CHANNEL)
+        """When, on the monotonic clock, each model last answered an inference, with numbers that can be used."""
+        self._replicas = [_Replica(url) for url in urls]
+        self._turn = 0
 
     async def close(self) -> None:
-        """Close the connection."""
-        await self._client.close()
+        """Close the connections."""
+        for replica in self._replicas:
+            await replica.client.close()
 
     async def infer(self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str) -> NDArray[np.float32]:
-        """Run one inference.
+        """Run one inference; where a replica fails, another is asked, once.
 
         Args:
             model: its Triton name.
@@ -79,68 +102,92 @@ class Triton:
             item = aio.InferInput(name, tensor.shape, np_to_triton_dtype(tensor.dtype))
             item.set_data_from_numpy(tensor)
             inputs.append(item)
-        call = asyncio.ensure_future(self._infer(model, inputs))
-        call.add_done_callback(_forget)
-        # Whoever gives up waiting does not cancel it: Triton 2.51 can crash when a call is (server issue 7368).
-        answer = _read(await asyncio.shield(call), output)
-        if answer is None or answer.dtype != np.float32:
-            raise InferenceFailed(f"model {model!r} gave no FP32 output {output!r}")
-        return answer
+        first, *others = self._by_preference(model)
+        try:
+            return await self._infer(first, model, inputs, output)
+        except (NotReady, InferenceFailed):
+            if not others:
+                raise
+        return await self._infer(others[0], model, inputs, output)
 
-    async def _infer(self, model: str, inputs: list[aio.InferInput]) -> aio.InferResult:
+    def _by_preference(self, model: str) -> list[_Replica]:
+        """The one first that does not fail and has least to do, in turns where they are equal."""
+        self._turn += 1
+        count = len(self._replicas)
+        in_turn = [self._replicas[(self._turn + i) % count] for i in range(count)]
+        return sorted(in_turn, key=lambda replica: (replica.is_suspect(model), replica.under_way))
+
+    async def _infer(
+        self, replica: _Replica, model: str, inputs: list[aio.InferInput], output: str
+    ) -> NDArray[np.float32]:
         # The time it may wait in Triton's queue, where the model's queue policy lets a client say so.
         queue_timeout_us = int(self.timeout_s * 1e6)
-        with mapped_errors(model):
-            result = await self._client.infer(model, inputs, timeout=queue_timeout_us)
-        self.answered_at[model] = time.monotonic()
-        return result
+        replica.under_way += 1
+        try:
+            with mapped_errors(model):
+                result = await replica.client.infer(model, inputs, timeout=queue_timeout_us)
+            answer = _read(result, model, output)
+        except (NotReady, InferenceFailed):
+            replica.failed_at[model] = time.monotonic()
+            raise
+        finally:
+            replica.under_way -= 1
+        replica.failed_at.pop(model, None)
+        return answer
 
-    async def is_ready(self) -> bool:
-        """Whether the server answers and says that all its models are loaded."""
+    async def is_live(self) -> bool:
+        """Whether a server answers. It is never "ready" while a model is loaded, though all others work."""
+        return any(await asyncio.gather(*map(self._is_live, self._replicas)))
+
+    async def _is_live(self, replica: _Replica) -> bool:
         try:
             with mapped_errors("server"):
-                return bool(await self._client.is_server_ready(client_timeout=CONTROL_TIMEOUT_S))
+                return bool(await replica.client.is_server_live(client_timeout=CONTROL_TIMEOUT_S))
         except GatewayError:
             return False
 
     async def models(self) -> list[ModelConfig]:
-        """The models that are ready, in no order.
+        """The models that are ready, in no order, by the first server that says so.
 
         Raises:
             GatewayError: mostly NotReady.
         """
-        with mapped_errors("repository"):
-            index = await self._client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
-            names = {model.name for model in index.models if model.state == "READY"}
-            replies = await asyncio.gather(
-                *(self._client.get_model_config(name, client_timeout=CONTROL_TIMEOUT_S) for name in names)
-            )
-        return [
-            ModelConfig(
-                name=config.name,
-                max_batch_size=config.max_batch_size,
-                inputs=frozenset(tensor.name for tensor in config.input),
-                output=config.output[0].name,
-                width=config.output[0].dims[-1],
-                parameters={name: value.string_value for name, value in config.parameters.items()},
-            )
-            for config in (reply.config for reply in replies)
-            if config.output and config.output[0].dims
-        ]
+        *others, last = self._replicas
+        for replica in others:
+            with suppress(GatewayError):
+                return await _models(replica.client)
+        return await _models(last.client)
 
 
-def _read(result: aio.InferResult, output: str) -> NDArray[np.float32] | None:
+async def _models(client: aio.InferenceServerClient) -> list[ModelConfig]:
+    with mapped_errors("repository"):
+        index = await client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
+        names = {model.name for model in index.models if model.state == "READY"}
+        replies = await asyncio.gather(
+            *(client.get_model_config(name, client_timeout=CONTROL_TIMEOUT_S) for name in names)
+        )
+    return [
+        ModelConfig(
+            name=config.name,
+            max_batch_size=config.max_batch_size,
+            inputs=frozenset(tensor.name for tensor in config.input),
+            output=config.output[0].name,
+            width=config.output[0].dims[-1],
+            parameters={name: value.string_value for name, value in config.parameters.items()},
+        )
+        for config in (reply.config for reply in replies)
+        if config.output and config.output[0].dims
+    ]
+
+
+def _read(result: aio.InferResult, model: str, output: str) -> NDArray[np.float32]:
     try:
         tensor: NDArray[np.float32] | None = result.as_numpy(output)
     except ValueError as exc:  # fewer bytes than the shape asks for
-        raise InferenceFailed(f"output {output!r} is broken") from exc
+        raise InferenceFailed(f"model {model!r} gave a broken output {output!r}") from exc
+    if tensor is None or tensor.dtype != np.float32:
+        raise InferenceFailed(f"model {model!r} gave no FP32 output {output!r}")
     return tensor
-
-
-def _forget(call: "asyncio.Future[aio.InferResult]") -> None:
-    """Take note of how a call ended that may have been abandoned, or asyncio complains that nobody did."""
-    if not call.cancelled():
-        call.exception()
 
 
 # One code, UNAVAILABLE, stands for three things that clients must tell apart. Texts of Triton's scheduler_utils.cc.

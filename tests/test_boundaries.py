@@ -34,7 +34,7 @@ def inside(*folders: str) -> set[str]:
         ("embedded", inside("embedded/")),
         ("starlette", inside("gateway/routes/", "gateway/app.py", "gateway/middleware.py")),
         ("tritonclient", inside("gateway/triton.py", "export/config.py")),
-        ("gateway.routes", inside("gateway/routes/", "gateway/app.py")),
+        ("gateway.routes", inside("gateway/routes/", "gateway/app.py", "gateway/protocol.py")),
         ("gateway.service", inside("gateway/service/", "gateway/routes/", "gateway/health.py")),
         ("httpx2", inside("gateway/fetch.py")),
         ("PIL", inside("gateway/pixels.py", "gateway/catalog.py", "export/")),
@@ -63,9 +63,10 @@ def test_leaves_import_nothing_of_ours(leaf: str) -> None:
     assert not any(name.split(".")[0] in {"gateway", "export", "embedded"} for name in imports(Path(leaf)))
 
 
-def test_settings_know_of_hosts_only() -> None:
+def test_settings_know_of_hosts_and_keys_only() -> None:
     assert {name for name in imports(Path("gateway/settings.py")) if name.startswith("gateway")} == {
-        "gateway.addresses"
+        "gateway.addresses",
+        "gateway.keys",
     }
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from gateway import vectors
 from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
-from gateway.routes.http import Request, answer, find_model, read
+from gateway.routes.http import Request, answer, caller, find_model, read
 from gateway.service.embed import Item, embed
 from gateway.service.rows import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
@@ -102,7 +102,7 @@ async def create(request: Request) -> Response:
     _check_output(body, model)
     items = read_inputs(body.input)
     embedded = await embed(
-        gateway.triton, gateway.images, gateway.catalog.models, model, items, truncate=body.truncate is True
+        caller(request), gateway.images, gateway.catalog.models, model, items, truncate=body.truncate is True
     )
     tokens = embedded.text_tokens + embedded.image_tokens
     request.state["log"] |= {"inputs": len(items), "tokens": tokens}

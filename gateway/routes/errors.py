@@ -33,7 +33,9 @@ async def gateway_error(request: Request, exc: Exception) -> Response:
     """Answer one of our own errors."""
     assert isinstance(exc, GatewayError)  # noqa: S101 - what it is registered for
     request.scope["state"]["log"]["error"] = type(exc).__name__  # its message may quote the client
-    return _respond(ANSWERS[type(exc)], exc.message, exc.param)
+    response = _respond(ANSWERS[type(exc)], exc.message, exc.param)
+    response.headers.update(exc.headers)
+    return response
 
 
 async def http_exception(request: Request, exc: Exception) -> Response:

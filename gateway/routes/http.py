@@ -1,6 +1,7 @@
 """What all routes share: the state of the app, reading a body, writing an answer."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
@@ -9,10 +10,14 @@ import msgspec
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
+from gateway.admission import Lines
 from gateway.catalog import Catalog, Model
-from gateway.errors import DeadlineExceeded, InvalidRequest, RequestTooLarge
+from gateway.drain import Drain
+from gateway.errors import DeadlineExceeded, InvalidRequest, NotReady, RequestTooLarge
 from gateway.health import Monitor
 from gateway.images import Images
+from gateway.service.caller import Caller
+from gateway.service.tokens import MAX_TOKENS
 from gateway.settings import Settings
 from gateway.triton import Triton
 
@@ -26,6 +31,8 @@ class Gateway:
     catalog: Catalog
     monitor: Monitor
     images: Images
+    lines: Lines
+    drain: Drain
 
 
 class State(TypedDict):
@@ -34,7 +41,14 @@ class State(TypedDict):
     gateway: Gateway
     log: dict[str, Any]
     """Fields for its line in the log."""
+    key: str
+    """Whose it is: tells keys apart, and gives none away."""
 
+
+MAX_VALUES = MAX_TOKENS + 10_000
+"""In a body, as the commas between them count: a value takes up to a hundred times as much memory as its text."""
+STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+"""Of JSON."""
 
 Request = StarletteRequest[State]
 Body = TypeVar("Body")
@@ -45,14 +59,24 @@ def with_deadline(endpoint: Endpoint) -> Endpoint:
     """Give an endpoint, reading the body included, no longer than the settings say."""
 
     async def timed(request: Request) -> Response:
-        timeout_s = request.state["gateway"].settings.request_timeout_s
+        gateway = request.state["gateway"]
+        timeout_s = gateway.settings.request_timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                return await endpoint(request)
+            async with asyncio.timeout(timeout_s) as deadline:
+                with gateway.drain.ends(deadline):
+                    return await endpoint(request)
         except TimeoutError as exc:
+            if gateway.drain.gave_up:
+                raise NotReady("the server is stopping", headers={"connection": "close"}) from exc
             raise DeadlineExceeded(f"no answer within {timeout_s:g} s") from exc
 
     return timed
+
+
+def caller(request: Request) -> Caller:
+    """On whose behalf a request is answered; its body has been read."""
+    gateway = request.state["gateway"]
+    return Caller(gateway.triton, gateway.lines, request.state["key"], request.is_disconnected)
 
 
 def find_model(request: Request, name: str | None, roles: frozenset[str]) -> Model:
@@ -66,9 +90,12 @@ async def read(request: Request, body_type: type[Body]) -> Body:
     """Read and validate a JSON body.
 
     Raises:
-        RequestTooLarge: it is over the limit, more than which is never held.
-        InvalidRequest: not JSON, or not of this type; names the field.
+        RequestTooLarge: it is over the limit, more than which is never held, or has more values than any request.
+        InvalidRequest: compressed, not JSON, or not of this type; names the field.
     """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise InvalidRequest(f"content-encoding is {encoding}; send the body as it is")
     limit = request.state["gateway"].settings.max_body_bytes
     chunks: list[bytes] = []
     size = 0
@@ -80,7 +107,10 @@ async def read(request: Request, body_type: type[Body]) -> Body:
             chunks.clear()
     if size > limit:
         raise RequestTooLarge(f"the body is over {limit} bytes")
-    return decode(b"".join(chunks), body_type)
+    body = b"".join(chunks)
+    if body.count(b",") > MAX_VALUES and STRING.sub(b"", body).count(b",") > MAX_VALUES:
+        raise RequestTooLarge(f"the body holds over {MAX_VALUES} values")
+    return decode(body, body_type)
 
 
 def decode(body: bytes, body_type: type[Body]) -> Body:

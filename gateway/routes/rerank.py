@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from gateway.catalog import RERANK_ROLES
 from gateway.errors import ModelNotFound
-from gateway.routes.http import Request, answer, find_model, read
+from gateway.routes.http import Request, answer, caller, find_model, read
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
 
@@ -85,7 +85,7 @@ async def create(request: Request) -> Response:
     if model.text is None:
         raise ModelNotFound(f"model {model.name!r} ranks no texts", param="model")
     ranking = await rerank(
-        request.state["gateway"].triton,
+        caller(request),
         model.text,
         body.query,
         texts,

@@ -11,9 +11,9 @@ from gateway.decoders import Pixels
 from gateway.errors import InvalidRequest
 from gateway.images import Images
 from gateway.service import images, rows, tokens
+from gateway.service.caller import Caller
 from gateway.service.ordered import gather
 from gateway.service.tokens import Text
-from gateway.triton import Triton
 from gateway.vectors import normalise
 
 NOTHING = np.empty((0, 1), np.float32)
@@ -44,7 +44,7 @@ class Embeddings:
 
 
 async def embed(
-    triton: Triton, reader: Images, served: Sequence[Model], model: Model, items: Sequence[Item], *, truncate: bool
+    caller: Caller, reader: Images, served: Sequence[Model], model: Model, items: Sequence[Item], *, truncate: bool
 ) -> Embeddings:
     """Embed items.
 
@@ -52,7 +52,7 @@ async def embed(
     the model gives it, and of length 1 again.
 
     Args:
-        triton: where the model runs.
+        caller: on whose behalf.
         reader: of images.
         served: all models, to name those that take images where this one does not.
         model: an embedding model.
@@ -60,14 +60,17 @@ async def embed(
         truncate: whether to cut texts over the model's limit; otherwise they are an error.
 
     Raises:
-        GatewayError: InvalidRequest, or what `Triton.infer` raises.
+        GatewayError: InvalidRequest, or what `parts.run` raises.
     """
     _check_kinds(served, model, items)
+    caller.check(model.text, sum(tokens.estimate(item.text) for item in items if item.text is not None))
+    if model.image is not None:
+        caller.check(model.image, model.image.patches * sum(item.image is not None for item in items))
     has_text = np.array([item.text is not None for item in items])
     has_image = np.array([item.image is not None for item in items])
     ids = await _encode(model.text, items, truncate=truncate) if model.text else []
     text_vectors, image_vectors = await gather(
-        _embed_texts(triton, model.text, ids), _embed_images(triton, reader, model.image, items)
+        _embed_texts(caller, model.text, ids), _embed_images(caller, reader, model.image, items)
     )
     of_text, of_image = np.zeros((2, len(items), model.width), np.float32)
     of_text[has_text] = text_vectors
@@ -104,12 +107,12 @@ async def _encode(tower: TextTower, items: Sequence[Item], *, truncate: bool) ->
     return await tokens.encode(tower, texts, places, tower.max_tokens, truncate=truncate)
 
 
-async def _embed_texts(triton: Triton, tower: TextTower | None, ids: Sequence[list[int]]) -> NDArray[np.float32]:
-    return await rows.run(triton, tower, [(row,) for row in ids]) if tower is not None else NOTHING
+async def _embed_texts(caller: Caller, tower: TextTower | None, ids: Sequence[list[int]]) -> NDArray[np.float32]:
+    return await rows.run(caller, tower, [(row,) for row in ids]) if tower is not None else NOTHING
 
 
 async def _embed_images(
-    triton: Triton, reader: Images, tower: ImageTower | None, items: Sequence[Item]
+    caller: Caller, reader: Images, tower: ImageTower | None, items: Sequence[Item]
 ) -> NDArray[np.float32]:
     if tower is None:
         return NOTHING
@@ -120,4 +123,4 @@ async def _embed_images(
         image, place = given[index]
         return await reader.read(image, preparation, place)
 
-    return await images.run(triton, tower, len(given), read)
+    return await images.run(caller, tower, len(given), read)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from gateway.catalog import ImageTower
 from gateway.decoders import Pixels
 from gateway.service import parts
+from gateway.service.caller import Caller
 from gateway.service.ordered import gather
-from gateway.triton import Triton
 
 PART_BYTES = 4 * 2**20
 """Of pixels in one request, unless one image alone has more."""
@@ -19,12 +19,12 @@ IN_PREPARATION = 8
 
 
 async def run(
-    triton: Triton, tower: ImageTower, count: int, read: Callable[[int], Awaitable[Pixels]]
+    caller: Caller, tower: ImageTower, count: int, read: Callable[[int], Awaitable[Pixels]]
 ) -> NDArray[np.float32]:
     """Compute every image: [count, tower.width], in their order.
 
     Args:
-        triton: where the tower runs.
+        caller: on whose behalf.
         tower: which.
         count: how many there are.
         read: gives the pixels of one of them, UINT8 [3, H, W], when its turn has come: never are all in memory.
@@ -44,4 +44,4 @@ async def run(
     bytes_each = 3 * tower.preparation.height * tower.preparation.width
     size = min(tower.max_batch_size, max(1, PART_BYTES // bytes_each))
     cut = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    return await parts.run(triton, tower, cut, tensors)
+    return await parts.run(caller, tower, [parts.Part(rows, len(rows) * tower.patches) for rows in cut], tensors)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.catalog import TextTower
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.scores import ACTIVATIONS
 from gateway.service import rows, tokens
-from gateway.triton import Triton
+from gateway.service.caller import Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Ranking:
 
 
 async def rerank(
-    triton: Triton,
+    caller: Caller,
     tower: TextTower,
     query: str,
     documents: Sequence[str],
@@ -42,7 +42,7 @@ async def rerank(
     """Score every document against the query.
 
     Args:
-        triton: where the model runs.
+        caller: on whose behalf.
         tower: of a rerank model.
         query: never cut; with all that stands in front of a document it may have half of the model's tokens, so that
             every kind of model has room for documents.
@@ -51,18 +51,19 @@ async def rerank(
         max_tokens_per_document: a limit below the model's own.
 
     Raises:
-        GatewayError: InvalidRequest, or what `Triton.infer` raises.
+        GatewayError: InvalidRequest, or what `parts.run` raises.
     """
+    caller.check(tower, sum(tokens.estimate(query) + tokens.estimate(document) for document in documents))
     places = [f"documents[{i}]" for i in range(len(documents))]
     score = _cross_encode if tower.role == "cross-encoder" else _interact_late
     most = max_tokens_per_document or tower.max_tokens
-    scores, count = await score(triton, tower, query, documents, places, most, truncate=truncate)
+    scores, count = await score(caller, tower, query, documents, places, most, truncate=truncate)
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     return Ranking([Ranked(i, scores[i]) for i in order], count)
 
 
 async def _interact_late(
-    triton: Triton,
+    caller: Caller,
     tower: TextTower,
     query: str,
     documents: Sequence[str],
@@ -80,17 +81,17 @@ async def _interact_late(
     count = sum(map(len, document_ids))
     computed = count + len(query_ids) * len(documents)  # wherever their batches part, the query is encoded again
     if computed > tokens.MAX_TOKENS:
-        raise InvalidRequest(
+        raise RequestTooLarge(
             f"query has {len(query_ids)} tokens; with each of {len(documents)} documents that makes {computed} tokens,"
             f" and a request may have {tokens.MAX_TOKENS}",
             param="query",
         )
-    outputs = await rows.run(triton, tower, [(query_ids, ids) for ids in document_ids])
+    outputs = await rows.run(caller, tower, [(query_ids, ids) for ids in document_ids])
     return outputs[:, 0].tolist(), len(query_ids) + count
 
 
 async def _cross_encode(
-    triton: Triton,
+    caller: Caller,
     tower: TextTower,
     query: str,
     documents: Sequence[str],
@@ -108,6 +109,6 @@ async def _cross_encode(
             param="query",
         )
     pairs = await tokens.encode(tower, documents, places, limit, truncate=truncate, frame=frame)
-    logits = await rows.run(triton, tower, [(ids,) for ids in pairs], frame.first_length)
+    logits = await rows.run(caller, tower, [(ids,) for ids in pairs], frame.first_length)
     scores: list[float] = ACTIVATIONS[tower.activation](logits)[:, tower.positive_class].tolist()
     return scores, frame.head_length + sum(len(ids) - frame.head_length for ids in pairs)

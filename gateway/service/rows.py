@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gateway.catalog import TextTower
 from gateway.service import parts
-from gateway.triton import Triton
+from gateway.service.caller import Caller
 
 Row = tuple[Sequence[int], ...]
 """Token ids of each segment of a row: query and document for late interaction, one for all else."""
@@ -20,17 +20,19 @@ SEGMENTS: Mapping[str, tuple[tuple[str, str], ...]] = {
 """By role, the names of the tensors that hold each segment: ids INT64 [b, L], padded, and lengths INT32 [b, 1]. The
 other side of the contract is in export/runtime/engine.py; the two share no code, only these names."""
 
+PART_TOKENS = 2048
+"""In one request to Triton, unless one row alone has more. What waits for its turn does so behind whole requests."""
 MAX_ROWS = 2048
 """Texts, images or documents in one call."""
 
 
-async def run(triton: Triton, tower: TextTower, rows: Sequence[Row], first_length: int = 1) -> NDArray[np.float32]:
+async def run(caller: Caller, tower: TextTower, rows: Sequence[Row], first_length: int = 1) -> NDArray[np.float32]:
     """Compute every row: [n, tower.width], in the order given.
 
     Rows of similar length travel together, so that little is padded.
 
     Args:
-        triton: where the tower runs.
+        caller: on whose behalf.
         tower: of any role.
         rows: each of 1 to tower.max_tokens ids in every segment.
         first_length: for models that take it, how many ids of each row have the segment id 0.
@@ -45,10 +47,21 @@ async def run(triton: Triton, tower: TextTower, rows: Sequence[Row], first_lengt
             made["first_length"] = np.full((len(part), 1), first_length, np.int32)
         return made
 
-    order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))
-    size = tower.max_batch_size
-    cut = [order[start : start + size] for start in range(0, len(order), size)]
-    return await parts.run(triton, tower, cut, tensors)
+    return await parts.run(caller, tower, _cut([sum(map(len, row)) for row in rows], tower.max_batch_size), tensors)
+
+
+def _cut(tokens: Sequence[int], most_rows: int) -> list[parts.Part]:
+    """Parts of rows of similar length, given the tokens of each row."""
+    cut: list[parts.Part] = []
+    part: list[int] = []
+    total = 0
+    for row in sorted(range(len(tokens)), key=tokens.__getitem__):
+        if part and (len(part) == most_rows or total + tokens[row] > PART_TOKENS):
+            cut.append(parts.Part(part, total))
+            part, total = [], 0
+        part.append(row)
+        total += tokens[row]
+    return [*cut, parts.Part(part, total)] if part else cut
 
 
 def _tensors(tower: TextTower, rows: Sequence[Row]) -> dict[str, NDArray[np.generic]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from gateway.catalog import TextTower
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.tokenize import Frame
 
 Text = str | list[int]
@@ -13,8 +13,15 @@ MAX_TOKENS = 300_000
 """In one request; a query that is read together with every document counts with each."""
 CHARACTERS_A_TOKEN = 64
 """No more of a text is read than this many characters for each token that the model takes. Real text has 2 to 6."""
+USUAL_CHARACTERS = 4
+"""For a token, about, where nothing depends on how many there are."""
 SLICE_CHARACTERS = 500_000
 """Tokenised at a time: a token takes a quarter of a kilobyte while it is, and other requests get their turn between."""
+
+
+def estimate(text: Text) -> int:
+    """About how many tokens a text has; at least one."""
+    return len(text) if isinstance(text, list) else 1 + len(text) // USUAL_CHARACTERS
 
 
 async def encode(
@@ -37,8 +44,8 @@ async def encode(
         frame: put around every text, none of which is token ids then.
 
     Raises:
-        InvalidRequest: a text is over the limit or makes no tokens, token ids are not the model's, or all are more than
-            MAX_TOKENS.
+        InvalidRequest: a text is over the limit or makes no tokens, or token ids are not the model's.
+        RequestTooLarge: all are more than MAX_TOKENS.
     """
     most = limit * CHARACTERS_A_TOKEN
     for text, place in zip(texts, places, strict=True):
@@ -61,7 +68,7 @@ async def encode(
             encoded.append(tower.tokenizer.cut(ids, around + limit, frame))
             total += len(encoded[-1])
             if total > MAX_TOKENS:
-                raise InvalidRequest(
+                raise RequestTooLarge(
                     f"up to {place}, the request has {total} tokens; it may have {MAX_TOKENS}", param=place
                 )
     return encoded

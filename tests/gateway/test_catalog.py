@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 def with_catalog(url: str, repository: Path, use: Callable[[Catalog], Awaitable[Result]]) -> Result:
     async def run() -> Result:
-        triton = Triton(url, timeout_s=5)
+        triton = Triton([url], timeout_s=5)
         try:
             return await use(Catalog(triton, repository))
         finally:
@@ -84,7 +84,7 @@ def read(
     necessary = {"role": "cross-encoder", "max_tokens": "64", "vocabulary_size": "30522"}
 
     async def run() -> list[Model]:
-        triton = FixedTriton("127.0.0.1:1", timeout_s=1)
+        triton = FixedTriton(["127.0.0.1:1"], timeout_s=1)
         names = [f"model-{i}" for i in range(len(parameters))]
         for name in names:
             (tmp_path / name).symlink_to((repository / "all-minilm-l6-v2").resolve())

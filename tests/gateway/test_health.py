@@ -3,8 +3,10 @@ from pathlib import Path
 
 import httpx2
 
+from gateway.admission import Lines
 from gateway.catalog import Catalog
-from gateway.health import Monitor
+from gateway.drain import Drain
+from gateway.health import FRESH_S, Monitor
 from gateway.triton import ModelConfig, Triton
 from loadtest.servers import free_ports
 from tests.serving import Server
@@ -13,7 +15,7 @@ from tests.serving import Server
 class EmptyTriton(Triton):
     """Ready, with nothing to serve."""
 
-    async def is_ready(self) -> bool:
+    async def is_live(self) -> bool:
         return True
 
     async def models(self) -> list[ModelConfig]:
@@ -24,8 +26,8 @@ def watch(url: str, repository: Path, seconds: float, kind: type[Triton] = Trito
     """What is the matter after a monitor has watched for a while."""
 
     async def run() -> str | None:
-        triton = kind(url, timeout_s=5)
-        monitor = Monitor(triton, Catalog(triton, repository))
+        triton = kind([url], timeout_s=5)
+        monitor = Monitor(triton, Catalog(triton, repository), Lines(5), Drain())
         watching = asyncio.create_task(monitor.run())
         await asyncio.sleep(seconds)
         watching.cancel()
@@ -41,7 +43,7 @@ def test_models_that_answer_canaries_are_no_problem(server: Server, repository: 
 
 
 def test_triton_that_is_not_there_is_the_problem(repository: Path) -> None:
-    assert watch(f"127.0.0.1:{free_ports(1)[0]}", repository, 0.5) == "Triton is not ready"
+    assert watch(f"127.0.0.1:{free_ports(1)[0]}", repository, 0.5) == "Triton does not answer"
 
 
 def test_triton_without_an_entry_of_ours_is_the_problem(tmp_path: Path) -> None:
@@ -50,6 +52,27 @@ def test_triton_without_an_entry_of_ours_is_the_problem(tmp_path: Path) -> None:
 
 def test_images_need_no_file_of_the_entry(server: Server, tmp_path: Path) -> None:
     assert watch(server.triton_url, tmp_path, 2.5) is None
+
+
+def test_model_may_be_silent_for_as_long_as_its_work_takes(server: Server, repository: Path) -> None:
+    async def run() -> None:
+        triton = Triton([server.triton_url], timeout_s=100)
+        catalog, lines = Catalog(triton, repository), Lines(100)
+        monitor = Monitor(triton, catalog, lines, Drain())
+        watching = asyncio.create_task(monitor.run())
+        await asyncio.sleep(2.5)
+        assert monitor.problem() is None
+        watching.cancel()  # no canaries any more
+        line = lines.of("all-minilm-l6-v2")
+        line.rate, line.under_way = 100.0, 2000
+        await asyncio.sleep(FRESH_S + 0.5)
+        problem = monitor.problem()
+        assert problem is not None
+        assert "minilm-late-interaction" in problem
+        assert "all-minilm-l6-v2" not in problem
+        await triton.close()
+
+    asyncio.run(run())
 
 
 def test_health_over_http(client: httpx2.Client) -> None:

@@ -9,7 +9,9 @@ import httpx2
 import pytest
 
 from gateway.app import create_app
+from gateway.drain import Drain
 from gateway.errors import InvalidKey
+from gateway.keys import Keys
 from gateway.middleware import Authorise
 from gateway.settings import Settings
 from tests.serving import Server, start
@@ -62,9 +64,9 @@ def test_key_that_is_not_ascii_is_wrong_not_a_crash() -> None:
         async def app(*_: object) -> None:
             raise AssertionError("let in")
 
-        scope = {"type": "http", "headers": [(b"authorization", b"Bearer \xff\xfe")]}
+        scope = {"type": "http", "state": {}, "headers": [(b"authorization", b"Bearer \xff\xfe")]}
         with pytest.raises(InvalidKey):
-            await Authorise(app, ["right"])(scope, None, None)  # type: ignore[arg-type] # never called
+            await Authorise(app, Keys(["right"], None))(scope, None, None)  # type: ignore[arg-type] # never called
 
     asyncio.run(call())
 
@@ -113,4 +115,4 @@ def test_client_that_hangs_up_is_no_failure_of_ours(server: Server) -> None:
 
 
 def test_app_can_be_made_without_triton_or_environment() -> None:
-    assert callable(create_app(Settings()))
+    assert callable(create_app(Settings(), Drain()))

@@ -44,7 +44,7 @@ def row(length: int) -> dict[str, NDArray[np.generic]]:
 
 def test_malformed_tensors_are_refused_by_the_model_alone(server: Server) -> None:
     async def use() -> None:
-        triton = Triton(server.triton_url, timeout_s=10)
+        triton = Triton([server.triton_url], timeout_s=10)
         good, bad = row(length=2), row(length=0)
         answers = await asyncio.gather(
             *(triton.infer("all-minilm-l6-v2", tensors, "embedding") for tensors in [good, bad] * 8),
@@ -61,10 +61,24 @@ def test_malformed_tensors_are_refused_by_the_model_alone(server: Server) -> Non
 
 def test_server_that_is_not_there_is_not_ready() -> None:
     async def use() -> None:
-        triton = Triton(f"127.0.0.1:{free_ports(1)[0]}", timeout_s=5)
-        assert not await triton.is_ready()
+        triton = Triton([f"127.0.0.1:{free_ports(1)[0]}"], timeout_s=5)
+        assert not await triton.is_live()
         with pytest.raises(NotReady):
             await triton.models()
         await triton.close()
+
+    asyncio.run(use())
+
+
+def test_another_replica_is_asked_where_one_is_not_there(server: Server) -> None:
+    async def use() -> None:
+        triton = Triton([f"127.0.0.1:{free_ports(1)[0]}", server.triton_url], timeout_s=10)
+        assert await triton.is_live()
+        assert await triton.models()
+        answers = await asyncio.gather(
+            *(triton.infer("all-minilm-l6-v2", row(length=2), "embedding") for _ in range(8))
+        )
+        await triton.close()
+        assert all(np.array_equal(answer, answers[0]) for answer in answers)
 
     asyncio.run(use())

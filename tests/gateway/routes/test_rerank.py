@@ -27,9 +27,9 @@ def post(client: httpx2.Client, **body: Any) -> dict[str, Any]:
     return answer
 
 
-def refused(client: httpx2.Client, **body: Any) -> dict[str, Any]:
+def refused(client: httpx2.Client, status: int = 400, **body: Any) -> dict[str, Any]:
     response = client.post("/v1/rerank", json=body)
-    assert response.status_code == 400, response.text
+    assert response.status_code == status, response.text
     error: dict[str, Any] = response.json()["error"]
     return error
 
@@ -211,6 +211,7 @@ def test_late_interaction_gets_the_models_prompts(odd_client: httpx2.Client, tok
 
 
 def test_query_counts_with_each_document_since_it_is_read_with_each(client: httpx2.Client) -> None:
-    error = refused(client, query="sea shells " * 60, documents=["a " * 30] * 2048, model="minilm-late-interaction")
+    documents = ["a " * 30] * 2048
+    error = refused(client, 413, query="sea shells " * 60, documents=documents, model="minilm-late-interaction")
     assert error["param"] == "query"
     assert "with each of 2048 documents that makes" in error["message"]

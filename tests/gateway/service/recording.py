@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.admission import Lines
 from gateway.errors import NotReady
+from gateway.service.caller import Caller
 from gateway.triton import Triton
 
 
@@ -17,6 +19,7 @@ class RecordingTriton(Triton):
 
     fail_at: int | None = None
     calls: list[Mapping[str, NDArray[np.generic]]] = field(default_factory=list)
+    answered_at: dict[str, float] = field(default_factory=dict)
     now: int = 0
     most_at_a_time: int = 0
 
@@ -31,3 +34,8 @@ class RecordingTriton(Triton):
         given = next(iter(tensors.values()))
         first: NDArray[np.float32] = given.reshape(len(given), -1)[:, :1].astype(np.float32)
         return first
+
+
+def caller(triton: Triton) -> Caller:
+    """Whoever has all of a Triton to itself."""
+    return Caller(triton, Lines(timeout_s=30))

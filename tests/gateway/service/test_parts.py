@@ -1,13 +1,17 @@
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from gateway.admission import LEAST_UNDER_WAY, Lines
 from gateway.catalog import Tower
-from gateway.errors import InferenceFailed, InvalidRequest, NotReady
+from gateway.errors import ClientGone, InferenceFailed, InvalidRequest, NotReady
 from gateway.service import parts
-from tests.gateway.service.recording import RecordingTriton
+from gateway.service.caller import Caller
+from gateway.service.parts import Part
+from tests.gateway.service.recording import RecordingTriton, caller
 
 TOWER = Tower("m", "m", "text-embedding", "embedding", 1, 4)
 
@@ -17,24 +21,24 @@ async def numbered(part: Sequence[int]) -> parts.Tensors:
 
 
 def test_answers_are_put_in_the_order_of_the_rows() -> None:
-    cut = [[3, 1], [0, 2, 4]]
-    assert asyncio.run(parts.run(RecordingTriton(), TOWER, cut, numbered))[:, 0].tolist() == [0, 1, 2, 3, 4]
+    cut = [Part([3, 1], 2), Part([0, 2, 4], 3)]
+    assert asyncio.run(parts.run(caller(RecordingTriton()), TOWER, cut, numbered))[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_no_parts_make_no_rows() -> None:
-    assert asyncio.run(parts.run(RecordingTriton(), TOWER, [], numbered)).shape == (0, 1)
+    assert asyncio.run(parts.run(caller(RecordingTriton()), TOWER, [], numbered)).shape == (0, 1)
 
 
 def test_one_call_does_not_fill_the_queue() -> None:
     triton = RecordingTriton()
-    asyncio.run(parts.run(triton, TOWER, [[i] for i in range(100)], numbered))
+    asyncio.run(parts.run(caller(triton), TOWER, [Part([i], 1) for i in range(100)], numbered))
     assert triton.most_at_a_time == parts.IN_FLIGHT
 
 
 def test_after_a_failure_nothing_more_is_sent() -> None:
     triton = RecordingTriton(fail_at=3)
     with pytest.raises(NotReady):
-        asyncio.run(parts.run(triton, TOWER, [[i] for i in range(100)], numbered))
+        asyncio.run(parts.run(caller(triton), TOWER, [Part([i], 1) for i in range(100)], numbered))
     assert len(triton.calls) == 3
 
 
@@ -47,7 +51,7 @@ def test_the_first_part_that_fails_is_reported_though_a_later_one_fails_sooner()
 
     for _ in range(3):
         with pytest.raises(InvalidRequest, match="row 2"):
-            asyncio.run(parts.run(RecordingTriton(), TOWER, [[i] for i in range(20)], tensors))
+            asyncio.run(parts.run(caller(RecordingTriton()), TOWER, [Part([i], 1) for i in range(20)], tensors))
 
 
 def test_answer_of_another_shape_is_no_answer() -> None:
@@ -55,4 +59,53 @@ def test_answer_of_another_shape_is_no_answer() -> None:
         return {"numbers": np.zeros((len(part) + 1, 1), np.float32)}
 
     with pytest.raises(InferenceFailed, match=r"shape \(3, 1\) where \(2, 1\) was due"):
-        asyncio.run(parts.run(RecordingTriton(), TOWER, [[0, 1]], tensors))
+        asyncio.run(parts.run(caller(RecordingTriton()), TOWER, [Part([0, 1], 2)], tensors))
+
+
+def test_work_of_a_client_that_hangs_up_while_it_waits_is_dropped() -> None:
+    triton, lines = RecordingTriton(), Lines(timeout_s=30)
+
+    async def is_gone() -> bool:
+        return True
+
+    async def use() -> None:
+        line = lines.of(TOWER.triton_name)
+        caller = Caller(triton, lines, is_gone=is_gone)
+        much = LEAST_UNDER_WAY + 1
+        with line.admit("another", much) as ticket:
+            await ticket.turn(much)
+            call = asyncio.create_task(parts.run(caller, TOWER, [Part([0], 1)], numbered))
+            await asyncio.sleep(0.01)
+            line.leave(much, done=True)
+            with pytest.raises(ClientGone):
+                await call
+        assert not triton.calls
+        assert line.under_way == 0
+
+    asyncio.run(use())
+
+
+def test_a_call_that_is_given_up_takes_room_until_triton_is_done() -> None:
+    done = asyncio.Event()
+
+    class SlowTriton(RecordingTriton):
+        async def infer(
+            self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str
+        ) -> NDArray[np.float32]:
+            await done.wait()
+            return await super().infer(model, tensors, output)
+
+    async def use() -> None:
+        who = caller(SlowTriton())
+        line = who.lines.of(TOWER.triton_name)
+        call = asyncio.create_task(parts.run(who, TOWER, [Part([0], 7)], numbered))
+        await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert line.under_way == 7
+        done.set()
+        await asyncio.sleep(0.01)
+        assert line.under_way == 0
+
+    asyncio.run(use())

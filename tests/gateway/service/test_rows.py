@@ -9,7 +9,7 @@ from gateway.catalog import TextTower
 from gateway.errors import NotReady
 from gateway.service import rows
 from gateway.tokenize import TextTokenizer
-from tests.gateway.service.recording import RecordingTriton
+from tests.gateway.service.recording import RecordingTriton, caller
 
 
 @pytest.fixture(scope="module")
@@ -21,20 +21,20 @@ def tower() -> TextTower:
 def test_order_is_kept_whatever_travels_together(tower: TextTower) -> None:
     triton = RecordingTriton()
     given = [([i] * (1 + (7 * i) % 5),) for i in range(30)]
-    results = asyncio.run(rows.run(triton, tower, given))
+    results = asyncio.run(rows.run(caller(triton), tower, given))
     assert results[:, 0].tolist() == list(range(30))
     assert [len(call["input_ids"]) for call in triton.calls] == [4] * 7 + [2]
 
 
 def test_rows_of_similar_length_travel_together(tower: TextTower) -> None:
     triton = RecordingTriton()
-    asyncio.run(rows.run(triton, tower, [([1] * (1 + i % 2 * 99),) for i in range(16)]))
+    asyncio.run(rows.run(caller(triton), tower, [([1] * (1 + i % 2 * 99),) for i in range(16)]))
     assert sorted(call["input_ids"].shape for call in triton.calls) == [(4, 1), (4, 1), (4, 100), (4, 100)]
 
 
 def test_tensors_are_those_of_the_contract(tower: TextTower) -> None:
     triton = RecordingTriton()
-    asyncio.run(rows.run(triton, tower, [([5, 6, 7],), ([8],)]))
+    asyncio.run(rows.run(caller(triton), tower, [([5, 6, 7],), ([8],)]))
     (call,) = triton.calls
     assert call["input_ids"].dtype == np.int64
     assert call["input_ids"].tolist() == [[8, 0, 0], [5, 6, 7]]
@@ -45,8 +45,10 @@ def test_tensors_are_those_of_the_contract(tower: TextTower) -> None:
 def test_first_length_is_sent_to_models_that_take_it(tower: TextTower) -> None:
     triton = RecordingTriton()
     given = [([5, 6, 7],), ([8, 9],)]
-    asyncio.run(rows.run(triton, tower, given, first_length=2))
-    asyncio.run(rows.run(triton, replace(tower, role="cross-encoder", takes_first_length=True), given, first_length=2))
+    asyncio.run(rows.run(caller(triton), tower, given, first_length=2))
+    asyncio.run(
+        rows.run(caller(triton), replace(tower, role="cross-encoder", takes_first_length=True), given, first_length=2)
+    )
     without, with_it = triton.calls
     assert "first_length" not in without
     assert with_it["first_length"].dtype == np.int32
@@ -56,7 +58,7 @@ def test_first_length_is_sent_to_models_that_take_it(tower: TextTower) -> None:
 def test_rows_are_padded_to_the_smallest_bucket_that_holds_the_longest(tower: TextTower) -> None:
     triton = RecordingTriton()
     bucketed = replace(tower, length_buckets=(4, 8, 1000), max_batch_size=1)
-    asyncio.run(rows.run(triton, bucketed, [([1] * length,) for length in (1, 4, 5, 8, 9)]))
+    asyncio.run(rows.run(caller(triton), bucketed, [([1] * length,) for length in (1, 4, 5, 8, 9)]))
     assert [call["input_ids"].shape[1] for call in triton.calls] == [4, 4, 8, 8, 1000]
     assert [int(call["length"][0, 0]) for call in triton.calls] == [1, 4, 5, 8, 9]
 
@@ -64,7 +66,7 @@ def test_rows_are_padded_to_the_smallest_bucket_that_holds_the_longest(tower: Te
 def test_every_segment_has_a_bucket_of_its_own(tower: TextTower) -> None:
     triton = RecordingTriton()
     bucketed = replace(tower, role="late-interaction", length_buckets=(4, 8))
-    asyncio.run(rows.run(triton, bucketed, [([1, 2], [3] * 7)]))
+    asyncio.run(rows.run(caller(triton), bucketed, [([1, 2], [3] * 7)]))
     (call,) = triton.calls
     assert (call["query_ids"].shape, call["document_ids"].shape) == ((1, 4), (1, 8))
 
@@ -72,4 +74,4 @@ def test_every_segment_has_a_bucket_of_its_own(tower: TextTower) -> None:
 def test_triton_is_asked_by_its_own_name(tower: TextTower) -> None:
     triton = RecordingTriton(fail_at=0)
     with pytest.raises(NotReady, match="m-text gave no embedding"):
-        asyncio.run(rows.run(triton, replace(tower, triton_name="m-text"), [([1],)]))
+        asyncio.run(rows.run(caller(triton), replace(tower, triton_name="m-text"), [([1],)]))

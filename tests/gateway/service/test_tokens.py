@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from gateway.catalog import TextTower
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.service import tokens
 from gateway.service.tokens import SLICE_CHARACTERS, Text
 from gateway.tokenize import TextTokenizer
@@ -44,7 +44,7 @@ def test_token_ids_are_cut_like_text(tower: TextTower) -> None:
 
 
 def test_counting_stops_at_the_first_text_too_many(tower: TextTower) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(RequestTooLarge) as caught:
         encode(tower, [[101] * 200] * 2000)
     assert caught.value.param == "input[1500]"
 
@@ -70,7 +70,7 @@ def test_limit_of_a_framed_text_is_its_own(tower: TextTower) -> None:
 
 
 def test_query_counts_with_every_document(tower: TextTower) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(RequestTooLarge) as caught:
         pairs(tower, "sea " * 126, ["snail " * 71] * 2048)  # 200 tokens each
     assert caught.value.param == "documents[1500]"
 
