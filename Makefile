@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test bench perf evaluate precisions parity pictogram format lock clean
+.PHONY: help install serve check lint test bench perf chaos soak audit evaluate precisions parity pictogram format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
 PYTHON ?= python3
@@ -36,6 +36,19 @@ bench: .venv/dev .peer/installed ## measure throughput beside infinity-emb and w
 
 perf: .venv/dev ## measure Triton and the gateway with perf_analyzer
 	$(BIN)/python -m loadtest.perf $(ARGS)
+
+chaos: .venv/dev ## break what can break under load, overload the rest, and write docs/reliability.md (a quarter of an hour; root)
+	$(BIN)/python -m export
+	$(BIN)/python -m loadtest.chaos $(ARGS)
+	$(BIN)/python -m loadtest.reliability
+
+soak: .venv/dev ## send all kinds of requests for 20 minutes, and watch memory, latency and errors
+	$(BIN)/python -m loadtest.soak $(ARGS)
+	$(BIN)/python -m loadtest.reliability
+
+audit: .venv/bin/python ## look for known holes in the pinned dependencies (needs the network)
+	$(BIN)/python -m pip install --quiet --target .audit pip-audit
+	PYTHONPATH=.audit $(BIN)/python -m pip_audit --no-deps --disable-pip -r requirements/serve.txt
 
 evaluate: .venv/dev ## measure retrieval quality through a running server, on STSb and XQuAD
 	$(BIN)/python -m loadtest.quality $(ARGS)

@@ -1,18 +1,16 @@
 """`python -m loadtest.report`: writes the figures and plots of docs/performance.md from stored results."""
 
-import re
 import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import msgspec
 
-from loadtest import bench, ceiling, perf, stages
+from loadtest import bench, ceiling, page, perf, stages
 from loadtest.bench import Run
 
 PAGE = Path("docs/performance.md")
@@ -50,18 +48,8 @@ def main() -> int:
     }
     if perf.RESULTS.exists():
         sections["perf"] = analyser(msgspec.json.decode(perf.RESULTS.read_bytes(), type=perf.Results))
-    page = PAGE.read_text()
-    for name, text in sections.items():
-        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
-        page = re.sub(f"{begin}.*?{end}", partial(_same, f"{begin}{text}{end}"), page, flags=re.DOTALL)
-    PAGE.write_text(page)
-    print(f"written: {PAGE}")
+    page.fill(PAGE, sections)
     return 0
-
-
-def _same(text: str, _: re.Match[str]) -> str:
-    """A replacement in which no backslash means anything."""
-    return text
 
 
 def machine(about: Mapping[str, str | int | float], peer: Mapping[str, str]) -> str:

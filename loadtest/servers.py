@@ -91,8 +91,12 @@ class Server:
         return counted(port) if port is not None else {}
 
     def roles(self) -> list[tuple[psutil.Process, str]]:
-        """Each process, and what it does."""
-        return [(process, role(" ".join(process.cmdline()[:5]))) for process in self.processes()]
+        """Each process that runs, and what it does."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.NoSuchProcess):  # that one has ended
+                found.append((process, role(" ".join(process.cmdline()[:5]))))
+        return found
 
 
 def role(command: str) -> str:
@@ -137,6 +141,16 @@ def conch(
     command = [sys.executable, "-m", "embedded"]
     with _run(name, command, ports["GATEWAY_PORT"], "/health/ready", log, given | environment, ports) as server:
         yield replace(server, models=frozenset(models))
+
+
+@contextmanager
+def gateway(repository: Path, log: Path, **environment: str) -> Iterator[Server]:
+    """The gateway alone, in front of Tritons that run already."""
+    (port,) = free_ports(1)
+    given = {"GATEWAY_PORT": str(port), "GATEWAY_MODEL_REPOSITORY": str(repository)} | environment
+    command = [sys.executable, "-m", "gateway"]
+    with _run("gateway", command, port, "/health/ready", log, given, {"GATEWAY_PORT": port}) as server:
+        yield server
 
 
 @contextmanager

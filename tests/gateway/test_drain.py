@@ -1,0 +1,55 @@
+"""Stopping a real gateway while it works."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from signal import SIGTERM
+
+import httpx2
+
+from loadtest.faults import pids
+from loadtest.servers import conch
+
+TEXTS = ["some words " * 100] * 512
+"""Seconds of work."""
+
+
+def test_what_was_accepted_is_answered_and_what_comes_then_is_refused(repository: Path, tmp_path: Path) -> None:
+    async def use(port: int, gateway: int) -> tuple[int, int, int]:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=90) as client:
+            accepted = asyncio.create_task(client.post("/v1/embeddings", json={"input": TEXTS}))
+            await asyncio.sleep(0.5)
+            os.kill(gateway, SIGTERM)
+            await asyncio.sleep(0.2)
+            assert not accepted.done()
+            late = await client.post("/v1/embeddings", json={"input": "late"})
+            ready = await client.get("/health/ready")
+            return late.status_code, ready.status_code, (await accepted).status_code
+
+    with conch(repository, tmp_path / "log", GATEWAY_DRAIN_TIMEOUT="60") as server:
+        (gateway,) = pids(server, "gateway")
+        assert asyncio.run(use(server.port, gateway)) == (503, 503, 200)
+
+
+def test_what_is_not_done_in_time_is_told_so(repository: Path, tmp_path: Path) -> None:
+    async def use(port: int, gateway: int) -> tuple[int, str]:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=90) as client:
+            accepted = asyncio.create_task(client.post("/v1/embeddings", json={"input": TEXTS}))
+            await asyncio.sleep(0.5)
+            os.kill(gateway, SIGTERM)
+            answer = await accepted
+            return answer.status_code, answer.json()["error"]["message"]
+
+    with conch(repository, tmp_path / "log", GATEWAY_DRAIN_TIMEOUT="0") as server:
+        (gateway,) = pids(server, "gateway")
+        assert asyncio.run(use(server.port, gateway)) == (503, "the server is stopping")
+
+
+def test_nothing_to_answer_is_no_reason_to_wait(repository: Path, tmp_path: Path) -> None:
+    with conch(repository, tmp_path / "log", GATEWAY_DRAIN_TIMEOUT="60") as server:
+        (gateway,) = (process for process, role in server.roles() if role == "gateway")
+        started = time.monotonic()
+        gateway.send_signal(SIGTERM)
+        gateway.wait(10)
+        assert time.monotonic() - started < 5

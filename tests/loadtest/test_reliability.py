@@ -1,0 +1,46 @@
+"""The tables of docs/reliability.md out of made results."""
+
+from loadtest import reliability, soak
+from loadtest.overload import Overload
+from loadtest.soak import Minute
+from loadtest.steady import Case
+
+
+def test_case_is_a_row_that_leaves_out_what_did_not_happen() -> None:
+    whole = Case("nothing", 1500, 1500, 0, 0, 0, 0, 0, noticed_s=0, recovery_s=0, latest_ms=39)
+    broken = Case("Triton killed", 10, 4, 6, 0, 0, 0, 0, noticed_s=1.04, recovery_s=2.9, latest_ms=1200)
+    rows = reliability.cases([whole, broken]).splitlines()[2:]
+    assert rows == [
+        "| nothing | 1,500 | 1,500 | 0 | 0 | 0 | 0 | 0 |  |  | 39 ms |",
+        "| Triton killed | 10 | 4 | 6 | 0 | 0 | 0 | 0 | 1.0 s | 2.9 s | 1,200 ms |",
+    ]
+
+
+def test_overload_says_what_is_left_of_the_peak() -> None:
+    found = reliability.overload(
+        Overload(
+            peak_a_second=200,
+            peak_p50_ms=300,
+            peak_p99_ms=500,
+            goodput_a_second=180,
+            offered_a_second=1000,
+            accepted_p50_ms=700,
+            accepted_p99_ms=900,
+            statuses={"429": 8000, "200": 1800},
+            lost=0,
+            gateway_mib=(90, 97),
+            after_a_second=201,
+        )
+    )
+    assert "| 1,000 | 180 (90%) | 700 ms | 900 ms (1.8 x) | 97 MiB at most |" in found
+    assert found.endswith("Answers under the load: 1,800 x 200, 8,000 x 429.\n")
+
+
+def test_endurance_compares_the_first_quarter_with_the_last() -> None:
+    def minute(number: int) -> Minute:
+        return Minute(number, {"200": 10}, {"rerank": 20.0 + number}, {"rerank": 40.0}, {"gateway": 100.0 + number})
+
+    found = reliability.endurance(soak.Results({}, {"rerank": 2.0}, [minute(number) for number in range(8)]))
+    assert "| rerank: p50, p99 | 20.5 ms, 40.0 ms | 26.5 ms, 40.0 ms |" in found
+    assert "| gateway | 100 MiB | 106 MiB |" in found
+    assert found.endswith("Requests a second: 2.0 rerank. Answers: 80 x 200.\n")
