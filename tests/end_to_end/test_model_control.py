@@ -35,5 +35,6 @@ def test_loaded_model_is_served_and_unloaded_one_is_not(repository: Path, tmp_pa
         assert eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 200)
 
         assert httpx2.post(f"{control}/unload", json={}, timeout=30).status_code == 200
+        assert eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 503)  # it may come again
         assert eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 404)
         assert client.get("/health/ready").status_code == 200
