@@ -48,7 +48,7 @@ soak: .venv/dev ## send all kinds of requests for 20 minutes, and watch memory, 
 
 audit: .venv/bin/python ## look for known holes in the pinned dependencies (needs the network)
 	$(BIN)/python -m pip install --quiet --target .audit pip-audit
-	PYTHONPATH=.audit $(BIN)/python -m pip_audit --no-deps --disable-pip -r requirements/serve.txt
+	PYTHONPATH=.audit $(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r requirements/serve.txt
 
 evaluate: .venv/dev ## measure retrieval quality through a running server, on STSb and XQuAD
 	$(BIN)/python -m loadtest.quality $(ARGS)
