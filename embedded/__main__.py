@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import json
 import os
 import re
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from embedded.supervisor import Service, StartFailedError, Supervisor
 from embedded.triton import EXIT_TIMEOUT_S, LOOPBACK, Ports, Triton, UnsupportedError, check_ports
+from gateway.health import NO_MODEL
 from gateway.settings import Settings, SettingsError
 
 GATEWAY_STOP_S = 4.0
@@ -54,13 +56,19 @@ def _serve(settings: Settings, environment: Mapping[str, str], ports: Ports, scr
             TRITON_STOP_S,
             log,
             triton.clean_up,
-            lambda: _status(settings) != http.HTTPStatus.SERVICE_UNAVAILABLE,  # a gateway that is gone says nothing
+            lambda: _problem(settings) in (None, NO_MODEL),  # where somebody unloaded it, Triton is well
         ),
-        Service("gateway", [sys.executable, "-m", "gateway"], environment, settings.drain_timeout_s + GATEWAY_STOP_S),
+        Service(
+            "gateway",
+            [sys.executable, "-m", "gateway"],
+            environment,
+            settings.drain_timeout_s + GATEWAY_STOP_S,
+            is_well=lambda: _get(settings, "/health/live") is not None,
+        ),
     ]
     print(f"starting Triton (log: {log}) and the gateway", flush=True)
     try:
-        asyncio.run(Supervisor(services).run(lambda: _status(settings) == http.HTTPStatus.OK, lambda: _greet(settings)))
+        asyncio.run(Supervisor(services).run(lambda: _is_ready(settings), lambda: _greet(settings)))
     except StartFailedError as exc:
         print(f"serve: {exc}", file=sys.stderr)
         errors = [line for line in log.read_text(errors="replace").splitlines() if ERROR_LINE.match(line)]
@@ -69,16 +77,28 @@ def _serve(settings: Settings, environment: Mapping[str, str], ports: Ports, scr
     return 0
 
 
-def _status(settings: Settings) -> int | None:
-    """What the gateway says of its health, if it says anything."""
+def _get(settings: Settings, path: str) -> tuple[int, bytes] | None:
+    """Status and body of what the gateway answers, if it does."""
     connection = http.client.HTTPConnection(_reachable(settings.host), settings.port, timeout=5)
     try:
-        connection.request("GET", "/health/ready")
-        return connection.getresponse().status
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
     except (OSError, http.client.HTTPException):
         return None
     finally:
         connection.close()
+
+
+def _is_ready(settings: Settings) -> bool:
+    answer = _get(settings, "/health/ready")
+    return answer is not None and answer[0] == http.HTTPStatus.OK
+
+
+def _problem(settings: Settings) -> str | None:
+    """What the gateway says is the matter behind it; a gateway that is gone says nothing."""
+    answer = _get(settings, "/health/ready")
+    return json.loads(answer[1]).get("reason") if answer is not None else None
 
 
 def _reachable(host: str) -> str:

@@ -49,7 +49,7 @@ class Service:
     """Called after each end of the process."""
     is_well: Callable[[], bool] = _well
     """Asked every second, in a thread. A process that does no longer what it did is ended and started again: after
-    LOST_S when it has lost a child, or else after UNWELL_S."""
+    LOST_S when it has lost a child, or else after UNWELL_S. A fresh one has START_TIMEOUT_S more."""
 
 
 class StartFailedError(Exception):
@@ -59,9 +59,12 @@ class StartFailedError(Exception):
 class Supervisor:
     """Keeps services running until it is told to stop."""
 
-    def __init__(self, services: Sequence[Service], unwell_s: float = UNWELL_S) -> None:
+    def __init__(
+        self, services: Sequence[Service], unwell_s: float = UNWELL_S, start_timeout_s: float = START_TIMEOUT_S
+    ) -> None:
         self.services = services
         self._unwell_s = unwell_s
+        self._start_timeout_s = start_timeout_s
         self._processes: dict[str, asyncio.subprocess.Process] = {}
 
     async def run(self, is_ready: Callable[[], bool], ready: Callable[[], object]) -> None:
@@ -90,13 +93,13 @@ class Supervisor:
                 await self._stop(service)
 
     async def _wait_until(self, is_ready: Callable[[], bool], stop: asyncio.Event) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + self._start_timeout_s
         while not stop.is_set() and not await asyncio.to_thread(is_ready):
             for name, process in self._processes.items():
                 if process.returncode is not None:
                     raise StartFailedError(f"{name} ended with code {process.returncode} before it was ready")
             if time.monotonic() > deadline:
-                raise StartFailedError(f"not ready within {START_TIMEOUT_S} s")
+                raise StartFailedError(f"not ready within {self._start_timeout_s:g} s")
             await asyncio.sleep(0.1)
 
     async def _keep_running(self, stop: asyncio.Event) -> None:
@@ -123,13 +126,13 @@ class Supervisor:
                     break
 
     async def _watch(self, service: Service) -> None:
-        process = self._processes[service.name]
-        well_at, lost_at, children = math.inf, -math.inf, frozenset[int]()
+        process = None
+        well_at, lost_at, children = 0.0, -math.inf, frozenset[int]()
         while True:
             await asyncio.sleep(LOOK_S)
             if process is not self._processes[service.name]:
                 process = self._processes[service.name]
-                well_at, lost_at, children = math.inf, -math.inf, frozenset()
+                well_at, lost_at, children = time.monotonic() + self._start_timeout_s, -math.inf, frozenset()
             now, before, children = time.monotonic(), children, _children(process.pid)
             if before - children:
                 lost_at = now
@@ -137,7 +140,7 @@ class Supervisor:
                 well_at = now
             elif now - well_at > (LOST_S if now - lost_at < self._unwell_s else self._unwell_s):
                 print(f"{service.name} does not work any more; ending it", file=sys.stderr, flush=True)
-                well_at = math.inf  # only once, and not before it has been well again
+                well_at = math.inf  # only once
                 self._kill(process.pid)
 
     async def _start(self, service: Service) -> None:

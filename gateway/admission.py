@@ -95,10 +95,10 @@ class Line:
     def check(self, key: Key, tokens: int) -> None:
         """Raise Overloaded if a request of so many tokens would not be admitted."""
         bulk = tokens > SMALL_TOKENS
-        flow = self._flows.get((key, bulk))
-        if flow is None or not flow.waiting or not self._turns or not self.rate:
+        if not self._turns or not self.rate:
             return  # nobody waits, or nobody knows for how long
-        active = sum(other.waiting > 0 for other in self._flows.values())
+        flow = self._flows.get((key, bulk), _Flow())
+        active = sum(other.waiting > 0 for other in self._flows.values()) + (not flow.waiting)
         wait_s = flow.waiting * active / self.rate
         own_s = tokens * active / self.rate
         enough_s = math.inf if bulk else max(SMALL_WAIT_S, LEAST_WAITING / self.rate)
@@ -142,6 +142,8 @@ class Line:
         except asyncio.CancelledError:
             if turn.come.done() and not turn.come.cancelled():  # it had come in the same moment
                 self.leave(tokens, done=False)
+            else:  # the flow has not had it
+                flow.finish = max(self._now, flow.finish - tokens)
             raise
         return True
 

@@ -18,6 +18,7 @@ from gateway.triton import Triton
 
 log = logging.getLogger(__name__)
 
+NO_MODEL = "Triton serves no model of ours"
 PERIOD_S = 1.0
 FRESH_S = 4.0
 """How long an answer proves a model alive. Triton's own "ready" proves nothing: 2.51 keeps saying so of a model whose
@@ -43,7 +44,7 @@ class Monitor:
         if not self._is_live:
             return "Triton does not answer"
         if not self._catalog.models:
-            return "Triton serves no model of ours"
+            return NO_MODEL
         stale = [tower.name for tower in self._towers() if not self._answered_within(tower, self._patience_s(tower))]
         return f"no answer lately from {', '.join(dict.fromkeys(stale))}" if stale else None
 

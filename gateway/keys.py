@@ -20,7 +20,7 @@ def read(file: Path) -> frozenset[str]:
         OSError: it cannot be read.
         UnicodeDecodeError: it is no text.
     """
-    return frozenset(line.strip() for line in file.read_text().splitlines() if line.strip())
+    return frozenset(line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip())
 
 
 class Keys:

@@ -86,7 +86,7 @@ class Authorise:
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise InvalidKey("send an API key: Authorization: Bearer YOUR_API_KEY")
-        owner = self.keys.owner(key.strip().encode("latin-1"))  # the bytes that were sent
+        owner = self.keys.owner(key.strip(" \t").encode("latin-1"))  # the bytes that were sent
         if owner is None:
             raise InvalidKey("this API key is not one of the server's")
         return owner

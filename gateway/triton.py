@@ -30,8 +30,10 @@ CHANNEL = (
 )
 CONTROL_TIMEOUT_S = 2.0
 """For the small questions about health and models, which never queue."""
-SUSPECT_S = 1.0
+SUSPECT_S = 5.0
 """How long a replica is asked last for a model that failed there."""
+LOOK_S = 0.5
+"""How often to look whether a replica that owes an answer still lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class _Replica:
 
     def __init__(self, url: str) -> None:
         self.client = aio.InferenceServerClient(url, channel_args=CHANNEL)
+        self.is_live = True
+        """As of the last look."""
         self.under_way = 0
         """Calls."""
         self.failed_at: dict[str, float] = {}
@@ -103,19 +107,31 @@ class Triton:
             item.set_data_from_numpy(tensor)
             inputs.append(item)
         first, *others = self._by_preference(model)
-        try:
+        if not others:
             return await self._infer(first, model, inputs, output)
+        try:
+            return await self._infer_while_live(first, model, inputs, output)
         except (NotReady, InferenceFailed):
-            if not others:
-                raise
-        return await self._infer(others[0], model, inputs, output)
+            return await self._infer(others[0], model, inputs, output)
+
+    async def _infer_while_live(
+        self, replica: _Replica, model: str, inputs: list[aio.InferInput], output: str
+    ) -> NDArray[np.float32]:
+        """Wait no longer for a replica that is stopped, or whose host is gone: connections are silent about both."""
+        call = asyncio.ensure_future(self._infer(replica, model, inputs, output))
+        while not call.done():
+            await asyncio.wait({call}, timeout=LOOK_S)
+            if not call.done() and not replica.is_live:
+                call.add_done_callback(_forget)  # not cancelled: Triton 2.51 can crash when a call is
+                raise NotReady("Triton does not answer")
+        return call.result()
 
     def _by_preference(self, model: str) -> list[_Replica]:
         """The one first that does not fail and has least to do, in turns where they are equal."""
         self._turn += 1
         count = len(self._replicas)
         in_turn = [self._replicas[(self._turn + i) % count] for i in range(count)]
-        return sorted(in_turn, key=lambda replica: (replica.is_suspect(model), replica.under_way))
+        return sorted(in_turn, key=lambda replica: (not replica.is_live, replica.is_suspect(model), replica.under_way))
 
     async def _infer(
         self, replica: _Replica, model: str, inputs: list[aio.InferInput], output: str
@@ -137,14 +153,18 @@ class Triton:
 
     async def is_live(self) -> bool:
         """Whether a server answers. It is never "ready" while a model is loaded, though all others work."""
-        return any(await asyncio.gather(*map(self._is_live, self._replicas)))
+        for answer in asyncio.as_completed([self._look(replica) for replica in self._replicas]):
+            if await answer:
+                return True  # the others go on looking
+        return False
 
-    async def _is_live(self, replica: _Replica) -> bool:
+    async def _look(self, replica: _Replica) -> bool:
         try:
             with mapped_errors("server"):
-                return bool(await replica.client.is_server_live(client_timeout=CONTROL_TIMEOUT_S))
+                replica.is_live = bool(await replica.client.is_server_live(client_timeout=CONTROL_TIMEOUT_S))
         except GatewayError:
-            return False
+            replica.is_live = False
+        return replica.is_live
 
     async def models(self) -> list[ModelConfig]:
         """The models that are ready, in no order, by the first server that says so.
@@ -152,11 +172,17 @@ class Triton:
         Raises:
             GatewayError: mostly NotReady.
         """
-        *others, last = self._replicas
+        *others, last = sorted(self._replicas, key=lambda replica: not replica.is_live)
         for replica in others:
             with suppress(GatewayError):
                 return await _models(replica.client)
         return await _models(last.client)
+
+
+def _forget(call: "asyncio.Future[NDArray[np.float32]]") -> None:
+    """Ask for the error of a call that nobody waits for, or asyncio would complain."""
+    if not call.cancelled():
+        call.exception()
 
 
 async def _models(client: aio.InferenceServerClient) -> list[ModelConfig]:

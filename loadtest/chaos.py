@@ -11,12 +11,14 @@ import msgspec
 import uvloop
 
 from loadtest import bench, machine
-from loadtest.faults import REPOSITORY, SCRATCH, add_slow_model, faults, replicas
+from loadtest.faults import REPOSITORY, add_slow_model, faults, replicas
 from loadtest.overload import Overload, overload
 from loadtest.servers import HOST, conch
 from loadtest.steady import SETTINGS, Case, known
 from loadtest.workloads import EMBEDDING_MODEL, workloads
 
+SCRATCH = Path(".chaos")
+"""Logs."""
 RESULTS = Path(__file__).parent / "results" / "chaos.json"
 
 
@@ -47,7 +49,7 @@ def main() -> int:
                 what = asyncio.run(known(f"http://{HOST}:{first.port}"))
                 cases += asyncio.run(faults(first, repository, what, arguments.only))
                 with conch(repository, SCRATCH / "second.log", **SETTINGS) as second:
-                    cases += asyncio.run(replicas(first, second, what, arguments.only))
+                    cases += asyncio.run(replicas(first, second, what, SCRATCH / "gateway.log", arguments.only))
         if arguments.seconds:
             with conch(repository, SCRATCH / "overload.log", **SETTINGS) as server:
                 result = uvloop.run(overload(server, workloads()["mixed-16"], arguments.seconds))

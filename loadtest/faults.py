@@ -31,8 +31,6 @@ class Engine(Engine):
         return {how}
 """
 """What is put under the engine of a model that goes wrong."""
-SCRATCH = Path(".chaos")
-"""Logs."""
 
 
 def pids(server: Server, role: str) -> list[int]:
@@ -191,7 +189,7 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-async def replicas(first: Server, second: Server, what: Known, only: Sequence[str] | None) -> list[Case]:
+async def replicas(first: Server, second: Server, what: Known, log: Path, only: Sequence[str] | None) -> list[Case]:
     """Two Tritons behind one gateway, and what is between them."""
     proxied = free_ports(1)[0]
     proxy = Proxy(first.ports["TRITON_GRPC_PORT"])
@@ -206,15 +204,20 @@ async def replicas(first: Server, second: Server, what: Known, only: Sequence[st
             for pid in pids(second, "triton"):
                 os.kill(pid, signal.SIGKILL)
 
+        async def stop() -> None:
+            for pid in pids(first, "triton"):
+                os.kill(pid, signal.SIGSTOP)
+
         for name, urls, fault in (
             ("connection to Triton reset", first_alone, reset),
             ("connection to one of two reset", both, reset),
             ("one of two replicas killed", both, kill),
+            ("one of two replicas stopped", both, stop),
         ):
             if only is not None and name not in only:
                 continue
             with ExitStack() as stack:  # in a thread, since the proxy works here
-                start = gateway(REPOSITORY, SCRATCH / "gateway.log", GATEWAY_TRITON_URL=urls, **SETTINGS)
+                start = gateway(REPOSITORY, log, GATEWAY_TRITON_URL=urls, **SETTINGS)
                 front = await asyncio.to_thread(stack.enter_context, start)
                 found.append(await play(name, f"http://{HOST}:{front.port}", what, fault))
     return found

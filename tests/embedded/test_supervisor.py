@@ -23,9 +23,13 @@ def counting(file: Path) -> str:
 
 
 def run(
-    services: list[Service], is_ready: Callable[[], bool], ready: Callable[[], object], unwell_s: float = 60
+    services: list[Service],
+    is_ready: Callable[[], bool],
+    ready: Callable[[], object],
+    unwell_s: float = 60,
+    start_timeout_s: float = 60,
 ) -> None:
-    asyncio.run(Supervisor(services, unwell_s).run(is_ready, ready))
+    asyncio.run(Supervisor(services, unwell_s, start_timeout_s).run(is_ready, ready))
 
 
 def stop() -> None:
@@ -146,3 +150,14 @@ def test_service_that_is_unwell_for_long_is_started_again(tmp_path: Path) -> Non
 
     run([python("stuck", counting(starts), is_well=lambda: next(looks, True))], lambda: True, ready, unwell_s=1)
     assert starts.read_text().count("started") == 2
+
+
+def test_service_that_does_not_become_well_in_time_is_started_again(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+
+    def ready() -> None:
+        asyncio.get_running_loop().call_later(6, stop)
+
+    services = [python("stuck", counting(starts), is_well=lambda: False)]
+    run(services, starts.exists, ready, unwell_s=0, start_timeout_s=1)
+    assert starts.read_text().count("started") >= 2

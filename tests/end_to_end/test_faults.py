@@ -60,5 +60,6 @@ def test_answers_that_are_none_are_no_vectors(first: Server, entries: Path, what
 
 def test_killed_replica_costs_no_request(first: Server, entries: Path, what: Known) -> None:
     with conch(entries, entries.with_name("second.log")) as second:
-        case = check(asyncio.run(replicas(first, second, what, ["one of two replicas killed"])))
+        log = entries.with_name("gateway.log")
+        case = check(asyncio.run(replicas(first, second, what, log, ["one of two replicas killed"])))
     assert case.refused == 0

@@ -119,6 +119,43 @@ def test_a_flow_takes_nothing_that_it_cannot_do_in_time() -> None:
     run(use)
 
 
+def test_bulk_work_that_cannot_be_done_in_time_is_refused_to_a_flow_with_nothing_waiting_too() -> None:
+    async def use() -> None:
+        line = Line(timeout_s=20)  # of which bulk work may wait 15 s
+        line.rate = 10_000.0
+        with line.admit("a", 100_000) as first:
+            await first.turn(5000)
+            waiting = asyncio.create_task(first.turn(5000))
+            await asyncio.sleep(0)
+            with line.admit("b", 70_000), pytest.raises(Overloaded), line.admit("c", 70_000):  # 21 s between three
+                pass
+            waiting.cancel()
+
+    run(use)
+
+
+def test_flow_that_gave_up_is_not_behind_others_for_it() -> None:
+    async def use() -> None:
+        line = known()
+        with line.admit("b", 8000) as busy:
+            await busy.turn(8000)
+            with line.admit("a", 100_000) as given_up:
+                parts = [asyncio.create_task(given_up.turn(50_000)) for _ in range(2)]
+                await asyncio.sleep(0)
+                for part in parts:
+                    part.cancel()
+                await asyncio.gather(*parts, return_exceptions=True)
+            with line.admit("a", 5000) as small, line.admit("b", 5000) as other:
+                turns = [asyncio.create_task(ticket.turn(5000)) for ticket in (other, small)]
+                await asyncio.sleep(0)
+                line.leave(8000, done=True)
+                await asyncio.sleep(0)
+                assert [turn.done() for turn in turns] == [False, True]  # b has had 8,000
+                turns[0].cancel()
+
+    run(use)
+
+
 @pytest.mark.parametrize(("timeout_s", "is_admitted"), [(100, True), (1, False)])
 def test_slow_model_lets_wait_what_it_can_do_before_the_timeout(timeout_s: float, is_admitted: bool) -> None:
     async def use() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from gateway.protocol import HEAD_BYTES, Joined
+from gateway.protocol import HEAD_BYTES, MAX_PIPELINED, Joined
 from tests.serving import Server
 
 REQUEST = b"GET /health/live HTTP/1.1\r\nhost: a\r\n"
@@ -52,6 +52,55 @@ def test_connection_that_rests_between_requests_is_kept(connection: socket.socke
         while not received.endswith(b'{"status":"live"}'):
             received += connection.recv(2**16)
         assert received.startswith(b"HTTP/1.1 200 OK")
+
+
+def received(connection: socket.socket) -> bytes:
+    """All until the connection ends."""
+    whole = b""
+    while part := connection.recv(2**16):
+        whole += part
+    return whole
+
+
+POST = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n"
+
+
+def test_answer_of_an_earlier_request_comes_first_and_is_the_last(connection: socket.socket) -> None:
+    body = b'{"input": "a"}'
+    connection.sendall(POST % len(body) + b"\r\n" + body + b"no HTTP\r\n\r\n")
+    answers = received(connection)
+    assert answers.startswith(b"HTTP/1.1 200 OK")
+    assert answers.count(b"HTTP/1.1") == 1
+
+
+def test_body_does_not_count_as_the_headers_of_the_next_request(connection: socket.socket) -> None:
+    body = b'{"input": "a"%s}' % (b" " * 2 * HEAD_BYTES)
+    connection.sendall(POST % len(body) + b"\r\n" + body + b"GET /health/live HTTP/1.1\r\nhost: a\r\n")
+    connection.sendall(b"connection: close\r\n\r\n")
+    answers = received(connection)
+    assert answers.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_wish_for_another_protocol_is_ignored(connection: socket.socket) -> None:
+    body = b'{"input": "a"}'
+    head = POST % len(body) + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AA\r\n"
+    connection.sendall(head + b"\r\n" + body + REQUEST + b"connection: close\r\n\r\n")
+    assert received(connection).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_requests_that_do_not_wait_for_answers_are_refused(connection: socket.socket) -> None:
+    body = b'{"input": "a"}'
+    connection.sendall((POST % len(body) + b"\r\n" + body) * 1000)
+    assert (
+        received(connection).count(b"HTTP/1.1 200 OK") == MAX_PIPELINED + 1
+    )  # those that wait, and the one they wait for
+
+
+def test_trailers_are_taken_and_dropped(connection: socket.socket) -> None:
+    connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+    connection.sendall(b'e\r\n{"input": "a"}\r\n0\r\n' + b"x-trailer: 1\r\n" * 1000 + b"\r\n")
+    connection.sendall(REQUEST + b"connection: close\r\n\r\n")
+    assert received(connection).count(b"HTTP/1.1 200 OK") == 2
 
 
 class Recording(asyncio.Transport):

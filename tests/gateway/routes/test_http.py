@@ -69,3 +69,10 @@ def test_compressed_body_is_refused(client: httpx2.Client) -> None:
     response = client.post("/v1/embeddings", content=compressed, headers={"content-encoding": "gzip"})
     assert response.status_code == 400
     assert response.json()["error"]["message"] == "content-encoding is gzip; send the body as it is"
+
+
+@pytest.mark.parametrize("text", [b'\\"' * 500_000, b"word, " * 500_000])
+def test_many_commas_in_texts_are_no_values_and_take_no_time_to_tell(client: httpx2.Client, text: bytes) -> None:
+    whole = b'{"truncate": true, "input": "%s%s"}' % (b"," * 311_000, text)
+    assert client.post("/v1/embeddings", content=whole).status_code == 200
+    assert client.post("/v1/embeddings", content=whole[:-2]).status_code == 400
