@@ -41,7 +41,9 @@ class Decoders:
         """
         self._memory = Budget(max_pixels * PLAIN_BYTES)
         self._idle: asyncio.LifoQueue[_Decoder | None] = asyncio.LifoQueue()
-        for _ in os.sched_getaffinity(0):
+        self.count = len(os.sched_getaffinity(0))
+        """How many images are decoded at a time."""
+        for _ in range(self.count):
             self._idle.put_nowait(None)
 
     async def close(self) -> None:

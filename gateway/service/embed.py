@@ -121,6 +121,6 @@ async def _embed_images(
 
     async def read(index: int) -> Pixels:
         image, place = given[index]
-        return await reader.read(image, preparation, place)
+        return await reader.read(image, preparation, place, caller.key)
 
     return await images.run(caller, tower, len(given), read)
