@@ -1,14 +1,14 @@
 """Puts the gateway together."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
-from starlette.routing import Mount, Route, Router
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp
 
 from gateway.admission import Lines
@@ -18,10 +18,11 @@ from gateway.errors import GatewayError
 from gateway.health import Monitor
 from gateway.images import Images
 from gateway.keys import Keys
-from gateway.middleware import Authorise, Limit, Refuse, RequestLog
+from gateway.middleware import Authorise, Limit, Refuse, RequestLog, Speak
 from gateway.quota import Quotas
-from gateway.routes import embeddings, errors, health, models, openapi, rerank
-from gateway.routes.http import Gateway, with_deadline
+from gateway.routes import cohere, embeddings, errors, health, models, openapi, rerank, tei
+from gateway.routes.errors import WriteError
+from gateway.routes.http import Endpoint, Gateway, with_deadline
 from gateway.settings import Settings
 from gateway.triton import Triton
 
@@ -46,23 +47,34 @@ def create_app(settings: Settings, drain: Drain) -> ASGIApp:
 
     keys = Keys(settings.api_keys, settings.api_keys_file)
     quotas = Quotas({"requests": settings.requests_a_minute, "tokens": settings.tokens_a_minute})
+    guards = [
+        Middleware(Refuse, drain=drain),
+        Middleware(Authorise, keys=keys),
+        *([Middleware(Limit, quotas=quotas)] if quotas.are_any else []),
+    ]
+
+    def speaking(write_error: WriteError) -> list[Middleware]:
+        return [Middleware(Speak, write_error=write_error), *guards]
+
+    def posts(paths: Mapping[str, Endpoint], middleware: Sequence[Middleware] = ()) -> list[BaseRoute]:
+        return [
+            Route(path, with_deadline(endpoint), methods=["POST"], middleware=middleware)
+            for path, endpoint in paths.items()
+        ]
+
     v1 = [
-        Route("/embeddings", with_deadline(embeddings.create), methods=["POST"]),
-        Route("/rerank", with_deadline(rerank.create), methods=["POST"]),
+        *posts({"/embeddings": embeddings.create, "/rerank": rerank.create}),
         Route("/models", models.list_models),
         Route("/models/{id:path}", models.retrieve),
     ]
+    v2 = posts({"/embed": cohere.create_embeddings, "/rerank": cohere.create_ranking})
     app = Starlette(
         routes=[
-            Mount(
-                "/v1",
-                Router(v1, redirect_slashes=False),
-                middleware=[
-                    Middleware(Refuse, drain=drain),
-                    Middleware(Authorise, keys=keys),
-                    *([Middleware(Limit, quotas=quotas)] if quotas.are_any else []),
-                ],
-            ),
+            Mount("/v1", Router(v1, redirect_slashes=False), middleware=speaking(errors.openai)),
+            Mount("/v2", Router(v2, redirect_slashes=False), middleware=speaking(cohere.write_error)),
+            *posts(tei.ROUTES, speaking(tei.write_error)),
+            Route("/info", tei.info, middleware=speaking(tei.write_error)),
+            Route("/health", health.ready),
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),
             Route("/openapi.json", openapi.show),

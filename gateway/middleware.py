@@ -4,7 +4,10 @@ import logging
 import random
 import re
 import time
+from collections.abc import Callable
+from typing import Any
 
+from msgspec import Struct
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -66,6 +69,19 @@ class RequestLog:
             # Probes come every second or so, and say nothing that the health of the gateway's own log does not.
             level = logging.DEBUG if scope["path"].startswith("/health/") else logging.INFO
             log.log(level, "request", extra={"fields": line})
+
+
+class Speak:
+    """Has errors written as an API has them. Outside of all that can fail."""
+
+    def __init__(self, app: ASGIApp, write_error: Callable[[Any], Struct]) -> None:
+        self.app = app
+        self.write_error = write_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        scope["state"]["write_error"] = self.write_error
+        await self.app(scope, receive, send)
 
 
 class Authorise:

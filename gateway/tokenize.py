@@ -6,11 +6,14 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 INLINE_CHARACTERS = 4096
 """Up to about this much text, 1 ms of work, tokenising costs less than handing it to a thread."""
+Truncate = Literal["none", "start", "end"]
+"""Which end of a text that is too long is left out; with none it is an error."""
 QUERY = "{query}"
 """Where a template takes the query."""
 
@@ -45,6 +48,19 @@ class Frame:
         return self.head_length + len(self.after)
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A token, and where it stands in its text."""
+
+    id: int
+    text: str
+    """As the vocabulary has it."""
+    special: bool
+    start: int | None
+    """In characters; None for special tokens, which stand nowhere."""
+    stop: int | None
+
+
 class TextTokenizer:
     """A model's tokenizer. Thread-safe."""
 
@@ -53,9 +69,13 @@ class TextTokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
-        # How many special tokens stand at the end of every text, such as BERT's [SEP].
-        mask = tokenizer.encode("a").special_tokens_mask
-        self._suffix = mask[::-1].index(0) if 0 in mask else 0
+        any_text = tokenizer.encode("a")
+        mask = any_text.special_tokens_mask
+        before, behind = (mask.index(0), mask[::-1].index(0)) if 0 in mask else (0, 0)
+        self.before: list[int] = any_text.ids[:before]
+        """The special tokens in front of every text, such as BERT's [CLS]."""
+        self.behind: list[int] = any_text.ids[len(mask) - behind :]
+        """Those behind it, such as BERT's [SEP]."""
 
     @staticmethod
     def from_file(path: Path, template: Template | None = None) -> "TextTokenizer":
@@ -69,6 +89,23 @@ class TextTokenizer:
         if sum(map(len, texts)) + beside * len(texts) <= INLINE_CHARACTERS:
             return self._encode(texts, frame)
         return await asyncio.to_thread(self._encode, texts, frame)
+
+    async def pieces(self, texts: Sequence[str], *, special: bool) -> list[list[Piece]]:
+        """The tokens of each text as parts of it, with or without the special ones."""
+
+        def make() -> list[list[Piece]]:
+            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
+            return [
+                [
+                    Piece(id_, token, is_special == 1, *((None, None) if is_special else offsets))
+                    for id_, token, is_special, offsets in zip(
+                        encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
+                    )
+                ]
+                for encoding in encodings
+            ]
+
+        return await asyncio.to_thread(make)
 
     async def frame(self, query: str) -> Frame:
         """What stands around every document when it is read together with the query."""
@@ -94,11 +131,14 @@ class TextTokenizer:
         ids: list[int] = encoding.ids
         return ids
 
-    def cut(self, ids: list[int], limit: int, frame: Frame | None = None) -> list[int]:
-        """Leave out the end of the text, not what stands behind it, where it is over `limit` tokens."""
+    def cut(self, ids: list[int], limit: int, frame: Frame | None = None, end: Truncate = "end") -> list[int]:
+        """Leave out one end of the text, not what stands around it, where it is over `limit` tokens."""
         if len(ids) <= limit:
             return ids
-        behind = self._suffix if frame is None else len(frame.after)
+        if end == "start":
+            before = len(self.before) if frame is None else frame.head_length
+            return ids[:before] + ids[len(ids) - (limit - before) :]
+        behind = len(self.behind) if frame is None else len(frame.after)
         return ids[: limit - behind] + ids[len(ids) - behind :]
 
 

@@ -1,22 +1,21 @@
 """POST /v1/embeddings, as OpenAI's clients and Jina's call it: texts, images, and both in one."""
 
-import base64
 from typing import Annotated, Literal
 
-import numpy as np
-import orjson
 from msgspec import Meta, Raw, Struct
 from starlette.responses import Response
 
 from gateway import vectors
 from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
-from gateway.routes.http import Request, answer, caller, find_model, read
+from gateway.routes import encodings
+from gateway.routes.encodings import EmbeddingType
+from gateway.routes.http import Request, answer, caller, find_model_for, read
+from gateway.service import prompts
 from gateway.service.embed import Item, embed
 from gateway.service.rows import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
 
-EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 TokenIds = list[int]
 
 
@@ -26,6 +25,10 @@ class InputItem(Struct, forbid_unknown_fields=True):
     text: str = ""
     image: str = ""
     """A data: URI, base64, or an http(s) URL where the server fetches images. PNG, JPEG, WebP, GIF or BMP."""
+    url: str = ""
+    """An image by its URL, as Jina's older clients have it."""
+    bytes: str = ""
+    """An image in base64, as they have it."""
 
 
 class EmbeddingRequest(Struct, forbid_unknown_fields=True):
@@ -45,6 +48,15 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     """Cut vectors to this size and normalise again; only sizes that the model was trained for."""
     truncate: bool | None = False
     """Whether to cut inputs over the model's limit; otherwise they are an error."""
+    task: str | None = None
+    """What the texts are for, in Jina's words: retrieval.query, retrieval.passage, text-matching, classification,
+    separation. The model's prompt for it goes in front of them. Also the name of one of its prompts."""
+    input_type: str | None = None
+    """The same in Cohere's, Voyage's and NIM's words: search_query, search_document, query, passage, ..."""
+    prompt_name: str | None = None
+    """The same in TEI's: the name of one of the model's prompts."""
+    late_chunking: Literal[False] | None = None
+    """Jina's vectors of each token in the light of all inputs: not to be had here."""
     user: str | None = None
     """Accepted for OpenAI's sake, not used."""
 
@@ -98,11 +110,17 @@ async def create(request: Request) -> Response:
     """Answer POST /v1/embeddings."""
     body = await read(request, EmbeddingRequest)
     gateway = request.state["gateway"]
-    model = find_model(request, body.model, EMBEDDING_ROLES)
+    model, suffix = find_model_for(request, body.model, EMBEDDING_ROLES)
     _check_output(body, model)
     items = read_inputs(body.input)
     embedded = await embed(
-        caller(request), gateway.images, gateway.catalog.models, model, items, truncate=body.truncate is True
+        caller(request),
+        gateway.images,
+        gateway.catalog.models,
+        model,
+        items,
+        prompt=_prompt(body, model, suffix),
+        truncate="end" if body.truncate else "none",
     )
     tokens = embedded.text_tokens + embedded.image_tokens
     request.state["log"] |= {"inputs": len(items), "tokens": tokens}
@@ -121,6 +139,26 @@ async def create(request: Request) -> Response:
             ),
         )
     )
+
+
+def _prompt(body: EmbeddingRequest, model: Model, suffix: str | None) -> str:
+    """What to put in front of texts, by whichever field says what they are for."""
+    given = {
+        place: purpose
+        for place, purpose in (
+            ("task", body.task),
+            ("input_type", body.input_type),
+            ("prompt_name", body.prompt_name),
+            ("model", suffix),
+        )
+        if purpose is not None
+    }
+    if len(given) > 1:
+        raise InvalidRequest(f"{' and '.join(given)} say the same; send one of them", param=next(iter(given)))
+    if model.text is None:
+        return ""
+    place, purpose = next(iter(given.items()), ("task", None))
+    return prompts.choose(model.text, purpose, place)
 
 
 def read_inputs(given: str | InputItem | list[str | int | TokenIds | InputItem]) -> list[Item]:
@@ -145,24 +183,20 @@ def _item(item: str | int | TokenIds | InputItem, place: str) -> Item:
         )
     if not isinstance(item, InputItem):
         return Item(place, item)
-    if not item.text and not item.image:
+    images = [image for image in (item.image, item.url, item.bytes) if image]
+    if not item.text and not images:
         raise InvalidRequest(f"{place} holds neither text nor image", param=place)
-    return Item(place, item.text or None, item.image or None)
+    if len(images) > 1:
+        raise InvalidRequest(f"{place} holds more than one of image, url and bytes", param=place)
+    return Item(place, item.text or None, images[0] if images else None)
 
 
 def _check_output(body: EmbeddingRequest, model: Model) -> None:
     """Refuse what cannot be answered before anything is computed."""
-    size = body.dimensions or model.width
-    if size not in (model.width, *model.dimensions):
-        sizes = ", ".join(map(str, sorted({model.width, *model.dimensions})))
-        raise InvalidRequest(
-            f"dimensions is {size}; the embeddings of model {model.name!r} can have {sizes}", param="dimensions"
-        )
-    kinds = set(_kinds(body))
-    if body.normalized is False and kinds & {"int8", "uint8"}:
+    kinds = _kinds(body)
+    encodings.check(kinds, encodings.size(model, body.dimensions))
+    if body.normalized is False and {*kinds} & {"int8", "uint8"}:
         raise InvalidRequest("int8 and uint8 quantise normalised vectors; leave out normalized", param="normalized")
-    if size % 8 and kinds & {"binary", "ubinary"}:
-        raise InvalidRequest(f"binary and ubinary need dimensions in eights, not {size}", param="embedding_type")
 
 
 def _kinds(body: EmbeddingRequest) -> list[EmbeddingType]:
@@ -181,7 +215,7 @@ def write(raw: vectors.Floats, body: EmbeddingRequest) -> list[bytes]:
     unit = body.normalized is not False or size < raw.shape[1]
     floats = vectors.normalise(raw[:, :size]) if unit else raw
     kinds = _kinds(body)
-    columns = {kind: _column(floats, kind, body.encoding_format) for kind in kinds}
+    columns = {kind: encodings.column(floats, _written(kind, body.encoding_format)) for kind in kinds}
     if not isinstance(body.embedding_type, list):
         return columns[kinds[0]]
     return [
@@ -190,8 +224,5 @@ def write(raw: vectors.Floats, body: EmbeddingRequest) -> list[bytes]:
     ]
 
 
-def _column(floats: vectors.Floats, kind: EmbeddingType, encoding_format: str | None) -> list[bytes]:
-    if kind == "base64" or (kind == "float" and encoding_format == "base64"):
-        return [b'"%s"' % base64.b64encode(row) for row in np.ascontiguousarray(floats, "<f4")]
-    numbers = floats if kind == "float" else vectors.QUANTISATIONS[kind](floats)
-    return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in np.ascontiguousarray(numbers)]
+def _written(kind: EmbeddingType, encoding_format: str | None) -> EmbeddingType:
+    return "base64" if kind == "float" and encoding_format == "base64" else kind

@@ -1,6 +1,8 @@
-"""Every failure in OpenAI's error body, on every path."""
+"""Every failure in the error body of the path's API; in OpenAI's on all that are nobody else's."""
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from msgspec import Struct
@@ -29,11 +31,31 @@ class ErrorResponse(Struct):
     error: ErrorObject
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What there is to tell of a failure."""
+
+    kind: type[Exception]
+    """A GatewayError, or anything else, which is a bug."""
+    answer: Answer
+    message: str
+    param: str | None
+    request_id: str
+
+
+WriteError = Callable[[Failure], Struct]
+
+
+def openai(failure: Failure) -> Struct:
+    """As OpenAI writes it."""
+    return ErrorResponse(ErrorObject(failure.message, failure.answer.type, failure.param, failure.answer.code))
+
+
 async def gateway_error(request: Request, exc: Exception) -> Response:
     """Answer one of our own errors."""
     assert isinstance(exc, GatewayError)  # noqa: S101 - what it is registered for
     request.scope["state"]["log"]["error"] = type(exc).__name__  # its message may quote the client
-    response = _respond(ANSWERS[type(exc)], exc.message, exc.param)
+    response = _respond(request, type(exc), ANSWERS[type(exc)], exc.message, exc.param)
     response.headers.update(exc.headers)
     return response
 
@@ -62,10 +84,13 @@ async def client_disconnect(_: Request, __: Exception) -> Response:
 async def internal_error(request: Request, exc: Exception) -> Response:
     """Answer a bug: the log has the trace, the client has the request id to find it by."""
     log.error("request %s failed", request.scope["state"]["request_id"], exc_info=exc)
-    return _respond(INTERNAL, "internal error; the server's log has it under this answer's x-request-id", None)
+    message = "internal error; the server's log has it under this answer's x-request-id"
+    return _respond(request, type(exc), INTERNAL, message, None)
 
 
-def _respond(failure: Answer, message: str, param: str | None) -> Response:
-    response = answer(ErrorResponse(ErrorObject(message, failure.type, param, failure.code)), failure.status)
+def _respond(request: Request, kind: type[Exception], failure: Answer, message: str, param: str | None) -> Response:
+    state = request.scope["state"]
+    write: WriteError = state.get("write_error", openai)
+    response = answer(write(Failure(kind, failure, message, param, state["request_id"])), failure.status)
     response.headers.update(failure.headers)
     return response

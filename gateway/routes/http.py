@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
 
@@ -13,10 +14,11 @@ from starlette.responses import Response
 from gateway.admission import Lines
 from gateway.catalog import Catalog, Model
 from gateway.drain import Drain
-from gateway.errors import DeadlineExceeded, InvalidRequest, NotReady, RequestTooLarge
+from gateway.errors import DeadlineExceeded, InvalidRequest, ModelNotFound, NotReady, RequestTooLarge
 from gateway.health import Monitor
 from gateway.images import Images
 from gateway.service.caller import Caller
+from gateway.service.prompts import SUFFIXES
 from gateway.service.tokens import MAX_TOKENS
 from gateway.settings import Settings
 from gateway.triton import Triton
@@ -39,6 +41,7 @@ class State(TypedDict):
     """What a request carries beside itself."""
 
     gateway: Gateway
+    request_id: str
     log: dict[str, Any]
     """Fields for its line in the log."""
     key: str
@@ -86,6 +89,18 @@ def find_model(request: Request, name: str | None, roles: frozenset[str]) -> Mod
     return model
 
 
+def find_model_for(request: Request, name: str | None, roles: frozenset[str]) -> tuple[Model, str | None]:
+    """The model that a request names, and what its texts are for where the name ends in one of prompts.SUFFIXES."""
+    try:
+        return find_model(request, name, roles), None
+    except ModelNotFound:
+        for suffix in SUFFIXES:
+            if name is not None and name.endswith(suffix):
+                with suppress(ModelNotFound):
+                    return find_model(request, name.removesuffix(suffix), roles), suffix.removeprefix("-")
+        raise
+
+
 async def read(request: Request, body_type: type[Body]) -> Body:
     """Read and validate a JSON body.
 
@@ -131,6 +146,6 @@ def decode(body: bytes, body_type: type[Body]) -> Body:
         raise InvalidRequest(f"the body is not valid JSON: {exc}") from exc
 
 
-def answer(content: msgspec.Struct, status: int = 200) -> Response:
+def answer(content: object, status: int = 200) -> Response:
     """Write a JSON response."""
     return Response(msgspec.json.encode(content), status, media_type="application/json")

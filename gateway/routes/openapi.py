@@ -9,11 +9,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import __version__
+from gateway.routes import cohere, tei
 from gateway.routes.embeddings import EmbeddingRequest, EmbeddingResponse
 from gateway.routes.errors import ErrorResponse
 from gateway.routes.health import Health
 from gateway.routes.models import ModelList, ModelObject
 from gateway.routes.rerank import RerankRequest, RerankResponse
+
+Schema = dict[str, Any]
+TEI = tei.TeiError
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +28,10 @@ class Operation:
     path: str
     id: str
     summary: str
-    response: type[msgspec.Struct]
+    response: Any
+    """A type."""
     request: type[msgspec.Struct] | None = None
+    error: type[msgspec.Struct] = ErrorResponse
 
 
 OPERATIONS = (
@@ -33,8 +39,57 @@ OPERATIONS = (
         "post", "/v1/embeddings", "createEmbedding", "Embed texts and images", EmbeddingResponse, EmbeddingRequest
     ),
     Operation("post", "/v1/rerank", "rerank", "Rank documents by a query", RerankResponse, RerankRequest),
+    Operation(
+        "post",
+        "/v2/embed",
+        "cohereEmbed",
+        "Embed texts and images, as Cohere does",
+        cohere.EmbedResponse,
+        cohere.EmbedRequest,
+        cohere.CohereError,
+    ),
+    Operation(
+        "post",
+        "/v2/rerank",
+        "cohereRerank",
+        "Rank documents by a query, as Cohere does",
+        cohere.V2RerankResponse,
+        cohere.V2RerankRequest,
+        cohere.CohereError,
+    ),
+    Operation("post", "/embed", "teiEmbed", "Embed texts, as TEI does", list[list[float]], tei.TeiEmbedRequest, TEI),
+    Operation("post", "/rerank", "teiRerank", "Rank texts, as TEI does", list[tei.Rank], tei.TeiRerankRequest, TEI),
+    Operation(
+        "post",
+        "/predict",
+        "teiPredict",
+        "Score pairs of texts, as TEI does",
+        list[tei.Prediction | list[tei.Prediction]],
+        tei.PredictRequest,
+        TEI,
+    ),
+    Operation(
+        "post",
+        "/similarity",
+        "teiSimilarity",
+        "Compare sentences, as TEI does",
+        list[float],
+        tei.SimilarityRequest,
+        TEI,
+    ),
+    Operation(
+        "post",
+        "/tokenize",
+        "teiTokenize",
+        "Cut texts into tokens, as TEI does",
+        list[list[tei.SimpleToken]],
+        tei.TokenizeRequest,
+        TEI,
+    ),
+    Operation("get", "/info", "teiInfo", "Describe the default embedding model, as TEI does", tei.Info),
     Operation("get", "/v1/models", "listModels", "List models", ModelList),
     Operation("get", "/v1/models/{id}", "retrieveModel", "Describe a model", ModelObject),
+    Operation("get", "/health", "health", "The same as /health/ready, where TEI has it", Health),
     Operation("get", "/health/live", "live", "Whether the process answers", Health),
     Operation("get", "/health/ready", "ready", "Whether every model answers", Health),
 )
@@ -44,11 +99,16 @@ COMPONENT = "#/components/schemas/{name}"
 
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    types = {ErrorResponse, *(type_ for operation in OPERATIONS for type_ in (operation.request, operation.response))}
-    _, schemas = msgspec.json.schema_components(types - {None}, ref_template=COMPONENT)
+    types = [type_ for operation in OPERATIONS for type_ in (operation.response, operation.request, operation.error)]
+    found, schemas = msgspec.json.schema_components([type_ for type_ in types if type_], ref_template=COMPONENT)
+    described = iter(found)
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _describe(operation)
+        response = next(described)
+        request = next(described) if operation.request is not None else None
+        paths.setdefault(operation.path, {})[operation.method] = _describe(
+            operation, response, request, next(described)
+        )
     return {
         "openapi": "3.1.0",
         "info": {"title": "Conch", "version": __version__},
@@ -58,24 +118,24 @@ def document() -> dict[str, Any]:
     }
 
 
-def _describe(operation: Operation) -> dict[str, Any]:
+def _describe(operation: Operation, response: Schema, request: Schema | None, error: Schema) -> dict[str, Any]:
     described: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": operation.id,
         "responses": {
-            "200": {"description": "Done", "content": _json(operation.response)},
-            "default": {"description": "Failed", "content": _json(ErrorResponse)},
+            "200": {"description": "Done", "content": _json(response)},
+            "default": {"description": "Failed", "content": _json(error)},
         },
     }
-    if operation.request is not None:
-        described["requestBody"] = {"required": True, "content": _json(operation.request)}
+    if request is not None:
+        described["requestBody"] = {"required": True, "content": _json(request)}
     if "{id}" in operation.path:
         described["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
     return described
 
 
-def _json(type_: type[msgspec.Struct]) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": COMPONENT.format(name=type_.__name__)}}}
+def _json(schema: Schema) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
 
 
 async def show(_: Request) -> Response:

@@ -89,7 +89,7 @@ async def create(request: Request) -> Response:
         model.text,
         body.query,
         texts,
-        truncate=body.truncate is not False,
+        truncate="none" if body.truncate is False else "end",
         max_tokens_per_document=body.max_tokens_per_doc,
     )
     request.state["log"] |= {"inputs": len(texts), "tokens": ranking.tokens}

@@ -14,6 +14,7 @@ from gateway.service import images, rows, tokens
 from gateway.service.caller import Caller
 from gateway.service.ordered import gather
 from gateway.service.tokens import Text
+from gateway.tokenize import Truncate
 from gateway.vectors import normalise
 
 NOTHING = np.empty((0, 1), np.float32)
@@ -29,6 +30,12 @@ class Item:
     text: Text | None = None
     image: str | None = None
     """A data: URI, base64 or an http(s) URL."""
+    image_place: str = ""
+    """What they call the image, if not "input[3].image"."""
+
+    def where_image(self) -> str:
+        """What error messages call its image."""
+        return self.image_place or f"{self.place}.image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,15 @@ class Embeddings:
 
 
 async def embed(
-    caller: Caller, reader: Images, served: Sequence[Model], model: Model, items: Sequence[Item], *, truncate: bool
+    caller: Caller,
+    reader: Images,
+    served: Sequence[Model],
+    model: Model,
+    items: Sequence[Item],
+    *,
+    prompt: str,
+    truncate: Truncate,
+    max_tokens: int | None = None,
 ) -> Embeddings:
     """Embed items.
 
@@ -56,8 +71,10 @@ async def embed(
         reader: of images.
         served: all models, to name those that take images where this one does not.
         model: an embedding model.
-        items: 1 to 2,048 of them; the model's default prompt is put in front of those texts that are not token ids.
-        truncate: whether to cut texts over the model's limit; otherwise they are an error.
+        items: 1 to 2,048 of them.
+        prompt: put in front of those texts that are not token ids.
+        truncate: what to do with texts over the limit.
+        max_tokens: a limit below the model's own.
 
     Raises:
         GatewayError: InvalidRequest, or what `parts.run` raises.
@@ -68,7 +85,7 @@ async def embed(
         caller.check(model.image, model.image.patches * sum(item.image is not None for item in items))
     has_text = np.array([item.text is not None for item in items])
     has_image = np.array([item.image is not None for item in items])
-    ids = await _encode(model.text, items, truncate=truncate) if model.text else []
+    ids = await _encode(model.text, items, prompt, max_tokens, truncate) if model.text else []
     text_vectors, image_vectors = await gather(
         _embed_texts(caller, model.text, ids), _embed_images(caller, reader, model.image, items)
     )
@@ -89,7 +106,7 @@ def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item]) -
             names = ", ".join(other.name for other in served if other.image is not None) or "none"
             raise InvalidRequest(
                 f"{item.place} holds an image; model {model.name!r} takes text only; models that take images: {names}",
-                param=f"{item.place}.image",
+                param=item.where_image(),
             )
         if item.text is not None and model.text is None:
             raise InvalidRequest(f"{item.place} holds a text; model {model.name!r} takes images only", param=item.place)
@@ -97,14 +114,17 @@ def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item]) -
             raise InvalidRequest(f"{item.place} is empty", param=item.place)
 
 
-async def _encode(tower: TextTower, items: Sequence[Item], *, truncate: bool) -> list[list[int]]:
+async def _encode(
+    tower: TextTower, items: Sequence[Item], prompt: str, max_tokens: int | None, truncate: Truncate
+) -> list[list[int]]:
     texts: list[Text] = []
     places: list[str] = []
     for item in items:
         if item.text is not None:
-            texts.append(tower.default_prompt + item.text if isinstance(item.text, str) else item.text)
+            texts.append(prompt + item.text if isinstance(item.text, str) else item.text)
             places.append(item.place)
-    return await tokens.encode(tower, texts, places, tower.max_tokens, truncate=truncate)
+    limit = min(tower.max_tokens, max_tokens or tower.max_tokens)
+    return await tokens.encode(tower, texts, places, limit, truncate=truncate)
 
 
 async def _embed_texts(caller: Caller, tower: TextTower | None, ids: Sequence[list[int]]) -> NDArray[np.float32]:
@@ -117,7 +137,7 @@ async def _embed_images(
     if tower is None:
         return NOTHING
     preparation = tower.preparation
-    given = [(item.image, f"{item.place}.image") for item in items if item.image is not None]
+    given = [(item.image, item.where_image()) for item in items if item.image is not None]
 
     async def read(index: int) -> Pixels:
         image, place = given[index]

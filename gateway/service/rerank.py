@@ -1,13 +1,14 @@
 """A query and documents to scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.scores import ACTIVATIONS
 from gateway.service import rows, tokens
 from gateway.service.caller import Caller
+from gateway.tokenize import Truncate
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,9 @@ async def rerank(
     query: str,
     documents: Sequence[str],
     *,
-    truncate: bool,
+    truncate: Truncate,
     max_tokens_per_document: int | None = None,
+    raw: bool = False,
 ) -> Ranking:
     """Score every document against the query.
 
@@ -47,8 +49,9 @@ async def rerank(
         query: never cut; with all that stands in front of a document it may have half of the model's tokens, so that
             every kind of model has room for documents.
         documents: 1 to 2,048 of them.
-        truncate: whether to cut documents over the limit; otherwise they are an error.
+        truncate: what to do with documents over the limit.
         max_tokens_per_document: a limit below the model's own.
+        raw: whether scores are a cross-encoder's logits.
 
     Raises:
         GatewayError: InvalidRequest, or what `parts.run` raises.
@@ -56,6 +59,7 @@ async def rerank(
     caller.check(tower, sum(tokens.estimate(query) + tokens.estimate(document) for document in documents))
     places = [f"documents[{i}]" for i in range(len(documents))]
     score = _cross_encode if tower.role == "cross-encoder" else _interact_late
+    tower = replace(tower, activation="none") if raw else tower
     most = max_tokens_per_document or tower.max_tokens
     scores, count = await score(caller, tower, query, documents, places, most, truncate=truncate)
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
@@ -70,11 +74,11 @@ async def _interact_late(
     places: Sequence[str],
     most: int,
     *,
-    truncate: bool,
+    truncate: Truncate,
 ) -> tuple[list[float], int]:
     """Scores of documents that are encoded apart from the query, and tokens."""
     prompted_query = tower.prompts.get("query", "") + query
-    (query_ids,) = await tokens.encode(tower, [prompted_query], ["query"], tower.max_tokens // 2, truncate=False)
+    (query_ids,) = await tokens.encode(tower, [prompted_query], ["query"], tower.max_tokens // 2, truncate="none")
     prompt = tower.prompts.get("document", "")
     prompted = [prompt + document for document in documents]
     document_ids = await tokens.encode(tower, prompted, places, min(tower.max_tokens, most), truncate=truncate)
@@ -98,7 +102,7 @@ async def _cross_encode(
     places: Sequence[str],
     most: int,
     *,
-    truncate: bool,
+    truncate: Truncate,
 ) -> tuple[list[float], int]:
     """Scores of documents that are read together with the query, and tokens."""
     frame = await tokens.frame_query(tower, query)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest, RequestTooLarge
-from gateway.tokenize import Frame
+from gateway.tokenize import Frame, Truncate
 
 Text = str | list[int]
 """Text, or token ids of the model's own vocabulary, special tokens included, taken as they are."""
@@ -30,7 +30,7 @@ async def encode(
     places: Sequence[str],
     limit: int,
     *,
-    truncate: bool,
+    truncate: Truncate,
     frame: Frame | None = None,
 ) -> list[list[int]]:
     """Token ids of each text, special tokens included, at most `limit` of them, or of the row it makes in a frame.
@@ -40,7 +40,7 @@ async def encode(
         texts: none of them empty, unless the model should see nothing but what is put around it.
         places: what error messages call each text, such as "input[3]".
         limit: tokens a text may have, those of the frame not counted.
-        truncate: whether to cut texts over the limit; otherwise they are an error.
+        truncate: what to do with texts over the limit.
         frame: put around every text, none of which is token ids then.
 
     Raises:
@@ -50,22 +50,23 @@ async def encode(
     most = limit * CHARACTERS_A_TOKEN
     for text, place in zip(texts, places, strict=True):
         if isinstance(text, list):
-            _check_vocabulary(tower, text, place)
-        elif not truncate:
+            _check_ids(tower, text, place)
+        elif truncate == "none":
             _check_characters(text, place, limit)
     around = frame.length if frame is not None else 0
     encoded: list[list[int]] = []
     total = 0
-    for part in _slices([text if isinstance(text, list) else text[:most] for text in texts], frame):
+    read = slice(-most, None) if truncate == "start" else slice(most)
+    for part in _slices([text if isinstance(text, list) else text[read] for text in texts], frame):
         fresh = iter(await tower.tokenizer.encode([text for text in part if isinstance(text, str)], frame))
         for text in part:
             place = places[len(encoded)]
             ids = next(fresh) if isinstance(text, str) else text
             if not ids:
                 raise InvalidRequest(f"{place} makes no tokens with model {tower.name!r}", param=place)
-            if not truncate:
+            if truncate == "none":
                 _check_tokens(tower, len(ids) - around, place, limit, "" if frame is None else " beside this query")
-            encoded.append(tower.tokenizer.cut(ids, around + limit, frame))
+            encoded.append(tower.tokenizer.cut(ids, around + limit, frame, truncate))
             total += len(encoded[-1])
             if total > MAX_TOKENS:
                 raise RequestTooLarge(
@@ -116,10 +117,17 @@ def _check_tokens(tower: TextTower, count: int, place: str, limit: int, where: s
         )
 
 
-def _check_vocabulary(tower: TextTower, ids: Sequence[int], place: str) -> None:
+def _check_ids(tower: TextTower, ids: list[int], place: str) -> None:
+    """Refuse what another tokenizer made, which would be other words: what LangChain sends by default is cl100k's."""
+    before, behind = tower.tokenizer.before, tower.tokenizer.behind
     if min(ids) < 0 or max(ids) >= tower.vocabulary_size:
-        raise InvalidRequest(
-            f"{place} holds a token id outside 0..{tower.vocabulary_size - 1}, the vocabulary of model {tower.name!r};"
-            " token ids of another model's tokenizer do not work here, send text instead",
-            param=place,
-        )
+        problem = f"holds a token id outside 0..{tower.vocabulary_size - 1}, the vocabulary of model {tower.name!r}"
+    elif ids[: len(before)] != before or ids[len(ids) - len(behind) :] != behind:
+        problem = f"does not begin with {before} and end with {behind}, as token ids of model {tower.name!r} do"
+    else:
+        return
+    raise InvalidRequest(
+        f"{place} {problem}; token ids of another model's tokenizer do not work here, send text instead (LangChain's"
+        " OpenAIEmbeddings does with check_embedding_ctx_length=False)",
+        param=place,
+    )

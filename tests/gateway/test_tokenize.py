@@ -37,6 +37,16 @@ def test_cut_text_ends_as_transformers_truncates_it(tokenizer: TextTokenizer, mi
         assert tokenizer.cut(ids, limit) == expected
 
 
+@pytest.mark.parametrize("limit", [3, 16, 256])
+def test_text_cut_at_its_start_is_as_transformers_truncates_it(
+    tokenizer: TextTokenizer, minilm_folder: Path, limit: int
+) -> None:
+    reference = AutoTokenizer.from_pretrained(minilm_folder, truncation_side="left")
+    for text, ids in zip(TEXTS, asyncio.run(tokenizer.encode(TEXTS)), strict=True):
+        expected = reference(text, truncation=True, max_length=limit)["input_ids"]
+        assert tokenizer.cut(ids, limit, end="start") == expected
+
+
 QUERY = "Where do conches live?"
 BERT = processors.BertProcessing(("</s>", 2), ("<s>", 1))
 ROBERTA = processors.RobertaProcessing(("</s>", 2), ("<s>", 1))

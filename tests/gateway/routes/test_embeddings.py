@@ -168,7 +168,10 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
         ({"input": [2**70]}, "input[0]", ""),
         ({"input": [1] * 300_001}, "input", "input holds 300001 items"),
         ({"input": "a" * 16_385}, "input", "input has 16385 characters; for 256 tokens, which it may have, 16384 are"),
-        ({"input": [[1], [-1]]}, "input[1]", "input[1] holds a token id outside 0..30521"),
+        ({"input": [[101, 102], [-1]]}, "input[1]", "input[1] holds a token id outside 0..30521"),
+        ({"input": [[101, 102], [15339, 1917]]}, "input[1]", "input[1] does not begin with [101] and end with [102]"),
+        ({"input": "a", "task": "query", "input_type": "query"}, "task", "task and input_type say the same"),
+        ({"input": {"image": "a", "url": "b"}}, "input", "input holds more than one of image, url and bytes"),
         ({"input": [1.5]}, "input[0]", "input[0]: Expected"),
         ({"input": "a", "top_k": 3}, "top_k", "unknown field 'top_k'"),
         ({"input": "a", "dimensions": 0}, "dimensions", "dimensions: Expected `int` >= 1"),
@@ -232,6 +235,21 @@ def test_prompt_counts_as_the_text_it_is_in_front_of(odd_client: httpx2.Client) 
     error = refused(odd_client, input=["sea", "sea " * 254], model="prompted")
     assert error["message"] == "input[1] has 258 tokens; the limit of model 'prompted' is 256"
     assert refused(odd_client, input=["sea", ""], model="prompted")["message"] == "input[1] is empty"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"task": "retrieval.query"},
+        {"input_type": "search_query"},
+        {"prompt_name": "query"},
+        {"model": "prompted-query"},
+    ],
+)
+def test_purpose_of_texts_chooses_the_prompt(odd_client: httpx2.Client, body: dict[str, str]) -> None:
+    (written,) = echo(odd_client, PROMPTS["query"] + "a conch", model="bucketed")
+    (prompted,) = echo(odd_client, "a conch", **{"model": "prompted"} | body)
+    assert prompted[0] == written[0]
 
 
 def test_rows_are_padded_to_their_bucket(odd_client: httpx2.Client) -> None:

@@ -7,7 +7,7 @@ from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.service import tokens
 from gateway.service.tokens import SLICE_CHARACTERS, Text
-from gateway.tokenize import TextTokenizer
+from gateway.tokenize import TextTokenizer, Truncate
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def tower(repository: Path) -> TextTower:
     return TextTower("m", "m", "text-embedding", "embedding", 384, 64, 256, 30522, tokenizer)
 
 
-def encode(tower: TextTower, texts: list[Text], *, limit: int = 256, truncate: bool = False) -> list[list[int]]:
+def encode(tower: TextTower, texts: list[Text], *, limit: int = 256, truncate: Truncate = "none") -> list[list[int]]:
     places = [f"input[{i}]" for i in range(len(texts))]
     return asyncio.run(tokens.encode(tower, texts, places, limit, truncate=truncate))
 
@@ -28,29 +28,29 @@ def test_texts_and_token_ids_keep_their_order(tower: TextTower) -> None:
 def test_texts_of_many_slices_are_those_of_one(tower: TextTower) -> None:
     texts: list[Text] = [f"{i} " + "sea " * (i % 200) for i in range(2900)]
     assert sum(map(len, texts)) > 2 * SLICE_CHARACTERS
-    sliced = encode(tower, texts, truncate=True)
-    assert [sliced[i] for i in (0, 1499, 2899)] == encode(tower, [texts[i] for i in (0, 1499, 2899)], truncate=True)
+    sliced = encode(tower, texts, truncate="end")
+    assert [sliced[i] for i in (0, 1499, 2899)] == encode(tower, [texts[i] for i in (0, 1499, 2899)], truncate="end")
 
 
 def test_text_with_more_characters_than_are_read_is_refused_or_cut(tower: TextTower) -> None:
     text = "sea " * 161  # 644 characters, of which 640 are read for 10 tokens
     with pytest.raises(InvalidRequest, match=r"input\[0\] has 644 characters; for 10 tokens, .* 640 are read"):
         encode(tower, [text], limit=10)
-    assert encode(tower, [text], limit=10, truncate=True) == [[101] + [2712] * 8 + [102]]
+    assert encode(tower, [text], limit=10, truncate="end") == [[101] + [2712] * 8 + [102]]
 
 
 def test_token_ids_are_cut_like_text(tower: TextTower) -> None:
-    assert encode(tower, [[101, *[2712] * 20, 102]], limit=5, truncate=True) == [[101, 2712, 2712, 2712, 102]]
+    assert encode(tower, [[101, *[2712] * 20, 102]], limit=5, truncate="end") == [[101, 2712, 2712, 2712, 102]]
 
 
 def test_counting_stops_at_the_first_text_too_many(tower: TextTower) -> None:
     with pytest.raises(RequestTooLarge) as caught:
-        encode(tower, [[101] * 200] * 2000)
+        encode(tower, [[101, *[2712] * 198, 102]] * 2000)
     assert caught.value.param == "input[1500]"
 
 
 def pairs(
-    tower: TextTower, query: str, documents: list[str], *, limit: int = 200, truncate: bool = True
+    tower: TextTower, query: str, documents: list[str], *, limit: int = 200, truncate: Truncate = "end"
 ) -> list[list[int]]:
     async def run() -> list[list[int]]:
         frame = await tokens.frame_query(tower, query)
@@ -66,7 +66,7 @@ def test_limit_of_a_framed_text_is_its_own(tower: TextTower) -> None:
         [101, 2712, 102, 10879, 102],
     ]
     with pytest.raises(InvalidRequest, match=r"documents\[0\] has 9 tokens; the limit .* beside this query is 2"):
-        pairs(tower, "sea", ["snail " * 9], limit=2, truncate=False)
+        pairs(tower, "sea", ["snail " * 9], limit=2, truncate="none")
 
 
 def test_query_counts_with_every_document(tower: TextTower) -> None:

@@ -1,0 +1,227 @@
+"""POST /v2/embed and /v2/rerank, as Cohere's clients call them."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Raw, Struct
+from starlette.responses import Response
+
+from gateway import vectors
+from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES
+from gateway.errors import InvalidRequest, ModelNotFound
+from gateway.routes import encodings
+from gateway.routes.encodings import EmbeddingType
+from gateway.routes.errors import Failure
+from gateway.routes.http import Request, answer, caller, find_model, read
+from gateway.service import prompts
+from gateway.service.embed import Item, embed
+from gateway.service.rerank import rerank
+from gateway.service.rows import MAX_ROWS
+from gateway.tokenize import Truncate
+
+Truncation = Literal["NONE", "START", "END"]
+TRUNCATIONS: dict[Truncation | str, Truncate] = {"NONE": "none", "START": "start", "END": "end"}
+
+
+class CohereError(Struct):
+    """The body of a failure."""
+
+    id: str
+    message: str
+
+
+class TextContent(Struct, tag="text", forbid_unknown_fields=True):
+    """A text in an input."""
+
+    text: str
+
+
+class ImageUrl(Struct):
+    """Where an image is."""
+
+    url: str
+    """A data: URI, or an http(s) URL where the server fetches images."""
+    detail: str | None = None
+    """Accepted, not used."""
+
+
+class ImageContent(Struct, tag="image_url", forbid_unknown_fields=True):
+    """An image in an input."""
+
+    image_url: ImageUrl
+
+
+class EmbedInput(Struct, forbid_unknown_fields=True):
+    """What one vector is made of: a text, an image, or one of each."""
+
+    content: Annotated[list[TextContent | ImageContent], Meta(min_length=1, max_length=2)]
+
+
+class EmbedRequest(Struct, forbid_unknown_fields=True):
+    """What to embed and how to answer. Exactly one of texts, images and inputs is given."""
+
+    model: str
+    """A name or alias from /v1/models."""
+    input_type: str
+    """What the vectors are for: search_document, search_query, classification, clustering or image. The model's prompt
+    for it goes in front of texts."""
+    texts: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
+    images: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
+    inputs: Annotated[list[EmbedInput], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
+    embedding_types: Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
+    """What numbers to send, float by default."""
+    output_dimension: Annotated[int, Meta(ge=1)] | None = None
+    """Cut vectors to this size and normalise again; only sizes that the model was trained for."""
+    truncate: Truncation | None = None
+    """Which end of a text over the model's limit to leave out, by default END; with NONE it is an error."""
+    max_tokens: Annotated[int, Meta(ge=8)] | None = None
+    """A limit below the model's own."""
+    priority: int | None = None
+    """Accepted, not used: turns are fair."""
+
+
+class BilledUnits(Struct, omit_defaults=True):
+    """What was computed."""
+
+    input_tokens: int = 0
+    image_tokens: int = 0
+    search_units: int = 0
+
+
+class ApiVersion(Struct):
+    """Of this API."""
+
+    version: Literal["2"]
+
+
+class CohereMeta(Struct):
+    """About the answer."""
+
+    api_version: ApiVersion
+    billed_units: BilledUnits
+
+
+class EmbedResponse(Struct):
+    """A list of vectors for each type that was asked for."""
+
+    id: str
+    embeddings: dict[EmbeddingType, list[Raw]]
+    texts: list[str]
+    meta: CohereMeta
+    response_type: Literal["embeddings_by_type"]
+
+
+class V2RerankRequest(Struct, forbid_unknown_fields=True):
+    """What to rank by what."""
+
+    model: str
+    query: Annotated[str, Meta(min_length=1)]
+    documents: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)]
+    top_n: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens_per_doc: Annotated[int, Meta(ge=8)] | None = None
+    """A limit below the model's own; documents over either are cut."""
+    priority: int | None = None
+    """Accepted, not used: turns are fair."""
+
+
+class V2Result(Struct):
+    """One document's place."""
+
+    index: int
+    relevance_score: float
+
+
+class V2RerankResponse(Struct):
+    """Results, best first."""
+
+    id: str
+    results: list[V2Result]
+    meta: CohereMeta
+
+
+def write_error(failure: Failure) -> Struct:
+    """A failure as Cohere has it."""
+    return CohereError(failure.request_id, failure.message)
+
+
+async def create_embeddings(request: Request) -> Response:
+    """Answer POST /v2/embed."""
+    body = await read(request, EmbedRequest)
+    gateway = request.state["gateway"]
+    model = find_model(request, body.model, EMBEDDING_ROLES)
+    default: list[EmbeddingType] = ["float"]
+    kinds = list(dict.fromkeys(body.embedding_types or default))
+    size = encodings.size(model, body.output_dimension, "output_dimension")
+    encodings.check(kinds, size, "embedding_types")
+    items = _items(body)
+    purpose = None if body.input_type == "image" else body.input_type
+    embedded = await embed(
+        caller(request),
+        gateway.images,
+        gateway.catalog.models,
+        model,
+        items,
+        prompt=prompts.choose(model.text, purpose, "input_type") if model.text is not None else "",
+        truncate=TRUNCATIONS[body.truncate or "END"],
+        max_tokens=body.max_tokens,
+    )
+    floats = vectors.normalise(embedded.vectors[:, :size])
+    request.state["log"] |= {"inputs": len(items), "tokens": embedded.text_tokens + embedded.image_tokens}
+    return answer(
+        EmbedResponse(
+            id=request.state["request_id"],
+            embeddings={kind: [Raw(row) for row in encodings.column(floats, kind)] for kind in kinds},
+            texts=body.texts or [],
+            meta=_meta(BilledUnits(input_tokens=embedded.text_tokens, image_tokens=embedded.image_tokens)),
+            response_type="embeddings_by_type",
+        )
+    )
+
+
+def _items(body: EmbedRequest) -> list[Item]:
+    given = [name for name in ("texts", "images", "inputs") if getattr(body, name) is not None]
+    if len(given) != 1:
+        raise InvalidRequest(
+            f"exactly one of texts, images and inputs is needed, not {' and '.join(given) or 'none'}",
+            param=given[0] if given else "texts",
+        )
+    if body.texts is not None:
+        return [Item(f"texts[{i}]", text) for i, text in enumerate(body.texts)]
+    if body.images is not None:
+        return [Item(f"images[{i}]", image=image, image_place=f"images[{i}]") for i, image in enumerate(body.images)]
+    return [_item(given, f"inputs[{i}]") for i, given in enumerate(body.inputs or [])]
+
+
+def _item(given: EmbedInput, place: str) -> Item:
+    texts = [part.text for part in given.content if isinstance(part, TextContent)]
+    images = [part.image_url.url for part in given.content if isinstance(part, ImageContent)]
+    if len(texts) > 1 or len(images) > 1:
+        raise InvalidRequest(f"{place} holds two of a kind; one text and one image make a vector", param=place)
+    return Item(place, next(iter(texts), None), next(iter(images), None), image_place=place)
+
+
+async def create_ranking(request: Request) -> Response:
+    """Answer POST /v2/rerank."""
+    body = await read(request, V2RerankRequest)
+    model = find_model(request, body.model, RERANK_ROLES)
+    if model.text is None:
+        raise ModelNotFound(f"model {model.name!r} ranks no texts", param="model")
+    ranking = await rerank(
+        caller(request),
+        model.text,
+        body.query,
+        body.documents,
+        truncate="end",
+        max_tokens_per_document=body.max_tokens_per_doc,
+    )
+    request.state["log"] |= {"inputs": len(body.documents), "tokens": ranking.tokens}
+    return answer(
+        V2RerankResponse(
+            id=request.state["request_id"],
+            results=[V2Result(ranked.index, ranked.score) for ranked in ranking.results[: body.top_n]],
+            meta=_meta(BilledUnits(search_units=1)),
+        )
+    )
+
+
+def _meta(billed: BilledUnits) -> CohereMeta:
+    return CohereMeta(ApiVersion("2"), billed)

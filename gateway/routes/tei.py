@@ -1,0 +1,329 @@
+"""The routes of Hugging Face's Text Embeddings Inference: /embed, /rerank, /predict, /similarity, /tokenize, /info.
+
+They name no model: the default one of their kind answers. /embed_all is missing, since models pool in the graph.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from starlette.responses import Response
+
+from gateway import __version__, vectors
+from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES, Model, TextTower
+from gateway.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    InvalidRequest,
+    ModelNotFound,
+    NotReady,
+    Overloaded,
+    QuotaExceeded,
+)
+from gateway.routes import encodings
+from gateway.routes.errors import Failure
+from gateway.routes.http import Endpoint, Request, answer, caller, find_model, read
+from gateway.service import prompts
+from gateway.service.embed import Embeddings, Item, embed
+from gateway.service.ordered import gather
+from gateway.service.rerank import rerank
+from gateway.service.rows import MAX_ROWS
+from gateway.service.tokens import MAX_TOKENS
+from gateway.tokenize import Truncate
+
+Direction = Literal["Left", "Right", "left", "right"]
+Truncation = bool | None
+"""Whether to cut texts over the model's limit, as TEI does by default; otherwise they are an error."""
+ErrorType = Literal["Unhealthy", "Backend", "Overloaded", "Validation"]
+ERROR_TYPES: Mapping[type[Exception], ErrorType] = {
+    NotReady: "Unhealthy",
+    DeadlineExceeded: "Unhealthy",
+    InferenceFailed: "Backend",
+    Overloaded: "Overloaded",
+    QuotaExceeded: "Overloaded",
+}
+"""All others are "Validation"."""
+
+
+class TeiError(Struct):
+    """The body of a failure."""
+
+    error: str
+    error_type: ErrorType
+
+
+class TeiEmbedRequest(Struct):
+    """Texts to embed."""
+
+    inputs: str | list[str | int | list[int]]
+    """A text, token ids, or a list of either."""
+    normalize: bool | None = True
+    truncate: Truncation = True
+    truncation_direction: Direction = "Right"
+    prompt_name: str | None = None
+    """The name of one of the model's prompts, which goes in front of the texts."""
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    """Cut vectors to this size and normalise again; only sizes that the model was trained for."""
+
+
+class TeiRerankRequest(Struct):
+    """Texts to rank by a query."""
+
+    query: Annotated[str, Meta(min_length=1)]
+    texts: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)]
+    truncate: Truncation = True
+    truncation_direction: Direction = "Right"
+    raw_scores: bool = False
+    """Whether scores are the model's logits."""
+    return_text: bool = False
+
+
+class Rank(Struct, omit_defaults=True):
+    """One text's place."""
+
+    index: int
+    score: float
+    text: str | UnsetType = UNSET
+
+
+class Sentences(Struct):
+    """What to compare with what."""
+
+    source_sentence: Annotated[str, Meta(min_length=1)]
+    sentences: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS - 1)]
+
+
+class SimilarityParameters(Struct):
+    """How to read them."""
+
+    truncate: Truncation = True
+    truncation_direction: Direction = "Right"
+    prompt_name: str | None = None
+
+
+class SimilarityRequest(Struct):
+    """A sentence and those that it is compared with."""
+
+    inputs: Sentences
+    parameters: SimilarityParameters | None = None
+
+
+class TokenizeRequest(Struct):
+    """Texts to cut into tokens."""
+
+    inputs: str | Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)]
+    add_special_tokens: bool = True
+    prompt_name: str | None = None
+
+
+class SimpleToken(Struct):
+    """A token, and where it stands in its text, in characters; null for special ones, which stand nowhere."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class PredictRequest(Struct):
+    """Pairs of texts for a cross-encoder."""
+
+    inputs: Annotated[list[str | Annotated[list[str], Meta(min_length=2, max_length=2)]], Meta(min_length=1)]
+    """A pair of texts, or a list of pairs."""
+    truncate: Truncation = True
+    truncation_direction: Direction = "Right"
+    raw_scores: bool = False
+
+
+class Prediction(Struct):
+    """What a model makes of a pair."""
+
+    score: float
+    label: str
+
+
+class Info(Struct):
+    """What is served."""
+
+    model_id: str
+    model_type: dict[str, dict[str, str]]
+    max_input_length: int
+    max_batch_tokens: int
+    """In a request."""
+    max_client_batch_size: int
+    version: str
+
+
+def write_error(failure: Failure) -> Struct:
+    """A failure as TEI has it; statuses are this server's own."""
+    return TeiError(failure.message, ERROR_TYPES.get(failure.kind, "Validation"))
+
+
+async def create_embeddings(request: Request) -> Response:
+    """Answer POST /embed."""
+    started = time.perf_counter()
+    body = await read(request, TeiEmbedRequest)
+    model, _ = _embedding_model(request)
+    size = encodings.size(model, body.dimensions)
+    items = _items(body.inputs)
+    embedded = await _embed(request, model, items, body.prompt_name, _cut(body.truncate, body.truncation_direction))
+    unit = body.normalize is not False or size < model.width
+    floats = vectors.normalise(embedded.vectors[:, :size]) if unit else embedded.vectors
+    content = b"[" + b",".join(encodings.column(floats, "float")) + b"]"
+    return _measured(request, started, Raw(content), items, embedded.text_tokens)
+
+
+async def create_similarities(request: Request) -> Response:
+    """Answer POST /similarity: the cosine of each sentence with the first."""
+    started = time.perf_counter()
+    body = await read(request, SimilarityRequest)
+    model, _ = _embedding_model(request)
+    how = body.parameters or SimilarityParameters()
+    items = [
+        Item("inputs.source_sentence", body.inputs.source_sentence),
+        *(Item(f"inputs.sentences[{i}]", text) for i, text in enumerate(body.inputs.sentences)),
+    ]
+    embedded = await _embed(request, model, items, how.prompt_name, _cut(how.truncate, how.truncation_direction))
+    source, *others = vectors.normalise(embedded.vectors)
+    return _measured(request, started, [float(source @ other) for other in others], items, embedded.text_tokens)
+
+
+async def create_ranking(request: Request) -> Response:
+    """Answer POST /rerank: the best first."""
+    started = time.perf_counter()
+    body = await read(request, TeiRerankRequest)
+    ranking = await rerank(
+        caller(request),
+        _rerank_tower(request),
+        body.query,
+        body.texts,
+        truncate=_cut(body.truncate, body.truncation_direction),
+        raw=body.raw_scores,
+    )
+    ranks = [
+        Rank(ranked.index, ranked.score, body.texts[ranked.index] if body.return_text else UNSET)
+        for ranked in ranking.results
+    ]
+    return _measured(request, started, ranks, [Item("", text) for text in body.texts], ranking.tokens)
+
+
+async def create_predictions(request: Request) -> Response:
+    """Answer POST /predict: what a cross-encoder of one logit makes of each pair."""
+    started = time.perf_counter()
+    body = await read(request, PredictRequest)
+    pairs = _pairs(body.inputs)
+    tower = _rerank_tower(request)
+    if tower.role != "cross-encoder":
+        raise InvalidRequest(f"model {tower.name!r} is no cross-encoder, which predictions are made by")
+    cut = _cut(body.truncate, body.truncation_direction)
+    rankings = await gather(
+        *(rerank(caller(request), tower, first, [second], truncate=cut, raw=body.raw_scores) for first, second in pairs)
+    )
+    predictions = [[Prediction(ranking.results[0].score, "LABEL_0")] for ranking in rankings]
+    items = [Item("", text) for pair in pairs for text in pair]
+    content = predictions if isinstance(body.inputs[0], list) else predictions[0]
+    return _measured(request, started, content, items, sum(ranking.tokens for ranking in rankings))
+
+
+async def tokenize(request: Request) -> Response:
+    """Answer POST /tokenize."""
+    body = await read(request, TokenizeRequest)
+    _, tower = _embedding_model(request)
+    prompt = prompts.choose(tower, body.prompt_name, "prompt_name")
+    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+    if sum(map(len, texts)) > MAX_TOKENS:
+        raise InvalidRequest(f"inputs have over {MAX_TOKENS} characters", param="inputs")
+    found = await tower.tokenizer.pieces([prompt + text for text in texts], special=body.add_special_tokens)
+    return answer(
+        [[SimpleToken(piece.id, piece.text, piece.special, piece.start, piece.stop) for piece in own] for own in found]
+    )
+
+
+async def info(request: Request) -> Response:
+    """Answer GET /info, of the default embedding model."""
+    model, tower = _embedding_model(request)
+    return answer(
+        Info(
+            model_id=model.name,
+            model_type={"embedding": {"pooling": "in the graph"}},
+            max_input_length=tower.max_tokens,
+            max_batch_tokens=MAX_TOKENS,
+            max_client_batch_size=MAX_ROWS,
+            version=__version__,
+        )
+    )
+
+
+ROUTES: Mapping[str, Endpoint] = {
+    "/embed": create_embeddings,
+    "/similarity": create_similarities,
+    "/rerank": create_ranking,
+    "/predict": create_predictions,
+    "/tokenize": tokenize,
+}
+
+
+def _embedding_model(request: Request) -> tuple[Model, TextTower]:
+    model = find_model(request, None, EMBEDDING_ROLES)
+    if model.text is None:
+        raise ModelNotFound(f"the default embedding model, {model.name!r}, takes images only")
+    return model, model.text
+
+
+def _rerank_tower(request: Request) -> TextTower:
+    model = find_model(request, None, RERANK_ROLES)
+    if model.text is None:
+        raise ModelNotFound(f"the default rerank model, {model.name!r}, ranks no texts")
+    return model.text
+
+
+async def _embed(
+    request: Request, model: Model, items: list[Item], prompt_name: str | None, truncate: Truncate
+) -> Embeddings:
+    gateway = request.state["gateway"]
+    prompt = prompts.choose(model.text, prompt_name, "prompt_name") if model.text is not None else ""
+    models = gateway.catalog.models
+    return await embed(caller(request), gateway.images, models, model, items, prompt=prompt, truncate=truncate)
+
+
+def _items(given: str | list[str | int | list[int]]) -> list[Item]:
+    if isinstance(given, str):
+        return [Item("inputs", given)]
+    if given and all(isinstance(item, int) for item in given):
+        return [Item("inputs", [item for item in given if isinstance(item, int)])]
+    if not 1 <= len(given) <= MAX_ROWS:
+        raise InvalidRequest(f"inputs holds {len(given)} items; it must hold 1 to {MAX_ROWS}", param="inputs")
+    items = []
+    for i, item in enumerate(given):
+        if isinstance(item, int):
+            raise InvalidRequest(f"inputs[{i}] is a token id among texts", param=f"inputs[{i}]")
+        items.append(Item(f"inputs[{i}]", item))
+    return items
+
+
+def _pairs(given: list[str | list[str]]) -> list[tuple[str, str]]:
+    texts = [item for item in given if isinstance(item, str)]
+    pairs = [(item[0], item[1]) for item in given if isinstance(item, list)]
+    if not texts:
+        return pairs
+    if pairs or len(texts) != 2:
+        raise InvalidRequest("inputs must be a pair of texts or a list of pairs", param="inputs")
+    return [(texts[0], texts[1])]
+
+
+def _cut(truncate: Truncation, direction: Direction) -> Truncate:
+    if truncate is False:
+        return "none"
+    return "start" if direction.lower() == "left" else "end"
+
+
+def _measured(request: Request, started: float, content: object, items: list[Item], tokens: int) -> Response:
+    """An answer with TEI's headers: what was computed, and how long it took, in milliseconds."""
+    request.state["log"] |= {"inputs": len(items), "tokens": tokens}
+    response = answer(content)
+    response.headers["x-compute-tokens"] = str(tokens)
+    response.headers["x-compute-characters"] = str(sum(len(item.text) for item in items if isinstance(item.text, str)))
+    response.headers["x-total-time"] = str(round(1000 * (time.perf_counter() - started)))
+    return response

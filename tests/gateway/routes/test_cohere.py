@@ -1,0 +1,137 @@
+import base64
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+
+from gateway import vectors
+from tests.odd_models import PROMPTS
+from tests.serving import serve
+
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEUlEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5E"
+    "rkJggg=="
+)
+
+
+def embed(client: httpx2.Client, **body: Any) -> dict[str, Any]:
+    given = {"model": "all-minilm-l6-v2", "input_type": "search_document", **body}
+    response = client.post("/v2/embed", json=given)
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def refused(client: httpx2.Client, path: str, status: int = 400, **body: Any) -> str:
+    response = client.post(path, json=body)
+    assert response.status_code == status, response.text
+    error = response.json()
+    assert set(error) == {"id", "message"}
+    assert error["id"] == response.headers["x-request-id"]
+    message: str = error["message"]
+    return message
+
+
+def reference(client: httpx2.Client, given: Any, model: str = "all-minilm-l6-v2") -> list[list[float]]:
+    answer = client.post("/v1/embeddings", json={"input": given, "model": model}).json()
+    return [item["embedding"] for item in answer["data"]]
+
+
+def test_every_type_is_a_list_of_its_own(client: httpx2.Client) -> None:
+    kinds = ["float", "int8", "uint8", "binary", "ubinary", "base64"]
+    answer = embed(client, texts=["a shell", "a trumpet"], embedding_types=kinds)
+    assert set(answer) == {"id", "embeddings", "texts", "meta", "response_type"}
+    assert answer["texts"] == ["a shell", "a trumpet"]
+    assert answer["meta"] == {"api_version": {"version": "2"}, "billed_units": {"input_tokens": 8}}
+    floats = np.array(reference(client, ["a shell", "a trumpet"]), np.float32)
+    found = answer["embeddings"]
+    assert set(found) == set(kinds)
+    assert np.array(found["float"], np.float32) == pytest.approx(floats, abs=1e-6)
+    for kind in ("int8", "uint8", "binary", "ubinary"):
+        assert np.array(found[kind]).tolist() == vectors.QUANTISATIONS[kind](np.array(found["float"], "f4")).tolist()
+    assert np.frombuffer(base64.b64decode(found["base64"][1]), "<f4").tolist() == pytest.approx(found["float"][1])
+
+
+def test_images_and_content_lists_are_those_of_v1(client: httpx2.Client) -> None:
+    model = "minilm-pictogram"
+    alone = embed(client, model=model, input_type="image", images=[PIXEL])["embeddings"]["float"]
+    assert alone == reference(client, [{"image": PIXEL}], model)
+    content = [{"type": "text", "text": "red"}, {"type": "image_url", "image_url": {"url": PIXEL}}]
+    fused = embed(client, model=model, inputs=[{"content": content}, {"content": content[:1]}])["embeddings"]["float"]
+    assert fused == reference(client, [{"text": "red", "image": PIXEL}, "red"], model)
+
+
+@pytest.mark.parametrize(("truncate", "kept"), [("END", "sea"), ("START", "shell")])
+def test_either_end_of_a_long_text_is_left_out(client: httpx2.Client, truncate: str, kept: str) -> None:
+    text = "sea " * 254 + "shell " * 254
+    cut = embed(client, texts=[text], truncate=truncate)
+    assert cut["meta"]["billed_units"]["input_tokens"] == 256
+    assert cut["embeddings"]["float"] == reference(client, [f"{kept} " * 254])
+
+
+def test_limit_below_the_models_own(client: httpx2.Client) -> None:
+    cut = embed(client, texts=["sea " * 100], max_tokens=10)
+    assert cut["meta"]["billed_units"]["input_tokens"] == 10
+    body: dict[str, Any] = {"model": "all-minilm-l6-v2", "input_type": "search_query", "texts": ["sea " * 100]}
+    assert refused(client, "/v2/embed", **body, truncate="NONE", max_tokens=10).startswith(
+        "texts[0] has 102 tokens; the limit of model"
+    )
+
+
+def test_purpose_chooses_the_prompt(odd_client: httpx2.Client) -> None:
+    def echo(text: str, purpose: str) -> Any:
+        return embed(odd_client, model="prompted", texts=[text], input_type=purpose)["meta"]["billed_units"]
+
+    plain = echo("sea", "clustering")["input_tokens"]  # the default prompt, "document"
+    assert PROMPTS == {"query": "question: ", "document": "passage: "}
+    assert echo("sea", "search_query")["input_tokens"] == plain
+    message = refused(odd_client, "/v2/embed", model="prompted", texts=["sea"], input_type="cooking")
+    assert message.startswith("input_type is 'cooking'; model 'prompted' knows query, document, ")
+
+
+def test_ranking_is_that_of_v1(client: httpx2.Client) -> None:
+    documents = ["Brass is an alloy.", "A conch is a sea snail."]
+    response = client.post(
+        "/v2/rerank",
+        json={"model": "minilm-late-interaction", "query": "sea shells", "documents": documents, "top_n": 1},
+    )
+    answer = response.json()
+    assert response.status_code == 200
+    assert answer["id"] == response.headers["x-request-id"]
+    assert answer["meta"] == {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}}
+    expected = client.post("/v1/rerank", json={"query": "sea shells", "documents": documents, "top_n": 1}).json()
+    assert answer["results"] == [
+        {"index": 1, "relevance_score": pytest.approx(expected["results"][0]["relevance_score"], abs=1e-4)}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "exactly one of texts, images and inputs is needed, not none"),
+        (
+            {"texts": ["a"], "images": [PIXEL]},
+            "exactly one of texts, images and inputs is needed, not texts and images",
+        ),
+        ({"texts": []}, "texts: Expected `array` of length >= 1"),
+        ({"texts": ["a"], "colour": 1}, "unknown field 'colour'"),
+        ({"images": [PIXEL]}, "images[0] holds an image; model 'all-minilm-l6-v2' takes text only; models that take"),
+        ({"texts": ["a"], "output_dimension": 7}, "output_dimension is 7; the embeddings of model"),
+        ({"inputs": [{"content": [{"type": "text", "text": "a"}] * 2}]}, "inputs[0] holds two of a kind"),
+    ],
+)
+def test_errors_are_cohere_s(client: httpx2.Client, body: dict[str, Any], message: str) -> None:
+    given = {"model": "all-minilm-l6-v2", "input_type": "search_query", **body}
+    assert refused(client, "/v2/embed", **given).startswith(message)
+
+
+def test_unknown_model_is_not_found(client: httpx2.Client) -> None:
+    documents = {"query": "a", "documents": ["b"]}
+    assert refused(client, "/v2/rerank", 404, model="x", **documents).startswith("there is no model 'x'")
+
+
+def test_missing_key_is_told_in_the_same_shape(repository: Path) -> None:
+    with serve(repository, GATEWAY_API_KEYS="k") as guarded, httpx2.Client(base_url=guarded.url) as client:
+        assert refused(client, "/v2/rerank", 401, query="a").startswith("send an API key")

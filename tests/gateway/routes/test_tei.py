@@ -1,0 +1,94 @@
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+
+
+def post(client: httpx2.Client, path: str, **body: Any) -> Any:
+    response = client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def refused(client: httpx2.Client, path: str, **body: Any) -> str:
+    response = client.post(path, json=body)
+    assert response.status_code == 400, response.text
+    error = response.json()
+    assert set(error) == {"error", "error_type"}
+    assert error["error_type"] == "Validation"
+    message: str = error["error"]
+    return message
+
+
+def reference(client: httpx2.Client, given: Any, **body: Any) -> list[list[float]]:
+    return [item["embedding"] for item in post(client, "/v1/embeddings", input=given, **body)["data"]]
+
+
+@pytest.mark.parametrize(
+    "given", ["a shell", ["a shell", "a trumpet"], [[101, 1037, 5806, 102], "a"], [101, 1037, 102]]
+)
+def test_vectors_are_those_of_v1(client: httpx2.Client, given: Any) -> None:
+    assert np.array(post(client, "/embed", inputs=given)) == pytest.approx(np.array(reference(client, given)), abs=1e-4)
+
+
+def test_headers_say_what_was_computed(client: httpx2.Client) -> None:
+    headers = client.post("/embed", json={"inputs": ["a shell", "a trumpet"]}).headers
+    assert (headers["x-compute-tokens"], headers["x-compute-characters"]) == ("8", "16")
+    assert int(headers["x-total-time"]) >= 0
+
+
+@pytest.mark.parametrize(("direction", "kept"), [("Right", "sea"), ("Left", "shell")])
+def test_long_texts_are_cut_unless_told_otherwise(client: httpx2.Client, direction: str, kept: str) -> None:
+    text = "sea " * 254 + "shell " * 254
+    assert post(client, "/embed", inputs=text, truncation_direction=direction) == reference(client, f"{kept} " * 254)
+    message = refused(client, "/embed", inputs=["a", text], truncate=False)
+    assert message == "inputs[1] has 510 tokens; the limit of model 'all-minilm-l6-v2' is 256"
+
+
+def test_vectors_may_stay_as_long_as_they_are(client: httpx2.Client) -> None:
+    assert post(client, "/embed", inputs="a", normalize=False) == reference(client, "a", normalized=False)
+
+
+def test_ranking_is_that_of_v1(client: httpx2.Client) -> None:
+    texts = ["Brass is an alloy.", "A conch is a sea snail."]
+    expected = post(client, "/v1/rerank", query="sea shells", documents=texts)["results"]
+    ranks = post(client, "/rerank", query="sea shells", texts=texts, return_text=True)
+    assert [(rank["index"], rank["text"]) for rank in ranks] == [(1, texts[1]), (0, texts[0])]
+    assert [rank["score"] for rank in ranks] == pytest.approx([r["relevance_score"] for r in expected], abs=1e-4)
+    assert all(set(rank) == {"index", "score"} for rank in post(client, "/rerank", query="a", texts=texts))
+
+
+def test_similarities_are_cosines(client: httpx2.Client) -> None:
+    sentences = ["a conch", "an alloy"]
+    source, *others = np.array(reference(client, ["a shell", *sentences]))
+    found = post(client, "/similarity", inputs={"source_sentence": "a shell", "sentences": sentences})
+    assert found == pytest.approx([float(source @ other) for other in others], abs=1e-3)
+
+
+def test_tokens_are_parts_of_their_text(client: httpx2.Client) -> None:
+    (tokens,) = post(client, "/tokenize", inputs="Sea snails")
+    assert tokens[0] == {"id": 101, "text": "[CLS]", "special": True, "start": None, "stop": None}
+    assert tokens[1] == {"id": 2712, "text": "sea", "special": False, "start": 0, "stop": 3}
+    (plain,) = post(client, "/tokenize", inputs=["Sea snails"], add_special_tokens=False)
+    assert plain == tokens[1:-1]
+
+
+def test_prediction_wants_a_cross_encoder(client: httpx2.Client) -> None:
+    assert refused(client, "/predict", inputs=["a", "b"]).endswith("is no cross-encoder, which predictions are made by")
+    assert refused(client, "/predict", inputs=["a"]) == "inputs must be a pair of texts or a list of pairs"
+
+
+def test_info_describes_the_default_model(client: httpx2.Client) -> None:
+    info = client.get("/info").json()
+    assert (info["model_id"], info["max_input_length"]) == ("all-minilm-l6-v2", 256)
+    assert (info["max_client_batch_size"], info["max_batch_tokens"]) == (2048, 300_000)
+
+
+def test_health_is_readiness(client: httpx2.Client) -> None:
+    assert client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("given", [[], ["a", 5], [["a", "b"]], 5])
+def test_bad_inputs_are_refused_in_teis_shape(client: httpx2.Client, given: Any) -> None:
+    refused(client, "/embed", inputs=given)
