@@ -47,6 +47,16 @@ def stub(server: Server) -> int:
     )
 
 
+def signal_to(server: Server, role: str, sign: signal.Signals) -> Callable[[], Awaitable[None]]:
+    """What sends a signal to the processes that do something, or to the stub."""
+
+    async def act() -> None:
+        for pid in [stub(server)] if role == "stub" else pids(server, role):
+            os.kill(pid, sign)
+
+    return act
+
+
 async def control(server: Server, verb: str) -> None:
     """Have Triton load or unload the model that is asked."""
     async with httpx2.AsyncClient(timeout=60) as client:
@@ -57,13 +67,6 @@ async def control(server: Server, verb: str) -> None:
 async def faults(server: Server, repository: Path, what: Known, only: Sequence[str] | None) -> list[Case]:
     """All that can happen to one server."""
     url = f"http://{HOST}:{server.port}"
-
-    def send(role: str, sign: signal.Signals) -> Callable[[], Awaitable[None]]:
-        async def act() -> None:
-            for pid in [stub(server)] if role == "stub" else pids(server, role):
-                os.kill(pid, sign)
-
-        return act
 
     async def reload() -> None:
         await control(server, "unload")
@@ -101,12 +104,12 @@ async def faults(server: Server, repository: Path, what: Known, only: Sequence[s
 
     cases: Sequence[tuple[str, Callable[[], Awaitable[None]]]] = (
         ("nothing", _nothing),
-        ("model's process killed", send("stub", signal.SIGKILL)),
-        ("model's process stopped", send("stub", signal.SIGSTOP)),
-        ("Triton killed", send("triton", signal.SIGKILL)),
-        ("Triton stopped", send("triton", signal.SIGSTOP)),
-        ("gateway killed", send("gateway", signal.SIGKILL)),
-        ("gateway asked to stop", send("gateway", signal.SIGTERM)),
+        ("model's process killed", signal_to(server, "stub", signal.SIGKILL)),
+        ("model's process stopped", signal_to(server, "stub", signal.SIGSTOP)),
+        ("Triton killed", signal_to(server, "triton", signal.SIGKILL)),
+        ("Triton stopped", signal_to(server, "triton", signal.SIGSTOP)),
+        ("gateway killed", signal_to(server, "gateway", signal.SIGKILL)),
+        ("gateway asked to stop", signal_to(server, "gateway", signal.SIGTERM)),
         ("model unloaded and loaded again", reload),
         ("new version of the model", roll),
         ("shared memory full for 5 s", fill),
@@ -200,19 +203,11 @@ async def replicas(first: Server, second: Server, what: Known, log: Path, only: 
         async def reset() -> None:
             proxy.reset()
 
-        async def kill() -> None:
-            for pid in pids(second, "triton"):
-                os.kill(pid, signal.SIGKILL)
-
-        async def stop() -> None:
-            for pid in pids(first, "triton"):
-                os.kill(pid, signal.SIGSTOP)
-
         for name, urls, fault in (
             ("connection to Triton reset", first_alone, reset),
             ("connection to one of two reset", both, reset),
-            ("one of two replicas killed", both, kill),
-            ("one of two replicas stopped", both, stop),
+            ("one of two replicas killed", both, signal_to(second, "triton", signal.SIGKILL)),
+            ("one of two replicas stopped", both, signal_to(first, "triton", signal.SIGSTOP)),
         ):
             if only is not None and name not in only:
                 continue

@@ -6,14 +6,13 @@ from msgspec import Meta, Raw, Struct
 from starlette.responses import Response
 
 from gateway import vectors
-from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES
-from gateway.errors import InvalidRequest, ModelNotFound
+from gateway.catalog import EMBEDDING_ROLES
+from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.encodings import EmbeddingType
 from gateway.routes.errors import Failure
-from gateway.routes.http import Request, answer, caller, find_model, read
-from gateway.service import prompts
-from gateway.service.embed import Item, embed
+from gateway.routes.http import Request, answer, caller, embed_items, find_model, find_ranker, read
+from gateway.service.embed import Item
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
 from gateway.tokenize import Truncate
@@ -146,7 +145,6 @@ def write_error(failure: Failure) -> Struct:
 async def create_embeddings(request: Request) -> Response:
     """Answer POST /v2/embed."""
     body = await read(request, EmbedRequest)
-    gateway = request.state["gateway"]
     model = find_model(request, body.model, EMBEDDING_ROLES)
     default: list[EmbeddingType] = ["float"]
     kinds = list(dict.fromkeys(body.embedding_types or default))
@@ -154,18 +152,16 @@ async def create_embeddings(request: Request) -> Response:
     encodings.check(kinds, size, "embedding_types")
     items = _items(body)
     purpose = None if body.input_type == "image" else body.input_type
-    embedded = await embed(
-        caller(request),
-        gateway.images,
-        gateway.catalog.models,
+    embedded = await embed_items(
+        request,
         model,
         items,
-        prompt=prompts.choose(model.text, purpose, "input_type") if model.text is not None else "",
+        purpose=purpose,
+        place="input_type",
         truncate=TRUNCATIONS[body.truncate or "END"],
         max_tokens=body.max_tokens,
     )
     floats = vectors.normalise(embedded.vectors[:, :size])
-    request.state["log"] |= {"inputs": len(items), "tokens": embedded.text_tokens + embedded.image_tokens}
     return answer(
         EmbedResponse(
             id=request.state["request_id"],
@@ -202,12 +198,10 @@ def _item(given: EmbedInput, place: str) -> Item:
 async def create_ranking(request: Request) -> Response:
     """Answer POST /v2/rerank."""
     body = await read(request, V2RerankRequest)
-    model = find_model(request, body.model, RERANK_ROLES)
-    if model.text is None:
-        raise ModelNotFound(f"model {model.name!r} ranks no texts", param="model")
+    tower = find_ranker(request, body.model)
     ranking = await rerank(
         caller(request),
-        model.text,
+        tower,
         body.query,
         body.documents,
         truncate="end",

@@ -10,11 +10,11 @@ from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.encodings import EmbeddingType
-from gateway.routes.http import Request, answer, caller, find_model_for, read
-from gateway.service import prompts
-from gateway.service.embed import Item, embed
+from gateway.routes.http import Request, answer, embed_items, find_model_for, read
+from gateway.service.embed import Item
 from gateway.service.rows import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
+from gateway.tokenize import Truncate
 
 TokenIds = list[int]
 
@@ -109,21 +109,13 @@ class EmbeddingResponse(Struct):
 async def create(request: Request) -> Response:
     """Answer POST /v1/embeddings."""
     body = await read(request, EmbeddingRequest)
-    gateway = request.state["gateway"]
     model, suffix = find_model_for(request, body.model, EMBEDDING_ROLES)
     _check_output(body, model)
     items = read_inputs(body.input)
-    embedded = await embed(
-        caller(request),
-        gateway.images,
-        gateway.catalog.models,
-        model,
-        items,
-        prompt=_prompt(body, model, suffix),
-        truncate="end" if body.truncate else "none",
-    )
+    place, purpose = _purpose(body, suffix)
+    truncate: Truncate = "end" if body.truncate else "none"
+    embedded = await embed_items(request, model, items, purpose=purpose, place=place, truncate=truncate)
     tokens = embedded.text_tokens + embedded.image_tokens
-    request.state["log"] |= {"inputs": len(items), "tokens": tokens}
     return answer(
         EmbeddingResponse(
             object="list",
@@ -141,8 +133,8 @@ async def create(request: Request) -> Response:
     )
 
 
-def _prompt(body: EmbeddingRequest, model: Model, suffix: str | None) -> str:
-    """What to put in front of texts, by whichever field says what they are for."""
+def _purpose(body: EmbeddingRequest, suffix: str | None) -> tuple[str, str | None]:
+    """What texts are for, behind the field that says so."""
     given = {
         place: purpose
         for place, purpose in (
@@ -155,10 +147,7 @@ def _prompt(body: EmbeddingRequest, model: Model, suffix: str | None) -> str:
     }
     if len(given) > 1:
         raise InvalidRequest(f"{' and '.join(given)} say the same; send one of them", param=next(iter(given)))
-    if model.text is None:
-        return ""
-    place, purpose = next(iter(given.items()), ("task", None))
-    return prompts.choose(model.text, purpose, place)
+    return next(iter(given.items()), ("task", None))
 
 
 def read_inputs(given: str | InputItem | list[str | int | TokenIds | InputItem]) -> list[Item]:

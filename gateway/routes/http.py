@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypedDict, TypeVar
@@ -12,15 +12,18 @@ from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
 from gateway.admission import Lines
-from gateway.catalog import Catalog, Model
+from gateway.catalog import RERANK_ROLES, Catalog, Model, TextTower
 from gateway.drain import Drain
 from gateway.errors import DeadlineExceeded, InvalidRequest, ModelNotFound, NotReady, RequestTooLarge
 from gateway.health import Monitor
 from gateway.images import Images
+from gateway.service import prompts
 from gateway.service.caller import Caller
+from gateway.service.embed import Embeddings, Item, embed
 from gateway.service.prompts import SUFFIXES
 from gateway.service.tokens import MAX_TOKENS
 from gateway.settings import Settings
+from gateway.tokenize import Truncate
 from gateway.triton import Triton
 
 
@@ -99,6 +102,53 @@ def find_model_for(request: Request, name: str | None, roles: frozenset[str]) ->
                 with suppress(ModelNotFound):
                     return find_model(request, name.removesuffix(suffix), roles), suffix.removeprefix("-")
         raise
+
+
+def find_ranker(request: Request, name: str | None) -> TextTower:
+    """The tower that ranks texts, of the model that a request names; raises what `Catalog.find` does."""
+    model = find_model(request, name, RERANK_ROLES)
+    if model.text is None:
+        raise ModelNotFound(f"model {model.name!r} ranks no texts", param="model")
+    return model.text
+
+
+async def embed_items(
+    request: Request,
+    model: Model,
+    items: Sequence[Item],
+    *,
+    purpose: str | None,
+    place: str,
+    truncate: Truncate,
+    max_tokens: int | None = None,
+) -> Embeddings:
+    """Embed for a request, and note it in its line in the log.
+
+    Args:
+        request: whose body has been read.
+        model: an embedding model.
+        items: what to embed.
+        purpose: what the texts are for; see `prompts.choose`.
+        place: the field that says so.
+        truncate: what to do with texts over the limit.
+        max_tokens: a limit below the model's own.
+
+    Raises:
+        GatewayError: what `prompts.choose` and `embed` do.
+    """
+    gateway = request.state["gateway"]
+    embedded = await embed(
+        caller(request),
+        gateway.images,
+        gateway.catalog.models,
+        model,
+        items,
+        prompt=prompts.choose(model.text, purpose, place) if model.text is not None else "",
+        truncate=truncate,
+        max_tokens=max_tokens,
+    )
+    request.state["log"] |= {"inputs": len(items), "tokens": embedded.text_tokens + embedded.image_tokens}
+    return embedded
 
 
 async def read(request: Request, body_type: type[Body]) -> Body:

@@ -15,6 +15,7 @@ from gateway.routes.errors import ErrorResponse
 from gateway.routes.health import Health
 from gateway.routes.models import ModelList, ModelObject
 from gateway.routes.rerank import RerankRequest, RerankResponse
+from gateway.tokenize import Piece
 
 Schema = dict[str, Any]
 TEI = tei.TeiError
@@ -82,7 +83,7 @@ OPERATIONS = (
         "/tokenize",
         "teiTokenize",
         "Cut texts into tokens, as TEI does",
-        list[list[tei.SimpleToken]],
+        list[list[Piece]],
         tei.TokenizeRequest,
         TEI,
     ),

@@ -5,9 +5,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.catalog import RERANK_ROLES
-from gateway.errors import ModelNotFound
-from gateway.routes.http import Request, answer, caller, find_model, read
+from gateway.routes.http import Request, answer, caller, find_ranker, read
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
 
@@ -80,13 +78,11 @@ class RerankResponse(Struct):
 async def create(request: Request) -> Response:
     """Answer POST /v1/rerank."""
     body = await read(request, RerankRequest)
-    model = find_model(request, body.model, RERANK_ROLES)
+    tower = find_ranker(request, body.model)
     texts = [document if isinstance(document, str) else document.text for document in body.documents]
-    if model.text is None:
-        raise ModelNotFound(f"model {model.name!r} ranks no texts", param="model")
     ranking = await rerank(
         caller(request),
-        model.text,
+        tower,
         body.query,
         texts,
         truncate="none" if body.truncate is False else "end",

@@ -4,14 +4,14 @@ They name no model: the default one of their kind answers. /embed_all is missing
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway import __version__, vectors
-from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES, Model, TextTower
+from gateway.catalog import EMBEDDING_ROLES, Model, TextTower
 from gateway.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -23,13 +23,13 @@ from gateway.errors import (
 )
 from gateway.routes import encodings
 from gateway.routes.errors import Failure
-from gateway.routes.http import Endpoint, Request, answer, caller, find_model, read
+from gateway.routes.http import Endpoint, Request, answer, caller, embed_items, find_model, find_ranker, read
 from gateway.service import prompts
-from gateway.service.embed import Embeddings, Item, embed
+from gateway.service.embed import Embeddings, Item
 from gateway.service.ordered import gather
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
-from gateway.service.tokens import MAX_TOKENS
+from gateway.service.tokens import MAX_TOKENS, Text
 from gateway.tokenize import Truncate
 
 Direction = Literal["Left", "Right", "left", "right"]
@@ -117,16 +117,6 @@ class TokenizeRequest(Struct):
     prompt_name: str | None = None
 
 
-class SimpleToken(Struct):
-    """A token, and where it stands in its text, in characters; null for special ones, which stand nowhere."""
-
-    id: int
-    text: str
-    special: bool
-    start: int | None
-    stop: int | None
-
-
 class PredictRequest(Struct):
     """Pairs of texts for a cross-encoder."""
 
@@ -172,7 +162,7 @@ async def create_embeddings(request: Request) -> Response:
     unit = body.normalize is not False or size < model.width
     floats = vectors.normalise(embedded.vectors[:, :size]) if unit else embedded.vectors
     content = b"[" + b",".join(encodings.column(floats, "float")) + b"]"
-    return _measured(request, started, Raw(content), items, embedded.text_tokens)
+    return _measured(started, Raw(content), [item.text for item in items], embedded.text_tokens)
 
 
 async def create_similarities(request: Request) -> Response:
@@ -187,7 +177,8 @@ async def create_similarities(request: Request) -> Response:
     ]
     embedded = await _embed(request, model, items, how.prompt_name, _cut(how.truncate, how.truncation_direction))
     source, *others = vectors.normalise(embedded.vectors)
-    return _measured(request, started, [float(source @ other) for other in others], items, embedded.text_tokens)
+    texts = [item.text for item in items]
+    return _measured(started, [float(source @ other) for other in others], texts, embedded.text_tokens)
 
 
 async def create_ranking(request: Request) -> Response:
@@ -196,17 +187,18 @@ async def create_ranking(request: Request) -> Response:
     body = await read(request, TeiRerankRequest)
     ranking = await rerank(
         caller(request),
-        _rerank_tower(request),
+        find_ranker(request, None),
         body.query,
         body.texts,
         truncate=_cut(body.truncate, body.truncation_direction),
         raw=body.raw_scores,
     )
+    request.state["log"] |= {"inputs": len(body.texts), "tokens": ranking.tokens}
     ranks = [
         Rank(ranked.index, ranked.score, body.texts[ranked.index] if body.return_text else UNSET)
         for ranked in ranking.results
     ]
-    return _measured(request, started, ranks, [Item("", text) for text in body.texts], ranking.tokens)
+    return _measured(started, ranks, body.texts, ranking.tokens)
 
 
 async def create_predictions(request: Request) -> Response:
@@ -214,7 +206,7 @@ async def create_predictions(request: Request) -> Response:
     started = time.perf_counter()
     body = await read(request, PredictRequest)
     pairs = _pairs(body.inputs)
-    tower = _rerank_tower(request)
+    tower = find_ranker(request, None)
     if tower.role != "cross-encoder":
         raise InvalidRequest(f"model {tower.name!r} is no cross-encoder, which predictions are made by")
     cut = _cut(body.truncate, body.truncation_direction)
@@ -222,9 +214,11 @@ async def create_predictions(request: Request) -> Response:
         *(rerank(caller(request), tower, first, [second], truncate=cut, raw=body.raw_scores) for first, second in pairs)
     )
     predictions = [[Prediction(ranking.results[0].score, "LABEL_0")] for ranking in rankings]
-    items = [Item("", text) for pair in pairs for text in pair]
+    texts = [text for pair in pairs for text in pair]
+    tokens = sum(ranking.tokens for ranking in rankings)
+    request.state["log"] |= {"inputs": len(texts), "tokens": tokens}
     content = predictions if isinstance(body.inputs[0], list) else predictions[0]
-    return _measured(request, started, content, items, sum(ranking.tokens for ranking in rankings))
+    return _measured(started, content, texts, tokens)
 
 
 async def tokenize(request: Request) -> Response:
@@ -235,10 +229,7 @@ async def tokenize(request: Request) -> Response:
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     if sum(map(len, texts)) > MAX_TOKENS:
         raise InvalidRequest(f"inputs have over {MAX_TOKENS} characters", param="inputs")
-    found = await tower.tokenizer.pieces([prompt + text for text in texts], special=body.add_special_tokens)
-    return answer(
-        [[SimpleToken(piece.id, piece.text, piece.special, piece.start, piece.stop) for piece in own] for own in found]
-    )
+    return answer(await tower.tokenizer.pieces([prompt + text for text in texts], special=body.add_special_tokens))
 
 
 async def info(request: Request) -> Response:
@@ -272,20 +263,10 @@ def _embedding_model(request: Request) -> tuple[Model, TextTower]:
     return model, model.text
 
 
-def _rerank_tower(request: Request) -> TextTower:
-    model = find_model(request, None, RERANK_ROLES)
-    if model.text is None:
-        raise ModelNotFound(f"the default rerank model, {model.name!r}, ranks no texts")
-    return model.text
-
-
 async def _embed(
     request: Request, model: Model, items: list[Item], prompt_name: str | None, truncate: Truncate
 ) -> Embeddings:
-    gateway = request.state["gateway"]
-    prompt = prompts.choose(model.text, prompt_name, "prompt_name") if model.text is not None else ""
-    models = gateway.catalog.models
-    return await embed(caller(request), gateway.images, models, model, items, prompt=prompt, truncate=truncate)
+    return await embed_items(request, model, items, purpose=prompt_name, place="prompt_name", truncate=truncate)
 
 
 def _items(given: str | list[str | int | list[int]]) -> list[Item]:
@@ -319,11 +300,10 @@ def _cut(truncate: Truncation, direction: Direction) -> Truncate:
     return "start" if direction.lower() == "left" else "end"
 
 
-def _measured(request: Request, started: float, content: object, items: list[Item], tokens: int) -> Response:
+def _measured(started: float, content: object, texts: Sequence[Text | None], tokens: int) -> Response:
     """An answer with TEI's headers: what was computed, and how long it took, in milliseconds."""
-    request.state["log"] |= {"inputs": len(items), "tokens": tokens}
     response = answer(content)
     response.headers["x-compute-tokens"] = str(tokens)
-    response.headers["x-compute-characters"] = str(sum(len(item.text) for item in items if isinstance(item.text, str)))
+    response.headers["x-compute-characters"] = str(sum(len(text) for text in texts if isinstance(text, str)))
     response.headers["x-total-time"] = str(round(1000 * (time.perf_counter() - started)))
     return response
