@@ -68,7 +68,7 @@ format: .venv/dev ## format the code
 	$(BIN)/ruff check --fix
 
 lock: ## pin the dependencies of pyproject.toml anew (needs uv)
-	uv pip compile pyproject.toml --extra embedded --extra export $(LOCK) -o requirements/serve.txt
+	uv pip compile pyproject.toml --extra embedded --extra export --extra tracing $(LOCK) -o requirements/serve.txt
 	uv pip compile pyproject.toml --all-extras -c requirements/serve.txt $(LOCK) -o requirements/dev.txt
 LOCK := --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-annotate --no-header --quiet
 

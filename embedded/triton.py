@@ -127,6 +127,7 @@ class Triton:
                 str(wheel / "bin" / "tritonserver"),
                 "--disable-auto-complete-config",
                 *(f"--{name}={value}" for name, value in options.items()),
+                *_tracing(os.environ),
                 *(f"--load-model={name}" for name in models),  # not "*": a config without a built model would fail
             ],
             environment=_environment(wheel, _libpython(version)),
@@ -137,6 +138,21 @@ class Triton:
         """Remove what a Triton that was killed left in shared memory."""
         for file in Path("/dev/shm").glob(f"{self.shared_memory_prefix}*"):  # noqa: S108 - where the backend puts it
             file.unlink(missing_ok=True)
+
+
+def _tracing(environ: Mapping[str, str]) -> list[str]:
+    """Options by which Triton adds its own spans to the traces of requests, where a collector is named."""
+    endpoint = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not endpoint:
+        return []
+    settings = {
+        "mode": "opentelemetry",
+        "rate": 2**31 - 1,
+        "level": "TIMESTAMPS",
+        "opentelemetry,url": f"{endpoint.rstrip('/')}/v1/traces",
+        "opentelemetry,resource": "service.name=triton",
+    }
+    return [f"--trace-config={name}={value}" for name, value in settings.items()]
 
 
 def _check_backend(config: Path) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import uvicorn
 
-from gateway import logs
+from gateway import logs, spans
 from gateway.app import create_app
 from gateway.drain import Drain, Server
 from gateway.protocol import Protocol
@@ -29,7 +29,7 @@ def main() -> int:
     logs.configure()
     drain = Drain()
     config = uvicorn.Config(
-        create_app(settings, drain),
+        create_app(settings, drain, spans.configured(os.environ)),
         host=settings.host,
         port=settings.port,
         loop="uvloop",

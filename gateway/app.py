@@ -18,32 +18,44 @@ from gateway.errors import GatewayError
 from gateway.health import Monitor
 from gateway.images import Images
 from gateway.keys import Keys
+from gateway.metrics import Metrics, State
 from gateway.middleware import Authorise, Limit, Refuse, RequestLog, Speak
 from gateway.quota import Quotas
 from gateway.routes import cohere, embeddings, errors, health, models, openapi, rerank, tei
 from gateway.routes.errors import WriteError
 from gateway.routes.http import Endpoint, Gateway, with_deadline
+from gateway.routes.metrics import show as show_metrics
 from gateway.settings import Settings
+from gateway.spans import NO_SPANS, Spans
 from gateway.triton import Triton
 
 
-def create_app(settings: Settings, drain: Drain) -> ASGIApp:
-    """The ASGI application. It starts, and says that it is not ready, whether Triton is there or not."""
+def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASGIApp:
+    """The ASGI application. It starts, and says that it is not ready, whether Triton is there or not.
+
+    Args:
+        settings: of the gateway.
+        drain: which the server begins.
+        spans: of traces, if there are any.
+    """
+    metrics = Metrics({operation.path for operation in openapi.OPERATIONS})
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Gateway]]:
-        triton = Triton(settings.triton_urls, settings.request_timeout_s)
+        triton = Triton(settings.triton_urls, settings.request_timeout_s, spans)
         catalog = Catalog(triton, settings.model_repository)
         lines = Lines(settings.request_timeout_s)
         monitor = Monitor(triton, catalog, lines, drain)
         images = Images(settings.max_image_pixels, settings.image_hosts)
         watch = asyncio.create_task(monitor.run())
-        yield {"gateway": Gateway(settings, triton, catalog, monitor, images, lines, drain)}
+        metrics.watch(State(triton, catalog, lines, monitor, drain))
+        yield {"gateway": Gateway(settings, triton, catalog, monitor, images, lines, drain, metrics)}
         watch.cancel()
         with suppress(asyncio.CancelledError):
             await watch
         await images.close()
         await triton.close()
+        await asyncio.to_thread(spans.close)  # waits for the collector
 
     keys = Keys(settings.api_keys, settings.api_keys_file)
     quotas = Quotas({"requests": settings.requests_a_minute, "tokens": settings.tokens_a_minute})
@@ -78,6 +90,7 @@ def create_app(settings: Settings, drain: Drain) -> ASGIApp:
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),
             Route("/openapi.json", openapi.show),
+            Route("/metrics", show_metrics, middleware=[Middleware(Authorise, keys=keys)]),
         ],
         exception_handlers={
             GatewayError: errors.gateway_error,
@@ -88,4 +101,4 @@ def create_app(settings: Settings, drain: Drain) -> ASGIApp:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a redirect is no JSON, and says what the client's Host header said
-    return RequestLog(app)
+    return RequestLog(app, metrics, spans)

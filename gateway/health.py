@@ -45,8 +45,13 @@ class Monitor:
             return "Triton does not answer"
         if not self._catalog.models:
             return NO_MODEL
-        stale = [tower.name for tower in self._towers() if not self._answered_within(tower, self._patience_s(tower))]
+        stale = [tower.name for tower in self._towers() if not self.is_well(tower)]
         return f"no answer lately from {', '.join(dict.fromkeys(stale))}" if stale else None
+
+    def is_well(self, tower: Tower) -> bool:
+        """Whether a model has answered lately. One that has much to do may be silent for longer."""
+        patience_s = FRESH_S + min(self._lines.of(tower.triton_name).expected_s, self._triton.timeout_s)
+        return self._answered_within(tower, patience_s)
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -68,10 +73,6 @@ class Monitor:
             with suppress(GatewayError):  # gone between the two questions
                 await self._catalog.refresh()
             self._send_canaries()
-
-    def _patience_s(self, tower: Tower) -> float:
-        """A large model may need longer for what it is given than it may be silent otherwise."""
-        return FRESH_S + min(self._lines.of(tower.triton_name).expected_s, self._triton.timeout_s)
 
     def _towers(self) -> list[Tower]:
         return [tower for model in self._catalog.models for tower in model.towers]

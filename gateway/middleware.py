@@ -14,7 +14,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.drain import Drain
 from gateway.errors import InvalidKey, NotReady
 from gateway.keys import Keys
+from gateway.metrics import Metrics
 from gateway.quota import Quotas
+from gateway.spans import NO_SPANS, Spans
+from gateway.stages import Stages
 
 log = logging.getLogger("gateway.request")
 
@@ -24,23 +27,33 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 MAX_PATH = 200
 """Characters of a path in the log."""
+PROBES = ("/health", "/metrics")
+"""What comes every second or so, and says nothing that the gateway's own log does not."""
 
 
 class RequestLog:
-    """Outermost: gives each request an id and, when it is over, a line in the log without any input text."""
+    """Outermost: gives each request an id, and when it is over has it counted and a line in the log, without any input
+    text."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, spans: Spans) -> None:
         self.app = app
+        self.metrics = metrics
+        self.spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        headers = Headers(scope=scope)
+        is_probe = scope["path"].startswith(PROBES)
+        spans = NO_SPANS if is_probe else self.spans
+        route = self.metrics.route(scope["path"])
+        given = headers.get("x-request-id", "")
         request_id = given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
-        fields: dict[str, object] = {}
-        scope.setdefault("state", {}).update(request_id=request_id, log=fields)
+        fields: dict[str, Any] = {}
+        stages = Stages(spans)
+        scope.setdefault("state", {}).update(request_id=request_id, log=fields, stages=stages)
         status = 0
         started = time.perf_counter()
 
@@ -51,24 +64,29 @@ class RequestLog:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
-        try:
-            await self.app(scope, receive, send_with_id)
-        except Exception:
-            # Starlette answers with 500 and raises again, for uvicorn to log what is logged already.
-            if not status:
-                raise
-        finally:
-            line = {
-                "request_id": request_id,
-                "method": scope["method"],
-                "path": scope["path"][:MAX_PATH],
-                "status": status,
-                "duration_ms": round((time.perf_counter() - started) * 1e3, 1),
-                **fields,
-            }
-            # Probes come every second or so, and say nothing that the health of the gateway's own log does not.
-            level = logging.DEBUG if scope["path"].startswith("/health/") else logging.INFO
-            log.log(level, "request", extra={"fields": line})
+        with spans.request(f"{scope['method']} {route}", headers):
+            try:
+                await self.app(scope, receive, send_with_id)
+            except Exception:
+                # Starlette answers with 500 and raises again, for uvicorn to log what is logged already.
+                if not status:
+                    raise
+            finally:
+                if stages.times:
+                    stages.end("reply", stages.ended_at)
+                seconds = time.perf_counter() - started
+                self.metrics.count(route, status, seconds, stages, fields)
+                line = {
+                    "request_id": request_id,
+                    **spans.ids(),
+                    "method": scope["method"],
+                    "path": scope["path"][:MAX_PATH],
+                    "status": status,
+                    "duration_ms": round(seconds * 1e3, 1),
+                    **fields,
+                }
+                spans.describe(route, line)
+                log.log(logging.DEBUG if is_probe else logging.INFO, "request", extra={"fields": line})
 
 
 class Speak:

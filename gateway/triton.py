@@ -13,6 +13,7 @@ from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from gateway.errors import DeadlineExceeded, GatewayError, InferenceFailed, NotReady, Overloaded
+from gateway.spans import NO_SPANS, Spans
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class _Replica:
     """One Triton server."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self.client = aio.InferenceServerClient(url, channel_args=CHANNEL)
         self.is_live = True
         """As of the last look."""
@@ -69,14 +71,16 @@ class _Replica:
 class Triton:
     """One Triton server, or several that serve the same. Belongs to the event loop it was made in."""
 
-    def __init__(self, urls: Sequence[str], timeout_s: float) -> None:
+    def __init__(self, urls: Sequence[str], timeout_s: float, spans: Spans = NO_SPANS) -> None:
         """Make clients; they connect when they are first used.
 
         Args:
             urls: host:port of the gRPC service of each.
             timeout_s: the longest that an inference may wait in Triton's queue.
+            spans: the trace that an inference joins.
         """
         self.timeout_s = timeout_s
+        self._spans = spans
         self.answered_at: dict[str, float] = {}
         """When, on the monotonic clock, each model last answered an inference, with numbers that can be used."""
         self._replicas = [_Replica(url) for url in urls]
@@ -141,7 +145,9 @@ class Triton:
         replica.under_way += 1
         try:
             with mapped_errors(model):
-                result = await replica.client.infer(model, inputs, timeout=queue_timeout_us)
+                result = await replica.client.infer(
+                    model, inputs, timeout=queue_timeout_us, headers=self._spans.outgoing()
+                )
             answer = _read(result, model, output)
         except (NotReady, InferenceFailed):
             replica.failed_at[model] = time.monotonic()
@@ -150,6 +156,10 @@ class Triton:
             replica.under_way -= 1
         replica.failed_at.pop(model, None)
         return answer
+
+    def live(self) -> dict[str, bool]:
+        """Of each server, by its host:port, whether it answered at the last look."""
+        return {replica.url: replica.is_live for replica in self._replicas}
 
     async def is_live(self) -> bool:
         """Whether a server answers. It is never "ready" while a model is loaded, though all others work."""

@@ -54,7 +54,9 @@ def start(repository: Path, **environment: str) -> Iterator[Server]:
     """Start a server; stop it at the end, by force if need be."""
     names = ("GATEWAY_PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "TRITON_"))}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "TRITON_", "OTEL_"))
+    }
     settings = {name: str(port) for name, port in ports.items()} | {"GATEWAY_MODEL_REPOSITORY": str(repository)}
     process = subprocess.Popen(
         [sys.executable, "-m", "embedded"],

@@ -37,6 +37,8 @@ def inside(*folders: str) -> set[str]:
         ("gateway.routes", inside("gateway/routes/", "gateway/app.py", "gateway/protocol.py")),
         ("gateway.service", inside("gateway/service/", "gateway/routes/", "gateway/health.py")),
         ("httpx2", inside("gateway/fetch.py")),
+        ("opentelemetry", inside("gateway/tracing.py")),
+        ("prometheus_client", inside("gateway/metrics.py", "gateway/routes/metrics.py")),
         ("PIL", inside("gateway/pixels.py", "gateway/catalog.py", "export/")),
         ("torch", inside("export/")),
         ("transformers", inside("export/")),

@@ -17,12 +17,14 @@ from gateway.drain import Drain
 from gateway.errors import DeadlineExceeded, InvalidRequest, ModelNotFound, NotReady, RequestTooLarge
 from gateway.health import Monitor
 from gateway.images import Images
+from gateway.metrics import Metrics
 from gateway.service import prompts
 from gateway.service.caller import Caller
 from gateway.service.embed import Embeddings, Item, embed
 from gateway.service.prompts import SUFFIXES
 from gateway.service.tokens import MAX_TOKENS
 from gateway.settings import Settings
+from gateway.stages import Stages
 from gateway.tokenize import Truncate
 from gateway.triton import Triton
 
@@ -38,6 +40,7 @@ class Gateway:
     images: Images
     lines: Lines
     drain: Drain
+    metrics: Metrics
 
 
 class State(TypedDict):
@@ -47,6 +50,7 @@ class State(TypedDict):
     request_id: str
     log: dict[str, Any]
     """Fields for its line in the log."""
+    stages: Stages
     key: str
     """Whose it is: tells keys apart, and gives none away."""
 
@@ -81,8 +85,9 @@ def with_deadline(endpoint: Endpoint) -> Endpoint:
 
 def caller(request: Request) -> Caller:
     """On whose behalf a request is answered; its body has been read."""
-    gateway = request.state["gateway"]
-    return Caller(gateway.triton, gateway.lines, request.state["key"], request.is_disconnected)
+    state = request.state
+    gateway = state["gateway"]
+    return Caller(gateway.triton, gateway.lines, state["key"], request.is_disconnected, state["stages"])
 
 
 def find_model(request: Request, name: str | None, roles: frozenset[str]) -> Model:
@@ -148,6 +153,8 @@ async def embed_items(
         max_tokens=max_tokens,
     )
     request.state["log"] |= {"inputs": len(items), "tokens": embedded.text_tokens + embedded.image_tokens}
+    if images := sum(item.image is not None for item in items):
+        request.state["log"]["images"] = images
     return embedded
 
 
@@ -172,10 +179,11 @@ async def read(request: Request, body_type: type[Body]) -> Body:
             chunks.clear()
     if size > limit:
         raise RequestTooLarge(f"the body is over {limit} bytes")
-    body = b"".join(chunks)
-    if body.count(b",") > MAX_VALUES and STRING.sub(b"", body).count(b",") > MAX_VALUES:
-        raise RequestTooLarge(f"the body holds over {MAX_VALUES} values")
-    return decode(body, body_type)
+    with request.state["stages"].stage("parse"):
+        body = b"".join(chunks)
+        if body.count(b",") > MAX_VALUES and STRING.sub(b"", body).count(b",") > MAX_VALUES:
+            raise RequestTooLarge(f"the body holds over {MAX_VALUES} values")
+        return decode(body, body_type)
 
 
 def decode(body: bytes, body_type: type[Body]) -> Body:

@@ -162,7 +162,7 @@ async def create_embeddings(request: Request) -> Response:
     unit = body.normalize is not False or size < model.width
     floats = vectors.normalise(embedded.vectors[:, :size]) if unit else embedded.vectors
     content = b"[" + b",".join(encodings.column(floats, "float")) + b"]"
-    return _measured(started, Raw(content), [item.text for item in items], embedded.text_tokens)
+    return _measured(request, started, Raw(content), [item.text for item in items], embedded.text_tokens)
 
 
 async def create_similarities(request: Request) -> Response:
@@ -178,7 +178,7 @@ async def create_similarities(request: Request) -> Response:
     embedded = await _embed(request, model, items, how.prompt_name, _cut(how.truncate, how.truncation_direction))
     source, *others = vectors.normalise(embedded.vectors)
     texts = [item.text for item in items]
-    return _measured(started, [float(source @ other) for other in others], texts, embedded.text_tokens)
+    return _measured(request, started, [float(source @ other) for other in others], texts, embedded.text_tokens)
 
 
 async def create_ranking(request: Request) -> Response:
@@ -198,7 +198,7 @@ async def create_ranking(request: Request) -> Response:
         Rank(ranked.index, ranked.score, body.texts[ranked.index] if body.return_text else UNSET)
         for ranked in ranking.results
     ]
-    return _measured(started, ranks, body.texts, ranking.tokens)
+    return _measured(request, started, ranks, body.texts, ranking.tokens)
 
 
 async def create_predictions(request: Request) -> Response:
@@ -218,7 +218,7 @@ async def create_predictions(request: Request) -> Response:
     tokens = sum(ranking.tokens for ranking in rankings)
     request.state["log"] |= {"inputs": len(texts), "tokens": tokens}
     content = predictions if isinstance(body.inputs[0], list) else predictions[0]
-    return _measured(started, content, texts, tokens)
+    return _measured(request, started, content, texts, tokens)
 
 
 async def tokenize(request: Request) -> Response:
@@ -300,10 +300,17 @@ def _cut(truncate: Truncation, direction: Direction) -> Truncate:
     return "start" if direction.lower() == "left" else "end"
 
 
-def _measured(started: float, content: object, texts: Sequence[Text | None], tokens: int) -> Response:
+def _measured(request: Request, started: float, content: object, texts: Sequence[Text | None], tokens: int) -> Response:
     """An answer with TEI's headers: what was computed, and how long it took, in milliseconds."""
     response = answer(content)
+    stages = request.state["stages"]
+    seconds = {
+        "x-tokenization-time": stages.longest_s("tokenise"),
+        "x-queue-time": stages.longest_s("queue"),
+        "x-inference-time": stages.longest_s("inference"),
+        "x-total-time": time.perf_counter() - started,
+    }
+    response.headers.update({name: str(round(1000 * value)) for name, value in seconds.items()})
     response.headers["x-compute-tokens"] = str(tokens)
     response.headers["x-compute-characters"] = str(sum(len(text) for text in texts if isinstance(text, str)))
-    response.headers["x-total-time"] = str(round(1000 * (time.perf_counter() - started)))
     return response

@@ -1,10 +1,11 @@
 """On whose behalf work is sent to Triton."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.admission import Lines
 from gateway.catalog import Tower
+from gateway.stages import Stages
 from gateway.triton import Triton
 
 
@@ -22,6 +23,8 @@ class Caller:
     """Whose it is, for turns between keys."""
     is_gone: Callable[[], Awaitable[bool]] = _stays
     """Whether the client has hung up, asked before work is sent that had to wait."""
+    stages: Stages = field(default_factory=Stages)
+    """Where it notes what takes how long."""
 
     def check(self, tower: Tower | None, tokens: int) -> None:
         """Refuse early what would not be admitted later.

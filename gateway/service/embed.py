@@ -85,7 +85,8 @@ async def embed(
         caller.check(model.image, model.image.patches * sum(item.image is not None for item in items))
     has_text = np.array([item.text is not None for item in items])
     has_image = np.array([item.image is not None for item in items])
-    ids = await _encode(model.text, items, prompt, max_tokens, truncate) if model.text else []
+    with caller.stages.stage("tokenise"):
+        ids = await _encode(model.text, items, prompt, max_tokens, truncate) if model.text else []
     text_vectors, image_vectors = await gather(
         _embed_texts(caller, model.text, ids), _embed_images(caller, reader, model.image, items)
     )

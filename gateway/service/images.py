@@ -39,7 +39,8 @@ async def run(
             return await read(index)
 
     async def tensors(part: Sequence[int]) -> parts.Tensors:
-        return {"pixels": np.stack(await gather(*map(read_one, part)))}
+        with caller.stages.stage("decode", images=len(part)):
+            return {"pixels": np.stack(await gather(*map(read_one, part)))}
 
     bytes_each = 3 * tower.preparation.height * tower.preparation.width
     size = min(tower.max_batch_size, max(1, PART_BYTES // bytes_each))

@@ -73,17 +73,21 @@ async def run(
 
 
 async def _infer(caller: Caller, ticket: Ticket, tower: Tower, part: Part, tensors: Tensors) -> NDArray[np.float32]:
-    waited = await ticket.turn(part.tokens)
+    stages = caller.stages
+    with stages.stage("queue"):
+        waited = await ticket.turn(part.tokens)
 
     async def send() -> NDArray[np.float32]:
         if waited and await caller.is_gone():
             raise ClientGone("the client has hung up")
         return await caller.triton.infer(tower.triton_name, tensors, tower.output)
 
-    call = asyncio.ensure_future(send())
-    call.add_done_callback(partial(_leave, ticket.line, part.tokens))
-    # Whoever gives up waiting does not cancel it: Triton 2.51 can crash when a call is (server issue 7368).
-    return await asyncio.shield(call)
+    stages.parts.append((tower.triton_name, len(part.rows), part.tokens))
+    with stages.stage("inference", model=tower.triton_name, rows=len(part.rows), tokens=part.tokens):
+        call = asyncio.ensure_future(send())
+        call.add_done_callback(partial(_leave, ticket.line, part.tokens))
+        # Whoever gives up waiting does not cancel it: Triton 2.51 can crash when a call is (server issue 7368).
+        return await asyncio.shield(call)
 
 
 def _leave(line: Line, tokens: int, call: "asyncio.Future[NDArray[np.float32]]") -> None:

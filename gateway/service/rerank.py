@@ -78,10 +78,11 @@ async def _interact_late(
 ) -> tuple[list[float], int]:
     """Scores of documents that are encoded apart from the query, and tokens."""
     prompted_query = tower.prompts.get("query", "") + query
-    (query_ids,) = await tokens.encode(tower, [prompted_query], ["query"], tower.max_tokens // 2, truncate="none")
     prompt = tower.prompts.get("document", "")
     prompted = [prompt + document for document in documents]
-    document_ids = await tokens.encode(tower, prompted, places, min(tower.max_tokens, most), truncate=truncate)
+    with caller.stages.stage("tokenise"):
+        (query_ids,) = await tokens.encode(tower, [prompted_query], ["query"], tower.max_tokens // 2, truncate="none")
+        document_ids = await tokens.encode(tower, prompted, places, min(tower.max_tokens, most), truncate=truncate)
     count = sum(map(len, document_ids))
     computed = count + len(query_ids) * len(documents)  # wherever their batches part, the query is encoded again
     if computed > tokens.MAX_TOKENS:
@@ -105,14 +106,15 @@ async def _cross_encode(
     truncate: Truncate,
 ) -> tuple[list[float], int]:
     """Scores of documents that are read together with the query, and tokens."""
-    frame = await tokens.frame_query(tower, query)
-    limit = min(tower.max_tokens - frame.length, most)
-    if limit < 1:
-        raise InvalidRequest(
-            f"query leaves no room for a document: the limit of model {tower.name!r} is {tower.max_tokens} tokens",
-            param="query",
-        )
-    pairs = await tokens.encode(tower, documents, places, limit, truncate=truncate, frame=frame)
+    with caller.stages.stage("tokenise"):
+        frame = await tokens.frame_query(tower, query)
+        limit = min(tower.max_tokens - frame.length, most)
+        if limit < 1:
+            raise InvalidRequest(
+                f"query leaves no room for a document: the limit of model {tower.name!r} is {tower.max_tokens} tokens",
+                param="query",
+            )
+        pairs = await tokens.encode(tower, documents, places, limit, truncate=truncate, frame=frame)
     logits = await rows.run(caller, tower, [(ids,) for ids in pairs], frame.first_length)
     scores: list[float] = ACTIVATIONS[tower.activation](logits)[:, tower.positive_class].tolist()
     return scores, frame.head_length + sum(len(ids) - frame.head_length for ids in pairs)

@@ -55,6 +55,11 @@ def test_health_and_the_api_document_need_no_key(locked: httpx2.Client) -> None:
     assert locked.get("/openapi.json").status_code == 200
 
 
+def test_metrics_need_a_key_like_the_rest(locked: httpx2.Client) -> None:
+    assert locked.get("/metrics").status_code == 401
+    assert locked.get("/metrics", headers={"authorization": "Bearer right"}).status_code == 200
+
+
 def test_unknown_paths_of_v1_tell_strangers_nothing(locked: httpx2.Client) -> None:
     assert locked.get("/v1/nothing").status_code == 401
 

@@ -1,0 +1,91 @@
+"""A real Prometheus that watches the tests' server, by the configuration that users have."""
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from loadtest.servers import free_ports
+from tests.serving import Server
+
+CONFIGURATION = Path("observability")
+
+
+@dataclass(frozen=True)
+class Tools:
+    prometheus: str
+    promtool: str
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    found = [shutil.which(name) for name in ("prometheus", "promtool")]
+    if None in found:
+        pytest.skip("Prometheus is not installed: apt-get install prometheus")
+    prometheus, promtool = map(str, found)
+    return Tools(prometheus, promtool)
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    client: httpx2.Client
+
+    def ask(self, path: str, **parameters: str) -> Any:
+        """One of its API's answers; its own error where it has one."""
+        answer = self.client.get(f"/api/v1/{path}", params=parameters).json()
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def wait_for(self, expression: str, timeout_s: float = 30) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not self.ask("query", query=expression)["result"]:
+            assert time.monotonic() < deadline, f"{expression} has no result"
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def prometheus(tools: Tools, server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    folder = tmp_path_factory.mktemp("prometheus")
+    configuration = (CONFIGURATION / "prometheus.yml").read_text()
+    for given, ours in (
+        ("scrape_interval: 15s", "scrape_interval: 250ms\n  evaluation_interval: 1s"),
+        ("127.0.0.1:8080", f"127.0.0.1:{server.ports['GATEWAY_PORT']}"),
+        ("127.0.0.1:8002", f"127.0.0.1:{server.ports['TRITON_METRICS_PORT']}"),
+    ):
+        assert given in configuration
+        configuration = configuration.replace(given, ours)
+    (folder / "prometheus.yml").write_text(configuration)
+    shutil.copy(CONFIGURATION / "alerts.yml", folder)
+    (port,) = free_ports(1)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                tools.prometheus,
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+            ],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+            deadline = time.monotonic() + 30
+            while True:
+                assert process.poll() is None, (folder / "log").read_text()
+                try:
+                    if client.get("/-/ready").status_code == 200:
+                        break
+                except httpx2.TransportError:
+                    assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.1)
+            yield Prometheus(client)
+    finally:
+        process.terminate()
+        process.wait(15)

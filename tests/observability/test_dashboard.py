@@ -1,0 +1,78 @@
+import base64
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.observability.conftest import Prometheus
+from tests.pictures import file, scene
+
+DASHBOARD: dict[str, Any] = json.loads(Path("observability/dashboard.json").read_text())
+PANELS: dict[str, dict[str, Any]] = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
+TEXTS = [f"text {i} of the traffic that the dashboard is to show" for i in range(64)]
+
+
+@pytest.fixture(scope="module")
+def watched(client: httpx2.Client, prometheus: Prometheus) -> Prometheus:
+    """Prometheus, after a few seconds of every kind of traffic."""
+    prometheus.wait_for('up{job="conch"} == 1 and on() up{job="triton"} == 1')
+    image = base64.b64encode(file(scene(64, 64, 1), "PNG")).decode()
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        for body in (
+            {"input": TEXTS},
+            {"input": ["a text", {"image": image}], "model": "minilm-pictogram"},
+            {"input": "a", "model": "no such model"},
+        ):
+            client.post("/v1/embeddings", json=body)
+        client.post("/v1/rerank", json={"query": "what is shown", "documents": TEXTS})
+    time.sleep(1)  # one more scrape of each
+    return prometheus
+
+
+def expressions(panel: dict[str, Any]) -> list[str]:
+    values = {"$__rate_interval": "10s", "$model": ".*"}
+    found = []
+    for target in panel["targets"]:
+        expression = target["expr"]
+        for name, value in values.items():
+            expression = expression.replace(name, value)
+        found.append(expression)
+    return found
+
+
+@pytest.mark.parametrize("title", PANELS)
+def test_panel_shows_something(watched: Prometheus, title: str) -> None:
+    for expression in expressions(PANELS[title]):
+        result = watched.ask("query", query=expression)["result"]
+        values = [float(series["value"][1]) for series in result]
+        assert any(math.isfinite(value) for value in values), f"{expression}: {result}"
+
+
+def test_panels_say_what_was_sent(watched: Prometheus) -> None:
+    def total(expression: str) -> float:
+        return float(watched.ask("query", query=expression)["result"][0]["value"][1])
+
+    ours = '{model="all-minilm-l6-v2", path="/v1/embeddings", status="200"}'
+    assert total(f"sum(conch_requests_total{ours})") >= 1
+    assert total('sum(conch_request_inputs_total{model="all-minilm-l6-v2"})') >= len(TEXTS)
+    assert total('sum(conch_errors_total{type="ModelNotFound"})') >= 1
+    assert total('sum(conch_request_images_total{model="minilm-pictogram"})') >= 1
+
+
+def test_models_to_choose_from_are_those_served(watched: Prometheus) -> None:
+    query = next(one for one in DASHBOARD["templating"]["list"] if one["name"] == "model")["query"]["query"]
+    selector = query.removeprefix("label_values(").rsplit(",", 1)[0]
+    result = watched.ask("query", query=f"group by(model) ({selector})")["result"]
+    assert {"all-minilm-l6-v2", "minilm-pictogram", "minilm-late-interaction"} <= {
+        series["metric"].get("model") for series in result
+    }
+
+
+def test_alerts_are_loaded_and_healthy(watched: Prometheus) -> None:
+    (group,) = watched.ask("rules")["groups"]
+    assert {rule["health"] for rule in group["rules"]} == {"ok"}
