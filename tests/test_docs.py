@@ -1,7 +1,6 @@
 """The documents name what there is, and nothing else."""
 
 import re
-import shlex
 import tomllib
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from export.manifest import ModelSpec
 from gateway.errors import ANSWERS
 from gateway.routes.embeddings import EmbeddingRequest
-from gateway.routes.http import decode
 from gateway.routes.openapi import OPERATIONS
 from gateway.routes.rerank import RerankRequest
 from tests.export.parity import CASES
@@ -75,12 +73,3 @@ def test_every_link_in_the_documents_leads_somewhere() -> None:
 def test_the_readmes_model_table_is_the_manifests() -> None:
     for name in tomllib.loads(Path("export/models.toml").read_text()):
         assert f"| `{name}` |" in README
-
-
-def test_curl_commands_in_the_readme_can_be_pasted() -> None:
-    block = README.partition("## Use")[2].partition("```sh")[2].partition("```")[0]
-    commands = [shlex.split(command) for command in block.replace("\\\n", "").strip().splitlines() if command]
-    assert [command[0] for command in commands] == ["curl"] * 3
-    embed, rerank = (command[command.index("-d") + 1].encode() for command in commands[:2])
-    assert decode(embed, EmbeddingRequest).input == ["a shell", "a trumpet"]
-    assert decode(rerank, RerankRequest).top_n == 1
