@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test bench perf chaos soak audit evaluate precisions parity pictogram format lock clean
+.PHONY: help install serve check lint test bench perf chaos soak audit evaluate precisions parity pictogram images format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
 PYTHON ?= python3
@@ -63,6 +63,10 @@ pictogram: .venv/dev ## train the image tower of minilm-pictogram anew, and meas
 	$(BIN)/python -m export.pictogram.train $(ARGS)
 	$(BIN)/python -m export.pictogram.evaluate
 
+images: .venv/dev ## build the images by buildah and serve and export with them (as root; a quarter of an hour)
+	$(BIN)/python -m export
+	$(BIN)/python -m pytest -c tests/images/pytest.ini --rootdir . --confcutdir . tests/images
+
 format: .venv/dev ## format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
@@ -70,6 +74,8 @@ format: .venv/dev ## format the code
 lock: ## pin the dependencies of pyproject.toml anew (needs uv)
 	uv pip compile pyproject.toml --extra embedded --extra export --extra tracing $(LOCK) -o requirements/serve.txt
 	uv pip compile pyproject.toml --all-extras -c requirements/serve.txt $(LOCK) -o requirements/dev.txt
+	uv pip compile pyproject.toml --extra tracing -c requirements/serve.txt $(LOCK) -o requirements/gateway.txt
+	uv pip compile pyproject.toml --extra export -c requirements/serve.txt $(LOCK) -o requirements/export.txt
 LOCK := --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-annotate --no-header --quiet
 
 clean: ## remove .venv and the built models

@@ -1,0 +1,15 @@
+# Builds TensorRT plans on the GPU that will serve them, in the same release of Triton, so that they load. Runs once.
+ARG TRITON=nvcr.io/nvidia/tritonserver:26.05-py3
+
+FROM ${TRITON}
+ARG VERSION=dev
+LABEL org.opencontainers.image.title="Conch TensorRT builder" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}"
+COPY export /app/export
+WORKDIR /app
+# As the export, whose entries it completes.
+USER 10001:10001
+ENV PYTHONUNBUFFERED=1
+ENTRYPOINT ["python3", "-m", "export.plan"]
+HEALTHCHECK NONE

@@ -1,0 +1,126 @@
+"""docker-compose.yml, by Docker Compose itself, which its wheel brings: no Docker is asked."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway import __version__
+
+COMPOSE = Path("docker-compose.yml").read_text()
+EXAMPLE = Path(".env.example").read_text()
+SECRETS = ("api_keys", "metrics_key", "grafana_password")
+ALWAYS = {"gateway"}
+
+
+def config(profiles: str, tmp_path: Path, **variables: str) -> dict[str, Any]:
+    """What Compose makes of it."""
+    binary = Path(sys.executable).with_name("docker-compose")
+    environment = {"PATH": os.environ["PATH"], "COMPOSE_PROFILES": profiles, "TRITON_ADMIN_KEY": "k"} | variables
+    done = subprocess.run(
+        [str(binary), "--env-file", os.devnull, "config", "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment | {"HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("profiles", "services"),
+    [
+        ("gpu", {"export", "triton"}),
+        ("tensorrt", {"export-tensorrt", "plans", "triton-tensorrt"}),
+        ("cpu", {"export-cpu", "triton-cpu"}),
+        ("cpu,observability,loadtest", {"export-cpu", "triton-cpu", "prometheus", "grafana", "loadtest"}),
+    ],
+)
+def test_profile_brings_up_what_it_is_for(profiles: str, services: set[str], tmp_path: Path) -> None:
+    assert config(profiles, tmp_path)["services"].keys() == ALWAYS | services
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("compose")
+    services: dict[str, dict[str, Any]] = config("gpu,tensorrt,cpu,observability,loadtest", folder)["services"]
+    return services
+
+
+def test_only_the_gateway_is_published_and_grafana_to_this_host(everything: dict[str, dict[str, Any]]) -> None:
+    published = {name: service["ports"] for name, service in everything.items() if service.get("ports")}
+    assert published.keys() == {"gateway", "grafana"}
+    assert all(port["host_ip"] == "127.0.0.1" for ports in published.values() for port in ports)
+
+
+def test_every_service_is_locked_down(everything: dict[str, dict[str, Any]]) -> None:
+    for name, service in everything.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_triton_has_no_way_out(everything: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    assert {name for name, each in everything.items() if "outside" in each["networks"]} == {"gateway", "grafana"}
+    assert config("gpu", tmp_path)["networks"]["inside"]["internal"]
+
+
+def test_there_is_more_time_to_stop_than_is_taken(everything: dict[str, dict[str, Any]]) -> None:
+    triton = everything["triton"]
+    (exit_timeout,) = (int(each.partition("=")[2]) for each in triton["command"] if each.startswith("--exit-timeout"))
+    assert exit_timeout < int(triton["stop_grace_period"].removesuffix("s"))
+    assert everything["gateway"]["stop_grace_period"] == "20s"  # twice the default of GATEWAY_DRAIN_TIMEOUT
+
+
+def test_example_of_settings_has_every_variable_with_its_default() -> None:
+    used = dict(re.findall(r"\$\{([A-Z_]+)(?::[-?]([^}]*))?\}", COMPOSE))
+    passed = set(re.findall(r"^      - ((?:GATEWAY|OTEL)_[A-Z_]+)$", COMPOSE, re.MULTILINE))
+    shown = dict(re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
+    assert shown.keys() == used.keys() | passed | {"COMPOSE_PROFILES"}
+    assert {name: shown[name] for name in used if name != "TRITON_ADMIN_KEY"} == {
+        name: default for name, default in used.items() if name != "TRITON_ADMIN_KEY"
+    }
+
+
+def test_gateway_takes_every_setting_that_the_settings_page_lists(everything: dict[str, dict[str, Any]]) -> None:
+    read = set(re.findall(r"\bGATEWAY_[A-Z_]*[A-Z]\b", Path("gateway/settings.py").read_text()))
+    fixed_in_the_image = {"GATEWAY_HOST", "GATEWAY_PORT", "GATEWAY_MODEL_REPOSITORY"}
+    given = {name for name in everything["gateway"]["environment"] if name.startswith("GATEWAY_")}
+    assert given | fixed_in_the_image | {"GATEWAY_API_KEYS"} == read
+
+
+def test_one_release_of_triton_is_named_everywhere() -> None:
+    files = [Path("docker-compose.yml"), Path(".env.example"), *Path("images").glob("*.Dockerfile")]
+    found = {tag for file in files for tag in re.findall(r"tritonserver:([\d.]+)-py3", file.read_text())}
+    assert len(found) == 1
+
+
+def test_images_bear_the_version_of_the_code() -> None:
+    assert set(re.findall(r"CONCH_VERSION(?::-|=)([\d.]+)", COMPOSE + EXAMPLE)) == {__version__}
+
+
+def test_dockerfiles_are_sound() -> None:
+    hadolint = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    assert hadolint
+    files = sorted(map(str, Path("images").glob("*.Dockerfile")))
+    done = subprocess.run([hadolint, "--no-color", *files], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_prometheus_inside_compose_is_the_one_outside_with_other_addresses() -> None:
+    outside, inside = (Path(f"observability/{name}.yml").read_text() for name in ("prometheus", "compose"))
+    for ours, theirs in (("127.0.0.1:8080", "gateway:8080"), ("127.0.0.1:8002", "triton:8002")):
+        outside = outside.replace(ours, theirs)
+
+    def settings(text: str) -> list[str]:
+        return [line for line in text.splitlines() if not line.lstrip().startswith("#") and "authorization" not in line]
+
+    assert settings(outside) == settings(inside)
