@@ -1,6 +1,7 @@
 """The gateway's settings, all from the environment."""
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ class Settings:
     port: int = 8080
     """GATEWAY_PORT."""
     triton_urls: tuple[str, ...] = ("127.0.0.1:8001",)
-    """GATEWAY_TRITON_URL, host:port of Triton's gRPC service, or of several replicas, separated by commas."""
+    """GATEWAY_TRITON_URL, host:port of Triton's gRPC service, dns:///name:port, or several, separated by commas."""
     model_repository: Path = Path("model_repository")
     """GATEWAY_MODEL_REPOSITORY, the folder of entries; only the tokenizers are read from it."""
     api_keys: frozenset[str] = frozenset()
@@ -96,7 +97,11 @@ def _quota(environ: Mapping[str, str], name: str) -> int | None:
 
 
 def _triton_urls(environ: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(url.strip() for url in environ.get(f"{PREFIX}TRITON_URL", "").split(",") if url.strip())
+    urls = tuple(url.strip() for url in environ.get(f"{PREFIX}TRITON_URL", "").split(",") if url.strip())
+    for url in urls:
+        if not re.fullmatch(r"(dns:///)?[^/\s]+:\d{1,5}", url):
+            raise SettingsError(f"{PREFIX}TRITON_URL={url} is neither host:port nor dns:///name:port")
+    return urls
 
 
 # Set but empty is a mistake, a secret that did not arrive, and must not open the server.
