@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test bench perf chaos soak audit evaluate precisions parity pictogram format lock clean
+.PHONY: help install serve check lint test bench perf chaos soak audit manifests evaluate precisions parity pictogram format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
 PYTHON ?= python3
@@ -50,6 +50,9 @@ audit: .venv/bin/python ## look for known holes in the pinned dependencies (need
 	$(BIN)/python -m pip install --quiet --target .audit pip-audit
 	PYTHONPATH=.audit $(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r requirements/serve.txt
 
+manifests: .manifests/installed ## build the manifests of kubernetes/, and check them against schemas and policies
+	@.manifests/venv/bin/python -m tests.kubernetes.check
+
 evaluate: .venv/dev ## measure retrieval quality through a running server, on STSb and XQuAD
 	$(BIN)/python -m loadtest.quality $(ARGS)
 
@@ -94,6 +97,14 @@ clean: ## remove .venv and the built models
 	@$(PYTHON) -m venv .peer/venv
 	@.peer/venv/bin/python -m pip install --quiet --no-deps --disable-pip-version-check \
 		--extra-index-url "$(TORCH_INDEX)" -r loadtest/peer.txt
+	@touch $@
+
+# Kustomize, the schemas of Kubernetes and its extensions, and checkov. Some ask for a newer Python than they need.
+.manifests/installed: requirements/manifests.txt
+	@echo "installing Kustomize, schemas and checkov (once; some minutes)"
+	@$(PYTHON) -m venv .manifests/venv
+	@.manifests/venv/bin/python -m pip install --quiet --no-deps --ignore-requires-python --disable-pip-version-check \
+		-r requirements/manifests.txt
 	@touch $@
 
 .venv/dev: requirements/dev.txt .venv/serve
