@@ -145,7 +145,9 @@ def test_triton_answers_nobody_more_than_is_needed() -> None:
 
 def test_kserve_starts_triton_as_the_deployment_does() -> None:
     (theirs,), (ours,) = RUNTIME["containers"], TRITON["containers"]
-    assert options(theirs["args"]) | {"model-repository": ""} == options(ours["args"]) | {"model-repository": ""}
+    assert theirs["args"] == ours["args"]
+    (waits,), (ours_waits,) = INFERENCE_SERVICE["initContainers"], TRITON["initContainers"]
+    assert waits == ours_waits
     for key in ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle", "securityContext"):
         assert theirs[key] == ours[key]
 
