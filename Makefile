@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test bench perf chaos soak audit evaluate precisions parity pictogram format lock clean
+.PHONY: help install serve check lint test bench perf chaos soak audit compat evaluate precisions parity pictogram format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
 PYTHON ?= python3
@@ -50,6 +50,10 @@ audit: .venv/bin/python ## look for known holes in the pinned dependencies (need
 	$(BIN)/python -m pip install --quiet --target .audit pip-audit
 	PYTHONPATH=.audit $(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r requirements/serve.txt
 
+compat: .venv/dev .compat/newest/installed .compat/older/installed ## call a server by the SDKs of the field, and write docs/clients.md
+	$(BIN)/python -m export
+	$(BIN)/python -m loadtest.compat $(ARGS)
+
 evaluate: .venv/dev ## measure retrieval quality through a running server, on STSb and XQuAD
 	$(BIN)/python -m loadtest.quality $(ARGS)
 
@@ -70,6 +74,8 @@ format: .venv/dev ## format the code
 lock: ## pin the dependencies of pyproject.toml anew (needs uv)
 	uv pip compile pyproject.toml --extra embedded --extra export --extra tracing $(LOCK) -o requirements/serve.txt
 	uv pip compile pyproject.toml --all-extras -c requirements/serve.txt $(LOCK) -o requirements/dev.txt
+	uv pip compile --group compat-newest $(LOCK) -o requirements/compat-newest.txt
+	uv pip compile --group compat-older $(LOCK) -o requirements/compat-older.txt
 LOCK := --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-annotate --no-header --quiet
 
 clean: ## remove .venv and the built models
@@ -94,6 +100,13 @@ clean: ## remove .venv and the built models
 	@$(PYTHON) -m venv .peer/venv
 	@.peer/venv/bin/python -m pip install --quiet --no-deps --disable-pip-version-check \
 		--extra-index-url "$(TORCH_INDEX)" -r loadtest/peer.txt
+	@touch $@
+
+# SDKs and frameworks, in one environment with the newest of all, and in one for those that want older libraries.
+.compat/%/installed: requirements/compat-%.txt
+	@echo "installing the $* clients (once; a minute or two)"
+	@$(PYTHON) -m venv .compat/$*
+	@.compat/$*/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r $<
 	@touch $@
 
 .venv/dev: requirements/dev.txt .venv/serve
