@@ -82,6 +82,7 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
     v2 = posts({"/embed": cohere.create_embeddings, "/rerank": cohere.create_ranking})
     app = Starlette(
         routes=[
+            *posts({"/v1/embed": cohere.create_v1_embeddings}, speaking(cohere.write_error)),
             Mount("/v1", Router(v1, redirect_slashes=False), middleware=speaking(errors.openai)),
             Mount("/v2", Router(v2, redirect_slashes=False), middleware=speaking(cohere.write_error)),
             *posts(tei.ROUTES, speaking(tei.write_error)),

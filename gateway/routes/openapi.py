@@ -42,6 +42,15 @@ OPERATIONS = (
     Operation("post", "/v1/rerank", "rerank", "Rank documents by a query", RerankResponse, RerankRequest),
     Operation(
         "post",
+        "/v1/embed",
+        "cohereV1Embed",
+        "Embed texts and images, as Cohere did first",
+        cohere.EmbedResponse | cohere.FloatsResponse,
+        cohere.V1EmbedRequest,
+        cohere.CohereError,
+    ),
+    Operation(
+        "post",
         "/v2/embed",
         "cohereEmbed",
         "Embed texts and images, as Cohere does",
