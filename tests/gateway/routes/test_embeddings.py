@@ -33,9 +33,10 @@ def usage(text_tokens: int, image_tokens: int = 0) -> dict[str, Any]:
 def refused(client: httpx2.Client, status: int = 400, **body: Any) -> dict[str, Any]:
     response = client.post("/v1/embeddings", json=body)
     assert response.status_code == status, response.text
-    assert set(response.json()) == {"error"}
+    assert set(response.json()) == {"error", "detail"}
     error: dict[str, Any] = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
+    assert response.json()["detail"] == error["message"]
     return error
 
 

@@ -14,7 +14,8 @@ def test_unknown_path_is_404_in_the_common_body(client: httpx2.Client) -> None:
                 "type": "invalid_request_error",
                 "param": None,
                 "code": "not_found",
-            }
+            },
+            "detail": f"there is no {path}; see /openapi.json",
         }
 
 
