@@ -105,8 +105,8 @@ def furnish(target: Path) -> Path:
     shutil.copytree(default, prompted)
     config = text_format.Parse((default / "config.pbtxt").read_text(), pb.ModelConfig())
     config.name = prompted.name
-    for name in ("default", "aliases"):
-        del config.parameters[name]
+    del config.parameters["default"]
+    config.parameters["aliases"].string_value = "text-embedding-3-large"
     config.parameters["prompts"].string_value = msgspec.json.encode(PROMPTS).decode()
     config.parameters["dimensions"].string_value = "64,128"
     (prompted / "config.pbtxt").write_text(text_format.MessageToString(config))

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway import vectors
@@ -139,15 +139,24 @@ class V2RerankRequest(Struct, forbid_unknown_fields=True):
     top_n: Annotated[int, Meta(ge=1)] | None = None
     max_tokens_per_doc: Annotated[int, Meta(ge=8)] | None = None
     """A limit below the model's own; documents over either are cut."""
+    return_documents: bool | None = None
+    """Whether results carry their document, as LiteLLM asks for."""
     priority: int | None = None
     """Accepted, not used: turns are fair."""
 
 
-class V2Result(Struct):
+class TextDocument(Struct):
+    """What was ranked."""
+
+    text: str
+
+
+class V2Result(Struct, omit_defaults=True):
     """One document's place."""
 
     index: int
     relevance_score: float
+    document: TextDocument | UnsetType = UNSET
 
 
 class V2RerankResponse(Struct):
@@ -245,7 +254,14 @@ async def create_ranking(request: Request) -> Response:
     return answer(
         V2RerankResponse(
             id=request.state["request_id"],
-            results=[V2Result(ranked.index, ranked.score) for ranked in ranking.results[: body.top_n]],
+            results=[
+                V2Result(
+                    ranked.index,
+                    ranked.score,
+                    TextDocument(body.documents[ranked.index]) if body.return_documents else UNSET,
+                )
+                for ranked in ranking.results[: body.top_n]
+            ],
             meta=_meta(BilledUnits(search_units=1)),
         )
     )

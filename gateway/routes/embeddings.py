@@ -10,13 +10,14 @@ from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.encodings import EmbeddingType
-from gateway.routes.http import Request, answer, embed_items, find_model_for, read
+from gateway.routes.http import Request, answer, embed_items, find_model_for, read, rename
 from gateway.service.embed import Item
 from gateway.service.rows import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
 from gateway.tokenize import Truncate
 
 TokenIds = list[int]
+OTHER_NAMES = {"output_dimension": "dimensions", "output_dtype": "embedding_type", "truncation": "truncate"}
 
 
 class InputItem(Struct, forbid_unknown_fields=True):
@@ -46,8 +47,14 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     """What numbers to send. A list of types makes `embedding` an object with a vector for each."""
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     """Cut vectors to this size and normalise again; only sizes that the model was trained for."""
-    truncate: bool | None = False
+    truncate: bool | None = None
     """Whether to cut inputs over the model's limit; otherwise they are an error."""
+    output_dimension: Annotated[int, Meta(ge=1)] | None = None
+    """Voyage's name of dimensions."""
+    output_dtype: EmbeddingType | None = None
+    """Voyage's name of embedding_type."""
+    truncation: bool | None = None
+    """Voyage's name of truncate."""
     task: str | None = None
     """What the texts are for, in Jina's words: retrieval.query, retrieval.passage, text-matching, classification,
     separation. The model's prompt for it goes in front of them. Also the name of one of its prompts."""
@@ -109,6 +116,7 @@ class EmbeddingResponse(Struct):
 async def create(request: Request) -> Response:
     """Answer POST /v1/embeddings."""
     body = await read(request, EmbeddingRequest)
+    rename(body, OTHER_NAMES)
     model, suffix = find_model_for(request, body.model, EMBEDDING_ROLES)
     _check_output(body, model)
     items = read_inputs(body.input)

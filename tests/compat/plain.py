@@ -16,7 +16,7 @@ MODEL = "all-minilm-l6-v2"
 IMAGE_MODEL = "minilm-pictogram"
 RERANKER = "minilm-late-interaction"
 PROMPTED = "prompted"
-"""MODEL with the prompts "query: " and "passage: ", and 64 and 128 dimensions."""
+"""MODEL with the prompts "query: " and "passage: ", and 64 and 128 dimensions; also "text-embedding-3-large"."""
 TEXTS = ["A conch is a large sea snail.", "Brass is an alloy of copper and zinc.", "Trumpets are made of brass."]
 QUERY = "what are trumpets made of?"
 LONG = "sea " * 400

@@ -119,6 +119,12 @@ def test_ranking_is_that_of_v1(client: httpx2.Client) -> None:
     ]
 
 
+def test_documents_come_back_to_those_who_ask(client: httpx2.Client) -> None:
+    body = {"model": "minilm-late-interaction", "query": "a", "documents": ["b"], "return_documents": True}
+    (result,) = client.post("/v2/rerank", json=body).json()["results"]
+    assert result["document"] == {"text": "b"}
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [

@@ -127,6 +127,13 @@ def test_cut_vectors_are_normalised_even_where_full_ones_are_not(odd_client: htt
     assert np.linalg.norm(cut) == pytest.approx(1, abs=1e-6)
 
 
+def test_voyages_names_of_fields_mean_the_same(client: httpx2.Client, odd_client: httpx2.Client) -> None:
+    short = post(odd_client, input="a", model="matryoshka", output_dimension=64)
+    assert short["data"] == post(odd_client, input="a", model="matryoshka", dimensions=64)["data"]
+    bits = post(client, input="sea " * 400, truncation=True, output_dtype="ubinary")
+    assert bits == post(client, input="sea " * 400, truncate=True, embedding_type="ubinary")
+
+
 def test_undeclared_size_is_refused(client: httpx2.Client, odd_client: httpx2.Client) -> None:
     error = refused(client, input="a", dimensions=64)
     assert error["param"] == "dimensions"
@@ -172,6 +179,7 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
         ({"input": [[101, 102], [-1]]}, "input[1]", "input[1] holds a token id outside 0..30521"),
         ({"input": [[101, 102], [15339, 1917]]}, "input[1]", "input[1] does not begin with [101] and end with [102]"),
         ({"input": "a", "task": "query", "input_type": "query"}, "task", "task and input_type say the same"),
+        ({"input": "a", "truncate": False, "truncation": True}, "truncation", "truncate and truncation say the same"),
         ({"input": {"image": "a", "url": "b"}}, "input", "input holds more than one of image, url and bytes"),
         ({"input": [1.5]}, "input[0]", "input[0]: Expected"),
         ({"input": "a", "top_k": 3}, "top_k", "unknown field 'top_k'"),
