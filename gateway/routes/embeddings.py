@@ -18,6 +18,8 @@ from gateway.tokenize import Truncate
 
 TokenIds = list[int]
 OTHER_NAMES = {"output_dimension": "dimensions", "output_dtype": "embedding_type", "truncation": "truncate"}
+IMAGE = "data:image/"
+"""What no text begins with: some clients of Jina send images as strings."""
 
 
 class InputItem(Struct, forbid_unknown_fields=True):
@@ -178,6 +180,8 @@ def _item(item: str | int | TokenIds | InputItem, place: str) -> Item:
         raise InvalidRequest(
             f"{place} is a token id among other inputs; send each list of token ids as a list", param=place
         )
+    if isinstance(item, str) and item.startswith(IMAGE):
+        return Item(place, image=item, image_place=place)
     if not isinstance(item, InputItem):
         return Item(place, item)
     images = [image for image in (item.image, item.url, item.bytes) if image]

@@ -171,6 +171,11 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
         ({"input": ["a"] * 2049}, "input", "input holds 2049 items"),
         ({"input": [{}]}, "input[0]", "input[0] holds neither text nor image"),
         ({"input": [{"image": "AAAA"}]}, "input[0].image", "input[0] holds an image; model 'all-minilm-l6-v2' takes"),
+        (
+            {"input": ["a", "data:image/png;base64,AAAA"]},
+            "input[1]",
+            "input[1] holds an image; model 'all-minilm-l6-v2'",
+        ),
         ({"input": [1, "a"]}, "input[0]", "input[0] is a token id among other inputs"),
         ({"input": [30522]}, "input[0]", "input[0] holds a token id outside 0..30521"),
         ({"input": [2**70]}, "input[0]", ""),
