@@ -11,14 +11,20 @@ from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.encodings import EmbeddingType
 from gateway.routes.errors import Failure
-from gateway.routes.http import Request, answer, caller, embed_items, find_model, find_ranker, read
+from gateway.routes.http import (
+    TRUNCATIONS,
+    Request,
+    Truncation,
+    answer,
+    caller,
+    embed_items,
+    find_model,
+    find_ranker,
+    read,
+)
 from gateway.service.embed import Item
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
-from gateway.tokenize import Truncate
-
-Truncation = Literal["NONE", "START", "END"]
-TRUNCATIONS: dict[Truncation | str, Truncate] = {"NONE": "none", "START": "start", "END": "end"}
 
 
 class CohereError(Struct):

@@ -10,7 +10,7 @@ from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.encodings import EmbeddingType
-from gateway.routes.http import Request, answer, embed_items, find_model_for, read, rename
+from gateway.routes.http import TRUNCATIONS, Request, Truncation, answer, embed_items, find_model_for, read, rename
 from gateway.service.embed import Item
 from gateway.service.rows import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
@@ -49,8 +49,8 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     """What numbers to send. A list of types makes `embedding` an object with a vector for each."""
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     """Cut vectors to this size and normalise again; only sizes that the model was trained for."""
-    truncate: bool | None = None
-    """Whether to cut inputs over the model's limit; otherwise they are an error."""
+    truncate: bool | Truncation | None = None
+    """Whether to cut inputs over the model's limit, or at which end, as NIM has it; otherwise they are an error."""
     output_dimension: Annotated[int, Meta(ge=1)] | None = None
     """Voyage's name of dimensions."""
     output_dtype: EmbeddingType | None = None
@@ -123,7 +123,8 @@ async def create(request: Request) -> Response:
     _check_output(body, model)
     items = read_inputs(body.input)
     place, purpose = _purpose(body, suffix)
-    truncate: Truncate = "end" if body.truncate else "none"
+    asked = body.truncate
+    truncate: Truncate = TRUNCATIONS[asked] if isinstance(asked, str) else "end" if asked else "none"
     embedded = await embed_items(request, model, items, purpose=purpose, place=place, truncate=truncate)
     tokens = embedded.text_tokens + embedded.image_tokens
     return answer(

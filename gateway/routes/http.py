@@ -5,7 +5,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -60,6 +60,10 @@ MAX_VALUES = MAX_TOKENS + 10_000
 """In a body, as the commas between them count: a value takes up to a hundred times as much memory as its text."""
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """Of JSON, or what is left of one that does not end. Possessive: never tried a second way, so its time is linear."""
+
+Truncation = Literal["NONE", "START", "END"]
+"""Which end of a text over the limit to leave out, in Cohere's words and NIM's."""
+TRUNCATIONS: Mapping[Truncation, Truncate] = {"NONE": "none", "START": "start", "END": "end"}
 
 Request = StarletteRequest[State]
 Body = TypeVar("Body")

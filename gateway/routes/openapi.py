@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import __version__
-from gateway.routes import cohere, tei
+from gateway.routes import cohere, nim, tei
 from gateway.routes.embeddings import EmbeddingRequest, EmbeddingResponse
 from gateway.routes.errors import ErrorResponse
 from gateway.routes.health import Health
@@ -40,6 +40,9 @@ OPERATIONS = (
         "post", "/v1/embeddings", "createEmbedding", "Embed texts and images", EmbeddingResponse, EmbeddingRequest
     ),
     Operation("post", "/v1/rerank", "rerank", "Rank documents by a query", RerankResponse, RerankRequest),
+    Operation(
+        "post", "/v1/ranking", "nimRanking", "Rank passages, as NIM does", nim.RankingResponse, nim.RankingRequest
+    ),
     Operation(
         "post",
         "/v1/embed",

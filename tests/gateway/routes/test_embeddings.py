@@ -127,6 +127,13 @@ def test_cut_vectors_are_normalised_even_where_full_ones_are_not(odd_client: htt
     assert np.linalg.norm(cut) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize(("truncate", "kept"), [("START", "shell"), ("END", "sea")])
+def test_either_end_of_a_long_text_may_go(client: httpx2.Client, truncate: str, kept: str) -> None:
+    text = "sea " * 254 + "shell " * 254
+    assert post(client, input=text, truncate=truncate)["data"] == post(client, input=f"{kept} " * 254)["data"]
+    assert refused(client, input=text, truncate="NONE")["message"].startswith("input has 510 tokens")
+
+
 def test_voyages_names_of_fields_mean_the_same(client: httpx2.Client, odd_client: httpx2.Client) -> None:
     short = post(odd_client, input="a", model="matryoshka", output_dimension=64)
     assert short["data"] == post(odd_client, input="a", model="matryoshka", dimensions=64)["data"]
