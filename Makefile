@@ -52,7 +52,7 @@ audit: .venv/bin/python ## look for known holes in the pinned dependencies (need
 
 compat: .venv/dev .compat/newest/installed .compat/older/installed ## call a server by the SDKs of the field, and write docs/clients.md
 	$(BIN)/python -m export
-	$(BIN)/python -m loadtest.compat $(ARGS)
+	$(BIN)/python -m loadtest.compat
 
 evaluate: .venv/dev ## measure retrieval quality through a running server, on STSb and XQuAD
 	$(BIN)/python -m loadtest.quality $(ARGS)

@@ -28,7 +28,7 @@ def url() -> str:
 
 @pytest.fixture(scope="session")
 def guarded_url() -> str:
-    """The same models, for those who have the key "compat" or "compat-0" to "compat-9", 10 requests a minute each."""
+    """The same models, for those who have a key from "compat-0" to "compat-9", 10 requests a minute each."""
     return os.environ["COMPAT_GUARDED_URL"]
 
 

@@ -46,6 +46,11 @@ class Plain:
             with error:
                 return error.code, json.load(error)
 
+    def get(self, path: str) -> Any:
+        """The JSON of an answer."""
+        with urllib.request.urlopen(self.url + path) as answer:  # noqa: S310
+            return json.load(answer)
+
     def embed(self, given: Any, **fields: Any) -> list[list[float]]:
         """Vectors of /v1/embeddings."""
         status, answer = self.post("/v1/embeddings", {"input": given, "model": MODEL, **fields})

@@ -22,8 +22,7 @@ def test_openai(url: str, plain: Plain) -> None:
 
 
 @pytest.mark.call("a collection with it: `add`, `query`")
-def test_collection(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANONYMIZED_TELEMETRY", "False")
+def test_collection(url: str) -> None:
     function = OpenAIEmbeddingFunction(api_key="unused", model_name=MODEL, api_base=f"{url}/v1")
     collection = chromadb.EphemeralClient().create_collection("compat", embedding_function=function)
     collection.add(ids=["snail", "brass", "trumpet"], documents=TEXTS)

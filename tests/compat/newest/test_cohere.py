@@ -18,7 +18,7 @@ from tests.compat.plain import (
     assert_same,
 )
 
-pytestmark = pytest.mark.client("cohere", '`base_url="URL"` or `CO_API_URL`')
+pytestmark = pytest.mark.client("cohere", '`base_url="URL"`')
 
 
 @pytest.fixture

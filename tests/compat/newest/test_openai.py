@@ -54,8 +54,10 @@ def test_token_ids(sdk: OpenAI, plain: Plain) -> None:
     assert_same([item.embedding for item in answer.data], plain.embed(["a conch", ""][:1]) + plain.embed([[101, 102]]))
 
 
-@pytest.mark.call("images, by `extra_body` or as `input`")
+@pytest.mark.call("images: `data:` URIs in `input`, objects by `extra_body`")
 def test_images(sdk: OpenAI, plain: Plain) -> None:
+    alone = sdk.embeddings.create(model=IMAGE_MODEL, input=["red", PIXEL])
+    assert_same([item.embedding for item in alone.data], plain.embed(["red", {"image": PIXEL}], model=IMAGE_MODEL))
     given = [{"image": PIXEL}, {"text": "red", "image": PIXEL}]
     answer = sdk.embeddings.create(model=IMAGE_MODEL, input=[], extra_body={"input": given})
     assert_same([item.embedding for item in answer.data], plain.embed(given, model=IMAGE_MODEL))
