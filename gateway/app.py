@@ -21,7 +21,7 @@ from gateway.keys import Keys
 from gateway.metrics import Metrics, State
 from gateway.middleware import Authorise, Limit, Refuse, RequestLog, Speak
 from gateway.quota import Quotas
-from gateway.routes import cohere, embeddings, errors, health, models, nim, openapi, rerank, tei
+from gateway.routes import cohere, embeddings, errors, health, models, nim, openapi, pages, rerank, tei
 from gateway.routes.errors import WriteError
 from gateway.routes.http import Endpoint, Gateway, with_deadline
 from gateway.routes.metrics import show as show_metrics
@@ -92,6 +92,7 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
             Route("/health/ready", health.ready),
             Route("/openapi.json", openapi.show),
             Route("/metrics", show_metrics, middleware=[Middleware(Authorise, keys=keys)]),
+            *(pages.routes() if settings.pages else ()),
         ],
         exception_handlers={
             GatewayError: errors.gateway_error,
