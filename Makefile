@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test bench perf chaos soak audit compat evaluate precisions parity pictogram format lock clean
+.PHONY: help install serve check lint test bench perf chaos soak audit compat evaluate precisions parity pictogram \
+	screenshots swagger format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-check
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: .venv/serve ## make .venv and install what serving and exporting need
 
@@ -66,6 +67,14 @@ parity: .venv/dev ## export every family for every backend, and write how exact 
 pictogram: .venv/dev ## train the image tower of minilm-pictogram anew, and measure it (35 minutes; needs npm)
 	$(BIN)/python -m export.pictogram.train $(ARGS)
 	$(BIN)/python -m export.pictogram.evaluate
+
+screenshots: .venv/dev ## photograph the playground anew for the README (needs Chromium)
+	SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser -k screenshots
+
+swagger: ## take what /docs is made of anew from npm, at this version
+	cd "$$(mktemp -d)" && npm pack --silent swagger-ui-dist@$(SWAGGER) && tar -xzf *.tgz --strip-components=1 \
+		-C "$(CURDIR)/gateway/pages/swagger-ui" $$(ls "$(CURDIR)/gateway/pages/swagger-ui" | sed s:^:package/:)
+SWAGGER := 5.35.0
 
 format: .venv/dev ## format the code
 	$(BIN)/ruff format
