@@ -20,7 +20,6 @@ NAMES: Mapping[str, Precision] = {"f32": "fp32", "bf16": "bf16"}
 
 CUDA = "CUDAExecutionProvider"
 """Of `onnxruntime-gpu`. A CPU rounds weights to fp16, but computes in fp32; only a GPU proves fp16 whole."""
-NO_CUDA = 'CUDA did not start: install "onnxruntime-gpu[cuda,cudnn]" where there is a GPU, else onnxruntime'
 
 Tensors = dict[str, Array]
 
@@ -82,9 +81,7 @@ class OnnxRuntime:
         options.log_severity_level = 3  # errors: it warns of every fp16 operator that a CPU has no kernel for
         with _opening("ONNX Runtime"):
             self._session = ort.InferenceSession(graph, options, providers=_providers(fields))
-            # Without CUDA's libraries or a GPU it logs that, and computes on the CPU.
-            if CUDA in ort.get_available_providers() and CUDA not in self._session.get_providers():
-                raise RuntimeError(NO_CUDA)
+            check_cuda(ort.get_available_providers(), self._session.get_providers())
         self._fields = fields
         self._ragged = ragged
         self.precision: Precision = precision
@@ -96,6 +93,14 @@ class OnnxRuntime:
         feed = collect(requests, self._fields) if self._ragged else requests[0]
         output: NDArray[np.float32] = self._session.run(None, feed)[0]
         return np.concatenate(split(output, requests))
+
+
+def check_cuda(available: Sequence[str], used: Sequence[str]) -> None:
+    """Raise RuntimeError where ONNX Runtime was built for GPUs and takes none: it logs why, and computes on the CPU."""
+    if CUDA in available and CUDA not in used:
+        raise RuntimeError(
+            'CUDA did not start: install "onnxruntime-gpu[cuda,cudnn]" where there is a GPU, else onnxruntime'
+        )
 
 
 def cuda_options(fields: Sequence[Field]) -> dict[str, str]:

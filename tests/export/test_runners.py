@@ -2,16 +2,26 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnxruntime as ort
 import openvino as ov
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from export import graph
-from export.errors import SourceError
 from export.manifest import ModelSpec
-from export.runners import CUDA, OnnxRuntime, OpenVino, Runner, Tensors, collect, cuda_options, request, runners, split
+from export.runners import (
+    CUDA,
+    OnnxRuntime,
+    OpenVino,
+    Runner,
+    Tensors,
+    check_cuda,
+    collect,
+    cuda_options,
+    request,
+    runners,
+    split,
+)
 from export.runtime.engine import FIELDS, Row
 from export.tasks import cross_encoder, text_embedding
 from export.tower import Tower
@@ -115,13 +125,11 @@ def test_only_images_are_rounded_to_tf32() -> None:
     assert [cuda_options(fields)["use_tf32"] for fields in ((TEXT,), (QUERY, DOCUMENT), (PIXELS,))] == ["0", "0", "1"]
 
 
-def test_what_was_to_run_on_a_gpu_does_not_run_on_the_cpu_instead(
-    bert_graph: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # As onnxruntime-gpu says where there is no GPU.
-    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, "CPUExecutionProvider"])
-    with pytest.warns(UserWarning, match=CUDA), pytest.raises(SourceError, match="CUDA did not start: install"):
-        OnnxRuntime(bert_graph, (TEXT,), "fp32", ragged=True)
+def test_what_was_to_run_on_a_gpu_does_not_run_on_the_cpu_instead() -> None:
+    with pytest.raises(RuntimeError, match="CUDA did not start: install"):
+        check_cuda(available=[CUDA, "CPUExecutionProvider"], used=["CPUExecutionProvider"])
+    check_cuda(available=[CUDA, "CPUExecutionProvider"], used=[CUDA, "CPUExecutionProvider"])
+    check_cuda(available=["CPUExecutionProvider"], used=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize(
