@@ -47,6 +47,8 @@ class Settings:
     """GATEWAY_MAX_IMAGE_PIXELS, which an image may declare, and all that are decoded at a time."""
     image_hosts: Allowed | None = None
     """GATEWAY_IMAGE_URLS (`off`, `allowlist` or `public`) and GATEWAY_IMAGE_URL_HOSTS: where images are fetched."""
+    pages: bool = True
+    """GATEWAY_PAGES, `on` or `off`: whether `/` and `/docs` are served."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -70,6 +72,7 @@ class Settings:
             max_body_bytes=int(_number(environ, "MAX_BODY_BYTES", default.max_body_bytes, 1024, 2**30)),
             max_image_pixels=int(_number(environ, "MAX_IMAGE_PIXELS", default.max_image_pixels, 2**16, 2**30)),
             image_hosts=_image_hosts(environ),
+            pages=_pages(environ),
         )
         if not settings.api_keys and settings.api_keys_file is None and not _is_loopback(settings.host):
             raise SettingsError(
@@ -139,6 +142,13 @@ def _image_hosts(environ: Mapping[str, str]) -> Allowed | None:
         return {"off": None, "public": Allowed(everybody=True), "allowlist": Allowed.listed(entries)}[mode]
     except ValueError as exc:
         raise SettingsError(f"{PREFIX}IMAGE_URL_HOSTS: {exc}") from exc
+
+
+def _pages(environ: Mapping[str, str]) -> bool:
+    given = environ.get(f"{PREFIX}PAGES", "on")
+    if given not in ("on", "off"):
+        raise SettingsError(f"{PREFIX}PAGES={given} is neither on nor off")
+    return given == "on"
 
 
 def _is_loopback(host: str) -> bool:

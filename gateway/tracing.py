@@ -29,7 +29,7 @@ ATTRIBUTES: Mapping[str, str] = {
 
 
 class Traced(Spans):
-    """Makes spans, which a thread sends. Nothing that clients send is in them; errors' messages, which quote it, neither."""
+    """Makes spans, which a thread sends. No client's text is in them, nor an error's message, which may quote it."""
 
     def __init__(self) -> None:
         """Begin a thread that sends them where the environment says."""

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import __version__
-from gateway.routes import cohere, tei
+from gateway.routes import cohere, nim, tei
 from gateway.routes.embeddings import EmbeddingRequest, EmbeddingResponse
 from gateway.routes.errors import ErrorResponse
 from gateway.routes.health import Health
@@ -40,6 +40,18 @@ OPERATIONS = (
         "post", "/v1/embeddings", "createEmbedding", "Embed texts and images", EmbeddingResponse, EmbeddingRequest
     ),
     Operation("post", "/v1/rerank", "rerank", "Rank documents by a query", RerankResponse, RerankRequest),
+    Operation(
+        "post", "/v1/ranking", "nimRanking", "Rank passages, as NIM does", nim.RankingResponse, nim.RankingRequest
+    ),
+    Operation(
+        "post",
+        "/v1/embed",
+        "cohereV1Embed",
+        "Embed texts and images, as Cohere did first",
+        cohere.EmbedResponse | cohere.FloatsResponse,
+        cohere.V1EmbedRequest,
+        cohere.CohereError,
+    ),
     Operation(
         "post",
         "/v2/embed",
@@ -91,10 +103,13 @@ OPERATIONS = (
     Operation("get", "/v1/models", "listModels", "List models", ModelList),
     Operation("get", "/v1/models/{id}", "retrieveModel", "Describe a model", ModelObject),
     Operation("get", "/health", "health", "The same as /health/ready, where TEI has it", Health),
-    Operation("get", "/health/live", "live", "Whether the process answers", Health),
-    Operation("get", "/health/ready", "ready", "Whether every model answers", Health),
+    Operation("get", "/health/live", "healthLive", "Whether the process answers", Health),
+    Operation("get", "/health/ready", "healthReady", "Whether every model answers", Health),
 )
 
+TAGS = {"cohere": "Cohere", "nim": "NIM", "tei": "Text Embeddings Inference", "health": "Health"}
+"""Whose operations are whose, by how their ids begin; all others are of the API that OpenAI, Jina and Voyage share."""
+SHARED = "OpenAI, Jina, Voyage"
 COMPONENT = "#/components/schemas/{name}"
 
 
@@ -113,6 +128,7 @@ def document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Conch", "version": __version__},
+        "tags": [{"name": tag} for tag in (SHARED, *TAGS.values())],
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
         "security": [{}, {"key": []}],  # open where no keys are configured
@@ -123,6 +139,7 @@ def _describe(operation: Operation, response: Schema, request: Schema | None, er
     described: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": operation.id,
+        "tags": [next((tag for prefix, tag in TAGS.items() if operation.id.startswith(prefix)), SHARED)],
         "responses": {
             "200": {"description": "Done", "content": _json(response)},
             "default": {"description": "Failed", "content": _json(error)},

@@ -1,6 +1,6 @@
 """The routes of Hugging Face's Text Embeddings Inference: /embed, /rerank, /predict, /similarity, /tokenize, /info.
 
-They name no model: the default one of their kind answers. /embed_all is missing, since models pool in the graph.
+They name no model: the default one of their kind answers.
 """
 
 import time
@@ -17,6 +17,7 @@ from gateway.errors import (
     InferenceFailed,
     InvalidRequest,
     ModelNotFound,
+    NoSuchRoute,
     NotReady,
     Overloaded,
     QuotaExceeded,
@@ -247,13 +248,19 @@ async def info(request: Request) -> Response:
     )
 
 
-ROUTES: Mapping[str, Endpoint] = {
+async def refuse(request: Request) -> Response:
+    """Answer what TEI has and this server cannot have."""
+    raise NoSuchRoute(f"there is no {request.url.path}: models pool in the graph, into one dense vector")
+
+
+ROUTES: dict[str, Endpoint] = {
     "/embed": create_embeddings,
     "/similarity": create_similarities,
     "/rerank": create_ranking,
     "/predict": create_predictions,
     "/tokenize": tokenize,
 }
+MISSING: dict[str, Endpoint] = {"/embed_all": refuse, "/embed_sparse": refuse}
 
 
 def _embedding_model(request: Request) -> tuple[Model, TextTower]:

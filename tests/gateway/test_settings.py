@@ -35,6 +35,7 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
             "GATEWAY_MAX_IMAGE_PIXELS": "1000000",
             "GATEWAY_IMAGE_URLS": "allowlist",
             "GATEWAY_IMAGE_URL_HOSTS": "images.example.com, 10.0.0.0/8",
+            "GATEWAY_PAGES": "off",
         }
     )
     assert settings == Settings(
@@ -51,6 +52,7 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         max_body_bytes=4096,
         max_image_pixels=1_000_000,
         image_hosts=Allowed.listed(["images.example.com", "10.0.0.0/8"]),
+        pages=False,
     )
 
 
@@ -64,6 +66,7 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         ({"GATEWAY_TOKENS_PER_MINUTE": "0"}, "GATEWAY_TOKENS_PER_MINUTE=0 is not in"),
         ({"GATEWAY_REQUEST_TIMEOUT": "nan"}, "GATEWAY_REQUEST_TIMEOUT=nan is not in"),
         ({"GATEWAY_API_KEYS": " , "}, "holds no key"),
+        ({"GATEWAY_PAGES": "no"}, "GATEWAY_PAGES=no is neither on nor off"),
         ({"GATEWAY_IMAGE_URLS": "on"}, "GATEWAY_IMAGE_URLS=on is none of off, allowlist, public"),
         ({"GATEWAY_IMAGE_URLS": "allowlist"}, "goes with GATEWAY_IMAGE_URLS=allowlist"),
         ({"GATEWAY_IMAGE_URL_HOSTS": "a.example"}, "goes with GATEWAY_IMAGE_URLS=allowlist"),

@@ -1,0 +1,43 @@
+/** The command that does what was just done. */
+
+import { find, say } from "./dom.js";
+
+const LONG = 200; // characters of a data: URI that are shown
+
+/**
+ * A command for a shell. The body comes by a here-document, in which nothing needs to be escaped, and which may be long.
+ *
+ * @param {boolean} withKey whether the server asks for one; it is the shell's $CONCH_API_KEY
+ */
+export function command(path, body, withKey) {
+  const key = withKey ? '\n  -H "Authorization: Bearer $CONCH_API_KEY" \\' : "";
+  const url = new URL(path, document.baseURI).href;
+  return `curl ${url} \\${key}\n  -H 'Content-Type: application/json' --data-binary @- <<'JSON'\n${JSON.stringify(body, null, 2)}\nJSON\n`;
+}
+
+/** Show a command in its place beside a result; all of it can be copied. */
+export function show(details, text) {
+  const shown = text.replace(/"(data:[^"]*)"/g, (whole, uri) => (uri.length > LONG ? `"${uri.slice(0, LONG)}…"` : whole));
+  const hint = find(".hint", details);
+  find("pre", details).textContent = shown;
+  say(hint, shown === text ? "" : "Pictures are cut short here; Copy copies all of them.");
+  find(".copy", details).onclick = async () => {
+    await copy(text);
+    say(hint, "");
+    requestAnimationFrame(() => say(hint, "Copied."));
+  };
+  details.hidden = false;
+}
+
+async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  // Over plain HTTP from another machine there is no clipboard API.
+  const area = document.createElement("textarea");
+  const focused = document.activeElement;
+  area.value = text;
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+  focused?.focus();
+}

@@ -1,0 +1,66 @@
+/** What both panels do with a call: run it once at a time, say how it went, show what failed, and offer it as a curl. */
+
+import { ApiError, call } from "./api.js";
+import * as curl from "./curl.js";
+import { find, make, say } from "./dom.js";
+import { needsKey } from "./models.js";
+
+/**
+ * Have a form ask the API when it is sent.
+ *
+ * @param {HTMLElement} section
+ * @param {string} path of the API
+ * @param {() => {body: object, show: (answer: object, ms: number) => {summary: string, outcome: Node}}} prepare
+ *   reads the form; throws an Error with what is missing
+ * @param {(param: string) => string} nameOf what an error is about, in words; "" where the field's name must do
+ */
+export function listen(section, path, prepare, nameOf) {
+  const form = find("form", section);
+  const [summary, error, outcome, details] = [".summary", ".error", ".outcome", ".curl"].map((name) => find(name, section));
+  const button = find(".primary", form);
+  let isRunning = false;
+
+  const run = async () => {
+    error.replaceChildren();
+    say(summary, "Asking…");
+    try {
+      const { body, show } = prepare();
+      curl.show(details, curl.command(path, body, needsKey()));
+      const { answer, ms } = await call(path, body);
+      const shown = show(answer, ms);
+      outcome.replaceChildren(shown.outcome);
+      say(summary, shown.summary);
+    } catch (problem) {
+      say(summary, "");
+      outcome.replaceChildren();
+      error.replaceChildren(...explain(problem, nameOf));
+      if (!(problem instanceof ApiError || problem instanceof RangeError)) throw problem;
+    }
+  };
+
+  form.onsubmit = async (event) => {
+    event.preventDefault();
+    if (isRunning) return;
+    isRunning = true;
+    button.setAttribute("aria-disabled", "true");
+    await run().finally(() => {
+      isRunning = false;
+      button.removeAttribute("aria-disabled");
+    });
+  };
+  form.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+}
+
+function explain(problem, nameOf) {
+  const about = problem.param ? nameOf(problem.param) || problem.param : "";
+  const facts = [
+    problem.status ? `Status ${problem.status}` : "",
+    problem.param ? `field ${problem.param}` : "",
+    problem.requestId ? `request ${problem.requestId}` : "",
+  ].filter(Boolean);
+  const said = make("p", {}, problem.message);
+  if (about && about !== problem.param) said.append(` (${about})`);
+  return facts.length ? [said, make("p", { className: "hint" }, facts.join(" · "))] : [said];
+}
