@@ -81,8 +81,9 @@ def test_cross_encoder_ranks_as_sentence_transformers_does(server: tuple[Server,
     assert eventually(lambda: post(running, "/v1/rerank", body).status_code == 200)
     results = post(running, "/v1/rerank", body).json()["results"]
     expected = CrossEncoder(str(source), device="cpu").predict([(QUERY, document) for document in DOCUMENTS])
-    assert [one["index"] for one in results] == np.argsort(-expected).tolist()
-    assert [one["relevance_score"] for one in results] == pytest.approx(sorted(expected, reverse=True), abs=1e-2)
+    scores = [one["relevance_score"] for one in results]
+    assert scores == sorted(scores, reverse=True)  # in bf16, close ones may change places
+    assert scores == pytest.approx([expected[one["index"]] for one in results], abs=1e-2)
     # The default model is still the default.
     assert post(running, "/v1/rerank", body | {"model": "minilm-late-interaction"}).status_code == 200
 
