@@ -2,6 +2,7 @@
 
 import { find, say } from "./dom.js";
 
+const UNSEEN = /[\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g; // what a terminal obeys, or shows in another order
 const LONG = 200; // characters of a data: URI that are shown
 
 /**
@@ -11,8 +12,9 @@ const LONG = 200; // characters of a data: URI that are shown
  */
 export function command(path, body, withKey) {
   const key = withKey ? '\n  -H "Authorization: Bearer $CONCH_API_KEY" \\' : "";
-  const url = new URL(path, document.baseURI).href;
-  return `curl ${url} \\${key}\n  -H 'Content-Type: application/json' --data-binary @- <<'JSON'\n${JSON.stringify(body, null, 2)}\nJSON\n`;
+  const url = new URL(path, document.baseURI).href.replaceAll("'", "%27"); // a host's name may hold what a shell reads
+  const json = JSON.stringify(body, null, 2).replace(UNSEEN, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return `curl '${url}' \\${key}\n  -H 'Content-Type: application/json' --data-binary @- <<'JSON'\n${json}\nJSON\n`;
 }
 
 /** Show a command in its place beside a result; all of it can be copied. */
