@@ -199,9 +199,13 @@ def decode(body: bytes, body_type: type[Body]) -> Body:
         message, _, place = str(exc).partition(" - at `$")
         path = place.rstrip("`").removeprefix(".")
         unknown = message.removeprefix("Object contains unknown field `").rstrip("`")
+        missing = message.removeprefix("Object missing required field `").rstrip("`")
         if unknown != message.rstrip("`"):
             path = f"{path}.{unknown}".removeprefix(".")
             message = f"unknown field {path!r}"
+        elif missing != message.rstrip("`"):
+            path = f"{path}.{missing}".removeprefix(".")
+            message = f"{path} is required"
         elif path:
             message = f"{path}: {message}"
         raise InvalidRequest(message, param=path or None) from exc

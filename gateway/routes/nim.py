@@ -10,6 +10,12 @@ from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
 
 
+class Query(Struct, forbid_unknown_fields=True):
+    """A text that is not empty."""
+
+    text: Annotated[str, Meta(min_length=1)]
+
+
 class Passage(Struct, forbid_unknown_fields=True):
     """A text."""
 
@@ -19,7 +25,7 @@ class Passage(Struct, forbid_unknown_fields=True):
 class RankingRequest(Struct, forbid_unknown_fields=True):
     """What to rank by what."""
 
-    query: Passage
+    query: Query
     passages: Annotated[list[Passage], Meta(min_length=1, max_length=MAX_ROWS)]
     model: str | None = None
     """A name or alias from /v1/models; left out, the default rerank model answers."""

@@ -1,5 +1,6 @@
 """GET /openapi.json, generated from the types that validate requests and write answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,8 +108,24 @@ OPERATIONS = (
     Operation("get", "/health/ready", "healthReady", "Whether every model answers", Health),
 )
 
+QUERY, DOCUMENTS = "Who plays a shell?", ["A conch can be blown like a trumpet.", "Brass is an alloy."]
+EXAMPLES: Mapping[str, Schema] = {
+    "createEmbedding": {"input": ["a shell", "a trumpet"]},
+    "rerank": {"query": QUERY, "documents": DOCUMENTS},
+    "nimRanking": {"query": {"text": QUERY}, "passages": [{"text": text} for text in DOCUMENTS]},
+    "cohereV1Embed": {"texts": ["a shell"], "input_type": "search_document"},
+    "cohereEmbed": {"model": "all-minilm-l6-v2", "input_type": "search_document", "texts": ["a shell"]},
+    "cohereRerank": {"model": "minilm-late-interaction", "query": QUERY, "documents": DOCUMENTS},
+    "teiEmbed": {"inputs": ["a shell", "a trumpet"]},
+    "teiRerank": {"query": QUERY, "texts": DOCUMENTS},
+    "teiPredict": {"inputs": [[QUERY, text] for text in DOCUMENTS]},
+    "teiSimilarity": {"inputs": {"source_sentence": QUERY, "sentences": DOCUMENTS}},
+    "teiTokenize": {"inputs": "a shell"},
+}
+"""Requests by operation, which the default models answer; predictions take a cross-encoder."""
 TAGS = {"cohere": "Cohere", "nim": "NIM", "tei": "Text Embeddings Inference", "health": "Health"}
 """Whose operations are whose, by how their ids begin; all others are of the API that OpenAI, Jina and Voyage share."""
+KEY = {"type": "http", "scheme": "bearer", "description": "One of GATEWAY_API_KEYS, where the server has any."}
 SHARED = "OpenAI, Jina, Voyage"
 COMPONENT = "#/components/schemas/{name}"
 
@@ -130,7 +147,7 @@ def document() -> dict[str, Any]:
         "info": {"title": "Conch", "version": __version__},
         "tags": [{"name": tag} for tag in (SHARED, *TAGS.values())],
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "components": {"schemas": schemas, "securitySchemes": {"key": KEY}},
         "security": [{}, {"key": []}],  # open where no keys are configured
     }
 
@@ -146,7 +163,11 @@ def _describe(operation: Operation, response: Schema, request: Schema | None, er
         },
     }
     if request is not None:
-        described["requestBody"] = {"required": True, "content": _json(request)}
+        content = _json(request)
+        content["application/json"]["example"] = EXAMPLES[operation.id]
+        described["requestBody"] = {"required": True, "content": content}
+    if operation.response is Health:
+        described["security"] = []
     if "{id}" in operation.path:
         described["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
     return described

@@ -178,16 +178,38 @@ def test_reranking_shows_the_apis_order_and_what_moved(playground: Open, client:
     expect(page.locator("#rerank .summary")).to_contain_text("Number 5 is on top now.")
 
 
+def test_clear_takes_the_answer_away_too(playground: Open) -> None:
+    page = playground()
+    compare(page)
+    page.click("#compare [data-do=clear]")
+    expect(page.locator(".heat")).to_have_count(0)
+    expect(page.locator("#compare .curl")).to_be_hidden()
+    expect(page.locator("#compare .summary")).to_have_text("")
+
+
+def test_curl_of_the_last_call_does_not_stand_beside_what_was_not_asked(playground: Open) -> None:
+    page = playground()
+    compare(page)
+    page.fill("#texts", "")
+    page.click("#compare [data-do=clear]")
+    page.click("#compare .primary")
+    expect(page.locator("#compare .error")).to_contain_text("nothing to compare")
+    expect(page.locator("#compare .curl")).to_be_hidden()
+
+
 def test_wrong_key_is_explained_and_a_right_one_works_and_is_kept_nowhere(visit: Visits, locked: Server) -> None:
-    visit.failures |= {"/v1/models"}
+    visit.failures |= {"/v1/models", "/v1/rerank"}
     page = visit(locked.url, permissions=["clipboard-read", "clipboard-write"])
     expect(page.locator("#key-hint")).to_contain_text("asks for an API key")
+    page.click("#rerank .primary")
+    expect(page.locator("#rerank .error")).to_contain_text("enter one at the top of this page")
     page.fill("#key", "wrong")
     page.keyboard.press("Enter")
     expect(page.locator("#key-hint")).to_contain_text("Status 401: this API key is not one of the server's")
     page.fill("#key", KEY)
     page.get_by_role("button", name="Use key").click()
     expect(page.locator("#key-hint")).to_contain_text("The key is in use")
+    expect(page.locator("#rerank .error")).to_be_empty()
     cells = compare(page)
     command = copied(page, "#compare")
     kept = page.evaluate(
@@ -204,11 +226,11 @@ def test_wrong_key_is_explained_and_a_right_one_works_and_is_kept_nowhere(visit:
     assert cosines(answer) == pytest.approx(np.array(cells, np.float64), abs=0.0101)
 
 
-def test_without_a_key_the_apis_error_is_shown(visit: Visits, locked: Server) -> None:
+def test_without_a_key_the_page_says_where_to_enter_one(visit: Visits, locked: Server) -> None:
     visit.failures |= {"/v1/models", "/v1/rerank"}
     page = visit(locked.url)
     page.click("#rerank .primary")
-    expect(page.locator("#rerank .error")).to_contain_text("send an API key")
+    expect(page.locator("#rerank .error")).to_contain_text("enter one at the top of this page")
 
 
 def test_copied_curl_gives_the_same_ranking(playground: Open) -> None:
@@ -387,7 +409,7 @@ def test_models_say_what_they_do_and_how_busy_they_are(playground: Open) -> None
     card = playground().locator("#model-list li", has_text="minilm-pictogram")
     expect(card).to_contain_text("embeds texts and pictures in one space · 384 dimensions · up to 256 tokens")
     expect(card.locator(".state")).to_have_text("ready")
-    expect(card.locator("dt")).to_have_text(["tokens waiting", "tokens under way", "tokens a second"])
+    expect(card.locator("dt")).to_have_text(["tokens waiting", "tokens at Triton", "tokens a second"])
     expect(card.locator("dd").first).to_have_text("0")
 
 

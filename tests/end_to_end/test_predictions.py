@@ -56,6 +56,23 @@ def test_predictions_are_those_of_sentence_transformers(client: httpx2.Client, l
     assert [prediction["score"] for (prediction,) in raw] == pytest.approx(logits, abs=2e-2)
 
 
+def test_pairs_are_limited_as_rows_are(client: httpx2.Client) -> None:
+    assert client.post("/predict", json={"inputs": PAIRS[:1] * 2049}).status_code == 400
+
+
+def test_first_texts_may_differ(client: httpx2.Client) -> None:
+    def scores(*pairs: list[str]) -> list[float]:
+        return [prediction["score"] for (prediction,) in post(client, "/predict", inputs=pairs)]
+
+    other = ["another and longer first text, of more tokens", "Water boils."]
+    assert scores(*PAIRS, other) == pytest.approx([*scores(*PAIRS), *scores(other)], abs=1e-2)
+
+
+def test_message_about_a_pair_names_it(client: httpx2.Client) -> None:
+    error = client.post("/predict", json={"inputs": [*PAIRS, ["a", "b " * 5000]], "truncate": False}).json()
+    assert error["error"].startswith("inputs[3] has")
+
+
 def test_one_pair_is_answered_alone(client: httpx2.Client) -> None:
     (prediction,) = post(client, "/predict", inputs=PAIRS[0])
     assert [[prediction]] == post(client, "/predict", inputs=PAIRS[:1])

@@ -27,11 +27,12 @@ export function listen() {
   find("[data-do=clear]", section).onclick = () => {
     texts.value = "";
     pictures.clear();
+    reset();
     texts.focus();
   };
   find("[data-do=example]", section).onclick = example;
   let inputs = [];
-  panel.listen(
+  const reset = panel.listen(
     section,
     "v1/embeddings",
     () => {

@@ -2,6 +2,8 @@
 
 import { find, say } from "./dom.js";
 
+const UNSEEN = /[\u007f-\u009f\u2028-\u202e\u2066-\u2069]/g; // what a terminal obeys, or shows in another order
+const KEY = "$CONCH_API_KEY";
 const LONG = 200; // characters of a data: URI that are shown
 
 /**
@@ -10,9 +12,10 @@ const LONG = 200; // characters of a data: URI that are shown
  * @param {boolean} withKey whether the server asks for one; it is the shell's $CONCH_API_KEY
  */
 export function command(path, body, withKey) {
-  const key = withKey ? '\n  -H "Authorization: Bearer $CONCH_API_KEY" \\' : "";
-  const url = new URL(path, document.baseURI).href;
-  return `curl ${url} \\${key}\n  -H 'Content-Type: application/json' --data-binary @- <<'JSON'\n${JSON.stringify(body, null, 2)}\nJSON\n`;
+  const key = withKey ? `\n  -H "Authorization: Bearer ${KEY}" \\` : "";
+  const url = new URL(path, document.baseURI).href.replaceAll("'", "%27"); // a host's name may hold what a shell reads
+  const json = JSON.stringify(body, null, 2).replace(UNSEEN, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return `curl '${url}' \\${key}\n  -H 'Content-Type: application/json' --data-binary @- <<'JSON'\n${json}\nJSON\n`;
 }
 
 /** Show a command in its place beside a result; all of it can be copied. */
@@ -20,7 +23,11 @@ export function show(details, text) {
   const shown = text.replace(/"(data:[^"]*)"/g, (whole, uri) => (uri.length > LONG ? `"${uri.slice(0, LONG)}…"` : whole));
   const hint = find(".hint", details);
   find("pre", details).textContent = shown;
-  say(hint, shown === text ? "" : "Pictures are cut short here; Copy copies all of them.");
+  const notes = [
+    text.includes(KEY) ? "Put your key into CONCH_API_KEY first." : "",
+    shown === text ? "" : "Pictures are cut short here; Copy copies all of them.",
+  ];
+  say(hint, notes.filter(Boolean).join(" "));
   find(".copy", details).onclick = async () => {
     await copy(text);
     say(hint, "");

@@ -12,6 +12,9 @@ const ROLES = {
   "cross-encoder": { panel: "rerank", does: "ranks documents, read with the query" },
 };
 
+export const KEY_ACCEPTED = "key-accepted";
+/** An event of the document. */
+
 let models = [];
 let isKeyAsked = false;
 
@@ -28,7 +31,10 @@ export async function load() {
   try {
     const { answer } = await call("v1/models");
     models = answer.data;
-    if (isKeyAsked) say(find("#key-hint"), "The key is in use. It stays in the memory of this page, and is gone when you close or reload it.");
+    if (isKeyAsked) {
+      say(find("#key-hint"), "The key is in use. It stays in the memory of this page, and is gone when you close or reload it.");
+      document.dispatchEvent(new Event(KEY_ACCEPTED));
+    }
   } catch (problem) {
     if (!(problem instanceof ApiError)) throw problem;
     if (problem.status === 401) askForKey(problem);

@@ -3,7 +3,7 @@
 import { ApiError, call } from "./api.js";
 import * as curl from "./curl.js";
 import { find, make, say } from "./dom.js";
-import { needsKey } from "./models.js";
+import { KEY_ACCEPTED, needsKey } from "./models.js";
 
 /**
  * Have a form ask the API when it is sent.
@@ -13,12 +13,22 @@ import { needsKey } from "./models.js";
  * @param {() => {body: object, show: (answer: object, ms: number) => {summary: string, outcome: Node}}} prepare
  *   reads the form; throws an Error with what is missing
  * @param {(param: string) => string} nameOf what an error is about, in words; "" where the field's name must do
+ * @returns {() => void} takes the last answer away
  */
 export function listen(section, path, prepare, nameOf) {
   const form = find("form", section);
   const [summary, error, outcome, details] = [".summary", ".error", ".outcome", ".curl"].map((name) => find(name, section));
   const button = find(".primary", form);
+  const nothing = [...outcome.childNodes];
   let isRunning = false;
+
+  const reset = () => {
+    say(summary, "");
+    error.replaceChildren();
+    outcome.replaceChildren(...nothing);
+    details.hidden = true;
+  };
+  document.addEventListener(KEY_ACCEPTED, () => error.replaceChildren());
 
   const run = async () => {
     error.replaceChildren();
@@ -33,6 +43,7 @@ export function listen(section, path, prepare, nameOf) {
     } catch (problem) {
       say(summary, "");
       outcome.replaceChildren();
+      if (problem instanceof RangeError) details.hidden = true; // nothing was asked
       error.replaceChildren(...explain(problem, nameOf));
       if (!(problem instanceof ApiError || problem instanceof RangeError)) throw problem;
     }
@@ -51,6 +62,7 @@ export function listen(section, path, prepare, nameOf) {
   form.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
+  return reset;
 }
 
 function explain(problem, nameOf) {
@@ -60,7 +72,7 @@ function explain(problem, nameOf) {
     problem.param ? `field ${problem.param}` : "",
     problem.requestId ? `request ${problem.requestId}` : "",
   ].filter(Boolean);
-  const said = make("p", {}, problem.message);
+  const said = make("p", {}, problem.status === 401 ? "The server asks for an API key: enter one at the top of this page." : problem.message);
   if (about && about !== problem.param) said.append(` (${about})`);
   return facts.length ? [said, make("p", { className: "hint" }, facts.join(" · "))] : [said];
 }

@@ -23,10 +23,11 @@ const documents = find("#documents");
 export function listen() {
   find("[data-do=clear]", section).onclick = () => {
     query.value = documents.value = "";
+    reset();
     query.focus();
   };
   find("[data-do=example]", section).onclick = example;
-  panel.listen(section, "v1/rerank", prepare, (param) => {
+  const reset = panel.listen(section, "v1/rerank", prepare, (param) => {
     const place = /^documents\[(\d+)\]/.exec(param)?.[1];
     return place === undefined ? "" : `document ${Number(place) + 1}`;
   });

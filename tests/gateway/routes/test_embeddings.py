@@ -199,7 +199,7 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
         ({"input": "a", "embedding_type": "int4"}, "embedding_type", "embedding_type: Invalid enum value 'int4'"),
         ({"input": "a", "embedding_type": []}, "embedding_type", "embedding_type: Expected `array` of length >= 1"),
         ({"input": "a", "embedding_type": "int8", "normalized": False}, "normalized", "int8 and uint8 quantise"),
-        ({}, None, "Object missing required field `input`"),
+        ({}, "input", "input is required"),
     ],
 )
 def test_bad_request_names_the_field(client: httpx2.Client, body: dict[str, Any], param: str, message: str) -> None:
