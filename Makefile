@@ -55,8 +55,9 @@ compat: .venv/dev .compat/newest/installed .compat/older/installed ## call a ser
 	$(BIN)/python -m export
 	$(BIN)/python -m loadtest.compat
 
-manifests: .manifests/installed ## build the manifests of kubernetes/, and check them against schemas and policies
+manifests: .venv/dev .manifests/installed ## build the manifests of kubernetes/, check them against schemas and policies, and load what autoscalers look at
 	@.manifests/venv/bin/python -m tests.kubernetes.check
+	$(BIN)/python -m pytest -o addopts=--import-mode=importlib tests/observability/test_autoscaling.py
 
 evaluate: .venv/dev ## measure retrieval quality through a running server, on STSb and XQuAD
 	$(BIN)/python -m loadtest.quality $(ARGS)
