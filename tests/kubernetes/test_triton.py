@@ -35,7 +35,15 @@ def ports(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     ports = Ports(*free_ports(3))
     scratch = tmp_path_factory.mktemp("triton")
     triton = Triton.prepare(repository, ports, scratch)
-    of_this_machine = ("--model-repository", "--backend", "--http-", "--grpc-address", "--grpc-port", "--metrics")
+    of_this_machine = (
+        "--model-repository",
+        "--backend",
+        "--http-address",
+        "--http-port",
+        "--grpc-address",
+        "--grpc-port",
+        "--metrics",
+    )
     ours = [option for option in triton.command[1:] if option.startswith(of_this_machine)]
     with (scratch / "log").open("wb") as log:
         process = subprocess.Popen(
