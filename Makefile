@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test bench perf chaos soak audit evaluate precisions parity pictogram images format lock clean
+.PHONY: help install serve check lint test bench perf chaos soak audit compat images manifests evaluate precisions parity pictogram \
+	screenshots swagger format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-check
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: .venv/serve ## make .venv and install what serving and exporting need
 
@@ -50,6 +51,14 @@ audit: .venv/bin/python ## look for known holes in the pinned dependencies (need
 	$(BIN)/python -m pip install --quiet --target .audit pip-audit
 	PYTHONPATH=.audit $(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r requirements/serve.txt
 
+compat: .venv/dev .compat/newest/installed .compat/older/installed ## call a server by the SDKs of the field, and write docs/clients.md
+	$(BIN)/python -m export
+	$(BIN)/python -m loadtest.compat
+
+manifests: .venv/dev .manifests/installed ## build the manifests of kubernetes/, check them against schemas and policies, and load what autoscalers look at
+	@.manifests/venv/bin/python -m tests.kubernetes.check
+	$(BIN)/python -m pytest -o addopts=--import-mode=importlib tests/observability/test_autoscaling.py
+
 evaluate: .venv/dev ## measure retrieval quality through a running server, on STSb and XQuAD
 	$(BIN)/python -m loadtest.quality $(ARGS)
 
@@ -67,6 +76,14 @@ images: .venv/dev ## build the images by buildah and serve and export with them 
 	$(BIN)/python -m export
 	$(BIN)/python -m pytest -c tests/images/pytest.ini --rootdir . --confcutdir . tests/images
 
+screenshots: .venv/dev ## photograph the playground anew for the README (needs Chromium)
+	SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser -k screenshots
+
+swagger: ## take what /docs is made of anew from npm, at this version
+	cd "$$(mktemp -d)" && npm pack --silent swagger-ui-dist@$(SWAGGER) && tar -xzf *.tgz --strip-components=1 \
+		-C "$(CURDIR)/gateway/pages/swagger-ui" $$(ls "$(CURDIR)/gateway/pages/swagger-ui" | sed s:^:package/:)
+SWAGGER := 5.35.0
+
 format: .venv/dev ## format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
@@ -76,6 +93,8 @@ lock: ## pin the dependencies of pyproject.toml anew (needs uv)
 	uv pip compile pyproject.toml --all-extras -c requirements/serve.txt $(LOCK) -o requirements/dev.txt
 	uv pip compile pyproject.toml --extra tracing -c requirements/serve.txt $(LOCK) -o requirements/gateway.txt
 	uv pip compile pyproject.toml --extra export -c requirements/serve.txt $(LOCK) -o requirements/export.txt
+	uv pip compile --group compat-newest $(LOCK) -o requirements/compat-newest.txt
+	uv pip compile --group compat-older $(LOCK) -o requirements/compat-older.txt
 LOCK := --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-annotate --no-header --quiet
 
 clean: ## remove .venv and the built models
@@ -100,6 +119,20 @@ clean: ## remove .venv and the built models
 	@$(PYTHON) -m venv .peer/venv
 	@.peer/venv/bin/python -m pip install --quiet --no-deps --disable-pip-version-check \
 		--extra-index-url "$(TORCH_INDEX)" -r loadtest/peer.txt
+	@touch $@
+
+# SDKs and frameworks, in one environment with the newest of all, and in one for those that want older libraries.
+.compat/%/installed: requirements/compat-%.txt
+	@echo "installing the $* clients (once; a minute or two)"
+	@$(PYTHON) -m venv .compat/$*
+	@.compat/$*/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r $<
+
+# Kustomize, the schemas of Kubernetes and its extensions, and checkov. Some ask for a newer Python than they need.
+.manifests/installed: requirements/manifests.txt
+	@echo "installing Kustomize, schemas and checkov (once; some minutes)"
+	@$(PYTHON) -m venv .manifests/venv
+	@.manifests/venv/bin/python -m pip install --quiet --no-deps --ignore-requires-python --disable-pip-version-check \
+		-r requirements/manifests.txt
 	@touch $@
 
 .venv/dev: requirements/dev.txt .venv/serve

@@ -113,6 +113,7 @@ def _greet(settings: Settings) -> None:
     post = f"  curl {url}%s{key} -H 'Content-Type: application/json' -d '%s'"
     print(
         f"ready on {url}",
+        *([f"  playground: {url}/   API: {url}/docs"] if settings.pages else []),
         "",
         post % ("/v1/embeddings", '{"input": ["a shell", "a trumpet"]}'),
         post

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import platform
 import re
+import secrets
 import shutil
 import socket
 import sys
@@ -16,6 +17,10 @@ from typing import Self
 
 LOOPBACK = "127.0.0.1"
 EXIT_TIMEOUT_S = 3
+ADMIN_HEADER = "admin-key"
+GUARDED = "inference,metadata,model-config,model-repository,shared-memory,statistics,trace,logging"
+"""All of Triton's HTTP API but health. Any page in a browser on this machine can send requests to loopback, and to load
+a model is to run its code; but no page can send this header."""
 
 
 class UnsupportedError(Exception):
@@ -113,6 +118,7 @@ class Triton:
             "backend-config": f"python,shm-region-prefix-name={prefix}",
             "http-address": LOOPBACK,
             "http-port": ports.http,
+            "http-restricted-api": f"{GUARDED}:{ADMIN_HEADER}={admin_key(os.environ)}",
             "grpc-address": LOOPBACK,
             "grpc-port": ports.grpc,
             # The gateway asks every 10 s whether this still lives; by default a second question is a reason to hang up.
@@ -140,10 +146,15 @@ class Triton:
             file.unlink(missing_ok=True)
 
 
+def admin_key(environ: Mapping[str, str]) -> str:
+    """What Triton's HTTP API asks for: TRITON_ADMIN_KEY, or else what nobody knows."""
+    return environ.get("TRITON_ADMIN_KEY") or secrets.token_hex(24)
+
+
 def _tracing(environ: Mapping[str, str]) -> list[str]:
     """Options by which Triton adds its own spans to the traces of requests, where a collector is named."""
     endpoint = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if not endpoint:
+    if not endpoint or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return []
     settings = {
         "mode": "opentelemetry",

@@ -8,7 +8,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from export.manifest import Backend, ModelSpec
 from export.profiles import length_buckets
-from export.runners import HINTS
+from export.runners import HINTS, cuda_options
 from export.runtime.engine import Array, Field, Tokens
 from export.tower import IMAGE_EMBEDDING, Tower
 
@@ -99,11 +99,7 @@ def _python(config: pb.ModelConfig, tower: Tower) -> None:  # noqa: ARG001 - eac
 
 
 def _onnxruntime(config: pb.ModelConfig, tower: Tower) -> None:
-    """On the first GPU. Triton tells the graph how long each stored row is.
-
-    The number of tokens is new in every batch: the arena would keep its peak, and a search for the fastest convolution
-    would start anew. The options are those of onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
-    """
+    """On the first GPU. Triton tells the graph how long each stored row is."""
     config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU, gpus=[0])
     for field in tower.fields:
         if isinstance(field, Tokens):
@@ -114,10 +110,8 @@ def _onnxruntime(config: pb.ModelConfig, tower: Tower) -> None:
                 source_input=[field.ids],
             )
     config.parameters["memory.enable_memory_arena_shrinkage"].string_value = "cpu:0;gpu:0"
-    config.optimization.execution_accelerators.gpu_execution_accelerator.add(
-        name="cuda",
-        parameters={"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"},
-    )
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    accelerators.add(name="cuda", parameters=cuda_options(tower.fields))
 
 
 def _tensorrt(config: pb.ModelConfig, tower: Tower) -> None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 PROOF = "export.json"
 RUNTIME = ("model.py", "engine.py")
-VERSIONS = ("numpy", "onnx", "onnxruntime", "openvino", "sentence-transformers", "torch", "transformers")
+MODULES = ("numpy", "onnx", "onnxruntime", "openvino", "sentence_transformers", "torch", "transformers")
+"""Of those that decide a graph and its numbers: a proof names the versions."""
 
 Progress = Callable[[str], None]
 """Told of each stage before it begins, and again after each of its steps if it has some."""
@@ -45,6 +46,12 @@ def fingerprint(spec: ModelSpec) -> str:
         if file.suffix in {".py", ".txt"}:
             digest.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
     return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of the distributions that MODULES are from: onnxruntime comes with `onnxruntime-gpu` too."""
+    distributions = importlib.metadata.packages_distributions()
+    return {name: importlib.metadata.version(name) for module in MODULES for name in distributions[module]}
 
 
 def is_built(spec: ModelSpec, repository: Path) -> bool:
@@ -147,7 +154,7 @@ def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progres
         "backend": spec.backend,
         "precision": settled.computes_in,
         "files": files,
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        "versions": versions(),
         "packed": tower.packed,
         **measured,
         "bytes": sum((version / name).stat().st_size for name in files),

@@ -18,8 +18,8 @@ HINTS: Mapping[Precision, str | None] = {"bf16": None, "fp32": "f32", "int8": No
 NAMES: Mapping[str, Precision] = {"f32": "fp32", "bf16": "bf16"}
 """The other way round: a precision that OpenVINO has chosen."""
 
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
-"""A CPU rounds weights to fp16, but computes in fp32; only where there is a GPU is fp16 proven whole."""
+CUDA = "CUDAExecutionProvider"
+"""Of `onnxruntime-gpu`. A CPU rounds weights to fp16, but computes in fp32; only a GPU proves fp16 whole."""
 
 Tensors = dict[str, Array]
 
@@ -79,9 +79,9 @@ class OnnxRuntime:
         """
         options = ort.SessionOptions()
         options.log_severity_level = 3  # errors: it warns of every fp16 operator that a CPU has no kernel for
-        providers = [name for name in PROVIDERS if name in ort.get_available_providers()]
         with _opening("ONNX Runtime"):
-            self._session = ort.InferenceSession(graph, options, providers=providers)
+            self._session = ort.InferenceSession(graph, options, providers=_providers(fields))
+            check_cuda(ort.get_available_providers(), self._session.get_providers())
         self._fields = fields
         self._ragged = ragged
         self.precision: Precision = precision
@@ -93,6 +93,37 @@ class OnnxRuntime:
         feed = collect(requests, self._fields) if self._ragged else requests[0]
         output: NDArray[np.float32] = self._session.run(None, feed)[0]
         return np.concatenate(split(output, requests))
+
+
+def check_cuda(available: Sequence[str], used: Sequence[str]) -> None:
+    """Raise RuntimeError where ONNX Runtime was built for GPUs and takes none: it logs why, and computes on the CPU."""
+    if CUDA in available and CUDA not in used:
+        raise RuntimeError(
+            'CUDA did not start: install "onnxruntime-gpu[cuda,cudnn]" where there is a GPU, else onnxruntime'
+        )
+
+
+def cuda_options(fields: Sequence[Field]) -> dict[str, str]:
+    """What CUDA is told, here and by the server: onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
+
+    The number of tokens is new in every batch: the arena would keep its peak, and a search for the fastest convolution
+    would start anew. Products of TF32 have 10 bits of mantissa, which for some rerankers is not fp32 and for positions
+    is not enough. Images stand it, and cuDNN has no convolution in fp16 without.
+    """
+    is_text = any(isinstance(field, Tokens) for field in fields)
+    return {
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0" if is_text else "1",
+    }
+
+
+def _providers(fields: Sequence[Field]) -> Sequence[str | tuple[str, Mapping[str, str]]]:
+    """A GPU, where this build of ONNX Runtime takes one, and the CPU for what is left."""
+    if CUDA not in ort.get_available_providers():
+        return ["CPUExecutionProvider"]
+    ort.preload_dlls()  # CUDA's, from NVIDIA's packages, which are on no path
+    return [(CUDA, cuda_options(fields)), "CPUExecutionProvider"]
 
 
 def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

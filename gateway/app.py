@@ -21,7 +21,7 @@ from gateway.keys import Keys
 from gateway.metrics import Metrics, State
 from gateway.middleware import Authorise, Limit, Refuse, RequestLog, Speak
 from gateway.quota import Quotas
-from gateway.routes import cohere, embeddings, errors, health, models, openapi, rerank, tei
+from gateway.routes import cohere, embeddings, errors, health, models, nim, openapi, pages, rerank, tei
 from gateway.routes.errors import WriteError
 from gateway.routes.http import Endpoint, Gateway, with_deadline
 from gateway.routes.metrics import show as show_metrics
@@ -75,22 +75,24 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
         ]
 
     v1 = [
-        *posts({"/embeddings": embeddings.create, "/rerank": rerank.create}),
+        *posts({"/embeddings": embeddings.create, "/rerank": rerank.create, "/ranking": nim.create}),
         Route("/models", models.list_models),
         Route("/models/{id:path}", models.retrieve),
     ]
     v2 = posts({"/embed": cohere.create_embeddings, "/rerank": cohere.create_ranking})
     app = Starlette(
         routes=[
+            *posts({"/v1/embed": cohere.create_v1_embeddings}, speaking(cohere.write_error)),
             Mount("/v1", Router(v1, redirect_slashes=False), middleware=speaking(errors.openai)),
             Mount("/v2", Router(v2, redirect_slashes=False), middleware=speaking(cohere.write_error)),
-            *posts(tei.ROUTES, speaking(tei.write_error)),
+            *posts(tei.ROUTES | tei.MISSING, speaking(tei.write_error)),
             Route("/info", tei.info, middleware=speaking(tei.write_error)),
             Route("/health", health.ready),
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),
             Route("/openapi.json", openapi.show),
             Route("/metrics", show_metrics, middleware=[Middleware(Authorise, keys=keys)]),
+            *(pages.routes() if settings.pages else ()),
         ],
         exception_handlers={
             GatewayError: errors.gateway_error,

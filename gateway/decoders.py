@@ -5,7 +5,6 @@ A file that makes its decoder crash, loop or fill the memory ends one of them an
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from contextlib import suppress
@@ -15,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway import cores
 from gateway.budget import Budget
 from gateway.decoder import CPU_S, GO_ON, LENGTH_BYTES, Decoded, Job, Needed, Refused, packed
 from gateway.errors import InvalidRequest
@@ -41,7 +41,7 @@ class Decoders:
         """
         self._memory = Budget(max_pixels * PLAIN_BYTES)
         self._idle: asyncio.LifoQueue[_Decoder | None] = asyncio.LifoQueue()
-        self.count = len(os.sched_getaffinity(0))
+        self.count = cores.count()
         """How many images are decoded at a time."""
         for _ in range(self.count):
             self._idle.put_nowait(None)

@@ -6,9 +6,8 @@ address a moment later gains nothing. Every redirect starts anew.
 
 import asyncio
 import ipaddress
-import socket
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TypeVar
@@ -19,6 +18,7 @@ from gateway import __version__
 from gateway.addresses import Address, Allowed
 from gateway.encoded import MAX_BYTES
 from gateway.errors import InvalidRequest
+from gateway.names import Resolve, resolve
 
 TIMEOUT_S = 5.0
 """For all of it, redirects included."""
@@ -35,18 +35,10 @@ HEADERS = {
 }
 
 Result = TypeVar("Result")
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""A host's name and a port to its addresses."""
 
 
 class RefusedError(Exception):
     """A URL leads where the gateway must not go, or its answer is not an image. One clause, to follow "its"."""
-
-
-async def resolve(host: str, port: int) -> list[str]:
-    """Ask the system for a host's addresses, in the order in which to try them."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
 
 
 class _Guard(httpx2.AsyncBaseTransport):

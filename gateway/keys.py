@@ -14,13 +14,14 @@ REREAD_S = 1.0
 
 
 def read(file: Path) -> frozenset[str]:
-    """The keys in a file, one a line.
+    """The keys in a file, one a line; lines that begin with # are none.
 
     Raises:
         OSError: it cannot be read.
         UnicodeDecodeError: it is no text.
     """
-    return frozenset(line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip())
+    lines = (line.strip() for line in file.read_text("utf-8-sig").splitlines())
+    return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
 class Keys:

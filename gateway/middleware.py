@@ -12,10 +12,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.drain import Drain
-from gateway.errors import InvalidKey, NotReady
+from gateway.errors import InvalidKey, NotReady, OtherSite
 from gateway.keys import Keys
 from gateway.metrics import Metrics
 from gateway.quota import Quotas
+from gateway.sites import is_other
 from gateway.spans import NO_SPANS, Spans
 from gateway.stages import Stages
 
@@ -27,8 +28,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 MAX_PATH = 200
 """Characters of a path in the log."""
-PROBES = ("/health", "/metrics")
-"""What comes every second or so, and says nothing that the gateway's own log does not."""
+PROBES = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
+"""What comes every second or so, and says nothing that the gateway's own log does not, unless it is refused."""
 
 
 class RequestLog:
@@ -46,7 +47,7 @@ class RequestLog:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        is_probe = scope["path"].startswith(PROBES)
+        is_probe = scope["path"] in PROBES
         spans = NO_SPANS if is_probe else self.spans
         route = self.metrics.route(scope["path"])
         given = headers.get("x-request-id", "")
@@ -86,7 +87,8 @@ class RequestLog:
                     **fields,
                 }
                 spans.describe(route, line)
-                log.log(logging.DEBUG if is_probe else logging.INFO, "request", extra={"fields": line})
+                quiet = is_probe and status in (200, 503)
+                log.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": line})
 
 
 class Speak:
@@ -103,18 +105,26 @@ class Speak:
 
 
 class Authorise:
-    """Lets a request pass if it bears one of the keys, or if there are none."""
+    """Lets a request pass if it bears one of the keys; if there are none, unless a page of another site asks."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self.app = app
         self.keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or raise InvalidKey."""
+        """Pass the request on, or raise InvalidKey, or OtherSite."""
         if scope["type"] == "http":
-            authorization = Headers(scope=scope).get("authorization", "")
-            scope["state"]["key"] = self._owner(authorization) if self.keys.are_asked_for else ""
+            scope["state"]["key"] = self._key(Headers(scope=scope))
         await self.app(scope, receive, send)
+
+    def _key(self, headers: Headers) -> str:
+        if self.keys.are_asked_for:
+            return self._owner(headers.get("authorization", ""))
+        if is_other(headers):
+            raise OtherSite(
+                "this server has no API keys, so it answers no pages of other sites, and to local names only"
+            )
+        return ""
 
     def _owner(self, authorization: str) -> str:
         scheme, _, key = authorization.partition(" ")
@@ -141,7 +151,9 @@ class Limit:
 
         async def send_with_quota(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self.quotas.count(key, "tokens", scope["state"]["log"].get("tokens", 0))
+                state = scope["state"]
+                computed = sum(tokens for _, _, tokens in state["stages"].parts)  # also where the answer is an error
+                self.quotas.count(key, "tokens", state["log"].get("tokens", computed))
                 MutableHeaders(scope=message).update(self.quotas.headers(key))
             await send(message)
 

@@ -152,7 +152,7 @@ class Protocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         error = ErrorObject(message, "invalid_request_error", None, status.name.lower())
-        body = msgspec.json.encode(ErrorResponse(error))
+        body = msgspec.json.encode(ErrorResponse(error, message))
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"

@@ -1,6 +1,7 @@
 """The gateway's settings, all from the environment."""
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ class Settings:
     port: int = 8080
     """GATEWAY_PORT."""
     triton_urls: tuple[str, ...] = ("127.0.0.1:8001",)
-    """GATEWAY_TRITON_URL, host:port of Triton's gRPC service, or of several replicas, separated by commas."""
+    """GATEWAY_TRITON_URL, host:port of Triton's gRPC service, dns:///name:port, or several, separated by commas."""
     model_repository: Path = Path("model_repository")
     """GATEWAY_MODEL_REPOSITORY, the folder of entries; only the tokenizers are read from it."""
     api_keys: frozenset[str] = frozenset()
@@ -46,6 +47,8 @@ class Settings:
     """GATEWAY_MAX_IMAGE_PIXELS, which an image may declare, and all that are decoded at a time."""
     image_hosts: Allowed | None = None
     """GATEWAY_IMAGE_URLS (`off`, `allowlist` or `public`) and GATEWAY_IMAGE_URL_HOSTS: where images are fetched."""
+    pages: bool = True
+    """GATEWAY_PAGES, `on` or `off`: whether `/` and `/docs` are served."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -69,6 +72,7 @@ class Settings:
             max_body_bytes=int(_number(environ, "MAX_BODY_BYTES", default.max_body_bytes, 1024, 2**30)),
             max_image_pixels=int(_number(environ, "MAX_IMAGE_PIXELS", default.max_image_pixels, 2**16, 2**30)),
             image_hosts=_image_hosts(environ),
+            pages=_pages(environ),
         )
         if not settings.api_keys and settings.api_keys_file is None and not _is_loopback(settings.host):
             raise SettingsError(
@@ -96,7 +100,11 @@ def _quota(environ: Mapping[str, str], name: str) -> int | None:
 
 
 def _triton_urls(environ: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(url.strip() for url in environ.get(f"{PREFIX}TRITON_URL", "").split(",") if url.strip())
+    urls = tuple(url.strip() for url in environ.get(f"{PREFIX}TRITON_URL", "").split(",") if url.strip())
+    for url in urls:
+        if not re.fullmatch(r"(dns:///)?[^/\s]+:\d{1,5}", url):
+            raise SettingsError(f"{PREFIX}TRITON_URL={url} is neither host:port nor dns:///name:port")
+    return urls
 
 
 # Set but empty is a mistake, a secret that did not arrive, and must not open the server.
@@ -134,6 +142,13 @@ def _image_hosts(environ: Mapping[str, str]) -> Allowed | None:
         return {"off": None, "public": Allowed(everybody=True), "allowlist": Allowed.listed(entries)}[mode]
     except ValueError as exc:
         raise SettingsError(f"{PREFIX}IMAGE_URL_HOSTS: {exc}") from exc
+
+
+def _pages(environ: Mapping[str, str]) -> bool:
+    given = environ.get(f"{PREFIX}PAGES", "on")
+    if given not in ("on", "off"):
+        raise SettingsError(f"{PREFIX}PAGES={given} is neither on nor off")
+    return given == "on"
 
 
 def _is_loopback(host: str) -> bool:

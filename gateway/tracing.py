@@ -1,5 +1,6 @@
 """Spans for OpenTelemetry. Imported only where traces are asked for."""
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -29,10 +30,11 @@ ATTRIBUTES: Mapping[str, str] = {
 
 
 class Traced(Spans):
-    """Makes spans, which a thread sends. Nothing that clients send is in them; errors' messages, which quote it, neither."""
+    """Makes spans, which a thread sends. No client's text is in them, nor an error's message, which may quote it."""
 
     def __init__(self) -> None:
         """Begin a thread that sends them where the environment says."""
+        logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)  # it warns in the words of the client
         resource = Resource({SERVICE_NAME: SERVICE}).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -76,7 +78,7 @@ class Traced(Spans):
             return None  # Triton 2.51 would record what was not to be
         headers: dict[str, str] = {}
         self._propagator.inject(headers)
-        return headers
+        return {"traceparent": headers["traceparent"]}  # tracestate may be longer than gRPC takes
 
     def close(self) -> None:
         """Send what is not sent yet."""

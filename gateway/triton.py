@@ -13,6 +13,7 @@ from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from gateway.errors import DeadlineExceeded, GatewayError, InferenceFailed, NotReady, Overloaded
+from gateway.names import Resolve, Servers, resolve
 from gateway.spans import NO_SPANS, Spans
 
 log = logging.getLogger(__name__)
@@ -71,24 +72,30 @@ class _Replica:
 class Triton:
     """One Triton server, or several that serve the same. Belongs to the event loop it was made in."""
 
-    def __init__(self, urls: Sequence[str], timeout_s: float, spans: Spans = NO_SPANS) -> None:
+    def __init__(
+        self, urls: Sequence[str], timeout_s: float, spans: Spans = NO_SPANS, resolve: Resolve = resolve
+    ) -> None:
         """Make clients; they connect when they are first used.
 
         Args:
-            urls: host:port of the gRPC service of each.
+            urls: host:port of the gRPC service of each, or dns:///name:port for all that have the name at the time.
             timeout_s: the longest that an inference may wait in Triton's queue.
             spans: the trace that an inference joins.
+            resolve: how names are looked up.
         """
         self.timeout_s = timeout_s
         self._spans = spans
         self.answered_at: dict[str, float] = {}
         """When, on the monotonic clock, each model last answered an inference, with numbers that can be used."""
-        self._replicas = [_Replica(url) for url in urls]
+        self._servers = Servers(urls, resolve)
+        self._replicas = [_Replica(url) for url in self._servers.known()]
+        self._leaving: list[_Replica] = []
+        """Those that a name has lost, as long as calls are under way there."""
         self._turn = 0
 
     async def close(self) -> None:
         """Close the connections."""
-        for replica in self._replicas:
+        for replica in self._replicas + self._leaving:
             await replica.client.close()
 
     async def infer(self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str) -> NDArray[np.float32]:
@@ -116,7 +123,9 @@ class Triton:
         try:
             return await self._infer_while_live(first, model, inputs, output)
         except (NotReady, InferenceFailed):
-            return await self._infer(others[0], model, inputs, output)
+            # Not one of the others of then, which may have left.
+            second = next((replica for replica in self._by_preference(model) if replica is not first), first)
+            return await self._infer(second, model, inputs, output)
 
     async def _infer_while_live(
         self, replica: _Replica, model: str, inputs: list[aio.InferInput], output: str
@@ -132,6 +141,8 @@ class Triton:
 
     def _by_preference(self, model: str) -> list[_Replica]:
         """The one first that does not fail and has least to do, in turns where they are equal."""
+        if not self._replicas:
+            raise NotReady("no Triton is known")
         self._turn += 1
         count = len(self._replicas)
         in_turn = [self._replicas[(self._turn + i) % count] for i in range(count)]
@@ -163,10 +174,22 @@ class Triton:
 
     async def is_live(self) -> bool:
         """Whether a server answers. It is never "ready" while a model is loaded, though all others work."""
+        await self._follow()
         for answer in asyncio.as_completed([self._look(replica) for replica in self._replicas]):
             if await answer:
                 return True  # the others go on looking
         return False
+
+    async def _follow(self) -> None:
+        """Take the servers that the names stand for now."""
+        await self._servers.look()
+        before = {replica.url: replica for replica in self._replicas}
+        self._replicas = [before.pop(url) if url in before else _Replica(url) for url in self._servers.known()]
+        leaving = [*self._leaving, *before.values()]
+        self._leaving = [replica for replica in leaving if replica.under_way]
+        for replica in leaving:
+            if replica not in self._leaving:
+                await replica.client.close()
 
     async def _look(self, replica: _Replica) -> bool:
         try:
@@ -182,6 +205,8 @@ class Triton:
         Raises:
             GatewayError: mostly NotReady.
         """
+        if not self._replicas:
+            raise NotReady("no Triton is known")
         *others, last = sorted(self._replicas, key=lambda replica: not replica.is_live)
         for replica in others:
             with suppress(GatewayError):

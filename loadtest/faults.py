@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx2
 
-from loadtest.servers import HOST, Server, free_ports, gateway
+from loadtest.servers import ADMIN_KEY, HOST, Server, free_ports, gateway
 from loadtest.steady import GRACE_S, SETTINGS, TIMEOUT_S, Case, Known, console, play
 from loadtest.workloads import EMBEDDING_MODEL
 
@@ -61,7 +61,7 @@ async def control(server: Server, verb: str) -> None:
     """Have Triton load or unload the model that is asked."""
     async with httpx2.AsyncClient(timeout=60) as client:
         url = f"http://{HOST}:{server.ports['TRITON_HTTP_PORT']}/v2/repository/models/{EMBEDDING_MODEL}/{verb}"
-        (await client.post(url)).raise_for_status()
+        (await client.post(url, headers={"admin-key": ADMIN_KEY})).raise_for_status()
 
 
 async def faults(server: Server, repository: Path, what: Known, only: Sequence[str] | None) -> list[Case]:

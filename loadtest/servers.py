@@ -19,6 +19,8 @@ import psutil
 from loadtest.client import BenchmarkError
 
 HOST = "127.0.0.1"
+ADMIN_KEY = "of this run"
+"""For Triton's HTTP API."""
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 20
 SETTLE_S = 0.5
@@ -137,7 +139,10 @@ def conch(
     """
     settings = ("GATEWAY_PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
     ports = dict(zip(settings, free_ports(len(settings)), strict=True))
-    given = {name: str(port) for name, port in ports.items()} | {"GATEWAY_MODEL_REPOSITORY": str(repository)}
+    given = {name: str(port) for name, port in ports.items()} | {
+        "GATEWAY_MODEL_REPOSITORY": str(repository),
+        "TRITON_ADMIN_KEY": ADMIN_KEY,
+    }
     command = [sys.executable, "-m", "embedded"]
     with _run(name, command, ports["GATEWAY_PORT"], "/health/ready", log, given | environment, ports) as server:
         yield replace(server, models=frozenset(models))

@@ -15,6 +15,8 @@ from loadtest.servers import free_ports
 
 REPOSITORY = Path("model_repository")
 START_TIMEOUT_S = 60
+ADMIN = {"admin-key": "of the tests"}
+"""What Triton's HTTP API asks for."""
 
 
 @dataclass
@@ -57,7 +59,10 @@ def start(repository: Path, **environment: str) -> Iterator[Server]:
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "TRITON_", "OTEL_"))
     }
-    settings = {name: str(port) for name, port in ports.items()} | {"GATEWAY_MODEL_REPOSITORY": str(repository)}
+    settings = {name: str(port) for name, port in ports.items()} | {
+        "GATEWAY_MODEL_REPOSITORY": str(repository),
+        "TRITON_ADMIN_KEY": ADMIN["admin-key"],
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "embedded"],
         env=inherited | settings | environment,

@@ -1,4 +1,5 @@
-"""The README is followed: every code block of it is run, in order, against what `make serve` starts."""
+"""The README is followed: every code block of it is run, in order, against what `make serve` starts; and then the calls
+of docs/api.md."""
 
 import json
 import os
@@ -17,9 +18,13 @@ import pytest
 from loadtest.servers import free_ports
 from tests.export.tiny import write_embedding
 
-BLOCKS: list[tuple[str, str]] = re.findall(
-    r"^```(\w+)\n(.*?)^```$", Path("README.md").read_text(), re.MULTILINE | re.DOTALL
-)
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Languages and texts."""
+    return re.findall(r"^```(\w+)\n(.*?)^```$", Path(page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+BLOCKS = blocks("README.md") + [block for block in blocks("docs/api.md") if block[0] == "sh"]
 PORTS = ("GATEWAY_PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
 START_TIMEOUT_S = 100
 
@@ -107,7 +112,7 @@ def block_with(text: str) -> str:
 
 
 def test_curl_commands_get_what_the_text_says(url: str, tmp_path: Path) -> None:
-    output, answers = run_shell(block_with("curl http"), url, tmp_path), list[Any]()
+    output, answers = run_shell(block_with("/v1/rerank -H"), url, tmp_path), list[Any]()
     while output:
         answer, end = json.JSONDecoder().raw_decode(output)
         answers.append(answer)

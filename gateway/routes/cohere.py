@@ -1,24 +1,30 @@
-"""POST /v2/embed and /v2/rerank, as Cohere's clients call them."""
+"""POST /v2/embed, /v2/rerank and, for clients of Cohere's first API, /v1/embed."""
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway import vectors
-from gateway.catalog import EMBEDDING_ROLES
+from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.encodings import EmbeddingType
 from gateway.routes.errors import Failure
-from gateway.routes.http import Request, answer, caller, embed_items, find_model, find_ranker, read
+from gateway.routes.http import (
+    TRUNCATIONS,
+    Request,
+    Truncation,
+    answer,
+    caller,
+    embed_items,
+    find_model,
+    find_ranker,
+    read,
+)
 from gateway.service.embed import Item
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
-from gateway.tokenize import Truncate
-
-Truncation = Literal["NONE", "START", "END"]
-TRUNCATIONS: dict[Truncation | str, Truncate] = {"NONE": "none", "START": "start", "END": "end"}
 
 
 class CohereError(Struct):
@@ -78,6 +84,19 @@ class EmbedRequest(Struct, forbid_unknown_fields=True):
     """Accepted, not used: turns are fair."""
 
 
+class V1EmbedRequest(Struct, forbid_unknown_fields=True):
+    """As EmbedRequest, less what the second API brought."""
+
+    model: str | None = None
+    """A name or alias from /v1/models; left out, the default embedding model answers."""
+    input_type: str | None = None
+    texts: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
+    images: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
+    embedding_types: Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
+    """What numbers to send; left out, the answer is one list of float vectors."""
+    truncate: Truncation | None = None
+
+
 class BilledUnits(Struct, omit_defaults=True):
     """What was computed."""
 
@@ -89,7 +108,7 @@ class BilledUnits(Struct, omit_defaults=True):
 class ApiVersion(Struct):
     """Of this API."""
 
-    version: Literal["2"]
+    version: Literal["1", "2"]
 
 
 class CohereMeta(Struct):
@@ -99,14 +118,22 @@ class CohereMeta(Struct):
     billed_units: BilledUnits
 
 
-class EmbedResponse(Struct):
+class EmbedResponse(Struct, tag_field="response_type", tag="embeddings_by_type"):
     """A list of vectors for each type that was asked for."""
 
     id: str
     embeddings: dict[EmbeddingType, list[Raw]]
     texts: list[str]
     meta: CohereMeta
-    response_type: Literal["embeddings_by_type"]
+
+
+class FloatsResponse(Struct, tag_field="response_type", tag="embeddings_floats"):
+    """The first API's answer to those who ask for no type."""
+
+    id: str
+    embeddings: list[Raw]
+    texts: list[str]
+    meta: CohereMeta
 
 
 class V2RerankRequest(Struct, forbid_unknown_fields=True):
@@ -118,15 +145,24 @@ class V2RerankRequest(Struct, forbid_unknown_fields=True):
     top_n: Annotated[int, Meta(ge=1)] | None = None
     max_tokens_per_doc: Annotated[int, Meta(ge=8)] | None = None
     """A limit below the model's own; documents over either are cut."""
+    return_documents: bool | None = None
+    """Whether results carry their document, as LiteLLM asks for."""
     priority: int | None = None
     """Accepted, not used: turns are fair."""
 
 
-class V2Result(Struct):
+class TextDocument(Struct):
+    """What was ranked."""
+
+    text: str
+
+
+class V2Result(Struct, omit_defaults=True):
     """One document's place."""
 
     index: int
     relevance_score: float
+    document: TextDocument | UnsetType = UNSET
 
 
 class V2RerankResponse(Struct):
@@ -146,35 +182,48 @@ async def create_embeddings(request: Request) -> Response:
     """Answer POST /v2/embed."""
     body = await read(request, EmbedRequest)
     model = find_model(request, body.model, EMBEDDING_ROLES)
+    size = encodings.size(model, body.output_dimension, "output_dimension")
+    return answer(await _embed(request, model, body, size, "2"))
+
+
+async def create_v1_embeddings(request: Request) -> Response:
+    """Answer POST /v1/embed."""
+    body = await read(request, V1EmbedRequest)
+    model = find_model(request, body.model, EMBEDDING_ROLES)
+    typed = await _embed(request, model, body, model.width, "1")
+    if body.embedding_types is not None:
+        return answer(typed)
+    return answer(FloatsResponse(typed.id, typed.embeddings["float"], typed.texts, typed.meta))
+
+
+async def _embed(
+    request: Request, model: Model, body: EmbedRequest | V1EmbedRequest, size: int, version: Literal["1", "2"]
+) -> EmbedResponse:
     default: list[EmbeddingType] = ["float"]
     kinds = list(dict.fromkeys(body.embedding_types or default))
-    size = encodings.size(model, body.output_dimension, "output_dimension")
     encodings.check(kinds, size, "embedding_types")
-    items = _items(body)
-    purpose = None if body.input_type == "image" else body.input_type
     embedded = await embed_items(
         request,
         model,
-        items,
-        purpose=purpose,
+        _items(body),
+        purpose=None if body.input_type == "image" else body.input_type,
         place="input_type",
         truncate=TRUNCATIONS[body.truncate or "END"],
-        max_tokens=body.max_tokens,
+        max_tokens=body.max_tokens if isinstance(body, EmbedRequest) else None,
     )
     floats = vectors.normalise(embedded.vectors[:, :size])
-    return answer(
-        EmbedResponse(
-            id=request.state["request_id"],
-            embeddings={kind: [Raw(row) for row in encodings.column(floats, kind)] for kind in kinds},
-            texts=body.texts or [],
-            meta=_meta(BilledUnits(input_tokens=embedded.text_tokens, image_tokens=embedded.image_tokens)),
-            response_type="embeddings_by_type",
-        )
+    return EmbedResponse(
+        id=request.state["request_id"],
+        embeddings={kind: [Raw(row) for row in encodings.column(floats, kind)] for kind in kinds},
+        texts=body.texts or [],
+        meta=_meta(BilledUnits(input_tokens=embedded.text_tokens, image_tokens=embedded.image_tokens), version),
     )
 
 
-def _items(body: EmbedRequest) -> list[Item]:
-    given = [name for name in ("texts", "images", "inputs") if getattr(body, name) is not None]
+def _items(body: EmbedRequest | V1EmbedRequest) -> list[Item]:
+    inputs = body.inputs if isinstance(body, EmbedRequest) else None
+    choices = {"texts": body.texts, "images": body.images, "inputs": inputs}
+    given = [name for name, choice in choices.items() if choice is not None]
     if len(given) != 1:
         raise InvalidRequest(
             f"exactly one of texts, images and inputs is needed, not {' and '.join(given) or 'none'}",
@@ -184,7 +233,7 @@ def _items(body: EmbedRequest) -> list[Item]:
         return [Item(f"texts[{i}]", text) for i, text in enumerate(body.texts)]
     if body.images is not None:
         return [Item(f"images[{i}]", image=image, image_place=f"images[{i}]") for i, image in enumerate(body.images)]
-    return [_item(given, f"inputs[{i}]") for i, given in enumerate(body.inputs or [])]
+    return [_item(item, f"inputs[{i}]") for i, item in enumerate(inputs or [])]
 
 
 def _item(given: EmbedInput, place: str) -> Item:
@@ -211,11 +260,18 @@ async def create_ranking(request: Request) -> Response:
     return answer(
         V2RerankResponse(
             id=request.state["request_id"],
-            results=[V2Result(ranked.index, ranked.score) for ranked in ranking.results[: body.top_n]],
+            results=[
+                V2Result(
+                    ranked.index,
+                    ranked.score,
+                    TextDocument(body.documents[ranked.index]) if body.return_documents else UNSET,
+                )
+                for ranked in ranking.results[: body.top_n]
+            ],
             meta=_meta(BilledUnits(search_units=1)),
         )
     )
 
 
-def _meta(billed: BilledUnits) -> CohereMeta:
-    return CohereMeta(ApiVersion("2"), billed)
+def _meta(billed: BilledUnits, version: Literal["1", "2"] = "2") -> CohereMeta:
+    return CohereMeta(ApiVersion(version), billed)

@@ -10,13 +10,16 @@ from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.encodings import EmbeddingType
-from gateway.routes.http import Request, answer, embed_items, find_model_for, read
+from gateway.routes.http import TRUNCATIONS, Request, Truncation, answer, embed_items, find_model_for, read, rename
 from gateway.service.embed import Item
 from gateway.service.rows import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
 from gateway.tokenize import Truncate
 
 TokenIds = list[int]
+OTHER_NAMES = {"output_dimension": "dimensions", "output_dtype": "embedding_type", "truncation": "truncate"}
+IMAGE = "data:image/"
+"""What no text begins with: some clients of Jina send images as strings."""
 
 
 class InputItem(Struct, forbid_unknown_fields=True):
@@ -46,8 +49,14 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     """What numbers to send. A list of types makes `embedding` an object with a vector for each."""
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     """Cut vectors to this size and normalise again; only sizes that the model was trained for."""
-    truncate: bool | None = False
-    """Whether to cut inputs over the model's limit; otherwise they are an error."""
+    truncate: bool | Truncation | None = None
+    """Whether to cut inputs over the model's limit, or at which end, as NIM has it; otherwise they are an error."""
+    output_dimension: Annotated[int, Meta(ge=1)] | None = None
+    """Voyage's name of dimensions."""
+    output_dtype: EmbeddingType | None = None
+    """Voyage's name of embedding_type."""
+    truncation: bool | None = None
+    """Voyage's name of truncate."""
     task: str | None = None
     """What the texts are for, in Jina's words: retrieval.query, retrieval.passage, text-matching, classification,
     separation. The model's prompt for it goes in front of them. Also the name of one of its prompts."""
@@ -109,11 +118,13 @@ class EmbeddingResponse(Struct):
 async def create(request: Request) -> Response:
     """Answer POST /v1/embeddings."""
     body = await read(request, EmbeddingRequest)
+    rename(body, OTHER_NAMES)
     model, suffix = find_model_for(request, body.model, EMBEDDING_ROLES)
     _check_output(body, model)
     items = read_inputs(body.input)
     place, purpose = _purpose(body, suffix)
-    truncate: Truncate = "end" if body.truncate else "none"
+    asked = body.truncate
+    truncate: Truncate = TRUNCATIONS[asked] if isinstance(asked, str) else "end" if asked else "none"
     embedded = await embed_items(request, model, items, purpose=purpose, place=place, truncate=truncate)
     tokens = embedded.text_tokens + embedded.image_tokens
     return answer(
@@ -170,6 +181,8 @@ def _item(item: str | int | TokenIds | InputItem, place: str) -> Item:
         raise InvalidRequest(
             f"{place} is a token id among other inputs; send each list of token ids as a list", param=place
         )
+    if isinstance(item, str) and item.startswith(IMAGE):
+        return Item(place, image=item, image_place=place)
     if not isinstance(item, InputItem):
         return Item(place, item)
     images = [image for image in (item.image, item.url, item.bytes) if image]

@@ -29,6 +29,8 @@ class ErrorResponse(Struct):
     """The body of every failure."""
 
     error: ErrorObject
+    detail: str
+    """The message again, where clients of Jina look for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ WriteError = Callable[[Failure], Struct]
 
 def openai(failure: Failure) -> Struct:
     """As OpenAI writes it."""
-    return ErrorResponse(ErrorObject(failure.message, failure.answer.type, failure.param, failure.answer.code))
+    error = ErrorObject(failure.message, failure.answer.type, failure.param, failure.answer.code)
+    return ErrorResponse(error, failure.message)
 
 
 async def gateway_error(request: Request, exc: Exception) -> Response:

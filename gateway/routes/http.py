@@ -2,12 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 import msgspec
+from msgspec import Struct
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
@@ -59,6 +60,10 @@ MAX_VALUES = MAX_TOKENS + 10_000
 """In a body, as the commas between them count: a value takes up to a hundred times as much memory as its text."""
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """Of JSON, or what is left of one that does not end. Possessive: never tried a second way, so its time is linear."""
+
+Truncation = Literal["NONE", "START", "END"]
+"""Which end of a text over the limit to leave out, in Cohere's words and NIM's."""
+TRUNCATIONS: Mapping[Truncation, Truncate] = {"NONE": "none", "START": "start", "END": "end"}
 
 Request = StarletteRequest[State]
 Body = TypeVar("Body")
@@ -194,14 +199,36 @@ def decode(body: bytes, body_type: type[Body]) -> Body:
         message, _, place = str(exc).partition(" - at `$")
         path = place.rstrip("`").removeprefix(".")
         unknown = message.removeprefix("Object contains unknown field `").rstrip("`")
+        missing = message.removeprefix("Object missing required field `").rstrip("`")
         if unknown != message.rstrip("`"):
             path = f"{path}.{unknown}".removeprefix(".")
             message = f"unknown field {path!r}"
+        elif missing != message.rstrip("`"):
+            path = f"{path}.{missing}".removeprefix(".")
+            message = f"{path} is required"
         elif path:
             message = f"{path}: {message}"
         raise InvalidRequest(message, param=path or None) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest(f"the body is not valid JSON: {exc}") from exc
+
+
+def rename(body: Struct, names: Mapping[str, str]) -> None:
+    """Move what came in fields by other names into those that are read.
+
+    Args:
+        body: whose fields are None where nothing came.
+        names: read ones, by the others.
+
+    Raises:
+        InvalidRequest: both came.
+    """
+    for other, name in names.items():
+        given = getattr(body, other)
+        if given is not None and getattr(body, name) is not None:
+            raise InvalidRequest(f"{name} and {other} say the same; send one of them", param=other)
+        if given is not None:
+            setattr(body, name, given)
 
 
 def answer(content: object, status: int = 200) -> Response:

@@ -1,5 +1,6 @@
 """GET /openapi.json, generated from the types that validate requests and write answers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import __version__
-from gateway.routes import cohere, tei
+from gateway.routes import cohere, nim, tei
 from gateway.routes.embeddings import EmbeddingRequest, EmbeddingResponse
 from gateway.routes.errors import ErrorResponse
 from gateway.routes.health import Health
@@ -40,6 +41,18 @@ OPERATIONS = (
         "post", "/v1/embeddings", "createEmbedding", "Embed texts and images", EmbeddingResponse, EmbeddingRequest
     ),
     Operation("post", "/v1/rerank", "rerank", "Rank documents by a query", RerankResponse, RerankRequest),
+    Operation(
+        "post", "/v1/ranking", "nimRanking", "Rank passages, as NIM does", nim.RankingResponse, nim.RankingRequest
+    ),
+    Operation(
+        "post",
+        "/v1/embed",
+        "cohereV1Embed",
+        "Embed texts and images, as Cohere did first",
+        cohere.EmbedResponse | cohere.FloatsResponse,
+        cohere.V1EmbedRequest,
+        cohere.CohereError,
+    ),
     Operation(
         "post",
         "/v2/embed",
@@ -91,10 +104,29 @@ OPERATIONS = (
     Operation("get", "/v1/models", "listModels", "List models", ModelList),
     Operation("get", "/v1/models/{id}", "retrieveModel", "Describe a model", ModelObject),
     Operation("get", "/health", "health", "The same as /health/ready, where TEI has it", Health),
-    Operation("get", "/health/live", "live", "Whether the process answers", Health),
-    Operation("get", "/health/ready", "ready", "Whether every model answers", Health),
+    Operation("get", "/health/live", "healthLive", "Whether the process answers", Health),
+    Operation("get", "/health/ready", "healthReady", "Whether every model answers", Health),
 )
 
+QUERY, DOCUMENTS = "Who plays a shell?", ["A conch can be blown like a trumpet.", "Brass is an alloy."]
+EXAMPLES: Mapping[str, Schema] = {
+    "createEmbedding": {"input": ["a shell", "a trumpet"]},
+    "rerank": {"query": QUERY, "documents": DOCUMENTS},
+    "nimRanking": {"query": {"text": QUERY}, "passages": [{"text": text} for text in DOCUMENTS]},
+    "cohereV1Embed": {"texts": ["a shell"], "input_type": "search_document"},
+    "cohereEmbed": {"model": "all-minilm-l6-v2", "input_type": "search_document", "texts": ["a shell"]},
+    "cohereRerank": {"model": "minilm-late-interaction", "query": QUERY, "documents": DOCUMENTS},
+    "teiEmbed": {"inputs": ["a shell", "a trumpet"]},
+    "teiRerank": {"query": QUERY, "texts": DOCUMENTS},
+    "teiPredict": {"inputs": [[QUERY, text] for text in DOCUMENTS]},
+    "teiSimilarity": {"inputs": {"source_sentence": QUERY, "sentences": DOCUMENTS}},
+    "teiTokenize": {"inputs": "a shell"},
+}
+"""Requests by operation, which the default models answer; predictions take a cross-encoder."""
+TAGS = {"cohere": "Cohere", "nim": "NIM", "tei": "Text Embeddings Inference", "health": "Health"}
+"""Whose operations are whose, by how their ids begin; all others are of the API that OpenAI, Jina and Voyage share."""
+KEY = {"type": "http", "scheme": "bearer", "description": "One of GATEWAY_API_KEYS, where the server has any."}
+SHARED = "OpenAI, Jina, Voyage"
 COMPONENT = "#/components/schemas/{name}"
 
 
@@ -113,8 +145,9 @@ def document() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Conch", "version": __version__},
+        "tags": [{"name": tag} for tag in (SHARED, *TAGS.values())],
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "components": {"schemas": schemas, "securitySchemes": {"key": KEY}},
         "security": [{}, {"key": []}],  # open where no keys are configured
     }
 
@@ -123,13 +156,18 @@ def _describe(operation: Operation, response: Schema, request: Schema | None, er
     described: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": operation.id,
+        "tags": [next((tag for prefix, tag in TAGS.items() if operation.id.startswith(prefix)), SHARED)],
         "responses": {
             "200": {"description": "Done", "content": _json(response)},
             "default": {"description": "Failed", "content": _json(error)},
         },
     }
     if request is not None:
-        described["requestBody"] = {"required": True, "content": _json(request)}
+        content = _json(request)
+        content["application/json"]["example"] = EXAMPLES[operation.id]
+        described["requestBody"] = {"required": True, "content": content}
+    if operation.response is Health:
+        described["security"] = []
     if "{id}" in operation.path:
         described["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
     return described

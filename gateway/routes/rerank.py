@@ -1,13 +1,15 @@
-"""POST /v1/rerank, as Jina's and Cohere's clients call it."""
+"""POST /v1/rerank, as the clients of Jina, Cohere and Voyage call it."""
 
 from typing import Annotated
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.routes.http import Request, answer, caller, find_ranker, read
+from gateway.routes.http import Request, answer, caller, find_ranker, read, rename
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
+
+OTHER_NAMES = {"top_k": "top_n", "truncation": "truncate"}
 
 
 class Document(Struct, forbid_unknown_fields=True):
@@ -30,8 +32,12 @@ class RerankRequest(Struct, forbid_unknown_fields=True):
     """Whether results carry their document."""
     max_tokens_per_doc: Annotated[int, Meta(ge=8)] | None = None
     """A limit below the model's own."""
-    truncate: bool | None = True
-    """Whether to cut documents over the limit; otherwise they are an error."""
+    truncate: bool | None = None
+    """Whether to cut documents over the limit, as by default; otherwise they are an error."""
+    top_k: Annotated[int, Meta(ge=1)] | None = None
+    """Voyage's name of top_n."""
+    truncation: bool | None = None
+    """Voyage's name of truncate."""
 
 
 class Result(Struct, omit_defaults=True):
@@ -73,11 +79,15 @@ class RerankResponse(Struct):
 
     results: list[Result]
     usage: RerankUsage
+    model: str
+    data: list[Result] | UnsetType = UNSET
+    """The same as results, where Voyage's clients look for them: for those who send top_k or truncation."""
 
 
 async def create(request: Request) -> Response:
     """Answer POST /v1/rerank."""
     body = await read(request, RerankRequest)
+    rename(body, OTHER_NAMES)
     tower = find_ranker(request, body.model)
     texts = [document if isinstance(document, str) else document.text for document in body.documents]
     ranking = await rerank(
@@ -90,16 +100,19 @@ async def create(request: Request) -> Response:
     )
     request.state["log"] |= {"inputs": len(texts), "tokens": ranking.tokens}
     with_documents = body.return_documents is not False
+    results = [
+        Result(
+            index=ranked.index,
+            relevance_score=ranked.score,
+            document=Document(texts[ranked.index]) if with_documents else UNSET,
+        )
+        for ranked in ranking.results[: body.top_n or None]
+    ]
     return answer(
         RerankResponse(
-            results=[
-                Result(
-                    index=ranked.index,
-                    relevance_score=ranked.score,
-                    document=Document(texts[ranked.index]) if with_documents else UNSET,
-                )
-                for ranked in ranking.results[: body.top_n or None]
-            ],
+            results=results,
+            model=tower.name,
+            data=UNSET if body.top_k is None and body.truncation is None else results,
             usage=RerankUsage(
                 prompt_tokens=ranking.tokens,
                 completion_tokens=0,

@@ -1,6 +1,6 @@
 """The routes of Hugging Face's Text Embeddings Inference: /embed, /rerank, /predict, /similarity, /tokenize, /info.
 
-They name no model: the default one of their kind answers. /embed_all is missing, since models pool in the graph.
+They name no model: the default one of their kind answers.
 """
 
 import time
@@ -17,6 +17,7 @@ from gateway.errors import (
     InferenceFailed,
     InvalidRequest,
     ModelNotFound,
+    NoSuchRoute,
     NotReady,
     Overloaded,
     QuotaExceeded,
@@ -26,8 +27,7 @@ from gateway.routes.errors import Failure
 from gateway.routes.http import Endpoint, Request, answer, caller, embed_items, find_model, find_ranker, read
 from gateway.service import prompts
 from gateway.service.embed import Embeddings, Item
-from gateway.service.ordered import gather
-from gateway.service.rerank import rerank
+from gateway.service.rerank import rerank, score_pairs
 from gateway.service.rows import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS, Text
 from gateway.tokenize import Truncate
@@ -120,7 +120,9 @@ class TokenizeRequest(Struct):
 class PredictRequest(Struct):
     """Pairs of texts for a cross-encoder."""
 
-    inputs: Annotated[list[str | Annotated[list[str], Meta(min_length=2, max_length=2)]], Meta(min_length=1)]
+    inputs: Annotated[
+        list[str | Annotated[list[str], Meta(min_length=2, max_length=2)]], Meta(min_length=1, max_length=MAX_ROWS)
+    ]
     """A pair of texts, or a list of pairs."""
     truncate: Truncation = True
     truncation_direction: Direction = "Right"
@@ -210,12 +212,9 @@ async def create_predictions(request: Request) -> Response:
     if tower.role != "cross-encoder":
         raise InvalidRequest(f"model {tower.name!r} is no cross-encoder, which predictions are made by")
     cut = _cut(body.truncate, body.truncation_direction)
-    rankings = await gather(
-        *(rerank(caller(request), tower, first, [second], truncate=cut, raw=body.raw_scores) for first, second in pairs)
-    )
-    predictions = [[Prediction(ranking.results[0].score, "LABEL_0")] for ranking in rankings]
+    scores, tokens = await score_pairs(caller(request), tower, pairs, truncate=cut, raw=body.raw_scores)
+    predictions = [[Prediction(score, "LABEL_0")] for score in scores]
     texts = [text for pair in pairs for text in pair]
-    tokens = sum(ranking.tokens for ranking in rankings)
     request.state["log"] |= {"inputs": len(texts), "tokens": tokens}
     content = predictions if isinstance(body.inputs[0], list) else predictions[0]
     return _measured(request, started, content, texts, tokens)
@@ -247,13 +246,19 @@ async def info(request: Request) -> Response:
     )
 
 
-ROUTES: Mapping[str, Endpoint] = {
+async def refuse(request: Request) -> Response:
+    """Answer what TEI has and this server cannot have."""
+    raise NoSuchRoute(f"there is no {request.url.path}: models pool in the graph, into one dense vector")
+
+
+ROUTES: dict[str, Endpoint] = {
     "/embed": create_embeddings,
     "/similarity": create_similarities,
     "/rerank": create_ranking,
     "/predict": create_predictions,
     "/tokenize": tokenize,
 }
+MISSING: dict[str, Endpoint] = {"/embed_all": refuse, "/embed_sparse": refuse}
 
 
 def _embedding_model(request: Request) -> tuple[Model, TextTower]:

@@ -8,7 +8,7 @@ from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.scores import ACTIVATIONS
 from gateway.service import rows, tokens
 from gateway.service.caller import Caller
-from gateway.tokenize import Truncate
+from gateway.tokenize import Frame, Truncate
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +107,65 @@ async def _cross_encode(
 ) -> tuple[list[float], int]:
     """Scores of documents that are read together with the query, and tokens."""
     with caller.stages.stage("tokenise"):
-        frame = await tokens.frame_query(tower, query)
-        limit = min(tower.max_tokens - frame.length, most)
-        if limit < 1:
-            raise InvalidRequest(
-                f"query leaves no room for a document: the limit of model {tower.name!r} is {tower.max_tokens} tokens",
-                param="query",
-            )
+        frame, limit = await _frame(tower, query, "query", most)
         pairs = await tokens.encode(tower, documents, places, limit, truncate=truncate, frame=frame)
-    logits = await rows.run(caller, tower, [(ids,) for ids in pairs], frame.first_length)
-    scores: list[float] = ACTIVATIONS[tower.activation](logits)[:, tower.positive_class].tolist()
+    scores = await _score(caller, tower, pairs, [frame.first_length] * len(pairs))
     return scores, frame.head_length + sum(len(ids) - frame.head_length for ids in pairs)
+
+
+async def score_pairs(
+    caller: Caller, tower: TextTower, pairs: Sequence[tuple[str, str]], *, truncate: Truncate, raw: bool
+) -> tuple[list[float], int]:
+    """Score pairs of texts that have nothing in common.
+
+    Args:
+        caller: on whose behalf.
+        tower: a cross-encoder.
+        pairs: 1 to 2,048 of them.
+        truncate: what to do with second texts over the limit; first ones are never cut.
+        raw: whether scores are logits.
+
+    Returns:
+        The scores in the order of the pairs, and the tokens of all.
+
+    Raises:
+        GatewayError: InvalidRequest, RequestTooLarge, or what `parts.run` raises.
+    """
+    caller.check(tower, sum(tokens.estimate(first) + tokens.estimate(second) for first, second in pairs))
+    encoded: list[list[int]] = []
+    first_lengths: list[int] = []
+    total = 0
+    with caller.stages.stage("tokenise"):
+        for i, (first, second) in enumerate(pairs):
+            place = f"inputs[{i}]"
+            frame, limit = await _frame(tower, first, place, tower.max_tokens)
+            (ids,) = await tokens.encode(tower, [second], [place], limit, truncate=truncate, frame=frame)
+            encoded.append(ids)
+            first_lengths.append(frame.first_length)
+            total += len(ids)
+            if total > tokens.MAX_TOKENS:
+                raise RequestTooLarge(
+                    f"up to {place}, the request has {total} tokens; it may have {tokens.MAX_TOKENS}", param=place
+                )
+    tower = replace(tower, activation="none") if raw else tower
+    return await _score(caller, tower, encoded, first_lengths), total
+
+
+async def _frame(tower: TextTower, query: str, place: str, most: int) -> tuple[Frame, int]:
+    """What stands around documents that are read together with a query, and how many tokens these may have."""
+    frame = await tokens.frame_query(tower, query, place)
+    limit = min(tower.max_tokens - frame.length, most)
+    if limit < 1:
+        raise InvalidRequest(
+            f"{place} leaves no room for a document: the limit of model {tower.name!r} is {tower.max_tokens} tokens",
+            param=place,
+        )
+    return frame, limit
+
+
+async def _score(
+    caller: Caller, tower: TextTower, pairs: Sequence[Sequence[int]], first_lengths: Sequence[int]
+) -> list[float]:
+    logits = await rows.run(caller, tower, [(ids,) for ids in pairs], first_lengths)
+    scores: list[float] = ACTIVATIONS[tower.activation](logits)[:, tower.positive_class].tolist()
+    return scores

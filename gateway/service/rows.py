@@ -26,7 +26,9 @@ MAX_ROWS = 2048
 """Texts, images or documents in one call."""
 
 
-async def run(caller: Caller, tower: TextTower, rows: Sequence[Row], first_length: int = 1) -> NDArray[np.float32]:
+async def run(
+    caller: Caller, tower: TextTower, rows: Sequence[Row], first_lengths: Sequence[int] = ()
+) -> NDArray[np.float32]:
     """Compute every row: [n, tower.width], in the order given.
 
     Rows of similar length travel together, so that little is padded.
@@ -35,7 +37,7 @@ async def run(caller: Caller, tower: TextTower, rows: Sequence[Row], first_lengt
         caller: on whose behalf.
         tower: of any role.
         rows: each of 1 to tower.max_tokens ids in every segment.
-        first_length: for models that take it, how many ids of each row have the segment id 0.
+        first_lengths: for models that take it, how many ids of each row have the segment id 0; one if left out.
 
     Raises:
         GatewayError: what `parts.run` does.
@@ -44,7 +46,7 @@ async def run(caller: Caller, tower: TextTower, rows: Sequence[Row], first_lengt
     async def tensors(part: Sequence[int]) -> parts.Tensors:
         made = _tensors(tower, [rows[i] for i in part])
         if tower.takes_first_length:
-            made["first_length"] = np.full((len(part), 1), first_length, np.int32)
+            made["first_length"] = np.array([[first_lengths[i] if first_lengths else 1] for i in part], np.int32)
         return made
 
     return await parts.run(caller, tower, _cut([sum(map(len, row)) for row in rows], tower.max_batch_size), tensors)

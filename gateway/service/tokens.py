@@ -75,16 +75,21 @@ async def encode(
     return encoded
 
 
-async def frame_query(tower: TextTower, query: str) -> Frame:
+async def frame_query(tower: TextTower, query: str, place: str) -> Frame:
     """What stands around every document of a model that reads it together with the query.
+
+    Args:
+        tower: whose tokenizer counts.
+        query: a text.
+        place: what error messages call it.
 
     Raises:
         InvalidRequest: more than half of the model's tokens would stand in front of the document.
     """
     limit = tower.max_tokens // 2
-    _check_characters(query, "query", limit)
+    _check_characters(query, place, limit)
     frame = await tower.tokenizer.frame(query)
-    _check_tokens(tower, frame.head_length, "query", limit)
+    _check_tokens(tower, frame.head_length, place, limit)
     return frame
 
 

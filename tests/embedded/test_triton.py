@@ -1,9 +1,11 @@
 import socket
 from pathlib import Path
 
+import httpx2
 import pytest
 
-from embedded.triton import Ports, Triton, UnsupportedError, check_ports
+from embedded.triton import Ports, Triton, UnsupportedError, admin_key, check_ports
+from tests.serving import ADMIN, Server
 
 
 def test_ports_come_from_the_environment() -> None:
@@ -87,3 +89,18 @@ def test_entry_of_another_backend_is_named(tmp_path: Path) -> None:
     (tmp_path / "model" / "config.pbtxt").write_text('name: "model"\nbackend: "onnxruntime"\n')
     with pytest.raises(UnsupportedError, match=f"{tmp_path}/model is for Triton's backend onnxruntime"):
         Triton.prepare(tmp_path, Ports(), tmp_path)
+
+
+def test_triton_does_nothing_for_pages_in_a_browser(server: Server) -> None:
+    url = f"http://127.0.0.1:{server.ports['TRITON_HTTP_PORT']}/v2"
+    page = {"origin": "https://evil.example", "content-type": "text/plain"}
+    for path in ("repository/models/all-minilm-l6-v2/load", "repository/index", "models/all-minilm-l6-v2/infer"):
+        assert httpx2.post(f"{url}/{path}", content=b"{}", headers=page).status_code == 403
+    assert httpx2.get(f"{url}/models/all-minilm-l6-v2/config").status_code == 403
+    assert httpx2.get(f"{url}/health/ready").status_code == 200
+    assert httpx2.post(f"{url}/repository/index", content=b"{}", headers=ADMIN).status_code == 200
+
+
+def test_key_of_triton_is_another_each_time_unless_it_is_given() -> None:
+    assert admin_key({}) != admin_key({})
+    assert admin_key({"TRITON_ADMIN_KEY": "given"}) == "given"

@@ -17,7 +17,7 @@ from export.manifest import ModelSpec
 from export.samples import images
 from tests.end_to_end.test_model_control import eventually
 from tests.export import tiny
-from tests.serving import Server, serve
+from tests.serving import ADMIN, Server, serve
 
 QUERY = "How do I reset my password?"
 DOCUMENTS = ["Water boils.", "Choose a new password in the settings of your account.", "Der Zug hat Verspätung."]
@@ -35,7 +35,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def load(server: Server, model: str) -> None:
     url = f"http://127.0.0.1:{server.ports['TRITON_HTTP_PORT']}/v2/repository/models/{model}/load"
-    answer = httpx2.post(url, json={}, timeout=30)
+    answer = httpx2.post(url, json={}, headers=ADMIN, timeout=30)
     assert answer.status_code == 200, answer.text
 
 
@@ -81,8 +81,9 @@ def test_cross_encoder_ranks_as_sentence_transformers_does(server: tuple[Server,
     assert eventually(lambda: post(running, "/v1/rerank", body).status_code == 200)
     results = post(running, "/v1/rerank", body).json()["results"]
     expected = CrossEncoder(str(source), device="cpu").predict([(QUERY, document) for document in DOCUMENTS])
-    assert [one["index"] for one in results] == np.argsort(-expected).tolist()
-    assert [one["relevance_score"] for one in results] == pytest.approx(sorted(expected, reverse=True), abs=1e-2)
+    scores = [one["relevance_score"] for one in results]
+    assert scores == sorted(scores, reverse=True)  # in bf16, close ones may change places
+    assert scores == pytest.approx([expected[one["index"]] for one in results], abs=1e-2)
     # The default model is still the default.
     assert post(running, "/v1/rerank", body | {"model": "minilm-late-interaction"}).status_code == 200
 

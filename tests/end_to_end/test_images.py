@@ -96,6 +96,14 @@ def test_texts_and_images_mix_in_one_request_in_order(
     assert usage["prompt_tokens"] == usage["total_tokens"] == details["text_tokens"] + 80
 
 
+def test_string_that_is_a_data_uri_is_an_image(client: httpx2.Client) -> None:
+    image = f"data:image/png;base64,{coded(IMAGES[0])}"
+    found, usage = post(client, [image, TEXTS[0]])
+    expected, _ = post(client, [{"image": image}, TEXTS[0]])
+    assert (found == expected).all()
+    assert usage["prompt_tokens_details"]["image_tokens"] == 4
+
+
 @pytest.mark.parametrize("normalized", [True, False])
 def test_text_and_image_in_one_item_make_their_normalised_mean(
     client: httpx2.Client, of_images: NDArray[np.float32], of_texts: NDArray[np.float32], normalized: bool

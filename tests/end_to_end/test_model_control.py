@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx2
 
-from tests.serving import serve
+from tests.serving import ADMIN, serve
 
 RERANK = {"query": "sea", "documents": ["a sea snail"]}
 
@@ -31,10 +31,10 @@ def test_loaded_model_is_served_and_unloaded_one_is_not(repository: Path, tmp_pa
 
         reranker.symlink_to((repository / names[1]).resolve())
         control = f"http://127.0.0.1:{server.ports['TRITON_HTTP_PORT']}/v2/repository/models/{names[1]}"
-        assert httpx2.post(f"{control}/load", json={}, timeout=30).status_code == 200
+        assert httpx2.post(f"{control}/load", json={}, headers=ADMIN, timeout=30).status_code == 200
         assert eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 200)
 
-        assert httpx2.post(f"{control}/unload", json={}, timeout=30).status_code == 200
+        assert httpx2.post(f"{control}/unload", json={}, headers=ADMIN, timeout=30).status_code == 200
         assert eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 503)  # it may come again
         assert eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 404)
         assert client.get("/health/ready").status_code == 200

@@ -109,14 +109,14 @@ def test_onnxruntime_is_told_the_stored_length_of_every_row(towers: dict[str, Mo
     assert not parsed(towers["tiny-image"], "onnxruntime").batch_input
 
 
-def test_onnxruntime_runs_on_the_first_gpu_and_gives_memory_back(towers: dict[str, Model]) -> None:
+def test_onnxruntime_runs_on_the_first_gpu_in_whole_fp32_and_gives_memory_back(towers: dict[str, Model]) -> None:
     rendered = parsed(towers["text-embedding"], "onnxruntime")
     (group,) = rendered.instance_group
     assert (group.kind, list(group.gpus)) == (pb.ModelInstanceGroup.KIND_GPU, [0])
     (cuda,) = rendered.optimization.execution_accelerators.gpu_execution_accelerator
     assert (cuda.name, dict(cuda.parameters)) == (
         "cuda",
-        {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"},
+        {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"},
     )
     assert parameters(rendered)["memory.enable_memory_arena_shrinkage"] == "cpu:0;gpu:0"
 

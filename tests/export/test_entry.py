@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export.entry import PROOF, _replace, build, check, fingerprint, is_built
+from export.entry import PROOF, _replace, build, check, fingerprint, is_built, versions
 from export.errors import ExportError, ParityError, SourceError
 from export.manifest import Backend, ModelSpec, Precision
 from tests.export import tiny
@@ -100,6 +100,19 @@ def test_entry_holds_what_its_backend_needs_and_its_proof(
     if backend == "python":
         assert (entry.folder / "1" / config.parameters["graph"].string_value).is_file()
     assert is_built(spec, tmp_path / "repository")
+
+
+def test_versions_are_of_the_distributions_that_modules_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    information = tmp_path / "onnxruntime_gpu-1.31.1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.31.1\n")
+    (information / "top_level.txt").write_text("onnxruntime\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = versions()
+    assert found["onnxruntime-gpu"] == "1.31.1"
+    assert {"numpy", "sentence-transformers", "torch"} < set(found)
 
 
 def test_warmup_files_hold_what_the_config_says_of_them(built: Path) -> None:

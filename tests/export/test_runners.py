@@ -9,7 +9,19 @@ from numpy.typing import NDArray
 
 from export import graph
 from export.manifest import ModelSpec
-from export.runners import OnnxRuntime, OpenVino, Runner, Tensors, collect, request, runners, split
+from export.runners import (
+    CUDA,
+    OnnxRuntime,
+    OpenVino,
+    Runner,
+    Tensors,
+    check_cuda,
+    collect,
+    cuda_options,
+    request,
+    runners,
+    split,
+)
 from export.runtime.engine import FIELDS, Row
 from export.tasks import cross_encoder, text_embedding
 from export.tower import Tower
@@ -107,6 +119,17 @@ def test_pairs_with_segments_run_in_requests_of_several_rows(tmp_path: Path) -> 
     (tmp_path / "graph").mkdir()
     graph.trace(tower, tmp_path / "graph" / "model.onnx", ragged=True)
     assert_runs(OnnxRuntime(tmp_path / "graph" / "model.onnx", tower.fields, "fp32", ragged=True), tower)
+
+
+def test_only_images_are_rounded_to_tf32() -> None:
+    assert [cuda_options(fields)["use_tf32"] for fields in ((TEXT,), (QUERY, DOCUMENT), (PIXELS,))] == ["0", "0", "1"]
+
+
+def test_what_was_to_run_on_a_gpu_does_not_run_on_the_cpu_instead() -> None:
+    with pytest.raises(RuntimeError, match="CUDA did not start: install"):
+        check_cuda(available=[CUDA, "CPUExecutionProvider"], used=["CPUExecutionProvider"])
+    check_cuda(available=[CUDA, "CPUExecutionProvider"], used=[CUDA, "CPUExecutionProvider"])
+    check_cuda(available=["CPUExecutionProvider"], used=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,14 @@ def test_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert [given.owner(key) is not None for key in (b"old", b"new", b"newer", b"fixed")] == [False, True, True, True]
 
 
+def test_comments_in_the_file_are_no_keys(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# of the team for search\nright\n  # old: wrong\n")
+    given = Keys([], file)
+    assert given.owner(b"right")
+    assert not given.owner(b"# of the team for search")
+
+
 def test_file_that_vanishes_takes_no_key_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "keys"
     file.write_text("good\n")

@@ -2,8 +2,6 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx2
 import pytest
@@ -14,16 +12,7 @@ from gateway.errors import InvalidKey
 from gateway.keys import Keys
 from gateway.middleware import Authorise
 from gateway.settings import Settings
-from tests.serving import Server, start
-
-
-@pytest.fixture(scope="module")
-def locked(repository: Path) -> Iterator[httpx2.Client]:
-    """A gateway with keys; whether Triton is there does not matter."""
-    with start(repository, GATEWAY_API_KEYS="right,other,clé") as running:
-        running.wait_for("Uvicorn running")
-        with httpx2.Client(base_url=running.url) as client:
-            yield client
+from tests.serving import Server
 
 
 def log_line(server: Server, request_id: str) -> dict[str, object]:

@@ -23,7 +23,7 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         {
             "GATEWAY_HOST": "0.0.0.0",
             "GATEWAY_PORT": "9000",
-            "GATEWAY_TRITON_URL": "triton-0:8001, triton-1:8001",
+            "GATEWAY_TRITON_URL": "triton-0:8001, dns:///triton:8001",
             "GATEWAY_MODEL_REPOSITORY": "/models",
             "GATEWAY_API_KEYS": "one, two,",
             "GATEWAY_API_KEYS_FILE": str(keys),
@@ -35,12 +35,13 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
             "GATEWAY_MAX_IMAGE_PIXELS": "1000000",
             "GATEWAY_IMAGE_URLS": "allowlist",
             "GATEWAY_IMAGE_URL_HOSTS": "images.example.com, 10.0.0.0/8",
+            "GATEWAY_PAGES": "off",
         }
     )
     assert settings == Settings(
         host="0.0.0.0",
         port=9000,
-        triton_urls=("triton-0:8001", "triton-1:8001"),
+        triton_urls=("triton-0:8001", "dns:///triton:8001"),
         model_repository=Path("/models"),
         api_keys=frozenset({"one", "two"}),
         api_keys_file=keys,
@@ -51,6 +52,7 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         max_body_bytes=4096,
         max_image_pixels=1_000_000,
         image_hosts=Allowed.listed(["images.example.com", "10.0.0.0/8"]),
+        pages=False,
     )
 
 
@@ -58,10 +60,13 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
     ("environ", "message"),
     [
         ({"GATEWAY_PORT": "http"}, "GATEWAY_PORT='http' is not a number"),
+        ({"GATEWAY_TRITON_URL": "triton"}, "GATEWAY_TRITON_URL=triton is neither host:port nor dns:///name:port"),
+        ({"GATEWAY_TRITON_URL": "http://triton:8000"}, "is neither host:port nor dns:///name:port"),
         ({"GATEWAY_PORT": "0"}, "GATEWAY_PORT=0 is not in 1..65535"),
         ({"GATEWAY_TOKENS_PER_MINUTE": "0"}, "GATEWAY_TOKENS_PER_MINUTE=0 is not in"),
         ({"GATEWAY_REQUEST_TIMEOUT": "nan"}, "GATEWAY_REQUEST_TIMEOUT=nan is not in"),
         ({"GATEWAY_API_KEYS": " , "}, "holds no key"),
+        ({"GATEWAY_PAGES": "no"}, "GATEWAY_PAGES=no is neither on nor off"),
         ({"GATEWAY_IMAGE_URLS": "on"}, "GATEWAY_IMAGE_URLS=on is none of off, allowlist, public"),
         ({"GATEWAY_IMAGE_URLS": "allowlist"}, "goes with GATEWAY_IMAGE_URLS=allowlist"),
         ({"GATEWAY_IMAGE_URL_HOSTS": "a.example"}, "goes with GATEWAY_IMAGE_URLS=allowlist"),

@@ -1,4 +1,5 @@
 import asyncio
+from collections.abc import Sequence
 
 import grpc
 import numpy as np
@@ -80,5 +81,33 @@ def test_another_replica_is_asked_where_one_is_not_there(server: Server) -> None
         )
         await triton.close()
         assert all(np.array_equal(answer, answers[0]) for answer in answers)
+
+    asyncio.run(use())
+
+
+def test_servers_are_those_that_a_name_stands_for_at_the_time(server: Server) -> None:
+    host, _, port = server.triton_url.partition(":")
+    addresses: list[str] = []
+
+    async def resolve(*_: object) -> Sequence[str]:
+        return list(addresses)
+
+    async def use() -> None:
+        triton = Triton([f"dns:///triton.example:{port}"], timeout_s=10, resolve=resolve)
+        assert not await triton.is_live()
+        with pytest.raises(NotReady):
+            await triton.models()
+        with pytest.raises(NotReady):
+            await triton.infer("all-minilm-l6-v2", row(length=2), "embedding")
+        addresses[:] = [host]
+        assert await triton.is_live()
+        assert await triton.models()
+        calls = [asyncio.create_task(triton.infer("all-minilm-l6-v2", row(length=2), "embedding")) for _ in range(8)]
+        await asyncio.sleep(0)  # they are under way
+        addresses[:] = ["127.0.0.2"]
+        assert not await triton.is_live()
+        assert triton.live() == {f"127.0.0.2:{port}": False}
+        assert len(await asyncio.gather(*calls)) == 8  # what was under way at the one that left is answered
+        await triton.close()
 
     asyncio.run(use())

@@ -54,6 +54,18 @@ def test_every_type_is_a_list_of_its_own(client: httpx2.Client) -> None:
     assert np.frombuffer(base64.b64decode(found["base64"][1]), "<f4").tolist() == pytest.approx(found["float"][1])
 
 
+def test_first_api_answers_one_list_of_floats_unless_asked_for_types(client: httpx2.Client) -> None:
+    answer = client.post("/v1/embed", json={"texts": ["a shell", "a trumpet"]}).json()
+    assert set(answer) == {"id", "embeddings", "texts", "meta", "response_type"}
+    assert answer["response_type"] == "embeddings_floats"
+    assert answer["embeddings"] == reference(client, ["a shell", "a trumpet"])
+    assert answer["meta"] == {"api_version": {"version": "1"}, "billed_units": {"input_tokens": 8}}
+    typed = client.post("/v1/embed", json={"texts": ["a shell"], "embedding_types": ["float", "ubinary"]}).json()
+    assert typed["response_type"] == "embeddings_by_type"
+    assert set(typed["embeddings"]) == {"float", "ubinary"}
+    assert refused(client, "/v1/embed", texts=["a"], inputs=[]) == "unknown field 'inputs'"
+
+
 def test_images_and_content_lists_are_those_of_v1(client: httpx2.Client) -> None:
     model = "minilm-pictogram"
     alone = embed(client, model=model, input_type="image", images=[PIXEL])["embeddings"]["float"]
@@ -105,6 +117,12 @@ def test_ranking_is_that_of_v1(client: httpx2.Client) -> None:
     assert answer["results"] == [
         {"index": 1, "relevance_score": pytest.approx(expected["results"][0]["relevance_score"], abs=1e-4)}
     ]
+
+
+def test_documents_come_back_to_those_who_ask(client: httpx2.Client) -> None:
+    body = {"model": "minilm-late-interaction", "query": "a", "documents": ["b"], "return_documents": True}
+    (result,) = client.post("/v2/rerank", json=body).json()["results"]
+    assert result["document"] == {"text": "b"}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import fields
 
-from gateway.routes.cohere import EmbedRequest, V2RerankRequest
+from gateway.routes.cohere import EmbedRequest, V1EmbedRequest, V2RerankRequest
 from gateway.routes.embeddings import EmbeddingRequest
 from gateway.routes.rerank import RerankRequest
 from gateway.routes.tei import TeiEmbedRequest, TeiRerankRequest
@@ -16,8 +16,8 @@ from gateway.routes.tei import TeiEmbedRequest, TeiRerankRequest
     ("head", "types"),
     [
         (
-            "| field | `/v1/embeddings` | `/v2/embed` (Cohere) | `/embed` (TEI) |",
-            (EmbeddingRequest, EmbedRequest, TeiEmbedRequest),
+            "| field | `/v1/embeddings` | `/v2/embed` (Cohere) | `/v1/embed` (Cohere) | `/embed` (TEI) |",
+            (EmbeddingRequest, EmbedRequest, V1EmbedRequest, TeiEmbedRequest),
         ),
         (
             "| field | `/v1/rerank` | `/v2/rerank` (Cohere) | `/rerank` (TEI) |",

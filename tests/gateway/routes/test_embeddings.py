@@ -33,9 +33,10 @@ def usage(text_tokens: int, image_tokens: int = 0) -> dict[str, Any]:
 def refused(client: httpx2.Client, status: int = 400, **body: Any) -> dict[str, Any]:
     response = client.post("/v1/embeddings", json=body)
     assert response.status_code == status, response.text
-    assert set(response.json()) == {"error"}
+    assert set(response.json()) == {"error", "detail"}
     error: dict[str, Any] = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
+    assert response.json()["detail"] == error["message"]
     return error
 
 
@@ -126,6 +127,20 @@ def test_cut_vectors_are_normalised_even_where_full_ones_are_not(odd_client: htt
     assert np.linalg.norm(cut) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize(("truncate", "kept"), [("START", "shell"), ("END", "sea")])
+def test_either_end_of_a_long_text_may_go(client: httpx2.Client, truncate: str, kept: str) -> None:
+    text = "sea " * 254 + "shell " * 254
+    assert post(client, input=text, truncate=truncate)["data"] == post(client, input=f"{kept} " * 254)["data"]
+    assert refused(client, input=text, truncate="NONE")["message"].startswith("input has 510 tokens")
+
+
+def test_voyages_names_of_fields_mean_the_same(client: httpx2.Client, odd_client: httpx2.Client) -> None:
+    short = post(odd_client, input="a", model="matryoshka", output_dimension=64)
+    assert short["data"] == post(odd_client, input="a", model="matryoshka", dimensions=64)["data"]
+    bits = post(client, input="sea " * 400, truncation=True, output_dtype="ubinary")
+    assert bits == post(client, input="sea " * 400, truncate=True, embedding_type="ubinary")
+
+
 def test_undeclared_size_is_refused(client: httpx2.Client, odd_client: httpx2.Client) -> None:
     error = refused(client, input="a", dimensions=64)
     assert error["param"] == "dimensions"
@@ -163,6 +178,11 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
         ({"input": ["a"] * 2049}, "input", "input holds 2049 items"),
         ({"input": [{}]}, "input[0]", "input[0] holds neither text nor image"),
         ({"input": [{"image": "AAAA"}]}, "input[0].image", "input[0] holds an image; model 'all-minilm-l6-v2' takes"),
+        (
+            {"input": ["a", "data:image/png;base64,AAAA"]},
+            "input[1]",
+            "input[1] holds an image; model 'all-minilm-l6-v2'",
+        ),
         ({"input": [1, "a"]}, "input[0]", "input[0] is a token id among other inputs"),
         ({"input": [30522]}, "input[0]", "input[0] holds a token id outside 0..30521"),
         ({"input": [2**70]}, "input[0]", ""),
@@ -171,6 +191,7 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
         ({"input": [[101, 102], [-1]]}, "input[1]", "input[1] holds a token id outside 0..30521"),
         ({"input": [[101, 102], [15339, 1917]]}, "input[1]", "input[1] does not begin with [101] and end with [102]"),
         ({"input": "a", "task": "query", "input_type": "query"}, "task", "task and input_type say the same"),
+        ({"input": "a", "truncate": False, "truncation": True}, "truncation", "truncate and truncation say the same"),
         ({"input": {"image": "a", "url": "b"}}, "input", "input holds more than one of image, url and bytes"),
         ({"input": [1.5]}, "input[0]", "input[0]: Expected"),
         ({"input": "a", "top_k": 3}, "top_k", "unknown field 'top_k'"),
@@ -178,7 +199,7 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
         ({"input": "a", "embedding_type": "int4"}, "embedding_type", "embedding_type: Invalid enum value 'int4'"),
         ({"input": "a", "embedding_type": []}, "embedding_type", "embedding_type: Expected `array` of length >= 1"),
         ({"input": "a", "embedding_type": "int8", "normalized": False}, "normalized", "int8 and uint8 quantise"),
-        ({}, None, "Object missing required field `input`"),
+        ({}, "input", "input is required"),
     ],
 )
 def test_bad_request_names_the_field(client: httpx2.Client, body: dict[str, Any], param: str, message: str) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 
 def test_unknown_path_is_404_in_the_common_body(client: httpx2.Client) -> None:
-    for path in ("/", "/v1", "/v1/nothing", "/v1/embeddings/", "/health/live/", "/embed/"):
+    for path in ("/pages", "/v1", "/v1/nothing", "/v1/embeddings/", "/health/live/", "/embed/"):
         response = client.get(path)
         assert response.status_code == 404
         assert response.json() == {
@@ -14,7 +14,8 @@ def test_unknown_path_is_404_in_the_common_body(client: httpx2.Client) -> None:
                 "type": "invalid_request_error",
                 "param": None,
                 "code": "not_found",
-            }
+            },
+            "detail": f"there is no {path}; see /openapi.json",
         }
 
 

@@ -24,7 +24,7 @@ class Body(Struct, forbid_unknown_fields=True):
         (b'{"items": [{"text": "a", "b": 1}]}', "items[0].b", "unknown field 'items[0].b'"),
         (b'{"items": ["a", 1]}', "items[1]", "items[1]: Expected `str | object`, got `int`"),
         (b'{"items": [], "size": "x"}', "size", "size: Expected `int`, got `str`"),
-        (b"{}", None, "Object missing required field `items`"),
+        (b"{}", "items", "items is required"),
         (b"[]", None, "Expected `object`, got `array`"),
         (b'{"items": [', None, "the body is not valid JSON"),
         (b'{"items": ["\\ud800"]}', None, "the body is not valid JSON"),

@@ -1,7 +1,8 @@
 import httpx2
+import pytest
 from openapi_spec_validator import validate
 
-from gateway.routes.openapi import document
+from gateway.routes.openapi import EXAMPLES, OPERATIONS, Operation, document
 
 
 def test_document_is_valid_openapi() -> None:
@@ -21,3 +22,12 @@ def test_request_schema_refuses_unknown_fields_as_the_server_does() -> None:
     schema = document()["components"]["schemas"]["EmbeddingRequest"]
     assert schema["additionalProperties"] is False
     assert schema["required"] == ["input"]
+
+
+@pytest.mark.parametrize("operation", [one for one in OPERATIONS if one.request], ids=lambda operation: operation.id)
+def test_example_is_answered_by_the_default_models(client: httpx2.Client, operation: Operation) -> None:
+    answer = client.post(operation.path, json=EXAMPLES[operation.id])
+    if operation.path == "/predict":  # by a cross-encoder, of which there is none
+        assert "is no cross-encoder" in answer.json()["error"]
+    else:
+        assert answer.status_code == 200, answer.text

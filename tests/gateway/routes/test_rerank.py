@@ -36,7 +36,8 @@ def refused(client: httpx2.Client, status: int = 400, **body: Any) -> dict[str, 
 
 def test_answer_has_the_shape_of_the_users_example(client: httpx2.Client) -> None:
     answer = post(client, model="minilm-late-interaction", query="sea shells", documents=DOCUMENTS[:2])
-    assert set(answer) == {"results", "usage"}
+    assert set(answer) == {"results", "usage", "model"}
+    assert answer["model"] == "minilm-late-interaction"
     assert all(set(result) == {"document", "index", "relevance_score"} for result in answer["results"])
     assert answer["results"][0]["document"] == {"text": "A conch is a sea snail."}
     assert answer["usage"] == {
@@ -72,6 +73,14 @@ def test_results_are_best_first_and_ties_in_order(client: httpx2.Client) -> None
     scores = [result["relevance_score"] for result in results]
     assert scores == sorted(scores, reverse=True)
     assert [result["index"] for result in results if result["document"]["text"] == "same"] == [0, 5, 6]
+
+
+def test_voyages_clients_find_results_where_they_look(client: httpx2.Client) -> None:
+    answer = post(client, query="sea", documents=DOCUMENTS, top_k=2, truncation=True)
+    assert answer["data"] == answer["results"]
+    assert answer["results"] == post(client, query="sea", documents=DOCUMENTS, top_n=2)["results"]
+    assert refused(client, query="sea", documents=["a", "sea " * 300], truncation=False)["param"] == "documents[1]"
+    assert refused(client, query="a", documents=["a"], top_n=1, top_k=1)["message"].startswith("top_n and top_k say")
 
 
 @pytest.mark.parametrize(("top_n", "count"), [(1, 1), (3, 3), (99, 4), (0, 4), (None, 4)])
@@ -117,7 +126,7 @@ def test_query_is_never_cut(client: httpx2.Client) -> None:
         ({"query": "a", "documents": [1]}, "documents[0]"),
         ({"query": "a", "documents": [{"title": "b"}]}, "documents[0].title"),
         ({"query": "a", "documents": ["a"], "top_n": -1}, "top_n"),
-        ({"query": "a", "documents": ["a"], "top_k": 1}, "top_k"),
+        ({"query": "a", "documents": ["a"], "colour": 1}, "colour"),
         ({"query": "a"}, None),
     ],
 )

@@ -90,6 +90,14 @@ def test_health_is_readiness(client: httpx2.Client) -> None:
     assert client.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/embed_all", "/embed_sparse"])
+def test_vectors_of_tokens_are_not_to_be_had(client: httpx2.Client, path: str) -> None:
+    answer = client.post(path, json={"inputs": "a"})
+    assert answer.status_code == 404
+    message = f"there is no {path}: models pool in the graph, into one dense vector"
+    assert answer.json() == {"error": message, "error_type": "Validation"}
+
+
 @pytest.mark.parametrize("given", [[], ["a", 5], [["a", "b"]], 5])
 def test_bad_inputs_are_refused_in_teis_shape(client: httpx2.Client, given: Any) -> None:
     refused(client, "/embed", inputs=given)

@@ -45,14 +45,19 @@ def test_tensors_are_those_of_the_contract(tower: TextTower) -> None:
 def test_first_length_is_sent_to_models_that_take_it(tower: TextTower) -> None:
     triton = RecordingTriton()
     given = [([5, 6, 7],), ([8, 9],)]
-    asyncio.run(rows.run(caller(triton), tower, given, first_length=2))
+    asyncio.run(rows.run(caller(triton), tower, given, first_lengths=[2, 1]))
     asyncio.run(
-        rows.run(caller(triton), replace(tower, role="cross-encoder", takes_first_length=True), given, first_length=2)
+        rows.run(
+            caller(triton),
+            replace(tower, role="cross-encoder", takes_first_length=True),
+            given,
+            first_lengths=[2, 1],
+        )
     )
     without, with_it = triton.calls
     assert "first_length" not in without
     assert with_it["first_length"].dtype == np.int32
-    assert with_it["first_length"].tolist() == [[2], [2]]
+    assert with_it["first_length"].tolist() == [[1], [2]]  # with their rows, the shorter one first
 
 
 def test_rows_are_padded_to_the_smallest_bucket_that_holds_the_longest(tower: TextTower) -> None:

@@ -53,7 +53,7 @@ def pairs(
     tower: TextTower, query: str, documents: list[str], *, limit: int = 200, truncate: Truncate = "end"
 ) -> list[list[int]]:
     async def run() -> list[list[int]]:
-        frame = await tokens.frame_query(tower, query)
+        frame = await tokens.frame_query(tower, query, "query")
         places = [f"documents[{i}]" for i in range(len(documents))]
         return await tokens.encode(tower, documents, places, limit, truncate=truncate, frame=frame)
 

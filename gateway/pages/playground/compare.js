@@ -1,0 +1,136 @@
+/** How alike texts and pictures are: a heat map of the cosines of their embeddings. */
+
+import { count, find, lines, make, quote, unseen } from "./dom.js";
+import { chosen } from "./models.js";
+import * as panel from "./panel.js";
+import * as pictures from "./pictures.js";
+import { cosines, decode } from "./vectors.js";
+
+const MOST = 50; // inputs in a table; the API takes 2,048
+
+const EXAMPLE = {
+  texts: [
+    "I love you with all my heart",
+    "a slice of cheese pizza",
+    "it is raining, take an umbrella",
+    "a rocket flying to the moon",
+    "a sailing boat on the sea",
+  ],
+  pictures: ["heart", "pizza", "umbrella", "rocket", "sailboat"],
+};
+
+const section = find("#compare");
+const texts = find("#texts");
+
+export function listen() {
+  pictures.listen();
+  find("[data-do=clear]", section).onclick = () => {
+    texts.value = "";
+    pictures.clear();
+    reset();
+    texts.focus();
+  };
+  find("[data-do=example]", section).onclick = example;
+  let inputs = [];
+  const reset = panel.listen(
+    section,
+    "v1/embeddings",
+    () => {
+      inputs = readInputs();
+      return { body: request(inputs), show: (answer, ms) => show(inputs, answer, ms) };
+    },
+    (param) => {
+      const input = inputs[/^input\[(\d+)\]/.exec(param)?.[1]];
+      return input ? quote(input.name) : "";
+    },
+  );
+}
+
+/** Fill in what shows something good. */
+export async function example() {
+  texts.value = EXAMPLE.texts.join("\n");
+  await pictures.showExamples(EXAMPLE.pictures);
+}
+
+/** The texts and pictures that the chosen model takes. */
+function readInputs() {
+  const takes = chosen("compare")?.input_modalities ?? ["text", "image"];
+  const inputs = [
+    ...(takes.includes("text") ? lines(texts.value).map((text) => ({ name: text, value: text })) : []),
+    ...(takes.includes("image")
+      ? pictures.all().map((picture) => ({ name: picture.name, value: { image: picture.url }, picture }))
+      : []),
+  ];
+  if (inputs.length < 2) throw new RangeError(`Two inputs at least, each ${takes.join(" or ")}: there is nothing to compare yet.`);
+  if (inputs.length > MOST) throw new RangeError(`${inputs.length} inputs: this table shows up to ${MOST}. The API takes 2,048.`);
+  return inputs;
+}
+
+function request(inputs) {
+  const body = { model: chosen("compare")?.id, input: inputs.map((input) => input.value) };
+  const encoding = find("[name=encoding]:checked", section).value;
+  const dimensions = find("#dimensions");
+  if (encoding !== "float") body.encoding_format = encoding;
+  if (dimensions.value) body.dimensions = Number(dimensions.value);
+  return body;
+}
+
+function show(inputs, answer, ms) {
+  const vectors = answer.data.map((item) => decode(item.embedding));
+  const matrix = cosines(vectors);
+  const pairs = matrix.flatMap((row, i) => row.slice(i + 1).map((cosine, k) => ({ cosine, i, j: i + 1 + k })));
+  const best = pairs.reduce((a, b) => (b.cosine > a.cosine ? b : a));
+  return {
+    summary:
+      `${count(inputs.length, "vector")} of ${count(vectors[0].length, "dimension")} in ${Math.round(ms)} ms, ` +
+      `${count(answer.usage.total_tokens, "token")}. ` +
+      `Most alike: ${quote(inputs[best.i].name)} and ${quote(inputs[best.j].name)}, ${best.cosine.toFixed(2)}.`,
+    outcome: draw(inputs, matrix),
+  };
+}
+
+function draw(inputs, matrix) {
+  const head = make("tr", {}, make("th", { scope: "col" }, unseen("Input")), ...inputs.map((input, j) => column(input, j)));
+  const body = matrix.map((row, i) => make("tr", {}, rowName(inputs[i], i), ...row.map((cosine, j) => cell(inputs, cosine, i, j))));
+  const table = make(
+    "table",
+    {},
+    make("caption", { className: "unseen" }, "Cosines of each pair of inputs"),
+    make("thead", {}, head),
+    make("tbody", {}, ...body),
+  );
+  const scroll = make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Heat map" }, table);
+  return make("div", { className: "heat" }, scroll, scale());
+}
+
+function cell(inputs, cosine, i, j) {
+  const td = make("td", { title: `${inputs[i].name} · ${inputs[j].name}: ${cosine.toFixed(4)}` }, plain(cosine));
+  td.style.setProperty("--t", Math.min(1, Math.max(0, cosine)).toFixed(4));
+  td.style.setProperty("--order", i + j);
+  return td;
+}
+
+/** Two digits, and no minus in front of zero. */
+const plain = (cosine) => cosine.toFixed(2).replace(/^-(0\.00)$/, "$1");
+
+const number = (i) => make("span", { className: "number", "aria-hidden": "true" }, String(i + 1));
+
+function column(input, j) {
+  const shown = input.picture ? [pictures.thumbnail(input.picture)] : [number(j), unseen(input.name)];
+  return make("th", { scope: "col", title: input.name }, make("span", { className: "input-name" }, ...shown));
+}
+
+function rowName(input, i) {
+  const words = make("span", { className: "words", title: input.name }, input.name);
+  const mark = input.picture ? pictures.thumbnail(input.picture, "") : number(i);
+  return make("th", { scope: "row" }, make("span", { className: "input-name" }, mark, words));
+}
+
+function scale() {
+  const steps = Array.from({ length: 48 }, (_, i) => {
+    const step = make("i");
+    step.style.setProperty("--t", i / 47);
+    return step;
+  });
+  return make("p", { className: "scale" }, make("span", {}, "0 or less"), make("div", { "aria-hidden": "true" }, ...steps), make("span", {}, "1, the same"));
+}

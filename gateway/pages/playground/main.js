@@ -1,0 +1,10 @@
+import * as compare from "./compare.js";
+import { watch } from "./live.js";
+import * as models from "./models.js";
+import * as rerank from "./rerank.js";
+
+models.listen();
+compare.listen();
+rerank.listen();
+rerank.example();
+await Promise.all([compare.example(), watch()]);

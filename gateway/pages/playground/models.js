@@ -1,0 +1,92 @@
+/** The models that are served: what each can do, which are chosen, and how they are. */
+
+import { ApiError, call, hasKey, useKey } from "./api.js";
+import { find, make, say } from "./dom.js";
+import { setTaken } from "./pictures.js";
+
+const ROLES = {
+  "text-embedding": { panel: "compare", does: "embeds texts" },
+  "image-embedding": { panel: "compare", does: "embeds pictures" },
+  "image-text": { panel: "compare", does: "embeds texts and pictures in one space" },
+  "late-interaction": { panel: "rerank", does: "ranks documents by their tokens" },
+  "cross-encoder": { panel: "rerank", does: "ranks documents, read with the query" },
+};
+
+export const KEY_ACCEPTED = "key-accepted";
+/** An event of the document. */
+
+let models = [];
+let isKeyAsked = false;
+
+export const all = () => models;
+export const needsKey = () => isKeyAsked;
+
+/** The model that a panel asks, or undefined while none is known. */
+export const chosen = (panel) => models.find((model) => model.id === select(panel).value);
+
+const select = (panel) => find(`#${panel}-model`);
+
+/** Ask for the list, and fill what depends on it; ask for a key if the server does. */
+export async function load() {
+  try {
+    const { answer } = await call("v1/models");
+    models = answer.data;
+    if (isKeyAsked) {
+      say(find("#key-hint"), "The key is in use. It stays in the memory of this page, and is gone when you close or reload it.");
+      document.dispatchEvent(new Event(KEY_ACCEPTED));
+    }
+  } catch (problem) {
+    if (!(problem instanceof ApiError)) throw problem;
+    if (problem.status === 401) askForKey(problem);
+    return;
+  }
+  fill("compare", (model) => model.input_modalities.length > 1);
+  fill("rerank", () => true);
+}
+
+export function listen() {
+  const input = find("#key");
+  find("#key-form").onsubmit = (event) => {
+    event.preventDefault();
+    useKey(input.value);
+    input.value = "";
+    load();
+  };
+  for (const panel of ["compare", "rerank"]) select(panel).onchange = () => describe(panel);
+  find("#files").addEventListener("pictures", () => setTaken(chosen("compare")));
+}
+
+function askForKey(problem) {
+  isKeyAsked = true;
+  models = [];
+  find("#key-form").hidden = false;
+  say(find("#key-hint"), hasKey() ? `Status 401: ${problem.message}.` : "This server asks for an API key. It will stay in the memory of this page.");
+}
+
+/** Offer the models of a panel, keeping the choice if it is still there. */
+function fill(panel, isBest) {
+  const offered = models.filter((model) => ROLES[model.role]?.panel === panel);
+  const before = select(panel).value;
+  const after = offered.find((model) => model.id === before) ?? offered.find(isBest) ?? offered[0];
+  select(panel).replaceChildren(...offered.map((model) => make("option", { value: model.id, selected: model === after }, model.id)));
+  describe(panel);
+}
+
+function describe(panel) {
+  const model = chosen(panel);
+  say(find(`#${panel}-model-hint`), model ? about(model) : "This server has no such model.");
+  if (panel === "rerank") return;
+  setTaken(model);
+  const sizes = model?.supported_dimensions ?? [];
+  find("#dimensions-field").hidden = sizes.length < 2;
+  const options = [make("option", { value: "" }, `all ${model?.dimensions ?? ""}`), ...sizes.map((size) => make("option", { value: size }, String(size)))];
+  find("#dimensions").replaceChildren(...options);
+}
+
+/** In words: what it does, and its limits. */
+export function about(model) {
+  const facts = [ROLES[model.role]?.does ?? model.role];
+  if (model.dimensions) facts.push(`${model.dimensions} dimensions`);
+  if (model.max_tokens) facts.push(`up to ${model.max_tokens.toLocaleString("en")} tokens`);
+  return facts.join(" · ");
+}

@@ -1,0 +1,71 @@
+"""POST /v1/ranking, as NVIDIA's NeMo Retriever NIM has it and its clients call it."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from starlette.responses import Response
+
+from gateway.routes.http import TRUNCATIONS, Request, Truncation, answer, caller, find_ranker, read
+from gateway.service.rerank import rerank
+from gateway.service.rows import MAX_ROWS
+
+
+class Query(Struct, forbid_unknown_fields=True):
+    """A text that is not empty."""
+
+    text: Annotated[str, Meta(min_length=1)]
+
+
+class Passage(Struct, forbid_unknown_fields=True):
+    """A text."""
+
+    text: str
+
+
+class RankingRequest(Struct, forbid_unknown_fields=True):
+    """What to rank by what."""
+
+    query: Query
+    passages: Annotated[list[Passage], Meta(min_length=1, max_length=MAX_ROWS)]
+    model: str | None = None
+    """A name or alias from /v1/models; left out, the default rerank model answers."""
+    truncate: Truncation | None = None
+    """Which end of a passage over the limit to leave out; with NONE, the default, it is an error."""
+
+
+class PassageRank(Struct):
+    """One passage's place."""
+
+    index: int
+    logit: float
+    """Of a cross-encoder; of other models the score of /v1/rerank."""
+
+
+class RankingUsage(Struct):
+    """Tokens computed."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class RankingResponse(Struct):
+    """Passages, best first."""
+
+    rankings: list[PassageRank]
+    usage: RankingUsage
+
+
+async def create(request: Request) -> Response:
+    """Answer POST /v1/ranking."""
+    body = await read(request, RankingRequest)
+    ranking = await rerank(
+        caller(request),
+        find_ranker(request, body.model),
+        body.query.text,
+        [passage.text for passage in body.passages],
+        truncate=TRUNCATIONS[body.truncate or "NONE"],
+        raw=True,
+    )
+    request.state["log"] |= {"inputs": len(body.passages), "tokens": ranking.tokens}
+    ranks = [PassageRank(ranked.index, ranked.score) for ranked in ranking.results]
+    return answer(RankingResponse(ranks, RankingUsage(ranking.tokens, ranking.tokens)))

@@ -1,0 +1,81 @@
+"""What the server answers to plain requests: the truth that clients' answers are held against.
+
+Of the standard library and numpy alone, since every environment imports it.
+"""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+MODEL = "all-minilm-l6-v2"
+IMAGE_MODEL = "minilm-pictogram"
+RERANKER = "minilm-late-interaction"
+PROMPTED = "prompted"
+"""MODEL with the prompts "query: " and "passage: ", and 64 and 128 dimensions; also "text-embedding-3-large"."""
+TEXTS = ["A conch is a large sea snail.", "Brass is an alloy of copper and zinc.", "Trumpets are made of brass."]
+QUERY = "what are trumpets made of?"
+LONG = "sea " * 400
+"""Over MODEL's limit of 256 tokens."""
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEUlEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5E"
+    "rkJggg=="
+)
+Vectors = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A server."""
+
+    url: str
+
+    def post(self, path: str, body: Mapping[str, Any], **headers: str) -> tuple[int, Any]:
+        """The status and the JSON of an answer."""
+        request = urllib.request.Request(  # noqa: S310 - our own server
+            self.url + path, json.dumps(body).encode(), {"content-type": "application/json", **headers}
+        )
+        try:
+            with urllib.request.urlopen(request) as answer:  # noqa: S310
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.load(error)
+
+    def get(self, path: str) -> Any:
+        """The JSON of an answer."""
+        with urllib.request.urlopen(self.url + path) as answer:  # noqa: S310
+            return json.load(answer)
+
+    def embed(self, given: Any, **fields: Any) -> list[list[float]]:
+        """Vectors of /v1/embeddings."""
+        status, answer = self.post("/v1/embeddings", {"input": given, "model": MODEL, **fields})
+        assert status == 200, answer
+        return [item["embedding"] for item in answer["data"]]
+
+    def rank(self, query: str = QUERY, documents: Sequence[str] = TEXTS, **fields: Any) -> list[tuple[int, float]]:
+        """Indices and scores of /v1/rerank, best first."""
+        body = {"query": query, "documents": documents, "model": RERANKER, **fields}
+        status, answer = self.post("/v1/rerank", body)
+        assert status == 200, answer
+        return [(result["index"], result["relevance_score"]) for result in answer["results"]]
+
+
+def assert_same(found: Vectors, expected: Vectors) -> None:
+    """Every vector has the direction and the length of its counterpart."""
+    ours, theirs = np.array(expected, np.float64), np.array(found, np.float64)
+    assert theirs.shape == ours.shape
+    lengths = np.linalg.norm(theirs, axis=1), np.linalg.norm(ours, axis=1)
+    cosines = (theirs * ours).sum(1) / lengths[0] / lengths[1]
+    assert cosines.min() > 0.99999
+    assert np.abs(lengths[0] - lengths[1]).max() < 1e-5
+
+
+def assert_ranked(found: Sequence[tuple[int, float]], expected: Sequence[tuple[int, float]]) -> None:
+    """The same documents in the same order, with the same scores."""
+    assert [index for index, _ in found] == [index for index, _ in expected]
+    assert np.abs(np.array(found) - np.array(expected)).max() < 1e-3

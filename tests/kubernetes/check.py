@@ -1,0 +1,186 @@
+"""`make manifests`: builds what is in kubernetes/, and holds it against schemas and against checkov's policies.
+
+Runs in an environment of its own: requirements/manifests.txt.
+"""
+
+import asyncio
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cloudcoil.models.keda.v1alpha1 as keda
+import cloudcoil.models.prometheus_operator.v1 as monitoring
+import kubernetes.client
+import kubernetes_validate
+import pykustomize
+import yaml
+
+RELEASES = ("1.34", "1.37")
+"""Of Kubernetes: one that is still maintained, and the newest whose schemas there are."""
+FOLDER = Path(".manifests/build")
+ROOT = Path("kubernetes")
+BUILDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "cpu": ("overlays/cpu", ()),
+    "gpu": ("overlays/gpu", ()),
+    "tensorrt": ("overlays/tensorrt", ()),
+    "kserve": ("kserve", ("monitoring",)),
+    "cpu-keda": ("overlays/cpu", ("monitoring", "keda")),
+    "gpu-hpa": ("overlays/gpu", ("monitoring", "hpa")),
+    "gpu-images": ("overlays/gpu", ("image-volume", "image-urls")),
+    "tensorrt-keda": ("overlays/tensorrt", ("monitoring", "keda", "image-volume")),
+}
+"""What is built, of which overlay and components."""
+Object = dict[str, Any]
+
+
+class InvalidError(Exception):
+    """An object is not what its kind's schema says. Names the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is printed of a build."""
+
+    name: str
+    objects: int
+    extensions: int
+    """Objects of kinds that are not Kubernetes' own."""
+    passed: int
+    """Checks of policies."""
+    failures: tuple[str, ...]
+
+
+def main() -> int:
+    """Run the command; the exit code is 1 where something is wrong."""
+    rows = [check(name, *parts) for name, parts in BUILDS.items()]
+    print(f"{'build':14} {'objects':>8} {'schemas ' + ', '.join(RELEASES):>20} {'extensions':>11} {'policies':>9}")
+    for row in rows:
+        print(f"{row.name:14} {row.objects:8} {row.objects - row.extensions:20} {row.extensions:11} {row.passed:9}")
+    failures = [f"{row.name}: {failure}" for row in rows for failure in row.failures]
+    print("\n".join(failures) or "all well; exceptions from policies are in kubernetes/checkov.yaml", flush=True)
+    return 1 if failures else 0
+
+
+def check(name: str, overlay: str, components: Sequence[str]) -> Row:
+    """Build one, and see whether all of it is right."""
+    file = build(name, overlay, components)
+    objects = list(yaml.safe_load_all(file.read_text()))
+    extensions = [one for one in objects if one["kind"] in EXTENSIONS]
+    failures = []
+    for one in objects:
+        try:
+            if one["kind"] in EXTENSIONS:
+                EXTENSIONS[one["kind"]](one)
+            else:
+                for release in RELEASES:
+                    kubernetes_validate.validate(one, release, strict=True)
+        except (InvalidError, ValueError, kubernetes_validate.ValidationError) as exc:
+            failures.append(f"{one['kind']} {one['metadata']['name']}: {exc}")
+    passed, refused = scan(file)
+    return Row(name, len(objects), len(extensions), passed, (*failures, *refused))
+
+
+def build(name: str, overlay: str, components: Sequence[str]) -> Path:
+    """Write what Kustomize makes of an overlay with components, as a user's own overlay would name them."""
+    folder = FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
+    up = "../" * len(folder.parts)
+    own = {
+        "resources": [f"{up}{ROOT}/{overlay}"],
+        "components": [f"{up}{ROOT}/components/{component}" for component in components],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    file = folder / "built.yaml"
+    file.write_text(asyncio.run(pykustomize.build(folder)).yaml)
+    return file
+
+
+def scan(file: Path) -> tuple[int, list[str]]:
+    """How many checks of policies pass, and those that do not."""
+    command = [str(Path(sys.executable).with_name("checkov")), f"--file={file}", "--framework=kubernetes"]
+    options = [f"--config-file={ROOT / 'checkov.yaml'}", "--skip-download", "--output=json", "--soft-fail"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    failed = [f"{one['check_id']} {one['check_name']}: {one['resource']}" for one in report["results"]["failed_checks"]]
+    return report["summary"]["passed"], failed
+
+
+def modelled(model: Any) -> Callable[[Object], None]:
+    """A check by a model made of a custom resource definition: what it does not know gets lost in it."""
+
+    def holds(given: Object) -> None:
+        understood = model.model_validate(given).model_dump(mode="json", by_alias=True, exclude_unset=True)
+        for path, value in leaves(given):
+            if path not in dict(leaves(understood)):
+                raise InvalidError(f"{path}: {value!r} is not in the schema")
+
+    return holds
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """All that is not a mapping or a list, with where it is."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from leaves(part, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from leaves(part, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def kserve_models() -> types.ModuleType:
+    """The classes that KServe's SDK has for its kinds, without the servers that it imports beside them."""
+    spec = importlib.util.find_spec("kserve")
+    assert spec is not None
+    package = types.ModuleType("kserve")
+    package.__path__ = list(spec.submodule_search_locations or ())
+    sys.modules["kserve"] = package
+    return importlib.import_module("kserve.models")
+
+
+def generated(models: types.ModuleType, kind: str) -> Callable[[Object], None]:
+    """A check by the classes of an OpenAPI generator."""
+
+    def made(value: Any, wanted: str, path: str) -> Any:
+        if nested := re.fullmatch(r"list\[(.+)\]", wanted):
+            return [made(part, nested[1], f"{path}[{index}]") for index, part in enumerate(value)]
+        if nested := re.fullmatch(r"dict\(str, (.+)\)", wanted):
+            return {key: made(part, nested[1], f"{path}.{key}") for key, part in value.items()}
+        model = getattr(models, wanted, None) or getattr(kubernetes.client, wanted, None)
+        if model is None:
+            if wanted in PLAIN and not isinstance(value, PLAIN[wanted]):
+                raise InvalidError(f"{path}: {value!r} is no {wanted}")
+            return value
+        names = {given: ours for ours, given in model.attribute_map.items()}
+        if strange := set(value) - set(names):
+            raise InvalidError(f"{path}: {wanted} has no {', '.join(sorted(strange))}")
+        # Raises ValueError where something is missing.
+        return model(
+            **{names[key]: made(part, model.openapi_types[names[key]], f"{path}.{key}") for key, part in value.items()}
+        )
+
+    return lambda given: made(given, kind, "")
+
+
+PLAIN: dict[str, type] = {"str": str, "int": int, "bool": bool}
+KSERVE = kserve_models()
+EXTENSIONS: dict[str, Callable[[Object], None]] = {
+    "ServiceMonitor": modelled(monitoring.ServiceMonitor),
+    "PodMonitor": modelled(monitoring.PodMonitor),
+    "PrometheusRule": modelled(monitoring.PrometheusRule),
+    "ScaledObject": modelled(keda.ScaledObject),
+    "ServingRuntime": generated(KSERVE, "V1alpha1ServingRuntime"),
+    "InferenceService": generated(KSERVE, "V1beta1InferenceService"),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

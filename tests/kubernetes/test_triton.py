@@ -1,0 +1,102 @@
+"""A real Triton, started with the options of the manifests: an older one than theirs, which knows all of them."""
+
+import asyncio
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from embedded.triton import Ports, Triton
+from gateway.triton import Triton as Client
+from loadtest.servers import free_ports
+
+START_TIMEOUT_S = 90
+
+
+def options() -> list[str]:
+    deployment: Any = next(iter(yaml.safe_load_all(Path("kubernetes/base/triton.yaml").read_text())))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    program, repository, *others = container["args"]
+    assert (program, repository) == ("tritonserver", "--model-repository=$(REPOSITORY)")
+    return [option.replace("$(POD_UID)", "4b9f") for option in others]
+
+
+@pytest.fixture(scope="module")
+def ports(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
+    ports = Ports(*free_ports(3))
+    scratch = tmp_path_factory.mktemp("triton")
+    triton = Triton.prepare(repository, ports, scratch)
+    of_this_machine = (
+        "--model-repository",
+        "--backend",
+        "--http-address",
+        "--http-port",
+        "--grpc-address",
+        "--grpc-port",
+        "--metrics",
+    )
+    ours = [option for option in triton.command[1:] if option.startswith(of_this_machine)]
+    with (scratch / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [triton.command[0], *ours, *options()], env=triton.environment, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not is_ready(ports):
+            assert process.poll() is None, (scratch / "log").read_text()
+            assert time.monotonic() < deadline, (scratch / "log").read_text()
+            time.sleep(0.2)
+        yield ports
+    finally:
+        process.terminate()
+        process.wait(30)
+        triton.clean_up()
+
+
+def is_ready(ports: Ports) -> bool:
+    try:
+        return httpx2.get(f"http://127.0.0.1:{ports.http}/v2/health/ready").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def test_gateway_finds_and_uses_the_models_by_name(ports: Ports) -> None:
+    async def use() -> None:
+        client = Client([f"dns:///localhost:{ports.grpc}"], timeout_s=10)
+        assert await client.is_live()
+        assert "all-minilm-l6-v2" in {model.name for model in await client.models()}
+        row: dict[str, NDArray[np.generic]] = {
+            "input_ids": np.array([[101, 102]], np.int64),
+            "length": np.array([[2]], np.int32),
+        }
+        assert (await client.infer("all-minilm-l6-v2", row, "embedding")).shape == (1, 384)
+        await client.close()
+
+    asyncio.run(use())
+
+
+def test_kubelet_may_ask_for_health_and_nothing_else_over_http(ports: Ports) -> None:
+    def status(path: str) -> int:
+        return httpx2.get(f"http://127.0.0.1:{ports.http}/v2{path}").status_code
+
+    assert status("/health/live") == 200
+    for path in ("", "/models/all-minilm-l6-v2/config", "/models/stats", "/systemsharedmemory/status", "/logging"):
+        assert status(path) == 403
+
+
+def test_what_the_gateway_does_not_need_is_refused_over_grpc(ports: Ports) -> None:
+    with InferenceServerClient(f"127.0.0.1:{ports.grpc}") as client:
+        for ask in (client.get_system_shared_memory_status, client.get_trace_settings, client.get_log_settings):
+            with pytest.raises(InferenceServerException, match="restricted"):
+                ask()
+        with pytest.raises(InferenceServerException, match="not allowed"):
+            client.unload_model("all-minilm-l6-v2")

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import msgspec
+
+from loadtest.compat import PAGE, RESULTS, Results, Row, furnish, table
+
+
+def test_client_is_named_once_and_failures_stand_out() -> None:
+    rows = [
+        Row("openai", "3.0", "`base_url`", "`create`", passed=True),
+        Row("openai", "3.0", "`base_url`", "`list`", passed=False),
+        Row("voyageai", "0.5", "`base_url`", "`embed`", passed=True),
+    ]
+    assert table(rows).splitlines()[2:] == [
+        "| openai | 3.0 | `base_url` | `create` | works |",
+        "| | | | `list` | **fails** |",
+        "| voyageai | 0.5 | `base_url` | `embed` | works |",
+    ]
+
+
+def test_page_shows_the_stored_results() -> None:
+    assert table(msgspec.json.decode(RESULTS.read_bytes(), type=Results).rows) in PAGE.read_text()
+
+
+def test_prompted_model_is_the_default_ones_twin(tmp_path: Path) -> None:
+    config = (furnish(tmp_path / "repository") / "prompted" / "config.pbtxt").read_text()
+    assert 'string_value: "64,128"' in config
+    assert 'name: "prompted"' in config
