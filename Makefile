@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test bench perf chaos soak audit compat images manifests evaluate precisions parity pictogram \
+.PHONY: help install serve check lint test bench perf chaos soak audit compat images manifests scale evaluate precisions parity pictogram \
 	screenshots swagger format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
@@ -58,6 +58,10 @@ compat: .venv/dev .compat/newest/installed .compat/older/installed ## call a ser
 manifests: .venv/dev .manifests/installed ## build the manifests of kubernetes/, check them against schemas and policies, and load what autoscalers look at
 	@.manifests/venv/bin/python -m tests.kubernetes.check
 	$(BIN)/python -m pytest -o addopts=--import-mode=importlib tests/observability/test_autoscaling.py
+
+scale: .venv/dev ## kill and add Tritons behind one name, under load, and write down how fast that is noticed (a minute; root)
+	$(BIN)/python -m export
+	$(BIN)/python -m loadtest.scale
 
 evaluate: .venv/dev ## measure retrieval quality through a running server, on STSb and XQuAD
 	$(BIN)/python -m loadtest.quality $(ARGS)

@@ -1,0 +1,293 @@
+"""`python -m loadtest.capacity`: how many replicas a load takes, from a stored benchmark.
+
+A replica is a machine as the benchmark's, with a gateway and a Triton. What an execution costs is fitted to the
+benchmark's runs: some time for each execution, each row and each token. Replicas are then tried in a simulated queue:
+requests come at Poisson-distributed times, and whatever waits when an execution ends makes the next one, as Triton's
+dynamic batching does.
+"""
+
+import argparse
+import asyncio
+import itertools
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from scipy.optimize import nnls
+
+from loadtest import bench, machine, page
+from loadtest.servers import HOST, conch
+from loadtest.workloads import EMBEDDING_MODEL, Workload, workloads
+
+RESULTS = Path(__file__).parent / "results" / "capacity.json"
+PAGE = Path("docs/operations.md")
+SERVER = "conch"
+MOST_ROWS = 64
+"""In an execution: max_batch_size of the configs."""
+FULL = 0.95
+"""Of its time, the most that a replica may be busy: over it, a queue grows without end."""
+REQUESTS = 20_000
+"""Simulated."""
+MOST_REPLICAS = 10_000
+CHECKED = ("short-16", "mixed-16")
+CHECKED_SHARES = (0.3, 0.5, 0.7)
+CHECK_S = 20.0
+PERCENTILES = (50, 95, 99)
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What an execution costs a replica, the gateway's part included, in seconds."""
+
+    execution_s: float
+    row_s: float
+    token_s: float
+
+    def of(self, rows: float, tokens: float) -> float:
+        """An execution of so many."""
+        return self.execution_s + self.row_s * rows + self.token_s * tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What clients ask for."""
+
+    rate: float
+    """Requests a second."""
+    texts: int
+    """In a request."""
+    lengths: NDArray[np.int64]
+    """Tokens of texts, special ones included."""
+    shares: NDArray[np.float64]
+    """Of the texts that have each length; together 1."""
+
+    def draw(self, chance: np.random.Generator, count: int) -> NDArray[np.int64]:
+        """Tokens of so many requests."""
+        texts = chance.choice(self.lengths, (count, self.texts), p=self.shares)
+        tokens: NDArray[np.int64] = texts.sum(1)
+        return tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How many replicas, and what to expect of them."""
+
+    replicas: int
+    busy: float
+    """The least share of its time that one works."""
+    latency_s: dict[int, float]
+    """By percentile."""
+
+
+class Check(msgspec.Struct, frozen=True):
+    """A load that was simulated and sent."""
+
+    workload: str
+    requests_a_second: float
+    expected_ms: dict[int, float]
+    measured_ms: dict[int, float]
+
+
+class Results(msgspec.Struct, frozen=True):
+    """All that was checked, and the costs that it was simulated with."""
+
+    machine: dict[str, str | int | float]
+    cost_ms: dict[str, float]
+    checks: list[Check]
+
+
+def fit(runs: Sequence[bench.Run]) -> Cost:
+    """What an execution costs, by non-negative least squares of relative errors over runs that kept a server busy."""
+    seen = [run for run in runs if run.server == SERVER and run.work.get("executions") and run.items == run.requests]
+    per = np.array(
+        [[1.0, run.work["rows"] / run.work["executions"], run.work["tokens"] / run.work["executions"]] for run in seen]
+    )
+    took = np.array([run.seconds / run.work["executions"] for run in seen])
+    costs, _ = nnls(per / took[:, None], np.ones(len(took)))
+    return Cost(*map(float, costs))
+
+
+def simulate(
+    cost: Cost, arrivals: NDArray[np.float64], texts: int, tokens: NDArray[np.int64], most_rows: int = MOST_ROWS
+) -> NDArray[np.float64]:
+    """Latencies of requests at one replica, in seconds: what waits when an execution ends makes the next.
+
+    Args:
+        cost: of executions.
+        arrivals: when requests come, ascending, in seconds.
+        texts: in each.
+        tokens: of each.
+        most_rows: in an execution, unless one request has more.
+    """
+    ends = np.empty(len(arrivals))
+    come, needed = arrivals.tolist(), tokens.tolist()
+    now, first = 0.0, 0
+    while first < len(come):
+        now = max(now, come[first])
+        last = first + 1
+        while last < len(come) and come[last] <= now and (last + 1 - first) * texts <= most_rows:
+            last += 1
+        now += cost.of((last - first) * texts, sum(needed[first:last]))
+        ends[first:last] = now
+        first = last
+    return ends - arrivals
+
+
+def expect(cost: Cost, demand: Demand, rate: float) -> dict[int, float]:
+    """Latencies at one replica that gets so many of the demand's requests a second, by percentile, in seconds."""
+    chance = np.random.default_rng(0)
+    arrivals = chance.exponential(1 / rate, REQUESTS).cumsum()
+    latencies = simulate(cost, arrivals, demand.texts, demand.draw(chance, REQUESTS))
+    return {one: float(np.percentile(latencies, one)) for one in PERCENTILES}
+
+
+def least_s(cost: Cost, demand: Demand) -> float:
+    """What a request costs at least, in the largest executions."""
+    tokens = float(demand.lengths @ demand.shares)
+    return demand.texts * cost.of(MOST_ROWS, MOST_ROWS * tokens) / MOST_ROWS
+
+
+def plan(cost: Cost, demand: Demand, within_s: float, percentile: int) -> Plan | None:
+    """The fewest replicas that answer in time; None where none would, since one request alone takes longer.
+
+    Args:
+        cost: of executions.
+        demand: of all clients together.
+        within_s: the longest that an answer may take.
+        percentile: of the answers, how many must be in time.
+    """
+    least = least_s(cost, demand)
+    if expect(cost, demand, 1e-3 / least)[percentile] > within_s:
+        return None
+    fewest = max(1, int(np.ceil(demand.rate * least / FULL)))
+    for replicas in range(fewest, MOST_REPLICAS):
+        latency_s = expect(cost, demand, demand.rate / replicas)
+        if latency_s[percentile] <= within_s:
+            return Plan(replicas, demand.rate * least / replicas, latency_s)
+    return None
+
+
+def histogram(text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Read `16:3,64:2,200:1`: lengths in tokens, and how many texts have each.
+
+    Raises:
+        ValueError: it is none.
+    """
+    pairs = [part.split(":") for part in text.split(",")]
+    lengths = np.array([int(length) for length, _ in pairs])
+    weights = np.array([float(weight) for _, weight in pairs])
+    if (lengths < 1).any() or (weights < 0).any() or not weights.sum():
+        raise ValueError("lengths must be 1 or more, and their weights not negative, nor all 0")
+    return lengths, weights / weights.sum()
+
+
+def demand_of(workload: Workload, rate: float) -> Demand:
+    """What a workload of one text a request asks for, with the lengths that the served model's tokenizer gives it."""
+    from tokenizers import Tokenizer  # noqa: PLC0415 - for this alone
+
+    tokenizer = Tokenizer.from_file(str(bench.REPOSITORY / EMBEDDING_MODEL / "tokenizer.json"))
+    texts = [text for body in workload.texts for text in body]
+    tokens = [min(len(one.ids), bench.MAX_TOKENS) for one in tokenizer.encode_batch(texts)]
+    lengths, counts = np.unique(tokens, return_counts=True)
+    return Demand(rate, 1, lengths, counts / counts.sum())
+
+
+async def send(url: str, workload: Workload, rate: float) -> dict[int, float]:
+    """Send a workload at Poisson-distributed times for a while; latencies by percentile, in seconds."""
+    chance, latencies = np.random.default_rng(1), list[float]()
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+    async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits) as client, asyncio.TaskGroup() as group:
+
+        async def one(body: bytes) -> None:
+            sent = time.perf_counter()
+            (await client.post(workload.path, content=body)).raise_for_status()
+            latencies.append(time.perf_counter() - sent)
+
+        started = due = time.perf_counter()
+        for body in itertools.cycle(workload.bodies):
+            if due > started + CHECK_S:
+                break
+            await asyncio.sleep(due - time.perf_counter())
+            group.create_task(one(body))
+            due += chance.exponential(1 / rate)
+    return {one: float(np.percentile(latencies, one)) for one in PERCENTILES}
+
+
+def check(cost: Cost) -> list[Check]:
+    """Send what was simulated to a real server."""
+    bench.prepare()
+    found = []
+    with conch(bench.REPOSITORY, bench.REPOSITORY.with_name("capacity.log")) as server:
+        for name in CHECKED:
+            workload = workloads()[name]
+            for share in CHECKED_SHARES:
+                rate = share / least_s(cost, demand_of(workload, 1))
+                expected = expect(cost, demand_of(workload, rate), rate)
+                asyncio.run(send(f"http://{HOST}:{server.port}", workload, rate / 4))  # warm
+                measured = asyncio.run(send(f"http://{HOST}:{server.port}", workload, rate))
+                found.append(Check(name, round(rate, 1), _in_ms(expected), _in_ms(measured)))
+                console.print(found[-1])
+    return found
+
+
+def _in_ms(latency_s: dict[int, float]) -> dict[int, float]:
+    return {one: round(1000 * seconds, 1) for one, seconds in latency_s.items()}
+
+
+def table(checks: Sequence[Check]) -> str:
+    """A row a load."""
+    heads = [f"p{one} expected, measured" for one in PERCENTILES]
+    lines = [f"| workload | requests/s | {' | '.join(heads)} |", "|---" * (2 + len(heads)) + "|"]
+    for one in checks:
+        cells = [f"{one.expected_ms[p]:,.0f}, {one.measured_ms[p]:,.0f} ms" for p in PERCENTILES]
+        lines.append(f"| {one.workload} | {one.requests_a_second:,.0f} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Answer; the exit code is 1 where no number of replicas would do."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.capacity", description=__doc__)
+    parser.add_argument("--rate", type=float, default=100, help="requests a second; by default %(default)s")
+    parser.add_argument("--texts", type=int, default=1, help="in a request")
+    parser.add_argument("--lengths", default="16:6,64:3,200:1", help="tokens:weight,...; by default %(default)s")
+    parser.add_argument("--within", type=float, default=200, metavar="MS", help="the longest that answers may take")
+    parser.add_argument("--percentile", type=int, default=95, choices=PERCENTILES, help="of them that do not")
+    parser.add_argument("--results", type=Path, default=bench.RESULTS, help="of `make bench`; by default %(default)s")
+    parser.add_argument("--check", action="store_true", help="send what is simulated to a server here instead")
+    arguments = parser.parse_args()
+    results = msgspec.json.decode(arguments.results.read_bytes(), type=bench.Results)
+    cost = fit([*results.runs, *results.sweep])
+    told = {"execution": 1000 * cost.execution_s, "row": 1000 * cost.row_s, "token": 1000 * cost.token_s}
+    cost_ms = {name: round(value, 4) for name, value in told.items()}
+    if arguments.check:
+        checks = check(cost)
+        bench.store(Results(machine.describe(), cost_ms, checks), RESULTS)
+        page.fill(PAGE, {"capacity": table(checks)})
+        return 0
+    try:
+        demand = Demand(arguments.rate, arguments.texts, *histogram(arguments.lengths))
+    except ValueError as exc:
+        parser.error(f"--lengths {arguments.lengths}: {exc}")
+    console.print(f"by {arguments.results}: {results.machine['cores']} cores of an {results.machine['cpu']} a replica;")
+    console.print(f"milliseconds: {', '.join(f'{value:g} for each {name}' for name, value in cost_ms.items())}")
+    found = plan(cost, demand, arguments.within / 1000, arguments.percentile)
+    if found is None:
+        console.print(f"no number of replicas answers {arguments.percentile} % within {arguments.within:g} ms")
+        return 1
+    latencies = ", ".join(f"p{one} {1000 * seconds:.0f} ms" for one, seconds in found.latency_s.items())
+    console.print(f"replicas: {found.replicas}, each busy {found.busy:.0%} of its time at least; {latencies}")
+    console.print("and one more, for when one is lost or replaced")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

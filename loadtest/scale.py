@@ -1,0 +1,227 @@
+"""`make scale`: three Tritons behind one name, as pods behind a headless Service; one is killed, and another comes.
+
+Needs root: it runs in a mount namespace of its own, in which /etc/hosts is a file that it may change.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+
+from embedded.triton import LOOPBACK, Ports, Triton
+from loadtest import bench, machine, page
+from loadtest.faults import REPOSITORY
+from loadtest.servers import HOST, free_ports, gateway
+from loadtest.steady import SETTINGS, Tally, known, steadily
+from loadtest.workloads import EMBEDDING_MODEL
+
+INSIDE = "--inside"
+SCRATCH = Path(".chaos")
+"""Logs."""
+RESULTS = Path(__file__).parent / "results" / "scale.json"
+PAGE = Path("docs/kubernetes.md")
+NAME = "tritons"
+HOSTS = Path("/etc/hosts")
+PHASE_S = 10.0
+NOTICE_S = 3.0
+"""From the end of a pod to the end of its address in the name: a few seconds in a cluster."""
+START_S = 60.0
+LOOK_S = 0.05
+
+console = Console(highlight=False)
+
+
+class Phase(msgspec.Struct, frozen=True):
+    """Some seconds of a steady load."""
+
+    name: str
+    shares: dict[str, float]
+    """Of the calls, by the number of the Triton that answered them."""
+    requests: int
+    not_correct: int
+    latest_ms: float
+    """The longest that any answer took."""
+
+
+class Results(msgspec.Struct, frozen=True):
+    """All that was measured."""
+
+    machine: dict[str, str | int | float]
+    phases: list[Phase]
+    pick_up_s: float
+    """From a new address in the name to the first call there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A Triton at an address of its own, and the ports of all."""
+
+    number: int
+    process: "subprocess.Popen[bytes]"
+    ports: Ports
+
+    @property
+    def address(self) -> str:
+        """On loopback."""
+        return address(self.number)
+
+    def is_ready(self) -> bool:
+        """Whether it says so."""
+        try:
+            with urllib.request.urlopen(f"http://{self.address}:{self.ports.http}/v2/health/ready", timeout=2):
+                return True
+        except OSError:
+            return False
+
+    def calls(self) -> float:
+        """That it has answered; 0 where it is gone."""
+        try:
+            with urllib.request.urlopen(f"http://{self.address}:{self.ports.metrics}/metrics", timeout=2) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            return 0.0
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("nv_inference_request_success{"))
+
+
+def address(number: int) -> str:
+    """Of a Triton: all of 127.0.0.0/8 is this machine."""
+    return f"127.0.0.{10 + number}"
+
+
+@contextmanager
+def pod(number: int, ports: Ports, repository: Path) -> Iterator[Pod]:
+    """Start a Triton, and wait until it is ready."""
+    with tempfile.TemporaryDirectory(prefix="conch-") as scratch, (SCRATCH / f"triton-{number}.log").open("wb") as log:
+        triton = Triton.prepare(repository, ports, Path(scratch))
+        own = triton.shared_memory_prefix, f"{triton.shared_memory_prefix}{number}-"
+        command = [
+            option.replace(f"-address={LOOPBACK}", f"-address={address(number)}").replace(*own)
+            for option in triton.command
+        ]
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command, env=triton.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        one = Pod(number, process, ports)
+        try:
+            deadline = time.monotonic() + START_S
+            while not one.is_ready():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise TimeoutError(f"Triton {number} did not start: {log.name}")
+                time.sleep(LOOK_S)
+            yield one
+        finally:
+            kill(one)
+            process.wait()
+            triton.clean_up()
+
+
+def kill(one: Pod) -> None:
+    """End it and its models, without a word."""
+    with suppress(ProcessLookupError):
+        os.killpg(one.process.pid, signal.SIGKILL)
+
+
+def publish(numbers: Sequence[int], others: str) -> None:
+    """Have the name stand for these Tritons. In place: it is mounted."""
+    HOSTS.write_text(others + "".join(f"{address(number)} {NAME}\n" for number in numbers))
+
+
+async def phase(name: str, pods: Mapping[int, Pod], tally: Tally) -> Phase:
+    """Look for some seconds at what the load does."""
+    before = {number: one.calls() for number, one in pods.items()}
+    requests, correct, tally.latest_s = tally.counts.total(), tally.counts["correct"], 0.0
+    await asyncio.sleep(PHASE_S)
+    calls = {number: max(0.0, one.calls() - before[number]) for number, one in pods.items()}
+    found = tally.counts.total() - requests
+    result = Phase(
+        name,
+        {str(number): round(count / (sum(calls.values()) or 1), 3) for number, count in calls.items()},
+        found,
+        found - (tally.counts["correct"] - correct),
+        round(1000 * tally.latest_s),
+    )
+    console.print(f"{name:24} {result.requests:5} requests, {result.not_correct} not correct, {result.shares}")
+    return result
+
+
+def wait_for_call(one: Pod, before: float) -> None:
+    """Wait until a Triton has answered more calls than that."""
+    while one.calls() <= before:
+        time.sleep(LOOK_S)
+
+
+async def rehearse(url: str, ports: Ports, repository: Path, pods: dict[int, Pod], others: str) -> Results:
+    """Kill one, and add one."""
+    tally, stop = Tally(), asyncio.Event()
+    load = asyncio.create_task(steadily(url, await known(url), tally, stop))
+    phases = [await phase("three", pods, tally)]
+
+    async def notice() -> None:
+        await asyncio.sleep(NOTICE_S)
+        publish([1, 3], others)
+
+    kill(pods.pop(2))
+    noticing = asyncio.create_task(notice())
+    phases.append(await phase("one of them killed", pods, tally))
+    await noticing
+    with ExitStack() as stack:
+        fourth = await asyncio.to_thread(stack.enter_context, pod(4, ports, repository))
+        pods[4], published_at, before = fourth, time.perf_counter(), fourth.calls()
+        publish([1, 3, 4], others)
+        await asyncio.to_thread(wait_for_call, fourth, before)
+        pick_up_s = time.perf_counter() - published_at
+        phases.append(await phase("a new one beside two", pods, tally))
+        stop.set()
+        await load
+    console.print(f"picked up after {pick_up_s:.2f} s")
+    return Results(machine.describe(), phases, round(pick_up_s, 2))
+
+
+def table(results: Results) -> str:
+    """A row a phase."""
+    lines = ["| | requests | not answered correctly | longest answer | calls to each Triton |", "|---|---|---|---|---|"]
+    for one in results.phases:
+        shares = ", ".join(f"{share:.0%}" for share in one.shares.values())
+        lines.append(f"| {one.name} | {one.requests:,} | {one.not_correct} | {one.latest_ms:,.0f} ms | {shares} |")
+    return "\n".join(
+        [*lines, "", f"The new one had its first call {results.pick_up_s:.1f} s after its address was there."]
+    )
+
+
+def main() -> int:
+    """Rehearse, store and publish."""
+    if INSIDE not in sys.argv:
+        unshare = str(shutil.which("unshare"))
+        os.execv(unshare, [unshare, "--mount", sys.executable, "-m", "loadtest.scale", INSIDE])  # noqa: S606 - no shell
+    SCRATCH.mkdir(exist_ok=True)
+    others = HOSTS.read_text()
+    ports = Ports(*free_ports(3))
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        hosts, repository = Path(scratch) / "hosts", Path(scratch) / "repository"
+        hosts.touch(0o644)
+        subprocess.run([str(shutil.which("mount")), "--bind", str(hosts), str(HOSTS)], check=True)  # noqa: S603
+        shutil.copytree(REPOSITORY / EMBEDDING_MODEL, repository / EMBEDDING_MODEL)
+        pods = {number: stack.enter_context(pod(number, ports, repository)) for number in (1, 2, 3)}
+        publish(list(pods), others)
+        settings = {**SETTINGS, "GATEWAY_TRITON_URL": f"dns:///{NAME}:{ports.grpc}"}
+        front = stack.enter_context(gateway(repository, SCRATCH / "gateway.log", **settings))
+        results = asyncio.run(rehearse(f"http://{HOST}:{front.port}", ports, repository, pods, others))
+    bench.store(results, RESULTS)
+    page.fill(PAGE, {"scale": table(results) + "\n"})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

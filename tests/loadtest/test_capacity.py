@@ -1,0 +1,86 @@
+import msgspec
+import numpy as np
+import pytest
+
+from loadtest import bench
+from loadtest.capacity import RESULTS, Cost, Demand, Results, expect, fit, histogram, least_s, plan, simulate
+
+SHORT = Demand(100, 1, np.array([16]), np.array([1.0]))
+COST = Cost(execution_s=0.002, row_s=0.0005, token_s=0.00005)
+
+
+def test_cost_is_found_again_in_runs_that_it_made() -> None:
+    runs = [
+        bench.Run(
+            "a",
+            "conch",
+            0,
+            1,
+            COST.of(rows, tokens) * 100,
+            1,
+            1,
+            {},
+            {},
+            {"rows": 100.0 * rows, "executions": 100.0, "tokens": 100.0 * tokens},
+        )
+        for rows, tokens in ((1, 20), (8, 150), (20, 400), (7, 500), (19, 1300))
+    ]
+    found = fit(runs)
+    assert (found.execution_s, found.row_s, found.token_s) == pytest.approx((0.002, 0.0005, 0.00005))
+
+
+def test_without_batches_the_wait_is_that_of_pollaczek_and_khinchine() -> None:
+    """M/D/1: the mean wait is rho s / 2 (1 - rho)."""
+    chance, service_s, busy = np.random.default_rng(0), 0.01, 0.7
+    arrivals = chance.exponential(service_s / busy, 200_000).cumsum()
+    latencies = simulate(Cost(service_s, 0, 0), arrivals, 1, np.ones(len(arrivals), np.int64), most_rows=1)
+    assert latencies.mean() == pytest.approx(service_s + busy * service_s / (2 * (1 - busy)), rel=0.05)
+
+
+def test_what_waits_together_is_executed_together() -> None:
+    arrivals = np.array([0.0, 0.001, 0.002])
+    latencies = simulate(Cost(1, 0, 0), arrivals, 1, np.array([5, 5, 5]))
+    assert latencies == pytest.approx([1, 1.999, 1.998])
+
+
+def test_execution_holds_no_more_rows_than_it_may() -> None:
+    latencies = simulate(Cost(1, 0, 0), np.zeros(3), 2, np.array([5, 5, 5]), most_rows=4)
+    assert latencies.tolist() == [1, 1, 2]
+
+
+def test_latency_grows_with_the_rate() -> None:
+    slow, fast = (expect(COST, SHORT, share / least_s(COST, SHORT))[95] for share in (0.2, 0.9))
+    assert slow < fast
+
+
+def test_replicas_grow_with_the_rate_and_are_never_overfull() -> None:
+    found = [plan(COST, Demand(rate, 1, SHORT.lengths, SHORT.shares), 0.1, 95) for rate in (10, 5_000, 50_000)]
+    assert [one.replicas for one in found if one] == sorted({one.replicas for one in found if one})
+    assert all(one is not None and one.busy <= 0.95 and one.latency_s[95] <= 0.1 for one in found)
+
+
+def test_no_replicas_help_what_takes_too_long_alone() -> None:
+    assert plan(COST, SHORT, 0.001, 50) is None
+
+
+def test_histogram_is_read() -> None:
+    lengths, shares = histogram("16:3,64:1")
+    assert (lengths.tolist(), shares.tolist()) == ([16, 64], [0.75, 0.25])
+
+
+@pytest.mark.parametrize("text", ["", "16", "0:1", "16:0", "16:-1,8:2", "a:1"])
+def test_what_is_no_histogram_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        histogram(text)
+
+
+def test_stored_benchmark_can_be_fitted() -> None:
+    results = msgspec.json.decode(bench.RESULTS.read_bytes(), type=bench.Results)
+    cost = fit([*results.runs, *results.sweep])
+    assert min(cost.execution_s, cost.row_s, cost.token_s) > 0
+
+
+def test_stored_check_came_near_what_was_expected() -> None:
+    results = msgspec.json.decode(RESULTS.read_bytes(), type=Results)
+    ratios = [one.measured_ms[50] / one.expected_ms[50] for one in results.checks]
+    assert 0.5 < np.median(ratios) < 2
