@@ -15,22 +15,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from scipy.optimize import nnls
 
-from loadtest import bench, machine, page
+from loadtest import bench, machine
+from loadtest.client import BenchmarkError
+from loadtest.overload import Connection, ask
 from loadtest.servers import HOST, conch
 from loadtest.workloads import EMBEDDING_MODEL, Workload, workloads
 
 RESULTS = Path(__file__).parent / "results" / "capacity.json"
-PAGE = Path("docs/operations.md")
 SERVER = "conch"
-MOST_ROWS = 64
-"""In an execution: max_batch_size of the configs."""
+MOST_ROWS = 24
+"""In an execution, about, when a replica is full of small requests: the gateway keeps no more at Triton."""
 FULL = 0.95
 """Of its time, the most that a replica may be busy: over it, a queue grows without end."""
 REQUESTS = 20_000
@@ -108,10 +108,10 @@ class Results(msgspec.Struct, frozen=True):
 def fit(runs: Sequence[bench.Run]) -> Cost:
     """What an execution costs, by non-negative least squares of relative errors over runs that kept a server busy."""
     seen = [run for run in runs if run.server == SERVER and run.work.get("executions") and run.items == run.requests]
-    per = np.array(
-        [[1.0, run.work["rows"] / run.work["executions"], run.work["tokens"] / run.work["executions"]] for run in seen]
-    )
-    took = np.array([run.seconds / run.work["executions"] for run in seen])
+    rows = np.array([run.work["rows"] / run.work["executions"] for run in seen])
+    tokens = np.array([run.work["tokens"] / run.work["executions"] for run in seen])
+    took = rows * [run.seconds / run.items for run in seen]  # a row is a request
+    per = np.stack([np.ones(len(seen)), rows, tokens], 1)
     costs, _ = nnls(per / took[:, None], np.ones(len(took)))
     return Cost(*map(float, costs))
 
@@ -201,17 +201,20 @@ def demand_of(workload: Workload, rate: float) -> Demand:
     return Demand(rate, 1, lengths, counts / counts.sum())
 
 
-async def send(url: str, workload: Workload, rate: float) -> dict[int, float]:
+async def send(port: int, workload: Workload, rate: float) -> dict[int, float]:
     """Send a workload at Poisson-distributed times for a while; latencies by percentile, in seconds."""
-    chance, latencies = np.random.default_rng(1), list[float]()
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-    async with httpx2.AsyncClient(base_url=url, timeout=60, limits=limits) as client, asyncio.TaskGroup() as group:
+    chance, latencies, idle = np.random.default_rng(1), list[float](), list[Connection]()
 
-        async def one(body: bytes) -> None:
-            sent = time.perf_counter()
-            (await client.post(workload.path, content=body)).raise_for_status()
-            latencies.append(time.perf_counter() - sent)
+    async def one(body: bytes) -> None:
+        sent = time.perf_counter()
+        connection = idle.pop() if idle else await asyncio.open_connection(HOST, port)
+        status = await ask(connection, workload.path, body)
+        idle.append(connection)
+        if status != "200":
+            raise BenchmarkError(f"{workload.name}: {status}")
+        latencies.append(time.perf_counter() - sent)
 
+    async with asyncio.TaskGroup() as group:
         started = due = time.perf_counter()
         for body in itertools.cycle(workload.bodies):
             if due > started + CHECK_S:
@@ -219,6 +222,8 @@ async def send(url: str, workload: Workload, rate: float) -> dict[int, float]:
             await asyncio.sleep(due - time.perf_counter())
             group.create_task(one(body))
             due += chance.exponential(1 / rate)
+    for _, writer in idle:
+        writer.close()
     return {one: float(np.percentile(latencies, one)) for one in PERCENTILES}
 
 
@@ -232,8 +237,8 @@ def check(cost: Cost) -> list[Check]:
             for share in CHECKED_SHARES:
                 rate = share / least_s(cost, demand_of(workload, 1))
                 expected = expect(cost, demand_of(workload, rate), rate)
-                asyncio.run(send(f"http://{HOST}:{server.port}", workload, rate / 4))  # warm
-                measured = asyncio.run(send(f"http://{HOST}:{server.port}", workload, rate))
+                asyncio.run(send(server.port, workload, rate / 4))  # warm
+                measured = asyncio.run(send(server.port, workload, rate))
                 found.append(Check(name, round(rate, 1), _in_ms(expected), _in_ms(measured)))
                 console.print(found[-1])
     return found
@@ -241,16 +246,6 @@ def check(cost: Cost) -> list[Check]:
 
 def _in_ms(latency_s: dict[int, float]) -> dict[int, float]:
     return {one: round(1000 * seconds, 1) for one, seconds in latency_s.items()}
-
-
-def table(checks: Sequence[Check]) -> str:
-    """A row a load."""
-    heads = [f"p{one} expected, measured" for one in PERCENTILES]
-    lines = [f"| workload | requests/s | {' | '.join(heads)} |", "|---" * (2 + len(heads)) + "|"]
-    for one in checks:
-        cells = [f"{one.expected_ms[p]:,.0f}, {one.measured_ms[p]:,.0f} ms" for p in PERCENTILES]
-        lines.append(f"| {one.workload} | {one.requests_a_second:,.0f} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -271,7 +266,6 @@ def main() -> int:
     if arguments.check:
         checks = check(cost)
         bench.store(Results(machine.describe(), cost_ms, checks), RESULTS)
-        page.fill(PAGE, {"capacity": table(checks)})
         return 0
     try:
         demand = Demand(arguments.rate, arguments.texts, *histogram(arguments.lengths))

@@ -57,7 +57,7 @@ async def overload(server: Server, workload: Workload, seconds: float) -> Overlo
         try:
             connection = idle.pop() if idle else await asyncio.open_connection(HOST, server.port)
             async with asyncio.timeout(TIMEOUT_S + GRACE_S):
-                status = await _ask(connection, workload.path, body)
+                status = await ask(connection, workload.path, body)
         except TimeoutError:
             statuses["lost"] += 1
             return
@@ -102,7 +102,7 @@ async def overload(server: Server, workload: Workload, seconds: float) -> Overlo
     return result
 
 
-async def _ask(connection: Connection, path: str, body: bytes) -> str:
+async def ask(connection: Connection, path: str, body: bytes) -> str:
     """The status of an answer, which is read to its end."""
     reader, writer = connection
     writer.write(b"POST %s HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%s" % (path.encode(), len(body), body))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from loadtest import bench
-from loadtest.capacity import RESULTS, Cost, Demand, Results, expect, fit, histogram, least_s, plan, simulate
+from loadtest.capacity import Cost, Demand, expect, fit, histogram, least_s, plan, simulate
 
 SHORT = Demand(100, 1, np.array([16]), np.array([1.0]))
 COST = Cost(execution_s=0.002, row_s=0.0005, token_s=0.00005)
@@ -17,8 +17,8 @@ def test_cost_is_found_again_in_runs_that_it_made() -> None:
             0,
             1,
             COST.of(rows, tokens) * 100,
-            1,
-            1,
+            100 * rows,
+            100 * rows,
             {},
             {},
             {"rows": 100.0 * rows, "executions": 100.0, "tokens": 100.0 * tokens},
@@ -78,9 +78,3 @@ def test_stored_benchmark_can_be_fitted() -> None:
     results = msgspec.json.decode(bench.RESULTS.read_bytes(), type=bench.Results)
     cost = fit([*results.runs, *results.sweep])
     assert min(cost.execution_s, cost.row_s, cost.token_s) > 0
-
-
-def test_stored_check_came_near_what_was_expected() -> None:
-    results = msgspec.json.decode(RESULTS.read_bytes(), type=Results)
-    ratios = [one.measured_ms[50] / one.expected_ms[50] for one in results.checks]
-    assert 0.5 < np.median(ratios) < 2
