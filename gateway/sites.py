@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 LOCAL = (".localhost", ".local", ".internal")
@@ -26,6 +27,7 @@ def is_other(headers: Mapping[str, str]) -> bool:
     return origin == "null" or (scheme in ("http", "https") and place != host)
 
 
+@lru_cache(maxsize=16)
 def _is_local(host: str) -> bool:
     try:
         name = urlsplit(f"//{host}").hostname or ""
