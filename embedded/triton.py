@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from gateway.spans import is_disabled
+
 LOOPBACK = "127.0.0.1"
 EXIT_TIMEOUT_S = 3
 ADMIN_HEADER = "admin-key"
@@ -154,7 +156,7 @@ def admin_key(environ: Mapping[str, str]) -> str:
 def _tracing(environ: Mapping[str, str]) -> list[str]:
     """Options by which Triton adds its own spans to the traces of requests, where a collector is named."""
     endpoint = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if not endpoint or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+    if not endpoint or is_disabled(environ):
         return []
     settings = {
         "mode": "opentelemetry",

@@ -21,9 +21,8 @@ CLOSE_S = 1
 def main() -> int:
     """Run the server; the exit code is 2 where a setting is wrong."""
     _be_polite()
-    os.environ.setdefault(
-        "GRPC_VERBOSITY", "ERROR"
-    )  # or it logs each decoder that is started, in lines of its own kind
+    # Or gRPC logs each decoder that is started, in lines of its own kind.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as exc:

@@ -139,13 +139,17 @@ class Triton:
                 raise NotReady("Triton does not answer")
         return call.result()
 
-    def _by_preference(self, model: str) -> list[_Replica]:
-        """The one first that does not fail and has least to do, in turns where they are equal."""
+    def _known(self) -> list[_Replica]:
+        """At least one."""
         if not self._replicas:
             raise NotReady("no Triton is known")
+        return self._replicas
+
+    def _by_preference(self, model: str) -> list[_Replica]:
+        """The one first that does not fail and has least to do, in turns where they are equal."""
+        known = self._known()
         self._turn += 1
-        count = len(self._replicas)
-        in_turn = [self._replicas[(self._turn + i) % count] for i in range(count)]
+        in_turn = [known[(self._turn + i) % len(known)] for i in range(len(known))]
         return sorted(in_turn, key=lambda replica: (not replica.is_live, replica.is_suspect(model), replica.under_way))
 
     async def _infer(
@@ -205,9 +209,7 @@ class Triton:
         Raises:
             GatewayError: mostly NotReady.
         """
-        if not self._replicas:
-            raise NotReady("no Triton is known")
-        *others, last = sorted(self._replicas, key=lambda replica: not replica.is_live)
+        *others, last = sorted(self._known(), key=lambda replica: not replica.is_live)
         for replica in others:
             with suppress(GatewayError):
                 return await _models(replica.client)

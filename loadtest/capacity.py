@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from scipy.optimize import nnls
+from tokenizers import Tokenizer
 
 from loadtest import bench, machine
 from loadtest.client import BenchmarkError
@@ -190,15 +191,13 @@ def histogram(text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     return lengths, weights / weights.sum()
 
 
-def demand_of(workload: Workload, rate: float) -> Demand:
-    """What a workload of one text a request asks for, with the lengths that the served model's tokenizer gives it."""
-    from tokenizers import Tokenizer  # noqa: PLC0415 - for this alone
-
+def demand_of(workload: Workload) -> Demand:
+    """What a workload of one text a request asks for once a second, by the served model's tokenizer."""
     tokenizer = Tokenizer.from_file(str(bench.REPOSITORY / EMBEDDING_MODEL / "tokenizer.json"))
     texts = [text for body in workload.texts for text in body]
     tokens = [min(len(one.ids), bench.MAX_TOKENS) for one in tokenizer.encode_batch(texts)]
     lengths, counts = np.unique(tokens, return_counts=True)
-    return Demand(rate, 1, lengths, counts / counts.sum())
+    return Demand(1, 1, lengths, counts / counts.sum())
 
 
 async def send(port: int, workload: Workload, rate: float) -> dict[int, float]:
@@ -230,13 +229,14 @@ async def send(port: int, workload: Workload, rate: float) -> dict[int, float]:
 def check(cost: Cost) -> list[Check]:
     """Send what was simulated to a real server."""
     bench.prepare()
-    found = []
+    known, found = workloads(), []
     with conch(bench.REPOSITORY, bench.REPOSITORY.with_name("capacity.log")) as server:
         for name in CHECKED:
-            workload = workloads()[name]
+            workload = known[name]
+            demand = demand_of(workload)
             for share in CHECKED_SHARES:
-                rate = share / least_s(cost, demand_of(workload, 1))
-                expected = expect(cost, demand_of(workload, rate), rate)
+                rate = share / least_s(cost, demand)
+                expected = expect(cost, demand, rate)
                 asyncio.run(send(server.port, workload, rate / 4))  # warm
                 measured = asyncio.run(send(server.port, workload, rate))
                 found.append(Check(name, round(rate, 1), _in_ms(expected), _in_ms(measured)))

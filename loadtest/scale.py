@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from rich.console import Console
 from embedded.triton import LOOPBACK, Ports, Triton
 from loadtest import bench, machine, page
 from loadtest.faults import REPOSITORY
-from loadtest.servers import HOST, free_ports, gateway
+from loadtest.servers import HOST, counted, free_ports, gateway, wait_until_ready
 from loadtest.steady import SETTINGS, Tally, known, steadily
 from loadtest.workloads import EMBEDDING_MODEL
 
@@ -72,27 +71,9 @@ class Pod:
     process: "subprocess.Popen[bytes]"
     ports: Ports
 
-    @property
-    def address(self) -> str:
-        """On loopback."""
-        return address(self.number)
-
-    def is_ready(self) -> bool:
-        """Whether it says so."""
-        try:
-            with urllib.request.urlopen(f"http://{self.address}:{self.ports.http}/v2/health/ready", timeout=2):
-                return True
-        except OSError:
-            return False
-
     def calls(self) -> float:
-        """That it has answered; 0 where it is gone."""
-        try:
-            with urllib.request.urlopen(f"http://{self.address}:{self.ports.metrics}/metrics", timeout=2) as answer:
-                lines = answer.read().decode().splitlines()
-        except OSError:
-            return 0.0
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("nv_inference_request_success{"))
+        """That it has answered: each of the load's is a row."""
+        return counted(self.ports.metrics, host=address(self.number))["rows"]
 
 
 def address(number: int) -> str:
@@ -115,11 +96,8 @@ def pod(number: int, ports: Ports, repository: Path) -> Iterator[Pod]:
         )
         one = Pod(number, process, ports)
         try:
-            deadline = time.monotonic() + START_S
-            while not one.is_ready():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise TimeoutError(f"Triton {number} did not start: {log.name}")
-                time.sleep(LOOK_S)
+            ready = f"http://{address(number)}:{ports.http}/v2/health/ready"
+            wait_until_ready(process, ready, Path(log.name), START_S)
             yield one
         finally:
             kill(one)
@@ -143,7 +121,7 @@ async def phase(name: str, pods: Mapping[int, Pod], tally: Tally) -> Phase:
     before = {number: one.calls() for number, one in pods.items()}
     requests, correct, tally.latest_s = tally.counts.total(), tally.counts["correct"], 0.0
     await asyncio.sleep(PHASE_S)
-    calls = {number: max(0.0, one.calls() - before[number]) for number, one in pods.items()}
+    calls = {number: one.calls() - before[number] for number, one in pods.items()}
     found = tally.counts.total() - requests
     result = Phase(
         name,

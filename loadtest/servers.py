@@ -21,6 +21,8 @@ from loadtest.client import BenchmarkError
 HOST = "127.0.0.1"
 ADMIN_KEY = "of this run"
 """For Triton's HTTP API."""
+PORTS = ("GATEWAY_PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
+"""Settings of what `python -m embedded` listens at."""
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 20
 SETTLE_S = 0.5
@@ -112,9 +114,9 @@ def label(role: str, command: Sequence[str]) -> str:
     return f"{role} {model}".strip()
 
 
-def counted(port: int, model: str = "") -> dict[str, float]:
+def counted(port: int, model: str = "", host: str = HOST) -> dict[str, float]:
     """Triton's counts so far, at the port of its metrics: of one model, or over all of them."""
-    with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     found = dict.fromkeys(COUNTERS.values(), 0.0)
     for line in lines:
@@ -137,8 +139,7 @@ def conch(
         name: of the server in reports.
         environment: settings of the server.
     """
-    settings = ("GATEWAY_PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
-    ports = dict(zip(settings, free_ports(len(settings)), strict=True))
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     given = {name: str(port) for name, port in ports.items()} | {
         "GATEWAY_MODEL_REPOSITORY": str(repository),
         "TRITON_ADMIN_KEY": ADMIN_KEY,
@@ -212,19 +213,24 @@ def _run(
             process.kill()
 
 
-def wait_until_ready(process: "subprocess.Popen[bytes] | psutil.Popen", url: str, log: Path) -> None:
-    """Wait until a server answers at a URL.
+def wait_until_ready(
+    process: "subprocess.Popen[bytes] | psutil.Popen", url: str, log: Path, timeout_s: float = START_TIMEOUT_S
+) -> None:
+    """Wait until a server answers at a URL with success.
 
     Raises:
-        BenchmarkError: it ends, or START_TIMEOUT_S do, before.
+        BenchmarkError: it ends, or the time does, before.
     """
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own server
                 return
+        except urllib.error.HTTPError as refusal:
+            refusal.close()
         except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     raise BenchmarkError(f"no answer from {url}; the end of {log}:\n" + log.read_text()[-2000:])
 
 

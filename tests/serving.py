@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from signal import SIGTERM
 
-from loadtest.servers import free_ports
+import httpx2
+
+from loadtest.servers import PORTS, free_ports
 
 REPOSITORY = Path("model_repository")
 START_TIMEOUT_S = 60
@@ -54,8 +56,7 @@ class Server:
 @contextmanager
 def start(repository: Path, **environment: str) -> Iterator[Server]:
     """Start a server; stop it at the end, by force if need be."""
-    names = ("GATEWAY_PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "TRITON_", "OTEL_"))
     }
@@ -92,3 +93,12 @@ def serve(repository: Path, **environment: str) -> Iterator[Server]:
     with start(repository, **environment) as server:
         server.wait_for("ready on http")
         yield server
+
+
+@contextmanager
+def gateway_client(repository: Path, **environment: str) -> Iterator[httpx2.Client]:
+    """Start a server for what its gateway answers whether Triton is there or not, and do not wait for that."""
+    with start(repository, **environment) as server:
+        server.wait_for("Uvicorn running")
+        with httpx2.Client(base_url=server.url) as client:
+            yield client

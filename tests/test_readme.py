@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.servers import free_ports
+from loadtest.servers import PORTS, free_ports
 from tests.export.tiny import write_embedding
 
 
@@ -25,7 +25,6 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 BLOCKS = blocks("README.md") + [block for block in blocks("docs/api.md") if block[0] == "sh"]
-PORTS = ("GATEWAY_PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
 START_TIMEOUT_S = 100
 
 

@@ -65,6 +65,12 @@ Truncation = Literal["NONE", "START", "END"]
 """Which end of a text over the limit to leave out, in Cohere's words and NIM's."""
 TRUNCATIONS: Mapping[Truncation, Truncate] = {"NONE": "none", "START": "start", "END": "end"}
 
+FIELD_ERRORS: Mapping[str, str] = {
+    "Object contains unknown field `": "unknown field {!r}",
+    "Object missing required field `": "{} is required",
+}
+"""What we say of a field that msgspec's message names, by how that message begins."""
+
 Request = StarletteRequest[State]
 Body = TypeVar("Body")
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -198,14 +204,10 @@ def decode(body: bytes, body_type: type[Body]) -> Body:
     except msgspec.ValidationError as exc:
         message, _, place = str(exc).partition(" - at `$")
         path = place.rstrip("`").removeprefix(".")
-        unknown = message.removeprefix("Object contains unknown field `").rstrip("`")
-        missing = message.removeprefix("Object missing required field `").rstrip("`")
-        if unknown != message.rstrip("`"):
-            path = f"{path}.{unknown}".removeprefix(".")
-            message = f"unknown field {path!r}"
-        elif missing != message.rstrip("`"):
-            path = f"{path}.{missing}".removeprefix(".")
-            message = f"{path} is required"
+        beginning = next((one for one in FIELD_ERRORS if message.startswith(one)), None)
+        if beginning is not None:
+            path = f"{path}.{message.removeprefix(beginning).rstrip('`')}".removeprefix(".")
+            message = FIELD_ERRORS[beginning].format(path)
         elif path:
             message = f"{path}: {message}"
         raise InvalidRequest(message, param=path or None) from exc

@@ -4,13 +4,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.serving import start
+from tests.serving import gateway_client
 
 
 @pytest.fixture(scope="package")
 def locked(repository: Path) -> Iterator[httpx2.Client]:
     """A gateway with keys; whether Triton is there does not matter."""
-    with start(repository, GATEWAY_API_KEYS="right,other,clé") as running:
-        running.wait_for("Uvicorn running")
-        with httpx2.Client(base_url=running.url) as client:
-            yield client
+    with gateway_client(repository, GATEWAY_API_KEYS="right,other,clé") as client:
+        yield client

@@ -1,13 +1,12 @@
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 
-from loadtest.servers import free_ports
+from loadtest.servers import free_ports, wait_until_ready
 from tests.images.conftest import BASE, Builder
 from tests.serving import serve
 
@@ -85,22 +84,11 @@ def url(builder: Builder, container: str, repository: Path, tmp_path_factory: py
         )
         url = f"http://127.0.0.1:{port}"
         try:
-            deadline = time.monotonic() + 60
-            while not is_ready(url):
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.2)
+            wait_until_ready(process, f"{url}/health/ready", folder / "log", timeout_s=60)
             yield url
         finally:
             process.terminate()
             process.wait(30)
-
-
-def is_ready(url: str) -> bool:
-    try:
-        return httpx2.get(f"{url}/health/ready").status_code == 200
-    except httpx2.TransportError:
-        return False
 
 
 def test_it_serves_requests_through_a_real_triton(url: str) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from embedded.triton import Ports, Triton
 from gateway.triton import Triton as Client
-from loadtest.servers import free_ports
+from loadtest.servers import free_ports, wait_until_ready
 
 START_TIMEOUT_S = 90
 
@@ -50,23 +49,13 @@ def ports(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             [triton.command[0], *ours, *options()], env=triton.environment, stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not is_ready(ports):
-            assert process.poll() is None, (scratch / "log").read_text()
-            assert time.monotonic() < deadline, (scratch / "log").read_text()
-            time.sleep(0.2)
+        ready = f"http://127.0.0.1:{ports.http}/v2/health/ready"
+        wait_until_ready(process, ready, scratch / "log", START_TIMEOUT_S)
         yield ports
     finally:
         process.terminate()
         process.wait(30)
         triton.clean_up()
-
-
-def is_ready(ports: Ports) -> bool:
-    try:
-        return httpx2.get(f"http://127.0.0.1:{ports.http}/v2/health/ready").status_code == 200
-    except httpx2.TransportError:
-        return False
 
 
 def test_gateway_finds_and_uses_the_models_by_name(ports: Ports) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from loadtest.servers import free_ports
+from loadtest.servers import free_ports, wait_until_ready
 from tests.serving import Server
 
 CONFIGURATION = Path("observability")
@@ -75,16 +75,8 @@ def prometheus(tools: Tools, server: Server, tmp_path_factory: pytest.TempPathFa
             stderr=subprocess.STDOUT,
         )
     try:
+        wait_until_ready(process, f"http://127.0.0.1:{port}/-/ready", folder / "log", timeout_s=30)
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
-            deadline = time.monotonic() + 30
-            while True:
-                assert process.poll() is None, (folder / "log").read_text()
-                try:
-                    if client.get("/-/ready").status_code == 200:
-                        break
-                except httpx2.TransportError:
-                    assert time.monotonic() < deadline, (folder / "log").read_text()
-                time.sleep(0.1)
             yield Prometheus(client)
     finally:
         process.terminate()

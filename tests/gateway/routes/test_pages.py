@@ -5,7 +5,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.serving import start
+from tests.serving import gateway_client
 
 FOLDER = Path("gateway/pages")
 PAGES = {"/": FOLDER / "index.html", "/docs": FOLDER / "docs.html"}
@@ -30,10 +30,8 @@ def files_named_in_pages() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def closed(repository: Path) -> Iterator[httpx2.Client]:
     """A gateway without pages; whether Triton is there does not matter."""
-    with start(repository, GATEWAY_PAGES="off") as running:
-        running.wait_for("Uvicorn running")
-        with httpx2.Client(base_url=running.url) as client:
-            yield client
+    with gateway_client(repository, GATEWAY_PAGES="off") as client:
+        yield client
 
 
 @pytest.mark.parametrize(("path", "file"), PAGES.items())
