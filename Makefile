@@ -97,6 +97,7 @@ lock: ## pin the dependencies of pyproject.toml anew (needs uv)
 	uv pip compile pyproject.toml --all-extras -c requirements/serve.txt $(LOCK) -o requirements/dev.txt
 	uv pip compile pyproject.toml --extra tracing -c requirements/serve.txt $(LOCK) -o requirements/gateway.txt
 	uv pip compile pyproject.toml --extra export -c requirements/serve.txt $(LOCK) -o requirements/export.txt
+	uv pip compile --group bulk -c requirements/serve.txt $(LOCK) -o requirements/bulk.txt
 	uv pip compile --group compat-newest $(LOCK) -o requirements/compat-newest.txt
 	uv pip compile --group compat-older $(LOCK) -o requirements/compat-older.txt
 LOCK := --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-annotate --no-header --quiet

@@ -3,7 +3,7 @@
 A replica is a machine as the benchmark's, with a gateway and a Triton. What an execution costs is fitted to the
 benchmark's runs: some time for each execution, each row and each token. Replicas are then tried in a simulated queue:
 requests come at Poisson-distributed times, and whatever waits when an execution ends makes the next one, as Triton's
-dynamic batching does.
+dynamic batching does; but for what came last, which the gateway, on the same cores, has not handed over by then.
 """
 
 import argparse
@@ -11,9 +11,11 @@ import asyncio
 import itertools
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import msgspec
 import numpy as np
@@ -22,24 +24,31 @@ from rich.console import Console
 from scipy.optimize import nnls
 from tokenizers import Tokenizer
 
-from loadtest import bench, machine
+from loadtest import bench, machine, page
 from loadtest.client import BenchmarkError
 from loadtest.overload import Connection, ask
 from loadtest.servers import HOST, conch
 from loadtest.workloads import EMBEDDING_MODEL, Workload, workloads
 
 RESULTS = Path(__file__).parent / "results" / "capacity.json"
+PAGE = Path("docs/operations.md")
 SERVER = "conch"
 MOST_ROWS = 24
 """In an execution, about, when a replica is full of small requests: the gateway keeps no more at Triton."""
+SCATTERED = 1.15
+"""What executions cost, of what they cost the benchmark, whose clients send their next requests together when an
+execution has ended: the gateway takes more CPU time for requests that come alone. Chosen by `--check`'s first runs."""
+TOGETHER = (8, 32)
+"""Clients that make full use of a server and whose requests all fit into two executions."""
 FULL = 0.95
 """Of its time, the most that a replica may be busy: over it, a queue grows without end."""
 REQUESTS = 20_000
 """Simulated."""
 MOST_REPLICAS = 10_000
-CHECKED = ("short-16", "mixed-16")
-CHECKED_SHARES = (0.3, 0.5, 0.7)
-CHECK_S = 20.0
+CHECKED = ("short-16", "mixed-16", "documents-16")
+CHECKED_SHARES = (0.25, 0.45, 0.65)
+CHECK_ROUNDS = 3
+CHECK_S = 15.0
 PERCENTILES = (50, 95, 99)
 
 console = Console(highlight=False)
@@ -52,6 +61,8 @@ class Cost:
     execution_s: float
     row_s: float
     token_s: float
+    handover: float
+    """The share of an execution, while one runs, that passes until the gateway has handed a request over."""
 
     def of(self, rows: float, tokens: float) -> float:
         """An execution of so many."""
@@ -107,20 +118,29 @@ class Results(msgspec.Struct, frozen=True):
 
 
 def fit(runs: Sequence[bench.Run]) -> Cost:
-    """What an execution costs, by non-negative least squares of relative errors over runs that kept a server busy."""
+    """What an execution costs, by non-negative least squares of relative errors over runs that kept a server busy.
+
+    Of clients that wait for answers, half would be in each execution if the gateway took no time, so that each request
+    took two executions. By Little's law it takes clients / rows of them; what is over two is the handing over.
+    """
     seen = [run for run in runs if run.server == SERVER and run.work.get("executions") and run.items == run.requests]
     rows = np.array([run.work["rows"] / run.work["executions"] for run in seen])
     tokens = np.array([run.work["tokens"] / run.work["executions"] for run in seen])
     took = rows * [run.seconds / run.items for run in seen]  # a row is a request
     per = np.stack([np.ones(len(seen)), rows, tokens], 1)
     costs, _ = nnls(per / took[:, None], np.ones(len(took)))
-    return Cost(*map(float, costs))
+    least, most = TOGETHER
+    over = [run.clients / row - 2 for run, row in zip(seen, rows, strict=True) if least <= run.clients <= most]
+    execution_s, row_s, token_s = map(float, SCATTERED * costs)
+    return Cost(execution_s, row_s, token_s, max(0.0, float(np.median(over))) if over else 0.0)
 
 
 def simulate(
     cost: Cost, arrivals: NDArray[np.float64], texts: int, tokens: NDArray[np.int64], most_rows: int = MOST_ROWS
 ) -> NDArray[np.float64]:
-    """Latencies of requests at one replica, in seconds: what waits when an execution ends makes the next.
+    """Latencies of requests at one replica, in seconds.
+
+    What waits when an execution ends makes the next one, less what came last.
 
     Args:
         cost: of executions.
@@ -131,13 +151,15 @@ def simulate(
     """
     ends = np.empty(len(arrivals))
     come, needed = arrivals.tolist(), tokens.tolist()
-    now, first = 0.0, 0
+    now, took, first = 0.0, 0.0, 0
     while first < len(come):
+        there = now - cost.handover * took if come[first] < now else come[first]
         now = max(now, come[first])
         last = first + 1
-        while last < len(come) and come[last] <= now and (last + 1 - first) * texts <= most_rows:
+        while last < len(come) and come[last] <= there and (last + 1 - first) * texts <= most_rows:
             last += 1
-        now += cost.of((last - first) * texts, sum(needed[first:last]))
+        took = cost.of((last - first) * texts, sum(needed[first:last]))
+        now += took
         ends[first:last] = now
         first = last
     return ends - arrivals
@@ -227,21 +249,40 @@ async def send(port: int, workload: Workload, rate: float) -> dict[int, float]:
 
 
 def check(cost: Cost) -> list[Check]:
-    """Send what was simulated to a real server."""
+    """Send what was simulated to a real server, in rounds; what was measured is the median of them."""
     bench.prepare()
-    known, found = workloads(), []
+    known = workloads()
+    demands = {name: demand_of(known[name]) for name in CHECKED}
+    rates = [(name, share / least_s(cost, demands[name])) for name in CHECKED for share in CHECKED_SHARES]
+    measured = defaultdict(list)
     with conch(bench.REPOSITORY, bench.REPOSITORY.with_name("capacity.log")) as server:
-        for name in CHECKED:
-            workload = known[name]
-            demand = demand_of(workload)
-            for share in CHECKED_SHARES:
-                rate = share / least_s(cost, demand)
-                expected = expect(cost, demand, rate)
-                asyncio.run(send(server.port, workload, rate / 4))  # warm
-                measured = asyncio.run(send(server.port, workload, rate))
-                found.append(Check(name, round(rate, 1), _in_ms(expected), _in_ms(measured)))
-                console.print(found[-1])
-    return found
+        asyncio.run(send(server.port, known[CHECKED[0]], 1 / least_s(cost, demands[CHECKED[0]]) / 4))  # warm
+        for _ in range(CHECK_ROUNDS):
+            for name, rate in rates:
+                measured[name, rate].append(asyncio.run(send(server.port, known[name], rate)))
+                console.print(f"{known[name].name}, {rate:.0f} requests/s: {_in_ms(measured[name, rate][-1])}")
+    return [
+        Check(
+            known[name].name.split(",")[0],
+            round(rate, 1),
+            _in_ms(expect(cost, demands[name], rate)),
+            _in_ms({one: median(latency_s[one] for latency_s in measured[name, rate]) for one in PERCENTILES}),
+        )
+        for name, rate in rates
+    ]
+
+
+def table(results: Results) -> str:
+    """A row a load."""
+    heads = [f"p{one}" for one in PERCENTILES]
+    lines = [
+        "| load | requests/s | " + " | ".join(f"{head} expected, measured" for head in heads) + " |",
+        "|---|---|" + "---|" * len(heads),
+    ]
+    for check in results.checks:
+        pairs = [f"{check.expected_ms[one]:.0f}, {check.measured_ms[one]:.0f} ms" for one in PERCENTILES]
+        lines.append(f"| {check.workload} | {check.requests_a_second:.0f} | " + " | ".join(pairs) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _in_ms(latency_s: dict[int, float]) -> dict[int, float]:
@@ -265,7 +306,9 @@ def main() -> int:
     cost_ms = {name: round(value, 4) for name, value in told.items()}
     if arguments.check:
         checks = check(cost)
-        bench.store(Results(machine.describe(), cost_ms, checks), RESULTS)
+        checked = Results(machine.describe(), cost_ms, checks)
+        bench.store(checked, RESULTS)
+        page.fill(PAGE, {"capacity": table(checked)})
         return 0
     try:
         demand = Demand(arguments.rate, arguments.texts, *histogram(arguments.lengths))

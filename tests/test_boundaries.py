@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-SOURCES = [file for package in ("gateway", "export", "embedded") for file in sorted(Path(package).rglob("*.py"))]
+SOURCES = [
+    file for package in ("gateway", "export", "embedded", "bulk") for file in sorted(Path(package).rglob("*.py"))
+]
 TESTS = sorted(Path("tests").rglob("*.py"))
 
 
@@ -32,11 +34,13 @@ def inside(*folders: str) -> set[str]:
         ("gateway", inside("gateway/", "embedded/")),
         ("export", inside("export/")),
         ("embedded", inside("embedded/")),
+        ("bulk", inside("bulk/")),
         ("starlette", inside("gateway/routes/", "gateway/app.py", "gateway/middleware.py")),
         ("tritonclient", inside("gateway/triton.py", "export/config.py")),
         ("gateway.routes", inside("gateway/routes/", "gateway/app.py", "gateway/protocol.py")),
         ("gateway.service", inside("gateway/service/", "gateway/routes/", "gateway/health.py")),
-        ("httpx2", inside("gateway/fetch.py")),
+        ("httpx2", inside("gateway/fetch.py", "bulk/client.py")),
+        ("pyarrow", inside("bulk/job.py")),
         ("opentelemetry", inside("gateway/tracing.py")),
         ("prometheus_client", inside("gateway/metrics.py", "gateway/routes/metrics.py")),
         ("PIL", inside("gateway/pixels.py", "gateway/catalog.py", "export/")),
@@ -74,7 +78,7 @@ def test_settings_know_of_hosts_and_keys_only() -> None:
 
 def test_the_environment_is_read_at_the_entry_points_only() -> None:
     readers = {str(file) for file in SOURCES if "os.environ" in file.read_text()}
-    assert readers == {"gateway/__main__.py", "embedded/__main__.py", "embedded/triton.py"}
+    assert readers == {"bulk/__main__.py", "gateway/__main__.py", "embedded/__main__.py", "embedded/triton.py"}
 
 
 def test_nothing_is_mocked() -> None:

@@ -1,50 +1,71 @@
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
 
 from loadtest import bench
-from loadtest.capacity import Cost, Demand, expect, fit, histogram, least_s, plan, simulate
+from loadtest.capacity import (
+    PERCENTILES,
+    RESULTS,
+    SCATTERED,
+    Cost,
+    Demand,
+    Results,
+    expect,
+    fit,
+    histogram,
+    least_s,
+    plan,
+    simulate,
+    table,
+)
 
+STORED = msgspec.json.decode(RESULTS.read_bytes(), type=Results)
 SHORT = Demand(100, 1, np.array([16]), np.array([1.0]))
-COST = Cost(execution_s=0.002, row_s=0.0005, token_s=0.00005)
+COST = Cost(execution_s=0.002, row_s=0.0005, token_s=0.00005, handover=0)
 
 
-def test_cost_is_found_again_in_runs_that_it_made() -> None:
-    runs = [
-        bench.Run(
-            "a",
-            "conch",
-            0,
-            1,
-            COST.of(rows, tokens) * 100,
-            100 * rows,
-            100 * rows,
-            {},
-            {},
-            {"rows": 100.0 * rows, "executions": 100.0, "tokens": 100.0 * tokens},
-        )
-        for rows, tokens in ((1, 20), (8, 150), (20, 400), (7, 500), (19, 1300))
-    ]
-    found = fit(runs)
-    assert (found.execution_s, found.row_s, found.token_s) == pytest.approx((0.002, 0.0005, 0.00005))
+def run(rows: int, tokens: int, clients: int = 1) -> bench.Run:
+    """A hundred executions of so much."""
+    work = {"rows": 100.0 * rows, "executions": 100.0, "tokens": 100.0 * tokens}
+    return bench.Run("a", "conch", 0, clients, 100 * COST.of(rows, tokens), 100 * rows, 100 * rows, {}, {}, work)
+
+
+def test_cost_is_found_again_in_runs_that_it_made_and_is_higher_for_scattered_requests() -> None:
+    found = fit([run(*seen) for seen in ((1, 20), (8, 150), (20, 400), (7, 500), (19, 1300))])
+    costs = np.array([found.execution_s, found.row_s, found.token_s])
+    assert costs / SCATTERED == pytest.approx([0.002, 0.0005, 0.00005])
+
+
+def test_handover_is_what_waiting_clients_need_beyond_two_executions() -> None:
+    """Little's law: 16 requests in a server that does 6.4 an execution are there for 2.5 executions."""
+    assert fit([run(8, 150, 16), run(5, 100, 16), run(64, 150, 16)]).handover == 0
+    assert fit([run(5, 150, 12), run(5, 100, 12), run(20, 150, 50)]).handover == pytest.approx(0.4)
 
 
 def test_without_batches_the_wait_is_that_of_pollaczek_and_khinchine() -> None:
     """M/D/1: the mean wait is rho s / 2 (1 - rho)."""
     chance, service_s, busy = np.random.default_rng(0), 0.01, 0.7
     arrivals = chance.exponential(service_s / busy, 200_000).cumsum()
-    latencies = simulate(Cost(service_s, 0, 0), arrivals, 1, np.ones(len(arrivals), np.int64), most_rows=1)
+    latencies = simulate(Cost(service_s, 0, 0, 0), arrivals, 1, np.ones(len(arrivals), np.int64), most_rows=1)
     assert latencies.mean() == pytest.approx(service_s + busy * service_s / (2 * (1 - busy)), rel=0.05)
 
 
 def test_what_waits_together_is_executed_together() -> None:
     arrivals = np.array([0.0, 0.001, 0.002])
-    latencies = simulate(Cost(1, 0, 0), arrivals, 1, np.array([5, 5, 5]))
+    latencies = simulate(Cost(1, 0, 0, 0), arrivals, 1, np.array([5, 5, 5]))
     assert latencies == pytest.approx([1, 1.999, 1.998])
 
 
+def test_what_comes_late_in_an_execution_misses_the_next_one() -> None:
+    arrivals = np.array([0.0, 0.5, 0.9])
+    latencies = simulate(Cost(1, 0, 0, handover=0.25), arrivals, 1, np.array([5, 5, 5]))
+    assert latencies == pytest.approx([1, 1.5, 2.1])
+
+
 def test_execution_holds_no_more_rows_than_it_may() -> None:
-    latencies = simulate(Cost(1, 0, 0), np.zeros(3), 2, np.array([5, 5, 5]), most_rows=4)
+    latencies = simulate(Cost(1, 0, 0, 0), np.zeros(3), 2, np.array([5, 5, 5]), most_rows=4)
     assert latencies.tolist() == [1, 1, 2]
 
 
@@ -78,3 +99,13 @@ def test_stored_benchmark_can_be_fitted() -> None:
     results = msgspec.json.decode(bench.RESULTS.read_bytes(), type=bench.Results)
     cost = fit([*results.runs, *results.sweep])
     assert min(cost.execution_s, cost.row_s, cost.token_s) > 0
+
+
+def test_stored_check_was_expected_within_a_factor_of_two() -> None:
+    ratios = [check.measured_ms[one] / check.expected_ms[one] for check in STORED.checks for one in PERCENTILES]
+    assert len(ratios) == 27
+    assert 0.5 < min(ratios) <= max(ratios) < 2
+
+
+def test_page_shows_what_is_stored() -> None:
+    assert table(STORED) in Path("docs/operations.md").read_text()

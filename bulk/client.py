@@ -1,0 +1,154 @@
+"""Embeds texts through a server: many requests at a time, each sent again while the server is busy or away."""
+
+import asyncio
+import base64
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import msgspec
+import numpy as np
+
+from bulk.job import JobError, Refusal, Vector
+
+RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+REFUSED = frozenset({400, 413, 422})
+"""For what is in the request: half of it may pass."""
+TIMEOUT_S = 120.0
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 60.0
+
+
+class Unavailable(Exception):  # noqa: N818 - it may be there again later
+    """The server did not answer for longer than is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where texts are sent, and how."""
+
+    url: str
+    """Up to and without `/v1`."""
+    model: str
+    request: Mapping[str, Any]
+    """More fields of each request."""
+    batch: int
+    """Texts in a request."""
+    at_once: int
+    """Requests."""
+    patience_s: float
+    """How long to go on trying with a request."""
+    key: str | None = field(default=None, repr=False)
+
+
+class _Item(msgspec.Struct, frozen=True):
+    index: int
+    embedding: str
+    """float32, little-endian, in base64."""
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    data: list[_Item]
+
+
+class _Error(msgspec.Struct, frozen=True):
+    message: str
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    error: _Error
+
+
+async def embed(endpoint: Endpoint, texts: Sequence[str | None]) -> list[Vector | Refusal]:
+    """Embed texts, each to a vector [dimensions], or to why the server refuses it.
+
+    Raises:
+        JobError: the server refuses the key, the model, or does not answer as an embedding API does.
+        Unavailable: it did not answer for longer than `patience_s`.
+    """
+    results: list[Vector | Refusal] = [Refusal("the text is null")] * len(texts)
+    given = [i for i, text in enumerate(texts) if text is not None]
+    free = asyncio.Semaphore(endpoint.at_once)
+    headers = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+    limits = httpx2.Limits(max_connections=endpoint.at_once, max_keepalive_connections=endpoint.at_once)
+
+    async def part(rows: Sequence[int]) -> None:
+        async with free:
+            found = await _embed(client, endpoint, [texts[row] or "" for row in rows])
+        for row, result in zip(rows, found, strict=True):
+            results[row] = result
+
+    async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=TIMEOUT_S) as client:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for first in range(0, len(given), endpoint.batch):
+                    group.create_task(part(given[first : first + endpoint.batch]))
+        except* (JobError, Unavailable) as failed:
+            raise failed.exceptions[0] from None
+    return results
+
+
+async def _embed(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[str]) -> list[Vector | Refusal]:
+    """Embed texts in one request; in halves where that is refused, down to the text that is to blame."""
+    answer = await _post(client, endpoint, texts)
+    if answer.is_success:
+        return _vectors(answer.content, len(texts))
+    if answer.status_code not in REFUSED and answer.status_code not in RETRIED:
+        raise JobError(f"{answer.status_code} {_message(answer)}")
+    if len(texts) == 1:
+        return [Refusal(_message(answer))]
+    half = len(texts) // 2
+    return await _embed(client, endpoint, texts[:half]) + await _embed(client, endpoint, texts[half:])
+
+
+async def _post(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[str]) -> httpx2.Response:
+    """Send a request until it is answered; a time-out at the server (504) is final for several texts together."""
+    body = msgspec.json.encode(
+        {"encoding_format": "base64", **endpoint.request, "model": endpoint.model, "input": texts}
+    )
+    wait_s, given_up = FIRST_WAIT_S, time.monotonic() + endpoint.patience_s
+    while True:
+        asked_s: float | None = None
+        try:
+            answer = await client.post(
+                f"{endpoint.url}/v1/embeddings", content=body, headers={"content-type": "application/json"}
+            )
+        except httpx2.TransportError as exc:
+            problem = f"{type(exc).__name__}: {exc}".rstrip(": ")
+        else:
+            if answer.status_code not in RETRIED or (answer.status_code == 504 and len(texts) > 1):
+                return answer
+            problem = f"{answer.status_code} {_message(answer)}"
+            asked_s = _retry_after(answer)
+        # Of those that were refused together, no two come again at the same time.
+        pause_s = (wait_s if asked_s is None else asked_s) * random.uniform(1, 1.5)  # noqa: S311 - no secret
+        if time.monotonic() + pause_s > given_up:
+            raise Unavailable(f"gave up after {endpoint.patience_s:g} s: {problem}")
+        await asyncio.sleep(pause_s)
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+
+def _vectors(content: bytes, count: int) -> list[Vector | Refusal]:
+    try:
+        items = msgspec.json.decode(content, type=_Answer).data
+        vectors = {item.index: np.frombuffer(base64.b64decode(item.embedding), "<f4") for item in items}
+        return [vectors[i] for i in range(count)]
+    except (msgspec.DecodeError, ValueError, KeyError) as exc:
+        raise JobError(f"the server does not answer as an embedding API does: {exc!r}") from None
+
+
+def _message(answer: httpx2.Response) -> str:
+    """OpenAI's, or what there is."""
+    try:
+        return msgspec.json.decode(answer.content, type=_Failure).error.message
+    except msgspec.DecodeError:
+        return answer.text[:200] or answer.reason_phrase
+
+
+def _retry_after(answer: httpx2.Response) -> float | None:
+    """Seconds; dates, which the header may hold as well, are not understood."""
+    value = answer.headers.get("retry-after", "")
+    return float(value) if value.isdecimal() else None

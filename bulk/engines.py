@@ -1,0 +1,72 @@
+"""Work through shards: one after the other here, or many at a time on a Ray cluster."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from bulk.client import Endpoint, Unavailable, embed
+from bulk.job import Job, JobError, Refusal, Shard, read, write
+
+
+class Done(msgspec.Struct, frozen=True):
+    """A shard whose results are written."""
+
+    shard: int
+    rows: int
+    refused: int
+    """Rows without a vector."""
+    example: str | None
+    """Why, of one of them."""
+
+
+def embed_shard(job: Job, endpoint: Endpoint, output: str, shard: Shard) -> Done:
+    """Read, embed and write a shard. May be done twice: the same file is written.
+
+    Raises:
+        JobError: the file has changed, or the server refuses the key or the model.
+        Unavailable: the server did not answer for longer than is waited for.
+    """
+    ids, texts = read(job, shard)
+    results = asyncio.run(embed(endpoint, texts))
+    write(job, shard, output, ids, results)
+    refusals = [result.message for result in results if isinstance(result, Refusal)]
+    return Done(shard.number, shard.rows, len(refusals), refusals[0] if refusals else None)
+
+
+def here(job: Job, endpoint: Endpoint, output: str, shards: Sequence[Shard]) -> Iterator[Done]:
+    """One shard after the other, in this process."""
+    for shard in shards:
+        yield embed_shard(job, endpoint, output, shard)
+
+
+def on_ray(job: Job, endpoint: Endpoint, output: str, shards: Sequence[Shard], at_once: int) -> Iterator[Done]:
+    """So many shards at a time, by Ray Data, each a task on some machine of the cluster.
+
+    Texts and results go from storage to storage and never through Ray, so both must be where every machine finds them.
+    Ray does the shards of a machine that it loses again. An error in a shard ends the job, as it does here.
+    """
+    import ray  # noqa: PLC0415 - for those who have it
+    from ray.exceptions import RayTaskError  # noqa: PLC0415
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    data = ray.data.from_items([msgspec.to_builtins(shard) for shard in shards], override_num_blocks=len(shards))
+    done = data.map(partial(_embed_row, job, endpoint, output), concurrency=at_once, num_cpus=1)
+    try:
+        for row in done.iter_rows():
+            yield msgspec.convert(row, Done)
+    except RayTaskError as exc:
+        raise _ours(exc) from None
+
+
+def _ours(exc: BaseException) -> BaseException:
+    """Of an error that Ray passes on, the one of the shard."""
+    cause = getattr(exc, "cause", None) or exc.__cause__
+    return exc if cause is None or isinstance(exc, JobError | Unavailable) else _ours(cause)
+
+
+def _embed_row(job: Job, endpoint: Endpoint, output: str, row: dict[str, Any]) -> dict[str, Any]:
+    done: dict[str, Any] = msgspec.to_builtins(embed_shard(job, endpoint, output, msgspec.convert(row, Shard)))
+    return done

@@ -1,0 +1,214 @@
+"""What a job is: which texts, cut into which shards, and where their vectors go.
+
+A shard is a stretch of a row group, embedded as a whole and written to a file of its own, which appears when it is
+complete. So a job that was stopped, anywhere and by anything, goes on with the shards that have no file yet.
+"""
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyarrow import fs
+
+JOB_FILE = "job.json"
+SUFFIX = ".parquet"
+
+Vector = NDArray[np.float32]
+"""[dimensions]."""
+
+
+class JobError(Exception):
+    """A job that cannot be done as it is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a text has no vector."""
+
+    message: str
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A Parquet file of texts."""
+
+    uri: str
+    size: int
+    """In bytes."""
+    row_groups: tuple[int, ...]
+    """Rows of each."""
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What is asked for; written beside the vectors, so that one folder never holds those of two jobs."""
+
+    model: str
+    request: Mapping[str, Any]
+    """More fields of each request, as `dimensions` or `input_type`."""
+    text: str
+    """The column of texts."""
+    id: str
+    """The column that goes into the results with each vector."""
+    shard_rows: int
+    """At most."""
+    sources: tuple[Source, ...]
+
+    def shards(self) -> Iterator["Shard"]:
+        """All of them; the same ones each time."""
+        number = 0
+        for source in self.sources:
+            for group, rows in enumerate(source.row_groups):
+                for first in range(0, rows, self.shard_rows):
+                    yield Shard(number, source.uri, group, first, min(self.shard_rows, rows - first))
+                    number += 1
+
+
+class Shard(msgspec.Struct, frozen=True):
+    """Texts that are embedded as a whole."""
+
+    number: int
+    uri: str
+    row_group: int
+    first: int
+    """Row of the group."""
+    rows: int
+
+    @property
+    def name(self) -> str:
+        """The file of its vectors."""
+        return f"part-{self.number:07}{SUFFIX}"
+
+
+def find(uris: Sequence[str], columns: Sequence[str]) -> tuple[Source, ...]:
+    """Look at the files of texts; of a folder, at all below it whose names end with `.parquet`.
+
+    Raises:
+        JobError: a file is missing, is not Parquet, or lacks a column.
+    """
+    sources = [_source(file, columns) for uri in uris for file in _files(uri)]
+    if not sources:
+        raise JobError(f"no {SUFFIX} file in {', '.join(uris)}")
+    return tuple(sources)
+
+
+def begin(job: Job, output: str) -> list[Shard]:
+    """Prepare the folder of the results, or find it as it was left.
+
+    Returns:
+        The shards that are still to do.
+
+    Raises:
+        JobError: the folder is another job's.
+    """
+    system, folder = _resolve(output)
+    system.create_dir(folder, recursive=True)
+    names = {info.base_name for info in system.get_file_info(fs.FileSelector(folder))}
+    if JOB_FILE in names:
+        with system.open_input_stream(f"{folder}/{JOB_FILE}") as file:
+            former = msgspec.json.decode(file.read(), type=Job)
+        changed = [name for name in Job.__struct_fields__ if getattr(former, name) != getattr(job, name)]
+        if changed:
+            raise JobError(
+                f"{output} is of another job: it differs in {', '.join(changed)}; choose another folder, or delete it"
+            )
+    else:
+        if parts := sorted(name for name in names if name.endswith(SUFFIX)):
+            raise JobError(f"{output} has {parts[0]} but no {JOB_FILE}: choose another folder")
+        _write(output, JOB_FILE, msgspec.json.format(msgspec.json.encode(job)))
+    return [shard for shard in job.shards() if shard.name not in names]
+
+
+def read(job: Job, shard: Shard) -> tuple[pa.Array, list[str | None]]:
+    """A shard's ids and texts.
+
+    Raises:
+        JobError: the file is not what it was when the job began.
+    """
+    try:
+        table = _row_group(shard.uri, shard.row_group, (job.id, job.text))
+    except (OSError, pa.ArrowException) as exc:
+        raise JobError(f"{shard.uri}: {exc}") from None
+    rows = table.slice(shard.first, shard.rows)
+    if rows.num_rows != shard.rows:
+        raise JobError(f"{shard.uri} has changed since the job began")
+    return rows.column(job.id).combine_chunks(), rows.column(job.text).to_pylist()
+
+
+def write(job: Job, shard: Shard, output: str, ids: pa.Array, results: Sequence[Vector | Refusal]) -> None:
+    """Write a shard's results: the id, `embedding` (float32, or null), and `error` (null where there is a vector)."""
+    width = max((len(result) for result in results if not isinstance(result, Refusal)), default=1)
+    empty = np.zeros(width, np.float32)
+    values = np.concatenate([empty if isinstance(result, Refusal) else result for result in results])
+    refused = np.array([isinstance(result, Refusal) for result in results])
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values, pa.float32()), width, mask=pa.array(refused))
+    errors = pa.array([result.message if isinstance(result, Refusal) else None for result in results], pa.string())
+    table = pa.table({job.id: ids, "embedding": vectors, "error": errors})
+    sink = pa.BufferOutputStream()
+    # Vectors do not compress, and a dictionary of them would only cost time.
+    pq.write_table(table, sink, use_dictionary=False, compression={job.id: "zstd", "error": "zstd"})
+    _write(output, shard.name, sink.getvalue())
+
+
+def _write(output: str, name: str, content: bytes | pa.Buffer) -> None:
+    """Write a file that is there as a whole or not at all, whoever else writes the same one."""
+    system, folder = _resolve(output)
+    unfinished = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    with system.open_output_stream(unfinished) as file:
+        file.write(content)
+    system.move(unfinished, f"{folder}/{name}")
+
+
+def _resolve(uri: str) -> tuple[fs.FileSystem, str]:
+    """Of a path here, or of a URI that Arrow knows (`s3://`, `gs://`, `hdfs://`)."""
+    if "://" in uri:
+        system, path = fs.FileSystem.from_uri(uri)
+        return system, path.rstrip("/")
+    return fs.LocalFileSystem(), str(Path(uri).absolute())
+
+
+def _files(uri: str) -> list[str]:
+    try:
+        system, path = _resolve(uri)
+        info = system.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            raise JobError(f"{uri}: there is no such file or folder")
+        if info.type == fs.FileType.File:
+            return [uri]
+        below = system.get_file_info(fs.FileSelector(path, recursive=True))
+    except (OSError, pa.ArrowException) as exc:
+        raise JobError(f"{uri}: {exc}") from None
+    names = sorted(one.path for one in below if one.type == fs.FileType.File and one.path.endswith(SUFFIX))
+    return [uri.rstrip("/") + name.removeprefix(path) for name in names]
+
+
+def _source(uri: str, columns: Sequence[str]) -> Source:
+    system, path = _resolve(uri)
+    try:
+        with system.open_input_file(path) as file:
+            size = file.size()
+            parquet = pq.ParquetFile(file)
+            types = {field.name: field.type for field in parquet.schema_arrow}
+            groups = tuple(parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups))
+    except (OSError, pa.ArrowException) as exc:
+        raise JobError(f"{uri}: {exc}") from None
+    for column in columns:
+        if column not in types:
+            raise JobError(f"{uri} has no column {json.dumps(column)}, but {', '.join(map(json.dumps, types))}")
+    if not (pa.types.is_string(types[columns[0]]) or pa.types.is_large_string(types[columns[0]])):
+        raise JobError(f"{uri}: column {json.dumps(columns[0])} is of {types[columns[0]]}, not of strings")
+    return Source(uri, size, groups)
+
+
+@lru_cache(1)  # the shards of a row group come one after the other
+def _row_group(uri: str, number: int, columns: tuple[str, ...]) -> pa.Table:
+    system, path = _resolve(uri)
+    with system.open_input_file(path) as file:
+        return pq.ParquetFile(file).read_row_group(number, columns=list(columns))

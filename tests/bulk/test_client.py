@@ -1,0 +1,122 @@
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bulk.client import Endpoint, Unavailable, embed
+from bulk.job import JobError, Refusal
+from tests.bulk.conftest import Answer, Api, error, vectors
+
+
+def lengths(api: Api, texts: Sequence[str | None], **changes: Any) -> list[float | str]:
+    """Embed texts; of each the first number of its vector, or why it has none."""
+    endpoint = replace(Endpoint(api.url, "m", {}, batch=4, at_once=2, patience_s=20), **changes)
+    results = asyncio.run(embed(endpoint, texts))
+    return [result.message if isinstance(result, Refusal) else float(result[0]) for result in results]
+
+
+def after(failures: Sequence[Answer | None]) -> Callable[[list[str]], Answer | None]:
+    """Answer so first, and then as one should."""
+    left = list(failures)
+    return lambda texts: left.pop(0) if left else vectors(texts)
+
+
+def test_each_text_gets_its_own_vector(api: Api) -> None:
+    assert lengths(api, ["x" * n for n in range(11)]) == list(range(11))
+
+
+def test_vector_is_of_float32(api: Api) -> None:
+    (vector,) = asyncio.run(embed(Endpoint(api.url, "m", {}, 1, 1, 1), ["abc"]))
+    assert not isinstance(vector, Refusal)
+    assert vector.dtype == np.dtype(np.float32)
+    assert vector.tolist() == [3, 1]
+
+
+def test_requests_hold_so_many_texts_and_what_is_asked_for(api: Api) -> None:
+    lengths(api, ["a"] * 9, request={"dimensions": 2})
+    assert sorted(len(body.pop("input")) for body in api.asked) == [1, 4, 4]
+    assert all(body == {"model": "m", "dimensions": 2, "encoding_format": "base64"} for body in api.asked)
+
+
+def test_so_many_requests_are_under_way_and_no_more(api: Api) -> None:
+    def answer(texts: list[str]) -> Answer:
+        time.sleep(0.02)
+        return vectors(texts)
+
+    api.answer = answer
+    lengths(api, ["a"] * 100, at_once=3)
+    assert api.most_at_once == 3
+
+
+def test_key_is_sent_and_not_shown(api: Api) -> None:
+    endpoint = Endpoint(api.url, "m", {}, 1, 1, 1, key="secret")
+    asyncio.run(embed(endpoint, ["a"]))
+    assert api.keys == {"Bearer secret"}
+    assert "secret" not in repr(endpoint)
+
+
+def test_null_is_not_sent(api: Api) -> None:
+    assert lengths(api, ["ab", None, ""]) == [2, "the text is null", 0]
+    assert api.texts == ["ab", ""]
+
+
+@pytest.mark.parametrize("failure", [error(429, "busy"), error(503, "not ready"), error(502, "failed"), None])
+def test_request_is_sent_again(api: Api, failure: Answer | None) -> None:
+    api.answer = after([failure, failure])
+    assert lengths(api, ["ab"]) == [2]
+    assert len(api.asked) == 3
+
+
+def test_wait_is_what_the_server_asks_for(api: Api) -> None:
+    api.answer = after([error(429, "busy", retry_after="1")])
+    started = time.monotonic()
+    assert lengths(api, ["ab"]) == [2]
+    assert time.monotonic() - started >= 1
+
+
+def test_server_that_stays_away_is_told_of(api: Api) -> None:
+    api.answer = lambda _: error(503, "no model")
+    with pytest.raises(Unavailable, match=r"gave up after 0\.2 s: 503 no model"):
+        lengths(api, ["ab"], patience_s=0.2)
+
+
+def test_nobody_listens() -> None:
+    with pytest.raises(Unavailable, match=r"gave up after 0\.2 s: ConnectError"):
+        asyncio.run(embed(Endpoint("http://127.0.0.1:1", "m", {}, 1, 1, 0.2), ["a"]))
+
+
+def test_text_that_is_refused_does_not_take_its_neighbours_along(api: Api) -> None:
+    api.answer = lambda texts: error(400, "'input' is too long") if max(map(len, texts)) > 5 else vectors(texts)
+    found = lengths(api, ["x" * n for n in (1, 2, 9, 3, 4, 8, 5)])
+    assert found == [1, 2, "'input' is too long", 3, 4, "'input' is too long", 5]
+
+
+@pytest.mark.parametrize("status", [413, 504])
+def test_request_that_is_too_large_is_halved(api: Api, status: int) -> None:
+    api.answer = lambda texts: error(status, "too much") if len(texts) > 2 else vectors(texts)
+    assert lengths(api, ["a", "ab", "abc", "abcd"]) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("status", "message"), [(401, "wrong key"), (403, "not yours"), (404, "no such model")])
+def test_what_no_text_can_help_ends_the_job(api: Api, status: int, message: str) -> None:
+    api.answer = lambda _: error(status, message)
+    with pytest.raises(JobError, match=f"{status} {message}"):
+        lengths(api, ["a"] * 50)
+
+
+@pytest.mark.parametrize(
+    "content", [b"<html>", b"{}", b'{"data": []}', b'{"data": [{"index": 0, "embedding": [1.5]}]}']
+)
+def test_answer_of_something_else_ends_the_job(api: Api, content: bytes) -> None:
+    api.answer = lambda _: (200, {}, content)
+    with pytest.raises(JobError, match="does not answer as an embedding API does"):
+        lengths(api, ["a"])
+
+
+def test_error_without_openais_words_is_told_as_it_is(api: Api) -> None:
+    api.answer = lambda _: (400, {}, b"no")
+    assert lengths(api, ["a"]) == ["no"]

@@ -1,0 +1,130 @@
+from pathlib import Path
+from shutil import copy
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bulk.job import Job, JobError, Refusal, Shard, Vector, begin, find, read, write
+
+COLUMNS = ("text", "id")
+
+
+def job(texts: Path, shard_rows: int = 4, **changes: str) -> Job:
+    asked = Job("m", {}, "text", "id", shard_rows, find([str(texts)], COLUMNS))
+    return msgspec.structs.replace(asked, **changes)
+
+
+def test_shards_hold_each_row_once_in_order(texts: Path) -> None:
+    asked = job(texts)
+    read_back = [text for shard in asked.shards() for text in read(asked, shard)[1]]
+    assert read_back == ["x" * row for row in range(55)]
+
+
+def test_shards_are_no_larger_than_asked_and_within_a_row_group(texts: Path) -> None:
+    assert [shard.rows for shard in job(texts).shards()] == [4, 4, 2] * 5 + [4, 1]
+
+
+def test_ids_keep_their_type(texts: Path) -> None:
+    asked = msgspec.structs.replace(job(texts), id="other")
+    assert read(asked, next(asked.shards()))[0].type == pa.int64()
+
+
+def test_file_may_be_named_by_a_uri(texts: Path) -> None:
+    (source,) = find([(texts / "a.parquet").as_uri()], COLUMNS)
+    assert source.row_groups == (10, 10, 10)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (("body", "id"), 'has no column "body", but "id", "text", "other"'),
+        (("text", "key"), 'has no column "key"'),
+        (("other", "id"), 'column "other" is of int64, not of strings'),
+    ],
+)
+def test_columns_are_looked_at_first(texts: Path, columns: tuple[str, str], message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        find([str(texts)], columns)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"nothing\.parquet: there is no such file or folder"):
+        find([str(tmp_path / "nothing.parquet")], COLUMNS)
+
+
+def test_folder_without_texts_is_named(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"no \.parquet file in"):
+        find([str(tmp_path)], COLUMNS)
+
+
+def test_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_text("text")
+    with pytest.raises(JobError, match=r"a\.parquet: "):
+        find([str(tmp_path)], COLUMNS)
+
+
+def test_results_are_read_as_they_were_written(texts: Path, tmp_path: Path) -> None:
+    asked, output = job(texts), str(tmp_path / "vectors")
+    (shard, *_) = begin(asked, output)
+    ids, _ = read(asked, shard)
+    results: list[Vector | Refusal] = [
+        np.array([1, 2], np.float32),
+        Refusal("too long"),
+        np.array([3, 4], np.float32),
+        Refusal("null"),
+    ]
+    write(asked, shard, output, ids, results)
+    assert pq.read_table(f"{output}/{shard.name}").to_pydict() == {
+        "id": ["t0", "t1", "t2", "t3"],
+        "embedding": [[1, 2], None, [3, 4], None],
+        "error": [None, "too long", None, "null"],
+    }
+
+
+def test_shard_of_refusals_only_is_written(texts: Path, tmp_path: Path) -> None:
+    asked, output = job(texts), str(tmp_path / "vectors")
+    (shard, *_) = begin(asked, output)
+    write(asked, shard, output, read(asked, shard)[0], [Refusal("no")] * 4)
+    assert pq.read_table(f"{output}/{shard.name}").column("embedding").null_count == 4
+
+
+def test_job_goes_on_with_the_shards_that_are_not_written(texts: Path, tmp_path: Path) -> None:
+    asked, output = job(texts), str(tmp_path / "vectors")
+    first, second, *others = begin(asked, output)
+    write(asked, second, output, read(asked, second)[0], [Refusal("no")] * 4)
+    assert begin(asked, output) == [first, *others]
+
+
+def test_unfinished_file_counts_for_nothing(texts: Path, tmp_path: Path) -> None:
+    asked, output = job(texts), tmp_path / "vectors"
+    pending = begin(asked, str(output))
+    (output / f".{pending[0].name}.0123").write_bytes(b"half")
+    assert begin(asked, str(output)) == pending
+
+
+def test_folder_of_another_job_is_refused_and_the_difference_named(texts: Path, tmp_path: Path) -> None:
+    begin(job(texts), str(tmp_path / "vectors"))
+    with pytest.raises(JobError, match="it differs in model, shard_rows;"):
+        begin(job(texts, 5, model="n"), str(tmp_path / "vectors"))
+
+
+def test_more_texts_are_another_job(texts: Path, tmp_path: Path) -> None:
+    begin(job(texts), str(tmp_path / "vectors"))
+    copy(texts / "a.parquet", texts / "c.parquet")
+    with pytest.raises(JobError, match="it differs in sources;"):
+        begin(job(texts), str(tmp_path / "vectors"))
+
+
+def test_folder_with_parts_of_nobody_is_refused(texts: Path, tmp_path: Path) -> None:
+    copy(texts / "a.parquet", tmp_path / "a.parquet")
+    with pytest.raises(JobError, match=r"has a\.parquet but no job\.json"):
+        begin(job(texts), str(tmp_path))
+
+
+def test_file_that_has_changed_since_is_noticed(texts: Path) -> None:
+    asked = job(texts)
+    with pytest.raises(JobError, match="has changed since the job began"):
+        read(asked, Shard(0, asked.sources[0].uri, 0, 8, 4))

@@ -1,0 +1,142 @@
+"""The command, as it is called."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from openai import OpenAI
+
+from bulk.__main__ import KEY, main
+from tests.bulk.conftest import Answer, Api, error, vectors
+from tests.serving import Server
+
+
+def run(api: Api, texts: Path, output: Path, *options: str) -> int:
+    return main([str(texts), str(output), "--url", api.url, "--model", "m", "--shard-rows", "4", *options])
+
+
+def rows(output: Path) -> list[dict[str, object]]:
+    return [row for file in sorted(output.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+
+
+def test_every_text_gets_its_vector(api: Api, texts: Path, tmp_path: Path) -> None:
+    assert run(api, texts, tmp_path / "out") == 0
+    assert rows(tmp_path / "out") == [{"id": f"t{row}", "embedding": [row, 1], "error": None} for row in range(55)]
+
+
+def test_refused_texts_are_told_of_and_written_down(
+    api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.answer = lambda given: error(400, "too long") if max(map(len, given)) > 50 else vectors(given)
+    assert run(api, texts, tmp_path / "out") == 0
+    assert [row["id"] for row in rows(tmp_path / "out") if row["error"] == "too long"] == ["t51", "t52", "t53", "t54"]
+    assert "4 texts were refused: see `error`" in capsys.readouterr().err
+
+
+def test_complete_job_asks_for_nothing_but_the_probe(api: Api, texts: Path, tmp_path: Path) -> None:
+    run(api, texts, tmp_path / "out")
+    api.asked.clear()
+    assert run(api, texts, tmp_path / "out") == 0
+    assert len(api.asked) == 1
+
+
+def test_job_stops_when_the_server_goes_away_and_goes_on_later(
+    api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(given: list[str]) -> Answer:
+        return error(503, "gone") if len(api.asked) > 5 else vectors(given)
+
+    api.answer = answer
+    assert run(api, texts, tmp_path / "out", "--patience", "0.1") == 1
+    assert "the same command goes on from here" in capsys.readouterr().err
+    written = len(rows(tmp_path / "out"))
+    assert 0 < written < 55
+    api.asked.clear()
+    api.answer = vectors
+    assert run(api, texts, tmp_path / "out", "--patience", "0.1") == 0
+    assert len(api.texts) == 1 + 55 - written
+    assert len(rows(tmp_path / "out")) == 55
+
+
+def test_job_that_is_killed_goes_on(api: Api, texts: Path, tmp_path: Path) -> None:
+    def slow(given: list[str]) -> Answer:
+        time.sleep(0.05)
+        return vectors(given)
+
+    api.answer = slow
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "bulk", str(texts), str(output), "--url", api.url, "--model", "m", "--shard-rows"]
+    process = subprocess.Popen([*command, "4"], stderr=subprocess.DEVNULL)
+    while len(list(output.glob("*.parquet"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    api.answer = vectors
+    assert run(api, texts, output) == 0
+    assert [row["id"] for row in rows(output)] == [f"t{row}" for row in range(55)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--text", "body"], 'has no column "body"'),
+        (["--id", "key"], 'has no column "key"'),
+    ],
+)
+def test_job_that_cannot_be_done_says_why(
+    api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: Sequence[str], message: str
+) -> None:
+    assert run(api, texts, tmp_path / "out", *options) == 2
+    assert message in capsys.readouterr().err
+    assert not api.asked
+
+
+def test_request_that_is_wrong_for_all_texts_ends_the_job_at_once(
+    api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.answer = lambda _: error(400, "dimensions: must be one of 64, 384")
+    assert run(api, texts, tmp_path / "out", "--request", '{"dimensions": 5}') == 2
+    assert "refuses any text: dimensions: must be" in capsys.readouterr().err
+    assert len(api.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [["--batch", "0"], ["--request", "{"], ["--request", "[]"], ["--request", '{"input": "a"}']]
+)
+def test_wrong_options_are_refused(api: Api, texts: Path, tmp_path: Path, options: Sequence[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(api, texts, tmp_path / "out", *options)
+
+
+def test_key_comes_from_the_environment(api: Api, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY, "secret")
+    run(api, texts, tmp_path / "out")
+    assert api.keys == {"Bearer secret"}
+
+
+def test_vectors_are_those_that_conch_answers(server: Server, tmp_path: Path) -> None:
+    texts = [f"{number} {'words and ' * (number % 40)}more" for number in range(300)]
+    pq.write_table(pa.table({"id": range(300), "text": texts}), tmp_path / "texts.parquet")
+    output, model = tmp_path / "out", "all-minilm-l6-v2"
+    command = ["texts.parquet", str(output), "--url", f"{server.url}/v1", "--model", model, "--request"]
+    assert main([str(tmp_path / command[0]), *command[1:], '{"dimensions": 384}', "--shard-rows", "128"]) == 0
+    found = rows(output)
+    assert [row["id"] for row in found] == list(range(300))
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        expected = client.embeddings.create(model=model, input=[texts[i] for i in (0, 150, 299)])
+    for i, item in zip((0, 150, 299), expected.data, strict=True):
+        assert np.dot(np.array(found[i]["embedding"]), item.embedding) > 0.9999
+
+
+def test_job_file_can_be_read(api: Api, texts: Path, tmp_path: Path) -> None:
+    run(api, texts, tmp_path / "out", "--request", '{"input_type": "document"}')
+    written = json.loads((tmp_path / "out" / "job.json").read_text())
+    assert (written["model"], written["request"], len(written["sources"])) == ("m", {"input_type": "document"}, 2)

@@ -1,0 +1,65 @@
+"""`python -m bulk` on a Ray cluster of this machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from bulk.__main__ import main
+from bulk.client import Endpoint, Unavailable
+from bulk.engines import on_ray
+from bulk.job import Job, JobError, begin, find
+from tests.compat.plain import LONG, MODEL, TEXTS, Plain, assert_same
+
+pytestmark = pytest.mark.client("ray", "`python -m bulk TEXTS VECTORS --url URL --model MODEL --ray 2`")
+
+ROWS = [*TEXTS, None, LONG] * 20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    pq.write_table(pa.table({"id": range(len(ROWS)), "text": ROWS}), tmp_path / "texts.parquet", row_group_size=50)
+    return tmp_path / "texts.parquet"
+
+
+def embed(url: str, texts: Path, output: Path, *options: str) -> int:
+    return main([str(texts), str(output), "--url", url, "--model", MODEL, "--shard-rows", "20", "--ray", "2", *options])
+
+
+@pytest.mark.call("`bulk` as tasks of Ray Data, errors and resuming included")
+def test_texts(url: str, texts: Path, tmp_path: Path, plain: Plain) -> None:
+    output = tmp_path / "vectors"
+    assert embed(url, texts, output) == 0
+    parts = sorted(output.glob("*.parquet"))
+    (lost, _, kept, *_) = parts
+    lost.unlink()
+    written = kept.stat().st_mtime_ns
+    assert embed(url, texts, output) == 0
+    assert kept.stat().st_mtime_ns == written
+    found = [row for part in parts for row in pq.read_table(part).to_pylist()]
+    assert [row["id"] for row in found] == list(range(len(ROWS)))
+    assert_same([row["embedding"] for row in found[: len(TEXTS)]], plain.embed(TEXTS))
+    assert {row["error"] for row, text in zip(found, ROWS, strict=True) if text is None} == {"the text is null"}
+    assert all("has 402 tokens" in row["error"] for row, text in zip(found, ROWS, strict=True) if text == LONG)
+
+
+@pytest.mark.call("`bulk` where the server is away, or a file has changed: the error of the shard")
+def test_errors(url: str, texts: Path, tmp_path: Path) -> None:
+    job = Job(MODEL, {}, "text", "id", 20, find([str(texts)], ("text", "id")))
+    shards = begin(job, str(tmp_path / "vectors"))
+    away = Endpoint("http://127.0.0.1:1", MODEL, {}, 64, 4, patience_s=0)
+    with pytest.raises(Unavailable, match="gave up after 0 s: ConnectError"):
+        list(on_ray(job, away, str(tmp_path / "vectors"), shards, 2))
+    pq.write_table(pq.read_table(texts).slice(0, 30), texts)
+    with pytest.raises(JobError, match="has changed since the job began"):
+        list(on_ray(job, Endpoint(url, MODEL, {}, 64, 4, 1), str(tmp_path / "vectors"), shards, 2))
