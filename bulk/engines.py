@@ -11,7 +11,7 @@ from bulk.client import Endpoint, Unavailable, embed
 from bulk.job import Job, JobError, Refusal, Shard, read, write
 
 
-class Done(msgspec.Struct, frozen=True):
+class Done(msgspec.Struct, frozen=True, tag=True):
     """A shard whose results are written."""
 
     shard: int
@@ -20,6 +20,14 @@ class Done(msgspec.Struct, frozen=True):
     """Rows without a vector."""
     example: str | None
     """Why, of one of them."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """Why a shard's are not."""
+
+    message: str
+    for_good: bool
+    """And not just for now."""
 
 
 def embed_shard(job: Job, endpoint: Endpoint, output: str, shard: Shard) -> Done:
@@ -49,24 +57,23 @@ def on_ray(job: Job, endpoint: Endpoint, output: str, shards: Sequence[Shard], a
     Ray does the shards of a machine that it loses again. An error in a shard ends the job, as it does here.
     """
     import ray  # noqa: PLC0415 - for those who have it
-    from ray.exceptions import RayTaskError  # noqa: PLC0415
 
     ray.data.DataContext.get_current().enable_progress_bars = False
     data = ray.data.from_items([msgspec.to_builtins(shard) for shard in shards], override_num_blocks=len(shards))
     done = data.map(partial(_embed_row, job, endpoint, output), concurrency=at_once, num_cpus=1)
-    try:
-        for row in done.iter_rows():
-            yield msgspec.convert(row, Done)
-    except RayTaskError as exc:
-        raise _ours(exc) from None
-
-
-def _ours(exc: BaseException) -> BaseException:
-    """Of an error that Ray passes on, the one of the shard."""
-    cause = getattr(exc, "cause", None) or exc.__cause__
-    return exc if cause is None or isinstance(exc, JobError | Unavailable) else _ours(cause)
+    for row in done.iter_rows():
+        result = msgspec.convert(row, Done | Failed)
+        if isinstance(result, Failed):
+            raise JobError(result.message) if result.for_good else Unavailable(result.message)
+        yield result
 
 
 def _embed_row(job: Job, endpoint: Endpoint, output: str, row: dict[str, Any]) -> dict[str, Any]:
-    done: dict[str, Any] = msgspec.to_builtins(embed_shard(job, endpoint, output, msgspec.convert(row, Shard)))
-    return done
+    """A shard's as rows of Ray Data, which an error would not pass whole."""
+    result: Done | Failed
+    try:
+        result = embed_shard(job, endpoint, output, msgspec.convert(row, Shard))
+    except (JobError, Unavailable) as exc:
+        result = Failed(str(exc), for_good=isinstance(exc, JobError))
+    found: dict[str, Any] = msgspec.to_builtins(result)
+    return found

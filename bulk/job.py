@@ -137,7 +137,7 @@ def read(job: Job, shard: Shard) -> tuple[pa.Array, list[str | None]]:
     except (OSError, pa.ArrowException) as exc:
         raise JobError(f"{shard.uri}: {exc}") from None
     rows = table.slice(shard.first, shard.rows)
-    if rows.num_rows != shard.rows:
+    if rows.num_rows != shard.rows or not {job.id, job.text} <= {*rows.column_names}:
         raise JobError(f"{shard.uri} has changed since the job began")
     return rows.column(job.id).combine_chunks(), rows.column(job.text).to_pylist()
 

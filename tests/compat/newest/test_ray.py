@@ -60,6 +60,6 @@ def test_errors(url: str, texts: Path, tmp_path: Path) -> None:
     away = Endpoint("http://127.0.0.1:1", MODEL, {}, 64, 4, patience_s=0)
     with pytest.raises(Unavailable, match="gave up after 0 s: ConnectError"):
         list(on_ray(job, away, str(tmp_path / "vectors"), shards, 2))
-    pq.write_table(pq.read_table(texts).slice(0, 30), texts)
+    pq.write_table(pq.read_table(texts).slice(0, 90), texts, row_group_size=50)
     with pytest.raises(JobError, match="has changed since the job began"):
         list(on_ray(job, Endpoint(url, MODEL, {}, 64, 4, 1), str(tmp_path / "vectors"), shards, 2))
