@@ -7,8 +7,11 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates python3-venv
 COPY requirements/export.txt /
+# The second index is for torch alone: what else it has may not take the place of a package.
 RUN python3 -m venv /venv \
-    && /venv/bin/pip install --no-cache-dir --no-deps --compile --extra-index-url "$TORCH_INDEX" -r /export.txt \
+    && /venv/bin/pip install --no-cache-dir --no-deps --compile --extra-index-url "$TORCH_INDEX" \
+        "$(grep ^torch== /export.txt)" \
+    && /venv/bin/pip install --no-cache-dir --no-deps --compile -r /export.txt \
     && /venv/bin/pip uninstall -y pip setuptools
 COPY export /app/export
 RUN python3 -m compileall -q /app

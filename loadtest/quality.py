@@ -1,12 +1,13 @@
 """`make evaluate`: retrieval quality through a running server, on public evaluation data.
 
 Embeds STSb and XQuAD through /v1/embeddings, and re-ranks the best 50 paragraphs of each XQuAD question through
-/v1/rerank.
+/v1/rerank. A server with keys takes one from CONCH_API_KEY.
 """
 
 import argparse
 import csv
 import json
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +44,9 @@ def main() -> None:
         if not (arguments.data / name).is_file():
             parser.error(f"{arguments.data} holds no {name}; --help says where it is from")
     reference = SentenceTransformer(str(resolve(load()["all-minilm-l6-v2"]).folder), device="cpu")
-    with httpx2.Client(base_url=arguments.url, timeout=120) as client:
+    key = os.environ.get("CONCH_API_KEY")
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    with httpx2.Client(base_url=arguments.url, headers=headers, timeout=120) as client:
         figures = similarity(client, reference, arguments.data / "stsb-en-dev.csv")
         figures |= retrieval(client, arguments.data / "xquad.en.json")
     run = {"date": datetime.now(UTC).date().isoformat(), "cpu": cpu(), **figures}
