@@ -135,9 +135,14 @@ def _vectors(content: bytes, count: int) -> list[Vector | Refusal]:
     try:
         items = msgspec.json.decode(content, type=_Answer).data
         vectors = {item.index: np.frombuffer(base64.b64decode(item.embedding), "<f4") for item in items}
-        return [vectors[i] for i in range(count)]
+        found: list[Vector | Refusal] = [vectors[i] for i in range(count)]
     except (msgspec.DecodeError, ValueError, KeyError) as exc:
         raise JobError(f"the server does not answer as an embedding API does: {exc!r}") from None
+    if not all(vector.size and np.isfinite(vector).all() for vector in vectors.values()):
+        raise JobError(
+            "the server does not answer as an embedding API does: a vector is empty, or not of finite numbers"
+        )
+    return found
 
 
 def _message(answer: httpx2.Response) -> str:

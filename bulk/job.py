@@ -143,8 +143,15 @@ def read(job: Job, shard: Shard) -> tuple[pa.Array, list[str | None]]:
 
 
 def write(job: Job, shard: Shard, output: str, ids: pa.Array, results: Sequence[Vector | Refusal]) -> None:
-    """Write a shard's results: the id, `embedding` (float32, or null), and `error` (null where there is a vector)."""
-    width = max((len(result) for result in results if not isinstance(result, Refusal)), default=1)
+    """Write a shard's results: the id, `embedding` (float32, or null), and `error` (null where there is a vector).
+
+    Raises:
+        JobError: vectors are not of one length.
+    """
+    widths = {len(result) for result in results if not isinstance(result, Refusal)}
+    if len(widths) > 1:
+        raise JobError(f"the server's vectors are not of one length, but of {', '.join(map(str, sorted(widths)))}")
+    (width,) = widths or {1}
     empty = np.zeros(width, np.float32)
     values = np.concatenate([empty if isinstance(result, Refusal) else result for result in results])
     refused = np.array([isinstance(result, Refusal) for result in results])

@@ -35,6 +35,8 @@ class Run(msgspec.Struct, frozen=True):
     batch: int
     at_once: int
     texts_a_second: float
+    client_cpu_ms: float
+    """A text."""
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -51,13 +53,13 @@ def measure(url: str, batch: int, at_once: int, texts: list[str]) -> Run:
         BenchmarkError: one was refused.
     """
     endpoint = Endpoint(url, EMBEDDING_MODEL, REQUEST, batch, at_once, patience_s=60)
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     results = asyncio.run(embed(endpoint, texts))
-    seconds = time.perf_counter() - started
+    seconds, used = time.perf_counter() - started, time.process_time() - used
     for result in results:
         if isinstance(result, Refusal):
             raise BenchmarkError(result.message)
-    return Run(batch, at_once, round(len(texts) / seconds, 1))
+    return Run(batch, at_once, round(len(texts) / seconds, 1), round(1000 * used / len(texts), 3))
 
 
 def table(results: Results) -> str:

@@ -81,6 +81,9 @@ def api() -> Iterator[Api]:
     class Http(ThreadingHTTPServer):
         daemon_threads = True
 
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Clients may be killed while they wait."""
+
     with Http(("127.0.0.1", 0), Handler) as http:
         found = Api(f"http://127.0.0.1:{http.server_port}")
         Thread(target=http.serve_forever, args=(0.01,)).start()

@@ -109,7 +109,16 @@ def test_what_no_text_can_help_ends_the_job(api: Api, status: int, message: str)
 
 
 @pytest.mark.parametrize(
-    "content", [b"<html>", b"{}", b'{"data": []}', b'{"data": [{"index": 0, "embedding": [1.5]}]}']
+    "content",
+    [
+        b"<html>",
+        b"{}",
+        b'{"data": []}',
+        b'{"data": [{"index": 0, "embedding": [1.5]}]}',
+        b'{"data": [{"index": 0, "embedding": ""}]}',
+        b'{"data": [{"index": 0, "embedding": "AADAfw=="}]}',
+        b'{"data": [{"index": 1, "embedding": "AACAPw=="}]}',
+    ],
 )
 def test_answer_of_something_else_ends_the_job(api: Api, content: bytes) -> None:
     api.answer = lambda _: (200, {}, content)

@@ -91,6 +91,13 @@ def test_shard_of_refusals_only_is_written(texts: Path, tmp_path: Path) -> None:
     assert pq.read_table(f"{output}/{shard.name}").column("embedding").null_count == 4
 
 
+def test_vectors_of_different_lengths_are_no_results(texts: Path, tmp_path: Path) -> None:
+    asked, output = job(texts), str(tmp_path / "vectors")
+    (shard, *_) = begin(asked, output)
+    with pytest.raises(JobError, match="not of one length, but of 2, 3"):
+        write(asked, shard, output, read(asked, shard)[0], [np.ones(size, np.float32) for size in (2, 2, 3, 2)])
+
+
 def test_job_goes_on_with_the_shards_that_are_not_written(texts: Path, tmp_path: Path) -> None:
     asked, output = job(texts), str(tmp_path / "vectors")
     first, second, *others = begin(asked, output)

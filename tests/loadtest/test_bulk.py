@@ -1,0 +1,33 @@
+import itertools
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from loadtest.bulk import AT_ONCE, BATCHES, RESULTS, Results, Run, measure, table
+from tests.serving import Server
+
+
+def test_table_shows_medians() -> None:
+    runs = [
+        Run(batch, at_once, rate, 0.1) for batch, at_once in itertools.product(BATCHES, AT_ONCE) for rate in (1, 90, 7)
+    ]
+    rows = table(Results({}, runs)).splitlines()
+    assert rows[0] == "| texts a second | 1 a request | 16 a request | 64 a request | 256 a request |"
+    assert rows[2:] == [f"| {at_once} at once | 7 | 7 | 7 | 7 |" for at_once in AT_ONCE]
+
+
+def test_texts_are_sent(server: Server) -> None:
+    run = measure(server.url, 4, 2, ["a text"] * 10)
+    assert (run.batch, run.at_once) == (4, 2)
+    assert run.texts_a_second > 0
+
+
+def test_page_shows_what_is_stored() -> None:
+    stored = msgspec.json.decode(RESULTS.read_bytes(), type=Results)
+    assert table(stored) in Path("docs/bulk.md").read_text()
+
+
+def test_client_takes_as_little_as_the_page_says() -> None:
+    stored = msgspec.json.decode(RESULTS.read_bytes(), type=Results)
+    assert max(run.client_cpu_ms for run in stored.runs if run.batch == 64) == pytest.approx(0.1, rel=1)
