@@ -1,12 +1,15 @@
 """Builds what one table of the manifest becomes: an entry of the model repository or two, whole or not at all."""
 
+import fcntl
 import hashlib
 import importlib.metadata
 import json
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from export.tower import Tower
 
 PROOF = "export.json"
+SCRATCH = ".export-"
 RUNTIME = ("model.py", "engine.py")
 MODULES = ("numpy", "onnx", "onnxruntime", "openvino", "sentence_transformers", "torch", "transformers")
 """Of those that decide a graph and its numbers: a proof names the versions."""
@@ -96,14 +100,14 @@ def build(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
     progress(f"load {spec.name}")
     towers, revision = _load(spec)
     repository.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=_beside(repository), prefix=".export-") as scratch:
-        proofs = [_write(spec, tower, Path(scratch) / tower.name, revision, progress) for tower in towers]
+    with _scratch(_beside(repository)) as scratch:
+        proofs = [_write(spec, tower, scratch / tower.name, revision, progress) for tower in towers]
         if spec.backend == "tensorrt":
             for tower in towers:
                 progress(f"plan {tower.name}")
-                _plan(Path(scratch) / tower.name, repository)
+                _plan(scratch / tower.name, repository)
         progress(f"write {spec.name}")
-        _replace([tower.name for tower in towers], Path(scratch), repository)
+        _replace([tower.name for tower in towers], scratch, repository)
     return [Entry(repository / tower.name, proof) for tower, proof in zip(towers, proofs, strict=True)]
 
 
@@ -237,10 +241,36 @@ def _plan(folder: Path, repository: Path) -> None:
 
 def _beside(repository: Path) -> Path:
     """Where to write what is then renamed into the repository: next to it, as Triton takes every folder in there for a
-    model; or inside, if the repository is a volume of its own.
+    model; or inside, if the repository is a volume of its own, or the folder that holds it is somebody else's.
     """
     parent = repository.resolve().parent
-    return parent if parent.stat().st_dev == repository.stat().st_dev else repository
+    is_one = parent.stat().st_dev == repository.stat().st_dev
+    return parent if is_one and os.access(parent, os.W_OK) else repository
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder to write in, locked as long as it is needed. Those that killed exports have left are removed."""
+    for left in folder.glob(f"{SCRATCH}*"):
+        with suppress(OSError), _locked(left):  # not that of an export that is under way
+            shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch, _locked(Path(scratch)):
+        yield Path(scratch)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock that ends with this process.
+
+    Raises:
+        BlockingIOError: another holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _replace(names: Sequence[str], scratch: Path, repository: Path) -> None:

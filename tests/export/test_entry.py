@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export.entry import PROOF, _replace, build, check, fingerprint, is_built, versions
+from export.entry import PROOF, _replace, _scratch, build, check, fingerprint, is_built, versions
 from export.errors import ExportError, ParityError, SourceError
 from export.manifest import Backend, ModelSpec, Precision
 from tests.export import tiny
@@ -281,6 +281,14 @@ def test_image_text_models_become_two_entries(clip: ModelSpec, tmp_path: Path) -
     assert not is_built(clip, repository)
     with pytest.raises(ExportError, match=r"tiny-image is not built: run python -m export tiny$"):
         check(clip, repository, silent)
+
+
+def test_what_a_killed_export_has_left_is_removed_and_what_another_one_writes_is_not(tmp_path: Path) -> None:
+    with _scratch(tmp_path) as under_way:
+        (tmp_path / ".export-left" / "tiny").mkdir(parents=True)
+        with _scratch(tmp_path) as own:
+            assert {path.name for path in tmp_path.iterdir()} == {under_way.name, own.name}
+    assert not list(tmp_path.iterdir())
 
 
 def test_failure_of_the_second_tower_leaves_the_first_as_it_was(tmp_path: Path) -> None:
