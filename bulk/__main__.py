@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import (
@@ -40,23 +41,25 @@ class _Speed(ProgressColumn):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Embed; the exit code is 1 where the job is not complete yet, 2 where it cannot be done as asked."""
-    asked = _parser().parse_args(arguments)
+    parser = _parser()
+    asked = parser.parse_args(arguments)
     request = {**asked.request}
+    key = os.environ.get(KEY, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        parser.error(f"{KEY} holds characters that no key has")
     endpoint = Endpoint(
-        asked.url.rstrip("/").removesuffix("/v1"),
+        asked.url,
         asked.model,
         request,
         asked.batch,
         asked.at_once,
         asked.patience,
-        os.environ.get(KEY),
+        key or None,
     )
     try:
-        job = Job(
-            asked.model, request, asked.text, asked.id, asked.shard_rows, find(asked.texts, (asked.text, asked.id))
-        )
+        sources = find(asked.texts, (asked.text, asked.id))
+        job = Job(asked.model, request, asked.text, asked.id, asked.shard_rows, _width(endpoint), sources)
         pending = begin(job, asked.vectors)
-        _probe(endpoint)
         refused = _work(job, pending, _engine(job, endpoint, asked.vectors, pending, asked.ray))
     except JobError as exc:
         _say(f"bulk: {exc}")
@@ -82,11 +85,12 @@ def _engine(job: Job, endpoint: Endpoint, output: str, pending: Sequence[Shard],
     return here(job, endpoint, output, pending) if at_once is None else on_ray(job, endpoint, output, pending, at_once)
 
 
-def _probe(endpoint: Endpoint) -> None:
-    """Find out now, not from a million refusals, that a field of the requests is wrong."""
+def _width(endpoint: Endpoint) -> int:
+    """How long vectors are, by embedding a text: it also finds out now, not from a million refusals, what is wrong."""
     (result,) = asyncio.run(embed(endpoint, [PROBE]))
     if isinstance(result, Refusal):
         raise JobError(f"{endpoint.url} refuses any text: {result.message}")
+    return len(result)
 
 
 def _work(job: Job, pending: Sequence[Shard], done: Iterator[Done]) -> int:
@@ -117,7 +121,9 @@ def _parser() -> argparse.ArgumentParser:
         "texts", nargs="+", help="Parquet files, or folders of them; paths, or URIs as s3://bucket/texts"
     )
     parser.add_argument("vectors", help="the folder of the results, likewise")
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help=f"of the server, whose key is in {KEY}")
+    parser.add_argument(
+        "--url", type=_url, default="http://127.0.0.1:8080", help=f"of the server, whose key is in {KEY}"
+    )
     parser.add_argument("--model", required=True)
     parser.add_argument("--text", default="text", metavar="COLUMN", help="of the texts; by default %(default)s")
     parser.add_argument("--id", default="id", metavar="COLUMN", help="kept with the vectors; by default %(default)s")
@@ -142,6 +148,13 @@ def _parser() -> argparse.ArgumentParser:
         "--ray", type=_positive, metavar="SHARDS", help="at a time, on the Ray cluster that RAY_ADDRESS names"
     )
     return parser
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query:
+        raise argparse.ArgumentTypeError(f"no URL of a server: {text}")
+    return text.rstrip("/").removesuffix("/v1")
 
 
 def _positive(text: str) -> int:

@@ -18,6 +18,10 @@ RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 REFUSED = frozenset({400, 413, 422})
 """For what is in the request: half of it may pass."""
 TIMEOUT_S = 120.0
+"""Of an attempt, from the connection to the end of the answer."""
+ANSWER_BYTES, VECTOR_BYTES = 2**20, 2**16
+"""The largest answer: some for all of it, and for each vector, which has 10,000 numbers at most then."""
+MESSAGE_CHARACTERS = 500
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
 
@@ -62,6 +66,25 @@ class _Failure(msgspec.Struct, frozen=True):
     error: _Error
 
 
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """What came back."""
+
+    status: int
+    content: bytes
+    retry_after_s: float
+    """0 where nothing is said of it."""
+
+    @property
+    def message(self) -> str:
+        """OpenAI's, or what there is; a line that does nothing to a terminal."""
+        try:
+            text = msgspec.json.decode(self.content, type=_Failure).error.message
+        except (msgspec.DecodeError, RecursionError):
+            text = self.content.decode(errors="replace")
+        return "".join(char if char.isprintable() else " " for char in text[:MESSAGE_CHARACTERS])
+
+
 async def embed(endpoint: Endpoint, texts: Sequence[str | None]) -> list[Vector | Refusal]:
     """Embed texts, each to a vector [dimensions], or to why the server refuses it.
 
@@ -69,10 +92,12 @@ async def embed(endpoint: Endpoint, texts: Sequence[str | None]) -> list[Vector 
         JobError: the server refuses the key, the model, or does not answer as an embedding API does.
         Unavailable: it did not answer for longer than `patience_s`.
     """
-    results: list[Vector | Refusal] = [Refusal("the text is null")] * len(texts)
+    results: list[Vector | Refusal] = [Refusal("the text is null, or not UTF-8")] * len(texts)
     given = [i for i, text in enumerate(texts) if text is not None]
     free = asyncio.Semaphore(endpoint.at_once)
-    headers = {"authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
+    headers = {"content-type": "application/json", "accept-encoding": "identity"}
+    if endpoint.key:
+        headers["authorization"] = f"Bearer {endpoint.key}"
     limits = httpx2.Limits(max_connections=endpoint.at_once, max_keepalive_connections=endpoint.at_once)
 
     async def part(rows: Sequence[int]) -> None:
@@ -94,66 +119,65 @@ async def embed(endpoint: Endpoint, texts: Sequence[str | None]) -> list[Vector 
 async def _embed(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[str]) -> list[Vector | Refusal]:
     """Embed texts in one request; in halves where that is refused, down to the text that is to blame."""
     answer = await _post(client, endpoint, texts)
-    if answer.is_success:
+    if answer.status == 200:
         return _vectors(answer.content, len(texts))
-    if answer.status_code not in REFUSED and answer.status_code not in RETRIED:
-        raise JobError(f"{answer.status_code} {_message(answer)}")
+    if answer.status not in REFUSED and answer.status not in RETRIED:
+        raise JobError(f"{answer.status} {answer.message}")
     if len(texts) == 1:
-        return [Refusal(_message(answer))]
+        return [Refusal(answer.message)]
     half = len(texts) // 2
     return await _embed(client, endpoint, texts[:half]) + await _embed(client, endpoint, texts[half:])
 
 
-async def _post(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[str]) -> httpx2.Response:
+async def _post(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[str]) -> _Reply:
     """Send a request until it is answered; a time-out at the server (504) is final for several texts together."""
     body = msgspec.json.encode(
         {"encoding_format": "base64", **endpoint.request, "model": endpoint.model, "input": texts}
     )
     wait_s, given_up = FIRST_WAIT_S, time.monotonic() + endpoint.patience_s
     while True:
-        asked_s: float | None = None
+        asked_s = 0.0
         try:
-            answer = await client.post(
-                f"{endpoint.url}/v1/embeddings", content=body, headers={"content-type": "application/json"}
-            )
-        except httpx2.TransportError as exc:
+            async with asyncio.timeout(TIMEOUT_S):
+                answer = await _ask(client, endpoint, body, ANSWER_BYTES + VECTOR_BYTES * len(texts))
+        except (httpx2.TransportError, TimeoutError) as exc:
             problem = f"{type(exc).__name__}: {exc}".rstrip(": ")
         else:
-            if answer.status_code not in RETRIED or (answer.status_code == 504 and len(texts) > 1):
+            if answer.status not in RETRIED or (answer.status == 504 and len(texts) > 1):
                 return answer
-            problem = f"{answer.status_code} {_message(answer)}"
-            asked_s = _retry_after(answer)
+            problem = f"{answer.status} {answer.message}"
+            asked_s = answer.retry_after_s
         # Of those that were refused together, no two come again at the same time.
-        pause_s = (wait_s if asked_s is None else asked_s) * random.uniform(1, 1.5)  # noqa: S311 - no secret
+        pause_s = max(wait_s, asked_s) * random.uniform(1, 1.5)  # noqa: S311 - no secret
         if time.monotonic() + pause_s > given_up:
             raise Unavailable(f"gave up after {endpoint.patience_s:g} s: {problem}")
         await asyncio.sleep(pause_s)
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
+async def _ask(client: httpx2.AsyncClient, endpoint: Endpoint, body: bytes, most_bytes: int) -> _Reply:
+    """Send a request once."""
+    content = bytearray()
+    async with client.stream("POST", f"{endpoint.url}/v1/embeddings", content=body) as answer:
+        async for chunk in answer.aiter_raw():
+            content += chunk
+            if len(content) > most_bytes:
+                raise JobError(f"the server does not answer as an embedding API does: over {most_bytes} bytes")
+    asked = answer.headers.get("retry-after", "")  # in seconds: dates, which it may hold as well, are not understood
+    return _Reply(answer.status_code, bytes(content), float(asked) if asked.isdecimal() else 0)
+
+
 def _vectors(content: bytes, count: int) -> list[Vector | Refusal]:
     try:
         items = msgspec.json.decode(content, type=_Answer).data
-        vectors = {item.index: np.frombuffer(base64.b64decode(item.embedding), "<f4") for item in items}
-        found: list[Vector | Refusal] = [vectors[i] for i in range(count)]
-    except (msgspec.DecodeError, ValueError, KeyError) as exc:
+        vectors = {item.index: np.frombuffer(base64.b64decode(item.embedding, validate=True), "<f4") for item in items}
+        found: list[Vector | Refusal] = [vectors.pop(i) for i in range(count)]
+    except (msgspec.DecodeError, RecursionError, ValueError, KeyError) as exc:
         raise JobError(f"the server does not answer as an embedding API does: {exc!r}") from None
-    if not all(vector.size and np.isfinite(vector).all() for vector in vectors.values()):
+    if len(items) != count:
+        raise JobError(f"the server does not answer as an embedding API does: {len(items)} vectors for {count} texts")
+    if not all(len(vector) and np.isfinite(vector).all() for vector in found if not isinstance(vector, Refusal)):
         raise JobError(
             "the server does not answer as an embedding API does: a vector is empty, or not of finite numbers"
         )
     return found
-
-
-def _message(answer: httpx2.Response) -> str:
-    """OpenAI's, or what there is."""
-    try:
-        return msgspec.json.decode(answer.content, type=_Failure).error.message
-    except msgspec.DecodeError:
-        return answer.text[:200] or answer.reason_phrase
-
-
-def _retry_after(answer: httpx2.Response) -> float | None:
-    """Seconds; dates, which the header may hold as well, are not understood."""
-    value = answer.headers.get("retry-after", "")
-    return float(value) if value.isdecimal() else None

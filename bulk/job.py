@@ -5,12 +5,14 @@ complete. So a job that was stopped, anywhere and by anything, goes on with the 
 """
 
 import json
+import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import numpy as np
@@ -21,6 +23,7 @@ from pyarrow import fs
 
 JOB_FILE = "job.json"
 SUFFIX = ".parquet"
+RESULT_COLUMNS = ("embedding", "error")
 
 Vector = NDArray[np.float32]
 """[dimensions]."""
@@ -40,7 +43,10 @@ class Refusal:
 class Source(msgspec.Struct, frozen=True):
     """A Parquet file of texts."""
 
-    uri: str
+    root: str
+    """As it was given: what says how to reach it."""
+    path: str
+    """Of the file there, as it was found: a name is no part of a URI, and may hold all that means something in one."""
     size: int
     """In bytes."""
     row_groups: tuple[int, ...]
@@ -59,6 +65,8 @@ class Job(msgspec.Struct, frozen=True):
     """The column that goes into the results with each vector."""
     shard_rows: int
     """At most."""
+    width: int
+    """Numbers in a vector."""
     sources: tuple[Source, ...]
 
     def shards(self) -> Iterator["Shard"]:
@@ -67,7 +75,7 @@ class Job(msgspec.Struct, frozen=True):
         for source in self.sources:
             for group, rows in enumerate(source.row_groups):
                 for first in range(0, rows, self.shard_rows):
-                    yield Shard(number, source.uri, group, first, min(self.shard_rows, rows - first))
+                    yield Shard(number, source.root, source.path, group, first, min(self.shard_rows, rows - first))
                     number += 1
 
 
@@ -75,7 +83,8 @@ class Shard(msgspec.Struct, frozen=True):
     """Texts that are embedded as a whole."""
 
     number: int
-    uri: str
+    root: str
+    path: str
     row_group: int
     first: int
     """Row of the group."""
@@ -93,7 +102,7 @@ def find(uris: Sequence[str], columns: Sequence[str]) -> tuple[Source, ...]:
     Raises:
         JobError: a file is missing, is not Parquet, or lacks a column.
     """
-    sources = [_source(file, columns) for uri in uris for file in _files(uri)]
+    sources = [_source(uri, path, columns) for uri in uris for path in _files(uri)]
     if not sources:
         raise JobError(f"no {SUFFIX} file in {', '.join(uris)}")
     return tuple(sources)
@@ -106,56 +115,84 @@ def begin(job: Job, output: str) -> list[Shard]:
         The shards that are still to do.
 
     Raises:
-        JobError: the folder is another job's.
+        JobError: the folder is another job's, or it is among the texts.
     """
+    if job.id in RESULT_COLUMNS:
+        raise JobError(f"the column of ids may not be called {job.id}, as one of the results is")
     system, folder = _resolve(output)
+    for source in job.sources:
+        if source.path.startswith(f"{_resolve(source.root)[1]}/") and folder.startswith(f"{_resolve(source.root)[1]}/"):
+            raise JobError(f"{output} is below {source.root}: its files would be texts the next time")
     system.create_dir(folder, recursive=True)
-    names = {info.base_name for info in system.get_file_info(fs.FileSelector(folder))}
-    if JOB_FILE in names:
+    is_new = JOB_FILE not in _sizes(system, folder)
+    if is_new:
+        _write(output, JOB_FILE, msgspec.json.format(msgspec.json.encode(job)))
+    _claim(job, output)
+    done = {name for name, size in _sizes(system, folder).items() if size and name.endswith(SUFFIX)}
+    if is_new and done:
+        raise JobError(f"{output} has {min(done)} but had no {JOB_FILE}: choose another folder")
+    return [shard for shard in job.shards() if shard.name not in done]
+
+
+def _claim(job: Job, output: str) -> None:
+    """Make sure that the folder is this job's: another one may have begun there at the same time."""
+    system, folder = _resolve(output)
+    try:
         with system.open_input_stream(f"{folder}/{JOB_FILE}") as file:
             former = msgspec.json.decode(file.read(), type=Job)
-        changed = [name for name in Job.__struct_fields__ if getattr(former, name) != getattr(job, name)]
-        if changed:
-            raise JobError(
-                f"{output} is of another job: it differs in {', '.join(changed)}; choose another folder, or delete it"
-            )
-    else:
-        if parts := sorted(name for name in names if name.endswith(SUFFIX)):
-            raise JobError(f"{output} has {parts[0]} but no {JOB_FILE}: choose another folder")
-        _write(output, JOB_FILE, msgspec.json.format(msgspec.json.encode(job)))
-    return [shard for shard in job.shards() if shard.name not in names]
+    except (OSError, msgspec.DecodeError) as exc:
+        raise JobError(f"{output}/{JOB_FILE} cannot be read, delete the folder: {exc}") from None
+    changed = [name for name in Job.__struct_fields__ if getattr(former, name) != getattr(job, name)]
+    if changed:
+        raise JobError(
+            f"{output} is of another job: it differs in {', '.join(changed)}; choose another folder, or delete it"
+        )
+
+
+def _sizes(system: fs.FileSystem, folder: str) -> dict[str, int]:
+    """Of files. A part of size 0 is what a machine that went down has left of one."""
+    found = system.get_file_info(fs.FileSelector(folder))
+    return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
 
 
 def read(job: Job, shard: Shard) -> tuple[pa.Array, list[str | None]]:
-    """A shard's ids and texts.
+    """A shard's ids and texts; None for null, and for what is not UTF-8.
 
     Raises:
         JobError: the file is not what it was when the job began.
     """
     try:
-        table = _row_group(shard.uri, shard.row_group, (job.id, job.text))
+        table = _row_group(shard.root, shard.path, shard.row_group, (job.id, job.text))
     except (OSError, pa.ArrowException) as exc:
-        raise JobError(f"{shard.uri}: {exc}") from None
+        raise JobError(f"{shard.path}: {exc}") from None
     rows = table.slice(shard.first, shard.rows)
     if rows.num_rows != shard.rows or not {job.id, job.text} <= {*rows.column_names}:
-        raise JobError(f"{shard.uri} has changed since the job began")
-    return rows.column(job.id).combine_chunks(), rows.column(job.text).to_pylist()
+        raise JobError(f"{shard.path} has changed since the job began")
+    return rows.column(job.id).combine_chunks(), [_text(value) for value in rows.column(job.text)]
+
+
+def _text(value: pa.Scalar) -> str | None:
+    try:
+        text: str | None = value.as_py()
+    except UnicodeDecodeError:  # nobody checks when a file is written
+        return None
+    return text
 
 
 def write(job: Job, shard: Shard, output: str, ids: pa.Array, results: Sequence[Vector | Refusal]) -> None:
     """Write a shard's results: the id, `embedding` (float32, or null), and `error` (null where there is a vector).
 
     Raises:
-        JobError: vectors are not of one length.
+        JobError: vectors are of another length than they were in the beginning, or the folder is another job's by now.
     """
-    widths = {len(result) for result in results if not isinstance(result, Refusal)}
-    if len(widths) > 1:
-        raise JobError(f"the server's vectors are not of one length, but of {', '.join(map(str, sorted(widths)))}")
-    (width,) = widths or {1}
-    empty = np.zeros(width, np.float32)
+    for result in results:
+        if not isinstance(result, Refusal) and len(result) != job.width:
+            raise JobError(f"the server's vectors had {job.width} numbers in the beginning, and have {len(result)} now")
+    _claim(job, output)
+    empty = np.zeros(job.width, np.float32)
     values = np.concatenate([empty if isinstance(result, Refusal) else result for result in results])
     refused = np.array([isinstance(result, Refusal) for result in results])
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values, pa.float32()), width, mask=pa.array(refused))
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values, pa.float32()), job.width, mask=pa.array(refused))
     errors = pa.array([result.message if isinstance(result, Refusal) else None for result in results], pa.string())
     table = pa.table({job.id: ids, "embedding": vectors, "error": errors})
     sink = pa.BufferOutputStream()
@@ -170,52 +207,64 @@ def _write(output: str, name: str, content: bytes | pa.Buffer) -> None:
     unfinished = f"{folder}/.{name}.{uuid.uuid4().hex}"
     with system.open_output_stream(unfinished) as file:
         file.write(content)
+    if isinstance(system, fs.LocalFileSystem):
+        _sync(unfinished)  # or the name is there after a loss of power, and nothing in the file
     system.move(unfinished, f"{folder}/{name}")
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _resolve(uri: str) -> tuple[fs.FileSystem, str]:
     """Of a path here, or of a URI that Arrow knows (`s3://`, `gs://`, `hdfs://`)."""
     if "://" in uri:
+        if urlsplit(uri).password is not None:
+            raise JobError("a URI may not hold a password, since it is written down: give it by the environment")
         system, path = fs.FileSystem.from_uri(uri)
         return system, path.rstrip("/")
     return fs.LocalFileSystem(), str(Path(uri).absolute())
 
 
 def _files(uri: str) -> list[str]:
+    """Paths in its file system."""
     try:
         system, path = _resolve(uri)
         info = system.get_file_info(path)
         if info.type == fs.FileType.NotFound:
             raise JobError(f"{uri}: there is no such file or folder")
         if info.type == fs.FileType.File:
-            return [uri]
+            return [path]
         below = system.get_file_info(fs.FileSelector(path, recursive=True))
     except (OSError, pa.ArrowException) as exc:
         raise JobError(f"{uri}: {exc}") from None
-    names = sorted(one.path for one in below if one.type == fs.FileType.File and one.path.endswith(SUFFIX))
-    return [uri.rstrip("/") + name.removeprefix(path) for name in names]
+    return sorted(one.path for one in below if one.type == fs.FileType.File and one.path.endswith(SUFFIX))
 
 
-def _source(uri: str, columns: Sequence[str]) -> Source:
-    system, path = _resolve(uri)
+def _source(root: str, path: str, columns: Sequence[str]) -> Source:
     try:
-        with system.open_input_file(path) as file:
+        with _resolve(root)[0].open_input_file(path) as file:
             size = file.size()
             parquet = pq.ParquetFile(file)
-            types = {field.name: field.type for field in parquet.schema_arrow}
+            names = parquet.schema_arrow.names
+            types = dict(zip(names, parquet.schema_arrow.types, strict=True))
             groups = tuple(parquet.metadata.row_group(i).num_rows for i in range(parquet.metadata.num_row_groups))
     except (OSError, pa.ArrowException) as exc:
-        raise JobError(f"{uri}: {exc}") from None
+        raise JobError(f"{path}: {exc}") from None
     for column in columns:
-        if column not in types:
-            raise JobError(f"{uri} has no column {json.dumps(column)}, but {', '.join(map(json.dumps, types))}")
+        if names.count(column) != 1:
+            problem = "several columns" if column in types else "no column"
+            raise JobError(f"{path} has {problem} {json.dumps(column)}; it has {', '.join(map(json.dumps, names))}")
     if not (pa.types.is_string(types[columns[0]]) or pa.types.is_large_string(types[columns[0]])):
-        raise JobError(f"{uri}: column {json.dumps(columns[0])} is of {types[columns[0]]}, not of strings")
-    return Source(uri, size, groups)
+        raise JobError(f"{path}: column {json.dumps(columns[0])} is of {types[columns[0]]}, not of strings")
+    return Source(root, path, size, groups)
 
 
 @lru_cache(1)  # the shards of a row group come one after the other
-def _row_group(uri: str, number: int, columns: tuple[str, ...]) -> pa.Table:
-    system, path = _resolve(uri)
-    with system.open_input_file(path) as file:
-        return pq.ParquetFile(file).read_row_group(number, columns=list(columns))
+def _row_group(root: str, path: str, number: int, columns: tuple[str, ...]) -> pa.Table:
+    with _resolve(root)[0].open_input_file(path) as file:
+        return pq.ParquetFile(file).read_row_group(number, columns=[*{*columns}])

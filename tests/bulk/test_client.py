@@ -60,7 +60,7 @@ def test_key_is_sent_and_not_shown(api: Api) -> None:
 
 
 def test_null_is_not_sent(api: Api) -> None:
-    assert lengths(api, ["ab", None, ""]) == [2, "the text is null", 0]
+    assert lengths(api, ["ab", None, ""]) == [2, "the text is null, or not UTF-8", 0]
     assert api.texts == ["ab", ""]
 
 
@@ -76,6 +76,13 @@ def test_wait_is_what_the_server_asks_for(api: Api) -> None:
     started = time.monotonic()
     assert lengths(api, ["ab"]) == [2]
     assert time.monotonic() - started >= 1
+
+
+def test_server_that_asks_for_no_wait_is_not_run_over(api: Api) -> None:
+    api.answer = lambda _: error(429, "busy", retry_after="0")
+    with pytest.raises(Unavailable):
+        lengths(api, ["ab"], patience_s=2.0)
+    assert len(api.asked) <= 3
 
 
 def test_server_that_stays_away_is_told_of(api: Api) -> None:
@@ -118,12 +125,21 @@ def test_what_no_text_can_help_ends_the_job(api: Api, status: int, message: str)
         b'{"data": [{"index": 0, "embedding": ""}]}',
         b'{"data": [{"index": 0, "embedding": "AADAfw=="}]}',
         b'{"data": [{"index": 1, "embedding": "AACAPw=="}]}',
+        b'{"data": [{"index": 0, "embedding": "!AACAPw=="}]}',
+        b'{"data": [{"index": 0, "embedding": "AACAPw=="}, {"index": 1, "embedding": "AACAPw=="}]}',
+        b"[" * 200_000,
+        bytes(2**20 + 2**16 + 1),
     ],
 )
 def test_answer_of_something_else_ends_the_job(api: Api, content: bytes) -> None:
     api.answer = lambda _: (200, {}, content)
     with pytest.raises(JobError, match="does not answer as an embedding API does"):
         lengths(api, ["a"])
+
+
+def test_message_does_nothing_to_a_terminal_and_is_cut(api: Api) -> None:
+    api.answer = lambda _: error(400, "\x1b[2J\x07" + "a" * 10_000)
+    assert lengths(api, ["a"]) == [" [2J " + "a" * 495]
 
 
 def test_error_without_openais_words_is_told_as_it_is(api: Api) -> None:

@@ -13,7 +13,7 @@ COLUMNS = ("text", "id")
 
 
 def job(texts: Path, shard_rows: int = 4, **changes: str) -> Job:
-    asked = Job("m", {}, "text", "id", shard_rows, find([str(texts)], COLUMNS))
+    asked = Job("m", {}, "text", "id", shard_rows, 2, find([str(texts)], COLUMNS))
     return msgspec.structs.replace(asked, **changes)
 
 
@@ -37,10 +37,24 @@ def test_file_may_be_named_by_a_uri(texts: Path) -> None:
     assert source.row_groups == (10, 10, 10)
 
 
+@pytest.mark.parametrize("name", ["a?scheme=http&endpoint_override=example.com#", "a%2fb", "with space"])
+def test_name_that_was_found_is_no_part_of_a_uri(texts: Path, name: str) -> None:
+    copy(texts / "a.parquet", texts / f"{name}.parquet")
+    found = find([texts.as_uri()], COLUMNS)
+    assert str(texts / f"{name}.parquet") in {source.path for source in found}
+    assert all(len(read(job(texts), Shard(0, source.root, source.path, 0, 0, 4))[1]) == 4 for source in found)
+
+
+def test_password_in_a_uri_is_refused() -> None:
+    with pytest.raises(JobError, match="may not hold a password") as refused:
+        find(["s3://name:secret@bucket/texts"], COLUMNS)
+    assert "secret" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (("body", "id"), 'has no column "body", but "id", "text", "other"'),
+        (("body", "id"), 'has no column "body"; it has "id", "text", "other"'),
         (("text", "key"), 'has no column "key"'),
         (("other", "id"), 'column "other" is of int64, not of strings'),
     ],
@@ -64,6 +78,20 @@ def test_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_text("text")
     with pytest.raises(JobError, match=r"a\.parquet: "):
         find([str(tmp_path)], COLUMNS)
+
+
+def test_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    column = pa.array(["a"])
+    pq.write_table(pa.Table.from_arrays([column, column, column], ["id", "text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(JobError, match='has several columns "text"'):
+        find([str(tmp_path)], COLUMNS)
+
+
+def test_text_that_is_not_utf8_is_none(tmp_path: Path) -> None:
+    text = pa.StringArray.from_buffers(2, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xff"))
+    pq.write_table(pa.table({"id": [1, 2], "text": text}), tmp_path / "a.parquet")
+    asked = job(tmp_path)
+    assert read(asked, next(asked.shards()))[1] == ["a", None]
 
 
 def test_results_are_read_as_they_were_written(texts: Path, tmp_path: Path) -> None:
@@ -91,10 +119,10 @@ def test_shard_of_refusals_only_is_written(texts: Path, tmp_path: Path) -> None:
     assert pq.read_table(f"{output}/{shard.name}").column("embedding").null_count == 4
 
 
-def test_vectors_of_different_lengths_are_no_results(texts: Path, tmp_path: Path) -> None:
+def test_vectors_of_another_length_are_no_results(texts: Path, tmp_path: Path) -> None:
     asked, output = job(texts), str(tmp_path / "vectors")
     (shard, *_) = begin(asked, output)
-    with pytest.raises(JobError, match="not of one length, but of 2, 3"):
+    with pytest.raises(JobError, match="had 2 numbers in the beginning, and have 3 now"):
         write(asked, shard, output, read(asked, shard)[0], [np.ones(size, np.float32) for size in (2, 2, 3, 2)])
 
 
@@ -103,6 +131,41 @@ def test_job_goes_on_with_the_shards_that_are_not_written(texts: Path, tmp_path:
     first, second, *others = begin(asked, output)
     write(asked, second, output, read(asked, second)[0], [Refusal("no")] * 4)
     assert begin(asked, output) == [first, *others]
+
+
+def test_part_that_a_crash_left_empty_is_done_again(texts: Path, tmp_path: Path) -> None:
+    asked, output = job(texts), tmp_path / "vectors"
+    pending = begin(asked, str(output))
+    (output / pending[0].name).touch()
+    assert begin(asked, str(output)) == pending
+
+
+def test_job_file_that_a_crash_left_empty_is_told_of(texts: Path, tmp_path: Path) -> None:
+    begin(job(texts), str(tmp_path / "vectors"))
+    (tmp_path / "vectors" / "job.json").write_bytes(b"")
+    with pytest.raises(JobError, match=r"job\.json cannot be read"):
+        begin(job(texts), str(tmp_path / "vectors"))
+
+
+def test_folder_that_has_become_another_jobs_is_noticed(texts: Path, tmp_path: Path) -> None:
+    asked, output = job(texts), tmp_path / "vectors"
+    (shard, *_) = begin(asked, str(output))
+    begin(job(texts, model="n"), str(tmp_path / "other"))
+    copy(tmp_path / "other" / "job.json", output / "job.json")
+    with pytest.raises(JobError, match="it differs in model"):
+        write(asked, shard, str(output), read(asked, shard)[0], [Refusal("no")] * 4)
+    assert not list(output.glob("*.parquet"))
+
+
+@pytest.mark.parametrize("column", ["embedding", "error"])
+def test_ids_may_not_be_called_as_the_results_are(texts: Path, tmp_path: Path, column: str) -> None:
+    with pytest.raises(JobError, match=f"may not be called {column}"):
+        begin(job(texts, id=column), str(tmp_path / "vectors"))
+
+
+def test_results_may_not_be_among_the_texts(texts: Path) -> None:
+    with pytest.raises(JobError, match="its files would be texts the next time"):
+        begin(job(texts), str(texts / "vectors"))
 
 
 def test_unfinished_file_counts_for_nothing(texts: Path, tmp_path: Path) -> None:
@@ -127,11 +190,11 @@ def test_more_texts_are_another_job(texts: Path, tmp_path: Path) -> None:
 
 def test_folder_with_parts_of_nobody_is_refused(texts: Path, tmp_path: Path) -> None:
     copy(texts / "a.parquet", tmp_path / "a.parquet")
-    with pytest.raises(JobError, match=r"has a\.parquet but no job\.json"):
+    with pytest.raises(JobError, match=r"has a\.parquet but had no job\.json"):
         begin(job(texts), str(tmp_path))
 
 
 def test_file_that_has_changed_since_is_noticed(texts: Path) -> None:
     asked = job(texts)
     with pytest.raises(JobError, match="has changed since the job began"):
-        read(asked, Shard(0, asked.sources[0].uri, 0, 8, 4))
+        read(asked, Shard(0, *(asked.sources[0].root, asked.sources[0].path), 0, 8, 4))

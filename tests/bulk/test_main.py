@@ -40,6 +40,22 @@ def test_refused_texts_are_told_of_and_written_down(
     assert "4 texts were refused: see `error`" in capsys.readouterr().err
 
 
+def test_key_with_a_line_end_loses_it_and_one_that_is_none_is_not_shown(
+    api: Api,
+    texts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(KEY, "secret\n")
+    assert run(api, texts, tmp_path / "out") == 0
+    assert api.keys == {"Bearer secret"}
+    monkeypatch.setenv(KEY, "sec\nret")
+    with pytest.raises(SystemExit):
+        run(api, texts, tmp_path / "out")
+    assert "sec" not in capsys.readouterr().err.partition("error:")[2]
+
+
 def test_complete_job_asks_for_nothing_but_the_probe(api: Api, texts: Path, tmp_path: Path) -> None:
     run(api, texts, tmp_path / "out")
     api.asked.clear()
@@ -84,6 +100,15 @@ def test_job_that_is_killed_goes_on(api: Api, texts: Path, tmp_path: Path) -> No
     assert [row["id"] for row in rows(output)] == [f"t{row}" for row in range(55)]
 
 
+def test_job_goes_on_only_with_vectors_of_the_same_length(
+    api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(api, texts, tmp_path / "out")
+    api.answer = lambda _: (200, {}, b'{"data": [{"index": 0, "embedding": "AACAPw=="}]}')
+    assert run(api, texts, tmp_path / "out") == 2
+    assert "it differs in width" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -109,7 +134,14 @@ def test_request_that_is_wrong_for_all_texts_ends_the_job_at_once(
 
 
 @pytest.mark.parametrize(
-    "options", [["--batch", "0"], ["--request", "{"], ["--request", "[]"], ["--request", '{"input": "a"}']]
+    "options",
+    [
+        ["--batch", "0"],
+        ["--url", "localhost:80"],
+        ["--request", "{"],
+        ["--request", "[]"],
+        ["--request", '{"input": "a"}'],
+    ],
 )
 def test_wrong_options_are_refused(api: Api, texts: Path, tmp_path: Path, options: Sequence[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

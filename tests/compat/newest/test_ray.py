@@ -49,13 +49,15 @@ def test_texts(url: str, texts: Path, tmp_path: Path, plain: Plain) -> None:
     found = [row for part in parts for row in pq.read_table(part).to_pylist()]
     assert [row["id"] for row in found] == list(range(len(ROWS)))
     assert_same([row["embedding"] for row in found[: len(TEXTS)]], plain.embed(TEXTS))
-    assert {row["error"] for row, text in zip(found, ROWS, strict=True) if text is None} == {"the text is null"}
+    assert {row["error"] for row, text in zip(found, ROWS, strict=True) if text is None} == {
+        "the text is null, or not UTF-8"
+    }
     assert all("has 402 tokens" in row["error"] for row, text in zip(found, ROWS, strict=True) if text == LONG)
 
 
 @pytest.mark.call("`bulk` where the server is away, or a file has changed: the error of the shard")
 def test_errors(url: str, texts: Path, tmp_path: Path) -> None:
-    job = Job(MODEL, {}, "text", "id", 20, find([str(texts)], ("text", "id")))
+    job = Job(MODEL, {}, "text", "id", 20, 384, find([str(texts)], ("text", "id")))
     shards = begin(job, str(tmp_path / "vectors"))
     away = Endpoint("http://127.0.0.1:1", MODEL, {}, 64, 4, patience_s=0)
     with pytest.raises(Unavailable, match="gave up after 0 s: ConnectError"):
