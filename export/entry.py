@@ -165,6 +165,9 @@ def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progres
         "seconds": round(time.monotonic() - started, 1),
     }
     (folder / PROOF).write_text(json.dumps(proof, indent=2) + "\n")
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)  # onnx keeps weights from other users, of whom Triton may be one
     return proof
 
 

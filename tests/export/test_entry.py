@@ -123,6 +123,13 @@ def test_warmup_files_hold_what_the_config_says_of_them(built: Path) -> None:
         assert list(data.shape) == list(tensor.dims)
 
 
+def test_other_users_can_read_an_entry(built: Path) -> None:
+    """Triton in its image is one."""
+    (weights,) = built.rglob("model.onnx.data")
+    assert weights.stat().st_size > 0
+    assert all(file.stat().st_mode & 0o444 == 0o444 for file in built.rglob("*"))
+
+
 def test_progress_is_told_of_every_stage_in_order(bert: ModelSpec, tmp_path: Path) -> None:
     stages: list[str] = []
     build(replace(bert, backend="tensorrt"), tmp_path / "repository", stages.append)
