@@ -11,6 +11,8 @@ from gateway.addresses import Allowed
 from gateway.keys import read
 
 PREFIX = "GATEWAY_"
+KEYS = (f"{PREFIX}API_KEYS", f"{PREFIX}API_KEYS_FILE")
+"""Set but empty is a mistake there, a secret that did not arrive, and must not open the server."""
 
 
 class SettingsError(Exception):
@@ -58,6 +60,8 @@ class Settings:
             SettingsError: a value cannot be read or is out of range, or the host is open to others without keys.
         """
         default = cls()
+        # Empty is not set, as in a line of an .env file whose value was taken out.
+        environ = {name: value for name, value in environ.items() if value or name in KEYS}
         settings = cls(
             host=environ.get(f"{PREFIX}HOST", default.host),
             port=int(_number(environ, "PORT", default.port, 1, 65535)),
@@ -105,9 +109,6 @@ def _triton_urls(environ: Mapping[str, str]) -> tuple[str, ...]:
         if not re.fullmatch(r"(dns:///)?[^/\s]+:\d{1,5}", url):
             raise SettingsError(f"{PREFIX}TRITON_URL={url} is neither host:port nor dns:///name:port")
     return urls
-
-
-# Set but empty is a mistake, a secret that did not arrive, and must not open the server.
 
 
 def _api_keys(environ: Mapping[str, str]) -> frozenset[str]:

@@ -1,9 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from gateway.addresses import Allowed
-from gateway.settings import Settings, SettingsError
+from gateway.settings import KEYS, Settings, SettingsError
 
 
 def test_defaults_are_open_on_loopback_only() -> None:
@@ -82,6 +83,17 @@ def test_wrong_setting_is_named(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_env(environ)
     assert message in str(caught.value)
+
+
+def test_empty_setting_counts_as_not_set() -> None:
+    names = set(re.findall(r"\bGATEWAY_[A-Z_]*[A-Z]\b", Path("gateway/settings.py").read_text())) - set(KEYS)
+    assert Settings.from_env(dict.fromkeys(names, "")) == Settings()
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_empty_keys_are_a_mistake_and_do_not_open_the_server(name: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        Settings.from_env({name: ""})
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.example"])
