@@ -80,6 +80,17 @@ def test_there_is_more_time_to_stop_than_is_taken(everything: dict[str, dict[str
     assert everything["gateway"]["stop_grace_period"] == "20s"  # twice the default of GATEWAY_DRAIN_TIMEOUT
 
 
+def test_perf_analyzer_gives_the_key_of_what_triton_restricts_and_a_row(everything: dict[str, dict[str, Any]]) -> None:
+    given = everything["loadtest"]["entrypoint"]
+    (restricted,) = (each for each in everything["triton"]["command"] if each.startswith("--grpc-restricted-protocol="))
+    name, _, key = restricted.rpartition(":")[2].partition("=")
+    assert given[given.index("-H") + 1] == f"triton-grpc-protocol-{name}:{key}"
+    (mount,) = everything["loadtest"]["volumes"]
+    assert given[given.index("--input-data") + 1] == mount["target"]
+    assert mount["read_only"]
+    assert Path(mount["source"]).is_file()
+
+
 def test_example_of_settings_has_every_variable_with_its_default() -> None:
     used = dict(re.findall(r"\$\{([A-Z_]+)(?::[-?]([^}]*))?\}", COMPOSE))
     passed = set(re.findall(r"^      - ((?:GATEWAY|OTEL)_[A-Z_]+)$", COMPOSE, re.MULTILINE))

@@ -1,6 +1,7 @@
 """A real Triton, started with the options of the manifests: an older one than theirs, which knows all of them."""
 
 import asyncio
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from numpy.typing import NDArray
-from tritonclient.grpc import InferenceServerClient
+from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from embedded.triton import Ports, Triton
@@ -19,6 +20,8 @@ from gateway.triton import Triton as Client
 from loadtest.servers import free_ports, wait_until_ready
 
 START_TIMEOUT_S = 90
+KEY = "4b9f"
+"""In place of the pod's uid."""
 
 
 def options() -> list[str]:
@@ -26,7 +29,7 @@ def options() -> list[str]:
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     program, repository, *others = container["args"]
     assert (program, repository) == ("tritonserver", "--model-repository=$(REPOSITORY)")
-    return [option.replace("$(POD_UID)", "4b9f") for option in others]
+    return [option.replace("$(POD_UID)", KEY) for option in others]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,23 @@ def test_gateway_finds_and_uses_the_models_by_name(ports: Ports) -> None:
         await client.close()
 
     asyncio.run(use())
+
+
+def test_model_takes_the_row_that_perf_analyzer_sends(ports: Ports) -> None:
+    (row,) = json.loads(Path("loadtest/perf.json").read_text())["data"]
+    inputs = []
+    with InferenceServerClient(f"127.0.0.1:{ports.grpc}") as client:
+        for name, kind, datatype in (("input_ids", np.int64, "INT64"), ("length", np.int32, "INT32")):
+            value = np.array(row[name]["content"], kind).reshape(1, *row[name]["shape"])
+            inputs.append(InferInput(name, list(value.shape), datatype).set_data_from_numpy(value))
+        assert client.infer("all-minilm-l6-v2", inputs).as_numpy("embedding").shape == (1, 384)
+
+
+def test_statistics_are_for_who_has_the_key(ports: Ports) -> None:
+    with InferenceServerClient(f"127.0.0.1:{ports.grpc}") as client:
+        with pytest.raises(InferenceServerException, match="restricted"):
+            client.get_inference_statistics()
+        assert client.get_inference_statistics(headers={"triton-grpc-protocol-nobody": KEY}).model_stats
 
 
 def test_kubelet_may_ask_for_health_and_nothing_else_over_http(ports: Ports) -> None:
