@@ -37,6 +37,7 @@ BUILDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "tensorrt-keda": ("overlays/tensorrt", ("monitoring", "keda", "image-volume")),
 }
 """What is built, of which overlay and components."""
+PAGE = Path("docs/kubernetes.md")
 Object = dict[str, Any]
 
 
@@ -59,7 +60,8 @@ class Row:
 
 def main() -> int:
     """Run the command; the exit code is 1 where something is wrong."""
-    rows = [check(name, *parts) for name, parts in BUILDS.items()]
+    rows = [check(name, *overlay(*parts)) for name, parts in BUILDS.items()]
+    rows.append(check("as documented", *documented()))
     print(f"{'build':14} {'objects':>8} {'schemas ' + ', '.join(RELEASES):>20} {'extensions':>11} {'policies':>9}")
     for row in rows:
         print(f"{row.name:14} {row.objects:8} {row.objects - row.extensions:20} {row.extensions:11} {row.passed:9}")
@@ -68,9 +70,27 @@ def main() -> int:
     return 1 if failures else 0
 
 
-def check(name: str, overlay: str, components: Sequence[str]) -> Row:
-    """Build one, and see whether all of it is right."""
-    file = build(name, overlay, components)
+def overlay(base: str, components: Sequence[str]) -> tuple[Object, list[Object]]:
+    """A kustomization as a user's own would be, and no more."""
+    up = "../kubernetes"
+    own = {"resources": [f"{up}/{base}"], "components": [f"{up}/components/{component}" for component in components]}
+    return own, []
+
+
+def documented() -> tuple[Object, list[Object]]:
+    """The kustomization that all YAML of the page makes together, and the objects that its commands apply."""
+    page = PAGE.read_text()
+    own: Object = {}
+    for _, text in re.findall(r"^( *)```yaml\n(.*?)^\1```", page, re.DOTALL | re.MULTILINE):
+        block = yaml.safe_load(text)
+        for key, value in block.items() if isinstance(block, dict) else ():
+            own[key] = own.get(key, []) + value if isinstance(value, list) else value
+    return own, [yaml.safe_load(text) for text in re.findall(r"<<'EOF'\n(.*?)^EOF$", page, re.DOTALL | re.MULTILINE)]
+
+
+def check(name: str, own: Object, beside: Sequence[Object]) -> Row:
+    """Build one, and see whether all of it, and what is applied beside it, is right."""
+    file = build(name, own, beside)
     objects = list(yaml.safe_load_all(file.read_text()))
     extensions = [one for one in objects if one["kind"] in EXTENSIONS]
     failures = []
@@ -83,23 +103,30 @@ def check(name: str, overlay: str, components: Sequence[str]) -> Row:
                     kubernetes_validate.validate(one, release, strict=True)
         except (InvalidError, ValueError, kubernetes_validate.ValidationError) as exc:
             failures.append(f"{one['kind']} {one['metadata']['name']}: {exc}")
+    failures += mixed(objects)
     passed, refused = scan(file)
     return Row(name, len(objects), len(extensions), passed, (*failures, *refused))
 
 
-def build(name: str, overlay: str, components: Sequence[str]) -> Path:
-    """Write what Kustomize makes of an overlay with components, as a user's own overlay would name them."""
+def build(name: str, own: Object, beside: Sequence[Object]) -> Path:
+    """Write what Kustomize makes of a kustomization that lies beside kubernetes/."""
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     up = "../" * len(folder.parts)
-    own = {
-        "resources": [f"{up}{ROOT}/{overlay}"],
-        "components": [f"{up}{ROOT}/components/{component}" for component in components],
-    }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(own).replace("../kubernetes", f"{up}{ROOT}"))
     file = folder / "built.yaml"
-    file.write_text(asyncio.run(pykustomize.build(folder)).yaml)
+    file.write_text("---\n".join([asyncio.run(pykustomize.build(folder)).yaml, *map(yaml.safe_dump, beside)]))
     return file
+
+
+def mixed(objects: Sequence[Object]) -> Iterator[str]:
+    """Images of models that are not of the version that pods say they are."""
+    for one in objects:
+        pod = one["spec"]["template"] if one["kind"] == "Deployment" else {}
+        for volume in pod.get("spec", {}).get("volumes", ()):
+            reference, version = volume.get("image", {}).get("reference"), pod["metadata"]["labels"]["models"]
+            if reference and not reference.endswith(f":{version}"):
+                yield f"Deployment {one['metadata']['name']}: {reference} is not of version {version}"
 
 
 def scan(file: Path) -> tuple[int, list[str]]:
