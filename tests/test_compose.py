@@ -91,9 +91,16 @@ def test_perf_analyzer_gives_the_key_of_what_triton_restricts_and_a_row(everythi
     assert Path(mount["source"]).is_file()
 
 
+def test_only_the_export_gets_the_token_of_the_hub(tmp_path: Path) -> None:
+    given = "of the hub"
+    services = config("gpu,tensorrt,cpu,observability,loadtest", tmp_path, HF_TOKEN=given)["services"]
+    holders = {name for name, each in services.items() if given in json.dumps(each)}
+    assert holders == {"export", "export-tensorrt", "export-cpu"}
+
+
 def test_example_of_settings_has_every_variable_with_its_default() -> None:
     used = dict(re.findall(r"\$\{([A-Z_]+)(?::[-?]([^}]*))?\}", COMPOSE))
-    passed = set(re.findall(r"^      - ((?:GATEWAY|OTEL)_[A-Z_]+)$", COMPOSE, re.MULTILINE))
+    passed = set(re.findall(r"^      - ((?:GATEWAY|OTEL)_[A-Z_]+)$", COMPOSE, re.MULTILINE)) | {"HF_TOKEN"}
     shown = dict(re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
     assert shown.keys() == used.keys() | passed | {"COMPOSE_PROFILES"}
     assert {name: shown[name] for name in used if name != "TRITON_ADMIN_KEY"} == {

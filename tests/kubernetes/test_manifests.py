@@ -94,6 +94,17 @@ def test_gateway_starts_with_its_environment(tmp_path: Path) -> None:
     assert container["ports"] == [{"name": "http", "containerPort": settings.port}]
 
 
+def test_export_reads_the_token_of_the_hub_from_the_secret_if_there_is_one() -> None:
+    (container,) = EXPORT["containers"]
+    (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "hub")
+    (volume,) = (volume for volume in EXPORT["volumes"] if volume["name"] == "hub")
+    assert volume["secret"]["optional"]
+    file = Path(environment(container, MODELS=VERSION)["HF_TOKEN_PATH"])
+    assert file.parent == Path(mount["mountPath"])
+    # As docs/kubernetes.md makes the Secret.
+    assert f"secret generic {volume['secret']['secretName']} --from-file={file.name}=" in PAGE
+
+
 def test_images_by_url_are_set_as_the_gateway_reads_it() -> None:
     (patch,) = read("components/image-urls/kustomization.yaml")[0]["patches"]
     (variables,) = within(yaml.safe_load(patch["patch"]), "env")
