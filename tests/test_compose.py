@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ SECRETS = ("api_keys", "metrics_key", "grafana_password")
 ALWAYS = {"gateway"}
 
 
-def config(profiles: str, tmp_path: Path, **variables: str) -> dict[str, Any]:
-    """What Compose makes of it."""
+def config(profiles: str, tmp_path: Path, *beside: Path, **variables: str) -> dict[str, Any]:
+    """What Compose makes of it, and of files beside it."""
     binary = Path(sys.executable).with_name("docker-compose")
+    files = [f"--file={file}" for file in ("docker-compose.yml", *beside)]
     environment = {"PATH": os.environ["PATH"], "COMPOSE_PROFILES": profiles, "TRITON_ADMIN_KEY": "k"} | variables
     done = subprocess.run(
-        [str(binary), "--env-file", os.devnull, "config", "--format", "json"],
+        [str(binary), "--env-file", os.devnull, *files, "config", "--format", "json"],
         capture_output=True,
         text=True,
         check=False,
@@ -96,6 +98,15 @@ def test_only_the_export_gets_the_token_of_the_hub(tmp_path: Path) -> None:
     services = config("gpu,tensorrt,cpu,observability,loadtest", tmp_path, HF_TOKEN=given)["services"]
     holders = {name for name, each in services.items() if given in json.dumps(each)}
     assert holders == {"export", "export-tensorrt", "export-cpu"}
+
+
+def test_folder_that_the_page_mounts_is_beside_the_manifest(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^  ```yaml\n(.*?)^  ```", Path("docs/docker.md").read_text(), re.DOTALL | re.MULTILINE)
+    override = tmp_path / "docker-compose.override.yml"
+    override.write_text(textwrap.dedent(text))
+    mounted = {Path(each["target"]) for each in config("gpu", tmp_path, override)["services"]["export"]["volumes"]}
+    assert Path("/app/export/models.toml").with_name("my-model") in mounted
+    assert Path("/app/export/models.toml") in mounted
 
 
 def test_example_of_settings_has_every_variable_with_its_default() -> None:
