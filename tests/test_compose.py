@@ -4,8 +4,11 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +108,30 @@ def test_one_release_of_triton_is_named_everywhere() -> None:
 
 def test_images_bear_the_version_of_the_code() -> None:
     assert set(re.findall(r"CONCH_VERSION(?::-|=)([\d.]+)", COMPOSE + EXAMPLE)) == {__version__}
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
+def test_gateways_health_check_asks_the_gateway_and_no_proxy(status: int, code: int) -> None:
+    dockerfile = Path("images/gateway.Dockerfile").read_text()
+    check = json.loads(dockerfile.partition("HEALTHCHECK ")[2].partition("CMD ")[2].splitlines()[0])
+    asked = []
+
+    class Gateway(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+    with HTTPServer(("127.0.0.1", 0), Gateway) as gateway, socket.create_server(("127.0.0.1", 0)) as proxy:
+        threading.Thread(target=gateway.handle_request).start()
+        environment = {
+            "GATEWAY_PORT": str(gateway.server_port),
+            "http_proxy": f"http://127.0.0.1:{proxy.getsockname()[1]}",
+        }
+        done = subprocess.run(
+            [sys.executable, *check[1:]], env=environment, capture_output=True, check=False, timeout=10
+        )
+    assert (done.returncode, asked) == (code, ["/health/ready"])
 
 
 def test_dockerfiles_are_sound() -> None:
