@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gateway import __version__
 
@@ -74,6 +75,18 @@ def test_every_service_is_locked_down(everything: dict[str, dict[str, Any]]) -> 
 def test_triton_has_no_way_out(everything: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     assert {name for name, each in everything.items() if "outside" in each["networks"]} == {"gateway", "grafana"}
     assert config("gpu", tmp_path)["networks"]["inside"]["internal"]
+
+
+def test_triton_is_started_as_in_kubernetes(everything: dict[str, dict[str, Any]]) -> None:
+    deployment = next(yaml.safe_load_all(Path("kubernetes/base/triton.yaml").read_text()))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    own = ("--model-repository=", "--exit-timeout-secs=")
+
+    def shared(arguments: list[str], key: str) -> set[str]:
+        return {argument.removesuffix(f"={key}") for argument in arguments if not argument.startswith(own)}
+
+    for name in ("triton", "triton-tensorrt", "triton-cpu"):
+        assert shared(everything[name]["command"], "k") == shared(container["args"], "$(POD_UID)")
 
 
 def test_there_is_more_time_to_stop_than_is_taken(everything: dict[str, dict[str, Any]]) -> None:
