@@ -72,9 +72,28 @@ def test_every_service_is_locked_down(everything: dict[str, dict[str, Any]]) -> 
         assert service["security_opt"] == ["no-new-privileges:true"], name
 
 
+TRITONS = {"triton", "triton-tensorrt", "triton-cpu"}
+
+
+def neighbours(services: dict[str, dict[str, Any]], network: str) -> set[str]:
+    return {name for name, each in services.items() if network in each.get("networks", {})}
+
+
 def test_triton_has_no_way_out(everything: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    assert {name for name, each in everything.items() if "outside" in each["networks"]} == {"gateway", "grafana"}
-    assert config("gpu", tmp_path)["networks"]["inside"]["internal"]
+    networks = config("gpu", tmp_path)["networks"]
+    for name in TRITONS:
+        assert everything[name]["networks"].keys() == {"serve"}
+    assert networks["serve"]["internal"]
+
+
+def test_only_who_has_business_with_triton_reaches_it(everything: dict[str, dict[str, Any]]) -> None:
+    assert neighbours(everything, "serve") == TRITONS | {"gateway", "prometheus", "loadtest"}
+    assert neighbours(everything, "watch") == {"prometheus", "grafana"}
+    assert neighbours(everything, "outside") == {"gateway", "grafana"}
+
+
+def test_plans_are_built_without_a_network(everything: dict[str, dict[str, Any]]) -> None:
+    assert everything["plans"]["network_mode"] == "none"
 
 
 def test_triton_is_started_as_in_kubernetes(everything: dict[str, dict[str, Any]]) -> None:
@@ -85,7 +104,7 @@ def test_triton_is_started_as_in_kubernetes(everything: dict[str, dict[str, Any]
     def shared(arguments: list[str], key: str) -> set[str]:
         return {argument.removesuffix(f"={key}") for argument in arguments if not argument.startswith(own)}
 
-    for name in ("triton", "triton-tensorrt", "triton-cpu"):
+    for name in TRITONS:
         assert shared(everything[name]["command"], "k") == shared(container["args"], "$(POD_UID)")
 
 
