@@ -19,7 +19,6 @@ from gateway import __version__
 
 COMPOSE = Path("docker-compose.yml").read_text()
 EXAMPLE = Path(".env.example").read_text()
-SECRETS = ("api_keys", "metrics_key", "grafana_password")
 ALWAYS = {"gateway"}
 
 
@@ -90,6 +89,53 @@ def test_only_who_has_business_with_triton_reaches_it(everything: dict[str, dict
     assert neighbours(everything, "serve") == TRITONS | {"gateway", "prometheus", "loadtest"}
     assert neighbours(everything, "watch") == {"prometheus", "grafana"}
     assert neighbours(everything, "outside") == {"gateway", "grafana"}
+
+
+def test_gateway_sees_its_keys_in_a_folder_as_in_kubernetes(everything: dict[str, dict[str, Any]]) -> None:
+    gateway = everything["gateway"]
+    file = Path(gateway["environment"]["GATEWAY_API_KEYS_FILE"])
+    assert f"value: {file}\n" in Path("kubernetes/base/gateway.yaml").read_text()
+    (mount,) = (each for each in gateway["volumes"] if each["target"] == str(file.parent))
+    assert mount["type"] == "bind"
+    assert mount["read_only"]
+    assert not mount["bind"].get("create_host_path")  # Docker would make it empty, and root's
+    assert Path(mount["source"]) == Path("secrets/gateway").absolute()
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """A folder after the commands of the page but the one that starts it, by somebody careful."""
+    (block,) = re.findall(
+        r"```sh\n(.+?)docker compose up", Path("docs/docker.md").read_text().partition("\n## ")[0], re.DOTALL
+    )
+    shutil.copy(".env.example", tmp_path)
+    subprocess.run(["/bin/bash", "-euc", f"umask 077\n{block}"], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_page_makes_what_is_mounted_for_containers_to_read_and_nobody_else(prepared: Path) -> None:
+    assert all((prepared / name).is_file() for name in re.findall(r"-(\./secrets/\w+)\}\"", COMPOSE))
+    keys = (prepared / "secrets/gateway/keys").read_text().split()
+    assert len(keys) == 2
+    assert (prepared / "secrets/metrics_key").read_text().strip() in keys
+    assert (prepared / "secrets").stat().st_mode & 0o077 == 0
+    for path in (prepared / "secrets").rglob("*"):
+        assert path.stat().st_mode & 0o005 == (0o005 if path.is_dir() else 0o004)
+
+
+def test_page_keeps_the_key_in_env_from_others(prepared: Path) -> None:
+    assert re.search(r"^TRITON_ADMIN_KEY=\w{48}$", (prepared / ".env").read_text(), re.MULTILINE)
+    assert (prepared / ".env").stat().st_mode & 0o077 == 0
+
+
+def test_secrets_are_seen_by_those_who_use_them(everything: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    seen = {name: {each["source"] for each in one.get("secrets", [])} for name, one in everything.items()}
+    assert {name: secrets for name, secrets in seen.items() if secrets} == {
+        "prometheus": {"metrics_key"},
+        "grafana": {"grafana_password"},
+    }
+    for secret in config("observability", tmp_path)["secrets"].values():
+        assert "gateway" not in Path(secret["file"]).parts
 
 
 def test_plans_are_built_without_a_network(everything: dict[str, dict[str, Any]]) -> None:
