@@ -69,6 +69,15 @@ def test_every_service_is_locked_down(everything: dict[str, dict[str, Any]]) -> 
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["pids_limit"], name
+
+
+def test_memory_is_limited_where_it_does_not_depend_on_models(
+    everything: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    limits = {name: int(service["mem_limit"]) for name, service in everything.items() if "mem_limit" in service}
+    assert {name for name, limit in limits.items() if limit} == {"gateway", "prometheus", "grafana"}
+    assert config("gpu", tmp_path, TRITON_MEMORY="16g")["services"]["triton"]["mem_limit"] == str(16 * 2**30)
 
 
 TRITONS = {"triton", "triton-tensorrt", "triton-cpu"}
