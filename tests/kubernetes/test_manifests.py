@@ -188,6 +188,22 @@ def test_only_the_gateway_reaches_triton_and_only_prometheus_its_metrics() -> No
     assert any(policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} for policy in policies)
 
 
+def test_names_are_asked_of_the_clusters_name_servers_alone() -> None:
+    policies = [one for file in FILES for one in read(file.relative_to(ROOT)) if one.get("kind") == "NetworkPolicy"]
+    asked = [rule for each in within(policies, "egress") for rule in each if 53 in within(rule, "port")]
+    assert len(asked) == 2  # the gateway's and the export's
+    for rule in asked:
+        cluster, cache = rule["to"]
+        assert cluster["podSelector"] == {"matchLabels": {"k8s-app": "kube-dns"}}
+        assert cluster["namespaceSelector"]
+        assert cache["ipBlock"]["cidr"].endswith("/32")
+
+
+def test_every_way_out_leads_somewhere_in_particular() -> None:
+    policies = [one for file in FILES for one in read(file.relative_to(ROOT)) if one.get("kind") == "NetworkPolicy"]
+    assert all(rule["to"] and rule["ports"] for each in within(policies, "egress") for rule in each)
+
+
 def test_rules_are_the_alerts() -> None:
     (rules,) = read("components/monitoring/rules.yaml")
     alerts = yaml.safe_load(Path("observability/alerts.yml").read_text())
