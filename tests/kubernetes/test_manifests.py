@@ -84,11 +84,11 @@ def test_every_image_has_its_tag_in_a_kustomization() -> None:
 def test_gateway_starts_with_its_environment(tmp_path: Path) -> None:
     (container,) = GATEWAY["containers"]
     (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "keys")
-    made = environment(container, MODELS=VERSION)
+    made = environment(container, MODELS=VERSION, NAMESPACE="conch")
     assert Path(made["GATEWAY_API_KEYS_FILE"]).parent == Path(mount["mountPath"])
     (tmp_path / "keys").write_text("key\n")
     settings = Settings.from_env(made | {"GATEWAY_API_KEYS_FILE": str(tmp_path / "keys")})
-    assert settings.triton_urls == (f"dns:///conch-triton-{VERSION}:{Ports().grpc}",)
+    assert settings.triton_urls == (f"dns:///conch-triton-{VERSION}.conch.svc.cluster.local.:{Ports().grpc}",)
     assert settings.model_repository == Path("/models") / VERSION
     assert container["ports"] == [{"name": "http", "containerPort": settings.port}]
 
@@ -101,7 +101,7 @@ def test_images_by_url_are_set_as_the_gateway_reads_it() -> None:
 
 def test_gateway_has_time_to_answer_all_that_it_accepted() -> None:
     (container,) = GATEWAY["containers"]
-    drain_s = float(environment(container, MODELS=VERSION)["GATEWAY_DRAIN_TIMEOUT"])
+    drain_s = float(environment(container, MODELS=VERSION, NAMESPACE="conch")["GATEWAY_DRAIN_TIMEOUT"])
     before_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert drain_s > Settings().request_timeout_s
     assert GATEWAY["terminationGracePeriodSeconds"] > before_s + drain_s + GIVE_UP_S + CLOSE_S
