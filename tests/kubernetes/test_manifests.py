@@ -1,6 +1,7 @@
 """What kubernetes/ says of the rest of the project, and of itself twice. `make manifests` builds and validates it."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,27 @@ def test_gateway_starts_with_its_environment(tmp_path: Path) -> None:
     assert settings.triton_urls == (f"dns:///conch-triton-{VERSION}.conch.svc.cluster.local.:{Ports().grpc}",)
     assert settings.model_repository == Path("/models") / VERSION
     assert container["ports"] == [{"name": "http", "containerPort": settings.port}]
+
+
+def test_page_makes_the_secret_that_is_mounted_and_scraped_with(tmp_path: Path) -> None:
+    block = (
+        Path("docs/kubernetes.md").read_text().partition("## Install")[2].partition("```sh\n")[2].partition("\n```")[0]
+    )
+    commands = block.splitlines()
+    (create,) = (command for command in commands if "create secret" in command)
+    ours = "\n".join(command for command in commands if not command.startswith("kubectl"))
+    subprocess.run(["/bin/bash", "-euc", ours], cwd=tmp_path, check=True)
+    made = {Path(path).name: (tmp_path / path).read_text() for path in re.findall(r"--from-file=(\S+)", create)}
+
+    assert [path.name for path in tmp_path.iterdir()] == ["secrets"]
+    assert (tmp_path / "secrets").stat().st_mode & 0o077 == 0
+    (volume,) = (each["secret"] for each in GATEWAY["volumes"] if "secret" in each)
+    credentials = next(within(read("components/monitoring/monitors.yaml"), "credentials"))
+    assert made.keys() == {credentials["key"], *(item["key"] for item in volume["items"])}
+    assert f"generic {volume['secretName']} " in create
+    assert credentials["name"] == volume["secretName"]
+    assert made["metrics"] in made["keys"].splitlines()  # without a newline, which no header may have
+    assert len(made["keys"].splitlines()) == 2
 
 
 def test_images_by_url_are_set_as_the_gateway_reads_it() -> None:
