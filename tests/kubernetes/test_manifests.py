@@ -165,6 +165,14 @@ def test_triton_answers_nobody_more_than_is_needed() -> None:
     }
 
 
+def test_security_page_asks_for_what_the_manifests_do() -> None:
+    page = Path("docs/security.md").read_text()
+    ours = {argument.partition(":")[0] for argument in TRITON["containers"][0]["args"]}
+    asked = [line.partition(":")[0] for line in page.splitlines() if line.startswith("--")]
+    assert len(asked) == 3
+    assert set(asked) <= ours
+
+
 def test_kserve_starts_triton_as_the_deployment_does() -> None:
     (theirs,), (ours,) = RUNTIME["containers"], TRITON["containers"]
     assert theirs["args"] == ours["args"]
