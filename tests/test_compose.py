@@ -163,6 +163,13 @@ def test_triton_is_started_as_in_kubernetes(everything: dict[str, dict[str, Any]
         assert shared(everything[name]["command"], "k") == shared(container["args"], "$(POD_UID)")
 
 
+def test_loadtest_brings_the_key_for_statistics(everything: dict[str, dict[str, Any]]) -> None:
+    (lock,) = (each for each in everything["triton"]["command"] if each.startswith("--grpc-restricted-protocol="))
+    protocols, header, key = re.split("[:=]", lock.partition("=")[2])
+    assert "statistics" in protocols.split(",")
+    assert everything["loadtest"]["entrypoint"][-2:] == ["-H", f"triton-grpc-protocol-{header}:{key}"]
+
+
 def test_there_is_more_time_to_stop_than_is_taken(everything: dict[str, dict[str, Any]]) -> None:
     triton = everything["triton"]
     (exit_timeout,) = (int(each.partition("=")[2]) for each in triton["command"] if each.startswith("--exit-timeout"))
