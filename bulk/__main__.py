@@ -3,9 +3,11 @@
 import argparse
 import asyncio
 import json
+import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,6 +34,13 @@ KEY = "CONCH_API_KEY"
 console = Console(stderr=True, highlight=False)
 
 
+class _Said(logging.Handler):
+    """Lines beside the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _say(record.getMessage())
+
+
 class _Speed(ProgressColumn):
     """Texts a second, over the last minutes."""
 
@@ -56,11 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked.patience,
         key or None,
     )
+    logging.getLogger("bulk").handlers = [_Said()]
     try:
         sources = find(asked.texts, (asked.text, asked.id))
         job = Job(asked.model, request, asked.text, asked.id, asked.shard_rows, _width(endpoint), sources)
         pending = begin(job, asked.vectors)
-        refused = _work(job, pending, _engine(job, endpoint, asked.vectors, pending, asked.ray))
+        if asked.ray is None:
+            engine = partial(here, job, endpoint, asked.vectors, pending)
+        else:
+            engine = partial(on_ray, job, endpoint, asked.vectors, pending, at_once=asked.ray)
+        refused = _work(job, pending, engine)
     except JobError as exc:
         _say(f"bulk: {exc}")
         return 2
@@ -70,19 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("bulk: stopped; the same command goes on from here")
         return 130
-    _say(f"complete: {asked.vectors}" + (f"; {refused} texts were refused: see `error`" if refused else ""))
+    _say(f"complete: {asked.vectors}" + (f"; {refused} texts were refused in this run: see `error`" if refused else ""))
     return 0
 
 
 def _say(text: str) -> None:
     """A line, however long: it may go to a log."""
     console.print(text, markup=False, soft_wrap=True)
-
-
-def _engine(job: Job, endpoint: Endpoint, output: str, pending: Sequence[Shard], at_once: int | None) -> Iterator[Done]:
-    if not pending:
-        return iter(())
-    return here(job, endpoint, output, pending) if at_once is None else on_ray(job, endpoint, output, pending, at_once)
 
 
 def _width(endpoint: Endpoint) -> int:
@@ -93,7 +101,7 @@ def _width(endpoint: Endpoint) -> int:
     return len(result)
 
 
-def _work(job: Job, pending: Sequence[Shard], done: Iterator[Done]) -> int:
+def _work(job: Job, pending: Sequence[Shard], engine: Callable[[Callable[[int], object]], Iterator[Done]]) -> int:
     """Show how far it is; how many texts were refused."""
     total, refused = sum(shard.rows for shard in job.shards()), 0
     left = sum(shard.rows for shard in pending)
@@ -107,8 +115,7 @@ def _work(job: Job, pending: Sequence[Shard], done: Iterator[Done]) -> int:
     )
     with Progress(*columns, console=console, speed_estimate_period=600) as progress:
         bar = progress.add_task("", total=total, completed=total - left)
-        for shard in done:
-            progress.advance(bar, shard.rows)
+        for shard in engine(partial(progress.advance, bar)) if pending else ():
             if shard.refused:
                 refused += shard.refused
                 _say(f"part {shard.shard}: {shard.refused} refused; one of them: {shard.example}")

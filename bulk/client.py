@@ -2,9 +2,10 @@
 
 import asyncio
 import base64
+import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,11 @@ TIMEOUT_S = 120.0
 ANSWER_BYTES, VECTOR_BYTES = 2**20, 2**16
 """The largest answer: some for all of it, and for each vector, which has 10,000 numbers at most then."""
 MESSAGE_CHARACTERS = 500
+NO_TEXT = "the text is null, or not UTF-8"
+WORTH_A_WORD_S = 2.0
+"""A shorter wait is daily life."""
+
+log = logging.getLogger(__name__)
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
 
@@ -85,14 +91,25 @@ class _Reply:
         return "".join(char if char.isprintable() else " " for char in text[:MESSAGE_CHARACTERS])
 
 
-async def embed(endpoint: Endpoint, texts: Sequence[str | None]) -> list[Vector | Refusal]:
+def unwatched(_: int) -> None:
+    """Progress that nobody looks at."""
+
+
+async def embed(
+    endpoint: Endpoint, texts: Sequence[str | None], advance: Callable[[int], object] = unwatched
+) -> list[Vector | Refusal]:
     """Embed texts, each to a vector [dimensions], or to why the server refuses it.
+
+    Args:
+        endpoint: where.
+        texts: None for those that there is nothing to send of.
+        advance: told of so many texts that are done.
 
     Raises:
         JobError: the server refuses the key, the model, or does not answer as an embedding API does.
         Unavailable: it did not answer for longer than `patience_s`.
     """
-    results: list[Vector | Refusal] = [Refusal("the text is null, or not UTF-8")] * len(texts)
+    results: list[Vector | Refusal] = [Refusal(NO_TEXT)] * len(texts)
     given = [i for i, text in enumerate(texts) if text is not None]
     free = asyncio.Semaphore(endpoint.at_once)
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
@@ -105,7 +122,9 @@ async def embed(endpoint: Endpoint, texts: Sequence[str | None]) -> list[Vector 
             found = await _embed(client, endpoint, [texts[row] or "" for row in rows])
         for row, result in zip(rows, found, strict=True):
             results[row] = result
+        advance(len(rows))
 
+    advance(len(texts) - len(given))
     async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=TIMEOUT_S) as client:
         try:
             async with asyncio.TaskGroup() as group:
@@ -124,7 +143,7 @@ async def _embed(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence
     if answer.status not in REFUSED and answer.status not in RETRIED:
         raise JobError(f"{answer.status} {answer.message}")
     if len(texts) == 1:
-        return [Refusal(answer.message)]
+        return [Refusal(answer.message.replace("input[0]", "the text"))]
     half = len(texts) // 2
     return await _embed(client, endpoint, texts[:half]) + await _embed(client, endpoint, texts[half:])
 
@@ -150,7 +169,10 @@ async def _post(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[
         # Of those that were refused together, no two come again at the same time.
         pause_s = max(wait_s, asked_s) * random.uniform(1, 1.5)  # noqa: S311 - no secret
         if time.monotonic() + pause_s > given_up:
-            raise Unavailable(f"gave up after {endpoint.patience_s:g} s: {problem}")
+            beyond = f"the next attempt in {pause_s:.0f} s is beyond {endpoint.patience_s:g} s of patience"
+            raise Unavailable(f"{problem}; {beyond}")
+        if pause_s > WORTH_A_WORD_S:
+            log.warning("%s; trying again in %.0f s", problem, pause_s)
         await asyncio.sleep(pause_s)
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 

@@ -1,13 +1,13 @@
 """Work through shards: one after the other here, or many at a time on a Ray cluster."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from bulk.client import Endpoint, Unavailable, embed
+from bulk.client import NO_TEXT, Endpoint, Unavailable, embed, unwatched
 from bulk.job import Job, JobError, Refusal, Shard, read, write
 
 
@@ -19,7 +19,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     refused: int
     """Rows without a vector."""
     example: str | None
-    """Why, of one of them."""
+    """Why, of one of them, and not of one without a text if there are others."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -30,7 +30,9 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     """And not just for now."""
 
 
-def embed_shard(job: Job, endpoint: Endpoint, output: str, shard: Shard) -> Done:
+def embed_shard(
+    job: Job, endpoint: Endpoint, output: str, shard: Shard, advance: Callable[[int], object] = unwatched
+) -> Done:
     """Read, embed and write a shard. May be done twice: the same file is written.
 
     Raises:
@@ -38,26 +40,38 @@ def embed_shard(job: Job, endpoint: Endpoint, output: str, shard: Shard) -> Done
         Unavailable: the server did not answer for longer than is waited for.
     """
     ids, texts = read(job, shard)
-    results = asyncio.run(embed(endpoint, texts))
+    results = asyncio.run(embed(endpoint, texts, advance))
     write(job, shard, output, ids, results)
     refusals = [result.message for result in results if isinstance(result, Refusal)]
-    return Done(shard.number, shard.rows, len(refusals), refusals[0] if refusals else None)
+    example = next((message for message in refusals if message != NO_TEXT), NO_TEXT) if refusals else None
+    return Done(shard.number, shard.rows, len(refusals), example)
 
 
-def here(job: Job, endpoint: Endpoint, output: str, shards: Sequence[Shard]) -> Iterator[Done]:
-    """One shard after the other, in this process."""
+def here(
+    job: Job, endpoint: Endpoint, output: str, shards: Sequence[Shard], advance: Callable[[int], object]
+) -> Iterator[Done]:
+    """One shard after the other, in this process; `advance` is told of so many more texts."""
     for shard in shards:
-        yield embed_shard(job, endpoint, output, shard)
+        yield embed_shard(job, endpoint, output, shard, advance)
 
 
-def on_ray(job: Job, endpoint: Endpoint, output: str, shards: Sequence[Shard], at_once: int) -> Iterator[Done]:
+def on_ray(
+    job: Job,
+    endpoint: Endpoint,
+    output: str,
+    shards: Sequence[Shard],
+    advance: Callable[[int], object],
+    at_once: int,
+) -> Iterator[Done]:
     """So many shards at a time, by Ray Data, each a task on some machine of the cluster.
 
     Texts and results go from storage to storage and never through Ray, so both must be where every machine finds them.
     Ray does the shards of a machine that it loses again. An error in a shard ends the job, as it does here.
     """
-    import ray  # noqa: PLC0415 - for those who have it
-
+    try:
+        import ray  # noqa: PLC0415 - for those who have it
+    except ModuleNotFoundError:
+        raise JobError("Ray is not installed: pip install 'ray[data]'") from None
     ray.data.DataContext.get_current().enable_progress_bars = False
     data = ray.data.from_items([msgspec.to_builtins(shard) for shard in shards], override_num_blocks=len(shards))
     done = data.map(partial(_embed_row, job, endpoint, output), concurrency=at_once, num_cpus=1)
@@ -65,6 +79,7 @@ def on_ray(job: Job, endpoint: Endpoint, output: str, shards: Sequence[Shard], a
         result = msgspec.convert(row, Done | Failed)
         if isinstance(result, Failed):
             raise JobError(result.message) if result.for_good else Unavailable(result.message)
+        advance(result.rows)
         yield result
 
 

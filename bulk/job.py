@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import fs
 
-JOB_FILE = "job.json"
+JOB_FILE = "_job.json"
+"""Readers of Parquet leave files out that begin so, and take the folder for a data set."""
 SUFFIX = ".parquet"
 RESULT_COLUMNS = ("embedding", "error")
 
@@ -44,7 +45,7 @@ class Source(msgspec.Struct, frozen=True):
     """A Parquet file of texts."""
 
     root: str
-    """As it was given: what says how to reach it."""
+    """What was given, a URI or an absolute path: it says how to reach the file."""
     path: str
     """Of the file there, as it was found: a name is no part of a URI, and may hold all that means something in one."""
     size: int
@@ -102,7 +103,8 @@ def find(uris: Sequence[str], columns: Sequence[str]) -> tuple[Source, ...]:
     Raises:
         JobError: a file is missing, is not Parquet, or lacks a column.
     """
-    sources = [_source(uri, path, columns) for uri in uris for path in _files(uri)]
+    roots = [uri if "://" in uri else str(Path(uri).resolve()) for uri in uris]
+    sources = [_source(root, path, columns) for root in roots for path in _files(root)]
     if not sources:
         raise JobError(f"no {SUFFIX} file in {', '.join(uris)}")
     return tuple(sources)
@@ -115,7 +117,7 @@ def begin(job: Job, output: str) -> list[Shard]:
         The shards that are still to do.
 
     Raises:
-        JobError: the folder is another job's, or it is among the texts.
+        JobError: the folder is another job's, it is among the texts, or it cannot be written to.
     """
     if job.id in RESULT_COLUMNS:
         raise JobError(f"the column of ids may not be called {job.id}, as one of the results is")
@@ -123,7 +125,10 @@ def begin(job: Job, output: str) -> list[Shard]:
     for source in job.sources:
         if source.path.startswith(f"{_resolve(source.root)[1]}/") and folder.startswith(f"{_resolve(source.root)[1]}/"):
             raise JobError(f"{output} is below {source.root}: its files would be texts the next time")
-    system.create_dir(folder, recursive=True)
+    try:
+        system.create_dir(folder, recursive=True)
+    except OSError as exc:
+        raise JobError(f"{output}: {exc}") from None
     is_new = JOB_FILE not in _sizes(system, folder)
     if is_new:
         _write(output, JOB_FILE, msgspec.json.format(msgspec.json.encode(job)))
@@ -225,9 +230,12 @@ def _resolve(uri: str) -> tuple[fs.FileSystem, str]:
     if "://" in uri:
         if urlsplit(uri).password is not None:
             raise JobError("a URI may not hold a password, since it is written down: give it by the environment")
-        system, path = fs.FileSystem.from_uri(uri)
+        try:
+            system, path = fs.FileSystem.from_uri(uri)
+        except (OSError, pa.ArrowException) as exc:
+            raise JobError(f"{uri}: {exc}") from None
         return system, path.rstrip("/")
-    return fs.LocalFileSystem(), str(Path(uri).absolute())
+    return fs.LocalFileSystem(), str(Path(uri).resolve())
 
 
 def _files(uri: str) -> list[str]:

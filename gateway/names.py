@@ -1,13 +1,18 @@
 """Names and the addresses behind them, which come and go."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+
+log = logging.getLogger(__name__)
 
 DNS = "dns:///"
 """Before a name of which every address is a server, as of a headless Service of Kubernetes."""
 PATIENCE_S = 0.5
 """For a look. A name server that is silent must not keep anybody from what is known."""
+MAX_ADDRESSES = 256
+"""Of a name. Each has a connection and is asked each second, whatever a name server thinks of."""
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """A host's name and a port to its addresses."""
@@ -31,6 +36,8 @@ class Servers:
         """
         self._known: dict[str, tuple[str, ...]] = {url: () if url.startswith(DNS) else (url,) for url in urls}
         self._lookups: dict[str, asyncio.Task[None]] = {}
+        self._crowded: set[str] = set()
+        """Those that have had more addresses than are taken, which is said once."""
         self._resolve = resolve
 
     def known(self) -> list[str]:
@@ -53,5 +60,9 @@ class Servers:
             found = []
         finally:
             del self._lookups[url]
+        if len(found) > MAX_ADDRESSES and url not in self._crowded:
+            self._crowded.add(url)
+            log.warning("%s has %d addresses; only the first %d are taken", url, len(found), MAX_ADDRESSES)
         if found:
-            self._known[url] = tuple(f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in sorted(found))
+            taken = sorted(found)[:MAX_ADDRESSES]
+            self._known[url] = tuple(f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in taken)

@@ -29,6 +29,8 @@ CHANNEL = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # The texts are for Triton alone, which is near; http_proxy in the environment means the web.
+    ("grpc.enable_http_proxy", 0),
 )
 CONTROL_TIMEOUT_S = 2.0
 """For the small questions about health and models, which never queue."""

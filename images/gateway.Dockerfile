@@ -35,6 +35,7 @@ ENV PATH=/venv/bin:$PATH \
     GATEWAY_PORT=8080 \
     GATEWAY_MODEL_REPOSITORY=/models
 EXPOSE 8080
+# Without proxies, which a container's environment may name.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as http; http.urlopen('http://127.0.0.1:' + os.environ['GATEWAY_PORT'] + '/health/ready')"]
+    CMD ["python", "-c", "import os, urllib.request as http; http.build_opener(http.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['GATEWAY_PORT'] + '/health/ready')"]
 ENTRYPOINT ["python", "-m", "gateway"]

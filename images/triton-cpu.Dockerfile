@@ -14,4 +14,4 @@ RUN grep -E '^(numpy|openvino|openvino-telemetry)==' /tmp/serve.txt \
     && rm /tmp/serve.txt
 USER 1000:1000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=600s --retries=3 \
-    CMD ["curl", "--fail", "--silent", "http://127.0.0.1:8000/v2/health/ready"]
+    CMD ["curl", "--noproxy", "*", "--fail", "--silent", "http://127.0.0.1:8000/v2/health/ready"]

@@ -14,6 +14,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -179,6 +180,11 @@ def least_s(cost: Cost, demand: Demand) -> float:
     return demand.texts * cost.of(MOST_ROWS, MOST_ROWS * tokens) / MOST_ROWS
 
 
+def alone_s(cost: Cost, demand: Demand) -> float:
+    """What a request of usual length takes where there is no other."""
+    return cost.of(demand.texts, demand.texts * float(demand.lengths @ demand.shares))
+
+
 def plan(cost: Cost, demand: Demand, within_s: float, percentile: int) -> Plan | None:
     """The fewest replicas that answer in time; None where none would, since one request alone takes longer.
 
@@ -205,7 +211,7 @@ def histogram(text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     Raises:
         ValueError: it is none.
     """
-    pairs = [part.split(":") for part in text.split(",")]
+    pairs = [part.partition(":")[::2] for part in text.split(",")]
     lengths = np.array([int(length) for length, _ in pairs])
     weights = np.array([float(weight) for _, weight in pairs])
     if (lengths < 1).any() or (weights < 0).any() or not weights.sum():
@@ -289,19 +295,37 @@ def _in_ms(latency_s: dict[int, float]) -> dict[int, float]:
     return {one: round(1000 * seconds, 1) for one, seconds in latency_s.items()}
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Answer; the exit code is 1 where no number of replicas would do."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.capacity", description=__doc__)
-    parser.add_argument("--rate", type=float, default=100, help="requests a second; by default %(default)s")
-    parser.add_argument("--texts", type=int, default=1, help="in a request")
+    parser.add_argument("--rate", type=_positive, default=100, help="requests a second; by default %(default)s")
+    parser.add_argument("--texts", type=int, default=1, help="in a request; by default %(default)s")
     parser.add_argument("--lengths", default="16:6,64:3,200:1", help="tokens:weight,...; by default %(default)s")
-    parser.add_argument("--within", type=float, default=200, metavar="MS", help="the longest that answers may take")
-    parser.add_argument("--percentile", type=int, default=95, choices=PERCENTILES, help="of them that do not")
+    parser.add_argument(
+        "--within", type=_positive, default=200, metavar="MS", help="in which answers must come; by default %(default)s"
+    )
+    parser.add_argument(
+        "--percentile",
+        type=int,
+        default=95,
+        choices=PERCENTILES,
+        help="the share of answers, in percent, that must; by default %(default)s",
+    )
+    parser.add_argument(
+        "--cost",
+        type=_cost,
+        metavar="A:R:B",
+        help="milliseconds of an execution, and of each row and token in it, instead of what a benchmark's were",
+    )
     parser.add_argument("--results", type=Path, default=bench.RESULTS, help="of `make bench`; by default %(default)s")
     parser.add_argument("--check", action="store_true", help="send what is simulated to a server here instead")
-    arguments = parser.parse_args()
-    results = msgspec.json.decode(arguments.results.read_bytes(), type=bench.Results)
-    cost = fit([*results.runs, *results.sweep])
+    arguments = parser.parse_args(given)
+    if arguments.cost is None:
+        results = msgspec.json.decode(arguments.results.read_bytes(), type=bench.Results)
+        cost = fit([*results.runs, *results.sweep])
+        source = f"{arguments.results}: {results.machine['cores']} cores of an {results.machine['cpu']} a replica"
+    else:
+        cost, source = arguments.cost, "--cost"
     told = {"execution": 1000 * cost.execution_s, "row": 1000 * cost.row_s, "token": 1000 * cost.token_s}
     cost_ms = {name: round(value, 4) for name, value in told.items()}
     if arguments.check:
@@ -314,16 +338,30 @@ def main() -> int:
         demand = Demand(arguments.rate, arguments.texts, *histogram(arguments.lengths))
     except ValueError as exc:
         parser.error(f"--lengths {arguments.lengths}: {exc}")
-    console.print(f"by {arguments.results}: {results.machine['cores']} cores of an {results.machine['cpu']} a replica;")
-    console.print(f"milliseconds: {', '.join(f'{value:g} for each {name}' for name, value in cost_ms.items())}")
+    say = partial(console.print, soft_wrap=True)
+    say(f"by {source}; milliseconds: {', '.join(f'{value:g} for each {name}' for name, value in cost_ms.items())}")
     found = plan(cost, demand, arguments.within / 1000, arguments.percentile)
     if found is None:
-        console.print(f"no number of replicas answers {arguments.percentile} % within {arguments.within:g} ms")
+        say(f"no number of replicas answers {arguments.percentile} % within {arguments.within:g} ms")
         return 1
     latencies = ", ".join(f"p{one} {1000 * seconds:.0f} ms" for one, seconds in found.latency_s.items())
-    console.print(f"replicas: {found.replicas}, each busy {found.busy:.0%} of its time at least; {latencies}")
-    console.print("and one more, for when one is lost or replaced")
+    say(f"replicas: {found.replicas}, each of which computes {found.busy:.0%} of the time or more; {latencies}")
+    enough = max(1, int(np.ceil(demand.rate * least_s(cost, demand) / FULL)))
+    say(f"to do the work alone, however late, {enough}; one request alone takes {1000 * alone_s(cost, demand):.0f} ms")
+    say("and one more, for when one is lost or replaced")
     return 0
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError("must be over 0")
+    return value
+
+
+def _cost(text: str) -> Cost:
+    execution_ms, row_ms, token_ms = map(float, text.split(":"))
+    return Cost(execution_ms / 1000, row_ms / 1000, token_ms / 1000, handover=0)
 
 
 if __name__ == "__main__":

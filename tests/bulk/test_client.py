@@ -87,12 +87,12 @@ def test_server_that_asks_for_no_wait_is_not_run_over(api: Api) -> None:
 
 def test_server_that_stays_away_is_told_of(api: Api) -> None:
     api.answer = lambda _: error(503, "no model")
-    with pytest.raises(Unavailable, match=r"gave up after 0\.2 s: 503 no model"):
+    with pytest.raises(Unavailable, match=r"503 no model; the next attempt in \d s is beyond 0\.2 s of patience"):
         lengths(api, ["ab"], patience_s=0.2)
 
 
 def test_nobody_listens() -> None:
-    with pytest.raises(Unavailable, match=r"gave up after 0\.2 s: ConnectError"):
+    with pytest.raises(Unavailable, match=r"ConnectError: .*; the next attempt"):
         asyncio.run(embed(Endpoint("http://127.0.0.1:1", "m", {}, 1, 1, 0.2), ["a"]))
 
 
@@ -100,6 +100,17 @@ def test_text_that_is_refused_does_not_take_its_neighbours_along(api: Api) -> No
     api.answer = lambda texts: error(400, "'input' is too long") if max(map(len, texts)) > 5 else vectors(texts)
     found = lengths(api, ["x" * n for n in (1, 2, 9, 3, 4, 8, 5)])
     assert found == [1, 2, "'input' is too long", 3, 4, "'input' is too long", 5]
+
+
+def test_refusal_speaks_of_the_text_and_not_of_its_place_in_a_request(api: Api) -> None:
+    api.answer = lambda _: error(400, "input[0] has 900 tokens")
+    assert lengths(api, ["a", "b"]) == ["the text has 900 tokens"] * 2
+
+
+def test_progress_is_told_of_every_text_once(api: Api) -> None:
+    told: list[int] = []
+    asyncio.run(embed(Endpoint(api.url, "m", {}, 2, 1, 1), ["a", None, "b", "c"], told.append))
+    assert told == [1, 2, 1]
 
 
 @pytest.mark.parametrize("status", [413, 504])

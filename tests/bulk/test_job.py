@@ -126,6 +126,27 @@ def test_vectors_of_another_length_are_no_results(texts: Path, tmp_path: Path) -
         write(asked, shard, output, read(asked, shard)[0], [np.ones(size, np.float32) for size in (2, 2, 3, 2)])
 
 
+def test_results_are_one_data_set(texts: Path, tmp_path: Path) -> None:
+    asked, output = job(texts), str(tmp_path / "vectors")
+    first, second, *_ = begin(asked, output)
+    write(asked, first, output, read(asked, first)[0], [Refusal("no")] * 4)
+    write(asked, second, output, read(asked, second)[0], [np.ones(2, np.float32)] * 4)
+    assert pq.read_table(output).num_rows == 8
+
+
+def test_spelling_of_a_path_does_not_matter(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(texts)
+    assert find(["."], COLUMNS) == find(["../texts/"], COLUMNS) == find([str(texts)], COLUMNS)
+
+
+def test_folder_that_cannot_be_made_is_told_of(texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(JobError, match="file: "):
+        begin(job(texts), str(tmp_path / "file"))
+    with pytest.raises(JobError, match="odd://bucket: "):
+        begin(job(texts), "odd://bucket")
+
+
 def test_job_goes_on_with_the_shards_that_are_not_written(texts: Path, tmp_path: Path) -> None:
     asked, output = job(texts), str(tmp_path / "vectors")
     first, second, *others = begin(asked, output)
@@ -142,8 +163,8 @@ def test_part_that_a_crash_left_empty_is_done_again(texts: Path, tmp_path: Path)
 
 def test_job_file_that_a_crash_left_empty_is_told_of(texts: Path, tmp_path: Path) -> None:
     begin(job(texts), str(tmp_path / "vectors"))
-    (tmp_path / "vectors" / "job.json").write_bytes(b"")
-    with pytest.raises(JobError, match=r"job\.json cannot be read"):
+    (tmp_path / "vectors" / "_job.json").write_bytes(b"")
+    with pytest.raises(JobError, match=r"_job\.json cannot be read"):
         begin(job(texts), str(tmp_path / "vectors"))
 
 
@@ -151,7 +172,7 @@ def test_folder_that_has_become_another_jobs_is_noticed(texts: Path, tmp_path: P
     asked, output = job(texts), tmp_path / "vectors"
     (shard, *_) = begin(asked, str(output))
     begin(job(texts, model="n"), str(tmp_path / "other"))
-    copy(tmp_path / "other" / "job.json", output / "job.json")
+    copy(tmp_path / "other" / "_job.json", output / "_job.json")
     with pytest.raises(JobError, match="it differs in model"):
         write(asked, shard, str(output), read(asked, shard)[0], [Refusal("no")] * 4)
     assert not list(output.glob("*.parquet"))
@@ -190,7 +211,7 @@ def test_more_texts_are_another_job(texts: Path, tmp_path: Path) -> None:
 
 def test_folder_with_parts_of_nobody_is_refused(texts: Path, tmp_path: Path) -> None:
     copy(texts / "a.parquet", tmp_path / "a.parquet")
-    with pytest.raises(JobError, match=r"has a\.parquet but had no job\.json"):
+    with pytest.raises(JobError, match=r"has a\.parquet but had no _job\.json"):
         begin(job(texts), str(tmp_path))
 
 

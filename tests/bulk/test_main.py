@@ -1,6 +1,7 @@
 """The command, as it is called."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -37,7 +38,7 @@ def test_refused_texts_are_told_of_and_written_down(
     api.answer = lambda given: error(400, "too long") if max(map(len, given)) > 50 else vectors(given)
     assert run(api, texts, tmp_path / "out") == 0
     assert [row["id"] for row in rows(tmp_path / "out") if row["error"] == "too long"] == ["t51", "t52", "t53", "t54"]
-    assert "4 texts were refused: see `error`" in capsys.readouterr().err
+    assert "4 texts were refused in this run: see `error`" in capsys.readouterr().err
 
 
 def test_key_with_a_line_end_loses_it_and_one_that_is_none_is_not_shown(
@@ -71,7 +72,9 @@ def test_job_stops_when_the_server_goes_away_and_goes_on_later(
 
     api.answer = answer
     assert run(api, texts, tmp_path / "out", "--patience", "0.1") == 1
-    assert "the same command goes on from here" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "503 gone; the next attempt" in said
+    assert "the same command goes on from here" in said
     written = len(rows(tmp_path / "out"))
     assert 0 < written < 55
     api.asked.clear()
@@ -133,6 +136,20 @@ def test_request_that_is_wrong_for_all_texts_ends_the_job_at_once(
     assert len(api.asked) == 1
 
 
+def test_ray_that_is_missing_is_told_of(
+    api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(api, texts, tmp_path / "out", "--ray", "2") == 2
+    assert "Ray is not installed: pip install 'ray[data]'" in capsys.readouterr().err
+
+
+def test_wrong_model_does_not_spoil_the_folder(api: Api, texts: Path, tmp_path: Path) -> None:
+    api.answer = lambda _: error(404, "there is no model 'm'")
+    assert run(api, texts, tmp_path / "out") == 2
+    api.answer = vectors
+    assert run(api, texts, tmp_path / "out", "--model", "n") == 0
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -168,7 +185,17 @@ def test_vectors_are_those_that_conch_answers(server: Server, tmp_path: Path) ->
         assert np.dot(np.array(found[i]["embedding"]), item.embedding) > 0.9999
 
 
+def test_json_lines_become_parquet_as_the_page_says(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", Path("docs/bulk.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Path("texts").mkdir()
+    Path("texts.jsonl").write_text('{"id": 7, "text": "abc"}\n{"id": 8, "text": null}\n')
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert run(api, Path("texts"), tmp_path / "out") == 0
+    assert [(row["id"], row["embedding"]) for row in rows(tmp_path / "out")] == [(7, [3, 1]), (8, None)]
+
+
 def test_job_file_can_be_read(api: Api, texts: Path, tmp_path: Path) -> None:
     run(api, texts, tmp_path / "out", "--request", '{"input_type": "document"}')
-    written = json.loads((tmp_path / "out" / "job.json").read_text())
+    written = json.loads((tmp_path / "out" / "_job.json").read_text())
     assert (written["model"], written["request"], len(written["sources"])) == ("m", {"input_type": "document"}, 2)

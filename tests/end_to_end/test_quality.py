@@ -30,8 +30,9 @@ def test_200_sentences_equal_sentence_transformers(client: httpx2.Client, minilm
 
 @pytest.mark.skipif(not STSB.exists(), reason=f"{STSB} is not there; get stsb-multi-mt's English dev split to run this")
 def test_spearman_on_stsb_is_the_references(client: httpx2.Client, minilm_folder: Path) -> None:
+    """Every third pair: all of them, in minutes, are `make evaluate`."""
     with STSB.open(encoding="utf8") as file:
-        first, second, scores = zip(*csv.reader(file), strict=True)
+        first, second, scores = zip(*[*csv.reader(file)][::3], strict=True)
     labels = [float(score) for score in scores]
     reference = SentenceTransformer(str(minilm_folder), device="cpu")
 

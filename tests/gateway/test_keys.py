@@ -30,6 +30,18 @@ def test_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert [given.owner(key) is not None for key in (b"old", b"new", b"newer", b"fixed")] == [False, True, True, True]
 
 
+def test_file_that_another_replaces_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    given = Keys([], file, reread_s=0)
+    status = file.stat()
+    other = tmp_path / "other"
+    other.write_text("new\n")
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(file)
+    assert [given.owner(key) is not None for key in (b"old", b"new")] == [False, True]
+
+
 def test_comments_in_the_file_are_no_keys(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# of the team for search\nright\n  # old: wrong\n")

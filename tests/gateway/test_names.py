@@ -1,11 +1,12 @@
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import Sequence
 
 import pytest
 
-from gateway.names import PATIENCE_S, Servers, resolve
+from gateway.names import MAX_ADDRESSES, PATIENCE_S, Servers, resolve
 
 NAME = "dns:///triton.example:8001"
 
@@ -48,6 +49,24 @@ def test_servers_come_and_go_with_the_addresses() -> None:
         assert servers.known() == ["10.0.0.2:8001", "10.0.0.3:8001"]
 
     asyncio.run(use())
+
+
+def test_only_so_many_addresses_of_a_name_are_taken_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "gateway.names")  # whatever other tests have left behind
+    addresses = sorted(f"10.0.{i // 250}.{i % 250}" for i in range(MAX_ADDRESSES + 1))
+
+    async def use() -> None:
+        names = NameServer(*addresses)
+        servers = Servers([NAME], names.resolve)
+        await servers.look()
+        names.addresses = addresses[::-1]
+        await servers.look()
+        assert servers.known() == [f"{address}:8001" for address in addresses[:MAX_ADDRESSES]]
+
+    asyncio.run(use())
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{NAME} has {MAX_ADDRESSES + 1} addresses; only the first {MAX_ADDRESSES} are taken"
+    ]
 
 
 def test_name_without_an_address_keeps_those_it_had() -> None:

@@ -1,4 +1,5 @@
 import asyncio
+import socket
 from collections.abc import Sequence
 
 import grpc
@@ -69,6 +70,23 @@ def test_server_that_is_not_there_is_not_ready() -> None:
         await triton.close()
 
     asyncio.run(use())
+
+
+@pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
+def test_proxies_of_the_environment_are_not_asked_for_triton(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def use() -> None:
+        triton = Triton([f"127.0.0.1:{free_ports(1)[0]}"], timeout_s=5)
+        assert not await triton.is_live()
+        await triton.close()
+
+    for name in ("no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.setblocking(False)
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        asyncio.run(use())
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
 
 
 def test_another_replica_is_asked_where_one_is_not_there(server: Server) -> None:

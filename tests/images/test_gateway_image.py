@@ -63,7 +63,7 @@ def url(builder: Builder, container: str, repository: Path, tmp_path_factory: py
         settings = {
             "GATEWAY_PORT": str(port),
             "GATEWAY_TRITON_URL": triton.triton_url,
-            "GATEWAY_API_KEYS_FILE": "/run/secrets/api_keys",
+            "GATEWAY_API_KEYS_FILE": "/etc/conch/keys",
         }
         process = subprocess.Popen(
             builder.command(
@@ -71,7 +71,7 @@ def url(builder: Builder, container: str, repository: Path, tmp_path_factory: py
                 "--isolation=chroot",
                 "--user=10001:10001",
                 f"--volume={repository.resolve()}:/models:ro",
-                f"--volume={keys}:/run/secrets/api_keys:ro",
+                f"--volume={keys}:/etc/conch/keys:ro",
                 *(f"--env={name}={value}" for name, value in settings.items()),
                 container,
                 "--",

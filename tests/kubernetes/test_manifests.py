@@ -1,6 +1,7 @@
 """What kubernetes/ says of the rest of the project, and of itself twice. `make manifests` builds and validates it."""
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,11 +86,11 @@ def test_every_image_has_its_tag_in_a_kustomization() -> None:
 def test_gateway_starts_with_its_environment(tmp_path: Path) -> None:
     (container,) = GATEWAY["containers"]
     (mount,) = (mount for mount in container["volumeMounts"] if mount["name"] == "keys")
-    made = environment(container, MODELS=VERSION)
+    made = environment(container, MODELS=VERSION, NAMESPACE="conch")
     assert Path(made["GATEWAY_API_KEYS_FILE"]).parent == Path(mount["mountPath"])
     (tmp_path / "keys").write_text("key\n")
     settings = Settings.from_env(made | {"GATEWAY_API_KEYS_FILE": str(tmp_path / "keys")})
-    assert settings.triton_urls == (f"dns:///conch-triton-{VERSION}:{Ports().grpc}",)
+    assert settings.triton_urls == (f"dns:///conch-triton-{VERSION}.conch.svc.cluster.local.:{Ports().grpc}",)
     assert settings.model_repository == Path("/models") / VERSION
     assert container["ports"] == [{"name": "http", "containerPort": settings.port}]
 
@@ -105,6 +106,27 @@ def test_export_reads_the_token_of_the_hub_from_the_secret_if_there_is_one() -> 
     assert f"secret generic {volume['secret']['secretName']} --from-file={file.name}=" in PAGE
 
 
+def test_page_makes_the_secret_that_is_mounted_and_scraped_with(tmp_path: Path) -> None:
+    block = (
+        Path("docs/kubernetes.md").read_text().partition("## Install")[2].partition("```sh\n")[2].partition("\n```")[0]
+    )
+    commands = block.splitlines()
+    (create,) = (command for command in commands if "create secret" in command)
+    ours = "\n".join(command for command in commands if not command.startswith("kubectl"))
+    subprocess.run(["/bin/bash", "-euc", ours], cwd=tmp_path, check=True)
+    made = {Path(path).name: (tmp_path / path).read_text() for path in re.findall(r"--from-file=(\S+)", create)}
+
+    assert [path.name for path in tmp_path.iterdir()] == ["secrets"]
+    assert (tmp_path / "secrets").stat().st_mode & 0o077 == 0
+    (volume,) = (each["secret"] for each in GATEWAY["volumes"] if "secret" in each)
+    credentials = next(within(read("components/monitoring/monitors.yaml"), "credentials"))
+    assert made.keys() == {credentials["key"], *(item["key"] for item in volume["items"])}
+    assert f"generic {volume['secretName']} " in create
+    assert credentials["name"] == volume["secretName"]
+    assert made["metrics"] in made["keys"].splitlines()  # without a newline, which no header may have
+    assert len(made["keys"].splitlines()) == 2
+
+
 def test_images_by_url_are_set_as_the_gateway_reads_it() -> None:
     (patch,) = read("components/image-urls/kustomization.yaml")[0]["patches"]
     (variables,) = within(yaml.safe_load(patch["patch"]), "env")
@@ -113,7 +135,7 @@ def test_images_by_url_are_set_as_the_gateway_reads_it() -> None:
 
 def test_gateway_has_time_to_answer_all_that_it_accepted() -> None:
     (container,) = GATEWAY["containers"]
-    drain_s = float(environment(container, MODELS=VERSION)["GATEWAY_DRAIN_TIMEOUT"])
+    drain_s = float(environment(container, MODELS=VERSION, NAMESPACE="conch")["GATEWAY_DRAIN_TIMEOUT"])
     before_s = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert drain_s > Settings().request_timeout_s
     assert GATEWAY["terminationGracePeriodSeconds"] > before_s + drain_s + GIVE_UP_S + CLOSE_S
@@ -153,6 +175,14 @@ def test_triton_answers_nobody_more_than_is_needed() -> None:
         "model-config",
         "model-repository",
     }
+
+
+def test_security_page_asks_for_what_the_manifests_do() -> None:
+    page = Path("docs/security.md").read_text()
+    ours = {argument.partition(":")[0] for argument in TRITON["containers"][0]["args"]}
+    asked = [line.partition(":")[0] for line in page.splitlines() if line.startswith("--")]
+    assert len(asked) == 3
+    assert set(asked) <= ours
 
 
 def test_kserve_starts_triton_as_the_deployment_does() -> None:
@@ -198,6 +228,22 @@ def test_only_the_gateway_reaches_triton_and_only_prometheus_its_metrics() -> No
     }
     assert found == {(Ports().grpc, "conch-gateway"), (Ports().metrics, "prometheus")}
     assert any(policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} for policy in policies)
+
+
+def test_names_are_asked_of_the_clusters_name_servers_alone() -> None:
+    policies = [one for file in FILES for one in read(file.relative_to(ROOT)) if one.get("kind") == "NetworkPolicy"]
+    asked = [rule for each in within(policies, "egress") for rule in each if 53 in within(rule, "port")]
+    assert len(asked) == 2  # the gateway's and the export's
+    for rule in asked:
+        cluster, cache = rule["to"]
+        assert cluster["podSelector"] == {"matchLabels": {"k8s-app": "kube-dns"}}
+        assert cluster["namespaceSelector"]
+        assert cache["ipBlock"]["cidr"].endswith("/32")
+
+
+def test_every_way_out_leads_somewhere_in_particular() -> None:
+    policies = [one for file in FILES for one in read(file.relative_to(ROOT)) if one.get("kind") == "NetworkPolicy"]
+    assert all(rule["to"] and rule["ports"] for each in within(policies, "egress") for rule in each)
 
 
 def test_rules_are_the_alerts() -> None:

@@ -12,10 +12,12 @@ from loadtest.capacity import (
     Cost,
     Demand,
     Results,
+    alone_s,
     expect,
     fit,
     histogram,
     least_s,
+    main,
     plan,
     simulate,
     table,
@@ -82,6 +84,17 @@ def test_replicas_grow_with_the_rate_and_are_never_overfull() -> None:
 
 def test_no_replicas_help_what_takes_too_long_alone() -> None:
     assert plan(COST, SHORT, 0.001, 50) is None
+
+
+def test_request_alone_takes_one_execution() -> None:
+    assert alone_s(COST, Demand(1, 4, np.array([10, 30]), np.array([0.5, 0.5]))) == pytest.approx(0.002 + 0.002 + 0.004)
+
+
+def test_costs_of_another_machine_may_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--cost", "2:0.5:0.05", "--lengths", "16:1", "--rate", "100"]) == 0
+    said = capsys.readouterr().out
+    assert "2 for each execution, 0.5 for each row, 0.05 for each token" in said
+    assert "one request alone takes 3 ms" in said
 
 
 def test_histogram_is_read() -> None:
