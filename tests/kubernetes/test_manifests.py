@@ -103,13 +103,11 @@ def test_export_reads_the_token_of_the_hub_from_the_secret_if_there_is_one() -> 
     file = Path(environment(container, MODELS=VERSION)["HF_TOKEN_PATH"])
     assert file.parent == Path(mount["mountPath"])
     # As docs/kubernetes.md makes the Secret.
-    assert f"secret generic {volume['secret']['secretName']} --from-file={file.name}=" in PAGE
+    assert f"secret generic {volume['secret']['secretName']} --from-file=secrets/{file.name} " in PAGE
 
 
 def test_page_makes_the_secret_that_is_mounted_and_scraped_with(tmp_path: Path) -> None:
-    block = (
-        Path("docs/kubernetes.md").read_text().partition("## Install")[2].partition("```sh\n")[2].partition("\n```")[0]
-    )
+    block = PAGE.partition("## Install")[2].partition("```sh\n")[2].partition("\n```")[0]
     commands = block.splitlines()
     (create,) = (command for command in commands if "create secret" in command)
     ours = "\n".join(command for command in commands if not command.startswith("kubectl"))
