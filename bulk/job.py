@@ -122,9 +122,9 @@ def begin(job: Job, output: str) -> list[Shard]:
     if job.id in RESULT_COLUMNS:
         raise JobError(f"the column of ids may not be called {job.id}, as one of the results is")
     system, folder = _resolve(output)
-    for source in job.sources:
-        if source.path.startswith(f"{_resolve(source.root)[1]}/") and folder.startswith(f"{_resolve(source.root)[1]}/"):
-            raise JobError(f"{output} is below {source.root}: its files would be texts the next time")
+    for root in sorted({source.root for source in job.sources}):
+        if folder.startswith(f"{_resolve(root)[1]}/"):
+            raise JobError(f"{output} is below {root}: its files would be texts the next time")
     try:
         system.create_dir(folder, recursive=True)
     except OSError as exc:
@@ -227,15 +227,18 @@ def _sync(path: str) -> None:
 
 def _resolve(uri: str) -> tuple[fs.FileSystem, str]:
     """Of a path here, or of a URI that Arrow knows (`s3://`, `gs://`, `hdfs://`)."""
-    if "://" in uri:
-        if urlsplit(uri).password is not None:
-            raise JobError("a URI may not hold a password, since it is written down: give it by the environment")
-        try:
-            system, path = fs.FileSystem.from_uri(uri)
-        except (OSError, pa.ArrowException) as exc:
-            raise JobError(f"{uri}: {exc}") from None
-        return system, path.rstrip("/")
-    return fs.LocalFileSystem(), str(Path(uri).resolve())
+    return _connect(uri) if "://" in uri else (fs.LocalFileSystem(), str(Path(uri).resolve()))
+
+
+@lru_cache(16)  # a client of S3 takes its time to begin
+def _connect(uri: str) -> tuple[fs.FileSystem, str]:
+    if urlsplit(uri).password is not None:
+        raise JobError("a URI may not hold a password, since it is written down: give it by the environment")
+    try:
+        system, path = fs.FileSystem.from_uri(uri)
+    except (OSError, pa.ArrowException) as exc:
+        raise JobError(f"{uri}: {exc}") from None
+    return system, path.rstrip("/")
 
 
 def _files(uri: str) -> list[str]:
