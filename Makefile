@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test bench perf chaos soak audit compat images manifests scale evaluate precisions parity pictogram \
+.PHONY: help install serve check lint test test-export test-others bench perf chaos soak audit compat images manifests scale evaluate precisions parity pictogram \
 	screenshots swagger format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
@@ -18,7 +18,10 @@ serve: .venv/serve ## export the default models if need be, start Triton and the
 	@$(BIN)/python -m export --repository "$${GATEWAY_MODEL_REPOSITORY:-model_repository}"
 	@$(BIN)/python -m embedded
 
-check: .venv/dev lint test ## everything that CI runs
+# The export's tests keep one core busy, the others wait for servers much of their time.
+check: .venv/dev ## everything that CI runs, two things at a time; each is shown when it is done
+	$(BIN)/python -m export
+	$(MAKE) --jobs=2 --output-sync lint test-export test-others
 
 lint: .venv/dev ## format check, linter, types
 	$(BIN)/ruff format --check
@@ -28,6 +31,12 @@ lint: .venv/dev ## format check, linter, types
 test: .venv/dev ## run the tests, those against a real Triton included
 	$(BIN)/python -m export
 	$(BIN)/python -m pytest
+
+test-export: .venv/dev
+	$(BIN)/python -m pytest tests/export
+
+test-others: .venv/dev
+	$(BIN)/python -m pytest --ignore=tests/export
 
 bench: .venv/dev .peer/installed ## measure throughput beside infinity-emb and write docs/performance.md (half an hour)
 	$(BIN)/python -m loadtest.bench $(ARGS)
