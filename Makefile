@@ -132,7 +132,8 @@ clean: ## remove .venv and the built models
 	@echo "installing infinity-emb (once; some minutes)"
 	@$(PYTHON) -m venv .peer/venv
 	@.peer/venv/bin/python -m pip install --quiet --no-deps --disable-pip-version-check \
-		--extra-index-url "$(TORCH_INDEX)" -r loadtest/peer.txt
+		--extra-index-url "$(TORCH_INDEX)" $$(grep ^torch== loadtest/peer.txt)
+	@.peer/venv/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r loadtest/peer.txt
 	@touch $@
 
 # SDKs and frameworks, in one environment with the newest of all, and in one for those that want older libraries.
