@@ -24,9 +24,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from bulk.client import Endpoint, Unavailable, embed
+from bulk.client import Endpoint, embed
 from bulk.engines import Done, here, on_ray
-from bulk.job import Job, JobError, Refusal, Shard, begin, find
+from bulk.job import Job, JobError, Refusal, Shard, Unavailable, absolute, begin, find
 
 PROBE = "Is anybody there?"
 KEY = "CONCH_API_KEY"
@@ -49,31 +49,31 @@ class _Speed(ProgressColumn):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Embed; the exit code is 1 where the job is not complete yet, 2 where it cannot be done as asked."""
+    """Embed; the exit code is 1 or, after Ctrl-C, 130 where more is to do, 2 where it cannot be done as asked."""
     parser = _parser()
     asked = parser.parse_args(arguments)
-    request = {**asked.request}
     key = os.environ.get(KEY, "").strip()
     if not (key.isascii() and key.isprintable()):
         parser.error(f"{KEY} holds characters that no key has")
     endpoint = Endpoint(
-        asked.url,
-        asked.model,
-        request,
-        asked.batch,
-        asked.at_once,
-        asked.patience,
-        key or None,
+        url=asked.url,
+        model=asked.model,
+        request=asked.request,
+        batch=asked.batch,
+        at_once=asked.at_once,
+        patience_s=asked.patience,
+        key=key or None,
     )
+    output = absolute(asked.vectors)
     logging.getLogger("bulk").handlers = [_Said()]
     try:
         sources = find(asked.texts, (asked.text, asked.id))
-        job = Job(asked.model, request, asked.text, asked.id, asked.shard_rows, _width(endpoint), sources)
-        pending = begin(job, asked.vectors)
+        job = Job(asked.model, asked.request, asked.text, asked.id, asked.shard_rows, _width(endpoint), sources)
+        pending = begin(job, output)
         if asked.ray is None:
-            engine = partial(here, job, endpoint, asked.vectors, pending)
+            engine = partial(here, job, endpoint, output, pending)
         else:
-            engine = partial(on_ray, job, endpoint, asked.vectors, pending, at_once=asked.ray)
+            engine = partial(on_ray, job, endpoint, output, pending, at_once=asked.ray)
         refused = _work(job, pending, engine)
     except JobError as exc:
         _say(f"bulk: {exc}")
@@ -129,7 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("vectors", help="the folder of the results, likewise")
     parser.add_argument(
-        "--url", type=_url, default="http://127.0.0.1:8080", help=f"of the server, whose key is in {KEY}"
+        "--url",
+        type=_url,
+        default="http://127.0.0.1:8080",
+        help=f"of the server, whose key is in {KEY}; by default %(default)s",
     )
     parser.add_argument("--model", required=True)
     parser.add_argument("--text", default="text", metavar="COLUMN", help="of the texts; by default %(default)s")
@@ -146,7 +149,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--at-once", type=_positive, default=4, metavar="REQUESTS", help="by default %(default)s")
     parser.add_argument(
-        "--shard-rows", type=_positive, default=20_000, metavar="TEXTS", help="in a file of results at most"
+        "--shard-rows",
+        type=_positive,
+        default=20_000,
+        metavar="TEXTS",
+        help="in a file of results at most; by default %(default)s",
     )
     parser.add_argument(
         "--patience", type=float, default=600, metavar="S", help="how long to try again; by default %(default)s"

@@ -13,7 +13,7 @@ import httpx2
 import msgspec
 import numpy as np
 
-from bulk.job import JobError, Refusal, Vector
+from bulk.job import JobError, Refusal, Unavailable, Vector
 
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 REFUSED = frozenset({400, 413, 422})
@@ -21,7 +21,7 @@ REFUSED = frozenset({400, 413, 422})
 TIMEOUT_S = 120.0
 """Of an attempt, from the connection to the end of the answer."""
 ANSWER_BYTES, VECTOR_BYTES = 2**20, 2**16
-"""The largest answer: some for all of it, and for each vector, which has 10,000 numbers at most then."""
+"""The largest answer: a fixed part, and a part for each vector (enough for 10,000 numbers)."""
 MESSAGE_CHARACTERS = 500
 NO_TEXT = "the text is null, or not UTF-8"
 WORTH_A_WORD_S = 2.0
@@ -30,10 +30,6 @@ WORTH_A_WORD_S = 2.0
 log = logging.getLogger(__name__)
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
-
-
-class Unavailable(Exception):  # noqa: N818 - it may be there again later
-    """The server did not answer for longer than is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +98,8 @@ async def embed(
 
     Args:
         endpoint: where.
-        texts: None for those that there is nothing to send of.
-        advance: told of so many texts that are done.
+        texts: None for a missing text.
+        advance: called with the number of texts just done.
 
     Raises:
         JobError: the server refuses the key, the model, or does not answer as an embedding API does.
@@ -184,7 +180,7 @@ async def _ask(client: httpx2.AsyncClient, endpoint: Endpoint, body: bytes, most
         async for chunk in answer.aiter_raw():
             content += chunk
             if len(content) > most_bytes:
-                raise JobError(f"the server does not answer as an embedding API does: over {most_bytes} bytes")
+                raise _strange(f"over {most_bytes} bytes")
     asked = answer.headers.get("retry-after", "")  # in seconds: dates, which it may hold as well, are not understood
     return _Reply(answer.status_code, bytes(content), float(asked) if asked.isdecimal() else 0)
 
@@ -193,13 +189,15 @@ def _vectors(content: bytes, count: int) -> list[Vector | Refusal]:
     try:
         items = msgspec.json.decode(content, type=_Answer).data
         vectors = {item.index: np.frombuffer(base64.b64decode(item.embedding, validate=True), "<f4") for item in items}
-        found: list[Vector | Refusal] = [vectors.pop(i) for i in range(count)]
+        found = [vectors[i] for i in range(count)]
     except (msgspec.DecodeError, RecursionError, ValueError, KeyError) as exc:
-        raise JobError(f"the server does not answer as an embedding API does: {exc!r}") from None
+        raise _strange(repr(exc)) from None
     if len(items) != count:
-        raise JobError(f"the server does not answer as an embedding API does: {len(items)} vectors for {count} texts")
-    if not all(len(vector) and np.isfinite(vector).all() for vector in found if not isinstance(vector, Refusal)):
-        raise JobError(
-            "the server does not answer as an embedding API does: a vector is empty, or not of finite numbers"
-        )
-    return found
+        raise _strange(f"{len(items)} vectors for {count} texts")
+    if not all(len(vector) and np.isfinite(vector).all() for vector in found):
+        raise _strange("a vector is empty, or not of finite numbers")
+    return [*found]
+
+
+def _strange(why: str) -> JobError:
+    return JobError(f"the server does not answer as an embedding API does: {why}")

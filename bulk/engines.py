@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from bulk.client import NO_TEXT, Endpoint, Unavailable, embed, unwatched
-from bulk.job import Job, JobError, Refusal, Shard, read, write
+from bulk.client import NO_TEXT, Endpoint, embed, unwatched
+from bulk.job import Job, JobError, Refusal, Shard, Unavailable, read, write
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
@@ -19,15 +19,15 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     refused: int
     """Rows without a vector."""
     example: str | None
-    """Why, of one of them, and not of one without a text if there are others."""
+    """The reason for one of them; one other than a missing text, if there is any."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """Why a shard's are not."""
+    """Why a shard has no results."""
 
     message: str
     for_good: bool
-    """And not just for now."""
+    """Whether trying again cannot help."""
 
 
 def embed_shard(
@@ -37,11 +37,14 @@ def embed_shard(
 
     Raises:
         JobError: the file has changed, or the server refuses the key or the model.
-        Unavailable: the server did not answer for longer than is waited for.
+        Unavailable: the server did not answer for longer than is waited for, or the storage did not.
     """
-    ids, texts = read(job, shard)
-    results = asyncio.run(embed(endpoint, texts, advance))
-    write(job, shard, output, ids, results)
+    try:
+        ids, texts = read(job, shard)
+        results = asyncio.run(embed(endpoint, texts, advance))
+        write(job, shard, output, ids, results)
+    except OSError as exc:
+        raise Unavailable(f"part {shard.number}: {exc}") from None
     refusals = [result.message for result in results if isinstance(result, Refusal)]
     example = next((message for message in refusals if message != NO_TEXT), NO_TEXT) if refusals else None
     return Done(shard.number, shard.rows, len(refusals), example)
@@ -66,7 +69,7 @@ def on_ray(
     """So many shards at a time, by Ray Data, each a task on some machine of the cluster.
 
     Texts and results go from storage to storage and never through Ray, so both must be where every machine finds them.
-    Ray does the shards of a machine that it loses again. An error in a shard ends the job, as it does here.
+    Shards on a machine that is lost are done again by Ray. An error in a shard ends the job, as it does here.
     """
     try:
         import ray  # noqa: PLC0415 - for those who have it

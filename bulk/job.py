@@ -7,7 +7,9 @@ complete. So a job that was stopped, anywhere and by anything, goes on with the 
 import json
 import os
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +34,10 @@ Vector = NDArray[np.float32]
 
 class JobError(Exception):
     """A job that cannot be done as it is asked for."""
+
+
+class Unavailable(Exception):  # noqa: N818 - it may be there again later
+    """The server, or what holds the texts and the results, does not answer for now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,9 @@ class Job(msgspec.Struct, frozen=True):
         for source in self.sources:
             for group, rows in enumerate(source.row_groups):
                 for first in range(0, rows, self.shard_rows):
-                    yield Shard(number, source.root, source.path, group, first, min(self.shard_rows, rows - first))
+                    yield Shard(
+                        number, source.root, source.path, source.size, group, first, min(self.shard_rows, rows - first)
+                    )
                     number += 1
 
 
@@ -86,6 +94,8 @@ class Shard(msgspec.Struct, frozen=True):
     number: int
     root: str
     path: str
+    size: int
+    """Of the file when the job began, in bytes."""
     row_group: int
     first: int
     """Row of the group."""
@@ -101,13 +111,20 @@ def find(uris: Sequence[str], columns: Sequence[str]) -> tuple[Source, ...]:
     """Look at the files of texts; of a folder, at all below it whose names end with `.parquet`.
 
     Raises:
-        JobError: a file is missing, is not Parquet, or lacks a column.
+        JobError: a file is missing, is named twice, is not Parquet, or lacks a column.
     """
-    roots = [uri if "://" in uri else str(Path(uri).resolve()) for uri in uris]
-    sources = [_source(root, path, columns) for root in roots for path in _files(root)]
-    if not sources:
+    found = [(root, path) for root in map(absolute, uris) for path in _files(root)]
+    if not found:
         raise JobError(f"no {SUFFIX} file in {', '.join(uris)}")
-    return tuple(sources)
+    (path, times), *_ = Counter(path for _, path in found).most_common(1)
+    if times > 1:
+        raise JobError(f"{path} is among the texts {times} times")
+    return tuple(_source(root, path, columns) for root, path in found)
+
+
+def absolute(uri: str) -> str:
+    """What means the same wherever it is read."""
+    return uri if "://" in uri else str(Path(uri).resolve())
 
 
 def begin(job: Job, output: str) -> list[Shard]:
@@ -127,26 +144,27 @@ def begin(job: Job, output: str) -> list[Shard]:
             raise JobError(f"{output} is below {root}: its files would be texts the next time")
     try:
         system.create_dir(folder, recursive=True)
+        parts = {name: size for name, size in _sizes(system, folder).items() if name.endswith(SUFFIX)}
+        is_new = system.get_file_info(f"{folder}/{JOB_FILE}").type == fs.FileType.NotFound
+        if is_new and parts:
+            raise JobError(f"{output} has {min(parts)} but no {JOB_FILE}: choose another folder")
+        if is_new:
+            _write(output, JOB_FILE, msgspec.json.format(msgspec.json.encode(job)))
+        _check_owner(job, output)
     except OSError as exc:
         raise JobError(f"{output}: {exc}") from None
-    is_new = JOB_FILE not in _sizes(system, folder)
-    if is_new:
-        _write(output, JOB_FILE, msgspec.json.format(msgspec.json.encode(job)))
-    _claim(job, output)
-    done = {name for name, size in _sizes(system, folder).items() if size and name.endswith(SUFFIX)}
-    if is_new and done:
-        raise JobError(f"{output} has {min(done)} but had no {JOB_FILE}: choose another folder")
-    return [shard for shard in job.shards() if shard.name not in done]
+    return [shard for shard in job.shards() if not parts.get(shard.name)]
 
 
-def _claim(job: Job, output: str) -> None:
+def _check_owner(job: Job, output: str) -> None:
     """Make sure that the folder is this job's: another one may have begun there at the same time."""
     system, folder = _resolve(output)
+    with system.open_input_stream(f"{folder}/{JOB_FILE}") as file:
+        content = file.read()
     try:
-        with system.open_input_stream(f"{folder}/{JOB_FILE}") as file:
-            former = msgspec.json.decode(file.read(), type=Job)
-    except (OSError, msgspec.DecodeError) as exc:
-        raise JobError(f"{output}/{JOB_FILE} cannot be read, delete the folder: {exc}") from None
+        former = msgspec.json.decode(content, type=Job)
+    except msgspec.DecodeError as exc:
+        raise JobError(f"{output}/{JOB_FILE} is broken, choose another folder: {exc}") from None
     changed = [name for name in Job.__struct_fields__ if getattr(former, name) != getattr(job, name)]
     if changed:
         raise JobError(
@@ -155,7 +173,7 @@ def _claim(job: Job, output: str) -> None:
 
 
 def _sizes(system: fs.FileSystem, folder: str) -> dict[str, int]:
-    """Of files. A part of size 0 is what a machine that went down has left of one."""
+    """Of files. A part of size 0 is what a machine that went down has left of one, and done again."""
     found = system.get_file_info(fs.FileSelector(folder))
     return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
 
@@ -164,16 +182,21 @@ def read(job: Job, shard: Shard) -> tuple[pa.Array, list[str | None]]:
     """A shard's ids and texts; None for null, and for what is not UTF-8.
 
     Raises:
-        JobError: the file is not what it was when the job began.
+        JobError: the file is not as large as when the job began, or has other row groups or columns.
+        OSError: it cannot be read.
     """
     try:
-        table = _row_group(shard.root, shard.path, shard.row_group, (job.id, job.text))
-    except (OSError, pa.ArrowException) as exc:
+        table = _row_group(shard.root, shard.path, shard.size, shard.row_group, (job.id, job.text))
+    except pa.ArrowException as exc:
         raise JobError(f"{shard.path}: {exc}") from None
     rows = table.slice(shard.first, shard.rows)
     if rows.num_rows != shard.rows or not {job.id, job.text} <= {*rows.column_names}:
-        raise JobError(f"{shard.path} has changed since the job began")
+        raise _changed(shard.path)
     return rows.column(job.id).combine_chunks(), [_text(value) for value in rows.column(job.text)]
+
+
+def _changed(path: str) -> JobError:
+    return JobError(f"{path} has changed since the job began")
 
 
 def _text(value: pa.Scalar) -> str | None:
@@ -189,11 +212,12 @@ def write(job: Job, shard: Shard, output: str, ids: pa.Array, results: Sequence[
 
     Raises:
         JobError: vectors are of another length than they were in the beginning, or the folder is another job's by now.
+        OSError: it cannot be written.
     """
     for result in results:
         if not isinstance(result, Refusal) and len(result) != job.width:
             raise JobError(f"the server's vectors had {job.width} numbers in the beginning, and have {len(result)} now")
-    _claim(job, output)
+    _check_owner(job, output)
     empty = np.zeros(job.width, np.float32)
     values = np.concatenate([empty if isinstance(result, Refusal) else result for result in results])
     refused = np.array([isinstance(result, Refusal) for result in results])
@@ -210,11 +234,16 @@ def _write(output: str, name: str, content: bytes | pa.Buffer) -> None:
     """Write a file that is there as a whole or not at all, whoever else writes the same one."""
     system, folder = _resolve(output)
     unfinished = f"{folder}/.{name}.{uuid.uuid4().hex}"
-    with system.open_output_stream(unfinished) as file:
-        file.write(content)
-    if isinstance(system, fs.LocalFileSystem):
-        _sync(unfinished)  # or the name is there after a loss of power, and nothing in the file
-    system.move(unfinished, f"{folder}/{name}")
+    try:
+        with system.open_output_stream(unfinished) as file:
+            file.write(content)
+        if isinstance(system, fs.LocalFileSystem):
+            _sync(unfinished)  # or the name is there after a loss of power, and nothing in the file
+        system.move(unfinished, f"{folder}/{name}")
+    except OSError:
+        with suppress(OSError):
+            system.delete_file(unfinished)
+        raise
 
 
 def _sync(path: str) -> None:
@@ -226,8 +255,8 @@ def _sync(path: str) -> None:
 
 
 def _resolve(uri: str) -> tuple[fs.FileSystem, str]:
-    """Of a path here, or of a URI that Arrow knows (`s3://`, `gs://`, `hdfs://`)."""
-    return _connect(uri) if "://" in uri else (fs.LocalFileSystem(), str(Path(uri).resolve()))
+    """Of an absolute path here, or of a URI that Arrow knows (`s3://`, `gs://`, `hdfs://`)."""
+    return _connect(uri) if "://" in uri else (fs.LocalFileSystem(), uri)
 
 
 @lru_cache(16)  # a client of S3 takes its time to begin
@@ -253,7 +282,9 @@ def _files(uri: str) -> list[str]:
         below = system.get_file_info(fs.FileSelector(path, recursive=True))
     except (OSError, pa.ArrowException) as exc:
         raise JobError(f"{uri}: {exc}") from None
-    return sorted(one.path for one in below if one.type == fs.FileType.File and one.path.endswith(SUFFIX))
+    names = (one.path.removeprefix(path) for one in below if one.type == fs.FileType.File)
+    # Readers of Parquet leave out what begins so, too: it is unfinished, or of another kind.
+    return sorted(path + name for name in names if name.endswith(SUFFIX) and "/_" not in name and "/." not in name)
 
 
 def _source(root: str, path: str, columns: Sequence[str]) -> Source:
@@ -276,6 +307,8 @@ def _source(root: str, path: str, columns: Sequence[str]) -> Source:
 
 
 @lru_cache(1)  # the shards of a row group come one after the other
-def _row_group(root: str, path: str, number: int, columns: tuple[str, ...]) -> pa.Table:
+def _row_group(root: str, path: str, size: int, number: int, columns: tuple[str, ...]) -> pa.Table:
     with _resolve(root)[0].open_input_file(path) as file:
+        if file.size() != size:
+            raise _changed(path)
         return pq.ParquetFile(file).read_row_group(number, columns=[*{*columns}])

@@ -5,11 +5,12 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ def build(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
     progress(f"load {spec.name}")
     towers, revision = _load(spec)
     repository.mkdir(parents=True, exist_ok=True)
-    with _scratch(_beside(repository)) as scratch:
+    with _scratch(repository) as scratch:
         proofs = [_write(spec, tower, scratch / tower.name, revision, progress) for tower in towers]
         if spec.backend == "tensorrt":
             for tower in towers:
@@ -252,28 +253,19 @@ def _beside(repository: Path) -> Path:
 
 
 @contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder to write in, locked as long as it is needed. Those that killed exports have left are removed."""
-    for left in folder.glob(f"{SCRATCH}*"):
-        with suppress(OSError), _locked(left):  # not that of an export that is under way
-            shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch, _locked(Path(scratch)):
-        yield Path(scratch)
+def _scratch(repository: Path) -> Iterator[Path]:
+    """A folder to write in, beside the repository, which is this export's alone meanwhile: others wait.
 
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock that ends with this process.
-
-    Raises:
-        BlockingIOError: another holds it.
+    What killed exports have left there is removed.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
+    folder, name = _beside(repository), f"{SCRATCH}{repository.resolve().name}"
+    with (folder / f"{name}.lock").open("w") as lock:  # a file: NFS locks no folders
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in folder.iterdir():
+            if re.fullmatch(rf"{re.escape(name)}-\w{{8}}", left.name):  # as tempfile makes them
+                shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{name}-") as scratch:
+            yield Path(scratch)
 
 
 def _replace(names: Sequence[str], scratch: Path, repository: Path) -> None:

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 LIMIT = Path("/sys/fs/cgroup/cpu.max")
-"""Of a container's CPU time, microseconds in a period of so many (kernel.org, cgroup-v2)."""
+"""A container's: microseconds of CPU time, and of the period in which it may use them (kernel.org, cgroup-v2)."""
 
 
 def count(limit: Path = LIMIT) -> int:

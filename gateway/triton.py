@@ -191,11 +191,11 @@ class Triton:
         await self._servers.look()
         before = {replica.url: replica for replica in self._replicas}
         self._replicas = [before.pop(url) if url in before else _Replica(url) for url in self._servers.known()]
-        leaving = [*self._leaving, *before.values()]
-        self._leaving = [replica for replica in leaving if replica.under_way]
-        for replica in leaving:
-            if replica not in self._leaving:
-                await replica.client.close()
+        idle = [replica for replica in self._leaving if not replica.under_way]
+        # Those that leave now wait for the next look: a call may be about to begin there.
+        self._leaving = [*(replica for replica in self._leaving if replica.under_way), *before.values()]
+        for replica in idle:
+            await replica.client.close()
 
     async def _look(self, replica: _Replica) -> bool:
         try:

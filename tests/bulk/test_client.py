@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bulk.client import Endpoint, Unavailable, embed
-from bulk.job import JobError, Refusal
+from bulk.client import Endpoint, embed
+from bulk.job import JobError, Refusal, Unavailable
 from tests.bulk.conftest import Answer, Api, error, vectors
 
 

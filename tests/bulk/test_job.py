@@ -42,7 +42,9 @@ def test_name_that_was_found_is_no_part_of_a_uri(texts: Path, name: str) -> None
     copy(texts / "a.parquet", texts / f"{name}.parquet")
     found = find([texts.as_uri()], COLUMNS)
     assert str(texts / f"{name}.parquet") in {source.path for source in found}
-    assert all(len(read(job(texts), Shard(0, source.root, source.path, 0, 0, 4))[1]) == 4 for source in found)
+    assert all(
+        len(read(job(texts), Shard(0, source.root, source.path, source.size, 0, 0, 4))[1]) == 4 for source in found
+    )
 
 
 def test_password_in_a_uri_is_refused() -> None:
@@ -164,7 +166,7 @@ def test_part_that_a_crash_left_empty_is_done_again(texts: Path, tmp_path: Path)
 def test_job_file_that_a_crash_left_empty_is_told_of(texts: Path, tmp_path: Path) -> None:
     begin(job(texts), str(tmp_path / "vectors"))
     (tmp_path / "vectors" / "_job.json").write_bytes(b"")
-    with pytest.raises(JobError, match=r"_job\.json cannot be read"):
+    with pytest.raises(JobError, match=r"_job\.json is broken"):
         begin(job(texts), str(tmp_path / "vectors"))
 
 
@@ -211,11 +213,42 @@ def test_more_texts_are_another_job(texts: Path, tmp_path: Path) -> None:
 
 def test_folder_with_parts_of_nobody_is_refused(texts: Path, tmp_path: Path) -> None:
     copy(texts / "a.parquet", tmp_path / "a.parquet")
-    with pytest.raises(JobError, match=r"has a\.parquet but had no _job\.json"):
-        begin(job(texts), str(tmp_path))
+    for _ in range(2):
+        with pytest.raises(JobError, match=r"has a\.parquet but no _job\.json"):
+            begin(job(texts), str(tmp_path))
+    assert not (tmp_path / "_job.json").exists()
+
+
+def test_folder_that_cannot_be_written_to_is_told_of(texts: Path) -> None:
+    with pytest.raises(JobError, match="/proc/vectors: "):
+        begin(job(texts), "/proc/vectors")
+
+
+def test_file_that_could_not_be_written_leaves_nothing(texts: Path, tmp_path: Path) -> None:
+    asked, output = job(texts), tmp_path / "vectors"
+    (shard, *_) = begin(asked, str(output))
+    (output / shard.name / "in the way").mkdir(parents=True)
+    with pytest.raises(OSError, match=shard.name):
+        write(asked, shard, str(output), read(asked, shard)[0], [Refusal("no")] * 4)
+    assert {path.name for path in output.iterdir()} == {"_job.json", shard.name}
+
+
+@pytest.mark.parametrize("name", [".a.parquet", "_a.parquet", "_temporary/0/a.parquet"])
+def test_unfinished_files_are_no_texts(texts: Path, name: str) -> None:
+    before = find([str(texts)], COLUMNS)
+    (texts / name).parent.mkdir(parents=True, exist_ok=True)
+    copy(texts / "a.parquet", texts / name)
+    assert find([str(texts)], COLUMNS) == before
+
+
+def test_file_that_is_named_twice_is_refused(texts: Path) -> None:
+    with pytest.raises(JobError, match=r"a\.parquet is among the texts 2 times"):
+        find([str(texts), str(texts / "a.parquet")], COLUMNS)
 
 
 def test_file_that_has_changed_since_is_noticed(texts: Path) -> None:
     asked = job(texts)
-    with pytest.raises(JobError, match="has changed since the job began"):
-        read(asked, Shard(0, *(asked.sources[0].root, asked.sources[0].path), 0, 8, 4))
+    (source, _) = asked.sources
+    for size, first in ((source.size, 8), (source.size + 1, 0)):
+        with pytest.raises(JobError, match="has changed since the job began"):
+            read(asked, Shard(0, source.root, source.path, size, 0, first, 4))

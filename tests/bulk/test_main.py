@@ -112,6 +112,24 @@ def test_job_goes_on_only_with_vectors_of_the_same_length(
     assert "it differs in width" in capsys.readouterr().err
 
 
+def test_lost_storage_stops_the_job_until_it_is_there_again(
+    api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hidden = texts.with_name("hidden")
+
+    def answer(given: list[str]) -> Answer:
+        if len(api.asked) == 2 and texts.exists():
+            texts.rename(hidden)
+        return vectors(given)
+
+    api.answer = answer
+    assert run(api, texts, tmp_path / "out") == 1
+    assert "the same command goes on from here" in capsys.readouterr().err
+    hidden.rename(texts)
+    assert run(api, texts, tmp_path / "out") == 0
+    assert len(rows(tmp_path / "out")) == 55
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

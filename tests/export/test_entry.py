@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -255,7 +257,7 @@ def test_failed_verification_leaves_the_repository_as_it_was(inexact: ModelSpec,
     with pytest.raises(ParityError, match=r"^verify tiny in bf16, rows alone"):  # asked for, it is not replaced
         build(replace(inexact, precision="bf16"), tmp_path / "repository", silent)
     assert untouched(tmp_path / "repository")
-    assert {file.name for file in tmp_path.iterdir()} == {"repository"}
+    assert {file.name for file in tmp_path.iterdir()} == {"repository", ".export-repository.lock"}
 
 
 def test_model_that_is_exact_in_bf16_says_nothing_of_a_precision(bert: ModelSpec, tmp_path: Path) -> None:
@@ -281,7 +283,7 @@ def test_image_text_models_become_two_entries(clip: ModelSpec, tmp_path: Path) -
     assert is_built(clip, repository)
     assert [entry.folder.name for entry in check(clip, repository, silent)] == ["tiny-text", "tiny-image"]
     # What they replace is gone, and nothing else.
-    assert {file.name for file in tmp_path.iterdir()} == {"repository"}
+    assert {file.name for file in tmp_path.iterdir()} == {"repository", ".export-repository.lock"}
     assert (repository / "other" / "config.pbtxt").read_text() == "before"
 
     shutil.rmtree(image.folder)
@@ -290,12 +292,32 @@ def test_image_text_models_become_two_entries(clip: ModelSpec, tmp_path: Path) -
         check(clip, repository, silent)
 
 
-def test_what_a_killed_export_has_left_is_removed_and_what_another_one_writes_is_not(tmp_path: Path) -> None:
-    with _scratch(tmp_path) as under_way:
-        (tmp_path / ".export-left" / "tiny").mkdir(parents=True)
-        with _scratch(tmp_path) as own:
-            assert {path.name for path in tmp_path.iterdir()} == {under_way.name, own.name}
-    assert not list(tmp_path.iterdir())
+def test_what_a_killed_export_has_left_is_removed(tmp_path: Path) -> None:
+    repository = tmp_path / "v1"
+    repository.mkdir()
+    others = {".export-v1-abcdefgh-12345678", ".export-v2-12345678"}
+    for name in {".export-v1-abcd_123", *others}:
+        (tmp_path / name / "tiny").mkdir(parents=True)
+    with _scratch(repository) as own:
+        assert {path.name for path in tmp_path.iterdir()} == {"v1", ".export-v1.lock", own.name, *others}
+    assert not own.exists()
+
+
+def test_second_export_to_a_repository_waits_for_the_first(tmp_path: Path) -> None:
+    repository = tmp_path / "v1"
+    repository.mkdir()
+    with ThreadPoolExecutor() as threads:
+        with _scratch(repository) as own:
+            other = threads.submit(_entered, repository)
+            time.sleep(0.2)
+            assert not other.done()
+            assert own.exists()
+        assert other.result(10)
+
+
+def _entered(repository: Path) -> bool:
+    with _scratch(repository):
+        return True
 
 
 def test_failure_of_the_second_tower_leaves_the_first_as_it_was(tmp_path: Path) -> None:
@@ -314,7 +336,7 @@ def test_failure_of_the_second_tower_leaves_the_first_as_it_was(tmp_path: Path) 
     with pytest.raises(ParityError, match=r"^verify tiny-image in fp32, rows alone: cosine error nan"):
         build(spec, tmp_path / "repository", silent)
     assert files(tmp_path / "repository") == {"tiny-text/config.pbtxt", "tiny-image/config.pbtxt"}
-    assert not list(tmp_path.glob(".export-*"))
+    assert {path.name for path in tmp_path.glob(".export-*")} == {".export-repository.lock"}
 
 
 def test_source_that_cannot_be_loaded_leaves_the_repository_as_it_was(bert: ModelSpec, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class Builder:
 def builder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Builder]:
     missing = [name for name in NEEDED if shutil.which(name) is None]
     if missing or os.geteuid():
-        pytest.skip(f"as root, with {' and '.join(NEEDED)}: apt-get install {' '.join(NEEDED)}")
+        pytest.fail(f"run it as root, with {' and '.join(NEEDED)}: apt-get install {' '.join(NEEDED)}")
     folder = tmp_path_factory.mktemp("images")
     builder = Builder(folder, tuple(volumes(folder)))
     debian = folder / "debian"

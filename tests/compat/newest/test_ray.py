@@ -9,9 +9,9 @@ import pytest
 import ray
 
 from bulk.__main__ import main
-from bulk.client import Endpoint, Unavailable, unwatched
+from bulk.client import Endpoint, unwatched
 from bulk.engines import on_ray
-from bulk.job import Job, JobError, begin, find
+from bulk.job import Job, JobError, Unavailable, begin, find
 from tests.compat.plain import LONG, MODEL, TEXTS, Plain, assert_same
 
 pytestmark = pytest.mark.client("ray", "`python -m bulk TEXTS VECTORS --url URL --model MODEL --ray 2`")
@@ -37,8 +37,9 @@ def embed(url: str, texts: Path, output: Path, *options: str) -> int:
 
 
 @pytest.mark.call("`bulk` as tasks of Ray Data, errors and resuming included")
-def test_texts(url: str, texts: Path, tmp_path: Path, plain: Plain) -> None:
-    output = tmp_path / "vectors"
+def test_texts(url: str, texts: Path, tmp_path: Path, plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no worker is
+    output = Path("vectors")
     assert embed(url, texts, output) == 0
     parts = sorted(output.glob("*.parquet"))
     (lost, _, kept, *_) = parts
