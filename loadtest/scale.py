@@ -21,6 +21,7 @@ from rich.console import Console
 
 from embedded.triton import LOOPBACK, Ports, Triton
 from loadtest import bench, machine, page
+from loadtest.client import BenchmarkError
 from loadtest.faults import REPOSITORY
 from loadtest.servers import HOST, counted, free_ports, gateway, wait_until_ready
 from loadtest.steady import SETTINGS, Tally, known, steadily
@@ -37,6 +38,7 @@ PHASE_S = 10.0
 NOTICE_S = 3.0
 """From the end of a pod to the end of its address in the name: a few seconds in a cluster."""
 START_S = 60.0
+"""The longest that a Triton's start, or its first call, is waited for."""
 LOOK_S = 0.05
 
 console = Console(highlight=False)
@@ -116,27 +118,36 @@ def publish(numbers: Sequence[int], others: str) -> None:
     HOSTS.write_text(others + "".join(f"{address(number)} {NAME}\n" for number in numbers))
 
 
+def count(pods: Mapping[int, Pod]) -> dict[int, float]:
+    """Calls that each has answered. Blocks, so in a thread: a pause of the load would be in its longest answer."""
+    return {number: one.calls() for number, one in pods.items()}
+
+
 async def phase(name: str, pods: Mapping[int, Pod], tally: Tally) -> Phase:
     """Look for some seconds at what the load does."""
-    before = {number: one.calls() for number, one in pods.items()}
+    before = await asyncio.to_thread(count, pods)
     requests, correct, tally.latest_s = tally.counts.total(), tally.counts["correct"], 0.0
     await asyncio.sleep(PHASE_S)
-    calls = {number: one.calls() - before[number] for number, one in pods.items()}
-    found = tally.counts.total() - requests
-    result = Phase(
-        name,
-        {str(number): round(count / (sum(calls.values()) or 1), 3) for number, count in calls.items()},
-        found,
-        found - (tally.counts["correct"] - correct),
-        round(1000 * tally.latest_s),
-    )
+    found, latest_s = tally.counts.total() - requests, tally.latest_s
+    not_correct = found - (tally.counts["correct"] - correct)
+    calls = {number: after - before[number] for number, after in (await asyncio.to_thread(count, pods)).items()}
+    total = sum(calls.values()) or 1
+    shares = {str(number): round(answered / total, 3) for number, answered in calls.items()}
+    result = Phase(name, shares, found, not_correct, round(1000 * latest_s))
     console.print(f"{name:24} {result.requests:5} requests, {result.not_correct} not correct, {result.shares}")
     return result
 
 
 def wait_for_call(one: Pod, before: float) -> None:
-    """Wait until a Triton has answered more calls than that."""
+    """Wait until a Triton has answered more calls than that.
+
+    Raises:
+        BenchmarkError: it has not within START_S.
+    """
+    deadline = time.perf_counter() + START_S
     while one.calls() <= before:
+        if time.perf_counter() > deadline:
+            raise BenchmarkError(f"{address(one.number)} is in the name, and got no call in {START_S:g} s")
         time.sleep(LOOK_S)
 
 
@@ -156,8 +167,9 @@ async def rehearse(url: str, ports: Ports, repository: Path, pods: dict[int, Pod
     await noticing
     with ExitStack() as stack:
         fourth = await asyncio.to_thread(stack.enter_context, pod(4, ports, repository))
-        pods[4], published_at, before = fourth, time.perf_counter(), fourth.calls()
+        pods[4], before = fourth, await asyncio.to_thread(fourth.calls)
         publish([1, 3, 4], others)
+        published_at = time.perf_counter()
         await asyncio.to_thread(wait_for_call, fourth, before)
         pick_up_s = time.perf_counter() - published_at
         phases.append(await phase("a new one beside two", pods, tally))
