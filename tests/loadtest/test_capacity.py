@@ -1,15 +1,12 @@
-import asyncio
 import re
-import time
 from pathlib import Path
-from unittest.mock import AsyncMock, Mock
 
 import msgspec
 import numpy as np
 import pytest
 
 from export.config import MAX_BATCH_SIZE
-from loadtest import bench, capacity
+from loadtest import bench
 from loadtest.capacity import (
     RESULTS,
     SCATTERED,
@@ -24,11 +21,9 @@ from loadtest.capacity import (
     least_s,
     main,
     plan,
-    send,
     simulate,
     table,
 )
-from loadtest.workloads import Workload
 
 STORED = msgspec.json.decode(RESULTS.read_bytes(), type=Results)
 SHORT = Demand(100, 1, np.array([16]), np.array([1.0]))
@@ -181,20 +176,6 @@ def test_what_makes_no_sense_is_refused(given: list[str], why: str, capsys: pyte
     with pytest.raises(SystemExit, match="2"):
         main(given)
     assert why in " ".join(capsys.readouterr().err.split())
-
-
-def test_latency_begins_when_a_request_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here all else waits while one is answered, and they come four times as fast."""
-
-    async def ask(*_: object) -> str:
-        time.sleep(0.02)  # noqa: ASYNC251 - so it shall be
-        return "200"
-
-    monkeypatch.setattr(capacity, "ask", ask)
-    monkeypatch.setattr(asyncio, "open_connection", AsyncMock(return_value=(Mock(), Mock())))
-    monkeypatch.setattr(capacity, "CHECK_S", 0.2)
-    found = asyncio.run(send(0, Workload("", "/", 1, 1, [b""], []), 200))
-    assert found[95] > 0.2
 
 
 def test_histogram_is_read() -> None:

@@ -1,16 +1,14 @@
-import asyncio
-import time
+import subprocess
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from unittest.mock import Mock
+from threading import Thread
 
 import msgspec
 import pytest
 
 from embedded.triton import Ports
-from loadtest import scale
 from loadtest.client import BenchmarkError
-from loadtest.scale import RESULTS, Phase, Pod, Results, address, phase, table, wait_for_call
-from loadtest.steady import Tally
+from loadtest.scale import RESULTS, Phase, Pod, Results, address, table, wait_for_call
 
 STORED = msgspec.json.decode(RESULTS.read_bytes(), type=Results)
 
@@ -27,32 +25,23 @@ def test_table_has_a_row_a_phase() -> None:
     assert "0.1 s after its address" in found
 
 
-def test_counting_does_not_halt_the_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slowly(*_: object, **__: object) -> dict[str, float]:
-        time.sleep(0.2)
-        return {"rows": 1.0}
+def test_call_that_does_not_come_is_not_waited_for_without_end() -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'nv_inference_count{model="m",version="1"} 7\n')
 
-    monkeypatch.setattr(scale, "counted", slowly)
-    monkeypatch.setattr(scale, "PHASE_S", 0.01)
-    turns = 0
+        def log_message(self, *_: object) -> None:
+            pass
 
-    async def look() -> None:
-        nonlocal turns
-        looking = asyncio.create_task(phase("", {1: Pod(1, Mock(), Ports(1, 2, 3))}, Tally()))
-        while not looking.done():
-            turns += 1
-            await asyncio.sleep(0.01)
-
-    asyncio.run(look())
-    assert turns > 10
-
-
-def test_call_that_does_not_come_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scale, "counted", lambda *_, **__: {"rows": 7.0})
-    monkeypatch.setattr(scale, "START_S", 0.1)
-    wait_for_call(Pod(4, Mock(), Ports(1, 2, 3)), 6)
-    with pytest.raises(BenchmarkError, match=r"127\.0\.0\.14 .* no call"):
-        wait_for_call(Pod(4, Mock(), Ports(1, 2, 3)), 7)
+    with ThreadingHTTPServer((address(4), 0), Handler) as metrics, subprocess.Popen(["true"]) as process:  # noqa: S607
+        Thread(target=metrics.serve_forever, args=(0.01,)).start()
+        one = Pod(4, process, Ports(1, 2, metrics.server_port))
+        wait_for_call(one, 6)
+        with pytest.raises(BenchmarkError, match=r"127\.0\.0\.14 .* no call in 0\.1 s"):
+            wait_for_call(one, 7, within_s=0.1)
+        metrics.shutdown()
 
 
 def test_page_shows_what_is_stored() -> None:
