@@ -22,14 +22,14 @@ TIMEOUT_S = 120.0
 """Of an attempt, from the connection to the end of the answer."""
 ANSWER_BYTES, VECTOR_BYTES = 2**20, 2**16
 """The largest answer: a fixed part, and a part for each vector (enough for 10,000 numbers)."""
+FIRST_WAIT_S = 0.5
+LONGEST_WAIT_S = 60.0
 MESSAGE_CHARACTERS = 500
 NO_TEXT = "the text is null, or not UTF-8"
 WORTH_A_WORD_S = 2.0
 """A shorter wait is daily life."""
 
 log = logging.getLogger(__name__)
-FIRST_WAIT_S = 0.5
-LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +106,17 @@ async def embed(
         Unavailable: it did not answer for longer than `patience_s`.
     """
     results: list[Vector | Refusal] = [Refusal(NO_TEXT)] * len(texts)
-    given = [i for i, text in enumerate(texts) if text is not None]
+    given = [(row, text) for row, text in enumerate(texts) if text is not None]
     free = asyncio.Semaphore(endpoint.at_once)
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
     if endpoint.key:
         headers["authorization"] = f"Bearer {endpoint.key}"
     limits = httpx2.Limits(max_connections=endpoint.at_once, max_keepalive_connections=endpoint.at_once)
 
-    async def part(rows: Sequence[int]) -> None:
+    async def part(rows: Sequence[tuple[int, str]]) -> None:
         async with free:
-            found = await _embed(client, endpoint, [texts[row] or "" for row in rows])
-        for row, result in zip(rows, found, strict=True):
+            found = await _embed(client, endpoint, [text for _, text in rows])
+        for (row, _), result in zip(rows, found, strict=True):
             results[row] = result
         advance(len(rows))
 

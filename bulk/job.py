@@ -144,11 +144,11 @@ def begin(job: Job, output: str) -> list[Shard]:
             raise JobError(f"{output} is below {root}: its files would be texts the next time")
     try:
         system.create_dir(folder, recursive=True)
-        parts = {name: size for name, size in _sizes(system, folder).items() if name.endswith(SUFFIX)}
-        is_new = system.get_file_info(f"{folder}/{JOB_FILE}").type == fs.FileType.NotFound
-        if is_new and parts:
-            raise JobError(f"{output} has {min(parts)} but no {JOB_FILE}: choose another folder")
-        if is_new:
+        sizes = _sizes(system, folder)
+        parts = {name: size for name, size in sizes.items() if name.endswith(SUFFIX)}
+        if JOB_FILE not in sizes:
+            if parts:
+                raise JobError(f"{output} has {min(parts)} but no {JOB_FILE}: choose another folder")
             _write(output, JOB_FILE, msgspec.json.format(msgspec.json.encode(job)))
         _check_owner(job, output)
     except OSError as exc:

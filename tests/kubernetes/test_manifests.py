@@ -46,6 +46,7 @@ EXPORT = find("base/models.yaml", "Job", "conch-export-v0")["spec"]["template"][
 RUNTIME = find("kserve/serving.yaml", "ServingRuntime", "conch-triton")["spec"]
 INFERENCE_SERVICE = find("kserve/serving.yaml", "InferenceService", "conch")["spec"]["predictor"]
 VERSION = read("base/kustomization.yaml")[0]["labels"][0]["pairs"]["models"]
+POLICIES = [one for file in FILES for one in read(file.relative_to(ROOT)) if one.get("kind") == "NetworkPolicy"]
 CONTAINERS = [
     (name, container)
     for name, pod in (("gateway", GATEWAY), ("triton", TRITON), ("export", EXPORT), ("kserve", RUNTIME))
@@ -215,22 +216,20 @@ def test_containers_are_locked(name: str, container: Any) -> None:
 
 
 def test_only_the_gateway_reaches_triton_and_only_prometheus_its_metrics() -> None:
-    policies = [one for file in FILES for one in read(file.relative_to(ROOT)) if one.get("kind") == "NetworkPolicy"]
     found = {
         (port["port"], next(iter(peer["podSelector"]["matchLabels"].values())))
-        for policy in policies
+        for policy in POLICIES
         if policy["spec"]["podSelector"].get("matchLabels") == {"app.kubernetes.io/name": "conch-triton"}
         for rule in policy["spec"]["ingress"]
         for port in rule["ports"]
         for peer in rule["from"]
     }
     assert found == {(Ports().grpc, "conch-gateway"), (Ports().metrics, "prometheus")}
-    assert any(policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} for policy in policies)
+    assert any(policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} for policy in POLICIES)
 
 
 def test_names_are_asked_of_the_clusters_name_servers_alone() -> None:
-    policies = [one for file in FILES for one in read(file.relative_to(ROOT)) if one.get("kind") == "NetworkPolicy"]
-    asked = [rule for each in within(policies, "egress") for rule in each if 53 in within(rule, "port")]
+    asked = [rule for each in within(POLICIES, "egress") for rule in each if 53 in within(rule, "port")]
     assert len(asked) == 2  # the gateway's and the export's
     for rule in asked:
         cluster, cache = rule["to"]
@@ -240,8 +239,7 @@ def test_names_are_asked_of_the_clusters_name_servers_alone() -> None:
 
 
 def test_every_way_out_leads_somewhere_in_particular() -> None:
-    policies = [one for file in FILES for one in read(file.relative_to(ROOT)) if one.get("kind") == "NetworkPolicy"]
-    assert all(rule["to"] and rule["ports"] for each in within(policies, "egress") for rule in each)
+    assert all(rule["to"] and rule["ports"] for each in within(POLICIES, "egress") for rule in each)
 
 
 def test_rules_are_the_alerts() -> None:

@@ -7,6 +7,8 @@ import msgspec
 from loadtest.bulk import AT_ONCE, BATCHES, RESULTS, Results, Run, measure, table
 from tests.serving import Server
 
+STORED = msgspec.json.decode(RESULTS.read_bytes(), type=Results)
+
 
 def test_table_shows_medians() -> None:
     runs = [
@@ -24,11 +26,9 @@ def test_texts_are_sent(server: Server) -> None:
 
 
 def test_page_shows_what_is_stored() -> None:
-    stored = msgspec.json.decode(RESULTS.read_bytes(), type=Results)
-    assert table(stored) in Path("docs/bulk.md").read_text()
+    assert table(STORED) in Path("docs/bulk.md").read_text()
 
 
 def test_client_takes_as_little_as_the_page_says() -> None:
-    stored = msgspec.json.decode(RESULTS.read_bytes(), type=Results)
-    assert round(median(run.client_cpu_ms for run in stored.runs if run.batch == 64), 2) == 0.06
+    assert round(median(run.client_cpu_ms for run in STORED.runs if run.batch == 64), 2) == 0.06
     assert "takes 0.06 ms of it a text" in Path("docs/bulk.md").read_text()

@@ -134,10 +134,9 @@ def test_request_alone_takes_one_execution() -> None:
 
 
 def test_costs_of_another_machine_may_be_given(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--cost", "2:0.5:0.05", "--lengths", "16:1", "--rate", "100"]) == 0
-    said = capsys.readouterr().out
-    assert "2 for each execution, 0.5 for each row, 0.05 for each token" in said
-    assert "one request alone takes 3 ms" in said
+    answer = said(["--cost", "2:0.5:0.05", "--lengths", "16:1", "--rate", "100"], capsys)
+    assert "2 for each execution, 0.5 for each row, 0.05 for each token" in answer
+    assert "one request alone takes 3 ms" in answer
 
 
 def test_page_says_of_the_h100_what_the_tool_does(capsys: pytest.CaptureFixture[str]) -> None:
