@@ -4,7 +4,6 @@ A token sees the tokens of its own row only, all of them, or as a causal or slid
 operators, for packed rows and for padded ones.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from export.loading import Model
@@ -91,7 +89,22 @@ class RowAttention:
     layout: Layout | None = None
     """Of packed rows; None for padded ones."""
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor, sight: Sight, scale: float) -> Tensor:
+    @property
+    def width(self) -> Tensor:
+        """int64 [], the length of the longest row, L."""
+        return torch.as_tensor(self.attended.shape[1])
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        sight: Sight,
+        scale: float,
+        *,
+        softcap: float | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         """Attend.
 
         Args:
@@ -100,6 +113,8 @@ class RowAttention:
             value: as key.
             sight: of every token.
             scale: of the scores.
+            softcap: scores are squashed to between this and its negative (Gemma 2, arXiv 2408.00118, section 2).
+            bias: broadcastable to [N, H, L, L], added to the scores (T5, arXiv 1910.10683, section 2.1).
 
         Returns:
             The shape of `query`.
@@ -107,6 +122,10 @@ class RowAttention:
         heads = query.shape[1]
         query, key, value = self._rows(query), self._rows(_repeat(key, heads)), self._rows(_repeat(value, heads))
         scores = query @ key.transpose(-1, -2) * scale  # [N, H, L, L]
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        if bias is not None:
+            scores = scores + bias
         scores = scores.masked_fill(~sight.mask(self.attended), MASKED_SCORE)
         mixed = torch.softmax(scores, -1) @ value  # [N, H, L, d]
         if self.layout is None:
@@ -135,46 +154,27 @@ def _repeat(heads: Tensor, count: int) -> Tensor:
     return heads[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
 
 
-@contextmanager
-def in_sdpa(attend: RowAttention) -> Iterator[None]:
-    """Attend by rows wherever torch's `scaled_dot_product_attention` is called.
-
-    Models call it through the module, so that tracing one inside the block records the replacement. Their masks are
-    ignored, unless one is a `Sight`.
-    """
-    original = functional.scaled_dot_product_attention
-
-    def by_rows(  # the signature of torch's
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | Sight | None = None,
-        dropout_p: float = 0.0,  # noqa: ARG001 - models are in eval mode
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,  # noqa: ARG001 - told from the shapes
-    ) -> Tensor:
-        sight = attn_mask if isinstance(attn_mask, Sight) else Sight(causal=is_causal)
-        return attend(query, key, value, sight, scale or 1 / math.sqrt(query.shape[-1]))
-
-    functional.scaled_dot_product_attention = by_rows
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = original
+NAME = "by_rows"
+"""Of the implementation, in transformers' table of them."""
+IRRELEVANT = {"deterministic", "dropout", "output_attentions", "position_ids", "use_cache"}
+"""Arguments of the interface that change no numbers of a model in eval mode."""
 
 
 @contextmanager
-def in_interface(model: Model, attend: RowAttention, *, causal: bool) -> Iterator[None]:
-    """Attend by rows wherever a model asks transformers' attention interface.
+def in_interface(model: Model, attend: RowAttention) -> Iterator[None]:
+    """Attend by rows wherever a model asks transformers' table of attention functions, as nearly all families do.
 
-    An implementation of a name that transformers does not know has no masks made for it.
+    For an implementation of a name that transformers has no mask function for, models make no masks.
 
     Args:
-        model: whose configuration names the implementation.
+        model: its configuration names the implementation.
         attend: the attention.
-        causal: whether it is, although its modules do not say so.
+
+    Raises:
+        TypeError: while the model runs: its attention has an argument that is not known here.
     """
+    # A decoder made to see both ways says so in its configuration alone (transformers.masking_utils).
+    may_be_causal = getattr(model.config, "is_causal", True) is not False
 
     def by_rows(
         module: torch.nn.Module,
@@ -182,21 +182,29 @@ def in_interface(model: Model, attend: RowAttention, *, causal: bool) -> Iterato
         key: Tensor,
         value: Tensor,
         attention_mask: Tensor | None,  # noqa: ARG001 - the rows say who sees whom
-        scaling: float,
+        scaling: float | None = None,
+        is_causal: bool | None = None,
         sliding_window: int | None = None,
-        **_: Any,  # noqa: ANN401 - each model has arguments of its own
+        softcap: float | None = None,
+        position_bias: Tensor | None = None,
+        **more: Any,  # noqa: ANN401 - each family has arguments of its own
     ) -> tuple[Tensor, None]:
-        sight = Sight(causal or getattr(module, "is_causal", False), sliding_window)
-        return attend(query, key, value, sight, scaling).transpose(1, 2), None
+        unknown = sorted(name for name, value in more.items() if name not in IRRELEVANT and value is not None)
+        if unknown:
+            raise TypeError(f"its attention has {', '.join(unknown)}, which attention by rows does not know")
+        causal = may_be_causal and (getattr(module, "is_causal", False) if is_causal is None else is_causal)
+        scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+        mixed = attend(query, key, value, Sight(causal, sliding_window), scale, softcap=softcap, bias=position_bias)
+        return mixed.transpose(1, 2), None
 
     implementation = model.config._attn_implementation
-    ALL_ATTENTION_FUNCTIONS["by_rows"] = by_rows
-    model.config._attn_implementation = "by_rows"
+    ALL_ATTENTION_FUNCTIONS[NAME] = by_rows
+    model.config._attn_implementation = NAME
     try:
         yield
     finally:
         model.config._attn_implementation = implementation
-        ALL_ATTENTION_FUNCTIONS.pop("by_rows")
+        ALL_ATTENTION_FUNCTIONS.pop(NAME)
 
 
 @contextmanager

@@ -12,52 +12,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PretrainedConfig
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
-from export.attention import MASKED_SCORE, Layout, RowAttention, Sight, in_interface, in_modules, in_sdpa
+from export.attention import MASKED_SCORE, Layout, RowAttention, in_interface, in_modules
+from export.errors import SourceError
 from export.loading import Model
 from export.rows import Rows, columns
 
-
-def _sdpa(_: Model, attend: RowAttention, __: Tensor) -> AbstractContextManager[None]:
-    return in_sdpa(attend)
-
-
-def _interface(model: Model, attend: RowAttention, _: Tensor) -> AbstractContextManager[None]:
-    return in_interface(model, attend, causal=False)
-
-
-def _causal_interface(model: Model, attend: RowAttention, _: Tensor) -> AbstractContextManager[None]:
-    """CLIP's text tower is causal by its mask alone."""
-    return in_interface(model, attend, causal=True)
+Patch = Callable[[Model, RowAttention], AbstractContextManager[None]]
+"""Has a model attend by rows inside a block."""
 
 
 @contextmanager
-def _distilbert(model: Model, attend: RowAttention, positions: Tensor) -> Iterator[None]:
-    """DistilBERT takes no positions: they are put in where it looks them up."""
-    lookup = model.embeddings.position_embeddings.register_forward_pre_hook(lambda *_: (positions,))
-    try:
-        with in_sdpa(attend):
-            yield
-    finally:
-        lookup.remove()
-
-
-@contextmanager
-def _modernbert(model: Model, attend: RowAttention, _: Tensor) -> Iterator[None]:
-    """ModernBERT tells its layers how far they see by the mask it hands them."""
-    window = Sight(window=model.config.local_attention // 2 + 1)
-    model._update_attention_mask = lambda *_, **__: (Sight(), window)
-    try:
-        with in_sdpa(attend):
-            yield
-    finally:
-        del model._update_attention_mask
-
-
-@contextmanager
-def _mpnet(model: Model, attend: RowAttention, _: Tensor) -> Iterator[None]:
+def _mpnet(model: Model, attend: RowAttention) -> Iterator[None]:
     """MPNet adds a bias by distance to the scores, the same for all rows."""
     encoder = model.encoder
     original = encoder.compute_position_bias
@@ -71,7 +38,7 @@ def _mpnet(model: Model, attend: RowAttention, _: Tensor) -> Iterator[None]:
 
 
 @contextmanager
-def _deberta(model: Model, attend: RowAttention, _: Tensor) -> Iterator[None]:
+def _deberta(model: Model, attend: RowAttention) -> Iterator[None]:
     """DeBERTa adds scores of contents with distances (He et al. 2021, arXiv 2006.03654, section 3.1).
 
     It asks in the graph whether there are as many keys as queries, which OpenVINO cannot take.
@@ -86,37 +53,75 @@ def _deberta(model: Model, attend: RowAttention, _: Tensor) -> Iterator[None]:
         modeling_deberta_v2.build_rpos = original
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    """How models of one type are made to attend by rows."""
+@contextmanager
+def _t5(model: Model, attend: RowAttention) -> Iterator[None]:
+    """T5 adds a bias by distance to the scores, the same for all rows, which it would make for the whole sequence."""
+    attentions = [module for module in model.modules() if getattr(module, "has_relative_attention_bias", False)]
+    for attention in attentions:
+        original = attention.compute_bias
+        attention.compute_bias = lambda *_, original=original, **__: original(attend.width, attend.width)
+    try:
+        with in_interface(model, attend):
+            yield
+    finally:
+        for attention in attentions:
+            del attention.compute_bias
 
-    patch: Callable[[Model, RowAttention, Tensor], AbstractContextManager[None]]
-    """Has a model do so inside a block, at positions int64 [N or 1, T or L]."""
-    first_position: Callable[[PretrainedConfig], int] = lambda _: 0
 
-
-def _after_padding(config: PretrainedConfig) -> int:
-    return (config.pad_token_id or 0) + 1
-
-
-FAMILIES: Mapping[str, Family] = {
-    "bert": Family(_sdpa),
-    "deberta-v2": Family(_deberta),
-    "distilbert": Family(_distilbert),
-    "modernbert": Family(_modernbert),
-    "mpnet": Family(_mpnet, lambda _: MPNET_FIRST_POSITION),
-    **dict.fromkeys(("camembert", "roberta", "xlm-roberta"), Family(_sdpa, _after_padding)),
-    **dict.fromkeys(("gemma", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"), Family(_interface)),
-    **dict.fromkeys(("chinese_clip_text_model", "siglip_text_model", "siglip2_text_model"), Family(_interface)),
-    "clip_text_model": Family(_causal_interface),
+PATCHES: Mapping[str, Patch] = {
+    "deberta-v2": _deberta,
+    "mpnet": _mpnet,
+    **dict.fromkeys(("mt5", "t5", "umt5"), _t5),
 }
-"""By `model_type`. A model of any other type gets padded rows and a mask."""
-MPNET_FIRST_POSITION = 2
-"""Behind the padding id of its vocabulary, which is 1 whatever the configuration says."""
+"""By `model_type`. All other families attend through transformers' table of attention functions."""
+
+
+def first_position(model: Model) -> int:
+    """The position of a row's first token: behind the padding id in RoBERTa and its kin, which count from there."""
+    for module in model.modules():
+        counts = any(hasattr(owner, COUNTING) for owner in (module, inspect.getmodule(type(module))))
+        if counts and hasattr(module, "position_embeddings") and isinstance(module.padding_idx, int):
+            return module.padding_idx + 1
+    return 0
+
+
+COUNTING = "create_position_ids_from_input_ids"
+"""A method of embeddings, or a function of their module, that numbers the tokens that are not padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How an encoder computes rows."""
+
+    packed: bool
+    """Real tokens only, rows one behind the other; otherwise rows padded to the longest."""
+    patch: Patch | None
+    """Makes it attend by rows; None for its own attention, which is told by a mask."""
+
+
+PROBE = (5, 19, 12)
+"""Lengths of the rows that tell whether a form is exact."""
+INEXACT = 1e-3
+"""In proportion to the largest value: far more than rounding, far less than what a token of another row makes."""
+IMPOSSIBLE = (
+    AssertionError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What the code of a model raises in a form that it does not allow."""
 
 
 class RowEncoder(torch.nn.Module):
-    """Token vectors of rows, from a model that takes `input_ids` and `attention_mask`."""
+    """Token vectors of rows, from a model that takes `input_ids`.
+
+    The form is the first of packed rows, padded rows and padded rows with a mask in which a few rows together give what
+    the model itself gives for each alone: a new family needs no line here as long as it attends like others.
+    """
 
     def __init__(self, model: Model, *, packed: bool) -> None:
         """Wrap a model.
@@ -125,14 +130,48 @@ class RowEncoder(torch.nn.Module):
             model: without a head; it is called only with what its signature has.
             packed: compute real tokens only, if its family can be packed; its graph then has dimensions that depend on
                 values, which TensorRT cannot take.
+
+        Raises:
+            SourceError: rows influence each other in every form.
         """
         super().__init__()
         self.model = model
-        # A convolution, which the largest DeBERTas have, would mix the end of a row with the beginning of the next.
-        has_convolution = getattr(model.config, "conv_kernel_size", 0) > 0
-        self.family = None if has_convolution else FAMILIES.get(model.config.model_type)
-        self.packed = packed and self.family is not None
-        self._takes = inspect.signature(model.forward).parameters
+        self._takes = set(inspect.signature(model.forward).parameters)
+        if not any(name.endswith("token_type_embeddings") for name, _ in model.named_modules()):
+            self._takes -= {"token_type_ids"}  # GPT-2 takes ids of words for them
+        self._first = first_position(model)
+        patch = PATCHES.get(model.config.model_type, in_interface)
+        forms = (Form(packed=True, patch=patch), Form(packed=False, patch=patch), Form(packed=False, patch=None))
+        for self.form in forms[0 if packed else 1 :]:
+            if self._is_exact():
+                return
+        raise SourceError(
+            f"source: {type(model).__name__} cannot be batched: a text depends on the others of its batch, or its code"
+            " fails on rows of token ids"
+        )
+
+    @property
+    def packed(self) -> bool:
+        """Whether it computes real tokens only."""
+        return self.form.packed
+
+    def _is_exact(self) -> bool:
+        """Whether a few rows together are what the model gives for each of them."""
+        last = self.model.config.vocab_size - 1
+        ids = torch.arange(sum(PROBE)) * 7 % last
+        ids[ids == self.model.config.pad_token_id] = last  # RoBERTa gives padding no position
+        parts, length = ids.split(PROBE), torch.tensor(PROBE)
+        rows = Rows(torch.nn.utils.rnn.pad_sequence(parts, batch_first=True), length, length)
+        try:
+            with torch.no_grad():
+                alone = [self._run(input_ids=row[None], attention_mask=torch.ones_like(row)[None])[0] for row in parts]
+                (together,) = self(rows)
+        except IMPOSSIBLE:
+            return False
+        return all(
+            bool((found[: len(row)] - row).abs().max() <= INEXACT * row.abs().max())
+            for found, row in zip(together, alone, strict=True)
+        )
 
     def forward(self, *parts: Rows) -> list[Tensor]:
         """Encode each part, such as queries and documents: rows to [N, L, D], meaningless behind a row's end."""
@@ -142,7 +181,7 @@ class RowEncoder(torch.nn.Module):
         layout = Layout.of(torch.cat([rows.length for rows in parts])) if len(parts) > 1 else layouts[0]
         visible = torch.cat([rows.visible for rows in parts])
         attended = columns(layout.padding.shape[1])[None] < visible[:, None]
-        hidden = self._call(
+        hidden = self._by_rows(
             torch.cat([own.pack(rows.ids) for own, rows in zip(layouts, parts, strict=True)])[None],
             torch.cat([own.pack(rows.segments) for own, rows in zip(layouts, parts, strict=True)])[None],
             layout.position[None],
@@ -159,26 +198,21 @@ class RowEncoder(torch.nn.Module):
         return padded
 
     def _padded(self, rows: Rows) -> Tensor:
-        positions = columns(rows.ids.shape[1])[None]
-        if self.family is not None:
-            return self._call(rows.ids, rows.segments, positions, RowAttention(rows.attended))
+        if self.form.patch is not None:
+            positions = columns(rows.ids.shape[1])[None]
+            return self._by_rows(rows.ids, rows.segments, positions, RowAttention(rows.attended))
         mask = rows.attended.to(torch.int64)
         return self._run(input_ids=rows.ids, attention_mask=mask, token_type_ids=rows.segments)
 
-    def _call(self, ids: Tensor, segments: Tensor, positions: Tensor, attend: RowAttention) -> Tensor:
-        assert self.family is not None  # noqa: S101 - the callers have looked
-        positions = positions + self.family.first_position(self.model.config)
-        with self.family.patch(self.model, attend, positions):
+    def _by_rows(self, ids: Tensor, segments: Tensor, positions: Tensor, attend: RowAttention) -> Tensor:
+        assert self.form.patch is not None  # noqa: S101 - the callers have looked
+        with self.form.patch(self.model, attend):
             # Left out, models take segments from a buffer as long as one row may be.
-            return self._run(
-                input_ids=ids,
-                position_ids=positions,
-                token_type_ids=segments,
-                use_cache=False,
-            )
+            return self._run(input_ids=ids, position_ids=positions + self._first, token_type_ids=segments)
 
-    def _run(self, **arguments: Tensor | bool) -> Tensor:
+    def _run(self, **arguments: Tensor) -> Tensor:
+        given: dict[str, Tensor | bool] = {"use_cache": False, **arguments}
         hidden: Tensor = self.model(
-            **{name: value for name, value in arguments.items() if name in self._takes}
+            **{name: value for name, value in given.items() if name in self._takes}
         ).last_hidden_state
         return hidden

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import PretrainedConfig
 
-from export.encoder import FAMILIES
+from export.encoder import first_position
 from export.errors import SourceError
 from export.loading import Model
 from export.manifest import ModelSpec
@@ -72,13 +71,13 @@ class Tower:
     """What the gateway needs to know beyond what all towers have."""
 
 
-def vocabulary(spec: ModelSpec, tokenizer: Model, config: PretrainedConfig, limit: int | None) -> Vocabulary:
+def vocabulary(spec: ModelSpec, tokenizer: Model, model: Model, limit: int | None) -> Vocabulary:
     """The vocabulary of a transformers model.
 
     Args:
         spec: its table.
         tokenizer: a fast one.
-        config: of the model.
+        model: a transformers model, without a head.
         limit: tokens that the source says it takes.
 
     Raises:
@@ -90,9 +89,8 @@ def vocabulary(spec: ModelSpec, tokenizer: Model, config: PretrainedConfig, limi
     own = Tokenizer.from_str(fast.to_str())
     own.no_truncation()
     own.no_padding()
-    family = FAMILIES.get(config.model_type)
-    positions = getattr(config, "max_position_embeddings", None) or MOST_TOKENS
-    positions -= family.first_position(config) if family else 0
+    config = model.config
+    positions = (getattr(config, "max_position_embeddings", None) or MOST_TOKENS) - first_position(model)
     most = spec.max_tokens or min(limit or MOST_TOKENS, MOST_TOKENS, positions)
     if most > positions:
         raise SourceError(f"[{spec.name}] max_tokens: {most}, but the model has {positions} positions")

@@ -62,7 +62,7 @@ def _classifier(spec: ModelSpec, folder: Path, tokenizer: Model) -> Tower:
     model = load_model(spec, AutoModelForSequenceClassification, folder)
     base = model.base_model
     encoder = RowEncoder(base, packed=spec.backend != "tensorrt")
-    words = vocabulary(spec, tokenizer, base.config, tokenizer.model_max_length)
+    words = vocabulary(spec, tokenizer, base, tokenizer.model_max_length)
     has_segments = (
         "token_type_ids" in inspect.signature(base.forward).parameters
         and (getattr(base.config, "type_vocab_size", 0) or 0) > 1
@@ -144,7 +144,7 @@ def _decoder(spec: ModelSpec, folder: Path, tokenizer: Model) -> Tower:
     yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
     if None in (yes, no) or tokenizer.unk_token_id in (yes, no):
         raise SourceError(f'[{spec.name}] source: its vocabulary has no tokens "yes" and "no"')
-    words = vocabulary(spec, tokenizer, model.config, tokenizer.model_max_length)
+    words = vocabulary(spec, tokenizer, model.base_model, tokenizer.model_max_length)
     encoder = RowEncoder(model.base_model, packed=spec.backend != "tensorrt")
     table = model.get_output_embeddings().weight
     direction = table[yes] - table[no]

@@ -77,7 +77,9 @@ def _joint(spec: ModelSpec, folder: Path) -> list[Tower]:
     if model.config.model_type == "siglip2":
         vision = _patched(spec, model, processor)
     else:
-        vision = _pixels(spec, _ImageModel(model, lambda model, pixels: model.get_image_features(pixels)), processor)
+        vision = _pixels(
+            spec, _ImageModel(model, lambda model, pixels: model.get_image_features(pixels).pooler_output), processor
+        )
     return [_public(spec, text), _public(spec, vision)]
 
 
@@ -89,7 +91,7 @@ def _public(spec: ModelSpec, tower: Tower) -> Tower:
 def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
     kind = _TEXT_KINDS[model.config.model_type]
     config = model.config.text_config
-    words = vocabulary(spec, tokenizer, config, config.max_position_embeddings)
+    words = vocabulary(spec, tokenizer, model.text_model, config.max_position_embeddings)
     projection = kind.projection(model)
     check_dimensions(spec, projection.out_features)
 
@@ -101,7 +103,7 @@ def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
         if model.config.model_type == "chinese_clip":  # whose get_text_features asks for a pooler that it does not have
             embedded: Tensor = projection(model.text_model(input_ids=ids[None]).last_hidden_state[0, 0])
         else:
-            embedded = model.get_text_features(input_ids=ids[None])[0]
+            embedded = model.get_text_features(input_ids=ids[None]).pooler_output[0]
         return embedded
 
     # Of rows that all are of one length there is nothing to pack.
@@ -196,7 +198,7 @@ def _patched(spec: ModelSpec, model: Model, processor: Model) -> Tower:
         embeddings = model.vision_model.embeddings
         embeddings.resize_positional_embeddings = lambda grid, *_, **__: grid.flatten(0, 1)[None]
         try:
-            embedded: Tensor = model.get_image_features(patches, spatial_shapes=torch.full((1, 2), side))
+            embedded: Tensor = model.get_image_features(patches, spatial_shapes=torch.full((1, 2), side)).pooler_output
         finally:
             del embeddings.resize_positional_embeddings
         return embedded
@@ -204,7 +206,7 @@ def _patched(spec: ModelSpec, model: Model, processor: Model) -> Tower:
     def embed(row: Row) -> Tensor:
         image = Image.fromarray(np.ascontiguousarray(row[0].transpose(1, 2, 0)))
         ready = processor(images=image, do_resize=False, max_num_patches=side * side, return_tensors="pt")
-        embedded: Tensor = model.get_image_features(**ready)[0]
+        embedded: Tensor = model.get_image_features(**ready).pooler_output[0]
         return embedded
 
     return _image_tower(spec, _ImageModel(model, from_pixels), embed, processor, (side * size, side * size))

@@ -50,7 +50,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     tokenizer = load_tokenizer(spec, folder)
     settings = _settings(folder)
     _add_prefixes(tokenizer, settings)
-    words = vocabulary(spec, tokenizer, model.config, settings.document_length or _limit(folder, tokenizer))
+    words = vocabulary(spec, tokenizer, model, settings.document_length or _limit(folder, tokenizer))
     if settings.query_length and tokenizer.mask_token_id is None:
         raise SourceError(f"[{spec.name}] source: queries are expanded, but the tokenizer has no mask token")
     encoder = RowEncoder(model, packed=spec.backend != "tensorrt")

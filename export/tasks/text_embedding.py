@@ -94,7 +94,7 @@ def tower(spec: ModelSpec, name: str, reference: Model) -> Tower:
         )
     reference.eval().requires_grad_(requires_grad=False)
     model = transformer.auto_model
-    words = vocabulary(spec, reference.tokenizer, model.config, reference.max_seq_length)
+    words = vocabulary(spec, reference.tokenizer, model, reference.max_seq_length)
     modes = pooling.get_config_dict()["pooling_mode"]
     width = int(reference.get_embedding_dimension())
     check_dimensions(spec, width)
