@@ -65,9 +65,7 @@ def load_tokenizer(spec: ModelSpec, folder: Path) -> Model:
         SourceError: it cannot be loaded.
     """
     with loading(spec):
-        return AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
-            folder, local_files_only=True, trust_remote_code=spec.allow_remote_code
-        )
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=spec.allow_remote_code)
 
 
 def architecture(config: PretrainedConfig) -> str:

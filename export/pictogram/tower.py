@@ -20,14 +20,14 @@ def create(dimensions: int) -> Model:
 
     A ResNet-18 (He et al. 2015, arXiv 1512.03385) of half the usual width.
     """
-    config = ResNetConfig(  # type: ignore[no-untyped-call]
+    config = ResNetConfig(  # type: ignore[call-arg] # every configuration takes num_labels
         embedding_size=32,
         hidden_sizes=[48, 96, 160, 256],
         depths=[2, 2, 2, 2],
         layer_type="basic",
         num_labels=dimensions,
     )
-    return ResNetForImageClassification(config)  # type: ignore[no-untyped-call]
+    return ResNetForImageClassification(config)
 
 
 def embed(tower: Model, images: Tensor) -> Tensor:

@@ -9,15 +9,16 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel
 from transformers.masking_utils import (
+    bidirectional_mask_function,
     causal_mask_function,
-    or_masks,
     sdpa_mask,
+    sliding_window_bidirectional_mask_function,
     sliding_window_causal_mask_function,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.gemma3.modeling_gemma3 import _bidirectional_window_overlay
+from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention, eager_attention_forward
 
-from export.attention import Layout, RowAttention, Sight, in_interface, in_sdpa
+from export.attention import Layout, RowAttention, Sight, in_interface
 from tests.export import tiny
 
 LENGTHS = (2, 9, 1, 5)
@@ -46,16 +47,15 @@ def test_layout_puts_each_token_in_its_row_and_place() -> None:
     [
         (Sight(causal=True), causal_mask_function),
         (Sight(causal=True, window=4), sliding_window_causal_mask_function(4)),
-        # To both sides, as Gemma 3 puts it together.
-        (Sight(), or_masks(causal_mask_function, lambda *_: torch.tensor(data=True))),
-        (Sight(window=4), or_masks(sliding_window_causal_mask_function(4), _bidirectional_window_overlay(4))),
+        (Sight(), bidirectional_mask_function),
+        (Sight(window=4), sliding_window_bidirectional_mask_function(3)),
     ],
 )
 def test_masks_are_those_of_transformers(sight: Sight, by_transformers: Callable[..., Tensor]) -> None:
     attended = torch.arange(LONGEST)[None] < torch.tensor(LENGTHS)[:, None]
     expected = sdpa_mask(
         batch_size=len(LENGTHS),
-        cache_position=torch.arange(LONGEST),
+        q_length=LONGEST,
         kv_length=LONGEST,
         mask_function=by_transformers,
         attention_mask=attended,
@@ -63,13 +63,6 @@ def test_masks_are_those_of_transformers(sight: Sight, by_transformers: Callable
     )
     assert expected is not None
     assert torch.equal(sight.mask(attended).expand(-1, -1, LONGEST, -1), expected)
-
-
-def test_window_to_both_sides_is_modernberts() -> None:
-    model = AutoModel.from_config(tiny.config("ModernBERT", local_attention=6))
-    attended = torch.arange(LONGEST)[None] < torch.tensor(LENGTHS)[:, None]
-    _, window = model._update_attention_mask(attended.long(), output_attentions=False)
-    assert torch.equal(Sight(window=6 // 2 + 1).mask(attended), window == 0)
 
 
 def heads(count: int, tokens: int) -> Tensor:
@@ -119,25 +112,30 @@ def fail_inside(block: AbstractContextManager[None]) -> None:
         raise ZeroDivisionError
 
 
-def test_torchs_attention_is_put_back_after_a_failure() -> None:
-    original = functional.scaled_dot_product_attention
-    with pytest.raises(ZeroDivisionError):
-        fail_inside(in_sdpa(RowAttention(torch.ones(1, 3, dtype=torch.bool))))
-    assert functional.scaled_dot_product_attention is original
-
-
 def test_attention_interface_is_put_back_after_a_failure() -> None:
     model = AutoModel.from_config(tiny.config("Qwen3"))
     names, implementation = set(ALL_ATTENTION_FUNCTIONS), model.config._attn_implementation
     with pytest.raises(ZeroDivisionError):
-        fail_inside(in_interface(model, RowAttention(torch.ones(1, 3, dtype=torch.bool)), causal=False))
+        fail_inside(in_interface(model, RowAttention(torch.ones(1, 3, dtype=torch.bool))))
     assert model.config._attn_implementation == implementation
     assert set(ALL_ATTENTION_FUNCTIONS) == names
 
 
-def test_sdpa_inside_the_block_is_causal_where_it_is_asked_to_be() -> None:
-    query, key, value = heads(2, 5), heads(2, 5), -heads(2, 5)
-    expected = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-    with in_sdpa(RowAttention(torch.ones(1, 5, dtype=torch.bool))):
-        actual = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-    torch.testing.assert_close(actual, expected)
+@pytest.mark.parametrize("bias", [None, torch.linspace(-2, 2, 4 * LONGEST**2).reshape(1, 4, LONGEST, LONGEST)])
+@pytest.mark.parametrize("softcap", [None, 0.7])
+def test_softcap_and_bias_are_those_of_transformers(softcap: float | None, bias: Tensor | None) -> None:
+    query, key, value = heads(4, LONGEST), heads(2, LONGEST), -heads(2, LONGEST)
+    module = Gemma2Attention(tiny.config("Gemma 2"), layer_idx=0)
+    expected, _ = eager_attention_forward(module, query, key, value, bias, scaling=0.3, softcap=softcap)
+    attend = RowAttention(torch.ones(1, LONGEST, dtype=torch.bool))
+    actual = attend(query, key, value, Sight(), scale=0.3, softcap=softcap, bias=bias)
+    torch.testing.assert_close(actual.transpose(1, 2), expected)
+
+
+def test_arguments_of_attention_that_are_not_known_are_refused() -> None:
+    model = AutoModel.from_config(tiny.config("Qwen3"))
+    with (
+        in_interface(model, RowAttention(torch.ones(1, 3, dtype=torch.bool))),
+        pytest.raises(TypeError, match="its attention has s_aux, which"),
+    ):
+        model(input_ids=torch.tensor([[5, 6, 7]]), s_aux=torch.ones(4))

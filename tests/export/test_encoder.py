@@ -4,33 +4,32 @@ from functools import cache
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
-from transformers import AutoModel, ElectraConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel, RoFormerConfig
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
-from export.encoder import FAMILIES, RowEncoder
+from export.encoder import RowEncoder, first_position
+from export.errors import SourceError
 from export.rows import Rows
 from tests.export import tiny
 
 LENGTHS = (3, 90, 1, 17)
 """Shorter and longer than the windows of `tiny`, which are 16 tokens."""
-PACKED = ["BERT", "DistilBERT", "RoBERTa", "MPNet", "DeBERTa-v2", "ModernBERT", "Mistral", "Qwen3", "EmbeddingGemma"]
-"""One for each way that families differ: positions, biases, windows, who sees whom, heads that are shared."""
 PADDED: Mapping[str, PretrainedConfig] = {
-    "of a type that is not known": ElectraConfig(
-        **tiny.SIZES, vocab_size=500, embedding_size=tiny.WIDTH, pad_token_id=1
-    ),
-    # It would mix the end of a row with the beginning of the next.
-    "with a convolution": tiny.config("DeBERTa-v2", conv_kernel_size=3, conv_act="gelu"),
+    # A convolution would mix the end of a row with the beginning of the next.
+    "DeBERTa-v2, convolution": tiny.config("DeBERTa-v2", conv_kernel_size=3, conv_act="gelu"),
+    "LFM2": tiny.config("LFM2"),
+    "attention of its own": RoFormerConfig(**tiny.SIZES, vocab_size=500, pad_token_id=1),
 }
+PACKED = [name for name in tiny.ENCODERS | tiny.DECODERS if name not in PADDED]
 PADDING = 1
 
 
 @cache
 def model(name: str) -> PreTrainedModel:
-    config = PADDED[name] if name in PADDED else tiny.config(name)
-    made: PreTrainedModel = AutoModel.from_config(config).eval().requires_grad_(requires_grad=False)
+    fresh = AutoModel.from_config(PADDED[name]) if name in PADDED else tiny.base(name)
+    made: PreTrainedModel = fresh.eval().requires_grad_(requires_grad=False)
     tiny.stir(made)
     return made
 
@@ -66,7 +65,7 @@ def test_rows_have_the_token_vectors_that_they_have_alone(name: str, packed: boo
 
 
 @pytest.mark.parametrize("name", [*PACKED, *PADDED])
-def test_only_models_whose_attention_is_known_are_packed(name: str) -> None:
+def test_models_are_packed_where_that_is_exact(name: str) -> None:
     assert RowEncoder(model(name), packed=True).packed is (name in PACKED)
     assert not RowEncoder(model(name), packed=False).packed
 
@@ -105,12 +104,11 @@ def test_segments_reach_models_that_have_them(name: str, packed: bool) -> None:
     assert_rows(hidden, expected)
 
 
-@pytest.mark.parametrize("name", [*tiny.ENCODERS, *tiny.DECODERS, *PADDED])
+@pytest.mark.parametrize("name", [*PACKED, *PADDED])
 def test_model_is_left_as_it_was_even_after_a_failure(name: str) -> None:
     batch = {"input_ids": rows(12, 12).ids, "attention_mask": (torch.arange(12) < torch.tensor([[12], [7]])).long()}
     before = model(name)(**batch).last_hidden_state
     state = (
-        functional.scaled_dot_product_attention,
         model(name).config._attn_implementation,
         set(ALL_ATTENTION_FUNCTIONS),
         modeling_deberta_v2.build_rpos,
@@ -123,7 +121,6 @@ def test_model_is_left_as_it_was_even_after_a_failure(name: str) -> None:
         encoder(beyond)
 
     assert state == (
-        functional.scaled_dot_product_attention,
         model(name).config._attn_implementation,
         set(ALL_ATTENTION_FUNCTIONS),
         modeling_deberta_v2.build_rpos,
@@ -131,8 +128,26 @@ def test_model_is_left_as_it_was_even_after_a_failure(name: str) -> None:
     assert torch.equal(model(name)(**batch).last_hidden_state, before)
 
 
-def test_positions_begin_where_the_family_counts_from() -> None:
-    # RoBERTa's are counted from behind its padding id: 128 of them hold rows of 126 tokens.
-    assert FAMILIES["roberta"].first_position(model("RoBERTa").config) == 2
-    assert model("RoBERTa").config.pad_token_id == 1
-    assert FAMILIES["bert"].first_position(model("BERT").config) == 0
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [("BERT", 0), ("RoBERTa", 2), ("XLM-RoBERTa", 2), ("MPNet", 2), ("Qwen3", 0), ("jina-embeddings-v3", 0)],
+)
+def test_positions_begin_where_the_family_counts_from(name: str, first: int) -> None:
+    # RoBERTa's are counted from behind its padding id, 1: 128 of them hold rows of 126 tokens.
+    assert first_position(model(name)) == first
+
+
+def test_a_model_whose_texts_depend_on_each_other_is_refused() -> None:
+    class MixesRows(torch.nn.Module):
+        """A model with a fault: each token vector has the mean of the batch in it."""
+
+        def __init__(self, inner: PreTrainedModel) -> None:
+            super().__init__()
+            self.inner, self.config = inner, inner.config
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
+            hidden = self.inner(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            return BaseModelOutput(last_hidden_state=hidden + hidden.mean((0, 1)))
+
+    with pytest.raises(SourceError, match="MixesRows cannot be batched"):
+        RowEncoder(MixesRows(model("BERT")), packed=True)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, T5EncoderModel
 
 from export.rows import Rows
 from export.tower import FIRST_LENGTH, Tower
@@ -29,7 +29,8 @@ SIZES = {
     "intermediate_size": 64,
     "max_position_embeddings": POSITIONS,
 }
-DECODER = SIZES | {"num_key_value_heads": 2, "head_dim": 8}
+GROUPED = SIZES | {"num_key_value_heads": 2}
+DECODER = GROUPED | {"head_dim": 8}
 
 
 @cache
@@ -126,6 +127,7 @@ def _fast(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
 Family = tuple[str, Callable[[], PreTrainedTokenizerFast], Mapping[str, Any]]
 
 ENCODERS: dict[str, Family] = {
+    "ALBERT": ("Albert", unigram, SIZES | {"embedding_size": 16}),
     "BERT": ("Bert", wordpiece, SIZES),
     "CamemBERT": ("Camembert", unigram, SIZES),
     "DeBERTa-v2": (
@@ -147,29 +149,60 @@ ENCODERS: dict[str, Family] = {
         wordpiece,
         {"dim": WIDTH, "n_layers": 3, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": POSITIONS},
     ),
-    "ModernBERT": (
-        "ModernBert",
-        byte_pairs,
-        SIZES | {"global_attn_every_n_layers": 2, "local_attention": 16, "reference_compile": False},
-    ),
+    "ELECTRA": ("Electra", wordpiece, SIZES | {"embedding_size": 16}),
+    "EuroBERT": ("EuroBert", byte_pairs, GROUPED),
+    "GTE": ("Gte", wordpiece, SIZES),
+    "jina-embeddings-v3": ("JinaEmbeddingsV3", unigram, SIZES | {"type_vocab_size": 1}),
+    "ModernBERT": ("ModernBert", byte_pairs, SIZES | {"global_attn_every_n_layers": 2, "local_attention": 16}),
     "MPNet": ("MPNet", wordpiece, SIZES),
+    "NomicBERT": ("NomicBert", wordpiece, SIZES),
     "RoBERTa": ("Roberta", byte_pairs, SIZES | {"type_vocab_size": 1}),
+    "T5": ("T5", unigram, {"d_model": WIDTH, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4}),
+    "UltraBERT": ("Ultrabert", byte_pairs, SIZES),
     "XLM-RoBERTa": ("XLMRoberta", unigram, SIZES | {"type_vocab_size": 1}),
 }
 """By name: the prefix of the architecture's classes, its tokenizer, and the arguments of its config."""
 
 DECODERS: dict[str, Family] = {
+    "Cohere": ("Cohere", decoder_pairs, GROUPED),
+    "EmbeddingGemma 2": ("EmbeddingGemma2Text", decoder_pairs, DECODER | {"sliding_window": 16}),
     "Gemma": ("Gemma", decoder_pairs, DECODER),
+    "Gemma 2": (
+        "Gemma2",
+        decoder_pairs,
+        DECODER | {"query_pre_attn_scalar": 8, "sliding_window": 16, "attn_logit_softcapping": 2.0},
+    ),
     "Gemma 3": ("Gemma3Text", decoder_pairs, DECODER | {"query_pre_attn_scalar": 8, "sliding_window": 16}),
     "EmbeddingGemma": (
         "Gemma3Text",
         decoder_pairs,
         DECODER | {"query_pre_attn_scalar": 8, "sliding_window": 16, "use_bidirectional_attention": True},
     ),
+    "GPT-2": ("GPT2", decoder_pairs, {"n_embd": WIDTH, "n_layer": 3, "n_head": 4, "n_positions": POSITIONS}),
+    "GPT-NeoX": ("GPTNeoX", decoder_pairs, SIZES),
+    "Granite": ("Granite", decoder_pairs, GROUPED),
+    "LFM2": ("Lfm2", decoder_pairs, DECODER | {"layer_types": ["conv", "full_attention", "conv"]}),
     "Llama": ("Llama", decoder_pairs, DECODER),
+    "Llama, bidirectional": ("Llama", decoder_pairs, DECODER | {"is_causal": False}),
+    "Ministral 3": ("Ministral3", decoder_pairs, DECODER),
     "Mistral": ("Mistral", decoder_pairs, DECODER | {"sliding_window": 16}),
-    "Qwen2": ("Qwen2", decoder_pairs, {**SIZES, "num_key_value_heads": 2}),
+    "ModernBERT decoder": (
+        "ModernBertDecoder",
+        decoder_pairs,
+        SIZES | {"global_attn_every_n_layers": 2, "local_attention": 16},
+    ),
+    "OLMo 2": ("Olmo2", decoder_pairs, DECODER),
+    "Phi": ("Phi", decoder_pairs, SIZES),
+    "Phi 3": ("Phi3", decoder_pairs, DECODER),
+    "Qwen2": ("Qwen2", decoder_pairs, GROUPED),
     "Qwen3": ("Qwen3", decoder_pairs, DECODER),
+    "Qwen3, bidirectional": ("Qwen3", decoder_pairs, DECODER | {"is_causal": False}),
+    "Qwen3-MoE": (
+        "Qwen3Moe",
+        decoder_pairs,
+        DECODER | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    ),
+    "SmolLM3": ("SmolLM3", decoder_pairs, DECODER | {"no_rope_layers": [1, 0, 1]}),
 }
 
 
@@ -208,9 +241,16 @@ def stir(model: torch.nn.Module) -> None:
 def write_plain(folder: Path, name: str = "BERT", **more: Any) -> Path:
     """A transformers folder of a family."""
     torch.manual_seed(0)
-    model = AutoModel.from_config(config(name, **more))
+    model = base(name, **more)
     stir(model)
     return write(folder, model, tokenizer(name))
+
+
+def base(name: str, **more: Any) -> PreTrainedModel:
+    """A family's model without a head, of T5 only the encoder."""
+    settings = config(name, **more)
+    made: PreTrainedModel = T5EncoderModel(settings) if name == "T5" else AutoModel.from_config(settings)
+    return made
 
 
 def write_embedding(
