@@ -71,7 +71,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Whether code that comes with the weights may run."""
     default: bool = False
     aliases: tuple[Annotated[str, Meta(pattern=r"^[^,\s]+$")], ...] = ()
-    licence: str | None = None
+    license: str | None = None
     max_tokens: Annotated[int, Meta(ge=8)] | None = None
     dimensions: tuple[Annotated[int, Meta(ge=1)], ...] = ()
     text_weight: Annotated[float, Meta(ge=0, le=1)] | None = None
