@@ -153,7 +153,7 @@ def _written(where: str, manifest: Path) -> str:
 
 
 def _table(name: str, keys: Mapping[str, Finding]) -> str:
-    header = f"[{name}]" if "." not in name else f"[{_toml(name)}]"
+    header = f"[{name}]" if re.fullmatch("[A-Za-z0-9_-]+", name) else f"[{_toml(name)}]"  # TOML's bare keys
     return "\n".join([header, *(_line(key, finding) for key, finding in keys.items())]) + "\n"
 
 

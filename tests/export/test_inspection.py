@@ -8,7 +8,7 @@ import pytest
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SparseEncoder
 from sentence_transformers.sentence_transformer.modules import Transformer
 from sentence_transformers.sparse_encoder.modules import SpladePooling
-from transformers import BertForMaskedLM
+from transformers import AutoModelForMaskedLM
 
 from export import inspection
 from export.errors import SourceError
@@ -54,7 +54,7 @@ def test_folders_that_the_library_saves_tell_what_saved_them(tmp_path: Path) -> 
 
 
 def test_splade_is_refused_by_its_modules_and_by_its_tags(tmp_path: Path) -> None:
-    tiny.write(tmp_path / "mlm", BertForMaskedLM(tiny.config("BERT")), tiny.tokenizer("BERT"))
+    tiny.write(tmp_path / "mlm", AutoModelForMaskedLM.from_config(tiny.config("BERT")), tiny.tokenizer("BERT"))
     transformer = Transformer(str(tmp_path / "mlm"), transformer_task="fill-mask")
     SparseEncoder(modules=[transformer, SpladePooling()], device="cpu").save_pretrained(str(tmp_path / "new"))
     with pytest.raises(SourceError, match=r"^\[a\] source: it makes sparse vectors \(module SpladePooling\), which no"):
