@@ -77,7 +77,7 @@ def prepare(arguments: argparse.Namespace) -> Addition:
     """
     manifest: Path = arguments.manifest
     specs = load(manifest) if manifest.exists() else {}
-    if not os.access(manifest if manifest.exists() else manifest.absolute().parent, os.W_OK):
+    if not os.access(manifest.resolve().parent, os.W_OK):  # the file is replaced as a whole
         raise ManifestError(f"{manifest}: cannot be written; name a file of your own with --manifest")
     name = arguments.name or _name(arguments.source)
     if name in specs:
@@ -110,12 +110,13 @@ def write(addition: Addition, manifest: Path) -> None:
     """
     text, _ = _joined(addition.table, manifest)
     target = manifest.resolve()  # where it is a link, what it leads to
-    mode = target.stat().st_mode if target.exists() else 0o644
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
     try:
-        with tempfile.NamedTemporaryFile("w", dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
-            file.write(text)
-        Path(file.name).chmod(mode & 0o777)
-        Path(file.name).replace(target)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+            written = Path(scratch) / target.name
+            written.write_text(text)
+            written.chmod(mode)
+            written.replace(target)
     except OSError as exc:
         raise ManifestError(f"{manifest}: cannot be written: {exc}") from exc
 
@@ -147,7 +148,7 @@ def _absolute(where: str) -> str:
 
 def _written(where: str, manifest: Path) -> str:
     """A source as the manifest spells it: folders beside the file relative to it, so that both can move."""
-    folder = manifest.resolve().parent
+    folder = manifest.absolute().parent.resolve()
     is_beside = where.startswith("/") and Path(where).is_relative_to(folder)
     return f"./{Path(where).relative_to(folder)}" if is_beside else where
 

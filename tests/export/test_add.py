@@ -232,3 +232,11 @@ def test_manifest_in_a_folder_that_is_not_there_is_refused_before_the_build(embe
         ManifestError, match=r"models\.toml: cannot be written; name a file of your own with --manifest"
     ):
         add.prepare(options(embedder, tmp_path / "none"))
+
+
+def test_folder_beside_a_link_is_relative_to_the_link(embedder: Path, tmp_path: Path) -> None:
+    shutil.copytree(embedder, tmp_path / "a" / "model")
+    (tmp_path / "real.toml").touch()
+    (tmp_path / "a" / "models.toml").symlink_to("../real.toml")
+    addition = add.prepare(options(tmp_path / "a" / "model", tmp_path / "a"))
+    assert addition.spec.source == str(tmp_path / "a" / "model")

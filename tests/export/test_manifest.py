@@ -76,7 +76,7 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         (TABLE.format(name="a") + "dims = 3", "models.toml [a] dims: there is no such key; there are task, source, "),
         (TABLE.format(name="a") + "aliases = ['b c']", "models.toml [a] aliases[0]: Expected "),
         (TABLE.format(name="add"), "models.toml [add]: is the name of a command of python -m export"),
-        (TABLE.format(name="a") + "prompts = { query = '' }", "models.toml [a] prompts"),
+        (TABLE.format(name="a") + "prompts = { query = 5 }", "models.toml [a] prompts[...]: Expected `str`, got `int`"),
         (RERANKER + "prompts = { query = 'q' }", "models.toml [a] prompts: is for text-embedding only"),
         (TABLE.format(name="'a b'"), "models.toml [a b]: a name has letters, digits, "),
         ("task = 'text-embedding'", "task is not in a table"),
