@@ -13,17 +13,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from export import add
 from export.entry import PROOF, Entry, build, check, is_built
 from export.errors import ExportError, ManifestError
 from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
 
+_EPILOG = "python -m export add SOURCE writes the table of a new model, and builds it: see python -m export add --help"
+
 
 def main() -> int:
     """Run the command; the exit code is 1 where a model could not be exported or is not what it was."""
-    arguments = _arguments()
+    is_addition = sys.argv[1:2] == ["add"]
+    arguments = add.arguments(sys.argv[2:]) if is_addition else _arguments()
     # Writes there also while something else is kept from it, and not in 80 columns where nobody looks.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110)
     try:
+        if is_addition:
+            return 0 if _add(console, arguments) else 1
         specs = load(arguments.manifest)
         if arguments.backend is not None:
             specs = {name: _on(spec, arguments.backend) for name, spec in specs.items()}
@@ -41,6 +47,22 @@ def main() -> int:
     return 0 if succeeded else 1
 
 
+def _add(console: Console, arguments: argparse.Namespace) -> bool:
+    """Build a model, and write its table once it is built; returns whether it is."""
+    addition = add.prepare(arguments)
+    console.print(addition.table, markup=False, highlight=False, soft_wrap=True)
+    if not arguments.dry_run:
+        if not _run(console, [addition.spec], partial(_act, arguments)):
+            print(f"export: nothing was added to {arguments.manifest}", file=sys.stderr)
+            return False
+        add.write(addition, arguments.manifest)
+        console.print(f"export: added to {arguments.manifest}", highlight=False, soft_wrap=True)
+    if addition.open:
+        said = "\n".join(("Not inferred, or not with certainty:", *(f"  {sentence}" for sentence in addition.open)))
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
+    return True
+
+
 def _act(arguments: argparse.Namespace, spec: ModelSpec, progress: Callable[[str], None]) -> list[Entry]:
     """Do to one model what is asked for; nothing, if it is to be built and is."""
     if arguments.check:
@@ -51,7 +73,7 @@ def _act(arguments: argparse.Namespace, spec: ModelSpec, progress: Callable[[str
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m export", description=__doc__, epilog=_EPILOG)
     parser.add_argument("names", nargs="*", metavar="NAME", help="tables of the manifest")
     parser.add_argument("--all", action="store_true", help="all tables, which is also the default")
     action = parser.add_mutually_exclusive_group()

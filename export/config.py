@@ -151,6 +151,6 @@ def _common(spec: ModelSpec, tower: Tower) -> dict[str, str]:
         "graph": ("model.xml" if precision == "int8" else "model.onnx") if python else "",
         "precision": HINTS[precision] or "" if python else "",
         "source": "" if source.startswith("/") else source,  # a path means nothing elsewhere
-        "licence": spec.licence or "",
+        "license": spec.license or "",
         **tower.parameters,
     }

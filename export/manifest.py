@@ -35,11 +35,14 @@ TASKS_OF: Mapping[str, tuple[Task, ...]] = {
     "image_source": ("image-text",),
     "pooling": ("text-embedding", "image-text"),
     "positive_class": ("cross-encoder",),
+    "prompts": ("text-embedding",),
     "template": ("cross-encoder",),
     "text_weight": ("image-text",),
 }
 """The tasks that a key means something for; any other key is for all."""
 
+COMMANDS = ("add",)
+"""First words of `python -m export` that name no model."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 
 
@@ -61,6 +64,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """One of PRECISIONS, the first by default."""
     pooling: Pooling | None = None
     """For sources that do not say."""
+    prompts: dict[Annotated[str, Meta(min_length=1)], str] = {}
+    """What stands before texts, by the name of a purpose such as query, for sources that name no prompts."""
     positive_class: str | None = None
     """The label that means relevant, for cross-encoders of several classes."""
     template: str | None = None
@@ -71,7 +76,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Whether code that comes with the weights may run."""
     default: bool = False
     aliases: tuple[Annotated[str, Meta(pattern=r"^[^,\s]+$")], ...] = ()
-    licence: str | None = None
+    license: str | None = None
     max_tokens: Annotated[int, Meta(ge=8)] | None = None
     dimensions: tuple[Annotated[int, Meta(ge=1)], ...] = ()
     text_weight: Annotated[float, Meta(ge=0, le=1)] | None = None
@@ -109,9 +114,16 @@ def load(path: Path = MANIFEST) -> dict[str, ModelSpec]:
             twice, or two models of one endpoint are its default.
     """
     try:
-        tables = tomllib.loads(path.read_text())
+        text = path.read_text()
     except FileNotFoundError:
         raise ManifestError(f"{path}: no such file") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> dict[str, ModelSpec]:
+    """As `load`, of what the file is to hold."""
+    try:
+        tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ManifestError(f"{path.name}: {exc}") from exc
     specs = {name: _spec(path, name, table) for name, table in tables.items()}
@@ -156,8 +168,10 @@ def _check_keys(where: str, name: str, table: Mapping[str, object]) -> None:
         raise ManifestError(
             f"{where}: a name has letters, digits, dots, dashes and underscores, and at most 128 of them"
         )
+    if name in COMMANDS:
+        raise ManifestError(f"{where}: is the name of a command of python -m export")
     for key, value in table.items():
-        if isinstance(value, dict):  # TOML takes a dot for a table in a table
+        if isinstance(value, dict) and key != "prompts":  # TOML takes a dot for a table in a table
             raise ManifestError(f'{where} {key}: is a table; a name with a dot goes in quotes: ["{name}.{key}"]')
         if key not in KEYS:
             raise ManifestError(f"{where} {key}: there is no such key; there are {', '.join(KEYS)}")
@@ -186,5 +200,5 @@ def _check(path: Path, spec: ModelSpec) -> None:
             f"{path.name} [{spec.name}] template: must hold {{query}} once and, behind it, {{document}}"
         )
     for key, tasks in TASKS_OF.items():
-        if getattr(spec, key) not in (None, ()) and spec.task not in tasks:
+        if getattr(spec, key) not in (None, (), {}) and spec.task not in tasks:
             raise ManifestError(f"{path.name} [{spec.name}] {key}: is for {' and '.join(tasks)} only")

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from export.errors import SourceError
 from export.manifest import ModelSpec
 
 PACKAGE = "package:"
+DESCRIPTION = ("*.json", "artifact.metadata", "README.md")
+"""The files that say what a model is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,15 @@ def resolve_image(spec: ModelSpec) -> Source | None:
     return None if spec.image_source is None else _resolve(spec, "image_source", spec.image_source)
 
 
+def describe(spec: ModelSpec) -> Source:
+    """Find the folder of what describes a model, its JSON files and its card: nothing else is downloaded from the hub.
+
+    Raises:
+        SourceError: it is not there.
+    """
+    return _locate(spec, "source", spec.source, DESCRIPTION)
+
+
 def revision(spec: ModelSpec) -> str:
     """What tells this state of all its sources from another, as `Source.revision` does for one."""
     image = resolve_image(spec)
@@ -44,7 +56,7 @@ def revision(spec: ModelSpec) -> str:
 
 
 def _resolve(spec: ModelSpec, key: str, where: str) -> Source:
-    source = _locate(spec, key, where)
+    source = _locate(spec, key, where, _files(spec))
     if not (source.folder / "config.json").is_file():
         raise SourceError(f"[{spec.name}] {key}: {where} holds no config.json")
     if any(source.folder.glob("*.safetensors")):
@@ -54,7 +66,7 @@ def _resolve(spec: ModelSpec, key: str, where: str) -> Source:
     if not spec.allow_pickle:
         raise SourceError(
             f"[{spec.name}] {key}: {where} holds its weights in a pickle (*.bin), which can run code of its author when"
-            " it is read; convert them to safetensors, or set allow_pickle = true"
+            " it is read; convert them to safetensors, or set allow_pickle = true (add: --allow-pickle)"
         )
     return source
 
@@ -64,7 +76,14 @@ def is_remote(spec: ModelSpec) -> bool:
     return not all(where.startswith((PACKAGE, "/")) for where in (spec.source, spec.image_source or "/"))
 
 
-def _locate(spec: ModelSpec, key: str, where: str) -> Source:
+def _files(spec: ModelSpec) -> tuple[str, ...]:
+    """What an export reads of a model on the hub."""
+    pickles = ("*.bin",) if spec.allow_pickle else ()
+    code = ("*.py",) if spec.allow_remote_code else ()
+    return (*DESCRIPTION, "*.safetensors", "*.txt", "*.model", *pickles, *code)
+
+
+def _locate(spec: ModelSpec, key: str, where: str, kinds: Sequence[str]) -> Source:
     if where.startswith(PACKAGE):
         package, _, folder = where.removeprefix(PACKAGE).partition("/")
         found = importlib.util.find_spec(package) if package.isidentifier() else None
@@ -73,7 +92,7 @@ def _locate(spec: ModelSpec, key: str, where: str) -> Source:
         return Source(Path(found.submodule_search_locations[0]) / folder, importlib.metadata.version(package))
     if where.startswith("/"):
         return Source(Path(where), _state(Path(where)))
-    return _hub(spec, key, where)
+    return _hub(spec, key, where, kinds)
 
 
 def _state(folder: Path) -> str:
@@ -82,7 +101,7 @@ def _state(folder: Path) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 
-def _hub(spec: ModelSpec, key: str, where: str) -> Source:
+def _hub(spec: ModelSpec, key: str, where: str, kinds: Sequence[str]) -> Source:
     # Imported here: it takes a second, and local models do not need it.
     from huggingface_hub import snapshot_download  # noqa: PLC0415
     from huggingface_hub.errors import (  # noqa: PLC0415
@@ -92,13 +111,12 @@ def _hub(spec: ModelSpec, key: str, where: str) -> Source:
         RevisionNotFoundError,
     )
 
-    kinds = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json", "*/*.safetensors", "artifact.metadata"]
-    kinds += ["*.bin", "*/*.bin"] if spec.allow_pickle else []
-    kinds += ["*.py"] if spec.allow_remote_code else []
     try:
         revision = spec.revision if key == "source" else spec.image_revision
         folder = Path(
-            snapshot_download(where, revision=revision, allow_patterns=kinds, ignore_patterns=["onnx/*", "openvino/*"])
+            snapshot_download(
+                where, revision=revision, allow_patterns=list(kinds), ignore_patterns=["onnx/*", "openvino/*"]
+            )
         )
     except RevisionNotFoundError as exc:
         raise SourceError(

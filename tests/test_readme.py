@@ -4,6 +4,8 @@ of docs/api.md."""
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,8 +60,21 @@ def run_shell(block: str, url: str, folder: Path) -> str:
         return url  # is running
     if block == "make test\n":
         return run(["make", "--dry-run", "test"])  # which runs this
+    if "-m export add " in block:
+        return run_add(block, folder)
     (folder / ".curlrc").write_text("fail-with-body\nsilent\n")
     return run(["bash", "-euo", "pipefail", "-c", block.replace("http://127.0.0.1:8080", url)], CURL_HOME=str(folder))
+
+
+def run_add(block: str, folder: Path) -> str:
+    """Add a model of the hub, with a tiny one of its architecture under that name in the hub's cache."""
+    command = shlex.split(block)
+    cached = folder / "hub" / f"models--{command[-1].replace('/', '--')}"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(write_embedding(folder / "tiny"), cached / "snapshots" / ("0" * 40))
+    files = ["--manifest", str(folder / "models.toml"), "--repository", str(folder / "repository")]
+    return run([sys.executable, *command[1:], *files], HF_HOME=str(folder), HF_HUB_OFFLINE="1")
 
 
 def run_python(block: str, url: str, _: Path) -> str:

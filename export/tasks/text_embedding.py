@@ -34,8 +34,8 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
     """The reference: the source as sentence-transformers runs it, in fp32.
 
     Raises:
-        SourceError: it cannot be loaded, its pooling is not said or said twice, weights are missing, or it names code
-            other than sentence-transformers' own.
+        SourceError: it cannot be loaded, its pooling is not said or said twice, its prompts are said twice, weights are
+            missing, or it names code other than sentence-transformers' own.
     """
     has_modules = (folder / "modules.json").is_file()
     if has_modules == (spec.pooling is not None):
@@ -65,6 +65,10 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
         # sentence-transformers makes up what is missing; the same loaded again tells.
         model = reference[0].auto_model
         load_model(spec, type(model), Path(model.config.name_or_path))
+    if spec.prompts:
+        if any(reference.prompts.values()):
+            raise SourceError(f"[{spec.name}] prompts: the source names its own (config_sentence_transformers.json)")
+        reference.prompts = dict(spec.prompts)
     return reference
 
 

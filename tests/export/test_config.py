@@ -149,7 +149,7 @@ def test_everything_that_is_said_of_a_model_is_a_parameter(towers: dict[str, Mod
         "aliases": ("a", "b"),
         "default": True,
         "dimensions": (8, 16),
-        "licence": "MIT",
+        "license": "MIT",
         "source": "owner/model",
     }
     assert parameters(parsed(towers["text-embedding"], **keys)) == {
@@ -161,7 +161,7 @@ def test_everything_that_is_said_of_a_model_is_a_parameter(towers: dict[str, Mod
         "vocabulary_size": str(len(tiny.wordpiece())),
         "graph": "model.onnx",
         "source": "owner/model",
-        "licence": "MIT",
+        "license": "MIT",
     }
 
 

@@ -48,6 +48,11 @@ def test_precisions_that_a_backend_offers_are_taken(tmp_path: Path, backend: str
     assert (spec.backend, spec.precision) == (backend, precision)
 
 
+def test_prompts_are_a_table_in_the_table(tmp_path: Path) -> None:
+    spec = load(write(tmp_path, TABLE.format(name="a") + "prompts = { query = 'query: ' }"))["a"]
+    assert spec.prompts == {"query": "query: "}
+
+
 def test_image_text_models_are_two_in_triton() -> None:
     clip = ModelSpec(name="clip", task="image-text", source="x")
     assert clip.triton_names == ("clip-text", "clip-image")
@@ -70,6 +75,9 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         ),
         (TABLE.format(name="a") + "dims = 3", "models.toml [a] dims: there is no such key; there are task, source, "),
         (TABLE.format(name="a") + "aliases = ['b c']", "models.toml [a] aliases[0]: Expected "),
+        (TABLE.format(name="add"), "models.toml [add]: is the name of a command of python -m export"),
+        (TABLE.format(name="a") + "prompts = { query = 5 }", "models.toml [a] prompts[...]: Expected `str`, got `int`"),
+        (RERANKER + "prompts = { query = 'q' }", "models.toml [a] prompts: is for text-embedding only"),
         (TABLE.format(name="'a b'"), "models.toml [a b]: a name has letters, digits, "),
         ("task = 'text-embedding'", "task is not in a table"),
         ("[a", "models.toml: "),

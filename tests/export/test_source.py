@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from export.errors import SourceError
 from export.manifest import ModelSpec
-from export.source import is_remote, resolve, resolve_image, revision
+from export.source import describe, is_remote, resolve, resolve_image, revision
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -55,9 +55,15 @@ def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
 
 def test_pickled_weights_are_refused_unless_the_table_allows_them(tmp_path: Path) -> None:
     pickled = spec(str(folder(tmp_path, "config.json", "pytorch_model.bin")))
-    with pytest.raises(SourceError, match=r"^\[a\] source: .* in a pickle .*, or set allow_pickle = true$"):
+    with pytest.raises(
+        SourceError, match=r"^\[a\] source: .* in a pickle .*, or set allow_pickle = true \(add: --allow-pickle\)$"
+    ):
         resolve(pickled)
     assert resolve(replace(pickled, allow_pickle=True)).folder == tmp_path
+
+
+def test_description_needs_no_weights(tmp_path: Path) -> None:
+    assert describe(spec(str(folder(tmp_path, "config.json")))).folder == tmp_path
 
 
 def test_safetensors_are_taken_whatever_else_lies_beside_them(tmp_path: Path) -> None:

@@ -117,6 +117,22 @@ def test_default_prompt_that_is_empty_is_none(tmp_path: Path) -> None:
     assert load(spec(source)).parameters["default_prompt"] == ""
 
 
+def test_prompts_of_the_table_are_the_references_too(tmp_path: Path) -> None:
+    prompts = {"query": "query: ", "document": "passage: "}
+    named = replace(spec(tiny.write_embedding(tmp_path)), prompts=prompts)
+    assert load(named).parameters == {"prompts": json.dumps(prompts), "default_prompt": ""}
+    reference = text_embedding.pipeline(named, Path(named.source))
+    assert np.array_equal(reference.encode("a", prompt_name="query"), reference.encode("query: a"))
+
+
+def test_prompts_that_the_source_says_are_not_said_again(tmp_path: Path) -> None:
+    source = with_settings(tiny.write_embedding(tmp_path), prompts={"query": "Suche: "})
+    with pytest.raises(
+        SourceError, match=r"^\[tiny\] prompts: the source names its own \(config_sentence_transformers"
+    ):
+        load(replace(spec(source), prompts={"query": "query: "}))
+
+
 def test_model_without_prompts_has_none(tmp_path: Path) -> None:
     assert load(spec(tiny.write_embedding(tmp_path))).parameters == {"prompts": "", "default_prompt": ""}
 
