@@ -4,10 +4,12 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor
+from torch.onnx import register_custom_op_symbolic, symbolic_helper
 
 from export.errors import SourceError
 from export.rows import Rows, from_ragged, from_rectangle
@@ -20,6 +22,29 @@ NEWEST_IR = 10
 """The newest IR version that ONNX Runtime 1.19 reads."""
 WEIGHTS = "model.onnx.data"
 """Beside the graph, which alone may not be larger than 2 GiB."""
+
+
+def _repeat_interleave(g: Any, values: Any, repeats: Any, dim: Any, *_: object) -> Any:  # noqa: ANN401 - of the tracer
+    """Translate the repetition of each element along the last dimension, [..., D] to [..., D * repeats].
+
+    RoPE of Cohere and its kin does so with frequencies; the tracer's own translation takes a dimension counted from
+    behind for another one.
+    """
+    rank, times, axis = (
+        values.type().dim(),
+        symbolic_helper._maybe_get_const(repeats, "t"),
+        symbolic_helper._get_const(dim, "i", "dim"),
+    )
+    if not isinstance(times, Tensor) or times.dim() or axis not in (-1, rank - 1):
+        raise ValueError("it repeats elements in a way that cannot be written into a graph")
+    apart = g.op("Unsqueeze", values, g.op("Constant", value_t=torch.tensor([-1])))
+    repeated = g.op("Concat", *[apart] * int(times), axis_i=-1)
+    shape = [0] * (rank - 1) + [-1]  # 0 keeps a dimension
+    return g.op("Reshape", repeated, g.op("Constant", value_t=torch.tensor(shape)))
+
+
+register_custom_op_symbolic("aten::repeat_interleave", _repeat_interleave, OPSET)
+torch._C._jit_set_onnx_log_enabled(False)  # it would print the whole graph where an operator is not known
 
 
 def inputs(fields: Sequence[Field], *, ragged: bool) -> list[str]:
@@ -65,7 +90,8 @@ def trace(tower: Tower, path: Path, *, ragged: bool) -> None:
                 dynamo=False,
             )
     except (RuntimeError, TypeError, ValueError) as exc:
-        raise SourceError(f"[{tower.name}] source: this architecture cannot be traced: {exc}") from exc
+        reason = str(exc).partition("\n")[0].partition(" Please ")[0]
+        raise SourceError(f"[{tower.name}] source: this architecture cannot be traced: {reason}") from exc
     _finish(tower, path)
 
 

@@ -165,7 +165,11 @@ ENCODERS: dict[str, Family] = {
 
 DECODERS: dict[str, Family] = {
     "Cohere": ("Cohere", decoder_pairs, GROUPED),
-    "EmbeddingGemma 2": ("EmbeddingGemma2Text", decoder_pairs, DECODER | {"sliding_window": 16}),
+    "EmbeddingGemma 2": (
+        "EmbeddingGemma2Text",
+        decoder_pairs,
+        DECODER | {"sliding_window": 16, "embedding_dim": WIDTH},
+    ),
     "Gemma": ("Gemma", decoder_pairs, DECODER),
     "Gemma 2": (
         "Gemma2",
