@@ -68,11 +68,16 @@ class Sight:
     window: int | None = None
     """Only those less than this many places away."""
 
-    def mask(self, attended: Tensor) -> Tensor:
-        """Broadcastable to bool [N, 1, L, L], queries by keys, given the keys that may be seen at all: bool [N, L]."""
+    def mask(self, attended: Tensor, place: Tensor | None = None) -> Tensor:
+        """Broadcastable to bool [N, 1, S, L], queries by keys.
+
+        Args:
+            attended: the keys that may be seen at all, bool [N, L].
+            place: of the queries in their rows, int64 [S]; by default, all of them.
+        """
         seen = attended[:, None, None, :]
         column = columns(attended.shape[1])
-        distance = column[:, None] - column[None]  # how far back a key is
+        distance = (column if place is None else place)[:, None] - column[None]  # how far back a key is
         if self.causal:
             seen = seen & (distance >= 0)
         if self.window is not None:
@@ -88,6 +93,8 @@ class RowAttention:
     """bool [N, L], the keys of each row that may be seen."""
     layout: Layout | None = None
     """Of packed rows; None for padded ones."""
+    slices: int = 1
+    """Into which the queries of a row are cut: scores take memory for one slice at a time."""
 
     @property
     def width(self) -> Tensor:
@@ -121,13 +128,24 @@ class RowAttention:
         """
         heads = query.shape[1]
         query, key, value = self._rows(query), self._rows(_repeat(key, heads)), self._rows(_repeat(value, heads))
-        scores = query @ key.transpose(-1, -2) * scale  # [N, H, L, L]
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        if bias is not None:
-            scores = scores + bias
-        scores = scores.masked_fill(~sight.mask(self.attended), MASKED_SCORE)
-        mixed = torch.softmax(scores, -1) @ value  # [N, H, L, d]
+        key = key.transpose(-1, -2)
+
+        def attend(query: Tensor, bias: Tensor | None, unseen: Tensor) -> Tensor:
+            scores = query @ key * scale  # [N, H, L or S, L]
+            if softcap is not None:
+                scores = torch.tanh(scores / softcap) * softcap
+            if bias is not None:
+                scores = scores + bias
+            return torch.softmax(scores.masked_fill(unseen, MASKED_SCORE), -1) @ value
+
+        if self.slices == 1:
+            mixed = attend(query, bias, ~sight.mask(self.attended))  # [N, H, L, d]
+        else:
+            parts = [
+                attend(query[:, :, place], _queries(bias, place), ~sight.mask(self.attended, place))
+                for place in self._places()
+            ]
+            mixed = torch.cat(parts, 2)[:, :, : self.attended.shape[1]]
         if self.layout is None:
             return mixed
         return self.layout.pack(mixed.transpose(1, 2))[None].transpose(1, 2)
@@ -140,10 +158,22 @@ class RowAttention:
         """The way back from `pad`."""
         return hidden if self.layout is None else self.layout.pack(hidden)[None]
 
+    def _places(self) -> list[Tensor]:
+        """Of the queries of each slice, int64 [S] each; none is empty, so that the last place may be there twice."""
+        width = self.width
+        size = (width + self.slices - 1) // self.slices
+        column = columns(size)
+        return [torch.minimum(column + size * i, width - 1) for i in range(self.slices)]
+
     def _rows(self, heads: Tensor) -> Tensor:
         if self.layout is None:
             return heads
         return self.layout.pad(heads.transpose(1, 2)[0]).transpose(1, 2)  # [1, H, T, d] -> [N, H, L, d]
+
+
+def _queries(bias: Tensor | None, place: Tensor) -> Tensor | None:
+    """A bias [..., L or 1, L] for the queries at some places."""
+    return bias if bias is None or bias.shape[-2] == 1 else bias[..., place, :]
 
 
 def _repeat(heads: Tensor, count: int) -> Tensor:

@@ -7,6 +7,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from export.manifest import Backend, ModelSpec
+from export.memory import BATCH_BYTES, Attention
 from export.profiles import length_buckets
 from export.runners import HINTS, cuda_options
 from export.runtime.engine import Array, Field, Tokens
@@ -16,7 +17,7 @@ MAX_BATCH_SIZE = 64
 """Rows in one execution. The engine cuts them into packs of its own, so that more would only lengthen the wait of the
 first; fewer would leave the packs uneven."""
 PADDED_TOKENS = 32768
-"""Tokens, padding included, that one execution on a GPU has memory for."""
+"""Tokens, padding included, that one execution on a GPU has memory for, beside the scores of its attention."""
 WARMUP_TOKENS = 32
 TYPES: Mapping[str, int] = {"int32": pb.TYPE_INT32, "int64": pb.TYPE_INT64, "uint8": pb.TYPE_UINT8}
 """Triton's types by numpy's names."""
@@ -55,11 +56,14 @@ def render(spec: ModelSpec, tower: Tower) -> str:
 def max_batch_size(spec: ModelSpec, tower: Tower) -> int:
     """Rows in one execution: fewer where one long row would have the attention of all the others padded to its length.
 
-    The engine of the python backend cuts packs of rows of similar length; on a GPU, a batch is one execution.
+    The engine of the python backend cuts packs of rows of similar length. On a GPU a batch is one execution, which has
+    memory for it if all its rows are as long as the model takes them.
     """
     if spec.backend == "python" or tower.vocabulary is None:
         return MAX_BATCH_SIZE
-    return max(1, min(MAX_BATCH_SIZE, PADDED_TOKENS // tower.vocabulary.max_tokens))
+    longest = tower.vocabulary.max_tokens
+    by_attention = Attention.of(spec, tower).rows(longest, BATCH_BYTES) or MAX_BATCH_SIZE
+    return max(1, min(MAX_BATCH_SIZE, PADDED_TOKENS // longest, by_attention))
 
 
 def _inputs(spec: ModelSpec, field: Field, tensors: Mapping[str, Array]) -> list[pb.ModelInput]:

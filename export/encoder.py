@@ -74,6 +74,8 @@ PATCHES: Mapping[str, Patch] = {
     **dict.fromkeys(("mt5", "t5", "umt5"), _t5),
 }
 """By `model_type`. All other families attend through transformers' table of attention functions."""
+SLICEABLE = (in_interface, _t5)
+"""Those that leave the scores to `RowAttention`."""
 
 
 def first_position(model: Model) -> int:
@@ -136,6 +138,8 @@ class RowEncoder(torch.nn.Module):
         """
         super().__init__()
         self.model = model
+        self.slices = 1
+        """Into which attention cuts the queries of a row, if it `is_sliceable`."""
         self._takes = set(inspect.signature(model.forward).parameters)
         if not any(name.endswith("token_type_embeddings") for name, _ in model.named_modules()):
             self._takes -= {"token_type_ids"}  # GPT-2 takes ids of words for them
@@ -154,6 +158,16 @@ class RowEncoder(torch.nn.Module):
     def packed(self) -> bool:
         """Whether it computes real tokens only."""
         return self.form.packed
+
+    @property
+    def heads(self) -> int:
+        """Of its attention; 0 for a model without."""
+        return int(getattr(self.model.config, "num_attention_heads", 0))
+
+    @property
+    def is_sliceable(self) -> bool:
+        """Whether its scores are computed here, and not by the model's own code."""
+        return self.form.patch in SLICEABLE
 
     def _is_exact(self) -> bool:
         """Whether a few rows together are what the model gives for each of them."""
@@ -185,7 +199,7 @@ class RowEncoder(torch.nn.Module):
             torch.cat([own.pack(rows.ids) for own, rows in zip(layouts, parts, strict=True)])[None],
             torch.cat([own.pack(rows.segments) for own, rows in zip(layouts, parts, strict=True)])[None],
             layout.position[None],
-            RowAttention(attended, layout),
+            RowAttention(attended, layout, self.slices),
         )[0]
         if len(parts) == 1:
             return [layout.pad(hidden)]
@@ -200,7 +214,7 @@ class RowEncoder(torch.nn.Module):
     def _padded(self, rows: Rows) -> Tensor:
         if self.form.patch is not None:
             positions = columns(rows.ids.shape[1])[None]
-            return self._by_rows(rows.ids, rows.segments, positions, RowAttention(rows.attended))
+            return self._by_rows(rows.ids, rows.segments, positions, RowAttention(rows.attended, slices=self.slices))
         mask = rows.attended.to(torch.int64)
         return self._run(input_ids=rows.ids, attention_mask=mask, token_type_ids=rows.segments)
 

@@ -175,9 +175,10 @@ def _write(spec: ModelSpec, tower: "Tower", folder: Path, revision: str, progres
 def _graph(spec: ModelSpec, tower: "Tower", path: Path, progress: Progress) -> Path:
     """Write the graph in the precision asked for, and return its file."""
     from export import graph, half, quantise  # noqa: PLC0415
+    from export.memory import Attention  # noqa: PLC0415
 
     progress(f"trace {tower.name}")
-    graph.trace(tower, path, ragged=spec.backend != "tensorrt")
+    graph.trace(tower, path, ragged=spec.backend != "tensorrt", slices=Attention.of(spec, tower).slices)
     if spec.computes_in == "fp16":
         progress(f"convert {tower.name} to fp16")
         half.convert(path)

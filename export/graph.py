@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.onnx import register_custom_op_symbolic, symbolic_helper
 
+from export.encoder import RowEncoder
 from export.errors import SourceError
 from export.rows import Rows, from_ragged, from_rectangle
 from export.runtime.engine import Field, Pixels, Tokens
@@ -56,11 +57,17 @@ def inputs(fields: Sequence[Field], *, ragged: bool) -> list[str]:
     ]
 
 
-def trace(tower: Tower, path: Path, *, ragged: bool) -> None:
+def trace(tower: Tower, path: Path, *, ragged: bool, slices: int = 1) -> None:
     """Write a tower's graph to `path`, and its weights beside it.
 
     Its inputs are those of `Field`; where rows are not ragged, ids are INT64 [N, L] and have no stride. Its output is
     FP32 [N, width] with the width a number, which Triton compares with the config.
+
+    Args:
+        tower: what to trace.
+        path: of the file, alone in its folder.
+        ragged: whether rows come flattened.
+        slices: into which attention cuts the queries of a row.
 
     Raises:
         SourceError: the model's code does not let itself be traced.
@@ -72,6 +79,9 @@ def trace(tower: Tower, path: Path, *, ragged: bool) -> None:
         axes |= {
             field.ids: {0: "rows", 1: f"{field.ids}_length"} for field in tower.fields if isinstance(field, Tokens)
         }
+    for module in tower.head.modules():
+        if isinstance(module, RowEncoder):
+            module.slices = slices
     # In eval mode before the export: it puts the modules back as it found them, and dropout would stay on.
     graph = _Graph(tower, ragged=ragged).eval()
     try:

@@ -14,6 +14,9 @@ from export.runtime.engine import Row, Tokens
 from export.tower import Tower
 from export.verify import MEASURES
 
+CASE_ROWS = 4
+"""Rows of one case, if a batch may have so many."""
+
 
 def write(spec: ModelSpec, tower: Tower, folder: Path) -> None:
     """Write plan.json and parity.npz into an entry."""
@@ -22,7 +25,7 @@ def write(spec: ModelSpec, tower: Tower, folder: Path) -> None:
     is_cosine = measure.name == "cosine"
     plan = PlanSpec(_profiles(spec, tower), COSINE if is_cosine else ERROR, 1 - worst if is_cosine else worst)
     write_spec(plan, folder / SPEC)
-    save_cases(folder / CASES, [_case(tower, rows) for rows in _batches(tower)])
+    save_cases(folder / CASES, [_case(tower, rows) for rows in _batches(tower, max_batch_size(spec, tower))])
 
 
 def _profiles(spec: ModelSpec, tower: Tower) -> tuple[Profile, ...]:
@@ -35,16 +38,16 @@ def _profiles(spec: ModelSpec, tower: Tower) -> tuple[Profile, ...]:
     return text_profiles(ids, columns, length_buckets(tower.vocabulary.max_tokens), batch)
 
 
-def _batches(tower: Tower) -> list[list[Row]]:
-    """The rows to compare on, up to four together of those that share a bucket, so that every profile has some."""
-    rows = tower.samples()
+def _batches(tower: Tower, max_batch: int) -> list[list[Row]]:
+    """The rows to compare on, a few together of those that share a bucket, so that every profile has some."""
+    rows, most = tower.samples(), min(CASE_ROWS, max_batch)
     if tower.vocabulary is None:
-        return [list(rows[:4])]
+        return [list(rows[:most])]
     last = max(i for i, field in enumerate(tower.fields) if isinstance(field, Tokens))
     batches: dict[int, list[Row]] = {bucket: [] for bucket in length_buckets(tower.vocabulary.max_tokens)}
     for row in rows:
         batches[next(bucket for bucket in batches if len(row[last]) <= bucket)].append(row)
-    return [batch[-4:] for batch in batches.values() if batch]
+    return [batch[-most:] for batch in batches.values() if batch]
 
 
 def _case(tower: Tower, rows: list[Row]) -> Case:

@@ -78,6 +78,7 @@ class OnnxRuntime:
             ragged: whether Triton concatenates rows of different length; otherwise each batch has one.
         """
         options = ort.SessionOptions()
+        options.enable_cpu_mem_arena = False  # it keeps what a long row took, rounded up to a power of two
         options.log_severity_level = 3  # errors: it warns of every fp16 operator that a CPU has no kernel for
         with _opening("ONNX Runtime"):
             self._session = ort.InferenceSession(graph, options, providers=_providers(fields))

@@ -1,11 +1,13 @@
 """The proof: the finished graph, on what will serve it, against the reference.
 
 The reference is the source model in float32, every row alone. The graph runs rows of many lengths alone, in threes and
-all together. No entry is written whose numbers differ by more than the tolerance.
+all together, long ones with as many short ones as there is memory for. No entry is written whose numbers differ by more
+than the tolerance.
 """
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +18,18 @@ import torch
 from export.errors import ParityError
 from export.manifest import ModelSpec, Precision
 from export.measures import Vectors, cosine_errors, score_errors
+from export.memory import PROOF_BYTES, Attention
 from export.runners import Runner, runners
 from export.runtime.engine import Row, Tokens
 from export.tower import Tower
 
+Batch = Sequence[int]
+"""The rows that run together, by their places among all."""
+
 ROUNDS = 3
 """How often all rows are run to see how fast they are; the best round counts."""
+SPEED_S = 10.0
+"""After which no further round begins: those of a long model take minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +126,14 @@ def verify(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Parity | Spee
     rows = tower.samples()
     with torch.inference_mode():
         expected = np.stack([tower.reference(row).numpy() for row in rows])
+    plans = _plans(Attention.of(spec, tower), [_longest(tower, row) for row in rows])
     seen: set[Precision] = set()
     for runner in runners(spec, tower.fields, graph):
         if runner.precision in seen:  # a processor without bf16 serves in fp32
             continue
         seen.add(runner.precision)
-        for batches, actual in _runs(runner, rows, tower.width):
+        for batches, plan in plans.items():
+            actual = _run(runner, rows, plan)
             parity = _compare(tower, runner.precision, batches, expected, actual)
             if not parity.holds:
                 raise ParityError(
@@ -132,7 +142,7 @@ def verify(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Parity | Spee
                     f" {parity.tolerance.worst:g} and {parity.tolerance.mean:g} are the most"
                 )
             yield parity
-        yield _speed(tower, runner, rows)
+        yield _speed(tower, runner, rows, plans["together"])
 
 
 def _compare(tower: Tower, precision: Precision, batches: str, expected: Vectors, actual: Vectors) -> Parity:
@@ -142,23 +152,56 @@ def _compare(tower: Tower, precision: Precision, batches: str, expected: Vectors
     return Parity(tower.name, precision, batches, measure.name, worst, mean, measure.tolerances[precision])
 
 
-def _runs(runner: Runner, rows: Sequence[Row], width: int) -> Iterator[tuple[str, Vectors]]:
-    for batches, size in (("alone", 1), ("in threes", 3), ("together", len(rows))):
-        count = math.ceil(len(rows) / size)
-        actual = np.empty((len(rows), width), np.float32)
-        for first in range(count):
-            batch = list(range(first, len(rows), count))  # strided, so that short and long rows meet
-            actual[batch] = runner.run([rows[i] for i in batch])
-        yield batches, actual
+def _longest(tower: Tower, row: Row) -> int:
+    """Tokens of the longest text in a row; 0 in one of pixels."""
+    return max(
+        (len(value) for field, value in zip(tower.fields, row, strict=True) if isinstance(field, Tokens)), default=0
+    )
 
 
-def _speed(tower: Tower, runner: Runner, rows: Sequence[Row]) -> Speed:
+def _plans(attention: Attention, lengths: Sequence[int]) -> Mapping[str, list[Batch]]:
+    """How rows of these lengths are put into batches, by what to call it; each time all of them."""
+    count = math.ceil(len(lengths) / 3)
+    threes = [list(range(first, len(lengths), count)) for first in range(count)]  # so that short and long rows meet
+    return {
+        "alone": [[row] for row in range(len(lengths))],
+        "in threes": [batch for three in threes for batch in cut(attention, three, lengths)],
+        "together": cut(attention, range(len(lengths)), lengths),
+    }
+
+
+def cut(attention: Attention, rows: Sequence[int], lengths: Sequence[int]) -> list[Batch]:
+    """Cut rows into batches whose scores there is memory for: the longest with the shortest, and so on.
+
+    Args:
+        attention: of the graph.
+        rows: their places among `lengths`.
+        lengths: tokens of every row.
+    """
+    left = deque(sorted(rows, key=lengths.__getitem__))
+    batches: list[Batch] = []
+    while left:
+        longest = left.pop()
+        most = attention.rows(lengths[longest], PROOF_BYTES) or len(rows)
+        batches.append([longest, *(left.popleft() for _ in range(min(most - 1, len(left))))])
+    return batches
+
+
+def _run(runner: Runner, rows: Sequence[Row], batches: Sequence[Batch]) -> Vectors:
+    outputs = np.concatenate([runner.run([rows[i] for i in batch]) for batch in batches])
+    order = np.argsort([i for batch in batches for i in batch])
+    return outputs[order]
+
+
+def _speed(tower: Tower, runner: Runner, rows: Sequence[Row], batches: Sequence[Batch]) -> Speed:
     tokens = sum(
         len(value) for row in rows for field, value in zip(tower.fields, row, strict=True) if isinstance(field, Tokens)
     )
-    seconds = min(_seconds(lambda: runner.run(rows)) for _ in range(ROUNDS))
+    seconds: list[float] = []
+    while len(seconds) < ROUNDS and sum(seconds) < SPEED_S:
+        seconds.append(_seconds(lambda: _run(runner, rows, batches)))
     unit = "tokens" if tokens else "images"
-    return Speed(tower.name, runner.precision, (tokens or len(rows)) / seconds, unit)
+    return Speed(tower.name, runner.precision, (tokens or len(rows)) / min(seconds), unit)
 
 
 def _seconds(run: Callable[[], object]) -> float:

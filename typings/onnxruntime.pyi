@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 class SessionOptions:
+    enable_cpu_mem_arena: bool
     log_severity_level: int
 
 class InferenceSession:

@@ -144,6 +144,19 @@ def test_gpu_takes_fewer_long_rows_since_all_are_padded_to_the_longest(
     assert parsed((spec, long), "python").max_batch_size == 64
 
 
+@pytest.mark.parametrize(("max_tokens", "fp32", "fp16"), [(512, 64, 64), (2048, 8, 12), (8192, 4, 4)])
+def test_gpu_takes_as_many_rows_as_there_is_memory_for_the_scores_of_their_heads(
+    tmp_path: Path, max_tokens: int, fp32: int, fp16: int
+) -> None:
+    source = tiny.write_embedding(tmp_path, num_attention_heads=16)
+    spec = ModelSpec(name="tiny", task="text-embedding", source=str(source))
+    (tower,) = TASKS[spec.task](spec, source)
+    assert tower.vocabulary is not None
+    long = (spec, replace(tower, vocabulary=replace(tower.vocabulary, max_tokens=max_tokens)))
+    assert parsed(long, "onnxruntime", precision="fp32").max_batch_size == fp32
+    assert parsed(long, "tensorrt", precision="fp16").max_batch_size == fp16
+
+
 def test_everything_that_is_said_of_a_model_is_a_parameter(towers: dict[str, Model]) -> None:
     keys: dict[str, Any] = {
         "aliases": ("a", "b"),

@@ -44,6 +44,15 @@ def test_packs_hold_rows_of_similar_cost(costs: list[int], budget: int) -> None:
     assert in_order == sorted(costs)
 
 
+@given(st.lists(st.integers(1, 600)), st.integers(1, 512))
+def test_attention_of_a_pack_is_bounded_by_its_tokens(costs: list[int], budget: int) -> None:
+    # A pack could be cut behind any of its rows for PACK_COST: so those that are much shorter than its longest are few.
+    for pack in packs(costs, budget):
+        longest = max(costs[row] for row in pack)
+        bound = 2 * PACK_COST * CELLS_A_TOKEN + math.sqrt(2) * budget * longest
+        assert len(pack) == 1 or len(pack) * longest**2 <= bound
+
+
 def test_rows_of_a_length_share_a_pack_and_a_long_one_stays_alone() -> None:
     assert [sorted(pack) for pack in packs([20, 250, 20, 20], 512)] == [[0, 2, 3], [1]]
 

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,14 @@ def test_every_profile_of_a_long_model_has_rows_to_try_it_on(tmp_path: Path) -> 
     written(spec, tmp_path / "plan")
     profiles = read_spec(tmp_path / "plan" / SPEC).profiles
     assert set(assign(profiles, read_cases(tmp_path / "plan" / CASES))) == set(range(len(profiles)))
+
+
+def test_cases_have_no_more_rows_than_a_batch(plans: ModelSpec, tmp_path: Path) -> None:
+    (tower,) = TASKS[plans.task](plans, Path(plans.source))
+    assert tower.vocabulary is not None
+    long = dataclasses.replace(tower, vocabulary=dataclasses.replace(tower.vocabulary, max_tokens=40_000))
+    planning.write(plans, long, tmp_path)
+    assert {len(case.expected) for case in read_cases(tmp_path / CASES)} == {1}
 
 
 def test_expected_vectors_are_those_of_sentence_transformers(plans: ModelSpec, tmp_path: Path) -> None:

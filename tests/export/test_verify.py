@@ -7,14 +7,17 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from export.errors import ParityError
 from export.manifest import PRECISIONS, Backend, ModelSpec
 from export.measures import Vectors
+from export.memory import PROOF_BYTES, Attention
 from export.runtime.engine import Row
 from export.tower import CROSS_ENCODER, IMAGE_EMBEDDING, LATE_INTERACTION, TEXT_EMBEDDING, Role, Tower
-from export.verify import MEASURES, Parity, Speed, Tolerance, verify
+from export.verify import MEASURES, Parity, Speed, Tolerance, cut, verify
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,30 @@ def test_every_precision_that_may_serve_is_compared_once(bert: ModelSpec, bert_t
     found = [one.precision for one in verify(bert, bert_tower, bert_graph) if isinstance(one, Speed)]
     assert found[0] == "fp32"
     assert found[1:] in ([], ["bf16"])  # which some processors do not compute in
+
+
+M3 = Attention(cell_bytes=16 * 12, slices=8)
+"""Of bge-m3's 16 heads and 8,192 tokens."""
+
+
+@given(st.lists(st.integers(1, 8192), min_size=1, max_size=40))
+def test_batches_hold_every_row_once_and_no_more_scores_than_there_is_memory_for(lengths: list[int]) -> None:
+    batches = cut(M3, range(len(lengths)), lengths)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    for batch in batches:
+        most = M3.rows(max(lengths[row] for row in batch), PROOF_BYTES)
+        assert most is not None
+        assert len(batch) <= most
+
+
+def test_longest_row_runs_with_a_short_one() -> None:
+    lengths = [3, 9, 90, 700, 3000, 6000, 8192]
+    batches = cut(M3, range(len(lengths)), lengths)
+    assert [[lengths[row] for row in batch] for batch in batches] == [[8192, 3], [6000, 9, 90], [3000, 700]]
+
+
+def test_rows_without_scores_run_together() -> None:
+    assert cut(Attention(), [4, 1, 2], [5, 7, 6, 8, 9]) == [[4, 2, 1]]
 
 
 def reversed_row(tower: Tower, row: Row) -> Tensor:
