@@ -123,19 +123,21 @@ class RowEncoder(torch.nn.Module):
     the model itself gives for each alone: a new family needs no line here as long as it attends like others.
     """
 
-    def __init__(self, model: Model, *, packed: bool) -> None:
+    def __init__(self, model: Model, *, packed: bool, all_layers: bool = False) -> None:
         """Wrap a model.
 
         Args:
             model: without a head; it is called only with what its signature has.
             packed: compute real tokens only, if its family can be packed; its graph then has dimensions that depend on
                 values, which TensorRT cannot take.
+            all_layers: give the vectors of every layer, embeddings first, side by side; its config asks for them.
 
         Raises:
             SourceError: rows influence each other in every form.
         """
         super().__init__()
         self.model = model
+        self.all_layers = all_layers
         self._takes = set(inspect.signature(model.forward).parameters)
         if not any(name.endswith("token_type_embeddings") for name, _ in model.named_modules()):
             self._takes -= {"token_type_ids"}  # GPT-2 takes ids of words for them
@@ -154,6 +156,12 @@ class RowEncoder(torch.nn.Module):
     def packed(self) -> bool:
         """Whether it computes real tokens only."""
         return self.form.packed
+
+    @property
+    def width(self) -> int:
+        """The dimensions of a token's vector in one layer, D."""
+        width: int = self.model.config.hidden_size
+        return width
 
     def _is_exact(self) -> bool:
         """Whether a few rows together are what the model gives for each of them."""
@@ -174,7 +182,10 @@ class RowEncoder(torch.nn.Module):
         )
 
     def forward(self, *parts: Rows) -> list[Tensor]:
-        """Encode each part, such as queries and documents: rows to [N, L, D], meaningless behind a row's end."""
+        """Encode each part, such as queries and documents: rows to [N, L, D], meaningless behind a row's end.
+
+        With all K layers, to [N, L, K * D].
+        """
         if not self.packed:
             return [self._padded(rows) for rows in parts]
         layouts = [Layout.of(rows.length) for rows in parts]
@@ -212,7 +223,6 @@ class RowEncoder(torch.nn.Module):
 
     def _run(self, **arguments: Tensor) -> Tensor:
         given: dict[str, Tensor | bool] = {"use_cache": False, **arguments}
-        hidden: Tensor = self.model(
-            **{name: value for name, value in given.items() if name in self._takes}
-        ).last_hidden_state
+        output = self.model(**{name: value for name, value in given.items() if name in self._takes})
+        hidden: Tensor = torch.cat(output.hidden_states, -1) if self.all_layers else output.last_hidden_state
         return hidden
