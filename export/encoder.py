@@ -125,13 +125,14 @@ class RowEncoder(torch.nn.Module):
     the model itself gives for each alone: a new family needs no line here as long as it attends like others.
     """
 
-    def __init__(self, model: Model, *, packed: bool) -> None:
+    def __init__(self, model: Model, *, packed: bool, all_layers: bool = False) -> None:
         """Wrap a model.
 
         Args:
             model: without a head; it is called only with what its signature has.
             packed: compute real tokens only, if its family can be packed; its graph then has dimensions that depend on
                 values, which TensorRT cannot take.
+            all_layers: give the vectors of every layer, embeddings first, side by side; its config asks for them.
 
         Raises:
             SourceError: rows influence each other in every form.
@@ -140,6 +141,7 @@ class RowEncoder(torch.nn.Module):
         self.model = model
         self.slices = 1
         """Into which attention cuts the queries of a row, if it `is_sliceable`."""
+        self.all_layers = all_layers
         self._takes = set(inspect.signature(model.forward).parameters)
         if not any(name.endswith("token_type_embeddings") for name, _ in model.named_modules()):
             self._takes -= {"token_type_ids"}  # GPT-2 takes ids of words for them
@@ -169,6 +171,12 @@ class RowEncoder(torch.nn.Module):
         """Whether its scores are computed here, and not by the model's own code."""
         return self.form.patch in SLICEABLE
 
+    @property
+    def width(self) -> int:
+        """The dimensions of a token's vector in one layer, D."""
+        width: int = self.model.config.hidden_size
+        return width
+
     def _is_exact(self) -> bool:
         """Whether a few rows together are what the model gives for each of them."""
         last = self.model.config.vocab_size - 1
@@ -188,7 +196,10 @@ class RowEncoder(torch.nn.Module):
         )
 
     def forward(self, *parts: Rows) -> list[Tensor]:
-        """Encode each part, such as queries and documents: rows to [N, L, D], meaningless behind a row's end."""
+        """Encode each part, such as queries and documents: rows to [N, L, D], meaningless behind a row's end.
+
+        With all K layers, to [N, L, K * D].
+        """
         if not self.packed:
             return [self._padded(rows) for rows in parts]
         layouts = [Layout.of(rows.length) for rows in parts]
@@ -226,7 +237,6 @@ class RowEncoder(torch.nn.Module):
 
     def _run(self, **arguments: Tensor) -> Tensor:
         given: dict[str, Tensor | bool] = {"use_cache": False, **arguments}
-        hidden: Tensor = self.model(
-            **{name: value for name, value in given.items() if name in self._takes}
-        ).last_hidden_state
+        output = self.model(**{name: value for name, value in given.items() if name in self._takes})
+        hidden: Tensor = torch.cat(output.hidden_states, -1) if self.all_layers else output.last_hidden_state
         return hidden

@@ -14,8 +14,8 @@ from torch.onnx import register_custom_op_symbolic, symbolic_helper
 from export.encoder import RowEncoder
 from export.errors import SourceError
 from export.rows import Rows, from_ragged, from_rectangle
-from export.runtime.engine import Field, Pixels, Tokens
-from export.tower import FIRST_LENGTH, Tower
+from export.runtime.engine import Field, Pixels, Prefix, Tokens
+from export.tower import Tower
 
 OPSET = 17
 """LayerNormalization is one operator since 17; ONNX Runtime 1.19, in Triton 24.10, reads up to 21."""
@@ -127,7 +127,7 @@ class _Graph(torch.nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         given = dict(zip(inputs(self.fields, ragged=self.ragged), tensors, strict=True))
-        arguments = [self._argument(field, given) for field in self.fields if field != FIRST_LENGTH]
+        arguments = [self._argument(field, given) for field in self.fields if not isinstance(field, Prefix)]
         output: Tensor = self.head(*arguments)
         return output
 
@@ -139,9 +139,8 @@ class _Graph(torch.nn.Module):
                 if self.ragged
                 else from_rectangle(ids, length, self.padding)
             )
-            if FIRST_LENGTH.name not in given:
-                return rows
-            return replace(rows, first_length=given[FIRST_LENGTH.name].squeeze(1).to(torch.int64))
+            prefixes = [field.name for field in self.fields if isinstance(field, Prefix)]
+            return replace(rows, **{name: given[name].squeeze(1).to(torch.int64) for name in prefixes})
         return given[field.name]
 
 

@@ -1,11 +1,12 @@
 """What stands on an encoder, by role: the modules that turn token vectors into a vector or a score a row."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from export.attention import MASKED_SCORE
+from export.attention import MASKED_SCORE, Layout
 from export.encoder import RowEncoder
 from export.rows import Rows, columns
 
@@ -13,35 +14,42 @@ Pooling = Callable[[Tensor, Rows], Tensor]
 
 
 def _mean(hidden: Tensor, rows: Rows) -> Tensor:
-    return _sum(hidden, rows) / rows.length[:, None]
+    return _sum(hidden, rows) / rows.pooled_length[:, None]
 
 
 def _mean_sqrt_len_tokens(hidden: Tensor, rows: Rows) -> Tensor:
-    return _sum(hidden, rows) / rows.length[:, None].to(hidden.dtype).sqrt()
+    return _sum(hidden, rows) / rows.pooled_length[:, None].to(hidden.dtype).sqrt()
 
 
 def _sum(hidden: Tensor, rows: Rows) -> Tensor:
-    return (hidden * rows.valid[..., None]).sum(1)
+    return (hidden * rows.pooled[..., None]).sum(1)
 
 
 def _weighted_mean(hidden: Tensor, rows: Rows) -> Tensor:
     """Later tokens weigh more: 1, 2, 3, ... (Muennighoff 2022, arXiv 2202.08904, section 3.1)."""
-    weight = ((columns(hidden.shape[1]) + 1)[None] * rows.valid).to(hidden.dtype)  # [N, L]
-    return (hidden * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
+    weight = ((columns(hidden.shape[1]) + 1)[None] * rows.pooled).to(hidden.dtype)  # [N, L]
+    total = weight.sum(1, keepdim=True)
+    return (hidden * weight[..., None]).sum(1) / (total if rows.prompt_length is None else total.clamp(min=1))
 
 
 def _max(hidden: Tensor, rows: Rows) -> Tensor:
-    return hidden.masked_fill(~rows.valid[..., None], MASKED_SCORE).amax(1)
+    return hidden.masked_fill(~rows.pooled[..., None], MASKED_SCORE).amax(1)
 
 
-def _cls(hidden: Tensor, rows: Rows) -> Tensor:  # noqa: ARG001 - the first token stands in every row
-    return hidden[:, 0]
+def _cls(hidden: Tensor, rows: Rows) -> Tensor:
+    if rows.prompt_length is None:
+        return hidden[:, 0]
+    return _token(hidden, torch.where(rows.prompt_length < rows.length, rows.prompt_length, 0))
 
 
 def last_token(hidden: Tensor, rows: Rows) -> Tensor:
     """The vector of each row's last token."""
-    place = (rows.length - 1)[:, None, None].expand(-1, 1, hidden.shape[2])
-    return hidden.gather(1, place)[:, 0]
+    return _token(hidden, rows.length - 1)
+
+
+def _token(hidden: Tensor, place: Tensor) -> Tensor:
+    """Of each row, the vector at its place, int64 [N]."""
+    return hidden.gather(1, place[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
 
 
 POOLINGS: Mapping[str, Pooling] = {
@@ -55,20 +63,96 @@ POOLINGS: Mapping[str, Pooling] = {
 """By the name that sentence-transformers gives them: token vectors [N, L, D] to [N, D]."""
 
 
-class TextEmbedding(torch.nn.Module):
-    """One pooled vector a row, not normalised: [N, D]."""
+Features = dict[str, Any]
+"""What sentence-transformers hands from module to module, by its names: "token_embeddings" [N, L, D],
+"all_layer_embeddings", the same of each layer, and "sentence_embedding" [N, D]. Beside them, "rows"."""
 
-    def __init__(self, encoder: RowEncoder, poolings: Sequence[str], projection: torch.nn.Module) -> None:
-        """Put poolings, of which several stand side by side, and what follows them on an encoder."""
+
+class TextEmbedding(torch.nn.Module):
+    """One vector a row, not normalised: [N, D]."""
+
+    def __init__(self, first: torch.nn.Module, steps: Sequence[torch.nn.Module], width: int | None = None) -> None:
+        """Put steps one after the other.
+
+        Args:
+            first: from rows to features.
+            steps: from features to features, such as the modules of sentence-transformers that know no rows.
+            width: how much of each vector counts; all of it by default.
+        """
         super().__init__()
-        self.encoder = encoder
-        self.poolings = [POOLINGS[pooling] for pooling in poolings]
-        self.projection = projection
+        self.first = first
+        self.steps = torch.nn.ModuleList(steps)
+        self.width = width
 
     def forward(self, rows: Rows) -> Tensor:  # noqa: D102
+        features: Features = self.first(rows)
+        for step in self.steps:
+            features = step(features)
+        embedded: Tensor = features["sentence_embedding"][:, : self.width]
+        return embedded
+
+
+class Encode(torch.nn.Module):
+    """Rows to the vectors of their tokens."""
+
+    def __init__(self, encoder: RowEncoder) -> None:
+        """Take an encoder of the last layer, or of all."""
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, rows: Rows) -> Features:  # noqa: D102
         (hidden,) = self.encoder(rows)
-        pooled: Tensor = self.projection(torch.cat([pooling(hidden, rows) for pooling in self.poolings], 1))
-        return pooled
+        if not self.encoder.all_layers:
+            return {"rows": rows, "token_embeddings": hidden}
+        layers = hidden.split(self.encoder.width, -1)
+        return {"rows": rows, "token_embeddings": layers[-1], "all_layer_embeddings": layers}
+
+
+class Lookup(torch.nn.Module):
+    """Rows to the mean of their tokens' vectors in a table, of which no token depends on another."""
+
+    table: Tensor
+
+    def __init__(self, table: Tensor, *, packed: bool) -> None:
+        """Take a table, FP32 [V, D]; packed, only real tokens are looked up."""
+        super().__init__()
+        self.register_buffer("table", table)
+        self.packed = packed
+
+    def forward(self, rows: Rows) -> Features:  # noqa: D102
+        if not self.packed:
+            return {"rows": rows, "sentence_embedding": _mean(self.table[rows.ids], rows)}
+        layout = Layout.of(rows.length)
+        token = columns(rows.length.sum())[None]
+        own = (token >= layout.start[:, None]) & (token < (layout.start + layout.length)[:, None])  # [N, T]
+        total = own.to(self.table.dtype) @ self.table[layout.pack(rows.ids)]
+        return {"rows": rows, "sentence_embedding": total / rows.length[:, None]}
+
+
+class Pool(torch.nn.Module):
+    """The token vectors of a row to one, by one pooling or several side by side."""
+
+    def __init__(self, *poolings: str) -> None:
+        """Take names of POOLINGS."""
+        super().__init__()
+        self.poolings = [POOLINGS[pooling] for pooling in poolings]
+
+    def forward(self, features: Features) -> Features:  # noqa: D102
+        hidden, rows = features["token_embeddings"], features["rows"]
+        pooled = torch.cat([pooling(hidden, rows) for pooling in self.poolings], 1)
+        return features | {"sentence_embedding": pooled}
+
+
+class Project(torch.nn.Module):
+    """The vector of a row through a module, [N, D] to [N, E]."""
+
+    def __init__(self, projection: torch.nn.Module) -> None:
+        """Take the module."""
+        super().__init__()
+        self.projection = projection
+
+    def forward(self, features: Features) -> Features:  # noqa: D102
+        return features | {"sentence_embedding": self.projection(features["sentence_embedding"])}
 
 
 class CrossEncoder(torch.nn.Module):

@@ -19,6 +19,8 @@ class Rows:
     """int64 [N], tokens of each row that others attend to: all, or those before its expansion."""
     first_length: Tensor | None = None
     """int64 [N], tokens of the first segment, for models with segment embeddings."""
+    prompt_length: Tensor | None = None
+    """int64 [N], tokens at the front of each row that are not pooled."""
 
     @property
     def valid(self) -> Tensor:
@@ -29,6 +31,20 @@ class Rows:
     def attended(self) -> Tensor:
         """bool [N, L], true where there is a token that others attend to."""
         return self._columns() < self.visible[:, None]
+
+    @property
+    def pooled(self) -> Tensor:
+        """bool [N, L], true where there is a token that counts for the vector of its row."""
+        if self.prompt_length is None:
+            return self.valid
+        return self.valid & (self._columns() >= self.prompt_length[:, None])
+
+    @property
+    def pooled_length(self) -> Tensor:
+        """int64 [N], how many of those there are, and 1 where there are none."""
+        if self.prompt_length is None:
+            return self.length
+        return (self.length - self.prompt_length).clamp(min=1)
 
     @property
     def segments(self) -> Tensor:

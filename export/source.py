@@ -57,11 +57,12 @@ def revision(spec: ModelSpec) -> str:
 
 def _resolve(spec: ModelSpec, key: str, where: str) -> Source:
     source = _locate(spec, key, where, _files(spec))
-    if not (source.folder / "config.json").is_file():
+    # Without config.json: an embedding model whose modules lie in folders of their own.
+    if not any((source.folder / name).is_file() for name in ("config.json", "modules.json")):
         raise SourceError(f"[{spec.name}] {key}: {where} holds no config.json")
-    if any(source.folder.glob("*.safetensors")):
+    if any(source.folder.rglob("*.safetensors")):
         return source
-    if not any(source.folder.glob("*.bin")):
+    if not any(source.folder.rglob("*.bin")):
         raise SourceError(f"[{spec.name}] {key}: {where} holds no weights (*.safetensors)")
     if not spec.allow_pickle:
         raise SourceError(

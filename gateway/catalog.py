@@ -23,6 +23,8 @@ GONE_S = 10.0
 
 TEXT_EMBEDDING, IMAGE_EMBEDDING = "text-embedding", "image-embedding"
 EMBEDDING_ROLES = frozenset({TEXT_EMBEDDING, IMAGE_EMBEDDING})
+PREFIXES = ("first_length", "prompt_length")
+"""Inputs, INT32 [b, 1]: how many tokens of a row are its first segment, or its prompt, which is not pooled."""
 RERANK_ROLES = frozenset({"late-interaction", "cross-encoder"})
 
 
@@ -55,8 +57,8 @@ class TextTower(Tower):
     """How a cross-encoder's logits become scores."""
     positive_class: int = 0
     """The column of its logits that stands for relevance."""
-    takes_first_length: bool = False
-    """Whether it asks how many tokens of a row are of the first segment."""
+    prefix: str = ""
+    """What it asks of each row, one of PREFIXES: how many tokens at the front stand apart. Most ask nothing."""
     length_buckets: tuple[int, ...] = ()
     """The only lengths of rows that it takes, ascending, where it does not take all."""
 
@@ -262,7 +264,7 @@ def _text_tower(config: ModelConfig, tokenizer: TextTokenizer) -> TextTower:
         default_prompt=prompts[default_prompt] if default_prompt is not None else "",
         activation=activation,
         positive_class=positive_class,
-        takes_first_length="first_length" in config.inputs,
+        prefix=next((name for name in PREFIXES if name in config.inputs), ""),
         length_buckets=length_buckets,
     )
 

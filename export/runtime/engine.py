@@ -89,12 +89,13 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class FirstLength:
-    """How many tokens of a row are its first segment, INT32 [b, 1]: the query of a pair, for segment embeddings."""
+class Prefix:
+    """How many tokens at the front of a row stand apart, INT32 [b, 1]."""
 
     name: str
     of: str
     """The length of the whole row."""
+    least: int
 
     @property
     def inputs(self) -> tuple[str, ...]:  # noqa: D102
@@ -110,7 +111,7 @@ class FirstLength:
         lengths = tensors[self.name]
         if np.less(tensors[self.of], lengths).any():
             raise InvalidTensorsError(f"{self.name} must not exceed {self.of}")
-        _check_range(self.name, lengths, 1, None)
+        _check_range(self.name, lengths, self.least, None)
         return list(lengths[:, 0])
 
 
@@ -134,11 +135,12 @@ class Pixels:
         return list(tensors[self.name])
 
 
-Field = Tokens | FirstLength | Pixels
+Field = Tokens | Prefix | Pixels
 
 FIELDS: tuple[Field, ...] = (
     Tokens("input_ids", "length", "row_stride"),
-    FirstLength("first_length", "length"),
+    Prefix("first_length", "length", least=1),  # the first segment, which has segment embeddings of its own
+    Prefix("prompt_length", "length", least=0),  # the prompt, which is not pooled
     Tokens("query_ids", "query_length", "query_stride"),
     Tokens("document_ids", "document_length", "document_stride"),
     Pixels("pixels"),

@@ -18,7 +18,7 @@ from transformers import (
 from export import samples
 from export.encoder import RowEncoder
 from export.errors import SourceError
-from export.heads import ImageEmbedding, TextEmbedding
+from export.heads import Encode, ImageEmbedding, Pool, Project, TextEmbedding
 from export.loading import Model, architecture, load_model, load_tokenizer, loading
 from export.manifest import ModelSpec
 from export.rows import Rows
@@ -108,7 +108,7 @@ def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
 
     # Of rows that all are of one length there is nothing to pack.
     encoder = RowEncoder(model.text_model, packed=spec.backend != "tensorrt" and not kind.fills_up)
-    head: torch.nn.Module = TextEmbedding(encoder, (kind.pooling,), projection)
+    head: torch.nn.Module = TextEmbedding(Encode(encoder), [Pool(kind.pooling), Project(projection)])
     if kind.fills_up:
         head = _FilledUp(head, config.max_position_embeddings, words.padding)
     return Tower(

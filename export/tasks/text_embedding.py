@@ -2,30 +2,65 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Dropout,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    StaticEmbedding,
+    Transformer,
+    WeightedLayerPooling,
+)
+from tokenizers import Tokenizer
 from torch import Tensor
+from transformers import AutoConfig
 
 from export import samples
 from export.encoder import RowEncoder
 from export.errors import SourceError
-from export.heads import TextEmbedding
-from export.loading import OPTIONS, Model, load_model, loading
+from export.heads import Encode, Lookup, Pool, TextEmbedding
+from export.loading import OPTIONS, UNREADABLE, Model, architecture, load_model, loading
 from export.manifest import ModelSpec
 from export.runtime.engine import Row
-from export.tower import TEXT, TEXT_EMBEDDING, Tower, check_dimensions, vocabulary
+from export.tower import (
+    MOST_TOKENS,
+    PROMPT_LENGTH,
+    TEXT,
+    TEXT_EMBEDDING,
+    Tower,
+    Vocabulary,
+    check_dimensions,
+    vocabulary,
+)
+
+STEPS: Mapping[type[torch.nn.Module], Callable[[Model], torch.nn.Module]] = {
+    Pooling: lambda pooling: Pool(*_modes(pooling)),
+    # These know no rows: what they make of a token or of a vector, they make of it alone.
+    **dict.fromkeys((Dense, Dropout, LayerNorm, Normalize, WeightedLayerPooling), lambda module: module),
+}
+"""What the modules of sentence-transformers behind the first become in a graph."""
+OTHER_KINDS: Mapping[object, str] = {
+    "CrossEncoder": "use task cross-encoder",
+    "MultiVectorEncoder": "use task late-interaction",
+    "SparseEncoder": "its vectors are sparse, and text-embedding has dense ones",
+}
+"""The models of sentence-transformers that it would convert to embedding models, and what to do with them instead."""
 
 
 def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     """Load the tower of a sentence-transformers folder, or of a transformers folder whose pooling the table names.
 
     Raises:
-        SourceError: the folder cannot be loaded, has modules other than a transformer, poolings, dense layers and a
-            normalisation, or fewer dimensions than are asked for.
+        SourceError: the folder cannot be loaded, holds another kind of model, has modules that are neither a
+            transformer nor a StaticEmbedding nor of STEPS, or fewer dimensions than are asked for.
     """
     return [tower(spec, spec.name, pipeline(spec, folder))]
 
@@ -35,12 +70,13 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
 
     Raises:
         SourceError: it cannot be loaded, its pooling is not said or said twice, its prompts are said twice, weights are
-            missing, or it names code other than sentence-transformers' own.
+            missing, it names code other than sentence-transformers' own, or holds another kind of model.
     """
     has_modules = (folder / "modules.json").is_file()
     if has_modules == (spec.pooling is not None):
         said = "the source says it already" if has_modules else "must be named, since the source does not say it"
         raise SourceError(f"[{spec.name}] pooling: {said} (modules.json)")
+    _check_kind(spec, folder, has_modules=has_modules)
     if has_modules:
         _check_code(spec, folder)
     with loading(spec), warnings.catch_warnings():
@@ -63,13 +99,35 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
             reference = SentenceTransformer(modules=[transformer, pooling], device="cpu")
     if isinstance(reference[0], Transformer):
         # sentence-transformers makes up what is missing; the same loaded again tells.
-        model = reference[0].auto_model
-        load_model(spec, type(model), Path(model.config.name_or_path))
+        own = json.loads((folder / "modules.json").read_text())[0]["path"] if has_modules else ""
+        load_model(spec, type(reference[0].auto_model), folder / own)
     if spec.prompts:
         if any(reference.prompts.values()):
             raise SourceError(f"[{spec.name}] prompts: the source names its own (config_sentence_transformers.json)")
         reference.prompts = dict(spec.prompts)
-    return reference
+    return reference.float().eval().requires_grad_(requires_grad=False)
+
+
+def _check_kind(spec: ModelSpec, folder: Path, *, has_modules: bool) -> None:
+    """Refuse models of other tasks, which sentence-transformers would make embedding models of."""
+    kind = _settings(spec, folder).get("model_type")
+    if kind in OTHER_KINDS:
+        raise SourceError(f"[{spec.name}] source: it is a {kind} of sentence-transformers: {OTHER_KINDS[kind]}")
+    if not has_modules:
+        with loading(spec):
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.allow_remote_code)
+        if architecture(config).endswith("ForSequenceClassification"):
+            raise SourceError(f"[{spec.name}] source: {architecture(config)} is a classifier: use task cross-encoder")
+
+
+def _settings(spec: ModelSpec, folder: Path) -> dict[str, Any]:
+    """What a folder of sentence-transformers says of the whole model."""
+    file = folder / "config_sentence_transformers.json"
+    if not file.is_file():
+        return {}
+    with loading(spec):
+        settings: dict[str, Any] = json.loads(file.read_text())
+    return settings
 
 
 def _check_code(spec: ModelSpec, folder: Path) -> None:
@@ -85,55 +143,153 @@ def _check_code(spec: ModelSpec, folder: Path) -> None:
 
 
 def tower(spec: ModelSpec, name: str, reference: Model) -> Tower:
-    """The tower of a pipeline, under the name of a Triton model."""
-    modules = list(reference)
-    transformer, pooling, rest = modules[0], modules[1] if len(modules) > 1 else None, modules[2:]
-    if not isinstance(transformer, Transformer) or not isinstance(pooling, Pooling):
-        kinds = ", ".join(type(module).__name__ for module in modules)
-        raise SourceError(f"[{spec.name}] source: not a transformer followed by a pooling, but {kinds}")
-    after = [module for module in rest if not isinstance(module, Normalize)]
-    if not all(isinstance(module, Dense) for module in after) or after != rest[: len(after)]:
-        raise SourceError(
-            f"[{spec.name}] source: only dense layers may stand between pooling and normalisation: {rest}"
-        )
-    reference.eval().requires_grad_(requires_grad=False)
-    model = transformer.auto_model
-    words = vocabulary(spec, reference.tokenizer, model, reference.max_seq_length)
-    modes = pooling.get_config_dict()["pooling_mode"]
-    width = int(reference.get_embedding_dimension())
-    check_dimensions(spec, width)
-    encoder = RowEncoder(model, packed=spec.backend != "tensorrt")
+    """The tower of a pipeline, under the name of a Triton model.
+
+    Raises:
+        SourceError: a module has no place in a graph, or the modules do not fit each other.
+    """
+    first, *rest = reference
+    while rest and _is_normalisation(rest[-1]):  # the gateway's
+        rest.pop()
+    poolings = [module for module in rest if isinstance(module, Pooling)]
+    width = _truncation(spec, reference.truncate_dim)
+    make, words, packed = _static(spec, first) if isinstance(first, StaticEmbedding) else _encoded(spec, first, rest)
+    parameters = prompts(spec, reference)
+    asks_for_prompts = bool(parameters["prompts"]) and not all(pooling.include_prompt for pooling in poolings)
 
     def embed(row: Row) -> Tensor:
         """The vector before its normalisation, which is the gateway's."""
-        features = {"input_ids": torch.from_numpy(row[0])[None], "attention_mask": torch.ones(1, len(row[0]))}
-        for module in (transformer, pooling, *after):
+        features: dict[str, Any] = {"input_ids": torch.from_numpy(row[0])}
+        if isinstance(first, StaticEmbedding):
+            features["offsets"] = torch.zeros(1, dtype=torch.int64)
+        else:
+            features = {"input_ids": features["input_ids"][None], "attention_mask": torch.ones(1, len(row[0]))}
+        if asks_for_prompts:
+            features["prompt_length"] = int(row[1])
+        for module in (first, *rest):
             features = module(features)
-        return features["sentence_embedding"][0]
+        embedded: Tensor = features["sentence_embedding"][0, :width]
+        return embedded
 
+    def rows() -> Sequence[Row]:
+        plain = samples.single_rows(words)
+        if not asks_for_prompts:
+            return plain
+        lengths = [min(5 * (i % 3), len(ids) - 1) for i, (ids,) in enumerate(plain)]
+        return [(ids, np.array(length, np.int32)) for (ids,), length in zip(plain, lengths, strict=True)]
+
+    try:
+        with torch.inference_mode():
+            dimensions = len(embed(rows()[0]))
+    except UNREADABLE as exc:
+        kinds = ", ".join(type(module).__name__ for module in (first, *rest))
+        raise SourceError(f"[{spec.name}] source: its modules do not fit each other ({kinds}): {exc}") from exc
+    check_dimensions(spec, dimensions)
+    if asks_for_prompts:
+        _check_prompts(spec, first, json.loads(parameters["prompts"]), words)
     return Tower(
         name=name,
         role=TEXT_EMBEDDING,
-        fields=(TEXT,),
-        head=TextEmbedding(encoder, (modes,) if isinstance(modes, str) else modes, _Dense(after)),
-        width=width,
+        fields=(TEXT, PROMPT_LENGTH) if asks_for_prompts else (TEXT,),
+        head=TextEmbedding(make, [_step(spec, module) for module in rest], width),
+        width=dimensions,
         reference=embed,
-        samples=lambda: samples.single_rows(words),
+        samples=rows,
         vocabulary=words,
-        packed=encoder.packed,
-        parameters=prompts(spec, reference, pooling),
+        packed=packed,
+        parameters=parameters,
     )
 
 
-def prompts(spec: ModelSpec, reference: Model, pooling: Pooling) -> dict[str, str]:
+def _is_normalisation(module: Model) -> bool:
+    """Whether a module brings the vectors of rows to length 1."""
+    return isinstance(module, Normalize) and module.module_output_name == "sentence_embedding"
+
+
+def _step(spec: ModelSpec, module: Model) -> torch.nn.Module:
+    make = STEPS.get(type(module))
+    if make is None:
+        known = ", ".join(kind.__name__ for kind in STEPS)
+        raise SourceError(f"[{spec.name}] source: module {type(module).__name__} is not one of {known}")
+    return make(module)
+
+
+def _modes(pooling: Model) -> Sequence[str]:
+    modes: str | Sequence[str] = pooling.pooling_mode
+    return (modes,) if isinstance(modes, str) else modes
+
+
+def _encoded(spec: ModelSpec, first: Model, rest: Sequence[Model]) -> tuple[torch.nn.Module, Vocabulary, bool]:
+    """What begins with a transformer: the first of a graph, its vocabulary, and whether it computes real tokens only.
+
+    Raises:
+        SourceError: it is none, or reads texts in a way that is not supported.
+    """
+    if not isinstance(first, Transformer):
+        raise SourceError(
+            f"[{spec.name}] source: its first module is a {type(first).__name__}, not a Transformer or StaticEmbedding"
+        )
+    text = first.modality_config.get("text", {})
+    if first.transformer_task != "feature-extraction" or text.get("method_output_name") != "last_hidden_state":
+        given = text.get("method_output_name") or ", ".join(map(str, first.modality_config))
+        raise SourceError(
+            f"[{spec.name}] source: its Transformer is made for {first.transformer_task} and gives {given}, where"
+            " vectors of tokens (last_hidden_state) are needed"
+        )
+    for setting, value in (
+        ("message", first.modality_config.get("message")),
+        *((name, getattr(first, name)) for name in ("processing_kwargs", "query_length", "document_length")),
+        ("query_expansion", first.query_expansion),
+    ):
+        if value:
+            raise SourceError(f"[{spec.name}] source: its Transformer changes texts by {setting}: {value}")
+    model = first.auto_model
+    words = vocabulary(spec, first.tokenizer, model, first.max_seq_length)
+    weighs = any(isinstance(module, WeightedLayerPooling) for module in rest)
+    all_layers = weighs and bool(getattr(model.config, "output_hidden_states", False))
+    encoder = RowEncoder(model, packed=spec.backend != "tensorrt", all_layers=all_layers)
+    return Encode(encoder), words, encoder.packed
+
+
+def _static(spec: ModelSpec, first: Model) -> tuple[torch.nn.Module, Vocabulary, bool]:
+    """What begins with a table of vectors, as `_encoded`.
+
+    Raises:
+        SourceError: the tokenizer has ids that the table has not.
+    """
+    table = first.embedding.weight.detach()
+    # The module adds no special tokens.
+    own = Tokenizer.from_str(json.dumps(json.loads(first.tokenizer.to_str()) | {"post_processor": None}))
+    most = (own.truncation or {}).get("max_length", MOST_TOKENS)
+    own.no_truncation()
+    own.no_padding()
+    highest = max(own.get_vocab().values())
+    if highest >= len(table):
+        raise SourceError(
+            f"[{spec.name}] source: the tokenizer has ids up to {highest}, where the table ends at {len(table) - 1}"
+        )
+    packed = spec.backend != "tensorrt"
+    words = Vocabulary(own, len(table), spec.max_tokens or min(most, MOST_TOKENS), padding=0)
+    return Lookup(table, packed=packed), words, packed
+
+
+def _truncation(spec: ModelSpec, given: object) -> int | None:
+    """How much of each vector sentence-transformers gives."""
+    if given is None or (isinstance(given, int) and not isinstance(given, bool) and given >= 1):
+        return given
+    raise SourceError(f"[{spec.name}] source: truncate_dim is {given!r}, where a number of dimensions is needed")
+
+
+def prompts(spec: ModelSpec, reference: Model) -> dict[str, str]:
     """The parameters that name a model's prompts.
 
     Raises:
-        SourceError: its prompts are not pooled.
+        SourceError: a prompt is no text.
     """
     named = {name: text for name, text in reference.prompts.items() if text}
-    if named and not pooling.include_prompt:
-        raise SourceError(f"[{spec.name}] source: its pooling leaves out the prompt, which is not supported")
+    for name, text in named.items():
+        if not isinstance(text, str):
+            raise SourceError(f"[{spec.name}] source: its prompt {name} is {text!r}, where a text is needed")
     default = reference.default_prompt_name
     return {
         "prompts": json.dumps(named, ensure_ascii=False) if named else "",
@@ -141,14 +297,18 @@ def prompts(spec: ModelSpec, reference: Model, pooling: Pooling) -> dict[str, st
     }
 
 
-class _Dense(torch.nn.Module):
-    """Dense modules of sentence-transformers, one after the other: [N, D] to [N, E]."""
+def _check_prompts(spec: ModelSpec, transformer: Model, named: Mapping[str, str], words: Vocabulary) -> None:
+    """Check that prompts are as long as the gateway takes them for: all tokens but a special one at the end.
 
-    def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
-        super().__init__()
-        self.steps = torch.nn.ModuleList(modules)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        for step in self.steps:
-            pooled = step({"sentence_embedding": pooled})["sentence_embedding"]
-        return pooled
+    Raises:
+        SourceError: sentence-transformers takes one for longer or shorter.
+    """
+    special = [bool(flag) for flag in words.tokenizer.encode("a").special_tokens_mask]
+    behind = int(special[-1])
+    for name, text in named.items():
+        counted = transformer.preprocess(["a"], prompt=text)["prompt_length"]
+        own = len(words.tokenizer.encode(text).ids) - behind
+        if counted != own:
+            raise SourceError(
+                f"[{spec.name}] source: its pooling leaves out {counted} tokens for the prompt {name}, which has {own}"
+            )

@@ -87,8 +87,9 @@ async def embed(
     has_image = np.array([item.image is not None for item in items])
     with caller.stages.stage("tokenise"):
         ids = await _encode(model.text, items, prompt, max_tokens, truncate) if model.text else []
+        prefixes = await _prefixes(model.text, items, prompt, ids) if model.text else []
     text_vectors, image_vectors = await gather(
-        _embed_texts(caller, model.text, ids), _embed_images(caller, reader, model.image, items)
+        _embed_texts(caller, model.text, ids, prefixes), _embed_images(caller, reader, model.image, items)
     )
     of_text, of_image = np.zeros((2, len(items), model.width), np.float32)
     of_text[has_text] = text_vectors
@@ -128,8 +129,24 @@ async def _encode(
     return await tokens.encode(tower, texts, places, limit, truncate=truncate)
 
 
-async def _embed_texts(caller: Caller, tower: TextTower | None, ids: Sequence[list[int]]) -> NDArray[np.float32]:
-    return await rows.run(caller, tower, [(row,) for row in ids]) if tower is not None else NOTHING
+async def _prefixes(tower: TextTower, items: Sequence[Item], prompt: str, ids: Sequence[list[int]]) -> list[int]:
+    """How many ids of each row are the prompt's, for models that leave them out of their vectors.
+
+    As sentence-transformers counts them (Transformer._get_prompt_length): the tokens of the prompt alone, the special
+    one in front included and the one behind not.
+    """
+    if not tower.prefix:
+        return []
+    (alone,) = await tower.tokenizer.encode([prompt]) if prompt else [[]]
+    length = len(alone) - bool(tower.tokenizer.behind) if alone else 0
+    texts = [item.text for item in items if item.text is not None]
+    return [min(length, len(row)) if isinstance(text, str) else 0 for text, row in zip(texts, ids, strict=True)]
+
+
+async def _embed_texts(
+    caller: Caller, tower: TextTower | None, ids: Sequence[list[int]], prefixes: Sequence[int]
+) -> NDArray[np.float32]:
+    return await rows.run(caller, tower, [(row,) for row in ids], prefixes) if tower is not None else NOTHING
 
 
 async def _embed_images(

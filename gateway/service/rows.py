@@ -27,7 +27,7 @@ MAX_ROWS = 2048
 
 
 async def run(
-    caller: Caller, tower: TextTower, rows: Sequence[Row], first_lengths: Sequence[int] = ()
+    caller: Caller, tower: TextTower, rows: Sequence[Row], prefixes: Sequence[int] = ()
 ) -> NDArray[np.float32]:
     """Compute every row: [n, tower.width], in the order given.
 
@@ -37,7 +37,7 @@ async def run(
         caller: on whose behalf.
         tower: of any role.
         rows: each of 1 to tower.max_tokens ids in every segment.
-        first_lengths: for models that take it, how many ids of each row have the segment id 0; one if left out.
+        prefixes: for models that have `tower.prefix`, how many ids of each row it counts; one if left out.
 
     Raises:
         GatewayError: what `parts.run` does.
@@ -45,8 +45,8 @@ async def run(
 
     async def tensors(part: Sequence[int]) -> parts.Tensors:
         made = _tensors(tower, [rows[i] for i in part])
-        if tower.takes_first_length:
-            made["first_length"] = np.array([[first_lengths[i] if first_lengths else 1] for i in part], np.int32)
+        if tower.prefix:
+            made[tower.prefix] = np.array([[prefixes[i] if prefixes else 1] for i in part], np.int32)
         return made
 
     return await parts.run(caller, tower, _cut([sum(map(len, row)) for row in rows], tower.max_batch_size), tensors)

@@ -58,6 +58,8 @@ CASES: Sequence[Case] = (
         Case(name, "text-embedding", partial(tiny.write_embedding, name=name, pooling="lasttoken"))
         for name in tiny.DECODERS
     ),
+    *(Case(f"BERT, {kind}", "text-embedding", partial(tiny.write_modules, kind=kind)) for kind in tiny.MODULES),
+    Case("StaticEmbedding", "text-embedding", tiny.write_static),
     *(
         Case(name, "cross-encoder", partial(tiny.write_cross_encoder, name=name))
         for name in tiny.ENCODERS

@@ -27,7 +27,7 @@ from export.runtime.engine import (
 )
 from export.tower import Tower
 
-TEXT, FIRST_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
+TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
 LIMITS = Limits(max_tokens=3, vocabulary_size=100)
 
 

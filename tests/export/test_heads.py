@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import AutoModel, CLIPImageProcessor, PreTrainedModel
 
 from export.encoder import RowEncoder
-from export.heads import POOLINGS, ImageEmbedding, LateInteraction, TextEmbedding
+from export.heads import POOLINGS, Encode, ImageEmbedding, LateInteraction, Pool, Project, TextEmbedding
 from export.rows import Rows
 from tests.export import tiny
 
@@ -56,11 +56,26 @@ def test_every_pooling_is_that_of_sentence_transformers(mode: str) -> None:
     torch.testing.assert_close(POOLINGS[mode](hidden, given), pooled(mode, hidden, length))
 
 
+@pytest.mark.parametrize("mode", sorted(POOLINGS))
+def test_poolings_leave_out_the_prompt_as_those_of_sentence_transformers(mode: str) -> None:
+    hidden = torch.randn(4, 40, 8, generator=torch.Generator().manual_seed(1))
+    length = torch.tensor([3, 40, 4, 17])
+    for prompt in (0, 2):
+        given = Rows(torch.zeros(4, 40, dtype=torch.int64), length, length, prompt_length=torch.full((4,), prompt))
+        features = {
+            "token_embeddings": hidden,
+            "attention_mask": given.valid.to(torch.int64),
+            "prompt_length": prompt,
+        }
+        expected = Pooling(8, mode, include_prompt=False)(features)["sentence_embedding"]
+        torch.testing.assert_close(POOLINGS[mode](hidden, given), expected)
+
+
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 def test_several_poolings_stand_side_by_side_before_the_projection(packed: bool) -> None:
     modes, projection = ("max", "cls", "mean"), torch.nn.Linear(3 * tiny.WIDTH, 8)
     texts = [text(length) for length in LENGTHS]
-    head = TextEmbedding(RowEncoder(bert(), packed=packed), modes, projection)
+    head = TextEmbedding(Encode(RowEncoder(bert(), packed=packed)), [Pool(*modes), Project(projection)])
     expected = [
         projection(pooled(modes, bert()(torch.tensor([ids])).last_hidden_state, torch.tensor([len(ids)])))
         for ids in texts

@@ -27,7 +27,7 @@ from export.tasks import cross_encoder, text_embedding
 from export.tower import Tower
 from tests.export import tiny
 
-TEXT, FIRST_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
+TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
 COMPUTES_IN_BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 

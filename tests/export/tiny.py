@@ -10,7 +10,16 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Dropout,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    StaticEmbedding,
+    Transformer,
+    WeightedLayerPooling,
+)
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, T5EncoderModel
 
@@ -266,6 +275,42 @@ def write_embedding(
     modules += [Dense(modules[-1].get_embedding_dimension(), 16)] if dense else []
     SentenceTransformer(modules=[*modules, Normalize()], device="cpu").save(str(folder / "model"))
     return folder / "model"
+
+
+MODULES: Mapping[str, Callable[[], list[torch.nn.Module]]] = {
+    "Dense on tokens": lambda: [Dense(WIDTH, 16, module_input_name="token_embeddings"), Pooling(16, "max")],
+    "LayerNorm": lambda: [Pooling(WIDTH, "mean"), LayerNorm(WIDTH), Dropout(0.5), Dense(WIDTH, 16), Normalize()],
+    "Normalize, Dense": lambda: [Pooling(WIDTH, "cls"), Normalize(), Dense(WIDTH, 16, use_residual=True)],
+    "WeightedLayerPooling": lambda: [
+        WeightedLayerPooling(WIDTH, num_hidden_layers=3, layer_start=1),
+        Pooling(WIDTH, "mean"),
+    ],
+    "no prompt": lambda: [Pooling(WIDTH, ("mean", "weightedmean", "cls", "max"), include_prompt=False)],
+}
+"""What may stand behind a transformer, by what is special about it."""
+PROMPTS = {"query": "a query about shells: ", "document": ""}
+
+
+def write_modules(folder: Path, kind: str, name: str = "BERT") -> Path:
+    """A folder of sentence-transformers with prompts and less usual modules."""
+    layers = {"output_hidden_states": True} if kind == "WeightedLayerPooling" else {}
+    transformer = Transformer(str(write_plain(folder / "transformer", name, **layers)), max_seq_length=100)
+    torch.manual_seed(1)
+    modules = [transformer, *MODULES[kind]()]
+    for module in modules[1:]:
+        for weight in module.parameters():
+            torch.nn.init.normal_(weight, 0.5, 0.3)
+    SentenceTransformer(modules=modules, prompts=PROMPTS, device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
+def write_static(folder: Path) -> Path:
+    """A table of vectors, with a tokenizer that would put special tokens around texts."""
+    torch.manual_seed(1)
+    table = torch.randn(len(wordpiece()), WIDTH)
+    module = StaticEmbedding(Tokenizer.from_str(wordpiece().backend_tokenizer.to_str()), embedding_weights=table)
+    SentenceTransformer(modules=[module, Normalize()], prompts=PROMPTS, device="cpu").save(str(folder))
+    return folder
 
 
 def write_cross_encoder(folder: Path, name: str = "BERT", labels: int = 1, **more: Any) -> Path:

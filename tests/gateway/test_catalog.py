@@ -110,13 +110,13 @@ def read_text(
 
 def test_cross_encoder_without_parameters_answers_with_its_first_logit(repository: Path, tmp_path: Path) -> None:
     model = read_text(repository, tmp_path, {})
-    assert (model.activation, model.positive_class, model.takes_first_length) == ("none", 0, False)
+    assert (model.activation, model.positive_class, model.prefix) == ("none", 0, "")
 
 
 def test_parameters_of_a_cross_encoder_are_read(repository: Path, tmp_path: Path) -> None:
     parameters = {"activation": "softmax", "positive_class": "2", "length_buckets": "64,16", "name": "public"}
     model = read_text(repository, tmp_path, parameters, inputs=frozenset({"input_ids", "length", "first_length"}))
-    assert (model.activation, model.positive_class, model.takes_first_length) == ("softmax", 2, True)
+    assert (model.activation, model.positive_class, model.prefix) == ("softmax", 2, "first_length")
     assert model.length_buckets == (16, 64)
     assert (model.name, model.triton_name) == ("public", "model-0")
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -6,14 +7,17 @@ import pytest
 import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import LayerNorm, Normalize, Pooling, Transformer
-from transformers import AutoModel
+from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers.sentence_transformer.modules import CNN, BoW, LayerNorm, Normalize, Pooling, Transformer
+from sentence_transformers.sparse_encoder.modules import SpladePooling
+from tokenizers import Tokenizer
+from transformers import AutoModel, AutoModelForMaskedLM
 
 from export.errors import SourceError
-from export.manifest import ModelSpec
+from export.manifest import Backend, ModelSpec
+from export.source import resolve
 from export.tasks import text_embedding
-from export.tower import TEXT_EMBEDDING, Tower
+from export.tower import PROMPT_LENGTH, TEXT, TEXT_EMBEDDING, Tower
 from tests.export import tiny
 
 TEXTS = ["a shell", "A conch is a sea snail, and its shell a trumpet.", *tiny.TEXTS[:3]]
@@ -137,12 +141,26 @@ def test_model_without_prompts_has_none(tmp_path: Path) -> None:
     assert load(spec(tiny.write_embedding(tmp_path))).parameters == {"prompts": "", "default_prompt": ""}
 
 
-def test_prompts_that_are_not_pooled_are_refused(tmp_path: Path) -> None:
-    source = with_settings(tiny.write_embedding(tmp_path), prompts={"query": "query: "})
-    pooling = source / "1_Pooling" / "config.json"
-    pooling.write_text(json.dumps(json.loads(pooling.read_text()) | {"include_prompt": False}))
-    with pytest.raises(SourceError, match=r"^\[tiny\] source: its pooling leaves out the prompt"):
-        load(spec(source))
+def test_prompt_is_left_out_of_the_vector_as_sentence_transformers_does(tmp_path: Path) -> None:
+    source = tiny.write_modules(tmp_path, "no prompt")
+    tower = load(spec(source))
+    assert tower.fields == (TEXT, PROMPT_LENGTH)
+    reference = SentenceTransformer(str(source), device="cpu")
+    prompt = tiny.PROMPTS["query"]
+    for text in TEXTS:
+        expected = reference.encode([text], prompt_name="query", convert_to_tensor=True)
+        given = tiny.rows(tower, prompt + text)
+        alone = len(tiny.wordpiece()(prompt).input_ids) - 1  # less its [SEP]
+        with torch.inference_mode():
+            by_head = tower.head(dataclasses.replace(given, prompt_length=torch.tensor([alone])))
+            by_reference = tower.reference((given.ids[0].numpy(), np.array(alone, np.int32)))[None]
+        torch.testing.assert_close(by_head, expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(by_reference, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_model_without_prompts_asks_for_the_length_of_none(tmp_path: Path) -> None:
+    source = with_settings(tiny.write_modules(tmp_path, "no prompt"), prompts={})
+    assert load(spec(source)).fields == (TEXT,)
 
 
 @pytest.mark.parametrize("dimensions", [(8, 31), (1,)])
@@ -159,17 +177,151 @@ def saved(folder: Path, *modules: torch.nn.Module) -> Path:
     return folder / "model"
 
 
-def test_modules_that_are_not_known_are_refused(tmp_path: Path) -> None:
-    source = saved(tmp_path, Pooling(32, "mean"), LayerNorm(32))
+@pytest.mark.parametrize("kind", [kind for kind in tiny.MODULES if kind != "no prompt"])
+def test_modules_are_computed_in_their_order(kind: str, tmp_path: Path) -> None:
+    source = tiny.write_modules(tmp_path, kind)
+    tower = load(spec(source))
+    reference = SentenceTransformer(str(source), device="cpu")
+    expected = torch.nn.functional.normalize(reference.encode(TEXTS, convert_to_tensor=True))
+    given = tiny.rows(tower, *TEXTS)
+    with torch.inference_mode():
+        vectors = tower.head(given)
+    torch.testing.assert_close(torch.nn.functional.normalize(vectors), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_are_weighed_only_where_the_transformer_gives_them(tmp_path: Path) -> None:
+    # As in sentence-transformers, whose WeightedLayerPooling then does nothing.
+    source = tiny.write_modules(tmp_path, "WeightedLayerPooling")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"output_hidden_states": False}))
+    tower = load(spec(source))
+    expected = SentenceTransformer(str(source), device="cpu").encode(TEXTS, convert_to_tensor=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(tower.head(tiny.rows(tower, *TEXTS)), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["python", "tensorrt"])
+def test_static_embedding_is_the_mean_of_its_table(backend: Backend, tmp_path: Path) -> None:
+    source = tiny.write_static(tmp_path)
+    tower = load(replace(spec(source), backend=backend))
+    assert tower.vocabulary is not None
+    assert tower.vocabulary.tokenizer.encode("a shell").special_tokens_mask.count(1) == 0
+    assert (tower.packed, tower.vocabulary.max_tokens) == (backend == "python", 8192)
+    assert_same_vectors(tower, SentenceTransformer(str(source), device="cpu"))
+
+
+def test_static_embedding_is_cut_where_its_tokenizer_cuts(tmp_path: Path) -> None:
+    source = tiny.write_static(tmp_path)
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.enable_truncation(24)
+    tokenizer.save(str(source / "tokenizer.json"))
+    vocabulary = load(spec(source)).vocabulary
+    assert vocabulary is not None
+    assert (vocabulary.max_tokens, vocabulary.tokenizer.truncation) == (24, None)
+
+
+def test_tokenizer_with_more_tokens_than_the_table_is_refused(tmp_path: Path) -> None:
+    source = tiny.write_static(tmp_path)
+    table = load_file(source / "model.safetensors")["embedding.weight"]
+    save_file({"embedding.weight": table[:-9].contiguous()}, source / "model.safetensors")
+    with pytest.raises(SourceError, match=r"ids up to \d+, where the table ends at \d+$"):
+        load(spec(source))
+
+
+def test_vectors_are_cut_to_the_size_that_the_folder_says(tmp_path: Path) -> None:
+    source = with_settings(tiny.write_embedding(tmp_path), truncate_dim=16)
+    tower = load(replace(spec(source), dimensions=(8,)))
+    assert tower.width == 16
+    reference = SentenceTransformer(str(source), device="cpu")
+    expected = torch.nn.functional.normalize(reference.encode(TEXTS, convert_to_tensor=True))
+    with torch.inference_mode():
+        vectors = tower.head(tiny.rows(tower, *TEXTS))
+    torch.testing.assert_close(torch.nn.functional.normalize(vectors), expected, atol=1e-5, rtol=1e-5)
+    assert load(spec(with_settings(source, truncate_dim=64))).width == 32  # more than there are
+
+
+@pytest.mark.parametrize("size", [0, -3, "16", True, 1.5])
+def test_size_that_is_no_number_of_dimensions_is_refused(size: object, tmp_path: Path) -> None:
+    source = with_settings(tiny.write_embedding(tmp_path), truncate_dim=size)
+    with pytest.raises(SourceError, match=rf"^\[tiny\] source: truncate_dim is {size!r}, where a number of dim"):
+        load(spec(source))
+
+
+def test_transformer_in_a_folder_of_its_own_is_found(tmp_path: Path) -> None:
+    source = tiny.write_embedding(tmp_path, pooling="cls")
+    (source / "0_Transformer").mkdir()
+    for file in {*source.glob("*.safetensors"), *source.glob("*config.json"), *source.glob("tokenizer*")}:
+        file.rename(source / "0_Transformer" / file.name)
+    modules = json.loads((source / "modules.json").read_text())
+    modules[0] |= {"path": "0_Transformer", "type": "sentence_transformers.models.Transformer"}
+    (source / "modules.json").write_text(json.dumps(modules))
+    assert resolve(spec(source)).folder == source
+    assert_same_vectors(load(spec(source)), SentenceTransformer(str(source), device="cpu"))
+    weights = load_file(source / "0_Transformer" / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, source / "0_Transformer" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SourceError, match=r"weights are missing: encoder\.layer\.1\.output\.dense\.weight"):
+        load(spec(source))
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        ("CrossEncoder", "use task cross-encoder"),
+        ("MultiVectorEncoder", "use task late-interaction"),
+        ("SparseEncoder", "its vectors are sparse, and text-embedding has dense ones"),
+    ],
+)
+def test_other_kinds_of_sentence_transformers_are_refused(kind: str, advice: str, tmp_path: Path) -> None:
+    source = with_settings(tiny.write_embedding(tmp_path), model_type=kind)
+    with pytest.raises(SourceError, match=rf"^\[tiny\] source: it is a {kind} of sentence-transformers: {advice}$"):
+        load(spec(source))
+
+
+def test_saved_splade_is_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForMaskedLM.from_config(tiny.config("BERT"))
+    plain = tiny.write(tmp_path / "plain", model, tiny.wordpiece())
+    modules = [Transformer(str(plain), transformer_task="fill-mask"), SpladePooling("max")]
+    SparseEncoder(modules=modules, device="cpu").save(str(tmp_path / "model"))
+    with pytest.raises(SourceError, match="it is a SparseEncoder of sentence-transformers"):
+        load(spec(tmp_path / "model"))
+    with_settings(tmp_path / "model", model_type="SentenceTransformer")  # as if converted
+    with pytest.raises(SourceError, match="its Transformer is made for fill-mask and gives logits"):
+        load(spec(tmp_path / "model"))
+
+
+def test_classifier_is_refused(tmp_path: Path) -> None:
+    source = tiny.write_cross_encoder(tmp_path)
+    with pytest.raises(SourceError, match="BertForSequenceClassification is a classifier: use task cross-encoder"):
+        load(replace(spec(source), pooling="mean"))
+
+
+def test_modules_without_a_place_in_a_graph_are_named(tmp_path: Path) -> None:
+    source = saved(tmp_path, CNN(32, 8), Pooling(24, "mean"))
     with pytest.raises(
-        SourceError, match=r"only dense layers may stand between pooling and normalisation: .*LayerNorm"
+        SourceError, match=r"module CNN is not one of Pooling, Dense, Dropout, LayerNorm, Normalize, We"
     ):
         load(spec(source))
 
 
-def test_transformer_without_a_pooling_is_refused(tmp_path: Path) -> None:
-    source = saved(tmp_path, Normalize(), Pooling(32, "mean"))
-    with pytest.raises(SourceError, match="not a transformer followed by a pooling"):
+def test_modules_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
+    source = saved(tmp_path, LayerNorm(32), Pooling(32, "mean"))
+    with pytest.raises(SourceError, match=r"do not fit each other \(Transformer, LayerNorm, Pooling\): 'sentence_em"):
+        load(spec(source))
+
+
+def test_pipeline_without_a_transformer_is_refused(tmp_path: Path) -> None:
+    SentenceTransformer(modules=[BoW(["a", "shell"])], device="cpu").save(str(tmp_path))
+    with pytest.raises(SourceError, match="its first module is a BoW, not a Transformer or StaticEmbedding"):
+        load(spec(tmp_path))
+
+
+def test_texts_that_a_transformer_changes_are_refused(tmp_path: Path) -> None:
+    source = tiny.write_embedding(tmp_path)
+    file = source / "sentence_bert_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"query_length": 8}))
+    with pytest.raises(SourceError, match="its Transformer changes texts by query_length: 8"):
         load(spec(source))
 
 
@@ -177,7 +329,7 @@ def test_folder_of_one_module_is_refused(tmp_path: Path) -> None:
     source = saved(tmp_path, Pooling(32, "mean"))
     modules = json.loads((source / "modules.json").read_text())
     (source / "modules.json").write_text(json.dumps(modules[:1]))
-    with pytest.raises(SourceError, match="not a transformer followed by a pooling"):
+    with pytest.raises(SourceError, match=r"do not fit each other \(Transformer\): 'sentence_embedding'"):
         load(spec(source))
 
 

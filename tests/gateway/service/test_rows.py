@@ -42,16 +42,16 @@ def test_tensors_are_those_of_the_contract(tower: TextTower) -> None:
     assert call["length"].tolist() == [[1], [3]]
 
 
-def test_first_length_is_sent_to_models_that_take_it(tower: TextTower) -> None:
+def test_length_of_a_prefix_is_sent_to_models_that_take_it(tower: TextTower) -> None:
     triton = RecordingTriton()
     given = [([5, 6, 7],), ([8, 9],)]
-    asyncio.run(rows.run(caller(triton), tower, given, first_lengths=[2, 1]))
+    asyncio.run(rows.run(caller(triton), tower, given, prefixes=[2, 1]))
     asyncio.run(
         rows.run(
             caller(triton),
-            replace(tower, role="cross-encoder", takes_first_length=True),
+            replace(tower, role="cross-encoder", prefix="first_length"),
             given,
-            first_lengths=[2, 1],
+            prefixes=[2, 1],
         )
     )
     without, with_it = triton.calls
