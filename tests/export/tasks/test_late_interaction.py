@@ -252,6 +252,25 @@ def test_token_vectors_of_an_embedding_model_are_those_of_sentence_transformers(
     torch.testing.assert_close(scores(load(spec(source))), mean_maxsim_pairwise(left, right), atol=1e-5, rtol=0)
 
 
+def test_transformer_may_have_a_folder_of_its_own(tmp_path: Path) -> None:
+    source = tiny.write_embedding(tmp_path)
+    before = scores(load(spec(source)))
+    own = source / "0_Transformer"
+    own.mkdir()
+    for name in (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "sentence_bert_config.json",
+    ):
+        (source / name).rename(own / name)
+    modules = json.loads((source / "modules.json").read_text())
+    modules[0]["path"] = own.name
+    (source / "modules.json").write_text(json.dumps(modules))
+    torch.testing.assert_close(scores(load(spec(source))), before)
+
+
 def test_limit_of_the_table_goes_before_the_folders(tmp_path: Path) -> None:
     source = tiny.write_colbert(tmp_path, pylate=True)
     assert limit(load(replace(spec(source), max_tokens=40))) == 40
