@@ -95,6 +95,8 @@ class RowAttention:
     """Of packed rows; None for padded ones."""
     slices: int = 1
     """Into which the queries of a row are cut: scores take memory for one slice at a time."""
+    hides: bool = False
+    """Whether rows have tokens that may not be seen, so that a window may hold none that may."""
 
     @property
     def width(self) -> Tensor:
@@ -136,7 +138,10 @@ class RowAttention:
                 scores = torch.tanh(scores / softcap) * softcap
             if bias is not None:
                 scores = scores + bias
-            return torch.softmax(scores.masked_fill(unseen, MASKED_SCORE), -1) @ value
+            mixed = torch.softmax(scores.masked_fill(unseen, MASKED_SCORE), -1) @ value
+            if self.hides and sight.window is not None:
+                mixed = mixed * ~unseen.all(-1, keepdim=True)  # what sees nothing is 0, as in PyTorch's attention
+            return mixed
 
         if self.slices == 1:
             mixed = attend(query, bias, ~sight.mask(self.attended))  # [N, H, L, d]

@@ -210,7 +210,7 @@ class RowEncoder(torch.nn.Module):
             torch.cat([own.pack(rows.ids) for own, rows in zip(layouts, parts, strict=True)])[None],
             torch.cat([own.pack(rows.segments) for own, rows in zip(layouts, parts, strict=True)])[None],
             layout.position[None],
-            RowAttention(attended, layout, self.slices),
+            RowAttention(attended, layout, self.slices, hides=any(rows.hides for rows in parts)),
         )[0]
         if len(parts) == 1:
             return [layout.pad(hidden)]
@@ -225,7 +225,8 @@ class RowEncoder(torch.nn.Module):
     def _padded(self, rows: Rows) -> Tensor:
         if self.form.patch is not None:
             positions = columns(rows.ids.shape[1])[None]
-            return self._by_rows(rows.ids, rows.segments, positions, RowAttention(rows.attended, slices=self.slices))
+            attend = RowAttention(rows.attended, slices=self.slices, hides=rows.hides)
+            return self._by_rows(rows.ids, rows.segments, positions, attend)
         mask = rows.attended.to(torch.int64)
         return self._run(input_ids=rows.ids, attention_mask=mask, token_type_ids=rows.segments)
 

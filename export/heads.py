@@ -174,7 +174,8 @@ class LateInteraction(torch.nn.Module):
     """One score a pair of query and document, [N, 1]: ColBERT's MaxSim as a mean.
 
     score = mean over the query's tokens of the best cosine with a document token (Khattab and Zaharia 2020,
-    arXiv 2004.12832, equation 3, divided by the query's length so that scores of different queries compare).
+    arXiv 2004.12832, equation 3, divided by the number of query tokens that count, those that expand it included, so
+    that scores of different queries compare). It is sentence-transformers' `mean_maxsim`; its `maxsim` is the sum.
     """
 
     def __init__(
@@ -182,7 +183,7 @@ class LateInteraction(torch.nn.Module):
         encoder: RowEncoder,
         projection: torch.nn.Module,
         expand: Callable[[Rows], Rows],
-        skipped: Sequence[int],
+        skipped: Mapping[str, Sequence[int]],
     ) -> None:
         """Compare the token vectors of an encoder.
 
@@ -190,13 +191,13 @@ class LateInteraction(torch.nn.Module):
             encoder: of both sides.
             projection: of the token vectors, [..., D] to [..., E].
             expand: a query to what stands for it.
-            skipped: document tokens that no query token is compared with, such as punctuation.
+            skipped: ids of tokens that do not count, such as punctuation, by side: "query" and "document".
         """
         super().__init__()
         self.encoder = encoder
         self.projection = projection
         self.expand = expand
-        self.skipped = tuple(skipped)
+        self.skipped = {side: tuple(ids) for side, ids in skipped.items()}
 
     def forward(self, query: Rows, document: Rows) -> Tensor:  # noqa: D102
         # The pairs of a request repeat its query: encode each query once. Not for TensorRT, where sizes may not depend
@@ -209,9 +210,9 @@ class LateInteraction(torch.nn.Module):
             query = Rows(ids.clamp(min=0), length, length)
         query = self.expand(query)
         vectors, compared = (self.projection(part) for part in self.encoder(query, document))
-        counted, length = query.valid, query.length
+        counted = self._counted(query, "query")
         if self.encoder.packed:
-            vectors, counted, length = vectors[of_pair], counted[of_pair], length[of_pair]  # [N, Lq, E]
+            vectors, counted = vectors[of_pair], counted[of_pair]  # [N, Lq, E]
 
         # Divided by the norms afterwards: what follows the last product, OpenVINO computes in fp32 even if all else is
         # bf16, and a norm that was rounded would be off for the whole of its vector.
@@ -219,17 +220,17 @@ class LateInteraction(torch.nn.Module):
         cosine = (vectors * scale) @ compared.transpose(1, 2)  # [N, Lq, Ld]
         norms = vectors.norm(dim=-1)[:, :, None] * scale * compared.norm(dim=-1)[:, None]
         cosine = cosine / norms.clamp(min=1e-12)
-        cosine = cosine.masked_fill(~self._compared(document)[:, None], MASKED_SCORE)
-        # Rounding in bf16 can take the cosine of equal vectors to 1.008.
-        best = cosine.amax(2).clamp(max=1) * counted  # [N, Lq]
-        score: Tensor = best.sum(1, keepdim=True) / length[:, None]
+        cosine = cosine.masked_fill(~self._counted(document, "document")[:, None], MASKED_SCORE)
+        # Rounding in bf16 can take the cosine of equal vectors to 1.008, and of some documents no token counts.
+        best = cosine.amax(2).clamp(-1, 1) * counted  # [N, Lq]
+        score: Tensor = best.sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp(min=1)
         return score
 
-    def _compared(self, document: Rows) -> Tensor:
-        compared = document.valid
-        if self.skipped:
-            compared = compared & (document.ids[..., None] != torch.tensor(self.skipped)).all(-1)
-        return compared
+    def _counted(self, rows: Rows, side: str) -> Tensor:
+        """Bool [N, L], the tokens that count."""
+        if not self.skipped.get(side):
+            return rows.valid
+        return rows.valid & (rows.ids[..., None] != torch.tensor(self.skipped[side])).all(-1)
 
 
 class ImageEmbedding(torch.nn.Module):

@@ -47,6 +47,11 @@ class Rows:
         return (self.length - self.prompt_length).clamp(min=1)
 
     @property
+    def hides(self) -> bool:
+        """Whether there may be tokens that others do not attend to."""
+        return self.visible is not self.length
+
+    @property
     def segments(self) -> Tensor:
         """int64 [N, L], the segment of each token: 0 or 1."""
         if self.first_length is None:

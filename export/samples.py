@@ -45,10 +45,14 @@ def single_rows(vocabulary: Vocabulary) -> list[Row]:
     return [(ids(vocabulary, i, length),) for i, length in enumerate(lengths(vocabulary))]
 
 
-def paired_rows(vocabulary: Vocabulary) -> list[Row]:
-    """Every document length under short, medium and long queries; queries repeat, as they do in rerank."""
+def paired_rows(vocabulary: Vocabulary, most_of_query: int | None = None) -> list[Row]:
+    """Every document length under short, medium and long queries; queries repeat, as they do in rerank.
+
+    A long query has `most_of_query` tokens, or half of the model's limit.
+    """
     wanted = lengths(vocabulary)
-    queries = [ids(vocabulary, i, length) for i, length in enumerate((5, 12, vocabulary.max_tokens // 2))]
+    most = most_of_query or vocabulary.max_tokens // 2
+    queries = [ids(vocabulary, i, length) for i, length in enumerate((min(5, most), min(12, most), most))]
     return [(query, ids(vocabulary, i + 3, length)) for query in queries for i, length in enumerate(wanted)]
 
 

@@ -57,6 +57,8 @@ class TextTower(Tower):
     """How a cross-encoder's logits become scores."""
     positive_class: int = 0
     """The column of its logits that stands for relevance."""
+    max_query_tokens: int | None = None
+    """At which late interaction cuts a query, as the model was trained; None where it does not."""
     prefix: str = ""
     """What it asks of each row, one of PREFIXES: how many tokens at the front stand apart. Most ask nothing."""
     length_buckets: tuple[int, ...] = ()
@@ -247,6 +249,9 @@ def _text_tower(config: ModelConfig, tokenizer: TextTokenizer) -> TextTower:
     positive_class = int(parameters.get("positive_class", "0"))
     if not 0 <= positive_class < config.width:
         raise ValueError(f"positive_class {positive_class} is none of its {config.width} classes")
+    max_query_tokens = int(parameters["max_query_tokens"]) if "max_query_tokens" in parameters else None
+    if max_query_tokens is not None and not 1 <= max_query_tokens <= max_tokens:
+        raise ValueError(f"max_query_tokens is {max_query_tokens}, not 1 to its max_tokens of {max_tokens}")
     length_buckets = tuple(sorted(_integers(parameters, "length_buckets")))
     if length_buckets and length_buckets[-1] < max_tokens:
         raise ValueError(f"length_buckets end at {length_buckets[-1]}, below its max_tokens of {max_tokens}")
@@ -264,6 +269,7 @@ def _text_tower(config: ModelConfig, tokenizer: TextTokenizer) -> TextTower:
         default_prompt=prompts[default_prompt] if default_prompt is not None else "",
         activation=activation,
         positive_class=positive_class,
+        max_query_tokens=max_query_tokens,
         prefix=next((name for name in PREFIXES if name in config.inputs), ""),
         length_buckets=length_buckets,
     )

@@ -114,6 +114,7 @@ def write_odd_repository(repository: Path, target: Path) -> Path:
     _write_echo(target / "bucketed", default, "text-embedding", pair, 2, length_buckets="16,64,256")
     late = ("query_ids", "query_length", "document_ids", "document_length")
     _write_echo(target / "prompted-late", default, "late-interaction", late, 1, prompts=prompts)
+    _write_echo(target / "short-query", default, "late-interaction", late, 1, prompts=prompts, max_query_tokens="8")
     return target
 
 

@@ -1,169 +1,283 @@
-"""Late interaction: ColBERT models, and the token vectors of any embedding model."""
+"""Late interaction: multi-vector models such as ColBERT, and the token vectors of any embedding model."""
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+from sentence_transformers.util import mean_maxsim
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModel
 
 from export import samples
 from export.encoder import RowEncoder
 from export.errors import SourceError
 from export.heads import LateInteraction
-from export.loading import Model, load_model, load_tokenizer
+from export.loading import OPTIONS, Model, load_model, loading
 from export.manifest import ModelSpec
 from export.rows import Rows
-from export.runtime.engine import Row
-from export.tower import DOCUMENT, LATE_INTERACTION, QUERY, Tower, vocabulary
+from export.runtime.engine import Array, Row
+from export.tower import DOCUMENT, LATE_INTERACTION, QUERY, Tower, Vocabulary, vocabulary
 
-PUNCTUATION = tuple("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
+TOKENS = "token_embeddings"
+"""What every module of a multi-vector model reads and writes."""
+MULTI_VECTOR = ("MultiVectorEncoder", "ColBERT")
+"""The `model_type` of sentence-transformers 6, and that of PyLate."""
+PYLATE = frozenset({"query_length", "query_prefix", "do_query_expansion"})
+"""Keys of config_sentence_transformers.json by which a folder is PyLate's, whose first versions wrote no model_type."""
+PLAIN_TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+"""The `modality_config` of a transformer that is given a text as it is, without a chat around it, and nothing else."""
+SETTINGS = frozenset({"text", "common"})
+"""The `processing_kwargs` by which a tokenizer is called in another way."""
+STANFORD = "HF_ColBERT"
+"""The architecture that Stanford's code saves."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """How a late-interaction model reads texts."""
+class Expansion:
+    """What fills up a query that is shorter than `length` tokens."""
 
-    projects: bool = False
-    """Whether its own linear layer stands on the token vectors."""
-    query_length: int = 0
-    """Queries shorter than this are filled up with mask tokens; 0 for none."""
-    attends_to_expansion: bool = False
-    document_length: int | None = None
-    query_prefix: str = ""
-    document_prefix: str = ""
-    skipped_words: Sequence[str] = ()
+    length: int
+    token: int
+    attended: bool
+    """Whether the others attend to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a multi-vector model does after its transformer."""
+
+    steps: Sequence[torch.nn.Module]
+    """On token vectors, in their order, without the normalisation at their end: the score is of cosines."""
+    skipped: Mapping[str, Sequence[int]]
+    """Token ids that do not count, by task: "query" and "document"."""
+    counts_expansion: bool
+    """Whether a query's expansion counts even where no token attends to it."""
 
 
 def load(spec: ModelSpec, folder: Path) -> list[Tower]:
-    """Load a ColBERT folder (Stanford's or PyLate's), or any encoder.
+    """Load a multi-vector folder of sentence-transformers 6, PyLate or Stanford's ColBERT, or any encoder.
 
     Raises:
-        SourceError: it cannot be loaded, or expands queries without a mask token.
+        SourceError: it cannot be loaded, has modules that are no graph, or expands queries as rows cannot be.
     """
-    model = load_model(spec, AutoModel, folder)
-    tokenizer = load_tokenizer(spec, folder)
-    settings = _settings(folder)
-    _add_prefixes(tokenizer, settings)
-    words = vocabulary(spec, tokenizer, model, settings.document_length or _limit(folder, tokenizer))
-    if settings.query_length and tokenizer.mask_token_id is None:
-        raise SourceError(f"[{spec.name}] source: queries are expanded, but the tokenizer has no mask token")
-    encoder = RowEncoder(model, packed=spec.backend != "tensorrt")
-    if not 0 <= settings.query_length <= words.max_tokens:
-        raise SourceError(
-            f"[{spec.name}] source: queries are filled up to {settings.query_length} tokens, where a row may have"
-            f" {words.max_tokens}"
-        )
-    projection = _projection(folder) if settings.projects else torch.nn.Identity()
-    skipped = [id_ for word in settings.skipped_words if (id_ := tokenizer.convert_tokens_to_ids(word)) is not None]
-    skipped = sorted({id_ for id_ in skipped if id_ != tokenizer.unk_token_id})
+    reference = _reference(spec, folder)
+    reference.eval().requires_grad_(requires_grad=False)
+    transformer, parts = reference[0], _parts(spec, reference)
+    limit = transformer.document_length or transformer.max_seq_length
+    words = vocabulary(spec, reference.tokenizer, transformer.auto_model, limit)
+    expansion = _expansion(spec, reference, words)
+    encoder = RowEncoder(transformer.auto_model, packed=spec.backend != "tensorrt")
+    most = _most_of_query(transformer, words)
 
     def expand(rows: Rows) -> Rows:
-        if not settings.query_length:
+        if expansion is None or not (parts.counts_expansion or expansion.attended):
             return rows
-        return rows.expanded(settings.query_length, tokenizer.mask_token_id, attended=settings.attends_to_expansion)
-
-    def vectors(ids: Tensor, mask: Tensor) -> Tensor:
-        hidden = model(input_ids=ids[None], attention_mask=mask[None]).last_hidden_state[0]
-        return functional.normalize(projection(hidden), dim=-1)
+        return rows.expanded(expansion.length, expansion.token, attended=expansion.attended)
 
     def score(row: Row) -> Tensor:
-        query, document = (torch.from_numpy(ids) for ids in row)
-        missing = max(0, settings.query_length - len(query))
-        filled = torch.cat([query, torch.full((missing,), tokenizer.mask_token_id or 0)])
-        mask = torch.cat([torch.ones_like(query), torch.full((missing,), int(settings.attends_to_expansion))])
-        kept = torch.tensor([id_ not in skipped for id_ in document.tolist()])
-        cosine = vectors(filled, mask) @ vectors(document, torch.ones_like(document))[kept].T
-        return cosine.amax(1).mean()[None]
+        query, document = row
+        vectors = _vectors(reference, query, "query", expansion), _vectors(reference, document, "document", None)
+        return mean_maxsim([vectors[0]], [vectors[1]])[0]
 
-    prompts = {"query": settings.query_prefix, "document": settings.document_prefix}
+    prompts = {task: reference.prompts[task] for task in ("query", "document")}
     return [
         Tower(
             name=spec.name,
             role=LATE_INTERACTION,
             fields=(QUERY, DOCUMENT),
-            head=LateInteraction(encoder, projection, expand, skipped),
+            head=LateInteraction(encoder, _Projection(parts.steps), expand, parts.skipped),
             width=1,
             reference=score,
-            samples=lambda: samples.paired_rows(words),
+            samples=lambda: samples.paired_rows(words, most),
             vocabulary=words,
             packed=encoder.packed,
-            parameters={"prompts": json.dumps(prompts) if any(prompts.values()) else ""},
+            parameters={
+                "prompts": json.dumps(prompts, ensure_ascii=False) if any(prompts.values()) else "",
+                "max_query_tokens": str(most) if most is not None else "",
+            },
         )
     ]
 
 
-def _settings(folder: Path) -> Settings:
-    """Read Stanford's artifact.metadata or PyLate's part of config_sentence_transformers.json, if there is one."""
-    stanford = _read(folder / "artifact.metadata")
-    if "query_maxlen" in stanford:
-        return Settings(
-            projects=True,
-            query_length=stanford["query_maxlen"],
-            attends_to_expansion=bool(stanford.get("attend_to_mask_tokens")),
-            document_length=stanford.get("doc_maxlen"),
-            query_prefix=stanford.get("query_token_id", "[unused0]"),
-            document_prefix=stanford.get("doc_token_id", "[unused1]"),
-            skipped_words=PUNCTUATION if stanford.get("mask_punctuation", True) else (),
+def _reference(spec: ModelSpec, folder: Path) -> Model:
+    """The source as sentence-transformers' MultiVectorEncoder runs it, in fp32.
+
+    Any other folder is one whose token vectors are normalised and all count.
+
+    Raises:
+        SourceError: it cannot be loaded, is of another kind, or weights are missing.
+    """
+    settings = _json(folder / "config_sentence_transformers.json")
+    kind = settings.get("model_type", "SentenceTransformer")
+    is_stanford = STANFORD in (_json(folder / "config.json").get("architectures") or [])
+    modules = (folder / "modules.json").is_file()
+    if kind not in ("SentenceTransformer", *MULTI_VECTOR):
+        raise SourceError(f"[{spec.name}] source: it is a {kind}, whose token vectors are not for comparing")
+    if (folder / "artifact.metadata").is_file() and not is_stanford and not settings:
+        raise SourceError(
+            f"[{spec.name}] source: it has the artifact.metadata of a ColBERT, but config.json names no {STANFORD}"
+            " among its architectures"
         )
-    pylate = _read(folder / "config_sentence_transformers.json")
-    if "query_length" in pylate:
-        return Settings(
-            projects=True,
-            query_length=pylate["query_length"] if pylate.get("do_query_expansion", True) else 0,
-            attends_to_expansion=bool(pylate.get("attend_to_expansion_tokens")),
-            document_length=pylate.get("document_length"),
-            query_prefix=pylate.get("query_prefix") or "",
-            document_prefix=pylate.get("document_prefix") or "",
-            skipped_words=pylate.get("skiplist_words") or (),
+    is_multi_vector = kind in MULTI_VECTOR or bool(PYLATE & settings.keys()) or is_stanford
+    if is_multi_vector and not modules and not is_stanford:
+        raise SourceError(f"[{spec.name}] source: it has the settings of a multi-vector model, but no modules.json")
+    options = OPTIONS | {"use_safetensors": None if spec.allow_pickle else True}
+    code: dict[str, Any] = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
+    with loading(spec), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if is_multi_vector:
+            reference: Model = MultiVectorEncoder(str(folder), device="cpu", model_kwargs=options, **code)
+        elif modules:
+            plain: Model = SentenceTransformer(str(folder), device="cpu", model_kwargs=options, **code)
+            reference = _plain(plain[0], plain.prompts)
+        else:
+            transformer = Transformer(
+                str(folder), model_kwargs=options | code, processor_kwargs=code, config_kwargs=code
+            )
+            reference = _plain(transformer, {})
+    if isinstance(reference[0], Transformer):
+        # sentence-transformers makes up what is missing; the same loaded again tells.
+        load_model(spec, type(reference[0].auto_model), folder / _place(folder))
+    return reference
+
+
+def _place(folder: Path) -> str:
+    """Where in a folder the transformer is."""
+    modules = folder / "modules.json"
+    place: str = json.loads(modules.read_text())[0]["path"] if modules.is_file() else ""
+    return place
+
+
+def _plain(transformer: Model, prompts: Mapping[str, str]) -> Model:
+    """A multi-vector model of an embedding model's first module."""
+    sides = {
+        "query": prompts.get("query") or "",
+        "document": next((prompts[name] for name in ("document", "passage", "corpus") if prompts.get(name)), ""),
+    }
+    if isinstance(transformer, Transformer):
+        transformer.modality_config.pop("message", None)  # its chat template is not for texts to compare
+    modules = [transformer, MultiVectorMask(), Normalize(TOKENS)]
+    return MultiVectorEncoder(modules=modules, prompts=sides, device="cpu")
+
+
+def _parts(spec: ModelSpec, reference: Model) -> Parts:
+    """What follows the transformer, as modules.json lists it.
+
+    Raises:
+        SourceError: a module is not one of those that a graph can have, or the vectors are not normalised at the end.
+    """
+    first, *rest = reference
+    if (
+        type(first) is not Transformer
+        or first.modality_config != PLAIN_TEXT
+        or SETTINGS & first.processing_kwargs.keys()
+    ):
+        raise SourceError(
+            f"[{spec.name}] source: its first module, {type(first).__name__}, is not a transformer that reads plain"
+            " text and nothing else"
         )
-    prompts = pylate.get("prompts") or {}  # of an embedding model
-    return Settings(
-        query_prefix=prompts.get("query") or "",
-        document_prefix=prompts.get("document") or prompts.get("passage") or "",
-    )
+    masks = [module for module in rest if type(module) is MultiVectorMask]
+    steps = [module for module in rest if type(module) is not MultiVectorMask]
+    for module in steps:
+        names = {getattr(module, "module_input_name", None), getattr(module, "module_output_name", None)}
+        if type(module) not in (Dense, Normalize) or names != {TOKENS}:
+            raise SourceError(
+                f"[{spec.name}] source: {type(module).__name__} among its modules, where a multi-vector model may have"
+                " Dense and Normalize on token_embeddings, and MultiVectorMask"
+            )
+    if not steps or type(steps[-1]) is not Normalize:
+        raise SourceError(f"[{spec.name}] source: its token vectors are not normalised at the end (Normalize)")
+    if len(masks) > 1 or any(mask.keep_only_token_ids for mask in masks):
+        raise SourceError(
+            f"[{spec.name}] source: it has more than one MultiVectorMask, or one that keeps the tokens of images only"
+        )
+    skipped = {
+        task: sorted({id_ for mask in masks if task in mask.skiplist_tasks for id_ in _ids(mask)})
+        for task in ("query", "document")
+    }
+    return Parts(steps[:-1], skipped, counts_expansion=bool(masks))
 
 
-def _add_prefixes(tokenizer: Model, settings: Settings) -> None:
-    """Have the prefixes of ColBERT, which are tokens of its vocabulary, found in text."""
-    known = tokenizer.get_vocab()
-    for prefix in (settings.query_prefix, settings.document_prefix):
-        if prefix in known:
-            tokenizer.add_tokens(prefix, special_tokens=True)
+def _ids(mask: Model) -> list[int]:
+    """The ids of a mask's words, as it has found them in the tokenizer."""
+    found: list[int] = mask._skiplist_ids.tolist() if mask._skiplist_ids is not None else []
+    return found
 
 
-def _limit(folder: Path, tokenizer: Model) -> int:
-    """Tokens that an embedding model's folder says it takes."""
-    own = _read(folder / "sentence_bert_config.json").get("max_seq_length")
-    return int(own or tokenizer.model_max_length)
+def _expansion(spec: ModelSpec, reference: Model, words: Vocabulary) -> Expansion | None:
+    """How queries are expanded.
+
+    Raises:
+        SourceError: to more tokens than a row may have, or in front of their own tokens.
+    """
+    asked, tokenizer = reference[0].query_expansion, reference.tokenizer
+    if asked is None:
+        return None
+    if asked["length"] > words.max_tokens:
+        raise SourceError(
+            f"[{spec.name}] source: queries are filled up to {asked['length']} tokens, where a row may have"
+            f" {words.max_tokens}"
+        )
+    if tokenizer.padding_side != "right":
+        raise SourceError(f"[{spec.name}] source: queries are filled up at their start, by a tokenizer that pads there")
+    if asked["token"] is not None:
+        token = tokenizer.convert_tokens_to_ids(asked["token"])
+    else:
+        token = tokenizer.eos_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
+    return Expansion(asked["length"], token, asked["attend"])
 
 
-def _projection(folder: Path) -> torch.nn.Module:
-    """ColBERT's linear layer over the token vectors, if there is one: Stanford's beside the encoder, PyLate's after."""
-    for file in (folder / "model.safetensors", folder / "1_Dense" / "model.safetensors"):
-        if not file.is_file():
-            continue
-        with safe_open(file, "pt") as weights:
-            if "linear.weight" not in weights.keys():  # noqa: SIM118 - it is no mapping
-                continue
-            weight = weights.get_tensor("linear.weight").float()
-            has_bias = "linear.bias" in weights.keys()  # noqa: SIM118
-            linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=has_bias)
-            linear.weight.data = weight
-            if has_bias:
-                linear.bias.data = weights.get_tensor("linear.bias").float()
-            return linear.eval()
-    return torch.nn.Identity()
+def _most_of_query(transformer: Model, words: Vocabulary) -> int | None:
+    """The tokens at which a query is cut, where it is at fewer than a document."""
+    most: int | None = transformer.query_length
+    expansion = transformer.query_expansion
+    if expansion is not None and expansion["strategy"] == "fixed":
+        most = expansion["length"]
+    return most if most is not None and most <= words.max_tokens else None
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _vectors(reference: Model, ids: Array, task: str, expansion: Expansion | None) -> Tensor:
+    """The vectors of the tokens that count, [L, D], by the reference's own modules.
+
+    Its features are those that `Transformer.preprocess` makes of a text.
+    """
+    given = torch.from_numpy(ids)
+    added = torch.zeros_like(given, dtype=torch.bool)
+    attended = torch.ones_like(given)
+    if expansion is not None:
+        missing = max(0, expansion.length - len(ids))
+        given = functional.pad(given, (0, missing), value=expansion.token)
+        added = functional.pad(added, (0, missing), value=True)
+        attended = functional.pad(attended, (0, missing), value=int(expansion.attended))
+    features = {"input_ids": given, "attention_mask": attended, "query_expansion_positions": added}
+    made = reference({name: value[None] for name, value in features.items()}, task=task)
+    vectors: Tensor = made[TOKENS][0][made["attention_mask"][0].bool()]
+    return vectors
+
+
+class _Projection(torch.nn.Module):
+    """Modules of sentence-transformers on token vectors, one after the other: [..., D] to [..., E]."""
+
+    def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
+        super().__init__()
+        self.steps = torch.nn.ModuleList(modules)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        for step in self.steps:
+            vectors = step({TOKENS: vectors})[TOKENS]
+        return vectors
+
+
+def _json(file: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except FileNotFoundError:
         return {}
-    return content
+    return content if isinstance(content, dict) else {}

@@ -46,10 +46,10 @@ async def rerank(
     Args:
         caller: on whose behalf.
         tower: of a rerank model.
-        query: never cut; with all that stands in front of a document it may have half of the model's tokens, so that
-            every kind of model has room for documents.
+        query: cut only by models of late interaction that were trained on cut ones; for all others it may have half of
+            the model's tokens with all that stands in front of a document, so that there is room for documents.
         documents: 1 to 2,048 of them.
-        truncate: what to do with documents over the limit.
+        truncate: what to do with documents over the limit, and with a query that the model cuts.
         max_tokens_per_document: a limit below the model's own.
         raw: whether scores are a cross-encoder's logits.
 
@@ -80,8 +80,10 @@ async def _interact_late(
     prompted_query = tower.prompts.get("query", "") + query
     prompt = tower.prompts.get("document", "")
     prompted = [prompt + document for document in documents]
+    cut: Truncate = "end" if tower.max_query_tokens is not None and truncate != "none" else "none"
+    longest = tower.max_query_tokens or tower.max_tokens // 2
     with caller.stages.stage("tokenise"):
-        (query_ids,) = await tokens.encode(tower, [prompted_query], ["query"], tower.max_tokens // 2, truncate="none")
+        (query_ids,) = await tokens.encode(tower, [prompted_query], ["query"], longest, truncate=cut)
         document_ids = await tokens.encode(tower, prompted, places, min(tower.max_tokens, most), truncate=truncate)
     count = sum(map(len, document_ids))
     computed = count + len(query_ids) * len(documents)  # wherever their batches part, the query is encoded again

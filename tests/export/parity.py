@@ -51,6 +51,7 @@ def _pair(folder: Path) -> Path:
 
 
 TEMPLATE = "<|im_start|>Query: {query}\nDocument: {document}<|im_end|>"
+EXPANSION = {"strategy": "fixed", "length": 32}
 
 CASES: Sequence[Case] = (
     *(Case(name, "text-embedding", partial(tiny.write_embedding, name=name)) for name in tiny.ENCODERS),
@@ -76,6 +77,13 @@ CASES: Sequence[Case] = (
     Case("any (BERT)", "late-interaction", tiny.write_plain),
     Case("ColBERT (Stanford)", "late-interaction", partial(tiny.write_colbert, pylate=False)),
     Case("ColBERT (PyLate)", "late-interaction", partial(tiny.write_colbert, pylate=True)),
+    Case("multi-vector (BERT)", "late-interaction", partial(tiny.write_multi_vector, query_expansion=EXPANSION)),
+    Case(
+        "multi-vector (ModernBERT)",
+        "late-interaction",
+        partial(tiny.write_multi_vector, name="ModernBERT", query_expansion=EXPANSION),
+    ),
+    Case("multi-vector (Qwen3)", "late-interaction", partial(tiny.write_multi_vector, name="Qwen3")),
     *(
         Case(name, "image-text", partial(tiny.write_image_text, name=name))
         for name in ("CLIP", "ChineseCLIP", "SigLIP", "SigLIP 2")

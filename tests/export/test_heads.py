@@ -106,7 +106,7 @@ def score(head: LateInteraction) -> Tensor:
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 def test_score_is_the_mean_of_the_best_cosines(packed: bool) -> None:
-    head = LateInteraction(RowEncoder(bert(), packed=packed), torch.nn.Identity(), lambda query: query, ())
+    head = LateInteraction(RowEncoder(bert(), packed=packed), torch.nn.Identity(), lambda query: query, {})
     expected = torch.stack([max_sim(query, document) for query, document in PAIRS])[:, None]
     torch.testing.assert_close(score(head), expected, atol=1e-5, rtol=0)
 
@@ -118,7 +118,7 @@ def test_expanded_queries_score_with_what_fills_them(packed: bool, attended: boo
         RowEncoder(bert(), packed=packed),
         torch.nn.Identity(),
         lambda query: query.expanded(9, MASK, attended=attended),
-        (),
+        {},
     )
     expected = [max_sim(query, document, expansion=9, attended=attended) for query, document in PAIRS]
     torch.testing.assert_close(score(head), torch.stack(expected)[:, None], atol=1e-5, rtol=0)
@@ -127,7 +127,9 @@ def test_expanded_queries_score_with_what_fills_them(packed: bool, attended: boo
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 def test_skipped_document_tokens_are_compared_with_nothing(packed: bool) -> None:
     skipped = tuple(PAIRS[1][1][::2])
-    head = LateInteraction(RowEncoder(bert(), packed=packed), torch.nn.Identity(), lambda query: query, skipped)
+    head = LateInteraction(
+        RowEncoder(bert(), packed=packed), torch.nn.Identity(), lambda query: query, {"document": skipped}
+    )
     expected = [max_sim(query, document, skipped=skipped) for query, document in PAIRS]
     torch.testing.assert_close(score(head), torch.stack(expected)[:, None], atol=1e-5, rtol=0)
 
@@ -138,7 +140,7 @@ def test_same_text_scores_one_and_in_bf16_not_more(packed: bool) -> None:
     texts = [text(length) for length in range(1, 20)]
     for dtype, lowest in ((torch.float32, 0.99999), (torch.bfloat16, 0.98)):
         encoder = RowEncoder(copy.deepcopy(bert()), packed=packed).to(dtype)
-        scores = LateInteraction(encoder, torch.nn.Identity(), lambda query: query, ())(rows(*texts), rows(*texts))
+        scores = LateInteraction(encoder, torch.nn.Identity(), lambda query: query, {})(rows(*texts), rows(*texts))
         assert lowest < scores.min()
         assert scores.max() <= 1
 
@@ -146,7 +148,7 @@ def test_same_text_scores_one_and_in_bf16_not_more(packed: bool) -> None:
 def test_query_tokens_that_are_padding_elsewhere_are_told_apart() -> None:
     # Ids of 0 are tokens of some vocabularies, and what stands behind the end of a row in others.
     pairs = [([7, 8], text(9)), ([7, 8, 0], text(9))]
-    head = LateInteraction(RowEncoder(bert(), packed=True), torch.nn.Identity(), lambda query: query, ())
+    head = LateInteraction(RowEncoder(bert(), packed=True), torch.nn.Identity(), lambda query: query, {})
     scores = head(rows(*(query for query, _ in pairs)), rows(*(document for _, document in pairs)))
     expected = torch.stack([max_sim(query, document) for query, document in pairs])[:, None]
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)

@@ -1,7 +1,8 @@
 """Tiny models of real architectures with random weights and tokenizers of their kind, as folders of files."""
 
+import copy
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
     Dropout,
@@ -330,31 +332,112 @@ def write_decoder_reranker(folder: Path, name: str = "Qwen3") -> Path:
     return write(folder, model, tokenizer(name))
 
 
+def write_multi_vector(folder: Path, name: str = "BERT", **settings: Any) -> Path:
+    """A folder of sentence-transformers' MultiVectorEncoder, whose projection has three layers.
+
+    Args:
+        folder: where it is written.
+        name: its family.
+        settings: of its Transformer module, such as `query_expansion`.
+    """
+    transformer = Transformer(str(write_plain(folder / "transformer", name)), **settings)
+    torch.manual_seed(1)
+    wide = Dense(WIDTH, 24, activation_function=torch.nn.GELU(), module_input_name=TOKENS, use_residual=True)
+    same = Dense(24, 24, activation_function=torch.nn.Tanh(), module_input_name=TOKENS, use_residual=True)
+    narrow = Dense(24, 8, bias=False, activation_function=None, module_input_name=TOKENS)
+    mask = MultiVectorMask([",", "."])
+    modules = [transformer, wide, same, narrow, mask, Normalize(TOKENS)]
+    prompts = {"query": "[unused0] ", "document": "[unused1] "}
+    MultiVectorEncoder(modules=modules, prompts=prompts, device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
 def write_colbert(folder: Path, *, pylate: bool) -> Path:
     """A ColBERT model, as Stanford's code saves it or as PyLate does."""
+    return write_pylate(folder) if pylate else write_stanford(folder)
+
+
+def write_stanford(folder: Path, **settings: Any) -> Path:
+    """A ColBERT model as Stanford's code saves it, with further settings in its artifact.metadata."""
     write_plain(folder, "BERT")
     torch.manual_seed(1)
-    weight = {"linear.weight": torch.randn(8, WIDTH) / 6}
-    if pylate:
-        settings = {
-            "query_prefix": "[unused0]",
-            "document_prefix": "[unused1]",
-            "query_length": 32,
-            "document_length": 90,
-            "attend_to_expansion_tokens": False,
-            "skiplist_words": [",", ".", "?"],
-        }
-        (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
-        (folder / "1_Dense").mkdir()
-        save_file(weight, folder / "1_Dense" / "model.safetensors", {"format": "pt"})
-        return folder
-    encoder = {f"bert.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
-    save_file(encoder | weight, folder / "model.safetensors", {"format": "pt"})
-    settings = {"query_maxlen": 32, "doc_maxlen": 90, "mask_punctuation": True, "attend_to_mask_tokens": True}
-    (folder / "artifact.metadata").write_text(json.dumps(settings))
+    weights = {f"bert.{name}": value for name, value in load_file(folder / "model.safetensors").items()}
+    save_file(weights | {"linear.weight": torch.randn(8, WIDTH) / 6}, folder / "model.safetensors", {"format": "pt"})
+    revise(folder / "config.json", architectures=["HF_ColBERT"])
+    metadata: dict[str, Any] = {
+        "query_maxlen": 32,
+        "doc_maxlen": 90,
+        "mask_punctuation": True,
+        "attend_to_mask_tokens": True,
+    }
+    metadata |= {"query_token_id": "[unused0]", "doc_token_id": "[unused1]", "dim": 8, "similarity": "cosine"}
+    (folder / "artifact.metadata").write_text(json.dumps(metadata | settings))
     return folder
 
 
+def write_pylate(
+    folder: Path, prefixes: tuple[str, str] = ("[unused0]", "[unused1]"), *, dense: int = 1, **settings: Any
+) -> Path:
+    """A ColBERT model as PyLate 1.6 saves it.
+
+    Args:
+        folder: where it is written.
+        prefixes: of queries and documents; those that the vocabulary does not have are added to it, as by PyLate.
+        dense: how many layers project. All but the last have an activation and a residual.
+        settings: changes of its config_sentence_transformers.json; None takes a key out.
+    """
+    tokens = copy.deepcopy(wordpiece())
+    tokens.add_tokens(list(prefixes))
+    torch.manual_seed(0)
+    settings_of_model = config("BERT")
+    settings_of_model.vocab_size = len(tokens)
+    model = AutoModel.from_config(settings_of_model)
+    stir(model)
+    write(folder, model, tokens)
+    torch.manual_seed(1)
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    for i in range(1, dense + 1):
+        last = i == dense
+        layer = Dense(
+            WIDTH,
+            8 if last else WIDTH,
+            bias=not last,
+            activation_function=torch.nn.Identity() if last else torch.nn.GELU(),
+        )
+        (folder / f"{i}_Dense").mkdir(parents=True)
+        save_file(layer.state_dict(), folder / f"{i}_Dense" / "model.safetensors")
+        kept = ("in_features", "out_features", "bias", "activation_function")
+        known = {key: layer.get_config_dict()[key] for key in kept} | {"use_residual": not last}
+        (folder / f"{i}_Dense" / "config.json").write_text(json.dumps(known))
+        modules.append({"idx": i, "name": str(i), "path": f"{i}_Dense", "type": "pylate.models.Dense.Dense"})
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 100, "do_lower_case": False}))
+    saved: dict[str, Any] = {
+        "model_type": "ColBERT",
+        "__version__": {"sentence_transformers": "5.3.0", "transformers": "5.3.0", "pytorch": "2.9.1"},
+        "prompts": {"query": "", "document": ""},
+        "default_prompt_name": None,
+        "similarity_fn_name": "MaxSim",
+        "query_prefix": prefixes[0],
+        "document_prefix": prefixes[1],
+        "query_length": 32,
+        "document_length": 90,
+        "attend_to_expansion_tokens": False,
+        "skiplist_words": [",", ".", "?"],
+        "do_query_expansion": True,
+    }
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(saved))
+    revise(folder / "config_sentence_transformers.json", **settings)
+    return folder
+
+
+def revise(file: Path, **changes: Any) -> None:
+    """Change keys of a JSON object; None takes one out."""
+    content = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+
+
+TOKENS = "token_embeddings"
 STIR = 0.7
 
 VISION = {
@@ -424,3 +507,9 @@ def rows(tower: Tower, *texts: str | tuple[str, str]) -> Rows:
     padded = [one.ids + [tower.vocabulary.padding] * (int(length.max()) - len(one.ids)) for one in encoded]
     first = torch.tensor([one.type_ids.index(1) if 1 in one.type_ids else len(one.ids) for one in encoded])
     return Rows(torch.tensor(padded), length, length, first if FIRST_LENGTH in tower.fields else None)
+
+
+def padded(ids: Sequence[Sequence[int]]) -> Rows:
+    """Rows of token ids, as a head is given them."""
+    length = torch.tensor([len(row) for row in ids])
+    return Rows(torch.nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True), length, length)

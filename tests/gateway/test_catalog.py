@@ -121,6 +121,11 @@ def test_parameters_of_a_cross_encoder_are_read(repository: Path, tmp_path: Path
     assert (model.name, model.triton_name) == ("public", "model-0")
 
 
+def test_length_of_a_query_is_read(repository: Path, tmp_path: Path) -> None:
+    parameters = {"role": "late-interaction", "max_query_tokens": "64"}
+    assert read_text(repository, tmp_path, parameters).max_query_tokens == 64
+
+
 def test_prompts_are_read(repository: Path, tmp_path: Path) -> None:
     parameters = {"role": "text-embedding", "prompts": '{"query": "Q: ", "document": ""}', "default_prompt": "query"}
     model = read_text(repository, tmp_path, parameters)
@@ -138,6 +143,8 @@ def test_prompts_are_read(repository: Path, tmp_path: Path) -> None:
         ({"template": '{"prefix": "", "suffix": ""}'}, "the template's prefix has no {query}"),
         ({"prompts": '["query: "]'}, "Expected `object`, got `array`"),
         ({"default_prompt": "query"}, "default_prompt 'query' is none of its prompts"),
+        ({"max_query_tokens": "65"}, "max_query_tokens is 65, not 1 to its max_tokens of 64"),
+        ({"max_query_tokens": "0"}, "max_query_tokens is 0, not 1 to its max_tokens of 64"),
         ({"length_buckets": "32,x"}, "invalid literal"),
         ({"length_buckets": "16,32"}, "length_buckets end at 32, below its max_tokens of 64"),
     ],

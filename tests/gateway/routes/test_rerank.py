@@ -219,6 +219,19 @@ def test_late_interaction_gets_the_models_prompts(odd_client: httpx2.Client, tok
     assert scores(odd_client, model="prompted-late", query="sea", documents=DOCUMENTS) == pytest.approx(expected)
 
 
+def test_query_is_cut_where_the_model_was_trained_on_cut_ones(odd_client: httpx2.Client, tokenizer: Tokenizer) -> None:
+    query = tokenizer.encode(PROMPTS["query"] + "sea shells " * 5).ids
+    documents = [sum(one.ids) for one in tokenizer.encode_batch([PROMPTS["document"] + text for text in DOCUMENTS])]
+    expected = [(sum(query[:7]) + query[-1] + document) / 1e5 for document in documents]
+    body = {"model": "short-query", "query": "sea shells " * 5, "documents": DOCUMENTS}
+    assert scores(odd_client, **body) == pytest.approx(expected)
+    error = refused(odd_client, **body, truncate=False)
+    assert (error["param"], error["message"]) == (
+        "query",
+        f"query has {len(query)} tokens; the limit of model 'short-query' is 8",
+    )
+
+
 def test_query_counts_with_each_document_since_it_is_read_with_each(client: httpx2.Client) -> None:
     documents = ["a " * 30] * 2048
     error = refused(client, 413, query="sea shells " * 60, documents=documents, model="minilm-late-interaction")
