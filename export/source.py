@@ -92,7 +92,16 @@ def _hub(spec: ModelSpec, key: str, where: str) -> Source:
         RevisionNotFoundError,
     )
 
-    kinds = ["*.json", "*.safetensors", "*.txt", "*.model", "*/config.json", "*/*.safetensors", "artifact.metadata"]
+    kinds = [
+        "*.json",
+        "*.jinja",
+        "*.safetensors",
+        "*.txt",
+        "*.model",
+        "*/config.json",
+        "*/*.safetensors",
+        "artifact.metadata",
+    ]
     kinds += ["*.bin", "*/*.bin"] if spec.allow_pickle else []
     kinds += ["*.py"] if spec.allow_remote_code else []
     try:

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 from torch import Tensor
 
-from export import samples
+from export import prompts, samples
 from export.encoder import RowEncoder
 from export.errors import SourceError
 from export.heads import TextEmbedding
@@ -117,11 +117,11 @@ def tower(spec: ModelSpec, name: str, reference: Model) -> Tower:
         samples=lambda: samples.single_rows(words),
         vocabulary=words,
         packed=encoder.packed,
-        parameters=prompts(spec, reference, pooling),
+        parameters=_prompts(spec, reference, pooling),
     )
 
 
-def prompts(spec: ModelSpec, reference: Model, pooling: Pooling) -> dict[str, str]:
+def _prompts(spec: ModelSpec, reference: Model, pooling: Pooling) -> dict[str, str]:
     """The parameters that name a model's prompts.
 
     Raises:
@@ -130,11 +130,7 @@ def prompts(spec: ModelSpec, reference: Model, pooling: Pooling) -> dict[str, st
     named = {name: text for name, text in reference.prompts.items() if text}
     if named and not pooling.include_prompt:
         raise SourceError(f"[{spec.name}] source: its pooling leaves out the prompt, which is not supported")
-    default = reference.default_prompt_name
-    return {
-        "prompts": json.dumps(named, ensure_ascii=False) if named else "",
-        "default_prompt": default if default in named else "",
-    }
+    return prompts.parameters(named, reference.default_prompt_name)
 
 
 class _Dense(torch.nn.Module):
