@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from export.errors import ManifestError
+from export.rerankers import RERANKERS
 
 MANIFEST = Path(__file__).with_name("models.toml")
 
@@ -31,13 +32,16 @@ ENDPOINTS: Mapping[str, tuple[Task, ...]] = {
 """The tasks whose models answer requests to each."""
 TASKS_OF: Mapping[str, tuple[Task, ...]] = {
     "dimensions": ("text-embedding", "image-text"),
+    "false_token": ("cross-encoder",),
     "image_revision": ("image-text",),
     "image_source": ("image-text",),
+    "instruction": ("cross-encoder",),
     "pooling": ("text-embedding", "image-text"),
     "positive_class": ("cross-encoder",),
     "prompts": ("text-embedding",),
     "template": ("cross-encoder",),
     "text_weight": ("image-text",),
+    "true_token": ("cross-encoder",),
 }
 """The tasks that a key means something for; any other key is for all."""
 
@@ -69,7 +73,13 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     positive_class: str | None = None
     """The label that means relevant, for cross-encoders of several classes."""
     template: str | None = None
-    """The prompt of a decoder reranker, with {query} and {document} in it."""
+    """The prompt of a decoder reranker, with {query} and {document} in it, or the name of one of RERANKERS."""
+    instruction: Annotated[str, Meta(min_length=1)] | None = None
+    """What stands at {instruction} in the template, where a request has none."""
+    true_token: Annotated[str, Meta(min_length=1)] | None = None
+    """The answer of a decoder reranker that means relevant."""
+    false_token: Annotated[str, Meta(min_length=1)] | None = None
+    """The one that means the opposite; without it the logit of the other is the score."""
     allow_pickle: bool = False
     """Whether weights may be read from a pickle, which runs code of its author."""
     allow_remote_code: bool = False
@@ -195,10 +205,17 @@ def _check(path: Path, spec: ModelSpec) -> None:
         )
     if spec.precision == "int8" and spec.task != "text-embedding":
         raise ManifestError(f"{path.name} [{spec.name}] precision: int8 is for text-embedding only")
-    if spec.template is not None and re.findall(r"\{(?:query|document)\}", spec.template) != ["{query}", "{document}"]:
-        raise ManifestError(
-            f"{path.name} [{spec.name}] template: must hold {{query}} once and, behind it, {{document}}"
-        )
+    if spec.template is not None and spec.template not in RERANKERS:
+        places = re.findall(r"\{(?:query|document)\}", spec.template)
+        if places != ["{query}", "{document}"] or spec.template.count("{instruction}") > 1:
+            raise ManifestError(
+                f"{path.name} [{spec.name}] template: must hold {{query}} once and, behind it, {{document}}, with"
+                f" {{instruction}} at most once, or be one of {', '.join(RERANKERS)}"
+            )
+        if "{instruction}" in spec.template and spec.instruction is None:
+            raise ManifestError(f"{path.name} [{spec.name}] instruction: is missing; the template has a place for it")
+    if spec.false_token is not None and spec.true_token is None:
+        raise ManifestError(f"{path.name} [{spec.name}] true_token: is missing; there is a false_token")
     for key, tasks in TASKS_OF.items():
         if getattr(spec, key) not in (None, (), {}) and spec.task not in tasks:
             raise ManifestError(f"{path.name} [{spec.name}] {key}: is for {' and '.join(tasks)} only")

@@ -11,7 +11,7 @@ from export.errors import SourceError
 from export.manifest import ModelSpec
 
 PACKAGE = "package:"
-DESCRIPTION = ("*.json", "artifact.metadata", "README.md")
+DESCRIPTION = ("*.json", "*.jinja", "artifact.metadata", "README.md")
 """The files that say what a model is."""
 
 

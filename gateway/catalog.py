@@ -13,7 +13,7 @@ from PIL.Image import Resampling
 from gateway.errors import ModelNotFound, NotReady
 from gateway.pixels import Preparation
 from gateway.scores import ACTIVATIONS
-from gateway.tokenize import Template, TextTokenizer
+from gateway.tokenize import INSTRUCTION, Template, TextTokenizer
 from gateway.triton import ModelConfig, Triton
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,8 @@ class TextTower(Tower):
     """What it was trained to find in front of texts of some kind, such as "query"."""
     default_prompt: str = ""
     """What goes in front of texts of no special kind."""
+    instructed: Mapping[str, str] = field(default_factory=dict)
+    """Those prompts that have a place for an instruction, to the same with INSTRUCTION there."""
     activation: str = "none"
     """How a cross-encoder's logits become scores."""
     positive_class: int = 0
@@ -243,6 +245,10 @@ def _text_tower(config: ModelConfig, tokenizer: TextTokenizer) -> TextTower:
     default_prompt = parameters.get("default_prompt")
     if default_prompt is not None and default_prompt not in prompts:
         raise ValueError(f"default_prompt {default_prompt!r} is none of its prompts")
+    forms = msgspec.json.decode(parameters.get("instructed_prompts", "{}"), type=dict[str, str])
+    for name, form in forms.items():
+        if name not in prompts or form.count(INSTRUCTION) != 1:
+            raise ValueError(f"instructed_prompts {name!r} is none of its prompts, or has not one {INSTRUCTION}")
     activation = parameters.get("activation", "none")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
@@ -267,6 +273,7 @@ def _text_tower(config: ModelConfig, tokenizer: TextTokenizer) -> TextTower:
         tokenizer=tokenizer,
         prompts=prompts,
         default_prompt=prompts[default_prompt] if default_prompt is not None else "",
+        instructed={prompts[name]: form for name, form in forms.items()},
         activation=activation,
         positive_class=positive_class,
         max_query_tokens=max_query_tokens,

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,8 +15,9 @@ INLINE_CHARACTERS = 4096
 """Up to about this much text, 1 ms of work, tokenising costs less than handing it to a thread."""
 Truncate = Literal["none", "start", "end"]
 """Which end of a text that is too long is left out; with none it is an error."""
-QUERY = "{query}"
-"""Where a template takes the query."""
+QUERY, INSTRUCTION, BORDER = "{query}", "{instruction}", "{|}"
+"""Where a template takes the query and the instruction, and where no token crosses."""
+PLACES = re.compile("|".join(map(re.escape, (QUERY, INSTRUCTION))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +27,27 @@ class Template:
     prefix: str
     """With QUERY in it; the document follows directly."""
     suffix: str
+    instructed: "Template | None" = None
+    """The same with a place for an INSTRUCTION, before the document or behind it; None where there is none."""
+
+    @property
+    def text(self) -> str:
+        """All of it but the document."""
+        return self.prefix + self.suffix
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What stands around every document of a call, where query and document make one row.
 
-    A row is `before`, the ids of `text` and the document as one string, and `after`.
+    A row is `before`, the ids of `text`, the document and `tail` as one string, and `after`, if `tail` is empty.
     """
 
     before: list[int]
     text: str
+    tail: str
     after: list[int]
+    """The ids behind the document; of `tail`, where that is not empty."""
     head_length: int
     """How many ids of a row stand in front of the document: `before` and those of `text`."""
     first_length: int
@@ -85,7 +96,7 @@ class TextTokenizer:
 
     async def encode(self, texts: Sequence[str], frame: Frame | None = None) -> list[list[int]]:
         """Token ids of each text, special tokens included, or of the row that it makes in a frame."""
-        beside = len(frame.text) if frame is not None else 0
+        beside = len(frame.text) + len(frame.tail) if frame is not None else 0
         if sum(map(len, texts)) + beside * len(texts) <= INLINE_CHARACTERS:
             return self._encode(texts, frame)
         return await asyncio.to_thread(self._encode, texts, frame)
@@ -107,25 +118,36 @@ class TextTokenizer:
 
         return await asyncio.to_thread(make)
 
-    async def frame(self, query: str) -> Frame:
-        """What stands around every document when it is read together with the query."""
-        if len(query) <= INLINE_CHARACTERS:
-            return self._frame(query)
-        return await asyncio.to_thread(self._frame, query)
+    @property
+    def takes_instruction(self) -> bool:
+        """Whether a frame has a place for an instruction."""
+        return False
+
+    async def frame(self, query: str, instruction: str | None = None) -> Frame:
+        """What stands around every document when it is read together with the query.
+
+        Args:
+            query: a text.
+            instruction: in place of the model's own, where it takes one.
+        """
+        if len(query) + len(instruction or "") <= INLINE_CHARACTERS:
+            return self._frame(query, instruction)
+        return await asyncio.to_thread(self._frame, query, instruction)
 
     def _encode(self, texts: Sequence[str], frame: Frame | None) -> list[list[int]]:
         if frame is None:
             return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
-        whole = [frame.text + text for text in texts]
+        whole = [frame.text + text + frame.tail for text in texts]
         encodings = self._tokenizer.encode_batch_fast(whole, add_special_tokens=False)
-        return [frame.before + self._ids(encoding) + frame.after for encoding in encodings]
+        after = [] if frame.tail else frame.after
+        return [frame.before + self._ids(encoding) + after for encoding in encodings]
 
-    def _frame(self, query: str) -> Frame:
+    def _frame(self, query: str, instruction: str | None) -> Frame:  # noqa: ARG002 - there is no place for one
         # With any document for the second segment, the tokenizer shows what it puts around all of them.
         pair = self._tokenizer.encode(query, "a")
         segments = pair.sequence_ids  # None for special tokens
         start, end = segments.index(1), len(segments) - segments[::-1].index(1)
-        return Frame(pair.ids[:start], "", pair.ids[end:], start, pair.type_ids[:start].count(0))
+        return Frame(pair.ids[:start], "", "", pair.ids[end:], start, pair.type_ids[:start].count(0))
 
     def _ids(self, encoding: Encoding) -> list[int]:
         ids: list[int] = encoding.ids
@@ -138,55 +160,88 @@ class TextTokenizer:
         if end == "start":
             before = len(self.before) if frame is None else frame.head_length
             return ids[:before] + ids[len(ids) - (limit - before) :]
-        behind = len(self.behind) if frame is None else len(frame.after)
-        return ids[: limit - behind] + ids[len(ids) - behind :]
+        behind = ids[len(ids) - len(self.behind) :] if frame is None else frame.after
+        return ids[: limit - len(behind)] + behind
 
 
-def _special_in(tokenizer: Tokenizer, template: Template) -> Tokenizer:
-    """A tokenizer to which all added tokens of the template are special, as Qwen3's <think> is not by itself."""
+def _special_in(tokenizer: Tokenizer, text: str) -> Tokenizer:
+    """A tokenizer to which all added tokens of a text are special, as Qwen3's <think> is not by itself."""
     content = json.loads(tokenizer.to_str())
     for token in content["added_tokens"]:
-        token["special"] |= token["content"] in template.prefix + template.suffix
+        token["special"] |= token["content"] in text
     return Tokenizer.from_str(json.dumps(content))
 
 
 class TemplateTokenizer(TextTokenizer):
     """The tokenizer of a model whose rows are a template. A client's text never becomes a special token in them.
 
-    Prefix, query and document are tokenised as one string, since tokens cross their borders, with special tokens
-    switched off. The template's own go by aliases meanwhile, which are random and thus nothing that a client can write.
+    Prefix, query, document and suffix are tokenised as one string, since tokens cross their borders, with special
+    tokens switched off. The template's own go by aliases meanwhile, which are random and thus nothing that a client can
+    write. So does BORDER, which is no token of the model's.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: Template) -> None:
         """Wrap a copy of a tokenizer.
 
         Raises:
-            ValueError: the template has no place for the query, or the model spells special tokens out of plain text,
+            ValueError: the template has not one place for each, or the model spells special tokens out of plain text,
                 as one with a vocabulary of whole words may.
         """
-        tokenizer = _special_in(tokenizer, template)
+        written = template.text + (template.instructed.text if template.instructed else "")
+        tokenizer = _special_in(tokenizer, written)
         super().__init__(tokenizer)
-        if QUERY not in template.prefix:
-            raise ValueError(f"the template's prefix has no {QUERY}")
-        self._after: list[int] = tokenizer.encode(template.suffix, add_special_tokens=False).ids
-        self._prefix = template.prefix
-        self._original: dict[int, int] = {}
+        _check_places(template, {QUERY: 1, INSTRUCTION: 0})
+        if template.instructed is not None:
+            _check_places(template.instructed, {QUERY: 1, INSTRUCTION: 1})
+        self._aliases: dict[str, str] = {}
+        self._original: dict[int, tuple[int, ...]] = {}
         special = [(id_, token) for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special]
         for id_, token in sorted(special, key=lambda item: -len(item[1].content)):  # one may hold another
-            if token.content in self._prefix:
-                alias = secrets.token_hex(16)
-                tokenizer.add_tokens([AddedToken(alias, lstrip=token.lstrip, rstrip=token.rstrip, normalized=False)])
-                self._prefix = self._prefix.replace(token.content, alias)
-                self._original[tokenizer.token_to_id(alias)] = id_
+            if token.content in written:
+                self._alias(token.content, (id_,), lstrip=token.lstrip, rstrip=token.rstrip)
+        if BORDER in written:
+            self._alias(BORDER, ())
+        self._template = self._aliased(template)
+        self._instructed = self._aliased(template.instructed) if template.instructed else None
         tokenizer.encode_special_tokens = True
         for id_, token in special:
             if id_ in tokenizer.encode(token.content, add_special_tokens=False).ids:
                 raise ValueError(f"plain text can become the special token {token.content!r}")
 
-    def _frame(self, query: str) -> Frame:
-        text = self._prefix.replace(QUERY, query, 1)
-        head_length = len(self._tokenizer.encode(text, add_special_tokens=False))
-        return Frame([], text, self._after, head_length, head_length)
+    @property
+    def takes_instruction(self) -> bool:
+        """Whether the template has a place for an instruction."""
+        return self._instructed is not None
+
+    def _alias(self, written: str, ids: tuple[int, ...], **strip: bool) -> None:
+        alias = secrets.token_hex(16)
+        self._tokenizer.add_tokens([AddedToken(alias, normalized=False, **strip)])
+        (made,) = self._tokenizer.encode(alias, add_special_tokens=False).ids
+        self._original[made] = ids
+        self._aliases[written] = alias
+
+    def _aliased(self, template: Template) -> Template:
+        """The template with aliases for what they stand for, longer ones first."""
+        prefix, suffix = template.prefix, template.suffix
+        for written, alias in self._aliases.items():
+            prefix, suffix = prefix.replace(written, alias), suffix.replace(written, alias)
+        return Template(prefix, suffix)
+
+    def _frame(self, query: str, instruction: str | None) -> Frame:
+        template = self._template if instruction is None or self._instructed is None else self._instructed
+        given = {QUERY: query, INSTRUCTION: instruction or ""}
+        # At once: what a client writes is never taken for a place.
+        text, tail = (PLACES.sub(lambda place: given[place[0]], part) for part in (template.prefix, template.suffix))
+        head, after = (self._ids(self._tokenizer.encode(part, add_special_tokens=False)) for part in (text, tail))
+        return Frame([], text, tail, after, len(head), len(head))
 
     def _ids(self, encoding: Encoding) -> list[int]:
-        return [self._original.get(id_, id_) for id_ in encoding.ids]
+        return [id_ for found in encoding.ids for id_ in self._original.get(found, (found,))]
+
+
+def _check_places(template: Template, counts: Mapping[str, int]) -> None:
+    """Raise ValueError where a template has not so many places for each; that for the query is in its prefix."""
+    for place, count in counts.items():
+        found = (template.prefix if place == QUERY else template.text).count(place)
+        if found != count:
+            raise ValueError(f"the template has {found} places for {place}, not {count}")

@@ -1,93 +1,198 @@
-"""Cross-encoders: a classifier over query and document in one row, or a decoder that answers yes or no."""
+"""Cross-encoders: a classifier over query and document in one row, or a decoder that is asked for an answer."""
 
 import copy
 import inspect
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from msgspec.structs import replace
+from sentence_transformers import CrossEncoder as Reference
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-)
+from transformers import AutoConfig, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-from export import samples
+from export import pair_template, prompts, samples
 from export.encoder import RowEncoder
 from export.errors import SourceError
 from export.heads import CrossEncoder, last_token
-from export.loading import Model, architecture, load_model, load_tokenizer, loading
+from export.loading import OPTIONS, Model, architecture, load_model, loading
 from export.manifest import ModelSpec
+from export.rerankers import BORDER, DOCUMENT, QUERY, RERANKERS, PairTemplate, Reranker
 from export.rows import Rows
 from export.runtime.engine import Ids, Row
 from export.tower import CROSS_ENCODER, FIRST_LENGTH, TEXT, Tower, Vocabulary, vocabulary
 
-QWEN3_TEMPLATE = (
-    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct"
-    ' provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
-    "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n"
-    "<Query>: {query}\n<Document>: {document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-)
-"""From the model card of Qwen/Qwen3-Reranker-0.6B."""
+MODULES = ("Transformer", "LogitScore")
+"""Of sentence-transformers, that a folder may list: the first alone, or both."""
 ACTIVATIONS = {"Identity": "none", "Sigmoid": "sigmoid", "Softmax": "softmax"}
-"""torch's classes, as sentence-transformers saves them, to what the gateway applies to the logits."""
+"""torch's classes, as sentence-transformers names them, to what the gateway applies to the logits."""
 
 
 def load(spec: ModelSpec, folder: Path) -> list[Tower]:
-    """Load a sequence classifier, or a causal language model as a reranker of the Qwen3-Reranker kind.
+    """Load what sentence-transformers' CrossEncoder reads out of a folder, or a decoder whose answers the table names.
 
     Raises:
-        SourceError: it cannot be loaded, it is neither, or which of its classes means relevant is not said.
+        SourceError: it cannot be loaded, it is neither, or which of its classes or tokens means relevant is not said.
     """
-    with loading(spec):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.allow_remote_code)
-    tokenizer = load_tokenizer(spec, folder)
-    if architecture(config).endswith("ForCausalLM"):
-        return [_decoder(spec, folder, tokenizer)]
-    if architecture(config).endswith("ForSequenceClassification"):
-        return [_classifier(spec, folder, tokenizer)]
-    raise SourceError(
-        f"[{spec.name}] source: {architecture(config) or config.model_type} is no sequence classifier and no causal"
-        " language model; to rerank with an embedding model, use task late-interaction"
+    settings = _settings(spec, folder)
+    declared = settings.get("model_type") == "CrossEncoder" and (folder / "modules.json").is_file()
+    # What sentence-transformers has written into a folder tells more than its name.
+    named = pair_template.known(spec) if spec.template is not None or not declared else None
+    reference = _declared(spec, folder) if declared else _assembled(spec, folder, named)
+    reference.eval().requires_grad_(requires_grad=False)
+    transformer = reference[0]
+    load_model(spec, type(transformer.model), Path(transformer.model.config.name_or_path))  # tells of missing weights
+    prompt = reference.prompts.get(reference.default_prompt_name, "") if declared else ""
+    template = pair_template.choose(spec, transformer, named, prompt)
+    if template is None and not declared and isinstance(reference[-1], LogitScore):
+        raise SourceError(f"[{spec.name}] template: must be set for a decoder whose source has no chat template")
+    model = transformer.model
+    limit = transformer.processing_kwargs.get("text", {}).get("max_length", transformer.max_seq_length)
+    words = vocabulary(spec, transformer.tokenizer, model.base_model, limit)
+    pairs = Pairs(
+        words, template, prompt if template is None else "", segments=_has_segments(spec, reference, template)
     )
-
-
-def _classifier(spec: ModelSpec, folder: Path, tokenizer: Model) -> Tower:
-    model = load_model(spec, AutoModelForSequenceClassification, folder)
-    base = model.base_model
-    encoder = RowEncoder(base, packed=spec.backend != "tensorrt")
-    words = vocabulary(spec, tokenizer, base, tokenizer.model_max_length)
-    has_segments = (
-        "token_type_ids" in inspect.signature(base.forward).parameters
-        and (getattr(base.config, "type_vocab_size", 0) or 0) > 1
-    )
-
-    def logits(row: Row) -> Tensor:
-        ids = torch.from_numpy(row[0])[None]
-        arguments = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        if has_segments:
-            arguments["token_type_ids"] = (torch.arange(ids.shape[1])[None] >= int(row[1])).long()
-        scores: Tensor = model(**arguments).logits[0]
-        return scores
-
-    return Tower(
+    encoder = RowEncoder(model.base_model, packed=spec.backend != "tensorrt")
+    scorer = reference[-1]
+    head = _Answer(model, scorer) if isinstance(scorer, LogitScore) else _Classifier(model)
+    tower = Tower(
         name=spec.name,
         role=CROSS_ENCODER,
-        fields=(TEXT, FIRST_LENGTH) if has_segments else (TEXT,),
-        head=CrossEncoder(encoder, _Classifier(model)),
-        width=model.config.num_labels,
-        reference=logits,
-        samples=lambda: [row[: 1 + has_segments] for row in _rows(spec, words)],
+        fields=(TEXT, FIRST_LENGTH) if pairs.segments else (TEXT,),
+        head=CrossEncoder(encoder, head),
+        width=reference.num_labels,
+        reference=lambda row: _scores(reference, row),
+        samples=lambda: [pairs.sample(i, length) for i, length in enumerate(samples.lengths(words)) if length > 8],
         vocabulary=words,
         packed=encoder.packed,
-        parameters=_template(spec, words) | _activation(spec, model.config),
+        parameters=_template(spec, words, template)
+        | (prompts.parameters(reference.prompts, reference.default_prompt_name) if declared and not template else {})
+        | _activation(spec, settings if declared else {}, reference),
     )
+    if spec.template is None and spec.instruction is None and (declared or not isinstance(scorer, LogitScore)):
+        _prove_texts(spec, reference, pairs, tower)
+    return [tower]
+
+
+def _settings(spec: ModelSpec, folder: Path) -> dict[str, Any]:
+    """What sentence-transformers has written about a folder, as data."""
+    file = folder / "config_sentence_transformers.json"
+    with loading(spec):
+        return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def _options(spec: ModelSpec) -> dict[str, Any]:
+    return OPTIONS | {"use_safetensors": None if spec.allow_pickle else True}
+
+
+def _declared(spec: ModelSpec, folder: Path) -> Model:
+    """The modules that a folder lists, if they are known."""
+    with loading(spec):
+        kinds = [str(module["type"]) for module in json.loads((folder / "modules.json").read_text())]
+    names = tuple(kind.rpartition(".")[2] for kind in kinds)
+    own = all(kind.startswith("sentence_transformers.") for kind in kinds)
+    if not own or names not in (MODULES, MODULES[:1]):
+        raise SourceError(f"[{spec.name}] source: a cross-encoder of {', '.join(kinds)} is not supported")
+    if spec.true_token is not None and names == MODULES:
+        raise SourceError(f"[{spec.name}] true_token: the source says it already (LogitScore)")
+    with loading(spec):
+        return Reference(
+            str(folder),
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=spec.allow_remote_code,
+            model_kwargs=_options(spec),
+            activation_fn=torch.nn.Identity(),  # or the one that the folder names would be imported
+        )
+
+
+def _assembled(spec: ModelSpec, folder: Path, named: Reranker | None) -> Model:
+    """The modules that sentence-transformers would make of a transformers folder, but for a decoder's tokens.
+
+    It would take "yes" and "no" for all.
+    """
+    code = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
+    with loading(spec):
+        kind = architecture(AutoConfig.from_pretrained(folder, **code))
+    if kind.endswith("ForSequenceClassification"):
+        task = "sequence-classification"
+    elif kind.endswith("ForCausalLM"):
+        task = "text-generation"
+        if named is None and spec.true_token is None:
+            raise SourceError(
+                f"[{spec.name}] template: a causal language model ranks by an answer, and the source does not say"
+                f" which: set template to one of {', '.join(RERANKERS)}, or template, true_token and false_token"
+            )
+    else:
+        raise SourceError(
+            f"[{spec.name}] source: {kind or 'its model'} is no sequence classifier and no causal language model; to"
+            " rerank with an embedding model, use task late-interaction"
+        )
+    with loading(spec):
+        transformer = Transformer(
+            str(folder),
+            transformer_task=cast(Any, task),
+            model_kwargs=_options(spec) | code,
+            processor_kwargs=dict(code),
+            config_kwargs=dict(code),
+        )
+        modules: list[torch.nn.Module] = [transformer]
+    if task == "text-generation":
+        modules.append(_logit_score(spec, named, transformer.tokenizer))
+    return Reference(modules=modules, device="cpu", activation_fn=torch.nn.Identity())
+
+
+def _logit_score(spec: ModelSpec, named: Reranker | None, tokenizer: Model) -> LogitScore:
+    """The tokens whose logits are the score: the table's, or those of a known reranker."""
+    answers = (spec.true_token, spec.false_token)
+    if spec.true_token is None and named is not None:
+        answers = (named.true_token, named.false_token)
+    ids: list[Any] = []
+    for key, token in zip(("true_token", "false_token"), answers, strict=True):
+        found = tokenizer(token, add_special_tokens=False)["input_ids"] if token is not None else [None]
+        if len(found) != 1 or found[0] == tokenizer.unk_token_id is not None:
+            raise SourceError(f"[{spec.name}] {key}: {token!r} is not one token of its vocabulary")
+        ids += found
+    return LogitScore(*ids)
+
+
+def _has_segments(spec: ModelSpec, reference: Model, template: PairTemplate | None) -> bool:
+    """Whether sentence-transformers has the model told which of a pair's tokens are the document's.
+
+    It does so as the class of the folder's tokenizer does, whatever the model could take.
+
+    Raises:
+        SourceError: they are not 0 up to some token, and 1 behind it.
+    """
+    model = reference[0].model
+    takes = "token_type_ids" in inspect.signature(model.base_model.forward).parameters
+    if template is not None or not takes or (getattr(model.base_model.config, "type_vocab_size", 0) or 0) < 2:
+        return False
+    ids = reference.preprocess([("a b", "c d")]).get("token_type_ids", torch.zeros(1, 1, dtype=torch.int64))[0]
+    if not torch.equal(ids, ids.sort().values) or int(ids.max()) > 1:
+        raise SourceError(f"[{spec.name}] source: its tokenizer has segments of its own kind: {ids.tolist()}")
+    return bool(ids.any())
+
+
+def _scores(reference: Model, row: Row) -> Tensor:
+    """One row's logits, by sentence-transformers' modules."""
+    ids = torch.from_numpy(row[0])[None]
+    features: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if len(row) > 1:
+        features["token_type_ids"] = (torch.arange(ids.shape[1])[None] >= int(row[1])).long()
+    if isinstance(reference[-1], LogitScore):
+        features["logits_to_keep"] = 1
+    features["modality"] = next(iter(reference[0].modality_config))
+    for module in reference:
+        features = module(features)
+    scores: Tensor = features["scores"][0]
+    return scores
 
 
 class _Classifier(torch.nn.Module):
@@ -119,97 +224,142 @@ class _Given(torch.nn.Module):
         return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=self.hidden, pooler_output=pooled)
 
 
-def _activation(spec: ModelSpec, config: PretrainedConfig) -> dict[str, str]:
+class _Answer(torch.nn.Module):
+    """What a causal language model and LogitScore do with the vector of the last token: [N, L, D] to [N, 1].
+
+    The model's own code runs, with what it does to logits (a soft cap, a scale), on the few rows of its table of
+    output embeddings that count.
+    """
+
+    def __init__(self, model: Model, score: LogitScore) -> None:
+        super().__init__()
+        table = model.get_output_embeddings()
+        (name,) = (name for name, module in model.named_children() if module is table)
+        ids = [token for token in (score.true_token_id, score.false_token_id) if token is not None]
+        answers = torch.nn.Linear(table.in_features, len(ids), bias=table.bias is not None)
+        answers.weight = torch.nn.Parameter(table.weight[ids])
+        if table.bias is not None:
+            answers.bias = torch.nn.Parameter(table.bias[ids])
+        self.base = _Given(None)
+        self.model = copy.copy(model)
+        self.model._modules = {**model._modules, model.base_model_prefix: self.base, name: answers}
+
+    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+        self.base.hidden = cast(torch.FloatTensor, last_token(hidden, rows)[:, None])
+        logits: Tensor = self.model(input_ids=rows.ids[:, :1], use_cache=False).logits[:, 0]  # [N, 1 or 2]
+        return logits[:, :1] - logits[:, 1:] if logits.shape[1] > 1 else logits
+
+
+def _activation(spec: ModelSpec, settings: Mapping[str, Any], reference: Model) -> dict[str, str]:
     """How the gateway makes a score of the logits, as sentence-transformers' CrossEncoder would.
+
+    Of several classes, the softmax of one is the score unless the source says sigmoid: it says Identity where nobody
+    has chosen, and logits of one class do not compare.
 
     Raises:
         SourceError: an activation is not known, or which of several classes is meant is not said.
     """
-    own = (getattr(config, "sentence_transformers", None) or {}).get("activation_fn")
-    named = (own or getattr(config, "sbert_ce_default_activation_function", None) or "").rpartition(".")[2]
-    if config.num_labels == 1:
-        if named and named not in ACTIVATIONS:
-            raise SourceError(f"[{spec.name}] source: the activation {named} is not one of {', '.join(ACTIVATIONS)}")
+    config: PretrainedConfig = reference.config
+    path = (
+        settings.get("activation_fn")
+        or (getattr(config, "sentence_transformers", None) or {}).get("activation_fn")
+        or getattr(config, "sbert_ce_default_activation_function", None)
+    )
+    named = str(path or "").rpartition(".")[2]
+    if path is not None and not (named in ACTIVATIONS and str(path).startswith("torch.nn.")):
+        raise SourceError(
+            f"[{spec.name}] source: the activation {path} is not one of {', '.join(ACTIVATIONS)} of torch.nn"
+        )
+    if reference.num_labels == 1:
         return {"activation": ACTIVATIONS[named] if named else "sigmoid"}
     labels = {str(label): index for index, label in (config.id2label or {}).items()}
     if spec.positive_class not in labels:
         raise SourceError(
             f"[{spec.name}] positive_class: must name the label that means relevant, one of {', '.join(labels)}"
         )
-    return {"activation": "softmax", "positive_class": str(labels[spec.positive_class])}
+    activation = "sigmoid" if named == "Sigmoid" else "softmax"
+    return {"activation": activation, "positive_class": str(labels[spec.positive_class])}
 
 
-def _decoder(spec: ModelSpec, folder: Path, tokenizer: Model) -> Tower:
-    model = load_model(spec, AutoModelForCausalLM, folder)
-    yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
-    if None in (yes, no) or tokenizer.unk_token_id in (yes, no):
-        raise SourceError(f'[{spec.name}] source: its vocabulary has no tokens "yes" and "no"')
-    words = vocabulary(spec, tokenizer, model.base_model, tokenizer.model_max_length)
-    encoder = RowEncoder(model.base_model, packed=spec.backend != "tensorrt")
-    table = model.get_output_embeddings().weight
-    direction = table[yes] - table[no]
-
-    def difference(row: Row) -> Tensor:
-        logits = model(input_ids=torch.from_numpy(row[0])[None], use_cache=False).logits[0, -1]
-        answer: Tensor = logits[yes : yes + 1] - logits[no : no + 1]
-        return answer
-
-    spec = replace(spec, template=spec.template or QWEN3_TEMPLATE)
-    return Tower(
-        name=spec.name,
-        role=CROSS_ENCODER,
-        fields=(TEXT,),
-        head=CrossEncoder(encoder, _Answer(direction)),
-        width=1,
-        reference=difference,
-        samples=lambda: [row[:1] for row in _rows(spec, words)],
-        vocabulary=words,
-        packed=encoder.packed,
-        # The sigmoid of the difference is what the softmax of the two logits gives "yes".
-        parameters=_template(spec, words) | {"activation": "sigmoid"},
-    )
-
-
-class _Answer(torch.nn.Module):
-    """How much likelier "yes" is than "no" after the last token: [N, L, D] to [N, 1], a difference of logits."""
-
-    direction: Tensor
-
-    def __init__(self, direction: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("direction", direction[:, None])
-
-    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
-        return last_token(hidden, rows) @ self.direction
-
-
-def _template(spec: ModelSpec, words: Vocabulary) -> dict[str, str]:
+def _template(spec: ModelSpec, words: Vocabulary, template: PairTemplate | None) -> dict[str, str]:
     """The parameter that a template becomes; at least half of a row is left to query and document."""
-    template = spec.template
     if template is None:
         return {}
-    prefix, suffix = template.split("{document}")
-    around = sum(len(words.tokenizer.encode(part, add_special_tokens=False)) for part in (prefix, suffix))
+    around = max(
+        sum(len(ids) for ids in _parts(words, text))
+        for text in (template.text, template.instructed)
+        if text is not None
+    )
     if 2 * around > words.max_tokens:
         raise SourceError(f"[{spec.name}] template: has {around} tokens of the {words.max_tokens} that a row may have")
-    return {"template": json.dumps({"prefix": prefix, "suffix": suffix}, ensure_ascii=False)}
+    parameter: dict[str, Any] = _split(template.text)
+    if template.instructed is not None:
+        parameter["instructed"] = _split(template.instructed)
+    return {"template": json.dumps(parameter, ensure_ascii=False)}
 
 
-def _rows(spec: ModelSpec, words: Vocabulary) -> list[Row]:
-    """Pairs at every length, each with the length of its first segment."""
-    return [_row(spec, words, i, length) for i, length in enumerate(samples.lengths(words)) if length > 8]
+def _split(text: str) -> dict[str, str]:
+    return dict(zip(("prefix", "suffix"), text.split(DOCUMENT), strict=True))
 
 
-def _row(spec: ModelSpec, words: Vocabulary, start: int, length: int) -> tuple[Ids, ...]:
-    query, document = samples.text(start, length), samples.text(start + 3, 8 * length)
-    if spec.template is not None:
-        before, after = spec.template.replace("{query}", query).split("{document}")
-        text, suffix = (
-            words.tokenizer.encode(part, add_special_tokens=False).ids for part in (before + document, after)
-        )
-        ids = [*text[: max(1, length - len(suffix))], *suffix]
-        return (np.array(ids, np.int64),)
-    pair = words.tokenizer.encode(query, document)
-    first = pair.type_ids.index(1) if 1 in pair.type_ids else len(pair.ids)
-    ids = [*pair.ids[: length - 1], pair.ids[-1]]
-    return np.array(ids, np.int64), np.array(min(first, length), np.int32)
+def _parts(words: Vocabulary, text: str) -> list[Ids]:
+    """The ids of what stands between borders."""
+    parts = text.split(BORDER)
+    return [np.array(words.tokenizer.encode(part, add_special_tokens=False).ids, np.int64) for part in parts]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Queries and documents as rows of a model, as the gateway makes them too."""
+
+    words: Vocabulary
+    template: PairTemplate | None
+    prompt: str
+    """What stands in front of every query, without a template."""
+    segments: bool
+    """Whether a row has the length of its first segment."""
+
+    def row(self, query: str, document: str, limit: int) -> Row:
+        """A row of at most `limit` tokens: it is the document that is cut."""
+        if self.template is not None:
+            return (self._fill(self.template.text, query, document, limit),)
+        pair = self.words.tokenizer.encode(self.prompt + query, document)
+        sequences = pair.sequence_ids  # None for special tokens
+        behind = sequences[::-1].index(1) if 1 in sequences else 0
+        ids = pair.ids if len(pair.ids) <= limit else [*pair.ids[: limit - behind], *pair.ids[len(pair.ids) - behind :]]
+        first = np.array(min(pair.type_ids.count(0), limit), np.int32)
+        return (np.array(ids, np.int64), first)[: 1 + self.segments]
+
+    def _fill(self, text: str, query: str, document: str, limit: int) -> Ids:
+        before, after = text.split(DOCUMENT)
+        suffix = np.concatenate(_parts(self.words, after))
+        ids = np.concatenate(_parts(self.words, before.replace(QUERY, query) + document + after))
+        return ids if len(ids) <= limit else np.concatenate([ids[: max(1, limit - len(suffix))], suffix])
+
+    def sample(self, start: int, length: int) -> Row:
+        """A row of real text, cut to a length."""
+        return self.row(samples.text(start, length), samples.text(start + 3, 8 * length), length)
+
+
+def _prove_texts(spec: ModelSpec, reference: Model, pairs: Pairs, tower: Tower) -> None:
+    """Compare rows with what sentence-transformers makes of the same texts, and the score of one.
+
+    Raises:
+        SourceError: they differ, as for settings of a folder that are not read.
+    """
+    limit = pairs.words.max_tokens
+    cut = {"text": {"max_length": limit}}
+    prompt = reference.prompts.get(reference.default_prompt_name)
+    for document in (samples.text(3, 20), samples.text(3, 8 * limit)):
+        pair = (samples.text(0, 12), document)
+        ids = reference.preprocess([pair], prompt=prompt, processing_kwargs=cut)["input_ids"][0].numpy()
+        if not np.array_equal(ids, pairs.row(*pair, limit)[0]):
+            raise SourceError(
+                f"[{spec.name}] source: sentence-transformers makes other tokens of its texts than its tokenizer.json"
+            )
+    pair = (samples.text(0, 12), samples.text(3, 20))
+    expected = reference.predict([pair], activation_fn=torch.nn.Identity(), convert_to_tensor=True)[0]
+    with torch.inference_mode():
+        found = tower.reference(pairs.row(*pair, limit))
+    if not torch.allclose(found, expected.reshape(found.shape), atol=1e-4, rtol=1e-4):
+        raise SourceError(f"[{spec.name}] source: sentence-transformers has its model told more than token ids")

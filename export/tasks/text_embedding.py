@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig
 
-from export import samples
+from export import prompts, samples
 from export.encoder import RowEncoder
 from export.errors import SourceError
 from export.heads import Encode, Lookup, Pool, TextEmbedding
@@ -154,7 +154,7 @@ def tower(spec: ModelSpec, name: str, reference: Model) -> Tower:
     poolings = [module for module in rest if isinstance(module, Pooling)]
     width = _truncation(spec, reference.truncate_dim)
     make, words, packed = _static(spec, first) if isinstance(first, StaticEmbedding) else _encoded(spec, first, rest)
-    parameters = prompts(spec, reference)
+    parameters = _prompts(spec, reference)
     asks_for_prompts = bool(parameters["prompts"]) and not all(pooling.include_prompt for pooling in poolings)
 
     def embed(row: Row) -> Tensor:
@@ -280,7 +280,7 @@ def _truncation(spec: ModelSpec, given: object) -> int | None:
     raise SourceError(f"[{spec.name}] source: truncate_dim is {given!r}, where a number of dimensions is needed")
 
 
-def prompts(spec: ModelSpec, reference: Model) -> dict[str, str]:
+def _prompts(spec: ModelSpec, reference: Model) -> dict[str, str]:
     """The parameters that name a model's prompts.
 
     Raises:
@@ -290,11 +290,7 @@ def prompts(spec: ModelSpec, reference: Model) -> dict[str, str]:
     for name, text in named.items():
         if not isinstance(text, str):
             raise SourceError(f"[{spec.name}] source: its prompt {name} is {text!r}, where a text is needed")
-    default = reference.default_prompt_name
-    return {
-        "prompts": json.dumps(named, ensure_ascii=False) if named else "",
-        "default_prompt": default if default in named else "",
-    }
+    return prompts.parameters(named, reference.default_prompt_name)
 
 
 def _check_prompts(spec: ModelSpec, transformer: Model, named: Mapping[str, str], words: Vocabulary) -> None:

@@ -10,14 +10,29 @@ from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.encodings import EmbeddingType
-from gateway.routes.http import TRUNCATIONS, Request, Truncation, answer, embed_items, find_model_for, read, rename
+from gateway.routes.http import (
+    TRUNCATIONS,
+    Instruction,
+    Request,
+    Truncation,
+    answer,
+    embed_items,
+    find_model_for,
+    read,
+    rename,
+)
 from gateway.service.embed import Item
 from gateway.service.rows import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
 from gateway.tokenize import Truncate
 
 TokenIds = list[int]
-OTHER_NAMES = {"output_dimension": "dimensions", "output_dtype": "embedding_type", "truncation": "truncate"}
+OTHER_NAMES = {
+    "output_dimension": "dimensions",
+    "output_dtype": "embedding_type",
+    "truncation": "truncate",
+    "instruct": "instruction",
+}
 IMAGE = "data:image/"
 """What no text begins with: some clients of Jina send images as strings."""
 
@@ -64,6 +79,11 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     """The same in Cohere's, Voyage's and NIM's words: search_query, search_document, query, passage, ..."""
     prompt_name: str | None = None
     """The same in TEI's: the name of one of the model's prompts."""
+    instruction: Instruction | None = None
+    """What queries are for, in place of what the model's prompt for them says; only for models whose prompt has a place
+    for it."""
+    instruct: Instruction | None = None
+    """Another name of instruction."""
     late_chunking: Literal[False] | None = None
     """Jina's vectors of each token in the light of all inputs: not to be had here."""
     user: str | None = None
@@ -125,7 +145,9 @@ async def create(request: Request) -> Response:
     place, purpose = _purpose(body, suffix)
     asked = body.truncate
     truncate: Truncate = TRUNCATIONS[asked] if isinstance(asked, str) else "end" if asked else "none"
-    embedded = await embed_items(request, model, items, purpose=purpose, place=place, truncate=truncate)
+    embedded = await embed_items(
+        request, model, items, purpose=purpose, place=place, truncate=truncate, instruction=body.instruction
+    )
     tokens = embedded.text_tokens + embedded.image_tokens
     return answer(
         EmbeddingResponse(

@@ -5,7 +5,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -70,6 +70,9 @@ FIELD_ERRORS: Mapping[str, str] = {
     "Object missing required field `": "{} is required",
 }
 """What we say of a field that msgspec's message names, by how that message begins."""
+
+Instruction = Annotated[str, msgspec.Meta(min_length=1, max_length=prompts.MAX_INSTRUCTION)]
+"""What a model is told to do with texts."""
 
 Request = StarletteRequest[State]
 Body = TypeVar("Body")
@@ -137,6 +140,7 @@ async def embed_items(
     place: str,
     truncate: Truncate,
     max_tokens: int | None = None,
+    instruction: str | None = None,
 ) -> Embeddings:
     """Embed for a request, and note it in its line in the log.
 
@@ -148,18 +152,21 @@ async def embed_items(
         place: the field that says so.
         truncate: what to do with texts over the limit.
         max_tokens: a limit below the model's own.
+        instruction: in place of the one that the model's prompt has.
 
     Raises:
-        GatewayError: what `prompts.choose` and `embed` do.
+        GatewayError: what `prompts.choose` and `embed` do, or there is an instruction for a model of images.
     """
     gateway = request.state["gateway"]
+    if instruction is not None and model.text is None:
+        raise InvalidRequest(f"instruction: model {model.name!r} takes images only", param=prompts.FIELD)
     embedded = await embed(
         caller(request),
         gateway.images,
         gateway.catalog.models,
         model,
         items,
-        prompt=prompts.choose(model.text, purpose, place) if model.text is not None else "",
+        prompt=prompts.choose(model.text, purpose, place, instruction) if model.text is not None else "",
         truncate=truncate,
         max_tokens=max_tokens,
     )

@@ -5,11 +5,11 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.routes.http import Request, answer, caller, find_ranker, read, rename
+from gateway.routes.http import Instruction, Request, answer, caller, find_ranker, read, rename
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
 
-OTHER_NAMES = {"top_k": "top_n", "truncation": "truncate"}
+OTHER_NAMES = {"top_k": "top_n", "truncation": "truncate", "instruct": "instruction"}
 
 
 class Document(Struct, forbid_unknown_fields=True):
@@ -38,6 +38,11 @@ class RerankRequest(Struct, forbid_unknown_fields=True):
     """Voyage's name of top_n."""
     truncation: bool | None = None
     """Voyage's name of truncate."""
+    instruction: Instruction | None = None
+    """What makes a document relevant, in place of what the model's template or prompt says; only for models that have a
+    place for it there."""
+    instruct: Instruction | None = None
+    """Another name of instruction."""
 
 
 class Result(Struct, omit_defaults=True):
@@ -97,6 +102,7 @@ async def create(request: Request) -> Response:
         texts,
         truncate="none" if body.truncate is False else "end",
         max_tokens_per_document=body.max_tokens_per_doc,
+        instruction=body.instruction,
     )
     request.state["log"] |= {"inputs": len(texts), "tokens": ranking.tokens}
     with_documents = body.return_documents is not False

@@ -80,7 +80,9 @@ async def embed(
         GatewayError: InvalidRequest, or what `parts.run` raises.
     """
     _check_kinds(served, model, items)
-    caller.check(model.text, sum(tokens.estimate(item.text) for item in items if item.text is not None))
+    caller.check(
+        model.text, sum(tokens.estimate(_prompted(prompt, item.text)) for item in items if item.text is not None)
+    )
     if model.image is not None:
         caller.check(model.image, model.image.patches * sum(item.image is not None for item in items))
     has_text = np.array([item.text is not None for item in items])
@@ -116,6 +118,10 @@ def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item]) -
             raise InvalidRequest(f"{item.place} is empty", param=item.place)
 
 
+def _prompted(prompt: str, text: Text) -> Text:
+    return prompt + text if isinstance(text, str) else text
+
+
 async def _encode(
     tower: TextTower, items: Sequence[Item], prompt: str, max_tokens: int | None, truncate: Truncate
 ) -> list[list[int]]:
@@ -123,7 +129,7 @@ async def _encode(
     places: list[str] = []
     for item in items:
         if item.text is not None:
-            texts.append(prompt + item.text if isinstance(item.text, str) else item.text)
+            texts.append(_prompted(prompt, item.text))
             places.append(item.place)
     limit = min(tower.max_tokens, max_tokens or tower.max_tokens)
     return await tokens.encode(tower, texts, places, limit, truncate=truncate)

@@ -1,8 +1,12 @@
-"""Which of a model's prompts goes in front of texts: by its own name, or by what the field calls their purpose."""
+"""Which of a model's prompts goes in front of texts, by its own name or by what the field calls their purpose, and an
+instruction in it."""
 
 from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest
+from gateway.tokenize import INSTRUCTION
 
+MAX_INSTRUCTION = 4096
+"""Characters of an instruction; real ones are a sentence or two."""
 PURPOSES: tuple[tuple[str, ...], ...] = (
     ("query", "search_query", "retrieval.query", "question"),
     ("document", "passage", "search_document", "retrieval.passage", "corpus"),
@@ -12,23 +16,49 @@ PURPOSES: tuple[tuple[str, ...], ...] = (
 )
 """Names of one purpose: those of sentence-transformers first, then Cohere's input_type, Jina's task, NIM's and Voyage's
 input_type, and what model cards use."""
+FIELD = "instruction"
+"""What requests call it."""
 SUFFIXES = ("-query", "-passage")
 """Of a model's name, as NIM has them, for clients that can choose nothing but the model."""
 
 
-def choose(tower: TextTower, purpose: str | None, place: str) -> str:
+def instruct(tower: TextTower, prompt: str, instruction: str | None) -> str:
+    """A prompt with an instruction in place of the model's own, or as it is without one.
+
+    Raises:
+        InvalidRequest: there is an instruction, and the prompt has no place for it.
+    """
+    if instruction is None:
+        return prompt
+    if prompt not in tower.instructed:
+        prompted = f"its prompt {prompt!r} has" if tower.instructed else "it has"
+        raise InvalidRequest(
+            f"instruction: model {tower.name!r} takes none here, {prompted} no place for one", param=FIELD
+        )
+    return tower.instructed[prompt].replace(INSTRUCTION, instruction)
+
+
+def choose(tower: TextTower, purpose: str | None, place: str, instruction: str | None = None) -> str:
     """What to put in front of texts that are not token ids.
 
-    A model that has no prompt for a purpose gets its default one, as in sentence-transformers' encode_query.
+    A model that has no prompt for a purpose gets its default one, as in sentence-transformers' encode_query. An
+    instruction is for queries, if no purpose is named.
 
     Args:
         tower: whose prompts.
         purpose: the name of one of its prompts, or one of PURPOSES; None for its default.
         place: the field that says so.
+        instruction: in place of the one that the prompt has.
 
     Raises:
-        InvalidRequest: it is neither.
+        InvalidRequest: it is neither, or the prompt has no place for an instruction.
     """
+    if purpose is None and instruction is not None and tower.default_prompt not in tower.instructed:
+        purpose = "query"
+    return instruct(tower, _prompt(tower, purpose, place), instruction)
+
+
+def _prompt(tower: TextTower, purpose: str | None, place: str) -> str:
     if purpose is None:
         return tower.default_prompt
     if purpose in tower.prompts:

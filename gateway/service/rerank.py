@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.scores import ACTIVATIONS
-from gateway.service import rows, tokens
+from gateway.service import prompts, rows, tokens
 from gateway.service.caller import Caller
 from gateway.tokenize import Frame, Truncate
 
@@ -40,6 +40,7 @@ async def rerank(
     truncate: Truncate,
     max_tokens_per_document: int | None = None,
     raw: bool = False,
+    instruction: str | None = None,
 ) -> Ranking:
     """Score every document against the query.
 
@@ -52,16 +53,20 @@ async def rerank(
         truncate: what to do with documents over the limit, and with a query that the model cuts.
         max_tokens_per_document: a limit below the model's own.
         raw: whether scores are a cross-encoder's logits.
+        instruction: what to rank for, in place of what the model's template or prompt says.
 
     Raises:
         GatewayError: InvalidRequest, or what `parts.run` raises.
     """
-    caller.check(tower, sum(tokens.estimate(query) + tokens.estimate(document) for document in documents))
+    asked = tokens.estimate(query + (instruction or ""))
+    caller.check(tower, sum(asked + tokens.estimate(document) for document in documents))
     places = [f"documents[{i}]" for i in range(len(documents))]
     score = _cross_encode if tower.role == "cross-encoder" else _interact_late
     tower = replace(tower, activation="none") if raw else tower
     most = max_tokens_per_document or tower.max_tokens
-    scores, count = await score(caller, tower, query, documents, places, most, truncate=truncate)
+    scores, count = await score(
+        caller, tower, query, documents, places, most, truncate=truncate, instruction=instruction
+    )
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     return Ranking([Ranked(i, scores[i]) for i in order], count)
 
@@ -75,9 +80,10 @@ async def _interact_late(
     most: int,
     *,
     truncate: Truncate,
+    instruction: str | None,
 ) -> tuple[list[float], int]:
     """Scores of documents that are encoded apart from the query, and tokens."""
-    prompted_query = tower.prompts.get("query", "") + query
+    prompted_query = prompts.instruct(tower, tower.prompts.get("query", ""), instruction) + query
     prompt = tower.prompts.get("document", "")
     prompted = [prompt + document for document in documents]
     cut: Truncate = "end" if tower.max_query_tokens is not None and truncate != "none" else "none"
@@ -106,10 +112,11 @@ async def _cross_encode(
     most: int,
     *,
     truncate: Truncate,
+    instruction: str | None,
 ) -> tuple[list[float], int]:
     """Scores of documents that are read together with the query, and tokens."""
     with caller.stages.stage("tokenise"):
-        frame, limit = await _frame(tower, query, "query", most)
+        frame, limit = await _frame(tower, query, "query", most, instruction)
         pairs = await tokens.encode(tower, documents, places, limit, truncate=truncate, frame=frame)
     scores = await _score(caller, tower, pairs, [frame.first_length] * len(pairs))
     return scores, frame.head_length + sum(len(ids) - frame.head_length for ids in pairs)
@@ -153,9 +160,13 @@ async def score_pairs(
     return await _score(caller, tower, encoded, first_lengths), total
 
 
-async def _frame(tower: TextTower, query: str, place: str, most: int) -> tuple[Frame, int]:
+async def _frame(
+    tower: TextTower, query: str, place: str, most: int, instruction: str | None = None
+) -> tuple[Frame, int]:
     """What stands around documents that are read together with a query, and how many tokens these may have."""
-    frame = await tokens.frame_query(tower, query, place)
+    if not tower.tokenizer.takes_instruction:  # then a prompt stands before the query, or nothing does
+        query, instruction = prompts.instruct(tower, tower.default_prompt, instruction) + query, None
+    frame = await tokens.frame_query(tower, query, place, instruction)
     limit = min(tower.max_tokens - frame.length, most)
     if limit < 1:
         raise InvalidRequest(

@@ -75,26 +75,27 @@ async def encode(
     return encoded
 
 
-async def frame_query(tower: TextTower, query: str, place: str) -> Frame:
+async def frame_query(tower: TextTower, query: str, place: str, instruction: str | None = None) -> Frame:
     """What stands around every document of a model that reads it together with the query.
 
     Args:
         tower: whose tokenizer counts.
         query: a text.
         place: what error messages call it.
+        instruction: for a template that takes one.
 
     Raises:
         InvalidRequest: more than half of the model's tokens would stand in front of the document.
     """
     limit = tower.max_tokens // 2
-    _check_characters(query, place, limit)
-    frame = await tower.tokenizer.frame(query)
+    _check_characters(query + (instruction or ""), place, limit)
+    frame = await tower.tokenizer.frame(query, instruction)
     _check_tokens(tower, frame.head_length, place, limit)
     return frame
 
 
 def _slices(texts: Sequence[Text], frame: Frame | None) -> Iterator[list[Text]]:
-    beside = len(frame.before) + len(frame.text) if frame is not None else 0
+    beside = len(frame.before) + len(frame.text) + len(frame.tail) if frame is not None else 0
     part: list[Text] = []
     size = 0
     for text in texts:

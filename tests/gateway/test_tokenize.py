@@ -155,8 +155,42 @@ def test_text_of_clients_holds_no_special_token(text: str) -> None:
 
 
 def test_template_without_a_place_for_the_query_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"no \{query\}"):
+    with pytest.raises(ValueError, match=r"^the template has 0 places for \{query\}, not 1$"):
         TemplateTokenizer(byte_level(), Template("<Document>: ", ""))
+    with pytest.raises(ValueError, match=r"^the template has 0 places for \{instruction\}, not 1$"):
+        TemplateTokenizer(byte_level(), Template(PREFIX, SUFFIX, instructed=Template(PREFIX, SUFFIX)))
+
+
+INSTRUCTED = Template(
+    "<|start|>{instruction}<|end|>\n<|start|><Query>: {query}{|}\n<Document>: ", "{|}\n<|end|>{|}<|start|>"
+)
+BEHIND = Template("<|start|><Query>: {query}\n<Document>: ", "\n{instruction}<|end|>")
+
+
+@pytest.mark.parametrize("instructed", [INSTRUCTED, BEHIND])
+@pytest.mark.parametrize("instruction", ["the sea", "{query} {document} {instruction} {|}"])
+def test_instruction_stands_in_its_place_and_is_no_template_itself(instructed: Template, instruction: str) -> None:
+    reference = byte_level()
+    tokenizer = TemplateTokenizer(byte_level(), Template(PREFIX, SUFFIX, instructed))
+    assert tokenizer.takes_instruction
+    frame = asyncio.run(tokenizer.frame("{instruction}", instruction))
+    for text in TEXTS:
+        (row,) = asyncio.run(tokenizer.encode([text], frame))
+        before, after = instructed.prefix.split("{query}"), instructed.suffix
+        written = "".join([before[0].replace("{instruction}", instruction), "{instruction}", before[1], text])
+        written += after.replace("{instruction}", instruction)
+        # No token crosses a border, and it is none itself; those of the client stay.
+        parts = written.replace(instruction, "\0").split("{|}")
+        assert row == [id_ for part in parts for id_ in reference.encode(part.replace("\0", instruction)).ids]
+        assert tokenizer.cut(row, frame.length + 1, frame)[-len(frame.after) :] == frame.after
+
+
+def test_cut_row_ends_as_the_suffix_alone_does() -> None:
+    tokenizer = TemplateTokenizer(byte_level(), Template("<Query>: {query}\n", " the sea"))
+    frame = asyncio.run(tokenizer.frame(QUERY))
+    (row,) = rows(tokenizer, QUERY, ["a conch " * 10])
+    cut = tokenizer.cut(row, frame.length + 3, frame)
+    assert cut == row[: frame.head_length + 3] + byte_level().encode(" the sea").ids
 
 
 def test_template_is_refused_where_plain_text_becomes_special_tokens() -> None:

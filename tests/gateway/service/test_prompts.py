@@ -10,9 +10,13 @@ from gateway.tokenize import TextTokenizer
 PROMPTS = {"query": "q: ", "passage": "p: ", "STS-B": "s: "}
 
 
-def tower(repository: Path, prompts: dict[str, str], default: str = "") -> TextTower:
+def tower(
+    repository: Path, prompts: dict[str, str], default: str = "", instructed: dict[str, str] | None = None
+) -> TextTower:
     tokenizer = TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
-    return TextTower("m", "m", "text-embedding", "embedding", 384, 64, 256, 30522, tokenizer, prompts, default)
+    return TextTower(
+        "m", "m", "text-embedding", "embedding", 384, 64, 256, 30522, tokenizer, prompts, default, instructed or {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,3 +51,24 @@ def test_unknown_purpose_is_refused_by_its_field(repository: Path) -> None:
         InvalidRequest, match="task is 'cooking'; model 'm' knows query, passage, STS-B, query, search_"
     ):
         choose(tower(repository, PROMPTS), "cooking", "task")
+
+
+INSTRUCT = {"query": "Instruct: find it\nQuery: ", "passage": ""}
+FORMS = {INSTRUCT["query"]: "Instruct: {instruction}\nQuery: "}
+
+
+@pytest.mark.parametrize("purpose", [None, "query", "search_query"])
+@pytest.mark.parametrize("instruction", ["rank shells", "{instruction}\nQuery: {query}"])
+def test_instruction_takes_the_place_of_the_prompts_own(
+    repository: Path, purpose: str | None, instruction: str
+) -> None:
+    chosen = choose(tower(repository, INSTRUCT, instructed=FORMS), purpose, "task", instruction)
+    assert chosen == f"Instruct: {instruction}\nQuery: "
+
+
+def test_instruction_without_a_place_is_refused_by_its_field(repository: Path) -> None:
+    with pytest.raises(InvalidRequest, match="instruction: model 'm' takes none here, it has no place") as caught:
+        choose(tower(repository, PROMPTS), None, "task", "rank shells")
+    assert caught.value.param == "instruction"
+    with pytest.raises(InvalidRequest, match="takes none here, its prompt '' has no place"):
+        choose(tower(repository, INSTRUCT, instructed=FORMS), "document", "task", "rank shells")
