@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor
-from torch.onnx import register_custom_op_symbolic, symbolic_helper
+from torch.onnx import symbolic_helper, utils
 
 from export.encoder import RowEncoder
 from export.errors import SourceError
@@ -31,11 +31,9 @@ def _repeat_interleave(g: Any, values: Any, repeats: Any, dim: Any, *_: object) 
     RoPE of Cohere and its kin does so with frequencies; the tracer's own translation takes a dimension counted from
     behind for another one.
     """
-    rank, times, axis = (
-        values.type().dim(),
-        symbolic_helper._maybe_get_const(repeats, "t"),
-        symbolic_helper._get_const(dim, "i", "dim"),
-    )
+    rank = values.type().dim()
+    times = symbolic_helper._maybe_get_const(repeats, "t")
+    axis = symbolic_helper._maybe_get_const(dim, "i")
     if not isinstance(times, Tensor) or times.dim() or axis not in (-1, rank - 1):
         raise ValueError("it repeats elements in a way that cannot be written into a graph")
     apart = g.op("Unsqueeze", values, g.op("Constant", value_t=torch.tensor([-1])))
@@ -44,8 +42,7 @@ def _repeat_interleave(g: Any, values: Any, repeats: Any, dim: Any, *_: object) 
     return g.op("Reshape", repeated, g.op("Constant", value_t=torch.tensor(shape)))
 
 
-register_custom_op_symbolic("aten::repeat_interleave", _repeat_interleave, OPSET)
-torch._C._jit_set_onnx_log_enabled(False)  # it would print the whole graph where an operator is not known
+utils.register_custom_op_symbolic("aten::repeat_interleave", _repeat_interleave, OPSET)
 
 
 def inputs(fields: Sequence[Field], *, ragged: bool) -> list[str]:

@@ -24,8 +24,8 @@ OPTIONS: dict[str, Any] = {"dtype": torch.float32}
 @contextmanager
 def loading(spec: ModelSpec, key: str = "source") -> Iterator[None]:
     """Turn what transformers raises for files that it cannot read into a SourceError that names the table's key."""
-    logging.set_verbosity_error()  # it lists the weights of heads that are not asked for
-    logging.disable_progress_bar()  # the export shows its own
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call] # it lists the weights of heads that are not asked for
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call] # the export shows its own
     try:
         yield
     except UNREADABLE as exc:

@@ -78,7 +78,7 @@ def cross_encoder() -> ModelSpec:
         torch.manual_seed(0)
         trunk = source(EMBEDDING_MODEL)
         model = AutoModelForSequenceClassification.from_pretrained(trunk, num_labels=1)
-        tokenizer = AutoTokenizer.from_pretrained(trunk, model_max_length=512)  # type: ignore[no-untyped-call]
+        tokenizer = AutoTokenizer.from_pretrained(trunk, model_max_length=512)
         model.save_pretrained(where)
         tokenizer.save_pretrained(where)
     return ModelSpec(name=RERANK_MODEL, task="cross-encoder", source=str(where.resolve()))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModel
+from transformers import AutoModel, Gemma2Config
 from transformers.masking_utils import (
     bidirectional_mask_function,
     causal_mask_function,
@@ -125,7 +125,7 @@ def test_attention_interface_is_put_back_after_a_failure() -> None:
 @pytest.mark.parametrize("softcap", [None, 0.7])
 def test_softcap_and_bias_are_those_of_transformers(softcap: float | None, bias: Tensor | None) -> None:
     query, key, value = heads(4, LONGEST), heads(2, LONGEST), -heads(2, LONGEST)
-    module = Gemma2Attention(tiny.config("Gemma 2"), layer_idx=0)
+    module = Gemma2Attention(Gemma2Config(**tiny.DECODER), layer_idx=0)
     expected, _ = eager_attention_forward(module, query, key, value, bias, scaling=0.3, softcap=softcap)
     attend = RowAttention(torch.ones(1, LONGEST, dtype=torch.bool))
     actual = attend(query, key, value, Sight(), scale=0.3, softcap=softcap, bias=bias)

@@ -183,4 +183,4 @@ def test_slices_of_a_graph_are_exact_at_any_length(tower: Tower, tmp_path: Path)
 
 
 def test_encoder_knows_its_heads() -> None:
-    assert RowEncoder(tiny.AutoModel.from_config(tiny.config("BERT")).eval(), packed=True).heads == 4
+    assert RowEncoder(tiny.base("BERT").eval(), packed=True).heads == 4

@@ -33,7 +33,7 @@ POSITIONS = 128
 WIDTH = 32
 IMAGE = 32
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": WIDTH,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
@@ -264,7 +264,7 @@ def write_plain(folder: Path, name: str = "BERT", **more: Any) -> Path:
 def base(name: str, **more: Any) -> PreTrainedModel:
     """A family's model without a head, of T5 only the encoder."""
     settings = config(name, **more)
-    made: PreTrainedModel = T5EncoderModel(settings) if name == "T5" else AutoModel.from_config(settings)
+    made: PreTrainedModel = T5EncoderModel._from_config(settings) if name == "T5" else AutoModel.from_config(settings)
     return made
 
 
@@ -440,7 +440,7 @@ def revise(file: Path, **changes: Any) -> None:
 TOKENS = "token_embeddings"
 STIR = 0.7
 
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": WIDTH,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -491,7 +491,8 @@ def write_image_text(folder: Path, name: str) -> Path:
 def write_image_classifier(folder: Path, dimensions: int = WIDTH) -> Path:
     """An image tower whose logits are its embedding."""
     torch.manual_seed(0)
-    settings = transformers.ViTConfig(**VISION, num_labels=dimensions)
+    settings = transformers.ViTConfig(**VISION)
+    settings.num_labels = dimensions
     model = transformers.ViTForImageClassification(settings)
     stir(model)
     transformers.ViTImageProcessor(size={"height": IMAGE, "width": IMAGE}).save_pretrained(folder)

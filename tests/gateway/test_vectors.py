@@ -21,7 +21,7 @@ def units(rows: int, dimensions: int) -> Floats:
 @pytest.mark.parametrize("kind", ["binary", "ubinary"])
 @given(floats=FLOATS)
 def test_binary_equals_sentence_transformers_bit_for_bit(kind: Packed, floats: Floats) -> None:
-    expected = quantize_embeddings(floats, precision=kind)
+    expected = np.asarray(quantize_embeddings(floats, precision=kind))
     actual = vectors.QUANTISATIONS[kind](floats)
     assert actual.dtype == expected.dtype
     assert np.array_equal(actual, expected)

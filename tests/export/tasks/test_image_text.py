@@ -204,7 +204,8 @@ def test_images_that_are_not_resized_and_cut_are_refused(change: dict[str, objec
 
 def test_cells_of_a_convolutional_network_are_its_patches(tmp_path: Path) -> None:
     words, pictures = tiny.write_embedding(tmp_path / "text"), tmp_path / "image"
-    network = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic", num_labels=32)
+    network = ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
+    network.num_labels = 32
     ResNetForImageClassification(network).save_pretrained(pictures)
     ViTImageProcessor(size={"height": 32, "width": 64}).save_pretrained(pictures)
     _, image = load(spec(words, pictures))

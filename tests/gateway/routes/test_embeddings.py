@@ -96,7 +96,7 @@ def test_raw_vectors_point_the_same_way_and_are_longer(client: httpx2.Client) ->
 def test_binary_types_are_those_of_sentence_transformers(client: httpx2.Client, kind: Packed) -> None:
     floats = vectors(post(client, input=["a", "b"]))
     packed = [item["embedding"] for item in post(client, input=["a", "b"], embedding_type=kind)["data"]]
-    assert packed == quantize_embeddings(floats, precision=kind).tolist()
+    assert packed == np.asarray(quantize_embeddings(floats, precision=kind)).tolist()
 
 
 def test_list_of_types_makes_a_map_by_type(client: httpx2.Client) -> None:

@@ -223,7 +223,7 @@ def test_query_is_cut_where_the_model_was_trained_on_cut_ones(odd_client: httpx2
     query = tokenizer.encode(PROMPTS["query"] + "sea shells " * 5).ids
     documents = [sum(one.ids) for one in tokenizer.encode_batch([PROMPTS["document"] + text for text in DOCUMENTS])]
     expected = [(sum(query[:7]) + query[-1] + document) / 1e5 for document in documents]
-    body = {"model": "short-query", "query": "sea shells " * 5, "documents": DOCUMENTS}
+    body: dict[str, Any] = {"model": "short-query", "query": "sea shells " * 5, "documents": DOCUMENTS}
     assert scores(odd_client, **body) == pytest.approx(expected)
     error = refused(odd_client, **body, truncate=False)
     assert (error["param"], error["message"]) == (
