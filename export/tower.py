@@ -96,6 +96,8 @@ def vocabulary(spec: ModelSpec, tokenizer: Model, model: Model, limit: int | Non
         raise SourceError(f"[{spec.name}] max_tokens: {most}, but the model has {positions} positions")
     if most < LEAST_TOKENS:
         raise SourceError(f"[{spec.name}] source: it says that it takes {most} tokens")
+    if len(own.get_vocab()) <= len(own.get_added_tokens_decoder()):  # transformers makes up one of special tokens alone
+        raise SourceError(f"[{spec.name}] source: holds no vocabulary (tokenizer.json)")
     highest = max(own.get_vocab().values())
     if highest >= config.vocab_size:
         raise SourceError(

@@ -90,6 +90,8 @@ def _public(spec: ModelSpec, tower: Tower) -> Tower:
 
 def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
     kind = _TEXT_KINDS[model.config.model_type]
+    if kind.fills_up and tokenizer.padding_side != "right":
+        raise SourceError(f"[{spec.name}] source: its tokenizer fills texts up at the front, which is not supported")
     config = model.config.text_config
     words = vocabulary(spec, tokenizer, model.text_model, config.max_position_embeddings)
     projection = kind.projection(model)

@@ -131,14 +131,18 @@ def test_what_stands_behind_a_row_changes_nothing(
 
 
 def test_architecture_that_cannot_be_traced_is_named(tmp_path: Path) -> None:
-    # FNet mixes tokens by a Fourier transform, which ONNX has only since opset 17 and torch's exporter does not write.
-    config = transformers.FNetConfig(
-        **tiny.SIZES, vocab_size=len(tiny.wordpiece()), tpu_short_seq_length=128, type_vocab_size=2
+    # A mixture of experts counts the tokens of each by a histogram, which ONNX does not have.
+    settings = transformers.Qwen3MoeConfig(
+        **tiny.DECODER,
+        vocab_size=len(tiny.decoder_pairs()),
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=32,
     )
-    source = tiny.write(tmp_path / "source", transformers.FNetModel(config), tiny.wordpiece())
+    source = tiny.write(tmp_path / "source", transformers.Qwen3MoeModel(settings), tiny.decoder_pairs())
     spec = ModelSpec(name="tiny", task="text-embedding", source=str(source), pooling="mean", max_tokens=64)
     (tower,) = text_embedding.load(spec, source)
-    with pytest.raises(SourceError, match=r"^\[tiny\] source: this architecture cannot be traced: .*fft"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] source: this architecture cannot be traced: .*histc"):
         graph.trace(tower, tmp_path / "model.onnx", ragged=True)
 
 

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModel
 from export.errors import SourceError
 from export.loading import architecture, load_model, load_tokenizer, loading
 from export.manifest import ModelSpec
+from export.tower import vocabulary
 from tests.export import tiny
 
 SPEC = ModelSpec(name="tiny", task="text-embedding", source="/somewhere")
@@ -120,9 +121,10 @@ def test_weights_that_do_not_fit_are_one_sentence(damage: str, tmp_path: Path) -
         load_model(SPEC, AutoModel, source)
 
 
-def test_folder_without_a_tokenizer_is_one_sentence(tmp_path: Path) -> None:
+def test_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     source = tiny.write_plain(tmp_path)
-    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+    model = load_model(SPEC, AutoModel, source)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
         (source / file).unlink()
-    with pytest.raises(SourceError, match=r"^\[tiny\] source: "):
-        load_tokenizer(SPEC, source)
+    with pytest.raises(SourceError, match=r"^\[tiny\] source: holds no vocabulary"):
+        vocabulary(SPEC, load_tokenizer(SPEC, source), model, None)

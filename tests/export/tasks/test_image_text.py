@@ -75,21 +75,23 @@ def test_both_towers_of_a_checkpoint_give_its_features(name: str, padding: bool 
     # SigLIP is only ever shown texts filled up to its limit.
     tokens = [tokenizer(text, padding=padding, max_length=64, return_tensors="pt")["input_ids"] for text in TEXTS]
     with torch.inference_mode():
-        texts = torch.cat([model.get_text_features(input_ids=ids) for ids in tokens])
-        images = model.get_image_features(**processed(source))
+        texts = torch.cat([model.get_text_features(input_ids=ids).pooler_output for ids in tokens])
+        images = model.get_image_features(**processed(source)).pooler_output
     torch.testing.assert_close(of_texts(text), texts, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(of_images(image), images, atol=1e-5, rtol=1e-5)
     assert text.width == image.width == texts.shape[1]
 
 
 def test_chinese_clip_projects_the_first_token(tmp_path: Path) -> None:
-    # transformers 4.57 asks for a pooler that the checkpoint does not have, so that get_text_features fails.
     source = tiny.write_image_text(tmp_path, "ChineseCLIP")
     text, image = load(spec(source))
     model, tokenizer = AutoModel.from_pretrained(source).eval(), AutoTokenizer.from_pretrained(source)
     with torch.inference_mode():
         hidden = [model.text_model(**tokenizer(text, return_tensors="pt")).last_hidden_state[:, 0] for text in TEXTS]
-        texts, images = model.text_projection(torch.cat(hidden)), model.get_image_features(**processed(source))
+        texts, images = (
+            model.text_projection(torch.cat(hidden)),
+            model.get_image_features(**processed(source)).pooler_output,
+        )
     torch.testing.assert_close(of_texts(text), texts, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(of_images(image), images, atol=1e-5, rtol=1e-5)
 
@@ -141,7 +143,8 @@ def test_processor_that_does_not_normalise_leaves_pixels_as_they_are(tmp_path: P
     _, image = load(spec(source))
     model = AutoModel.from_pretrained(source).eval()
     with torch.inference_mode():
-        expected = model.get_image_features(torch.from_numpy(IMAGES.transpose(0, 3, 1, 2).astype(np.float32)))
+        pixels = torch.from_numpy(IMAGES.transpose(0, 3, 1, 2).astype(np.float32))
+        expected = model.get_image_features(pixels).pooler_output
     torch.testing.assert_close(of_images(image), expected, atol=1e-4, rtol=1e-4)
 
 
@@ -227,3 +230,11 @@ def test_sizes_that_a_checkpoint_does_not_have_are_refused(tmp_path: Path) -> No
     given = replace(spec(tiny.write_image_text(tmp_path, "CLIP")), dimensions=(24,))
     with pytest.raises(SourceError, match=r"dimensions: \[24\], but the model has 24$"):
         load(given)
+
+
+def test_texts_filled_up_at_the_front_are_refused(tmp_path: Path) -> None:
+    source = tiny.write_image_text(tmp_path, "SigLIP 2")
+    file = source / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": "left"}))
+    with pytest.raises(SourceError, match=r"^\[tiny\] source: its tokenizer fills texts up at the front"):
+        load(spec(source))
