@@ -290,7 +290,7 @@ def test_instruction_stands_in_its_place_in_the_prompt(
         ({"model": "embedding-instructed", "input_type": "document"}, "its prompt 'passage: ' has no place for one"),
     ],
 )
-def test_instruction_without_a_place_is_refused(odd_client: httpx2.Client, body: dict[str, str], reason: str) -> None:
+def test_instruction_without_a_place_is_refused(odd_client: httpx2.Client, body: dict[str, Any], reason: str) -> None:
     error = refused(odd_client, input="a conch", instruction="rank shells", **body)
     assert error["param"] == "instruction"
     assert error["message"] == f"instruction: model {body['model']!r} takes none here, {reason}"

@@ -274,7 +274,7 @@ def test_instruction_without_a_place_is_refused(odd_client: httpx2.Client, model
 
 
 def test_instruction_is_bounded_and_counted(odd_client: httpx2.Client) -> None:
-    body = {"model": "templated-instructed", "query": "sea", "documents": ["a"]}
+    body: dict[str, Any] = {"model": "templated-instructed", "query": "sea", "documents": ["a"]}
     assert refused(odd_client, **body, instruction="a" * 4097)["param"] == "instruction"
     assert refused(odd_client, **body, instruction="")["param"] == "instruction"
     assert refused(odd_client, **body, instruction="a", instruct="b")["message"].startswith("instruction and instruct")
