@@ -41,9 +41,7 @@ def choose(spec: ModelSpec, transformer: Transformer, named: Reranker | None, pr
     elif "message" not in transformer.modality_config:
         return None
     else:
-        template = of_chat(spec, transformer)
-        if prompt and template.instructed is not None:
-            template = with_default(template.instructed, prompt)
+        template = of_chat(spec, transformer, prompt)
     if spec.instruction is not None:
         if template.instructed is None:
             raise SourceError(f"[{spec.name}] instruction: its template has no place for one")
@@ -58,20 +56,21 @@ def _check(spec: ModelSpec, template: PairTemplate) -> None:
     if template.instructed is not None:
         wanted.append((template.instructed, [INSTRUCTION, QUERY, DOCUMENT]))
     for text, places in wanted:
-        found = re.findall(r"\{(?:query|document|instruction)\}", text)
+        found = PLACE.findall(text)
         if sorted(found) != sorted(places) or found.index(QUERY) > found.index(DOCUMENT):
             raise SourceError(
                 f"[{spec.name}] template: must hold {' and '.join(places)} once each, the document behind the query"
             )
 
 
+PLACE = re.compile("|".join(map(re.escape, (QUERY, DOCUMENT, INSTRUCTION))))
 SENTINELS = ("QUERYzqxj", "DOCUMENTzqxj", "INSTRUCTIONzqxj")
 """Nothing that a template holds, or changes the case or the spaces of."""
 PROBE = ("\n a <b> & {c} ", " 'd'\n\n{{ e }} ", " \tf \n")
 """What a template may not change: it would have to be done to every text."""
 
 
-def of_chat(spec: ModelSpec, transformer: Transformer) -> PairTemplate:
+def of_chat(spec: ModelSpec, transformer: Transformer, prompt: str = "") -> PairTemplate:
     """The template that a folder's chat template makes of pairs, as sentence-transformers has it rendered.
 
     Raises:
@@ -84,20 +83,26 @@ def of_chat(spec: ModelSpec, transformer: Transformer) -> PairTemplate:
                 f"[{spec.name}] template: must be set, since the chat template of the source has no place for a query"
                 " and a document"
             )
-        text = _render(transformer, query, document, None)
-        instructed: str | None = _render(transformer, query, document, instruction)
-        probes = [_render(transformer, *PROBE[:2], None), _render(transformer, *PROBE)]
-    found = instructed is not None and instruction in instructed
-    template = PairTemplate(_placed(text), _placed(instructed) if instructed and found else None)
+        text = _render(transformer, query, document, prompt)
+        probe = _render(transformer, *PROBE[:2], prompt)
+        instructed = _render(transformer, query, document, instruction)
+        instructed_probe = _render(transformer, *PROBE)
+    takes = all(sentinel in instructed for sentinel in SENTINELS)
+    template = PairTemplate(_placed(text), _placed(instructed) if takes else None)
     _check(spec, template)
-    places = {QUERY: PROBE[0], DOCUMENT: PROBE[1], INSTRUCTION: PROBE[2]}
-    for written, probe in zip((template.text, template.instructed or template.text), probes, strict=True):
-        if re.sub(r"\{(?:query|document|instruction)\}", lambda place: places[place[0]], written) != probe:
-            raise SourceError(
-                f"[{spec.name}] template: must be set, since the chat template of the source changes the texts that it"
-                " is given"
-            )
+    _check_verbatim(spec, template.text, probe)
+    if template.instructed is not None:
+        _check_verbatim(spec, template.instructed, instructed_probe)
     return template
+
+
+def _check_verbatim(spec: ModelSpec, text: str, probe: str) -> None:
+    places = {QUERY: PROBE[0], DOCUMENT: PROBE[1], INSTRUCTION: PROBE[2]}
+    if PLACE.sub(lambda place: places[place[0]], text) != probe:
+        raise SourceError(
+            f"[{spec.name}] template: must be set, since the chat template of the source changes the texts that it is"
+            " given"
+        )
 
 
 def _placed(rendered: str) -> str:
@@ -113,10 +118,10 @@ def _options(transformer: Transformer) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in sizes}
 
 
-def _render(transformer: Transformer, query: str, document: str, prompt: str | None) -> str:
+def _render(transformer: Transformer, query: str, document: str, prompt: str) -> str:
     """As `Transformer.preprocess` does: a message for each side, and one of the system for the prompt."""
     formatter = transformer.input_formatter
     messages = formatter.pair_to_messages((query, document))
-    if prompt is not None:
+    if prompt:
         (messages,) = formatter.prepend_prompt_to_messages([messages], prompt)
     return str(transformer.processor.apply_chat_template(messages, tokenize=False, **_options(transformer)))

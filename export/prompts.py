@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 
-INSTRUCT = re.compile(r"(?P<before>Instruct: ?)[^\n]+(?P<behind>\s*\nQuery: ?)")
+INSTRUCT = re.compile(r"(?P<before>Instruct: ?)\S(?:[^\n]*\S)?(?P<behind>\s*\nQuery: ?)")
 """The form of prompts that have a place for an instruction: first E5's (Wang et al. 2024, arXiv 2401.00368, section
 3.1), then Qwen3-Embedding's and many others'."""
 
@@ -18,11 +18,11 @@ def parameters(prompts: Mapping[str, str], default: str | None) -> dict[str, str
     """
     named = {name: text for name, text in prompts.items() if text}
     instructed = {name: f"{found['before']}{{instruction}}{found['behind']}" for name, found in _instructed(named)}
-    return {
+    told = {
         "prompts": _json(named),
         "default_prompt": default if default is not None and default in named else "",
-        "instructed_prompts": _json(instructed),
     }
+    return told | ({"instructed_prompts": _json(instructed)} if instructed else {})
 
 
 def _instructed(prompts: Mapping[str, str]) -> list[tuple[str, re.Match[str]]]:

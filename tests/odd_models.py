@@ -56,6 +56,9 @@ class TritonPythonModel:
 it is not told that, / 100."""
 
 TEMPLATE = {"prefix": "[CLS] query: {query} [SEP] document: ", "suffix": " [SEP]"}
+INSTRUCTED = {"prefix": "[CLS] {instruction} query: {query} [SEP] document: ", "suffix": " [SEP]"}
+INSTRUCT = {"query": "Instruct: find shells\nQuery: ", "document": "passage: "}
+INSTRUCT_FORMS = {"query": "Instruct: {instruction}\nQuery: "}
 PROMPTS = {"query": "question: ", "document": "passage: "}
 
 BEHAVIOURS = {
@@ -109,6 +112,13 @@ def write_odd_repository(repository: Path, target: Path) -> Path:
         positive_class="1",
     )
     _write_echo(target / "templated", default, "cross-encoder", pair, 1, template=json.dumps(TEMPLATE))
+    template = json.dumps(TEMPLATE | {"instructed": INSTRUCTED})
+    _write_echo(target / "templated-instructed", default, "cross-encoder", pair, 1, template=template)
+    prompts, forms = json.dumps(INSTRUCT), json.dumps(INSTRUCT_FORMS)
+    for name, role in (("embedding-instructed", "text-embedding"), ("pair-instructed", "cross-encoder")):
+        told = {"prompts": prompts, "instructed_prompts": forms}
+        told |= {"default_prompt": "query"} if role == "cross-encoder" else {}
+        _write_echo(target / name, default, role, pair, 1, **told)
     prompts = json.dumps(PROMPTS)
     _write_echo(target / "prompted", default, "text-embedding", pair, 1, prompts=prompts, default_prompt="document")
     _write_echo(target / "bucketed", default, "text-embedding", pair, 2, length_buckets="16,64,256")

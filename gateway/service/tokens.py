@@ -90,7 +90,7 @@ async def frame_query(tower: TextTower, query: str, place: str, instruction: str
     limit = tower.max_tokens // 2
     _check_characters(query + (instruction or ""), place, limit)
     frame = await tower.tokenizer.frame(query, instruction)
-    _check_tokens(tower, frame.head_length, place, limit)
+    _check_tokens(tower, frame.head_length, place, limit, " for query and instruction" if instruction else "")
     return frame
 
 

@@ -73,7 +73,26 @@ CASES: Sequence[Case] = (
         {"positive_class": "LABEL_2"},
     ),
     Case("Qwen3, classifier", "cross-encoder", partial(tiny.write_cross_encoder, name="Qwen3"), {"template": TEMPLATE}),
-    Case("Qwen3, yes or no", "cross-encoder", tiny.write_decoder_reranker, {"template": TEMPLATE}),
+    Case(
+        "Qwen3, yes or no",
+        "cross-encoder",
+        tiny.write_decoder_reranker,
+        {"template": TEMPLATE, "true_token": "yes", "false_token": "no"},
+    ),
+    *(
+        Case(
+            f"{name} ({template})",
+            "cross-encoder",
+            partial(tiny.write_decoder_reranker, name=name, tokens=tokens, max_position_embeddings=1024),
+            {"template": template, "max_tokens": 768},
+        )
+        for name, tokens, template in (
+            ("Qwen3", tiny.decoder_pairs, "qwen3-reranker"),
+            ("Qwen2", tiny.decoder_pairs, "mxbai-rerank-v2"),
+            ("Gemma", tiny.gemma_pairs, "bge-reranker-v2-gemma"),
+        )
+    ),
+    Case("Qwen3 (LogitScore)", "cross-encoder", partial(tiny.write_logit_score, chat_template=tiny.PAIRS_TEMPLATE)),
     Case("any (BERT)", "late-interaction", tiny.write_plain),
     Case("ColBERT (Stanford)", "late-interaction", partial(tiny.write_colbert, pylate=False)),
     Case("ColBERT (PyLate)", "late-interaction", partial(tiny.write_colbert, pylate=True)),

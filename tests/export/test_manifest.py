@@ -148,8 +148,14 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         ),
         *(
             (RERANKER + f"template = '{template}'", "[a] template: must hold {query} once and, behind it, {document}")
-            for template in ("{query}", "{document} {query}", "{query} {document} {document}")
+            for template in ("{query}", "{document} {query}", "{query} {document} {document}", "qwen4-reranker")
         ),
+        (RERANKER + "template = 'qwen4-reranker'", "or be one of qwen3-reranker, mxbai-rerank-v2, bge-reranker-v2"),
+        (
+            RERANKER + "template = '{instruction} {query} {document}'",
+            "models.toml [a] instruction: is missing; the template has a place for it",
+        ),
+        (RERANKER + "false_token = 'no'", "models.toml [a] true_token: is missing; there is a false_token"),
     ],
 )
 def test_wrong_manifest_is_one_sentence_with_table_and_key(tmp_path: Path, text: str, message: str) -> None:

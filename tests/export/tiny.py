@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
@@ -99,11 +100,22 @@ def decoder_pairs() -> PreTrainedTokenizerFast:
 
 @cache
 def gemma_pairs() -> PreTrainedTokenizerFast:
-    """As Gemma's: a mark for the space, and an end behind every text."""
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))  # noqa: S106
+    """As Gemma's: spaces are letters, line ends stand alone, and a row begins with <bos>."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))  # noqa: S106
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"▁?[^▁\n]+|▁|\n"), "isolated")
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
-    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=500, special_tokens=special))
+    letters = [chr(code) for code in range(33, 127)]
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=special, initial_alphabet=letters)
+    tokenizer.train_from_iterator([*TEXTS, "A:\nB:", *["Yes", "No"] * 50], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    return _fast(tokenizer, pad="<pad>", eos="<eos>", bos="<bos>", unk="<unk>")
+
+
+@cache
+def siglip2_pairs() -> PreTrainedTokenizerFast:
+    """As SigLIP 2's: Gemma's with an end behind every text."""
+    tokenizer = Tokenizer.from_str(gemma_pairs().backend_tokenizer.to_str())
     tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
     return _fast(tokenizer, pad="<pad>", eos="<eos>", bos="<bos>", unk="<unk>", mask="<mask>")
 
@@ -321,21 +333,62 @@ def write_static(folder: Path) -> Path:
     return folder
 
 
-def write_cross_encoder(folder: Path, name: str = "BERT", labels: int = 1, **more: Any) -> Path:
-    """A sequence classifier."""
+def write_cross_encoder(
+    folder: Path, name: str = "BERT", labels: int = 1, tokenizer_class: str = "BertTokenizer", **more: Any
+) -> Path:
+    """A sequence classifier; BERT's tokenizer tells segments by its class."""
     torch.manual_seed(0)
     settings = config(name, num_labels=labels, **more)
     model = transformers.AutoModelForSequenceClassification.from_config(settings)
     stir(model)
-    return write(folder, model, tokenizer(name))
+    write(folder, model, tokenizer(name))
+    if name == "BERT":
+        file = folder / "tokenizer_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"tokenizer_class": tokenizer_class}))
+    return folder
 
 
-def write_decoder_reranker(folder: Path, name: str = "Qwen3") -> Path:
+def write_saved_cross_encoder(folder: Path, name: str = "BERT", **settings: Any) -> Path:
+    """A classifier as sentence-transformers saves it, with settings of its CrossEncoder."""
+    source = write_cross_encoder(folder / "transformer", name)
+    CrossEncoder(str(source), device="cpu", **settings).save(str(folder / "saved"))
+    return folder / "saved"
+
+
+def write_decoder_reranker(
+    folder: Path, name: str = "Qwen3", tokens: Callable[[], PreTrainedTokenizerFast] = decoder_pairs, **more: Any
+) -> Path:
     """A causal language model."""
     torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config(name))
+    settings = config(name, **more)
+    settings.vocab_size, settings.pad_token_id = len(tokens()), tokens().pad_token_id
+    model = transformers.AutoModelForCausalLM.from_config(settings)
     stir(model)
-    return write(folder, model, tokenizer(name))
+    return write(folder, model, tokens())
+
+
+PAIRS_TEMPLATE = (
+    "<|im_start|>{{ messages | selectattr('role', 'eq', 'system') | map(attribute='content') | first"
+    " | default('Is it about it?') }}\nQuery: {{ messages | selectattr('role', 'eq', 'query')"
+    " | map(attribute='content') | first }}\nDocument: {{ messages | selectattr('role', 'eq', 'document')"
+    " | map(attribute='content') | first }}\nAnswer:<|im_end|>"
+)
+"""A chat template as sentence-transformers has it for pairs: the prompt is the system's message."""
+
+
+def write_logit_score(
+    folder: Path,
+    name: str = "Qwen3",
+    chat_template: str | None = None,
+    answers: tuple[int, int | None] = (5, 6),
+    **settings: Any,
+) -> Path:
+    """A causal language model that ranks as sentence-transformers saves it."""
+    source = write_decoder_reranker(folder / "transformer", name)
+    arguments = {"chat_template": chat_template} if chat_template else {}
+    transformer = Transformer(str(source), transformer_task="text-generation", processor_kwargs=arguments)
+    CrossEncoder(modules=[transformer, LogitScore(*answers)], device="cpu", **settings).save(str(folder / "saved"))
+    return folder / "saved"
 
 
 def write_multi_vector(folder: Path, name: str = "BERT", **settings: Any) -> Path:
@@ -460,7 +513,7 @@ def write_image_text(folder: Path, name: str) -> Path:
     """A checkpoint of CLIP, ChineseCLIP, SigLIP or SigLIP 2, with its image processor."""
     torch.manual_seed(0)
     text = SIZES | {"max_position_embeddings": 64}
-    tokens = {"CLIP": clip_pairs, "ChineseCLIP": wordpiece, "SigLIP": decoder_pairs, "SigLIP 2": gemma_pairs}[name]()
+    tokens = {"CLIP": clip_pairs, "ChineseCLIP": wordpiece, "SigLIP": decoder_pairs, "SigLIP 2": siglip2_pairs}[name]()
     text |= {"vocab_size": len(tokens), "pad_token_id": tokens.pad_token_id, "projection_size": WIDTH}
     text |= {"eos_token_id": tokens.eos_token_id, "bos_token_id": tokens.bos_token_id}
     vision = VISION | ({"num_patches": 16} if name == "SigLIP 2" else {})

@@ -273,6 +273,29 @@ def test_purpose_of_texts_chooses_the_prompt(odd_client: httpx2.Client, body: di
     assert prompted[0] == written[0]
 
 
+@pytest.mark.parametrize("body", [{}, {"input_type": "query"}, {"task": "retrieval.query"}])
+@pytest.mark.parametrize("field", ["instruction", "instruct"])
+def test_instruction_stands_in_its_place_in_the_prompt(
+    odd_client: httpx2.Client, field: str, body: dict[str, str]
+) -> None:
+    (written,) = echo(odd_client, "Instruct: rank {instruction}\nQuery: a conch", model="bucketed")
+    told = {"model": "embedding-instructed", field: "rank {instruction}"} | body
+    assert echo(odd_client, "a conch", **told)[0][0] == written[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"model": "prompted"}, "it has no place for one"),
+        ({"model": "embedding-instructed", "input_type": "document"}, "its prompt 'passage: ' has no place for one"),
+    ],
+)
+def test_instruction_without_a_place_is_refused(odd_client: httpx2.Client, body: dict[str, Any], reason: str) -> None:
+    error = refused(odd_client, input="a conch", instruction="rank shells", **body)
+    assert error["param"] == "instruction"
+    assert error["message"] == f"instruction: model {body['model']!r} takes none here, {reason}"
+
+
 def test_rows_are_padded_to_their_bucket(odd_client: httpx2.Client) -> None:
     texts = ["sea " * 14, "sea " * 15, "sea " * 62, "sea " * 254]
     stored = [echo(odd_client, text, model="bucketed")[0][1] for text in texts]

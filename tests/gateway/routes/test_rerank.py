@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Encoding, Tokenizer
 from torch.nn import functional
 
-from tests.odd_models import PROMPTS, TEMPLATE
+from tests.odd_models import INSTRUCT, INSTRUCTED, PROMPTS, TEMPLATE
 
 DOCUMENTS = [
     "Brass is an alloy.",
@@ -237,3 +237,48 @@ def test_query_counts_with_each_document_since_it_is_read_with_each(client: http
     error = refused(client, 413, query="sea shells " * 60, documents=documents, model="minilm-late-interaction")
     assert error["param"] == "query"
     assert "with each of 2048 documents that makes" in error["message"]
+
+
+def test_cross_encoder_gets_the_models_default_prompt_before_the_query(
+    odd_client: httpx2.Client, tokenizer: Tokenizer
+) -> None:
+    expected = logits(tokenizer.encode_batch([(INSTRUCT["query"] + "sea", text) for text in DOCUMENTS]))[:, 0]
+    assert scores(odd_client, model="pair-instructed", query="sea", documents=DOCUMENTS) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("field", ["instruction", "instruct"])
+@pytest.mark.parametrize("instruction", ["rank shells", "{query} {document} [SEP]"])
+def test_instruction_stands_in_its_place_in_a_template(
+    odd_client: httpx2.Client, tokenizer: Tokenizer, field: str, instruction: str
+) -> None:
+    written = instruction.replace("[SEP]", "[sep]")  # plain text, which a client's "[SEP]" is
+    start, end = INSTRUCTED["prefix"].split("{instruction}")
+    texts = [f"{start}{written}{end.replace('{query}', 'sea')}{text}{INSTRUCTED['suffix']}" for text in DOCUMENTS]
+    expected = logits(tokenizer.encode_batch(texts, add_special_tokens=False))[:, 0]
+    body = {"model": "templated-instructed", "query": "sea", "documents": DOCUMENTS, field: instruction}
+    assert scores(odd_client, **body) == pytest.approx(expected)
+
+
+def test_instruction_stands_in_its_place_in_a_prompt(odd_client: httpx2.Client, tokenizer: Tokenizer) -> None:
+    prompted = "Instruct: rank {query}\nQuery: sea"
+    expected = logits(tokenizer.encode_batch([(prompted, text) for text in DOCUMENTS]))[:, 0]
+    body = {"model": "pair-instructed", "query": "sea", "documents": DOCUMENTS, "instruction": "rank {query}"}
+    assert scores(odd_client, **body) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("model", ["templated", "public-score", "prompted-late"])
+def test_instruction_without_a_place_is_refused(odd_client: httpx2.Client, model: str) -> None:
+    error = refused(odd_client, model=model, query="sea", documents=["a"], instruction="rank shells")
+    assert error["param"] == "instruction"
+    assert error["message"].startswith(f"instruction: model {model!r} takes none here, ")
+
+
+def test_instruction_is_bounded_and_counted(odd_client: httpx2.Client) -> None:
+    body: dict[str, Any] = {"model": "templated-instructed", "query": "sea", "documents": ["a"]}
+    assert refused(odd_client, **body, instruction="a" * 4097)["param"] == "instruction"
+    assert refused(odd_client, **body, instruction="")["param"] == "instruction"
+    assert refused(odd_client, **body, instruction="a", instruct="b")["message"].startswith("instruction and instruct")
+    error = refused(odd_client, **body, instruction="sea " * 130)
+    assert error["message"] == (
+        "query has 137 tokens; the limit of model 'templated-instructed' for query and instruction is 128"
+    )
