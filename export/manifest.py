@@ -42,6 +42,7 @@ TASKS_OF: Mapping[str, tuple[Task, ...]] = {
     "template": ("cross-encoder",),
     "text_weight": ("image-text",),
     "true_token": ("cross-encoder",),
+    "variants": ("text-embedding",),
 }
 """The tasks that a key means something for; any other key is for all."""
 
@@ -70,6 +71,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """For sources that do not say."""
     prompts: dict[Annotated[str, Meta(min_length=1)], str] = {}
     """What stands before texts, by the name of a purpose such as query, for sources that name no prompts."""
+    variants: tuple[Annotated[str, Meta(pattern=rf"^{NAME}$")], ...] = ()
+    """The routes or adapters to serve, the default first, of a source that has one for each of several purposes."""
     positive_class: str | None = None
     """The label that means relevant, for cross-encoders of several classes."""
     template: str | None = None
@@ -99,8 +102,9 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def triton_names(self) -> tuple[str, ...]:
-        """The Triton models that it becomes: the towers of an image-text model are one each."""
-        return (f"{self.name}-text", f"{self.name}-image") if self.task == "image-text" else (self.name,)
+        """The Triton models that it becomes: a variant is one, and so is a tower of an image-text model."""
+        parts = ("text", "image") if self.task == "image-text" else self.variants
+        return tuple(f"{self.name}-{part}" for part in parts) or (self.name,)
 
 
 KEYS = tuple(field.name for field in msgspec.structs.fields(ModelSpec) if field.name != "name")

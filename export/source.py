@@ -59,6 +59,8 @@ def _resolve(spec: ModelSpec, key: str, where: str) -> Source:
     source = _locate(spec, key, where, _files(spec))
     # Without config.json: an embedding model whose modules lie in folders of their own.
     if not any((source.folder / name).is_file() for name in ("config.json", "modules.json")):
+        if (source.folder / "adapter_config.json").is_file():
+            raise SourceError(f"[{spec.name}] {key}: {where} holds an adapter without its base model; merge them")
         raise SourceError(f"[{spec.name}] {key}: {where} holds no config.json")
     if any(source.folder.rglob("*.safetensors")):
         return source

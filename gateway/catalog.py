@@ -63,6 +63,10 @@ class TextTower(Tower):
     """At which late interaction cuts a query, as the model was trained; None where it does not."""
     prefix: str = ""
     """What it asks of each row, one of PREFIXES: how many tokens at the front stand apart. Most ask nothing."""
+    variants: tuple[str, ...] = ()
+    """Where the model has a Triton model for each of several purposes, the names of all, the default first."""
+    variant: str = ""
+    """Its own name among them."""
     length_buckets: tuple[int, ...] = ()
     """The only lengths of rows that it takes, ascending, where it does not take all."""
 
@@ -91,12 +95,16 @@ class Model:
     text_weight: float
     """What the text counts in an item with text and image, of 1."""
     text: TextTower | None = None
+    """The default one, where there are variants."""
     image: ImageTower | None = None
+    variants: Mapping[str, TextTower] = field(default_factory=dict)
+    """By name."""
 
     @property
     def towers(self) -> tuple[Tower, ...]:
-        """One or two."""
-        return tuple(tower for tower in (self.text, self.image) if tower is not None)
+        """All of them, each once."""
+        texts = self.variants.values() or (self.text,)
+        return tuple(tower for tower in (*texts, self.image) if tower is not None)
 
     @property
     def width(self) -> int:
@@ -150,6 +158,8 @@ class Catalog:
                 known[config.name] = fresh
             except Exception as exc:  # noqa: BLE001 - tokenizers raises it bare; a bad entry must not hide the others
                 complaints[config.name] = f"{type(exc).__name__}: {exc}"
+        for name in [name for name, model in models.items() if _missing(model)]:
+            complaints[name] = f"its variants {', '.join(_missing(models.pop(name)))} are not served"
         for name, complaint in complaints.items() - self._complaints.items():
             log.warning("model %s is left out: %s", name, complaint)
         now = time.monotonic()
@@ -206,7 +216,7 @@ def _named(name: str | None, models: Sequence[Model]) -> Model | None:
 
 
 def _joined(other: Model | None, known: _Known) -> Model:
-    """A model of one tower, or a model that has one already with the other.
+    """A model of one tower, or a model that has some already with one more.
 
     Raises:
         ValueError: the towers do not go together, or a parameter cannot be read.
@@ -222,15 +232,33 @@ def _joined(other: Model | None, known: _Known) -> Model:
             text_weight=float(parameters.get("text_weight", "0.5")),
         )
     else:
-        (first,) = other.towers[:1]
-        if len(other.towers) > 1 or {first.role, tower.role} != {TEXT_EMBEDDING, IMAGE_EMBEDDING}:
+        first = other.towers[0]
+        if not _go_together(other, tower):
             raise ValueError(f"its public name {tower.name!r} is taken by {first.triton_name}")
         if tower.width != first.width:
             raise ValueError(
                 f"it has {tower.width} dimensions, and {first.triton_name}, its other tower, {first.width}"
             )
         model = other
-    return replace(model, text=tower) if isinstance(tower, TextTower) else replace(model, image=tower)
+    if isinstance(tower, ImageTower):
+        return replace(model, image=tower)
+    if tower.variant:
+        model = replace(model, variants={**model.variants, tower.variant: tower})
+    is_default = tower.variant == (*tower.variants, "")[0]
+    return replace(model, text=tower) if is_default else model
+
+
+def _go_together(model: Model, tower: TextTower | ImageTower) -> bool:
+    """Whether a tower is the other side of a model, or one more of its variants."""
+    first, *more = model.towers
+    if isinstance(first, TextTower) and isinstance(tower, TextTower):
+        return tower.variant in set(first.variants) - set(model.variants) and tower.variants == first.variants
+    return not more and {first.role, tower.role} == {TEXT_EMBEDDING, IMAGE_EMBEDDING}
+
+
+def _missing(model: Model) -> list[str]:
+    """The variants that a model does not have, though another says that it should."""
+    return [name for one in list(model.variants.values())[:1] for name in one.variants if name not in model.variants]
 
 
 def _text_tower(config: ModelConfig, tokenizer: TextTokenizer) -> TextTower:
@@ -258,6 +286,10 @@ def _text_tower(config: ModelConfig, tokenizer: TextTokenizer) -> TextTower:
     max_query_tokens = int(parameters["max_query_tokens"]) if "max_query_tokens" in parameters else None
     if max_query_tokens is not None and not 1 <= max_query_tokens <= max_tokens:
         raise ValueError(f"max_query_tokens is {max_query_tokens}, not 1 to its max_tokens of {max_tokens}")
+    variants = tuple(filter(None, parameters.get("variants", "").split(",")))
+    variant = parameters.get("variant", "")
+    if variant not in (variants or ("",)):
+        raise ValueError(f"variant {variant!r} is none of its variants")
     length_buckets = tuple(sorted(_integers(parameters, "length_buckets")))
     if length_buckets and length_buckets[-1] < max_tokens:
         raise ValueError(f"length_buckets end at {length_buckets[-1]}, below its max_tokens of {max_tokens}")
@@ -278,6 +310,8 @@ def _text_tower(config: ModelConfig, tokenizer: TextTokenizer) -> TextTower:
         positive_class=positive_class,
         max_query_tokens=max_query_tokens,
         prefix=next((name for name in PREFIXES if name in config.inputs), ""),
+        variants=variants,
+        variant=variant,
         length_buckets=length_buckets,
     )
 

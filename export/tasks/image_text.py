@@ -40,7 +40,8 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     image = resolve_image(spec)
     if image is None:
         return _joint(spec, folder)
-    text = text_embedding.tower(spec, f"{spec.name}-text", text_embedding.pipeline(spec, folder))
+    (text,) = text_embedding.load(spec, folder)
+    text = replace(text, name=f"{spec.name}-text")
     vision = _vision(spec, image.folder)
     if vision.width != text.width:
         raise SourceError(f"[{spec.name}] image_source: has {vision.width} dimensions, where source has {text.width}")

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from export.heads import Encode, Lookup, Pool, TextEmbedding
 from export.loading import OPTIONS, UNREADABLE, Model, architecture, load_model, loading
 from export.manifest import ModelSpec
 from export.runtime.engine import Row
+from export.tasks import variants
 from export.tower import (
     MOST_TOKENS,
     PROMPT_LENGTH,
@@ -56,13 +58,29 @@ OTHER_KINDS: Mapping[object, str] = {
 
 
 def load(spec: ModelSpec, folder: Path) -> list[Tower]:
-    """Load the tower of a sentence-transformers folder, or of a transformers folder whose pooling the table names.
+    """Load a sentence-transformers folder, or a transformers folder whose pooling the table names.
+
+    Returns:
+        One tower, or one for each variant that the table names. These are one model to clients.
 
     Raises:
         SourceError: the folder cannot be loaded, holds another kind of model, has modules that are neither a
-            transformer nor a StaticEmbedding nor of STEPS, or fewer dimensions than are asked for.
+            transformer nor a StaticEmbedding nor of STEPS, fewer dimensions than are asked for, or not the variants
+            that the table names.
     """
-    return [tower(spec, spec.name, pipeline(spec, folder))]
+    reference = pipeline(spec, folder)
+    variants.check(spec, reference)
+    if not spec.variants:
+        return [tower(spec, spec.name, reference)]
+    towers = [tower(spec, name, reference, of) for name, of in zip(spec.triton_names, spec.variants, strict=True)]
+    if len({one.width for one in towers}) > 1:
+        widths = ", ".join(f"{one.width} of {of}" for one, of in zip(towers, spec.variants, strict=True))
+        raise SourceError(f"[{spec.name}] variants: their vectors have different dimensions, {widths}")
+    listed = {"name": spec.name, "variants": ",".join(spec.variants)}
+    return [
+        replace(one, parameters={**one.parameters, **listed, "variant": of})
+        for one, of in zip(towers, spec.variants, strict=True)
+    ]
 
 
 def pipeline(spec: ModelSpec, folder: Path) -> Model:
@@ -79,6 +97,13 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
     _check_kind(spec, folder, has_modules=has_modules)
     if has_modules:
         _check_code(spec, folder)
+    with variants.without_adapters(spec, folder) as bare:
+        reference = _load(spec, bare, has_modules=has_modules)
+    variants.load_adapters(spec, reference, folder)
+    return reference.float().eval().requires_grad_(requires_grad=False)
+
+
+def _load(spec: ModelSpec, folder: Path, *, has_modules: bool) -> Model:
     with loading(spec), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options = OPTIONS | {"use_safetensors": None if spec.allow_pickle else True}
@@ -97,15 +122,15 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
             )
             pooling = Pooling(transformer.get_embedding_dimension(), spec.pooling or "mean")
             reference = SentenceTransformer(modules=[transformer, pooling], device="cpu")
-    if isinstance(reference[0], Transformer):
-        # sentence-transformers makes up what is missing; the same loaded again tells.
-        own = json.loads((folder / "modules.json").read_text())[0]["path"] if has_modules else ""
-        load_model(spec, type(reference[0].auto_model), folder / own)
+    # sentence-transformers makes up weights that are missing; the same loaded again tells.
+    for module, own in variants.located(reference, folder) if has_modules else [(reference[0], folder)]:
+        if isinstance(module, Transformer):
+            load_model(spec, type(module.auto_model), own)
     if spec.prompts:
         if any(reference.prompts.values()):
             raise SourceError(f"[{spec.name}] prompts: the source names its own (config_sentence_transformers.json)")
         reference.prompts = dict(spec.prompts)
-    return reference.float().eval().requires_grad_(requires_grad=False)
+    return reference
 
 
 def _check_kind(spec: ModelSpec, folder: Path, *, has_modules: bool) -> None:
@@ -142,18 +167,21 @@ def _check_code(spec: ModelSpec, folder: Path) -> None:
             )
 
 
-def tower(spec: ModelSpec, name: str, reference: Model) -> Tower:
-    """The tower of a pipeline, under the name of a Triton model.
+def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> Tower:
+    """The tower of a pipeline, or of one of its variants, under the name of a Triton model.
 
     Raises:
         SourceError: a module has no place in a graph, or the modules do not fit each other.
     """
-    first, *rest = reference
+    first, *rest = variants.chain(reference, variant)
+    adapter = variants.adapter(first, variant)
     while rest and _is_normalisation(rest[-1]):  # the gateway's
         rest.pop()
     poolings = [module for module in rest if isinstance(module, Pooling)]
     width = _truncation(spec, reference.truncate_dim)
-    make, words, packed = _static(spec, first) if isinstance(first, StaticEmbedding) else _encoded(spec, first, rest)
+    make, words, packed = (
+        _static(spec, first) if isinstance(first, StaticEmbedding) else _encoded(spec, first, rest, adapter)
+    )
     parameters = _prompts(spec, reference)
     asks_for_prompts = bool(parameters["prompts"]) and not all(pooling.include_prompt for pooling in poolings)
 
@@ -166,6 +194,8 @@ def tower(spec: ModelSpec, name: str, reference: Model) -> Tower:
             features = {"input_ids": features["input_ids"][None], "attention_mask": torch.ones(1, len(row[0]))}
         if asks_for_prompts:
             features["prompt_length"] = int(row[1])
+        if adapter is not None:
+            first.auto_model.set_adapter(adapter)
         for module in (first, *rest):
             features = module(features)
         embedded: Tensor = features["sentence_embedding"][0, :width]
@@ -173,10 +203,7 @@ def tower(spec: ModelSpec, name: str, reference: Model) -> Tower:
 
     def rows() -> Sequence[Row]:
         plain = samples.single_rows(words)
-        if not asks_for_prompts:
-            return plain
-        lengths = [min(5 * (i % 3), len(ids) - 1) for i, (ids,) in enumerate(plain)]
-        return [(ids, np.array(length, np.int32)) for (ids,), length in zip(plain, lengths, strict=True)]
+        return _with_prompts(plain) if asks_for_prompts else plain
 
     try:
         with torch.inference_mode():
@@ -201,6 +228,12 @@ def tower(spec: ModelSpec, name: str, reference: Model) -> Tower:
     )
 
 
+def _with_prompts(rows: Sequence[Row]) -> Sequence[Row]:
+    """Rows whose first tokens are a prompt: none, 5 or 10, and never all of them."""
+    lengths = [min(5 * (i % 3), len(row[0]) - 1) for i, row in enumerate(rows)]
+    return [(*row, np.array(length, np.int32)) for row, length in zip(rows, lengths, strict=True)]
+
+
 def _is_normalisation(module: Model) -> bool:
     """Whether a module brings the vectors of rows to length 1."""
     return isinstance(module, Normalize) and module.module_output_name == "sentence_embedding"
@@ -219,7 +252,9 @@ def _modes(pooling: Model) -> Sequence[str]:
     return (modes,) if isinstance(modes, str) else modes
 
 
-def _encoded(spec: ModelSpec, first: Model, rest: Sequence[Model]) -> tuple[torch.nn.Module, Vocabulary, bool]:
+def _encoded(
+    spec: ModelSpec, first: Model, rest: Sequence[Model], adapter: str | None
+) -> tuple[torch.nn.Module, Vocabulary, bool]:
     """What begins with a transformer: the first of a graph, its vocabulary, and whether it computes real tokens only.
 
     Raises:
@@ -243,7 +278,7 @@ def _encoded(spec: ModelSpec, first: Model, rest: Sequence[Model]) -> tuple[torc
     ):
         if value:
             raise SourceError(f"[{spec.name}] source: its Transformer changes texts by {setting}: {value}")
-    model = first.auto_model
+    model = first.auto_model if adapter is None else variants.merged(first.auto_model, adapter)
     words = vocabulary(spec, first.tokenizer, model, first.max_seq_length)
     weighs = any(isinstance(module, WeightedLayerPooling) for module in rest)
     all_layers = weighs and bool(getattr(model.config, "output_hidden_states", False))

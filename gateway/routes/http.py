@@ -148,7 +148,7 @@ async def embed_items(
         request: whose body has been read.
         model: an embedding model.
         items: what to embed.
-        purpose: what the texts are for; see `prompts.choose`.
+        purpose: what the texts are for; see `prompts`.
         place: the field that says so.
         truncate: what to do with texts over the limit.
         max_tokens: a limit below the model's own.
@@ -160,6 +160,7 @@ async def embed_items(
     gateway = request.state["gateway"]
     if instruction is not None and model.text is None:
         raise InvalidRequest(f"instruction: model {model.name!r} takes images only", param=prompts.FIELD)
+    model = prompts.for_purpose(model, "query" if purpose is None and instruction is not None else purpose)
     embedded = await embed(
         caller(request),
         gateway.images,

@@ -27,6 +27,8 @@ class ModelObject(Struct, omit_defaults=True):
     """Of its embeddings; absent for rerankers."""
     supported_dimensions: tuple[int, ...] | UnsetType = UNSET
     """All sizes that `dimensions` of a request may be, where there are several."""
+    tasks: tuple[str, ...] | UnsetType = UNSET
+    """What `task` of a request chooses among, the default first, where the model has variants."""
 
 
 class ModelList(Struct):
@@ -62,4 +64,5 @@ def _describe(model: Model) -> ModelObject:
         max_tokens=model.text.max_tokens if model.text is not None else UNSET,
         dimensions=model.width if is_embedding else UNSET,
         supported_dimensions=tuple(sorted({model.width, *model.dimensions})) if model.dimensions else UNSET,
+        tasks=model.text.variants if model.text is not None and model.text.variants else UNSET,
     )

@@ -223,7 +223,8 @@ async def create_predictions(request: Request) -> Response:
 async def tokenize(request: Request) -> Response:
     """Answer POST /tokenize."""
     body = await read(request, TokenizeRequest)
-    _, tower = _embedding_model(request)
+    model, tower = _embedding_model(request)
+    tower = prompts.for_purpose(model, body.prompt_name).text or tower
     prompt = prompts.choose(tower, body.prompt_name, "prompt_name")
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     if sum(map(len, texts)) > MAX_TOKENS:

@@ -1,18 +1,23 @@
-"""Which of a model's prompts goes in front of texts, by its own name or by what the field calls their purpose, and an
-instruction in it."""
+"""Which variant of a model texts go to, which of its prompts goes in front of them, and an instruction in it.
 
-from gateway.catalog import TextTower
+
+Either is named by its own name, or by what the field calls the purpose of the texts.
+"""
+
+from dataclasses import replace
+
+from gateway.catalog import Model, TextTower
 from gateway.errors import InvalidRequest
 from gateway.tokenize import INSTRUCTION
 
 MAX_INSTRUCTION = 4096
 """Characters of an instruction; real ones are a sentence or two."""
 PURPOSES: tuple[tuple[str, ...], ...] = (
-    ("query", "search_query", "retrieval.query", "question"),
-    ("document", "passage", "search_document", "retrieval.passage", "corpus"),
+    ("query", "search_query", "retrieval.query", "question", "retrieval_query"),
+    ("document", "passage", "search_document", "retrieval.passage", "corpus", "retrieval_passage"),
     ("classification",),
     ("clustering", "separation"),
-    ("text-matching", "sts", "similarity"),
+    ("text-matching", "sts", "similarity", "text_matching"),
 )
 """Names of one purpose: those of sentence-transformers first, then Cohere's input_type, Jina's task, NIM's and Voyage's
 input_type, and what model cards use."""
@@ -20,6 +25,18 @@ FIELD = "instruction"
 """What requests call it."""
 SUFFIXES = ("-query", "-passage")
 """Of a model's name, as NIM has them, for clients that can choose nothing but the model."""
+
+
+def for_purpose(model: Model, purpose: str | None) -> Model:
+    """A model whose text tower is its variant for texts of a purpose, or else its default one.
+
+    "retrieval" may be one variant for queries and documents, which its prompts tell apart.
+    """
+    names = next((names for names in PURPOSES if purpose in names), ())
+    for name in (purpose or "", *names, *(name.partition(".")[0] for name in names)):
+        if name in model.variants:
+            return replace(model, text=model.variants[name])
+    return model
 
 
 def instruct(tower: TextTower, prompt: str, instruction: str | None) -> str:
@@ -66,5 +83,7 @@ def _prompt(tower: TextTower, purpose: str | None, place: str) -> str:
     for names in PURPOSES:
         if purpose in names:
             return next((tower.prompts[name] for name in names if name in tower.prompts), tower.default_prompt)
-    known = ", ".join([*tower.prompts, *(name for names in PURPOSES for name in names)])
+    if purpose in tower.variants:
+        return tower.default_prompt
+    known = ", ".join([*tower.variants, *tower.prompts, *(name for names in PURPOSES for name in names)])
     raise InvalidRequest(f"{place} is {purpose!r}; model {tower.name!r} knows {known}", param=place)

@@ -1,5 +1,6 @@
 """Models that are exported while the server runs are loaded beside the others, and answer as transformers does."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -108,3 +109,57 @@ def test_clip_embeds_text_as_transformers_does(server: tuple[Server, Path], tmp_
     names = [one["id"] for one in httpx2.get(f"{running.url}/v1/models").json()["data"]]
     assert "tiny-clip" in names
     assert "tiny-clip-text" not in names
+
+
+def embedded(server: Server, spec: ModelSpec, repository: Path, **body: object) -> np.ndarray:
+    """Vectors of DOCUMENTS, of a model that is exported and loaded first where it is not yet."""
+    if not (repository / spec.triton_names[0]).exists():
+        build(spec, repository, progress=print)
+        for name in spec.triton_names:
+            load(server, name)
+    request = {"model": spec.name, "input": DOCUMENTS, **body}
+    assert eventually(lambda: post(server, "/v1/embeddings", request).status_code == 200)
+    return np.array([one["embedding"] for one in post(server, "/v1/embeddings", request).json()["data"]])
+
+
+def assert_same(answered: np.ndarray, expected: object) -> None:
+    vectors = np.asarray(expected)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    assert answered.shape == vectors.shape
+    assert (answered * vectors).sum(1).min() >= 0.9999
+
+
+def test_routes_and_adapters_are_chosen_by_purpose(server: tuple[Server, Path], tmp_path: Path) -> None:
+    running, served = server
+    source = tiny.write_router(tmp_path / "source")
+    routed = ModelSpec(name="tiny-routed", task="text-embedding", source=str(source), variants=("document", "query"))
+    reference = SentenceTransformer(str(source), device="cpu")
+    assert_same(embedded(running, routed, served), reference.encode(DOCUMENTS))
+    assert_same(embedded(running, routed, served, input_type="search_query"), reference.encode_query(DOCUMENTS))
+    assert_same(embedded(running, routed, served, task="retrieval.passage"), reference.encode_document(DOCUMENTS))
+    (listed,) = [
+        one for one in httpx2.get(f"{running.url}/v1/models").json()["data"] if one["id"].startswith("tiny-routed")
+    ]
+    assert (listed["id"], listed["tasks"]) == ("tiny-routed", ["document", "query"])
+
+
+def test_prompt_is_not_pooled_where_the_model_says_so(server: tuple[Server, Path], tmp_path: Path) -> None:
+    running, served = server
+    source = tiny.write_modules(tmp_path / "source", "no prompt")
+    spec = ModelSpec(name="tiny-promptless", task="text-embedding", source=str(source))
+    reference = SentenceTransformer(str(source), device="cpu")
+    assert_same(embedded(running, spec, served, prompt_name="query"), reference.encode_query(DOCUMENTS))
+    assert_same(embedded(running, spec, served), reference.encode(DOCUMENTS))
+
+
+def test_static_embedding_and_smaller_vectors_are_those_of_the_library(
+    server: tuple[Server, Path], tmp_path: Path
+) -> None:
+    running, served = server
+    source = tiny.write_static(tmp_path / "source")
+    settings = json.loads((source / "config_sentence_transformers.json").read_text())
+    (source / "config_sentence_transformers.json").write_text(json.dumps(settings | {"truncate_dim": 16}))
+    spec = ModelSpec(name="tiny-static", task="text-embedding", source=str(source), dimensions=(8,))
+    reference = SentenceTransformer(str(source), device="cpu")
+    assert_same(embedded(running, spec, served), reference.encode(DOCUMENTS))
+    assert_same(embedded(running, spec, served, dimensions=8), reference.encode(DOCUMENTS, truncate_dim=8))

@@ -61,6 +61,16 @@ CASES: Sequence[Case] = (
     ),
     *(Case(f"BERT, {kind}", "text-embedding", partial(tiny.write_modules, kind=kind)) for kind in tiny.MODULES),
     Case("StaticEmbedding", "text-embedding", tiny.write_static),
+    Case("Router (StaticEmbedding, BERT)", "text-embedding", tiny.write_router, {"variants": ("query", "document")}),
+    *(
+        Case(
+            f"{name}, adapters",
+            "text-embedding",
+            partial(tiny.write_adapters, names=("retrieval", "clustering"), name=name),
+            {"variants": ("retrieval", "clustering")},
+        )
+        for name in ("BERT", "Qwen3")
+    ),
     *(
         Case(name, "cross-encoder", partial(tiny.write_cross_encoder, name=name))
         for name in tiny.ENCODERS

@@ -41,6 +41,12 @@ def test_folder_without_config_is_refused(tmp_path: Path) -> None:
         resolve(spec(str(tmp_path)))
 
 
+def test_adapter_alone_is_refused(tmp_path: Path) -> None:
+    adapter = folder(tmp_path, "adapter_config.json", "adapter_model.safetensors")
+    with pytest.raises(SourceError, match=r"^\[a\] source: .* holds an adapter without its base model; merge them$"):
+        resolve(spec(str(adapter)))
+
+
 def folder(path: Path, *files: str) -> Path:
     path.mkdir(exist_ok=True)
     for file in files:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import torch
 import transformers
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Router
 from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import (
@@ -331,6 +334,37 @@ def write_static(folder: Path) -> Path:
     module = StaticEmbedding(Tokenizer.from_str(wordpiece().backend_tokenizer.to_str()), embedding_weights=table)
     SentenceTransformer(modules=[module, Normalize()], prompts=PROMPTS, device="cpu").save(str(folder))
     return folder
+
+
+def write_router(folder: Path) -> Path:
+    """Queries looked up in a table, documents through a transformer, and one normalisation for both."""
+    transformer = Transformer(str(write_plain(folder / "transformer")), max_seq_length=100)
+    static: Any = SentenceTransformer(str(write_static(folder / "static")), device="cpu")[0]
+    router = Router.for_query_document([static], [transformer, Pooling(WIDTH, "mean")])
+    modules: list[torch.nn.Module] = [router, Dense(WIDTH, 16), Normalize()]
+    SentenceTransformer(modules=modules, prompts=PROMPTS, device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
+def write_adapters(folder: Path, names: Sequence[str], name: str = "BERT") -> Path:
+    """A folder with LoRA adapters of one base, each in a folder of its own, or with an empty name beside the base."""
+    source = write_embedding(folder, name)
+    modules = {"BERT": ["query", "value", "dense"], "Qwen3": ["q_proj", "v_proj", "down_proj"]}[name]
+    for seed, adapter in enumerate(names):
+        base = AutoModel.from_pretrained(folder / "transformer")
+        with warnings.catch_warnings():  # PEFT asks for what transformers has renamed
+            warnings.simplefilter("ignore")
+            model = PeftModel(base, LoraConfig(r=4, lora_alpha=8, target_modules=modules))
+        torch.manual_seed(seed + 2)
+        for key, weight in model.named_parameters():
+            if "lora_" in key:
+                torch.nn.init.normal_(weight, 0, 0.2)
+        model.save_pretrained(str(folder / f"adapter-{seed}"))
+        target = source / "adapters" / adapter if adapter else source
+        target.mkdir(parents=True, exist_ok=True)
+        for file in (folder / f"adapter-{seed}").glob("adapter_*"):
+            file.rename(target / file.name)
+    return source
 
 
 def write_cross_encoder(

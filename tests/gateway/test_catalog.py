@@ -220,3 +220,31 @@ def test_towers_that_do_not_go_together_are_not_joined(
     (model,) = read(repository, tmp_path, IMAGE, second | {"width": str(width)})
     assert [tower.triton_name for tower in model.towers] == ["model-0"]
     assert complaint in caplog.text
+
+
+QUERY = {"role": "text-embedding", "name": "dual", "variants": "document,query", "variant": "query"}
+
+
+def test_variants_are_one_model_whose_first_is_the_default(repository: Path, tmp_path: Path) -> None:
+    (model,) = read(repository, tmp_path, QUERY, QUERY | {"variant": "document"})
+    assert (model.name, model.role, list(model.variants)) == ("dual", "text-embedding", ["query", "document"])
+    assert model.text is model.variants["document"]
+    assert sorted(tower.triton_name for tower in model.towers) == ["model-0", "model-1"]
+
+
+@pytest.mark.parametrize(
+    ("second", "complaint"),
+    [
+        ({"name": "other"}, "model dual is left out: its variants document are not served"),
+        (QUERY, "model model-1 is left out: ValueError: its public name 'dual' is taken by model-0"),
+        (QUERY | {"variants": "query"}, "model-1 is left out: ValueError: its public name 'dual' is taken"),
+        (QUERY | {"variant": "passage"}, "model-1 is left out: ValueError: variant 'passage' is none of its variants"),
+        ({"variant": "query"}, "model-1 is left out: ValueError: variant 'query' is none of its variants"),
+    ],
+)
+def test_model_is_served_once_all_its_variants_are(
+    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, second: dict[str, str], complaint: str
+) -> None:
+    caplog.set_level(logging.WARNING, "gateway.catalog")
+    assert "dual" not in [model.name for model in read(repository, tmp_path, QUERY, second)]
+    assert complaint in caplog.text

@@ -1,16 +1,30 @@
 import dataclasses
 import json
+import warnings
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer, SparseEncoder
-from sentence_transformers.sentence_transformer.modules import CNN, BoW, LayerNorm, Normalize, Pooling, Transformer
+from sentence_transformers.base.modules import Router
+from sentence_transformers.sentence_transformer.modules import (
+    CNN,
+    BoW,
+    Dense,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    Transformer,
+)
 from sentence_transformers.sparse_encoder.modules import SpladePooling
 from tokenizers import Tokenizer
+from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM
 
 from export.errors import SourceError
@@ -371,3 +385,102 @@ def test_pooling_that_the_source_says_is_not_said_again(tmp_path: Path) -> None:
     source = tiny.write_embedding(tmp_path, pooling="cls")
     with pytest.raises(SourceError, match=r"pooling: the source says it already"):
         load(replace(spec(source), pooling="mean"))
+
+
+def test_routes_are_towers_that_are_one_model(tmp_path: Path) -> None:
+    source = tiny.write_router(tmp_path)
+    given = replace(spec(source), variants=("document", "query"))
+    towers = text_embedding.load(given, source)
+    assert [tower.name for tower in towers] == ["tiny-document", "tiny-query"] == list(given.triton_names)
+    shared = {"name": "tiny", "variants": "document,query"}
+    assert [shared.items() <= tower.parameters.items() for tower in towers] == [True, True]
+    reference = SentenceTransformer(str(source), device="cpu")
+    assert towers[0].parameters["variant"] == "document"
+    for tower, encode in zip(towers, (reference.encode_document, reference.encode_query), strict=True):
+        prompt = tiny.PROMPTS[tower.parameters["variant"]]
+        assert_vectors(tower, [prompt + text for text in TEXTS], encode(TEXTS, convert_to_tensor=True))
+
+
+def assert_vectors(tower: Tower, texts: list[str], expected: Tensor) -> None:
+    given = tiny.rows(tower, *texts)
+    with torch.inference_mode():
+        by_head = tower.head(given)
+        by_reference = [tower.reference((ids[:n].numpy(),)) for ids, n in zip(given.ids, given.length, strict=True)]
+    for vectors in (by_head, torch.stack(by_reference)):
+        torch.testing.assert_close(torch.nn.functional.normalize(vectors), expected, atol=1e-5, rtol=1e-5)
+
+
+def with_adapter(folder: Path, adapter: Path) -> Tensor:
+    """The vectors of sentence-transformers and PEFT."""
+    reference = SentenceTransformer(str(folder), device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformer: Any = reference[0]
+        transformer.model = PeftModel.from_pretrained(transformer.auto_model, str(adapter))
+    return reference.encode(TEXTS, convert_to_tensor=True)
+
+
+def test_adapters_are_merged_into_a_tower_each(tmp_path: Path) -> None:
+    source = tiny.write_adapters(tmp_path, ["retrieval_query", "separation"])
+    towers = text_embedding.load(replace(spec(source), variants=("retrieval_query", "separation")), source)
+    vectors = [SentenceTransformer(str(source), device="cpu").encode(TEXTS, convert_to_tensor=True)]
+    for tower in towers:
+        vectors.append(with_adapter(source, source / "adapters" / tower.parameters["variant"]))
+        assert_vectors(tower, TEXTS, vectors[-1])
+        assert not any("lora" in key for key, _ in tower.head.named_parameters())
+    assert all((one - other).abs().max() > 0.01 for one, other in combinations(vectors, 2))
+
+
+def test_adapter_beside_its_base_is_merged_wherever_it_says_that_its_base_is(tmp_path: Path) -> None:
+    source = tiny.write_adapters(tmp_path / "a", [""])
+    settings = json.loads((source / "adapter_config.json").read_text())
+    (source / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "owner/elsewhere"}))
+    plain = tiny.write_embedding(tmp_path / "b")
+    assert_vectors(load(spec(source)), TEXTS, with_adapter(plain, source))
+
+
+def test_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
+    source = tiny.write_adapters(tmp_path, [""])
+    for file in ("config.json", "model.safetensors"):
+        (source / file).unlink()
+    with pytest.raises(SourceError, match=r"source: adapter_config.json is an adapter whose base model is not in"):
+        load(spec(source))
+
+
+def test_adapters_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    source = tiny.write_adapters(tmp_path, ["a"])
+    file = source / "adapters" / "a" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"peft_type": "PROMPT_TUNING"}))
+    with pytest.raises(SourceError, match=r"adapter_config.json is of type PROMPT_TUNING, not LORA$"):
+        load(replace(spec(source), variants=("a",)))
+
+
+def test_weights_that_an_adapter_lacks_are_named(tmp_path: Path) -> None:
+    source = tiny.write_adapters(tmp_path, ["a"])
+    file = source / "adapters" / "a" / "adapter_model.safetensors"
+    weights = load_file(file)
+    del weights[min(weights)]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(SourceError, match=r"source: weights are missing: .*lora_A"):
+        load(replace(spec(source), variants=("a",)))
+
+
+def test_variants_must_be_named_where_there_are_some(tmp_path: Path) -> None:
+    source = tiny.write_router(tmp_path)
+    with pytest.raises(SourceError, match=r"variants: must name those to serve, of query, document, the default first"):
+        load(spec(source))
+    with pytest.raises(SourceError, match=r"variants: the source has no code; it has query, document$"):
+        load(replace(spec(source), variants=("code",)))
+    plain = tiny.write_embedding(tmp_path / "plain")
+    with pytest.raises(SourceError, match=r"the source has no code; it has no routes and no adapters in folders$"):
+        load(replace(spec(plain), variants=("code",)))
+
+
+def test_routes_of_different_dimensions_are_refused(tmp_path: Path) -> None:
+    transformer = Transformer(str(tiny.write_plain(tmp_path / "plain")))
+    pooling = Pooling(32, "mean")
+    router = Router.for_query_document([transformer, pooling, Dense(32, 8)], [transformer, pooling, Dense(32, 16)])
+    SentenceTransformer(modules=[router], device="cpu").save(str(tmp_path / "model"))
+    given = replace(spec(tmp_path / "model"), variants=("query", "document"))
+    with pytest.raises(SourceError, match="their vectors have different dimensions, 8 of query, 16 of document"):
+        text_embedding.load(given, tmp_path / "model")

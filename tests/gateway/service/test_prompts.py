@@ -1,10 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from gateway.catalog import TextTower
+from gateway.catalog import Model, TextTower
 from gateway.errors import InvalidRequest
-from gateway.service.prompts import choose
+from gateway.service.prompts import choose, for_purpose
 from gateway.tokenize import TextTokenizer
 
 PROMPTS = {"query": "q: ", "passage": "p: ", "STS-B": "s: "}
@@ -72,3 +73,37 @@ def test_instruction_without_a_place_is_refused_by_its_field(repository: Path) -
     assert caught.value.param == "instruction"
     with pytest.raises(InvalidRequest, match="takes none here, its prompt '' has no place"):
         choose(tower(repository, INSTRUCT, instructed=FORMS), "document", "task", "rank shells")
+
+
+@pytest.mark.parametrize(
+    ("variants", "purpose", "expected"),
+    [
+        ("document,query", None, "document"),
+        ("document,query", "search_query", "query"),
+        ("document,query", "retrieval.passage", "document"),
+        ("document,query", "classification", "document"),
+        ("retrieval_query,retrieval_passage,separation", "clustering", "separation"),
+        ("retrieval_query,retrieval_passage,separation", "passage", "retrieval_passage"),
+        ("text-matching,retrieval", "query", "retrieval"),
+        ("text-matching,retrieval", "retrieval", "retrieval"),
+        ("text-matching,code", "code", "code"),
+        ("", "query", ""),
+    ],
+)
+def test_purposes_of_all_vendors_find_the_models_own_variant(
+    repository: Path, variants: str, purpose: str | None, expected: str
+) -> None:
+    names = tuple(filter(None, variants.split(",")))
+    towers = {name: replace(tower(repository, {}, "d: "), variants=names, variant=name) for name in names or ("",)}
+    first = next(iter(towers.values()))
+    model = Model("m", (), True, 0, (), 0.5, text=first, variants=towers if names else {})
+    found = for_purpose(model, purpose).text
+    assert found is not None
+    assert found.variant == expected
+    assert choose(found, purpose, "task") == "d: "
+
+
+def test_unknown_purpose_names_the_variants(repository: Path) -> None:
+    own = replace(tower(repository, {}), variants=("code", "text"), variant="code")
+    with pytest.raises(InvalidRequest, match="task is 'cooking'; model 'm' knows code, text, query, search_query"):
+        choose(own, "cooking", "task")
