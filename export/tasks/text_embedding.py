@@ -34,15 +34,13 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
     """The reference: the source as sentence-transformers runs it, in fp32.
 
     Raises:
-        SourceError: it cannot be loaded, its pooling is not said or said twice, its prompts are said twice, weights are
-            missing, or it names code other than sentence-transformers' own.
+        SourceError: it cannot be loaded, its pooling is not said or said twice, its prompts are said twice, or weights
+            are missing.
     """
     has_modules = (folder / "modules.json").is_file()
     if has_modules == (spec.pooling is not None):
         said = "the source says it already" if has_modules else "must be named, since the source does not say it"
         raise SourceError(f"[{spec.name}] pooling: {said} (modules.json)")
-    if has_modules:
-        _check_code(spec, folder)
     with loading(spec), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options = OPTIONS | {"use_safetensors": None if spec.allow_pickle else True}
@@ -70,18 +68,6 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
             raise SourceError(f"[{spec.name}] prompts: the source names its own (config_sentence_transformers.json)")
         reference.prompts = dict(spec.prompts)
     return reference
-
-
-def _check_code(spec: ModelSpec, folder: Path) -> None:
-    """Refuse modules of other packages and of the folder itself, which sentence-transformers would import."""
-    with loading(spec):
-        kinds = [module["type"] for module in json.loads((folder / "modules.json").read_text())]
-    for kind in kinds:
-        if not kind.startswith("sentence_transformers.") and not spec.allow_remote_code:
-            raise SourceError(
-                f"[{spec.name}] source: its modules.json names code of its own, {kind}, which runs only with"
-                " allow_remote_code = true"
-            )
 
 
 def tower(spec: ModelSpec, name: str, reference: Model) -> Tower:
