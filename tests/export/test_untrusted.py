@@ -235,7 +235,7 @@ REFUSED: dict[str, tuple[Attack, str]] = {
         r"weight_map: names 'a\.safetensors', which is missing",
     ),
     "index of a list": (lambda f: edit(f / "a.safetensors.index.json", weight_map=[]), "weight_map: is no object"),
-    "module in a pickle": (pickled_module, r"2_Dense/pytorch_model\.bin is a pickle, .* set allow_pickle = true$"),
+    "module in a pickle": (pickled_module, r"2_Dense/pytorch_model\.bin is a pickle, .* set allow_pickle = true "),
     "adapter in a pickle": (
         pickled_adapter,
         r"adapter_model\.bin is a pickle, which can run code of its author",
