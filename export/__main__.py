@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export import add
+from export import add, isolation
 from export.entry import PROOF, Entry, build, check, is_built
 from export.errors import ExportError, ManifestError
 from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
@@ -65,11 +65,13 @@ def _add(console: Console, arguments: argparse.Namespace) -> bool:
 
 def _act(arguments: argparse.Namespace, spec: ModelSpec, progress: Callable[[str], None]) -> list[Entry]:
     """Do to one model what is asked for; nothing, if it is to be built and is."""
+    run = partial(isolation.run, isolation.limits(arguments))
     if arguments.check:
-        return check(spec, arguments.repository, progress)
+        return check(spec, arguments.repository, progress, run)
     if not arguments.force and is_built(spec, arguments.repository):
         return []
-    return build(spec, arguments.repository, progress)
+    isolation.start()
+    return build(spec, arguments.repository, progress, run)
 
 
 def _arguments() -> argparse.Namespace:
@@ -88,6 +90,7 @@ def _arguments() -> argparse.Namespace:
         default=Path("model_repository"),
         help="the folder of entries; by default %(default)s",
     )
+    isolation.add_options(parser)
     arguments = parser.parse_args()
     if arguments.all and arguments.names:
         parser.error("--all and names of models do not go together")

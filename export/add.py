@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from export import source
+from export import isolation, source
 from export.errors import ManifestError
 from export.inspection import Finding, inspect
 from export.manifest import MANIFEST, NAME, Backend, ModelSpec, Pooling, Precision, Task, load, parse
@@ -64,6 +64,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="the file to add to; by default %(default)s")
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="the folder of entries")
     parser.add_argument("--dry-run", action="store_true", help="print the table, and neither write nor build")
+    isolation.add_options(parser)
     parser.set_defaults(check=False, force=False)
     return parser.parse_args(argv)
 

@@ -32,6 +32,14 @@ MODULES = ("numpy", "onnx", "onnxruntime", "openvino", "sentence_transformers", 
 
 Progress = Callable[[str], None]
 """Told of each stage before it begins, and again after each of its steps if it has some."""
+Proofs = dict[str, dict[str, Any]]
+"""By the names of entries."""
+Run = Callable[[Callable[..., Proofs], Sequence[Any], Progress], Proofs]
+"""Calls a function with arguments, of which progress is the last."""
+
+
+def _here(function: Callable[..., Proofs], arguments: Sequence[Any], progress: Progress) -> Proofs:
+    return function(*arguments, progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,52 +95,69 @@ def _is_built(spec: ModelSpec, folder: Path) -> bool:
     )
 
 
-def build(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
+def build(spec: ModelSpec, repository: Path, progress: Progress, run: Run = _here) -> list[Entry]:
     """Export, verify and write one model.
 
     Args:
         spec: its table.
         repository: the folder of entries; those of this model are replaced as a whole, once all are verified.
         progress: told of each stage before it begins.
+        run: calls what reads the model, perhaps somewhere else, as `isolation.run` does.
 
     Raises:
         ExportError: with the stage's own sentence; the repository is as it was.
     """
     progress(f"load {spec.name}")
-    towers, revision = _load(spec)
+    source.fetch(spec)
     repository.mkdir(parents=True, exist_ok=True)
     with _scratch(repository) as scratch:
-        proofs = [_write(spec, tower, scratch / tower.name, revision, progress) for tower in towers]
-        if spec.backend == "tensorrt":
-            for tower in towers:
-                progress(f"plan {tower.name}")
-                _plan(scratch / tower.name, repository)
-        progress(f"write {spec.name}")
-        _replace([tower.name for tower in towers], scratch, repository)
-    return [Entry(repository / tower.name, proof) for tower, proof in zip(towers, proofs, strict=True)]
+        proofs = run(_make, (spec, scratch, repository), progress)
+        _replace(list(proofs), scratch, repository)
+    return [Entry(repository / name, proof) for name, proof in proofs.items()]
 
 
-def check(spec: ModelSpec, repository: Path, progress: Progress) -> list[Entry]:
+def _make(spec: ModelSpec, scratch: Path, repository: Path, progress: Progress) -> Proofs:
+    """Write the entries of a model into a folder that is not the repository yet."""
+    towers, revision = _load(spec)
+    proofs = {tower.name: _write(spec, tower, scratch / tower.name, revision, progress) for tower in towers}
+    if spec.backend == "tensorrt":
+        for name in proofs:
+            progress(f"plan {name}")
+            _plan(scratch / name, repository)
+    progress(f"write {spec.name}")
+    return proofs
+
+
+def check(spec: ModelSpec, repository: Path, progress: Progress, run: Run = _here) -> list[Entry]:
     """Verify a built model again: what it measures now, with the rest of its proof as it was.
+
+    Takes what `build` does.
 
     Raises:
         ExportError: it is not built, or its numbers are not the reference's.
     """
-    proofs = {}
+    proofs: Proofs = {}
     for name in spec.triton_names:
         proof = _read_proof(repository / name)
         if proof is None:
             raise NotBuiltError(f"[{spec.name}] {repository / name} is not built: run python -m export {spec.name}")
         proofs[name] = proof
     progress(f"load {spec.name}")
+    source.fetch(spec)
+    measured = run(_measure, (spec, proofs, repository), progress)
+    return [Entry(repository / name, proof) for name, proof in measured.items()]
+
+
+def _measure(spec: ModelSpec, proofs: Proofs, repository: Path, progress: Progress) -> Proofs:
+    """Proofs with what is measured now."""
     towers, _ = _load(spec)
-    entries = []
+    measured = {}
     for tower in towers:
-        folder = repository / tower.name
         proof = proofs[tower.name]
         built = msgspec.structs.replace(spec, backend=proof["backend"], precision=proof["precision"])
-        entries.append(Entry(folder, proof | _verify(built, tower, folder / "1" / proof["files"][0], progress)))
-    return entries
+        graph = repository / tower.name / "1" / proof["files"][0]
+        measured[tower.name] = proof | _verify(built, tower, graph, progress)
+    return measured
 
 
 def _load(spec: ModelSpec) -> "tuple[list[Tower], str]":

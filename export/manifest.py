@@ -49,6 +49,7 @@ TASKS_OF: Mapping[str, tuple[Task, ...]] = {
 COMMANDS = ("add",)
 """First words of `python -m export` that name no model."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+ALIAS = r"\A[^,\s\x00-\x1f\x7f]{1,256}\Z"  # not $, which a line feed may follow
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,7 +89,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     allow_remote_code: bool = False
     """Whether code that comes with the weights may run."""
     default: bool = False
-    aliases: tuple[Annotated[str, Meta(pattern=r"^[^,\s]+$")], ...] = ()
+    aliases: tuple[Annotated[str, Meta(pattern=ALIAS)], ...] = ()
     license: str | None = None
     max_tokens: Annotated[int, Meta(ge=8)] | None = None
     dimensions: tuple[Annotated[int, Meta(ge=1)], ...] = ()

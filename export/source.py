@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from export import untrusted
 from export.errors import SourceError
 from export.manifest import ModelSpec
 
@@ -26,13 +27,19 @@ class Source:
 
 
 def resolve(spec: ModelSpec) -> Source:
-    """Find the model's folder, downloading it first if it is on the hub and not in the cache.
+    """Find the model's folder, downloading it first if it is on the hub and not in the cache, and look through it.
 
     Raises:
-        SourceError: it is not there, or its weights are neither in safetensors nor, where the table allows it, in a
-            pickle, which runs code when it is read.
+        SourceError: it is not there, its weights are neither in safetensors nor, where the table allows it, in a
+            pickle, which runs code when it is read, or `untrusted.inspect` refuses it.
     """
     return _resolve(spec, "source", spec.source)
+
+
+def fetch(spec: ModelSpec) -> None:
+    """Resolve all of a model's sources: after that they are on this machine, and can be resolved without network."""
+    resolve(spec)
+    resolve_image(spec)
 
 
 def resolve_image(spec: ModelSpec) -> Source | None:
@@ -44,15 +51,17 @@ def describe(spec: ModelSpec) -> Source:
     """Find the folder of what describes a model, its JSON files and its card: nothing else is downloaded from the hub.
 
     Raises:
-        SourceError: it is not there.
+        SourceError: it is not there, or `untrusted.files` refuses it.
     """
-    return _locate(spec, "source", spec.source, DESCRIPTION)
+    found = _locate(spec, "source", spec.source, DESCRIPTION)
+    untrusted.files(spec, "source", found.folder)
+    return found
 
 
 def revision(spec: ModelSpec) -> str:
     """What tells this state of all its sources from another, as `Source.revision` does for one."""
-    image = resolve_image(spec)
-    return resolve(spec).revision + (f" {image.revision}" if image else "")
+    places = [("source", spec.source), ("image_source", spec.image_source)]
+    return " ".join(_locate(spec, key, where, _files(spec)).revision for key, where in places if where is not None)
 
 
 def _resolve(spec: ModelSpec, key: str, where: str) -> Source:
@@ -62,15 +71,13 @@ def _resolve(spec: ModelSpec, key: str, where: str) -> Source:
         if (source.folder / "adapter_config.json").is_file():
             raise SourceError(f"[{spec.name}] {key}: {where} holds an adapter without its base model; merge them")
         raise SourceError(f"[{spec.name}] {key}: {where} holds no config.json")
-    if any(source.folder.rglob("*.safetensors")):
+    files = untrusted.inspect(spec, key, source.folder)
+    if any(file.endswith(".safetensors") for file in files):
         return source
-    if not any(source.folder.rglob("*.bin")):
+    if not any(file.endswith(".bin") for file in files):
         raise SourceError(f"[{spec.name}] {key}: {where} holds no weights (*.safetensors)")
     if not spec.allow_pickle:
-        raise SourceError(
-            f"[{spec.name}] {key}: {where} holds its weights in a pickle (*.bin), which can run code of its author when"
-            " it is read; convert them to safetensors, or set allow_pickle = true (add: --allow-pickle)"
-        )
+        raise SourceError(f"[{spec.name}] {key}: {where} holds its weights in a pickle (*.bin), {untrusted.PICKLE}")
     return source
 
 

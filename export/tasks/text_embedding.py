@@ -88,15 +88,13 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
 
     Raises:
         SourceError: it cannot be loaded, its pooling is not said or said twice, its prompts are said twice, weights are
-            missing, it names code other than sentence-transformers' own, or holds another kind of model.
+            missing, or it holds another kind of model.
     """
     has_modules = (folder / "modules.json").is_file()
     if has_modules == (spec.pooling is not None):
         said = "the source says it already" if has_modules else "must be named, since the source does not say it"
         raise SourceError(f"[{spec.name}] pooling: {said} (modules.json)")
     _check_kind(spec, folder, has_modules=has_modules)
-    if has_modules:
-        _check_code(spec, folder)
     with variants.without_adapters(spec, folder) as bare:
         reference = _load(spec, bare, has_modules=has_modules)
     variants.load_adapters(spec, reference, folder)
@@ -153,18 +151,6 @@ def _settings(spec: ModelSpec, folder: Path) -> dict[str, Any]:
     with loading(spec):
         settings: dict[str, Any] = json.loads(file.read_text())
     return settings
-
-
-def _check_code(spec: ModelSpec, folder: Path) -> None:
-    """Refuse modules of other packages and of the folder itself, which sentence-transformers would import."""
-    with loading(spec):
-        kinds = [module["type"] for module in json.loads((folder / "modules.json").read_text())]
-    for kind in kinds:
-        if not kind.startswith("sentence_transformers.") and not spec.allow_remote_code:
-            raise SourceError(
-                f"[{spec.name}] source: its modules.json names code of its own, {kind}, which runs only with"
-                " allow_remote_code = true"
-            )
 
 
 def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> Tower:

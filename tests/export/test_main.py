@@ -1,6 +1,8 @@
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,49 @@ def test_failure_is_one_sentence_and_a_non_zero_exit(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text('[tiny]\ntask = "text-embedding"\nsource = "/no/such/folder"\n')
     failed = export(*options(tmp_path))
     assert (failed.returncode, failed.stderr) == (1, "export: [tiny] source: /no/such/folder holds no config.json\n")
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob(".export-*")}
+
+
+@pytest.mark.parametrize(
+    ("action", "limit", "message"),
+    [
+        ("--force", ("--time-limit", "0.01"), "takes more than the 0.01 s of --time-limit"),
+        ("--check", ("--memory-limit", "0.001"), "takes more than the 0.001 GiB of --memory-limit"),
+    ],
+)
+def test_model_beyond_a_limit_is_one_sentence(
+    workshop: Path, tmp_path: Path, action: str, limit: tuple[str, str], message: str
+) -> None:
+    repository = Path(shutil.copytree(workshop / "repository", tmp_path / "repository"))
+    manifest = ("--manifest", str(workshop / "models.toml"))
+    failed = export("tiny", action, *manifest, "--repository", str(repository), *limit)
+    assert (failed.returncode, failed.stderr) == (1, f"export: [tiny] source: {message}\n")
+    assert {file.name for file in repository.iterdir()} == {"tiny"}
+    assert left(tmp_path) <= {".export-repository.lock"}
+
+
+@pytest.mark.parametrize("limit", ["--time-limit", "--memory-limit"])
+@pytest.mark.parametrize("value", ["0", "-1", "much"])
+def test_limit_must_be_positive(limit: str, value: str) -> None:
+    refused = export(limit, value)
+    assert refused.returncode == 2
+    assert f"argument {limit}: invalid" in refused.stderr
+
+
+def test_interrupted_export_leaves_nothing(workshop: Path, tmp_path: Path) -> None:
+    arguments = ("--manifest", str(workshop / "models.toml"), "--repository", str(tmp_path / "repository"))
+    command = [sys.executable, "-m", "export", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        while not left(tmp_path) - {".export-repository.lock"}:
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    assert (running.returncode, said) == (130, "")
+    assert left(tmp_path) == {".export-repository.lock"}
+    assert list((tmp_path / "repository").iterdir()) == []
 
 
 @pytest.mark.parametrize("action", [(), ("--list",), ("--check",)])

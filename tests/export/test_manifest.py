@@ -78,6 +78,11 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         (TABLE.format(name="add"), "models.toml [add]: is the name of a command of python -m export"),
         (TABLE.format(name="a") + "prompts = { query = 5 }", "models.toml [a] prompts[...]: Expected `str`, got `int`"),
         (RERANKER + "prompts = { query = 'q' }", "models.toml [a] prompts: is for text-embedding only"),
+        *(
+            (TABLE.format(name="a") + f'aliases = ["{alias}"]', "models.toml [a] aliases[0]: Expected ")
+            for alias in ("x\\n", "\\nx", "x\\u0007", "x\\u007f", "", "x" * 257)
+        ),
+        (TABLE.format(name='"a\\n"'), "a name has letters, digits, "),
         (TABLE.format(name="'a b'"), "models.toml [a b]: a name has letters, digits, "),
         ("task = 'text-embedding'", "task is not in a table"),
         ("[a", "models.toml: "),

@@ -26,8 +26,14 @@ def test_package_source_is_its_folder_and_version(minilm: ModelSpec) -> None:
 
 
 def test_local_folder_is_taken_as_it_is(tmp_path: Path) -> None:
-    for file in ("config.json", "model.safetensors"):
-        (tmp_path / file).touch()
+    folder(tmp_path, "config.json", "model.safetensors")
+    assert resolve(spec(str(tmp_path))).folder == tmp_path
+
+
+def test_config_may_lie_in_the_folder_of_a_module(tmp_path: Path) -> None:
+    folder(tmp_path, "modules.json")
+    (tmp_path / "modules.json").write_text("[]")
+    folder(tmp_path / "0_StaticEmbedding", "model.safetensors")
     assert resolve(spec(str(tmp_path))).folder == tmp_path
 
 
@@ -50,7 +56,7 @@ def test_adapter_alone_is_refused(tmp_path: Path) -> None:
 def folder(path: Path, *files: str) -> Path:
     path.mkdir(exist_ok=True)
     for file in files:
-        (path / file).touch()
+        (path / file).write_text("{}" if file.endswith(".json") else "")
     return path
 
 

@@ -369,18 +369,6 @@ def test_samples_are_rows_up_to_the_limit(tmp_path: Path) -> None:
     assert max(int(np.max(ids)) for (ids,) in rows) < len(tiny.wordpiece())
 
 
-def test_modules_of_other_packages_run_only_where_the_table_allows_it(tmp_path: Path) -> None:
-    source = tiny.write_embedding(tmp_path)
-    (source / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()")
-    modules = json.loads((source / "modules.json").read_text())
-    (source / "modules.json").write_text(
-        json.dumps([*modules, {"idx": 9, "name": "9", "path": "", "type": "evil.Evil"}])
-    )
-    with pytest.raises(SourceError, match=r"names code of its own, evil\.Evil, which runs only with allow_remote_code"):
-        load(spec(source))
-    assert not (tmp_path / "ran").exists()
-
-
 def test_pooling_that_the_source_says_is_not_said_again(tmp_path: Path) -> None:
     source = tiny.write_embedding(tmp_path, pooling="cls")
     with pytest.raises(SourceError, match=r"pooling: the source says it already"):
