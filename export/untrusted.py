@@ -161,7 +161,7 @@ def inspect(spec: ModelSpec, key: str, path: Path) -> frozenset[str]:
                 _check_settings(spec, file, content)
         _check_modules(spec, folder)
         _check_weights(spec, folder)
-        _check_adapters(folder)
+        _check_adapters(spec, folder)
     return found
 
 
@@ -388,13 +388,17 @@ def _check_index(folder: _Folder, file: str, content: Mapping[str, Any]) -> None
             raise _Refused(f"{file} weight_map: names {_shown(name)}, which is missing")
 
 
-def _check_adapters(folder: _Folder) -> None:
-    """Refuse adapters whose base model would be read from where they say."""
+def _check_adapters(spec: ModelSpec, folder: _Folder) -> None:
+    """Refuse adapters whose base model would be read from where they say, here or on the hub.
+
+    Embedding models are read without their adapters first, so that none looks for its base.
+    """
     for file, content in folder.contents.items():
-        parent = PurePosixPath(file).parent
-        if PurePosixPath(file).name == "adapter_config.json" and not (
-            "config.json" in folder.files and _has(folder, parent, "config.json")
-        ):
+        if PurePosixPath(file).name != "adapter_config.json":
+            continue
+        if spec.task != "text-embedding":
+            raise _Refused(f"{file} is an adapter, which only task text-embedding reads: merge it into its base")
+        if not any(_has(folder, parent, "config.json") for parent in PurePosixPath(file).parents):
             base = _shown(content.get("base_model_name_or_path"))
             raise _Refused(f"{file} names a base model, {base}, that is not in the folder: save both in one, or merge")
 

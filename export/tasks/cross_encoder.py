@@ -200,7 +200,7 @@ class _Classifier(torch.nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.base = _Given(getattr(model.base_model, "pooler", None))
+        self.base = _Given(_pooler(model.base_model))
         self.model = copy.copy(model)
         self.model._modules = {**model._modules, model.base_model_prefix: self.base}
 
@@ -208,6 +208,19 @@ class _Classifier(torch.nn.Module):
         self.base.hidden = cast(torch.FloatTensor, hidden)
         logits: Tensor = self.model(input_ids=rows.ids, attention_mask=rows.valid.to(torch.int64)).logits
         return logits
+
+
+def _pooler(base: Model) -> torch.nn.Module | None:
+    """What a base model makes of its token vectors for a classifier, [N, L, D] to [N, D]; None if that is nothing."""
+    pooler: torch.nn.Module | None = getattr(base, "pooler", None)
+    if isinstance(pooler, torch.nn.Linear):  # ALBERT's
+        return torch.nn.Sequential(_FirstToken(), pooler, base.pooler_activation)
+    return pooler
+
+
+class _FirstToken(torch.nn.Module):
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden[:, 0]
 
 
 class _Given(torch.nn.Module):
