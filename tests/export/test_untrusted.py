@@ -241,7 +241,10 @@ REFUSED: dict[str, tuple[Attack, str]] = {
         r"adapter_model\.bin is a pickle, which can run code of its author",
     ),
     "adapter of another model": (
-        lambda f: edit(f / "0_T" / "adapter_config.json", base_model_name_or_path="/etc"),
+        lambda f: (
+            edit(f / "0_T" / "adapter_config.json", base_model_name_or_path="/etc"),
+            (f / "config.json").unlink(),
+        ),
         "0_T/adapter_config.json names a base model, '/etc', that is not in the folder",
     ),
     "module outside": (
