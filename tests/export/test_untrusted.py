@@ -123,6 +123,11 @@ def adapter(folder: Path, **values: Any) -> None:
     edit(folder / "adapter_config.json", peft_type="LORA", base_model_name_or_path="x", **values)
 
 
+def baseless_adapter(folder: Path) -> None:
+    edit(folder / "0_T" / "adapter_config.json", base_model_name_or_path="/etc")
+    (folder / "config.json").unlink()
+
+
 def pickled_adapter(folder: Path) -> None:
     adapter(folder)
     shutil.copy(folder / "evil.bin", folder / "adapter_model.bin")
@@ -241,10 +246,7 @@ REFUSED: dict[str, tuple[Attack, str]] = {
         r"adapter_model\.bin is a pickle, which can run code of its author",
     ),
     "adapter of another model": (
-        lambda f: (
-            edit(f / "0_T" / "adapter_config.json", base_model_name_or_path="/etc"),
-            (f / "config.json").unlink(),
-        ),
+        baseless_adapter,
         "0_T/adapter_config.json names a base model, '/etc', that is not in the folder",
     ),
     "module outside": (
