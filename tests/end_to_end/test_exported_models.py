@@ -89,6 +89,25 @@ def test_cross_encoder_ranks_as_sentence_transformers_does(server: tuple[Server,
     assert post(running, "/v1/rerank", body | {"model": "minilm-late-interaction"}).status_code == 200
 
 
+def test_decoder_ranks_for_an_instruction_as_sentence_transformers_does(
+    server: tuple[Server, Path], tmp_path: Path
+) -> None:
+    running, served = server
+    source = tiny.write_logit_score(tmp_path / "source", chat_template=tiny.PAIRS_TEMPLATE)
+    spec = ModelSpec(name="tiny-decoder", task="cross-encoder", source=str(source), precision="fp32")
+    build(spec, served, progress=print)
+    load(running, "tiny-decoder")
+    reference = CrossEncoder(str(source), device="cpu")
+    pairs = [(QUERY, document) for document in DOCUMENTS]
+    for instruction in (None, "Say whether it helps."):
+        body = {"model": "tiny-decoder", "query": QUERY, "documents": DOCUMENTS, "instruction": instruction}
+        assert eventually(lambda body=body: post(running, "/v1/rerank", body).status_code == 200)  # type: ignore[misc]
+        results = post(running, "/v1/rerank", body).json()["results"]
+        expected = reference.predict(pairs, prompt=instruction)
+        scores = {one["index"]: one["relevance_score"] for one in results}
+        assert [scores[i] for i in range(len(pairs))] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
 def test_clip_embeds_text_as_transformers_does(server: tuple[Server, Path], tmp_path: Path) -> None:
     running, served = server
     source = tiny.write_image_text(tmp_path / "source", "CLIP")
