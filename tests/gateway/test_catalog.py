@@ -140,7 +140,7 @@ def test_prompts_are_read(repository: Path, tmp_path: Path) -> None:
         ({"positive_class": "yes"}, "invalid literal"),
         ({"template": "{"}, "DecodeError"),
         ({"template": '{"prefix": "{query}"}'}, "missing required field `suffix`"),
-        ({"template": '{"prefix": "", "suffix": ""}'}, "the template's prefix has no {query}"),
+        ({"template": '{"prefix": "", "suffix": ""}'}, "the template has 0 places for {query}, not 1"),
         ({"prompts": '["query: "]'}, "Expected `object`, got `array`"),
         ({"default_prompt": "query"}, "default_prompt 'query' is none of its prompts"),
         ({"max_query_tokens": "65"}, "max_query_tokens is 65, not 1 to its max_tokens of 64"),
