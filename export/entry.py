@@ -128,6 +128,21 @@ def _make(spec: ModelSpec, scratch: Path, repository: Path, progress: Progress) 
     return proofs
 
 
+def read_proofs(spec: ModelSpec, repository: Path) -> Proofs:
+    """The proofs of a built model.
+
+    Raises:
+        NotBuiltError: it is not built.
+    """
+    proofs: Proofs = {}
+    for name in spec.triton_names:
+        proof = _read_proof(repository / name)
+        if proof is None:
+            raise NotBuiltError(f"[{spec.name}] {repository / name} is not built: run python -m export {spec.name}")
+        proofs[name] = proof
+    return proofs
+
+
 def check(spec: ModelSpec, repository: Path, progress: Progress, run: Run = _here) -> list[Entry]:
     """Verify a built model again: what it measures now, with the rest of its proof as it was.
 
@@ -136,12 +151,7 @@ def check(spec: ModelSpec, repository: Path, progress: Progress, run: Run = _her
     Raises:
         ExportError: it is not built, or its numbers are not the reference's.
     """
-    proofs: Proofs = {}
-    for name in spec.triton_names:
-        proof = _read_proof(repository / name)
-        if proof is None:
-            raise NotBuiltError(f"[{spec.name}] {repository / name} is not built: run python -m export {spec.name}")
-        proofs[name] = proof
+    proofs = read_proofs(spec, repository)
     progress(f"load {spec.name}")
     source.fetch(spec)
     measured = run(_measure, (spec, proofs, repository), progress)

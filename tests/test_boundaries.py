@@ -39,7 +39,7 @@ def inside(*folders: str) -> set[str]:
         ("tritonclient", inside("gateway/triton.py", "export/config.py")),
         ("gateway.routes", inside("gateway/routes/", "gateway/app.py", "gateway/protocol.py")),
         ("gateway.service", inside("gateway/service/", "gateway/routes/", "gateway/health.py")),
-        ("httpx2", inside("gateway/fetch.py", "bulk/client.py")),
+        ("httpx2", inside("gateway/fetch.py", "bulk/client.py", "export/served.py")),
         ("pyarrow", inside("bulk/job.py")),
         ("opentelemetry", inside("gateway/tracing.py")),
         ("prometheus_client", inside("gateway/metrics.py", "gateway/routes/metrics.py")),
@@ -78,7 +78,8 @@ def test_settings_know_of_hosts_and_keys_only() -> None:
 
 def test_the_environment_is_read_at_the_entry_points_only() -> None:
     readers = {str(file) for file in SOURCES if "os.environ" in file.read_text()}
-    assert readers == {"bulk/__main__.py", "gateway/__main__.py", "embedded/__main__.py", "embedded/triton.py"}
+    entries = {f"{package}/__main__.py" for package in ("bulk", "embedded", "export", "gateway")}
+    assert readers == entries | {"embedded/triton.py"}
 
 
 def test_nothing_is_mocked() -> None:

@@ -1,0 +1,384 @@
+"""What the libraries themselves make of texts, pairs and images: the answers that a gateway should give.
+
+Each question is a request to the gateway beside the result of the library's own call on the same texts:
+`SentenceTransformer.encode`, `CrossEncoder.predict`, `MultiVectorEncoder.encode_query` and `encode_document`, or for
+images the image processor and the model of transformers.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+)
+
+from export import samples, source
+from export.loading import OPTIONS, Model, architecture, load_model, load_tokenizer, loading
+from export.manifest import ModelSpec, Task
+from export.measures import Vectors
+from export.tasks.cross_encoder import QWEN3_TEMPLATE
+
+PURPOSES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "query": (("input_type", "query"), ("task", "retrieval.query"), ("input_type", "search_query")),
+    "document": (("input_type", "passage"), ("task", "retrieval.passage"), ("input_type", "search_document")),
+}
+"""Fields of /v1/embeddings that say what texts are for, in the words of NIM, Jina and Cohere."""
+PROMPTS_OF: Mapping[str, tuple[str, ...]] = {
+    "query": ("query", "search_query", "retrieval.query", "question"),
+    "document": ("document", "passage", "search_document", "retrieval.passage", "corpus"),
+}
+"""Names that models give to the prompts of each."""
+CHEAP_TOKENS = 512
+"""Longer limits are reached once: a row of 8,192 tokens takes the library seconds to minutes."""
+QUERIES = ("How do I reset my password?", "Wie spät ist es in 東京? 🕰️")
+SLOPES: Mapping[str, float] = {"none": 1.0, "sigmoid": 1 / 4, "softmax": 1 / 2}
+"""How far scores move at most where logits move by 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the gateway says of a model."""
+
+    max_tokens: int
+    dimensions: tuple[int, ...] = ()
+    """Shorter sizes that its vectors may be cut to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request, and what the library answers to each of its inputs."""
+
+    tower: str
+    """The Triton model whose precision counts."""
+    path: str
+    body: Mapping[str, Any]
+    shown: Sequence[str]
+    """What messages call each input."""
+    expected: Vectors
+    """[n, d] vectors or [n, 1] scores."""
+    slope: float = 1.0
+    """What a tolerance of the tower's outputs becomes: less than 1 where an activation stands behind them."""
+
+
+def questions(spec: ModelSpec, limits: Limits) -> Iterator[Question]:
+    """Ask a model's library, in fp32 and with the limit that is served.
+
+    Args:
+        spec: the table of a model whose source the export has accepted.
+        limits: of what is served.
+
+    Raises:
+        SourceError: the source cannot be loaded.
+    """
+    yield from _ASKED[spec.task](spec, source.resolve(spec).folder, limits)
+
+
+def _texts(limits: Limits) -> list[str]:
+    """Texts of many scripts and one that has to be cut."""
+    return [*samples.TEXTS, *samples.ODD, samples.text(3, 8 * limits.max_tokens)]
+
+
+def _again(limits: Limits) -> list[str]:
+    """Texts for what is asked in one more way."""
+    texts = _texts(limits)
+    return texts[::4] + texts[-1:] if limits.max_tokens <= CHEAP_TOKENS else texts[:-1:4]
+
+
+# Text embedding
+
+Encode = Callable[..., Any]
+"""Of sentence-transformers: texts to vectors."""
+
+
+def _text_embedding(spec: ModelSpec, folder: Path, limits: Limits) -> Iterator[Question]:
+    yield from _embeddings(spec, spec.name, _sentence_transformer(spec, folder), limits)
+
+
+def _sentence_transformer(spec: ModelSpec, folder: Path) -> Model:
+    with loading(spec):
+        if (folder / "modules.json").is_file():
+            return SentenceTransformer(str(folder), **_options(spec))
+        code = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
+        transformer = Transformer(str(folder), model_kwargs=OPTIONS | code, processor_kwargs=code, config_kwargs=code)
+        pooling = Pooling(transformer.get_embedding_dimension(), spec.pooling or "mean")
+        return SentenceTransformer(modules=[transformer, pooling], device="cpu")
+
+
+def _options(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "device": "cpu",
+        "local_files_only": True,
+        "trust_remote_code": spec.allow_remote_code,
+        "model_kwargs": OPTIONS | {"use_safetensors": None if spec.allow_pickle else True},
+    }
+
+
+def _embeddings(spec: ModelSpec, tower: str, model: Model, limits: Limits) -> Iterator[Question]:
+    """Vectors of texts: all together, one alone, for every purpose and prompt, and of every size."""
+    model.max_seq_length = limits.max_tokens
+    texts, again = _texts(limits), _again(limits)
+
+    def ask(given: Sequence[str], body: Mapping[str, Any], encode: Encode) -> Question:
+        vectors = np.asarray(encode(list(given), normalize_embeddings=True), np.float32)
+        body = {"model": spec.name, "input": list(given), "truncate": True, **body}
+        return Question(tower, "/v1/embeddings", body, [_named(text, body) for text in given], vectors)
+
+    yield ask(texts, {}, model.encode)
+    yield ask(texts[4:5], {"encoding_format": "base64"}, model.encode)
+    for size in limits.dimensions:
+        yield ask(again, {"dimensions": size}, partial(model.encode, truncate_dim=size))
+    for purpose, encode in _encoders(model).items():
+        for key, value in PURPOSES[purpose]:
+            yield ask(again, {key: value}, encode)
+    for name, prompt in model.prompts.items():
+        if prompt:
+            yield ask(again, {"prompt_name": name}, partial(model.encode, prompt_name=name))
+
+
+def _encoders(model: Model) -> dict[str, Encode]:
+    """The library's calls for queries and documents, with the model's prompt for each, whatever it is called."""
+    calls = {"query": model.encode_query, "document": model.encode_document}
+    known = {purpose: [name for name in PROMPTS_OF[purpose] if model.prompts.get(name)] for purpose in calls}
+    return {purpose: partial(call, prompt_name=next(iter(known[purpose]), None)) for purpose, call in calls.items()}
+
+
+def _named(text: str, body: Mapping[str, Any]) -> str:
+    more = [f"{key} {value!r}" for key, value in body.items() if key not in {"model", "input", "truncate"}]
+    return " with ".join([_short(text), *more])
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+# Cross-encoders
+
+
+def _cross_encoder(spec: ModelSpec, folder: Path, limits: Limits) -> Iterator[Question]:
+    predict, slope = _predictor(spec, folder, limits)
+    documents = [*samples.TEXTS, *samples.ODD]
+    # A query has at most half of a row, so the library, which shortens the longer text, cuts the document too.
+    long_query, long_document = samples.text(1, limits.max_tokens // 4), samples.text(3, 8 * limits.max_tokens)
+    yield _pairs(spec, QUERIES[0], [*documents, long_document], predict, slope)
+    for query in (QUERIES[1], long_query):
+        yield _pairs(spec, query, documents[::4], predict, slope)
+
+
+Predict = Callable[[str, Sequence[str]], Vectors]
+
+
+def _pairs(spec: ModelSpec, query: str, documents: Sequence[str], score: Predict, slope: float = 1.0) -> Question:
+    body = {"model": spec.name, "query": query, "documents": list(documents), "return_documents": False}
+    shown = [f"the query {_short(query)} with {_short(document)}" for document in documents]
+    return Question(spec.name, "/v1/rerank", body, shown, score(query, documents)[:, None], slope)
+
+
+def _predictor(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, float]:
+    """The library's scores, [n], and how far the activation moves them at most."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=spec.allow_remote_code)
+    if architecture(config).endswith("ForCausalLM") and not (folder / "modules.json").is_file():
+        return _yes_or_no(spec, folder, limits), SLOPES["sigmoid"]
+    with loading(spec):
+        model: Model = CrossEncoder(str(folder), **_options(spec))
+    model.max_seq_length = limits.max_tokens
+    if model.num_labels == 1:
+        slope = SLOPES["sigmoid"] if isinstance(model.activation_fn, torch.nn.Sigmoid) else SLOPES["none"]
+        return lambda query, documents: model.predict([(query, document) for document in documents]), slope
+    positive = {str(label): index for index, label in model.config.id2label.items()}[spec.positive_class or ""]
+
+    def chosen(query: str, documents: Sequence[str]) -> Vectors:
+        scores = model.predict([(query, document) for document in documents], apply_softmax=True)
+        return np.asarray(scores[:, positive], np.float32)
+
+    return chosen, SLOPES["softmax"]
+
+
+def _yes_or_no(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:
+    """What a causal language model finds likelier after the filled-in template, as the sigmoid of the difference.
+
+    A document is cut as the model card of Qwen3-Reranker cuts it: what stands around it stays whole.
+    """
+    model, tokenizer = load_model(spec, AutoModelForCausalLM, folder), load_tokenizer(spec, folder)
+    yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
+    prefix, suffix = (spec.template or QWEN3_TEMPLATE).split("{document}")
+
+    def ids(text: str) -> list[int]:
+        found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+        return found
+
+    def score(query: str, documents: Sequence[str]) -> Vectors:
+        found, behind = [], ids(suffix)
+        for document in documents:
+            row = ids(prefix.replace("{query}", query) + document)[: limits.max_tokens - len(behind)] + behind
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([row]), use_cache=False).logits[0, -1]
+            found.append(torch.sigmoid(logits[yes] - logits[no]).item())
+        return np.array(found, np.float32)
+
+    return score
+
+
+# Late interaction
+
+
+def _late_interaction(spec: ModelSpec, folder: Path, limits: Limits) -> Iterator[Question]:
+    score = _multi_vector(spec, folder, limits) if is_multi_vector(folder) else _token_vectors(spec, folder, limits)
+    documents = [*samples.TEXTS, *samples.ODD]
+    yield _pairs(spec, QUERIES[0], [*documents, samples.text(3, 8 * limits.max_tokens)], score)
+    yield _pairs(spec, QUERIES[1], documents[::4], score)
+
+
+def is_multi_vector(folder: Path) -> bool:
+    """Whether a folder was saved by a library of multi-vector models."""
+    file = folder / "config_sentence_transformers.json"
+    settings = json.loads(file.read_text()) if file.is_file() else {}
+    kind = settings.get("model_type") in {"MultiVectorEncoder", "ColBERT"} or "query_length" in settings
+    return kind or (folder / "artifact.metadata").is_file()
+
+
+def _multi_vector(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:
+    """MaxSim of the library, divided by the number of the query's vectors, as conch's scores are means."""
+    with loading(spec):
+        model: Model = MultiVectorEncoder(str(folder), similarity_fn_name="meanmaxsim", **_options(spec))
+    model.max_seq_length = model[0].document_length = limits.max_tokens
+
+    def score(query: str, documents: Sequence[str]) -> Vectors:
+        similarity = model.similarity(model.encode_query([query]), model.encode_document(list(documents)))
+        return np.asarray(similarity[0].cpu(), np.float32)
+
+    return score
+
+
+def _token_vectors(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:
+    """The mean over the query's tokens of the best cosine, of the token vectors of any embedding model."""
+    model = _sentence_transformer(spec, folder)
+    model.max_seq_length = limits.max_tokens
+
+    encode = _encoders(model)
+
+    def vectors(purpose: str, texts: Sequence[str]) -> list[torch.Tensor]:
+        found = encode[purpose](list(texts), output_value="token_embeddings")
+        return [torch.nn.functional.normalize(one, dim=-1) for one in found]
+
+    def score(query: str, documents: Sequence[str]) -> Vectors:
+        (asked,) = vectors("query", [query])
+        return np.array([(asked @ one.T).amax(1).mean().item() for one in vectors("document", documents)], np.float32)
+
+    return score
+
+
+# Image-text
+
+
+def _image_text(spec: ModelSpec, folder: Path, limits: Limits) -> Iterator[Question]:
+    image = source.resolve_image(spec)
+    text_name, image_name = spec.triton_names
+    if image is None:
+        of_texts, of_images, files = _joint(spec, folder, limits)
+        texts = _texts(limits)
+        body = {"model": spec.name, "input": texts, "truncate": True}
+        yield Question(text_name, "/v1/embeddings", body, [_short(text) for text in texts], of_texts(texts))
+    else:
+        model = _sentence_transformer(spec, folder)
+        yield from _embeddings(spec, text_name, model, limits)
+        of_texts, of_images, files = _encoder(model), _images(spec, image.folder), samples.files()
+    given = [{"image": f"data:{file.media_type};base64,{base64.b64encode(file.content).decode()}"} for file in files]
+    shown = [f"the {file.media_type} of {file.width} x {file.height}" for file in files]
+    vectors = of_images([Image.open(io.BytesIO(file.content)).convert("RGB") for file in files])
+    yield Question(image_name, "/v1/embeddings", {"model": spec.name, "input": given}, shown, vectors)
+    weight = 0.5 if spec.text_weight is None else spec.text_weight
+    texts = list(samples.TEXTS[: len(files)])
+    both = [{"text": text} | one for text, one in zip(texts, given, strict=True)]
+    shown = [f"{_short(text)} and {one}" for text, one in zip(texts, shown, strict=True)]
+    vectors = _unit(weight * of_texts(texts) + (1 - weight) * vectors)
+    yield Question(image_name, "/v1/embeddings", {"model": spec.name, "input": both}, shown, vectors)
+
+
+OfTexts = Callable[[Sequence[str]], Vectors]
+OfImages = Callable[[Sequence[Image.Image]], Vectors]
+
+
+def _encoder(model: Model) -> OfTexts:
+    return lambda texts: np.asarray(model.encode(list(texts), normalize_embeddings=True), np.float32)
+
+
+def _joint(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[OfTexts, OfImages, list[samples.File]]:
+    """Vectors of texts and of images by one checkpoint, and which images.
+
+    A SigLIP 2 model that takes any shape is served on squares, which its processor leaves square.
+    """
+    model, tokenizer = load_model(spec, AutoModel, folder), load_tokenizer(spec, folder)
+    padding = "max_length" if model.config.model_type.startswith("siglip") else False
+
+    def of_texts(texts: Sequence[str]) -> Vectors:
+        cut = {"truncation": True, "max_length": limits.max_tokens, "padding": padding, "return_tensors": "pt"}
+        with torch.inference_mode():
+            return _unit(torch.cat([_pooled(model.get_text_features(**tokenizer(text, **cut))) for text in texts]))
+
+    processor = _processor(spec, folder, "source")
+
+    def of_images(images: Sequence[Image.Image]) -> Vectors:
+        with torch.inference_mode():
+            ready = [processor(image, return_tensors="pt") for image in images]
+            return _unit(torch.cat([_pooled(model.get_image_features(**one)) for one in ready]))
+
+    is_square = model.config.model_type == "siglip2"
+    return of_texts, of_images, [file for file in samples.files() if not is_square or file.width == file.height]
+
+
+def _images(spec: ModelSpec, folder: Path) -> OfImages:
+    """Vectors by an image tower of its own: a classifier's logits, or else the first token's vector."""
+    key = "image_source"
+    with loading(spec, key):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=spec.allow_remote_code)
+    processor = _processor(spec, folder, key)
+    is_classifier = architecture(config).endswith("ForImageClassification")
+    model = load_model(spec, AutoModelForImageClassification if is_classifier else AutoModel, folder, key)
+
+    def of_images(images: Sequence[Image.Image]) -> Vectors:
+        with torch.inference_mode():
+            found = model(**processor(list(images), return_tensors="pt"))
+        return _unit(found.logits if is_classifier else found.last_hidden_state[:, 0])
+
+    return of_images
+
+
+def _processor(spec: ModelSpec, folder: Path, key: str) -> Model:
+    with loading(spec, key):  # by Pillow, as the gateway does it
+        return AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            folder, local_files_only=True, use_fast=False, trust_remote_code=spec.allow_remote_code
+        )
+
+
+def _pooled(features: Model) -> torch.Tensor:
+    pooled: torch.Tensor = features if isinstance(features, torch.Tensor) else features.pooler_output
+    return pooled
+
+
+def _unit(vectors: Vectors | torch.Tensor) -> Vectors:
+    found = np.asarray(vectors, np.float32)
+    unit: Vectors = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return unit
+
+
+_ASKED: Mapping[Task, Callable[[ModelSpec, Path, Limits], Iterator[Question]]] = {
+    "text-embedding": _text_embedding,
+    "cross-encoder": _cross_encoder,
+    "late-interaction": _late_interaction,
+    "image-text": _image_text,
+}
