@@ -103,7 +103,7 @@ class _Tally:
         if not errors[worst] <= self._tolerance.worst:
             raise ParityError(
                 f"[{self._spec.name}] {question.shown[worst]}: expected {_written(question.expected[worst])}, got"
-                f" {_written(actual[worst])}; {self._measure.name} error {errors[worst]:.2g}, where"
+                f" {_written(actual[worst])}; error {errors[worst]:.2g}, where"
                 f" {self._tolerance.worst:g} is the most"
             )
 

@@ -391,17 +391,18 @@ def stanford(folder: Path) -> None:
 # Cross-encoders
 
 
-def cross(labels: int = 1, write: Callable[..., Path] = bert, **options: Any) -> Callable[[Path], None]:
-    """A writer of a BERT cross-encoder, saved by CrossEncoder."""
+def cross(labels: int = 1, **options: Any) -> Callable[[Path], None]:
+    """A writer of a BERT cross-encoder with its own tokenizer class, saved by CrossEncoder."""
 
     def save_again(folder: Path) -> None:
-        base = write(folder.with_suffix(".base"), "ForSequenceClassification", num_labels=labels)
+        base = with_bert_tokenizer(folder.with_suffix(".base"), "ForSequenceClassification", num_labels=labels)
         CrossEncoder(str(base), device="cpu", **options).save_pretrained(str(folder))
 
     return save_again
 
 
 def plain_cross(folder: Path) -> None:
+    """With the tokenizer class of no model in particular, which gives segments in transformers 4 and none in 5."""
     bert(folder, "ForSequenceClassification", num_labels=1)
 
 
@@ -465,7 +466,7 @@ def encoded_plainly(folder: Path) -> Answers:
 def predicted(folder: Path) -> Answers:
     """Scores of pairs: of the last class where there are several."""
     model = CrossEncoder(str(folder), device="cpu")
-    scores = model.predict([(ASKED[0], text) for text in ASKED], apply_softmax=True)
+    scores = model.predict([(ASKED[0], text) for text in ASKED], apply_softmax=model.num_labels > 1)
     return {"rerank": (scores if scores.ndim == 1 else scores[:, -1]).tolist()}
 
 
@@ -536,7 +537,6 @@ KINDS: dict[str, Kind] = {
     "stanford": (stanford, interacted),
     "cross": (cross(), predicted),
     "cross-plain": (plain_cross, predicted),
-    "cross-bert-tokenizer": (cross(write=with_bert_tokenizer), predicted),
     "cross-identity": (cross(activation_fn=torch.nn.Identity()), predicted),
     "cross-tanh": (cross(activation_fn=torch.nn.Tanh()), predicted),
     "cross-prompt": (cross(prompts={"web": "search: "}, default_prompt_name="web"), predicted),
