@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -27,11 +27,12 @@ from transformers import (
     AutoModelForImageClassification,
 )
 
-from export import samples, source
+from export import pair_template, samples, source
 from export.loading import OPTIONS, Model, architecture, load_model, load_tokenizer, loading
 from export.manifest import ModelSpec, Task
 from export.measures import Vectors
-from export.tasks.cross_encoder import QWEN3_TEMPLATE
+from export.rerankers import BORDER, DOCUMENT, QUERY, PairTemplate, Reranker, with_default
+from export.tasks.late_interaction import MULTI_VECTOR, PYLATE, STANFORD
 
 PURPOSES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "query": (("input_type", "query"), ("task", "retrieval.query"), ("input_type", "search_query")),
@@ -110,13 +111,22 @@ def _text_embedding(spec: ModelSpec, folder: Path, limits: Limits) -> Iterator[Q
 
 
 def _sentence_transformer(spec: ModelSpec, folder: Path) -> Model:
+    prompts = dict(spec.prompts) or None
     with loading(spec):
         if (folder / "modules.json").is_file():
-            return SentenceTransformer(str(folder), **_options(spec))
+            return SentenceTransformer(str(folder), prompts=prompts, **_options(spec))
         code = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
         transformer = Transformer(str(folder), model_kwargs=OPTIONS | code, processor_kwargs=code, config_kwargs=code)
         pooling = Pooling(transformer.get_embedding_dimension(), spec.pooling or "mean")
-        return SentenceTransformer(modules=[transformer, pooling], device="cpu")
+        return SentenceTransformer(modules=[transformer, pooling], prompts=prompts, device="cpu")
+
+
+def _limit(model: Model, limits: Limits) -> None:
+    """Have a model read no more tokens than are served."""
+    if isinstance(model[0], StaticEmbedding):
+        model[0].tokenizer.enable_truncation(limits.max_tokens)
+    else:
+        model.max_seq_length = limits.max_tokens
 
 
 def _options(spec: ModelSpec) -> dict[str, Any]:
@@ -130,7 +140,7 @@ def _options(spec: ModelSpec) -> dict[str, Any]:
 
 def _embeddings(spec: ModelSpec, tower: str, model: Model, limits: Limits) -> Iterator[Question]:
     """Vectors of texts: all together, one alone, for every purpose and prompt, and of every size."""
-    model.max_seq_length = limits.max_tokens
+    _limit(model, limits)
     texts, again = _texts(limits), _again(limits)
 
     def ask(given: Sequence[str], body: Mapping[str, Any], encode: Encode) -> Question:
@@ -190,44 +200,56 @@ def _pairs(spec: ModelSpec, query: str, documents: Sequence[str], score: Predict
 
 def _predictor(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, float]:
     """The library's scores, [n], and how far the activation moves them at most."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=spec.allow_remote_code)
-    if architecture(config).endswith("ForCausalLM") and not (folder / "modules.json").is_file():
-        return _yes_or_no(spec, folder, limits), SLOPES["sigmoid"]
+    declared = (folder / "modules.json").is_file()
+    named = pair_template.known(spec) if spec.template is not None or not declared else None
+    if named is not None or spec.template is not None:
+        return _answerer(spec, folder, named, limits), SLOPES["sigmoid"]
     with loading(spec):
         model: Model = CrossEncoder(str(folder), **_options(spec))
     model.max_seq_length = limits.max_tokens
+    is_sigmoid = isinstance(model.activation_fn, torch.nn.Sigmoid)
     if model.num_labels == 1:
-        slope = SLOPES["sigmoid"] if isinstance(model.activation_fn, torch.nn.Sigmoid) else SLOPES["none"]
+        slope = SLOPES["sigmoid" if is_sigmoid else "none"]
         return lambda query, documents: model.predict([(query, document) for document in documents]), slope
     positive = {str(label): index for index, label in model.config.id2label.items()}[spec.positive_class or ""]
 
     def chosen(query: str, documents: Sequence[str]) -> Vectors:
-        scores = model.predict([(query, document) for document in documents], apply_softmax=True)
+        scores = model.predict([(query, document) for document in documents], apply_softmax=not is_sigmoid)
         return np.asarray(scores[:, positive], np.float32)
 
-    return chosen, SLOPES["softmax"]
+    return chosen, SLOPES["sigmoid" if is_sigmoid else "softmax"]
 
 
-def _yes_or_no(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:
-    """What a causal language model finds likelier after the filled-in template, as the sigmoid of the difference.
+def _answerer(spec: ModelSpec, folder: Path, named: Reranker | None, limits: Limits) -> Predict:
+    """How much likelier one answer of a decoder is than the other, behind the filled-in template: a sigmoid.
 
     A document is cut as the model card of Qwen3-Reranker cuts it: what stands around it stays whole.
     """
     model, tokenizer = load_model(spec, AutoModelForCausalLM, folder), load_tokenizer(spec, folder)
-    yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
-    prefix, suffix = (spec.template or QWEN3_TEMPLATE).split("{document}")
+    template = named.template if named is not None else PairTemplate(spec.template or "")
+    if spec.instruction is not None:
+        template = with_default(template.instructed or template.text, spec.instruction)
+    before, after = template.text.split(DOCUMENT)
 
     def ids(text: str) -> list[int]:
-        found: list[int] = tokenizer(text, add_special_tokens=False).input_ids
-        return found
+        parts = [tokenizer(part, add_special_tokens=False).input_ids for part in text.split(BORDER)]
+        return [token for part in parts for token in part]
+
+    answers = (spec.true_token, spec.false_token)
+    if spec.true_token is None and named is not None:
+        answers = (named.true_token, named.false_token)
+    tokens = [ids(answer)[0] for answer in answers if answer is not None]
 
     def score(query: str, documents: Sequence[str]) -> Vectors:
-        found, behind = [], ids(suffix)
+        found, behind = [], ids(after)
         for document in documents:
-            row = ids(prefix.replace("{query}", query) + document)[: limits.max_tokens - len(behind)] + behind
+            row = ids(before.replace(QUERY, query) + document + after)
+            if len(row) > limits.max_tokens:
+                row = row[: limits.max_tokens - len(behind)] + behind
             with torch.inference_mode():
                 logits = model(input_ids=torch.tensor([row]), use_cache=False).logits[0, -1]
-            found.append(torch.sigmoid(logits[yes] - logits[no]).item())
+            likelier = logits[tokens[0]] - logits[tokens[1]] if len(tokens) > 1 else logits[tokens[0]]
+            found.append(torch.sigmoid(likelier).item())
         return np.array(found, np.float32)
 
     return score
@@ -245,10 +267,12 @@ def _late_interaction(spec: ModelSpec, folder: Path, limits: Limits) -> Iterator
 
 def is_multi_vector(folder: Path) -> bool:
     """Whether a folder was saved by a library of multi-vector models."""
-    file = folder / "config_sentence_transformers.json"
-    settings = json.loads(file.read_text()) if file.is_file() else {}
-    kind = settings.get("model_type") in {"MultiVectorEncoder", "ColBERT"} or "query_length" in settings
-    return kind or (folder / "artifact.metadata").is_file()
+    settings, config = (
+        json.loads(file.read_text()) if file.is_file() else {}
+        for file in (folder / "config_sentence_transformers.json", folder / "config.json")
+    )
+    kind = settings.get("model_type") in MULTI_VECTOR or bool(PYLATE & settings.keys())
+    return kind or STANFORD in (config.get("architectures") or [])
 
 
 def _multi_vector(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:
