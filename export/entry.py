@@ -34,11 +34,12 @@ Progress = Callable[[str], None]
 """Told of each stage before it begins, and again after each of its steps if it has some."""
 Proofs = dict[str, dict[str, Any]]
 """By the names of entries."""
-Run = Callable[[Callable[..., Proofs], Sequence[Any], Progress], Proofs]
+Run = Callable[[Callable[..., Any], Sequence[Any], Progress], Any]
 """Calls a function with arguments, of which progress is the last."""
 
 
-def _here(function: Callable[..., Proofs], arguments: Sequence[Any], progress: Progress) -> Proofs:
+def here(function: Callable[..., Any], arguments: Sequence[Any], progress: Progress) -> Any:  # noqa: ANN401
+    """Call a function in this process."""
     return function(*arguments, progress)
 
 
@@ -95,7 +96,7 @@ def _is_built(spec: ModelSpec, folder: Path) -> bool:
     )
 
 
-def build(spec: ModelSpec, repository: Path, progress: Progress, run: Run = _here) -> list[Entry]:
+def build(spec: ModelSpec, repository: Path, progress: Progress, run: Run = here) -> list[Entry]:
     """Export, verify and write one model.
 
     Args:
@@ -143,7 +144,7 @@ def read_proofs(spec: ModelSpec, repository: Path) -> Proofs:
     return proofs
 
 
-def check(spec: ModelSpec, repository: Path, progress: Progress, run: Run = _here) -> list[Entry]:
+def check(spec: ModelSpec, repository: Path, progress: Progress, run: Run = here) -> list[Entry]:
     """Verify a built model again: what it measures now, with the rest of its proof as it was.
 
     Takes what `build` does.

@@ -7,18 +7,20 @@ images the image processor and the model of transformers.
 
 import base64
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from PIL import Image
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -31,7 +33,9 @@ from export import pair_template, samples, source
 from export.loading import OPTIONS, Model, architecture, load_model, load_tokenizer, loading
 from export.manifest import ModelSpec, Task
 from export.measures import Vectors
+from export.question import Limits, Question, question
 from export.rerankers import BORDER, DOCUMENT, QUERY, PairTemplate, Reranker, with_default
+from export.tasks import text_embedding, variants
 from export.tasks.late_interaction import MULTI_VECTOR, PYLATE, STANFORD
 
 PURPOSES: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -40,10 +44,10 @@ PURPOSES: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 """Fields of /v1/embeddings that say what texts are for, in the words of NIM, Jina and Cohere."""
 PROMPTS_OF: Mapping[str, tuple[str, ...]] = {
-    "query": ("query", "search_query", "retrieval.query", "question"),
-    "document": ("document", "passage", "search_document", "retrieval.passage", "corpus"),
+    "query": ("query", "search_query", "retrieval.query", "question", "retrieval_query"),
+    "document": ("document", "passage", "search_document", "retrieval.passage", "corpus", "retrieval_passage"),
 }
-"""Names that models give to the prompts of each."""
+"""Names that models give to the prompts and variants for each."""
 CHEAP_TOKENS = 512
 """Longer limits are reached once: a row of 8,192 tokens takes the library seconds to minutes."""
 QUERIES = ("How do I reset my password?", "Wie spät ist es in 東京? 🕰️")
@@ -51,42 +55,25 @@ SLOPES: Mapping[str, float] = {"none": 1.0, "sigmoid": 1 / 4, "softmax": 1 / 2}
 """How far scores move at most where logits move by 1."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the gateway says of a model."""
-
-    max_tokens: int
-    dimensions: tuple[int, ...] = ()
-    """Shorter sizes that its vectors may be cut to."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One request, and what the library answers to each of its inputs."""
-
-    tower: str
-    """The Triton model whose precision counts."""
-    path: str
-    body: Mapping[str, Any]
-    shown: Sequence[str]
-    """What messages call each input."""
-    expected: Vectors
-    """[n, d] vectors or [n, 1] scores."""
-    slope: float = 1.0
-    """What a tolerance of the tower's outputs becomes: less than 1 where an activation stands behind them."""
-
-
-def questions(spec: ModelSpec, limits: Limits) -> Iterator[Question]:
+def questions(spec: ModelSpec, limits: Limits, progress: Callable[[str], None]) -> list[Any]:
     """Ask a model's library, in fp32 and with the limit that is served.
 
     Args:
         spec: the table of a model whose source the export has accepted.
         limits: of what is served.
+        progress: told of each question.
+
+    Returns:
+        Questions, as what JSON is made of.
 
     Raises:
         SourceError: the source cannot be loaded.
     """
-    yield from _ASKED[spec.task](spec, source.resolve(spec).folder, limits)
+    found = []
+    for one in _ASKED[spec.task](spec, source.resolve(spec).folder, limits):
+        progress(f"ask the library of {spec.name}")
+        found.append(msgspec.to_builtins(one))
+    return found
 
 
 def _texts(limits: Limits) -> list[str]:
@@ -107,56 +94,46 @@ Encode = Callable[..., Any]
 
 
 def _text_embedding(spec: ModelSpec, folder: Path, limits: Limits) -> Iterator[Question]:
-    yield from _embeddings(spec, spec.name, _sentence_transformer(spec, folder), limits)
-
-
-def _sentence_transformer(spec: ModelSpec, folder: Path) -> Model:
-    prompts = dict(spec.prompts) or None
-    with loading(spec):
-        if (folder / "modules.json").is_file():
-            return SentenceTransformer(str(folder), prompts=prompts, **_options(spec))
-        code = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
-        transformer = Transformer(str(folder), model_kwargs=OPTIONS | code, processor_kwargs=code, config_kwargs=code)
-        pooling = Pooling(transformer.get_embedding_dimension(), spec.pooling or "mean")
-        return SentenceTransformer(modules=[transformer, pooling], prompts=prompts, device="cpu")
+    yield from _embeddings(spec, text_embedding.pipeline(spec, folder), limits)
 
 
 def _limit(model: Model, limits: Limits) -> None:
     """Have a model read no more tokens than are served."""
-    if isinstance(model[0], StaticEmbedding):
-        model[0].tokenizer.enable_truncation(limits.max_tokens)
-    else:
-        model.max_seq_length = limits.max_tokens
+    for module in model.modules():
+        if isinstance(module, StaticEmbedding):
+            module.tokenizer.enable_truncation(limits.max_tokens)
+        elif isinstance(module, Transformer):
+            module.max_seq_length = limits.max_tokens
 
 
-def _options(spec: ModelSpec) -> dict[str, Any]:
-    return {
-        "device": "cpu",
-        "local_files_only": True,
-        "trust_remote_code": spec.allow_remote_code,
-        "model_kwargs": OPTIONS | {"use_safetensors": None if spec.allow_pickle else True},
-    }
-
-
-def _embeddings(spec: ModelSpec, tower: str, model: Model, limits: Limits) -> Iterator[Question]:
-    """Vectors of texts: all together, one alone, for every purpose and prompt, and of every size."""
+def _embeddings(spec: ModelSpec, model: Model, limits: Limits) -> Iterator[Question]:
+    """Vectors of texts: all together, one alone, for every purpose, variant and prompt, and of every size."""
     _limit(model, limits)
     texts, again = _texts(limits), _again(limits)
+    towers = dict(zip(spec.variants, spec.triton_names, strict=True)) if spec.variants else {}
+    default = next(iter(spec.variants), "")
 
-    def ask(given: Sequence[str], body: Mapping[str, Any], encode: Encode) -> Question:
+    def ask(given: Sequence[str], body: Mapping[str, Any], encode: Encode, variant: str = default) -> Question:
+        adapter = variants.adapter(model[0], variant)
+        if adapter is not None:
+            model[0].auto_model.set_adapter(adapter)
         vectors = np.asarray(encode(list(given), normalize_embeddings=True), np.float32)
         body = {"model": spec.name, "input": list(given), "truncate": True, **body}
-        return Question(tower, "/v1/embeddings", body, [_named(text, body) for text in given], vectors)
+        tower = towers.get(variant, spec.triton_names[0])
+        return question(tower, "/v1/embeddings", body, [_named(text, body) for text in given], vectors)
 
     yield ask(texts, {}, model.encode)
     yield ask(texts[4:5], {"encoding_format": "base64"}, model.encode)
     for size in limits.dimensions:
         yield ask(again, {"dimensions": size}, partial(model.encode, truncate_dim=size))
     for purpose, encode in _encoders(model).items():
+        variant = next((name for name in (*PROMPTS_OF[purpose], "retrieval") if name in towers), default)
         for key, value in PURPOSES[purpose]:
-            yield ask(again, {key: value}, encode)
+            yield ask(again, {key: value}, encode, variant)
+    for variant in towers.keys() - {"retrieval", *itertools.chain(*PROMPTS_OF.values())}:
+        yield ask(again, {"task": variant}, partial(model.encode, task=variant), variant)
     for name, prompt in model.prompts.items():
-        if prompt:
+        if prompt and not towers:
             yield ask(again, {"prompt_name": name}, partial(model.encode, prompt_name=name))
 
 
@@ -174,6 +151,15 @@ def _named(text: str, body: Mapping[str, Any]) -> str:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def _options(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "device": "cpu",
+        "local_files_only": True,
+        "trust_remote_code": spec.allow_remote_code,
+        "model_kwargs": OPTIONS | {"use_safetensors": None if spec.allow_pickle else True},
+    }
 
 
 # Cross-encoders
@@ -195,7 +181,7 @@ Predict = Callable[[str, Sequence[str]], Vectors]
 def _pairs(spec: ModelSpec, query: str, documents: Sequence[str], score: Predict, slope: float = 1.0) -> Question:
     body = {"model": spec.name, "query": query, "documents": list(documents), "return_documents": False}
     shown = [f"the query {_short(query)} with {_short(document)}" for document in documents]
-    return Question(spec.name, "/v1/rerank", body, shown, score(query, documents)[:, None], slope)
+    return question(spec.name, "/v1/rerank", body, shown, score(query, documents)[:, None], slope)
 
 
 def _predictor(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, float]:
@@ -290,7 +276,8 @@ def _multi_vector(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:
 
 def _token_vectors(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:
     """The mean over the query's tokens of the best cosine, of the token vectors of any embedding model."""
-    model = _sentence_transformer(spec, folder)
+    with loading(spec):
+        model: Model = SentenceTransformer(str(folder), **_options(spec))
     model.max_seq_length = limits.max_tokens
 
     encode = _encoders(model)
@@ -316,21 +303,21 @@ def _image_text(spec: ModelSpec, folder: Path, limits: Limits) -> Iterator[Quest
         of_texts, of_images, files = _joint(spec, folder, limits)
         texts = _texts(limits)
         body = {"model": spec.name, "input": texts, "truncate": True}
-        yield Question(text_name, "/v1/embeddings", body, [_short(text) for text in texts], of_texts(texts))
+        yield question(text_name, "/v1/embeddings", body, [_short(text) for text in texts], of_texts(texts))
     else:
-        model = _sentence_transformer(spec, folder)
-        yield from _embeddings(spec, text_name, model, limits)
+        model = text_embedding.pipeline(spec, folder)
+        yield from _embeddings(spec, model, limits)
         of_texts, of_images, files = _encoder(model), _images(spec, image.folder), samples.files()
     given = [{"image": f"data:{file.media_type};base64,{base64.b64encode(file.content).decode()}"} for file in files]
     shown = [f"the {file.media_type} of {file.width} x {file.height}" for file in files]
     vectors = of_images([Image.open(io.BytesIO(file.content)).convert("RGB") for file in files])
-    yield Question(image_name, "/v1/embeddings", {"model": spec.name, "input": given}, shown, vectors)
+    yield question(image_name, "/v1/embeddings", {"model": spec.name, "input": given}, shown, vectors)
     weight = 0.5 if spec.text_weight is None else spec.text_weight
     texts = list(samples.TEXTS[: len(files)])
     both = [{"text": text} | one for text, one in zip(texts, given, strict=True)]
     shown = [f"{_short(text)} and {one}" for text, one in zip(texts, shown, strict=True)]
     vectors = _unit(weight * of_texts(texts) + (1 - weight) * vectors)
-    yield Question(image_name, "/v1/embeddings", {"model": spec.name, "input": both}, shown, vectors)
+    yield question(image_name, "/v1/embeddings", {"model": spec.name, "input": both}, shown, vectors)
 
 
 OfTexts = Callable[[Sequence[str]], Vectors]

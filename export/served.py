@@ -4,20 +4,23 @@ import base64
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
+import msgspec
 import numpy as np
 
-from export import library, source
-from export.entry import Entry, Progress, proofs
+from export import source
+from export.entry import Entry, Progress, Run, here, read_proofs
 from export.errors import NotBuiltError, ParityError, ServedError
-from export.library import Limits, Question
-from export.manifest import ModelSpec
+from export.manifest import ModelSpec, Precision
 from export.measures import Vectors
-from export.verify import MEASURES, Measure, Parity, Speed, Tolerance
+from export.question import Limits, Question
+
+if TYPE_CHECKING:
+    from export.verify import Measure, Tolerance
 
 TIMEOUT_S = 120.0
 """Of a request; a gateway gives up before."""
@@ -34,14 +37,15 @@ class Gateway:
     key: str | None = field(default=None, repr=False)
 
 
-def check(spec: ModelSpec, repository: Path, gateway: Gateway, progress: Progress) -> list[Entry]:
+def check(spec: ModelSpec, repository: Path, gateway: Gateway, progress: Progress, run: Run = here) -> list[Entry]:
     """Ask a running gateway, and compare what it answers with what the library does.
 
     Args:
         spec: a table of the manifest, whose entries are in the repository.
         repository: the folder of entries, whose proofs say in which precision is served.
         gateway: serves the model under the name of its table.
-        progress: told of each request before it is sent.
+        progress: told of each step.
+        run: calls what reads the source, perhaps somewhere else, as `isolation.run` does.
 
     Returns:
         The entries, with what was measured through the gateway in the place of what their export measured.
@@ -50,37 +54,42 @@ def check(spec: ModelSpec, repository: Path, gateway: Gateway, progress: Progres
         ExportError: the model is not built, its source is not what was exported any more, the gateway does not answer,
             or its numbers are not the library's.
     """
-    built = proofs(spec, repository)
-    if any(proof["revision"] != source.revision(spec) for proof in built.values()):
+    from export import library, verify  # noqa: PLC0415 - with torch and transformers, which take seconds to import
+
+    proofs = read_proofs(spec, repository)
+    if any(proof["revision"] != source.revision(spec) for proof in proofs.values()):
         raise NotBuiltError(f"[{spec.name}] source: is not what was exported: run python -m export {spec.name}")
-    tallies = {name: _Tally(spec, name, proof) for name, proof in built.items()}
+    tallies = {
+        name: _Tally(spec, name, proof["precision"], verify.MEASURES[_role(spec, name)])
+        for name, proof in proofs.items()
+    }
     with _asking(spec, gateway) as ask:
         limits = _limits(ask("GET", f"/v1/models/{spec.name}"))
-        for question in library.questions(spec, limits):
+        for question in msgspec.convert(run(library.questions, (spec, limits), progress), list[Question]):
             progress(f"ask {spec.name}")
             started = time.monotonic()
             answer = ask("POST", question.path, question.body)
             tallies[question.tower].add(question, answer, time.monotonic() - started)
-    return [Entry(repository / name, built[name] | tally.measured()) for name, tally in tallies.items()]
+    return [Entry(repository / name, proofs[name] | tally.measured()) for name, tally in tallies.items()]
 
 
 class _Tally:
     """What was found out of one Triton model."""
 
-    def __init__(self, spec: ModelSpec, name: str, proof: Mapping[str, Any]) -> None:
+    def __init__(self, spec: ModelSpec, name: str, precision: Precision, measure: "Measure") -> None:
         self._spec = spec
         self._name = name
-        self._precision = proof["precision"]
-        self._measure = _measure(spec, name)
+        self._precision: Precision = precision
+        self._measure = measure
         self._errors: list[Vectors] = []
         self._slope = 1.0
         self._tokens = 0
         self._seconds = 0.0
 
     @property
-    def _tolerance(self) -> Tolerance:
+    def _tolerance(self) -> "Tolerance":
         allowed = self._measure.tolerances[self._precision]
-        return Tolerance(allowed.worst * self._slope, allowed.mean * self._slope)
+        return replace(allowed, worst=allowed.worst * self._slope, mean=allowed.mean * self._slope)
 
     def add(self, question: Question, answer: Mapping[str, Any], seconds: float) -> None:
         """Compare one answer.
@@ -113,6 +122,8 @@ class _Tally:
         Raises:
             ParityError: the numbers are off on average.
         """
+        from export.verify import Parity, Speed  # noqa: PLC0415 - with torch
+
         errors = np.concatenate(self._errors)
         parity = Parity(
             self._name,
@@ -132,11 +143,11 @@ class _Tally:
         return {"parity": [asdict(parity)], "speed": [asdict(speed)]}
 
 
-def _measure(spec: ModelSpec, name: str) -> Measure:
-    """How the outputs of a Triton model are compared: by its role."""
+def _role(spec: ModelSpec, name: str) -> str:
+    """What a Triton model of a table does."""
     if spec.task != "image-text":
-        return MEASURES[spec.task]
-    return MEASURES["image-embedding" if name == f"{spec.name}-image" else "text-embedding"]
+        return spec.task
+    return "image-embedding" if name == f"{spec.name}-image" else "text-embedding"
 
 
 def _limits(described: Mapping[str, Any]) -> Limits:

@@ -25,6 +25,8 @@ from export.served import Gateway
 from tests.end_to_end.test_model_control import eventually
 from tests.serving import ADMIN, Server, serve
 
+pytestmark = pytest.mark.timeout(1200)  # the first test waits for all folders and their export
+
 GENERATIONS = {"older": Path(".generations/older").resolve(), "newer": None}
 """By name: the folder of its libraries, if they are not those of the environment."""
 COSINE, SCORE = 1e-4, 2.5e-4
@@ -73,8 +75,9 @@ CASES: Mapping[str, Case] = {
         Case("truncate-dim"),
         Case("old-layout"),
         Case("static"),
-        Case("router"),
-        Case("bert-adapter"),
+        Case("router", keys={"variants": ["document", "query"]}),
+        Case("adapter"),
+        Case("adapter-alone", refused="source: .* adapter without its base model"),
         Case("bert", LATE),
         Case("multi-vector", LATE, only="newer"),
         Case("pylate", LATE),

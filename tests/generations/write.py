@@ -13,7 +13,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -276,35 +276,31 @@ def router(folder: Path) -> None:
     SentenceTransformer(modules=[sides, Normalize()], device="cpu").save(str(folder))
 
 
-def adapter(folder: Path) -> None:
-    """A LoRA adapter over a BERT folder beside it, as PEFT writes it (whose newest release is too old for 5.24)."""
+def adapter(folder: Path, *, alone: bool = False) -> None:
+    """A LoRA adapter beside its base, as PEFT writes it, or alone."""
     base = with_bert_tokenizer(folder.with_suffix(".base"))
     embedding(folder, transformer(base), mean())
-    (folder / "model.safetensors").unlink()
-    (folder / "config.json").unlink()
     torch.manual_seed(2)
     weights: dict[str, torch.Tensor] = {}
     for layer in range(SIZES["num_hidden_layers"]):
         for name in ("query", "value"):
             at = f"base_model.model.encoder.layer.{layer}.attention.self.{name}"
-            weights |= {
-                f"{at}.lora_A.weight": torch.randn(4, WIDTH) / 6,
-                f"{at}.lora_B.weight": torch.randn(WIDTH, 4) / 2,
-            }
+            weights[f"{at}.lora_A.weight"] = torch.randn(4, WIDTH) / 6
+            weights[f"{at}.lora_B.weight"] = torch.randn(WIDTH, 4) / 2
     save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})
-    settings: dict[str, Any] = {
-        "peft_type": "LORA",
-        "task_type": "FEATURE_EXTRACTION",
-        "base_model_name_or_path": str(base.resolve()),
-    }
+    settings: dict[str, Any] = {"peft_type": "LORA", "task_type": "FEATURE_EXTRACTION"}
     settings |= {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"], "bias": "none", "inference_mode": True}
-    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": "example/base"}))
+    if alone:
+        (folder / "model.safetensors").unlink()
+        (folder / "config.json").unlink()
 
 
 def adapted(folder: Path) -> Answers:
-    """Vectors of ASKED by the adapter's base with the adapter added: W + B A alpha / r (Hu 2021, arXiv 2106.09685)."""
-    if not IS_NEWER:
-        return encoded(folder)
+    """Vectors of ASKED by the adapter's base with the adapter added: W + B A alpha / r (Hu 2021, arXiv 2106.09685).
+
+    transformers 5.24 asks for a PEFT that there is not, and both look for the base by its name on the hub.
+    """
     model = SentenceTransformer(modules=[transformer(folder.with_suffix(".base")), mean()], device="cpu")
     added = load_file(folder / "adapter_model.safetensors")
     encoder: Any = model[0]
@@ -531,7 +527,8 @@ KINDS: dict[str, Kind] = {
     "old-layout": (old_layout, encoded),
     "static": (static, encoded),
     "router": (router, encoded),
-    "bert-adapter": (adapter, adapted),
+    "adapter": (adapter, adapted),
+    "adapter-alone": (partial(adapter, alone=True), unread),
     "multi-vector": (multi_vector, interacted),
     "pylate": (pylate, interacted),
     "stanford": (stanford, interacted),
@@ -561,8 +558,7 @@ def main(folder: Path) -> None:
             continue
         write(folder / name)
         answers[name] = read(folder / name)
-        if name != "bert-adapter":
-            shutil.rmtree((folder / name).with_suffix(".base"), ignore_errors=True)
+        shutil.rmtree((folder / name).with_suffix(".base"), ignore_errors=True)
     (folder / "answers.json").write_text(json.dumps({"texts": ASKED, "answers": answers}))
 
 
