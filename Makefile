@@ -19,7 +19,7 @@ serve: .venv/serve ## export the default models if need be, start Triton and the
 	@$(BIN)/python -m embedded
 
 # The export's tests keep one core busy, the others wait for servers much of their time.
-check: .venv/dev ## everything that CI runs, two things at a time; each is shown when it is done
+check: .venv/dev .generations/older/installed ## everything that CI runs, two things at a time; each is shown when it is done
 	$(BIN)/python -m export
 	$(MAKE) --jobs=2 --output-sync lint test-export test-others
 
@@ -28,14 +28,14 @@ lint: .venv/dev ## format check, linter, types
 	$(BIN)/ruff check
 	$(BIN)/python -m mypy
 
-test: .venv/dev ## run the tests, those against a real Triton included
+test: .venv/dev .generations/older/installed ## run the tests, those against a real Triton included
 	$(BIN)/python -m export
 	$(BIN)/python -m pytest
 
 test-export: .venv/dev
 	$(BIN)/python -m pytest tests/export
 
-test-others: .venv/dev
+test-others: .venv/dev .generations/older/installed
 	$(BIN)/python -m pytest --ignore=tests/export
 
 bench: .venv/dev .peer/installed ## measure throughput beside infinity-emb and write docs/performance.md (half an hour)
@@ -141,6 +141,13 @@ clean: ## remove .venv and the built models
 	@echo "installing the $* clients (once; a minute or two)"
 	@$(PYTHON) -m venv .compat/$*
 	@.compat/$*/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r $<
+
+# The libraries of the generation before, to lay over .venv: tests/generations saves models by them.
+.generations/older/installed: requirements/older.txt .venv/serve
+	@echo "installing transformers 4 beside .venv (once; a minute)"
+	@rm -rf .generations/older
+	@$(PIP) --target .generations/older -r requirements/older.txt
+	@touch $@
 
 # Kustomize, the schemas of Kubernetes and its extensions, and checkov. Some ask for a newer Python than they need.
 .manifests/installed: requirements/manifests.txt

@@ -1,6 +1,7 @@
 """`python -m export`: builds the entries of the model repository that are missing or out of date."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,12 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export import add, isolation
+from export import add, isolation, served
 from export.entry import PROOF, Entry, build, check, is_built
 from export.errors import ExportError, ManifestError
 from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
 
 _EPILOG = "python -m export add SOURCE writes the table of a new model, and builds it: see python -m export add --help"
+
+KEY = "CONCH_API_KEY"
+"""The variable that holds the key to send to a gateway."""
 
 
 def main() -> int:
@@ -66,6 +70,9 @@ def _add(console: Console, arguments: argparse.Namespace) -> bool:
 def _act(arguments: argparse.Namespace, spec: ModelSpec, progress: Callable[[str], None]) -> list[Entry]:
     """Do to one model what is asked for; nothing, if it is to be built and is."""
     run = partial(isolation.run, isolation.limits(arguments))
+    if arguments.url is not None:
+        gateway = served.Gateway(arguments.url, os.environ.get(KEY))
+        return served.check(spec, arguments.repository, gateway, progress, run)
     if arguments.check:
         return check(spec, arguments.repository, progress, run)
     if not arguments.force and is_built(spec, arguments.repository):
@@ -82,6 +89,9 @@ def _arguments() -> argparse.Namespace:
     action.add_argument("--list", action="store_true", help="say which models there are, and which are built")
     action.add_argument("--check", action="store_true", help="verify again what is built")
     action.add_argument("--force", action="store_true", help="export even what is built")
+    parser.add_argument(
+        "--url", help=f"with --check, compare what the gateway there answers; its key, if it asks for one, is in {KEY}"
+    )
     parser.add_argument("--backend", choices=get_args(Backend), help="of Triton, instead of what the tables say")
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="a file of tables; by default %(default)s")
     parser.add_argument(
@@ -94,6 +104,8 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.all and arguments.names:
         parser.error("--all and names of models do not go together")
+    if arguments.url is not None and not arguments.check:
+        parser.error("--url is for --check")
     return arguments
 
 

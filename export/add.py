@@ -65,7 +65,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="the folder of entries")
     parser.add_argument("--dry-run", action="store_true", help="print the table, and neither write nor build")
     isolation.add_options(parser)
-    parser.set_defaults(check=False, force=False)
+    parser.set_defaults(check=False, force=False, url=None)
     return parser.parse_args(argv)
 
 

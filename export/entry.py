@@ -34,11 +34,12 @@ Progress = Callable[[str], None]
 """Told of each stage before it begins, and again after each of its steps if it has some."""
 Proofs = dict[str, dict[str, Any]]
 """By the names of entries."""
-Run = Callable[[Callable[..., Proofs], Sequence[Any], Progress], Proofs]
+Run = Callable[[Callable[..., Any], Sequence[Any], Progress], Any]
 """Calls a function with arguments, of which progress is the last."""
 
 
-def _here(function: Callable[..., Proofs], arguments: Sequence[Any], progress: Progress) -> Proofs:
+def here(function: Callable[..., Any], arguments: Sequence[Any], progress: Progress) -> Any:  # noqa: ANN401
+    """Call a function in this process."""
     return function(*arguments, progress)
 
 
@@ -95,7 +96,7 @@ def _is_built(spec: ModelSpec, folder: Path) -> bool:
     )
 
 
-def build(spec: ModelSpec, repository: Path, progress: Progress, run: Run = _here) -> list[Entry]:
+def build(spec: ModelSpec, repository: Path, progress: Progress, run: Run = here) -> list[Entry]:
     """Export, verify and write one model.
 
     Args:
@@ -128,13 +129,11 @@ def _make(spec: ModelSpec, scratch: Path, repository: Path, progress: Progress) 
     return proofs
 
 
-def check(spec: ModelSpec, repository: Path, progress: Progress, run: Run = _here) -> list[Entry]:
-    """Verify a built model again: what it measures now, with the rest of its proof as it was.
-
-    Takes what `build` does.
+def read_proofs(spec: ModelSpec, repository: Path) -> Proofs:
+    """The proofs of a built model.
 
     Raises:
-        ExportError: it is not built, or its numbers are not the reference's.
+        NotBuiltError: it is not built.
     """
     proofs: Proofs = {}
     for name in spec.triton_names:
@@ -142,6 +141,18 @@ def check(spec: ModelSpec, repository: Path, progress: Progress, run: Run = _her
         if proof is None:
             raise NotBuiltError(f"[{spec.name}] {repository / name} is not built: run python -m export {spec.name}")
         proofs[name] = proof
+    return proofs
+
+
+def check(spec: ModelSpec, repository: Path, progress: Progress, run: Run = here) -> list[Entry]:
+    """Verify a built model again: what it measures now, with the rest of its proof as it was.
+
+    Takes what `build` does.
+
+    Raises:
+        ExportError: it is not built, or its numbers are not the reference's.
+    """
+    proofs = read_proofs(spec, repository)
     progress(f"load {spec.name}")
     source.fetch(spec)
     measured = run(_measure, (spec, proofs, repository), progress)

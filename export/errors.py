@@ -19,3 +19,7 @@ class ParityError(ExportError):
 
 class NotBuiltError(ExportError):
     """What is to be verified again is not in the repository."""
+
+
+class ServedError(ExportError):
+    """A gateway does not answer, or not with what was asked for."""

@@ -1,15 +1,35 @@
 """Rows to compare a graph with its reference on: real text, at lengths from a few tokens to a model's limit."""
 
+import io
+from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from export.runtime.engine import Ids, Row
 from export.tower import Vocabulary
 
 TEXTS = tuple(Path(__file__).with_name("samples.txt").read_text().splitlines())
+ODD = (
+    "a",
+    "?",
+    "  two  spaces,\ta tab and\na line ",
+    "Cafe\u0301 and café, ﬁne ½ \uff21\uff22\uff23",
+    "👩‍👩‍👧 👍🏽 🇮🇪 ☃️",
+    "متى تفتح المكتبة أبوابها؟",
+    "पानी कितने डिग्री पर उबलता है?",
+    "도서관은 몇 시에 문을 닫나요?",
+    "Когда отправляется последний поезд?",
+    "πόσο κοστίζει το εισιτήριο;",
+    "https://example.com/a?b=c&d=%20#e 0x1F 3.14e-10",
+    "supercalifragilisticexpialidocious" * 4,
+)
+"""Texts that tokenizers trip over: other scripts, emoji, white space, composed letters, one letter, one long word."""
+SIZES = ((64, 64), (300, 200), (97, 203), (512, 512))
+"""Width and height of the images that are sent as files."""
 LENGTHS = (3, 4, 6, 9, 14, 22, 35, 56, 90, 145, 233, 377, 700, 1500, 3000, 6000)
 """Tokens of the rows that are compared, as far as the model takes them; its limit is always one."""
 
@@ -62,3 +82,29 @@ def images(height: int, width: int) -> list[NDArray[np.uint8]]:
     plain = [np.full((3, height, width), value, np.uint8) for value in (0, 128, 255)]
     ramp = np.linspace(0, 255, height * width).astype(np.uint8).reshape(height, width)
     return [*noise, *plain, np.stack([ramp, ramp.T.reshape(height, width), 255 - ramp])]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An image file."""
+
+    content: bytes
+    media_type: str
+    width: int
+    height: int
+
+
+def files() -> list[File]:
+    """A PNG and a JPEG of every size: gradients with noise."""
+    chance = np.random.default_rng(0)
+    found = []
+    for width, height in SIZES:
+        x, y = np.linspace(0, 200, width)[None, :], np.linspace(0, 200, height)[:, None]
+        planes = [x + 0 * y, y + 0 * x, (x * y) / 200]
+        noise = chance.integers(0, 56, (height, width, 3))
+        image = Image.fromarray((np.stack(planes, 2) + noise).astype(np.uint8))
+        for kind in ("png", "jpeg"):
+            written = io.BytesIO()
+            image.save(written, kind)
+            found.append(File(written.getvalue(), f"image/{kind}", width, height))
+    return found

@@ -39,7 +39,7 @@ def inside(*folders: str) -> set[str]:
         ("tritonclient", inside("gateway/triton.py", "export/config.py")),
         ("gateway.routes", inside("gateway/routes/", "gateway/app.py", "gateway/protocol.py")),
         ("gateway.service", inside("gateway/service/", "gateway/routes/", "gateway/health.py")),
-        ("httpx2", inside("gateway/fetch.py", "bulk/client.py")),
+        ("httpx2", inside("gateway/fetch.py", "bulk/client.py", "export/served.py")),
         ("pyarrow", inside("bulk/job.py")),
         ("opentelemetry", inside("gateway/tracing.py")),
         ("prometheus_client", inside("gateway/metrics.py", "gateway/routes/metrics.py")),
@@ -78,13 +78,9 @@ def test_settings_know_of_hosts_and_keys_only() -> None:
 
 def test_the_environment_is_read_at_the_entry_points_only() -> None:
     readers = {str(file) for file in SOURCES if "os.environ" in file.read_text()}
-    assert readers == {
-        "bulk/__main__.py",
-        "embedded/__main__.py",
-        "embedded/triton.py",
-        "export/preload.py",  # writes to it, for the processes that read models
-        "gateway/__main__.py",
-    }
+    entries = {f"{package}/__main__.py" for package in ("bulk", "embedded", "export", "gateway")}
+    # The latter writes to it, for the processes that read models.
+    assert readers == entries | {"embedded/triton.py", "export/preload.py"}
 
 
 def test_nothing_is_mocked() -> None:

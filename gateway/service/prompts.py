@@ -12,9 +12,13 @@ from gateway.tokenize import INSTRUCTION
 
 MAX_INSTRUCTION = 4096
 """Characters of an instruction; real ones are a sentence or two."""
-PURPOSES: tuple[tuple[str, ...], ...] = (
+SIDES: tuple[tuple[str, ...], ...] = (
     ("query", "search_query", "retrieval.query", "question", "retrieval_query"),
     ("document", "passage", "search_document", "retrieval.passage", "corpus", "retrieval_passage"),
+)
+"""Names of the two sides of a search."""
+PURPOSES = (
+    *SIDES,
     ("classification",),
     ("clustering", "separation"),
     ("text-matching", "sts", "similarity", "text_matching"),
@@ -58,8 +62,9 @@ def instruct(tower: TextTower, prompt: str, instruction: str | None) -> str:
 def choose(tower: TextTower, purpose: str | None, place: str, instruction: str | None = None) -> str:
     """What to put in front of texts that are not token ids.
 
-    A model that has no prompt for a purpose gets its default one, as in sentence-transformers' encode_query. An
-    instruction is for queries, if no purpose is named.
+    A model that has no prompt for a purpose gets its default one; but a side of a search gets none, as in
+    sentence-transformers' encode_query and encode_document: the default may be the other side's. An instruction is for
+    queries, if no purpose is named.
 
     Args:
         tower: whose prompts.
@@ -82,7 +87,8 @@ def _prompt(tower: TextTower, purpose: str | None, place: str) -> str:
         return tower.prompts[purpose]
     for names in PURPOSES:
         if purpose in names:
-            return next((tower.prompts[name] for name in names if name in tower.prompts), tower.default_prompt)
+            default = "" if names in SIDES else tower.default_prompt
+            return next((tower.prompts[name] for name in names if name in tower.prompts), default)
     if purpose in tower.variants:
         return tower.default_prompt
     known = ", ".join([*tower.variants, *tower.prompts, *(name for names in PURPOSES for name in names)])

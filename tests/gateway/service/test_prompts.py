@@ -47,6 +47,11 @@ def test_model_without_prompts_takes_every_purpose(repository: Path) -> None:
     assert choose(tower(repository, {}), "search_query", "input_type") == ""
 
 
+@pytest.mark.parametrize("purpose", ["query", "search_document"])
+def test_side_of_a_search_never_gets_the_default_prompt(repository: Path, purpose: str) -> None:
+    assert choose(tower(repository, {"news": "n: "}, "n: "), purpose, "input_type") == ""
+
+
 def test_unknown_purpose_is_refused_by_its_field(repository: Path) -> None:
     with pytest.raises(
         InvalidRequest, match="task is 'cooking'; model 'm' knows query, passage, STS-B, query, search_"

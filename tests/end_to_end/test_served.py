@@ -1,0 +1,150 @@
+"""`--check --url`: what is served equals the library's own call, or one sentence says where it does not."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from export import served
+from export.entry import Entry, build
+from export.errors import ExportError
+from export.manifest import ModelSpec, load
+from export.served import Gateway
+from loadtest.servers import free_ports
+from tests.export import tiny
+from tests.serving import Server, serve
+
+KEY = "of-the-tests"
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, ModelSpec]:
+    """A model of each task, in fp32, where no error hides."""
+    folder = tmp_path_factory.mktemp("sources")
+    embedding = str(tiny.write_embedding(folder / "embedding"))
+    made = [
+        ModelSpec(name="embedding", task="text-embedding", source=embedding, precision="fp32", dimensions=(8,)),
+        ModelSpec(name="short", task="text-embedding", source=embedding, precision="fp32", max_tokens=16),
+        ModelSpec(name="late", task="late-interaction", source=embedding, precision="fp32"),
+        ModelSpec(
+            name="cross",
+            task="cross-encoder",
+            source=str(tiny.write_cross_encoder(folder / "cross", "XLM-RoBERTa")),
+            precision="fp32",
+        ),
+        ModelSpec(
+            name="clip", task="image-text", source=str(tiny.write_image_text(folder / "clip", "CLIP")), precision="fp32"
+        ),
+    ]
+    return {spec.name: spec for spec in made}
+
+
+@pytest.fixture(scope="module")
+def built(specs: Mapping[str, ModelSpec], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of them."""
+    folder = tmp_path_factory.mktemp("repository")
+    for spec in specs.values():
+        build(spec, folder, progress=print)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gateway(built: Path) -> Iterator[Server]:
+    """Serves them to those who have a key."""
+    with serve(built, GATEWAY_API_KEYS=KEY) as running:
+        yield running
+
+
+def check(spec: ModelSpec, repository: Path, url: str, key: str | None = KEY) -> list[Entry]:
+    return served.check(spec, repository, Gateway(url, key), progress=print)
+
+
+def refused(spec: ModelSpec, repository: Path, url: str, key: str | None = KEY) -> str:
+    with pytest.raises(ExportError) as caught:
+        check(spec, repository, url, key)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["embedding", "short", "late", "cross", "clip"])
+def test_what_is_served_is_the_librarys(
+    name: str, specs: Mapping[str, ModelSpec], built: Path, gateway: Server
+) -> None:
+    entries = check(specs[name], built, gateway.url)
+    assert [entry.folder.name for entry in entries] == list(specs[name].triton_names)
+    for entry in entries:
+        (parity,), (speed,) = entry.proof["parity"], entry.proof["speed"]
+        assert 0 <= parity["mean"] <= parity["worst"] <= parity["tolerance"]["worst"]
+        assert (parity["batches"], parity["precision"]) == ("served", "fp32")
+        assert speed["per_second"] > 0
+
+
+@pytest.mark.parametrize("name", ["all-minilm-l6-v2", "minilm-late-interaction", "minilm-pictogram"])
+def test_default_models_are_the_librarys(name: str, repository: Path, server: Server) -> None:
+    assert check(load()[name], repository, server.url)
+
+
+def test_other_weights_are_named_by_text_and_numbers(gateway: Server, tmp_path: Path) -> None:
+    other = ModelSpec(
+        name="embedding",
+        task="text-embedding",
+        source=str(tiny.write_embedding(tmp_path / "source", pooling="cls")),
+        precision="fp32",
+        dimensions=(8,),
+    )
+    build(other, tmp_path / "repository", progress=print)
+    said = refused(other, tmp_path / "repository", gateway.url)
+    assert said.startswith("[embedding] '")
+    assert ": expected [" in said
+    assert "], got [" in said
+    assert said.endswith("where 0.0001 is the most")
+
+
+def test_source_that_has_changed_is_not_asked(built: Path, tmp_path: Path) -> None:
+    spec = ModelSpec(
+        name="embedding", task="text-embedding", source=str(tiny.write_embedding(tmp_path)), precision="fp32"
+    )
+    said = refused(spec, built, "http://127.0.0.1:1")
+    assert said == "[embedding] source: is not what was exported: run python -m export embedding"
+
+
+def test_gateway_that_is_not_there_is_named(specs: Mapping[str, ModelSpec], built: Path) -> None:
+    (port,) = free_ports(1)
+    said = refused(specs["embedding"], built, f"http://127.0.0.1:{port}")
+    assert said.startswith(f"[embedding] url: http://127.0.0.1:{port} does not answer: ")
+
+
+def test_gateway_says_why_it_refuses(specs: Mapping[str, ModelSpec], built: Path, gateway: Server) -> None:
+    assert refused(specs["embedding"], built, gateway.url, key=None).startswith(
+        "[embedding] url: /v1/models/embedding answers 401: "
+    )
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "export", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"CONCH_API_KEY": KEY},
+    )
+
+
+def test_command_prints_the_table_of_an_export(
+    specs: Mapping[str, ModelSpec], built: Path, gateway: Server, tmp_path: Path
+) -> None:
+    spec = specs["embedding"]
+    manifest = tmp_path / "models.toml"
+    manifest.write_text(f'[embedding]\ntask = "{spec.task}"\nsource = "{spec.source}"\nprecision = "fp32"\n')
+    where = ("--manifest", str(manifest), "--repository", str(built))
+    done = command("embedding", "--check", "--url", gateway.url, *where)
+    assert done.returncode == 0, done.stderr
+    assert "Compared with the reference" in done.stdout
+    assert any(line.split()[:3] == ["embedding", "fp32", "cosine"] for line in done.stdout.splitlines())
+
+
+def test_url_without_check_is_refused() -> None:
+    refused = command("--url", "http://127.0.0.1:1")
+    assert (refused.returncode, "--url is for --check" in refused.stderr) == (2, True)
