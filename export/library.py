@@ -23,14 +23,13 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
 )
 
 from export import pair_template, samples, source
-from export.loading import OPTIONS, Model, architecture, load_model, load_tokenizer, loading
+from export.loading import OPTIONS, Model, architecture, load_model, load_processor, load_tokenizer, loading
 from export.manifest import ModelSpec, Task
 from export.measures import Vectors
 from export.question import Limits, Question, question
@@ -341,7 +340,7 @@ def _joint(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[OfTexts, OfIm
         with torch.inference_mode():
             return _unit(torch.cat([_pooled(model.get_text_features(**tokenizer(text, **cut))) for text in texts]))
 
-    processor = _processor(spec, folder, "source")
+    processor = load_processor(spec, folder, "source")
 
     def of_images(images: Sequence[Image.Image]) -> Vectors:
         with torch.inference_mode():
@@ -357,7 +356,7 @@ def _images(spec: ModelSpec, folder: Path) -> OfImages:
     key = "image_source"
     with loading(spec, key):
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=spec.allow_remote_code)
-    processor = _processor(spec, folder, key)
+    processor = load_processor(spec, folder, key)
     is_classifier = architecture(config).endswith("ForImageClassification")
     model = load_model(spec, AutoModelForImageClassification if is_classifier else AutoModel, folder, key)
 
@@ -367,13 +366,6 @@ def _images(spec: ModelSpec, folder: Path) -> OfImages:
         return _unit(found.logits if is_classifier else found.last_hidden_state[:, 0])
 
     return of_images
-
-
-def _processor(spec: ModelSpec, folder: Path, key: str) -> Model:
-    with loading(spec, key):  # by Pillow, as the gateway does it
-        return AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            folder, local_files_only=True, use_fast=False, trust_remote_code=spec.allow_remote_code
-        )
 
 
 def _pooled(features: Model) -> torch.Tensor:

@@ -83,7 +83,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
 def _settings(spec: ModelSpec, folder: Path) -> dict[str, Any]:
     """What sentence-transformers has written about a folder, as data."""
     file = folder / "config_sentence_transformers.json"
-    with loading(spec):
+    with loading(spec, folder=folder):
         return dict(json.loads(file.read_text())) if file.is_file() else {}
 
 
@@ -93,7 +93,7 @@ def _options(spec: ModelSpec) -> dict[str, Any]:
 
 def _declared(spec: ModelSpec, folder: Path) -> Model:
     """The modules that a folder lists, if they are known."""
-    with loading(spec):
+    with loading(spec, folder=folder):
         kinds = [str(module["type"]) for module in json.loads((folder / "modules.json").read_text())]
     names = tuple(kind.rpartition(".")[2] for kind in kinds)
     own = all(kind.startswith("sentence_transformers.") for kind in kinds)
@@ -101,7 +101,7 @@ def _declared(spec: ModelSpec, folder: Path) -> Model:
         raise SourceError(f"[{spec.name}] source: a cross-encoder of {', '.join(kinds)} is not supported")
     if spec.true_token is not None and names == MODULES:
         raise SourceError(f"[{spec.name}] true_token: the source says it already (LogitScore)")
-    with loading(spec):
+    with loading(spec, folder=folder):
         return Reference(
             str(folder),
             device="cpu",
@@ -118,7 +118,7 @@ def _assembled(spec: ModelSpec, folder: Path, named: Reranker | None) -> Model:
     It would take "yes" and "no" for all.
     """
     code = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
-    with loading(spec):
+    with loading(spec, folder=folder):
         kind = architecture(AutoConfig.from_pretrained(folder, **code))
     if kind.endswith("ForSequenceClassification"):
         task = "sequence-classification"
@@ -134,7 +134,7 @@ def _assembled(spec: ModelSpec, folder: Path, named: Reranker | None) -> Model:
             f"[{spec.name}] source: {kind or 'its model'} is no sequence classifier and no causal language model; to"
             " rerank with an embedding model, use task late-interaction"
         )
-    with loading(spec):
+    with loading(spec, folder=folder):
         transformer = Transformer(
             str(folder),
             transformer_task=cast(Any, task),

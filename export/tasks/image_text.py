@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
 )
@@ -19,7 +18,7 @@ from export import samples
 from export.encoder import RowEncoder
 from export.errors import SourceError
 from export.heads import Encode, ImageEmbedding, Pool, Project, TextEmbedding
-from export.loading import Model, architecture, load_model, load_tokenizer, loading
+from export.loading import Model, architecture, load_model, load_processor, load_tokenizer, loading
 from export.manifest import ModelSpec
 from export.rows import Rows
 from export.runtime.engine import Row
@@ -74,7 +73,7 @@ def _joint(spec: ModelSpec, folder: Path) -> list[Tower]:
             f" {', '.join(_TEXT_KINDS)}; for two folders, name the image tower's as image_source"
         )
     text = _text(spec, model, load_tokenizer(spec, folder))
-    processor = _processor(spec, folder)
+    processor = load_processor(spec, folder)
     if model.config.model_type == "siglip2":
         vision = _patched(spec, model, processor)
     else:
@@ -143,9 +142,9 @@ class _FilledUp(torch.nn.Module):
 
 def _vision(spec: ModelSpec, folder: Path) -> Tower:
     """The image tower of a folder of its own: a classifier's logits, or else the first token's vector."""
-    with loading(spec, "image_source"):
+    with loading(spec, "image_source", folder):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.allow_remote_code)
-    processor = _processor(spec, folder, "image_source")
+    processor = load_processor(spec, folder, "image_source")
     if architecture(config).endswith("ForImageClassification"):
         classifier = load_model(spec, AutoModelForImageClassification, folder, "image_source")
         return _pixels(spec, _ImageModel(classifier, lambda model, pixels: model(pixels).logits), processor)
@@ -163,13 +162,6 @@ class _ImageModel(torch.nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.embed(self.model, pixels)
-
-
-def _processor(spec: ModelSpec, folder: Path, key: str = "source") -> Model:
-    with loading(spec, key):
-        return AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            folder, local_files_only=True, use_fast=False, trust_remote_code=spec.allow_remote_code
-        )
 
 
 def _pixels(spec: ModelSpec, model: _ImageModel, processor: Model) -> Tower:

@@ -19,7 +19,7 @@ from export import samples
 from export.encoder import RowEncoder
 from export.errors import SourceError
 from export.heads import LateInteraction
-from export.loading import OPTIONS, Model, load_model, loading
+from export.loading import OPTIONS, Model, check_module, loading
 from export.manifest import ModelSpec
 from export.rows import Rows
 from export.runtime.engine import Array, Row
@@ -130,7 +130,7 @@ def _reference(spec: ModelSpec, folder: Path) -> Model:
         raise SourceError(f"[{spec.name}] source: it has the settings of a multi-vector model, but no modules.json")
     options = OPTIONS | {"use_safetensors": None if spec.allow_pickle else True}
     code: dict[str, Any] = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
-    with loading(spec), warnings.catch_warnings():
+    with loading(spec, folder=folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if is_multi_vector:
             reference: Model = MultiVectorEncoder(str(folder), device="cpu", model_kwargs=options, **code)
@@ -142,17 +142,18 @@ def _reference(spec: ModelSpec, folder: Path) -> Model:
                 str(folder), model_kwargs=options | code, processor_kwargs=code, config_kwargs=code
             )
             reference = _plain(transformer, {})
-    if isinstance(reference[0], Transformer):
-        # sentence-transformers makes up what is missing; the same loaded again tells.
-        load_model(spec, type(reference[0].auto_model), folder / _place(folder))
+    check_module(spec, reference[0], folder / next(iter(_places(folder)), ""), ("linear.",) if is_stanford else ())
+    layers = [module for module in reference if type(module) is Dense]
+    for place, layer in zip(_places(folder, ".Dense"), layers, strict=False):  # an embedding model's are left out
+        check_module(spec, layer, folder / place)
     return reference
 
 
-def _place(folder: Path) -> str:
-    """Where in a folder the transformer is."""
-    modules = folder / "modules.json"
-    place: str = json.loads(modules.read_text())[0]["path"] if modules.is_file() else ""
-    return place
+def _places(folder: Path, kind: str = "") -> list[str]:
+    """Where in a folder its modules are, or those of one kind."""
+    file = folder / "modules.json"
+    entries = json.loads(file.read_text()) if file.is_file() else []
+    return [entry["path"] for entry in entries if entry["type"].endswith(kind)]
 
 
 def _plain(transformer: Model, prompts: Mapping[str, str]) -> Model:

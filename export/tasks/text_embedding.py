@@ -28,7 +28,7 @@ from export import prompts, samples
 from export.encoder import RowEncoder
 from export.errors import SourceError
 from export.heads import Encode, Lookup, Pool, TextEmbedding
-from export.loading import OPTIONS, UNREADABLE, Model, architecture, load_model, loading
+from export.loading import OPTIONS, UNREADABLE, Model, architecture, check_module, loading
 from export.manifest import ModelSpec
 from export.runtime.engine import Row
 from export.tasks import variants
@@ -102,7 +102,7 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
 
 
 def _load(spec: ModelSpec, folder: Path, *, has_modules: bool) -> Model:
-    with loading(spec), warnings.catch_warnings():
+    with loading(spec, folder=folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         options = OPTIONS | {"use_safetensors": None if spec.allow_pickle else True}
         if has_modules:
@@ -122,8 +122,7 @@ def _load(spec: ModelSpec, folder: Path, *, has_modules: bool) -> Model:
             reference = SentenceTransformer(modules=[transformer, pooling], device="cpu")
     # sentence-transformers makes up weights that are missing; the same loaded again tells.
     for module, own in variants.located(reference, folder) if has_modules else [(reference[0], folder)]:
-        if isinstance(module, Transformer):
-            load_model(spec, type(module.auto_model), own)
+        check_module(spec, module, own)
     if spec.prompts:
         if any(reference.prompts.values()):
             raise SourceError(f"[{spec.name}] prompts: the source names its own (config_sentence_transformers.json)")
@@ -137,7 +136,7 @@ def _check_kind(spec: ModelSpec, folder: Path, *, has_modules: bool) -> None:
     if kind in OTHER_KINDS:
         raise SourceError(f"[{spec.name}] source: it is a {kind} of sentence-transformers: {OTHER_KINDS[kind]}")
     if not has_modules:
-        with loading(spec):
+        with loading(spec, folder=folder):
             config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.allow_remote_code)
         if architecture(config).endswith("ForSequenceClassification"):
             raise SourceError(f"[{spec.name}] source: {architecture(config)} is a classifier: use task cross-encoder")
@@ -148,7 +147,7 @@ def _settings(spec: ModelSpec, folder: Path) -> dict[str, Any]:
     file = folder / "config_sentence_transformers.json"
     if not file.is_file():
         return {}
-    with loading(spec):
+    with loading(spec, folder=folder):
         settings: dict[str, Any] = json.loads(file.read_text())
     return settings
 

@@ -548,9 +548,12 @@ def write_image_text(folder: Path, name: str) -> Path:
     torch.manual_seed(0)
     text = SIZES | {"max_position_embeddings": 64}
     tokens = {"CLIP": clip_pairs, "ChineseCLIP": wordpiece, "SigLIP": decoder_pairs, "SigLIP 2": siglip2_pairs}[name]()
-    text |= {"vocab_size": len(tokens), "pad_token_id": tokens.pad_token_id, "projection_size": WIDTH}
+    text |= {"vocab_size": len(tokens), "pad_token_id": tokens.pad_token_id}
+    text |= {"projection_size": WIDTH} if name.startswith("SigLIP") else {}
     text |= {"eos_token_id": tokens.eos_token_id, "bos_token_id": tokens.bos_token_id}
-    vision = VISION | ({"num_patches": 16} if name == "SigLIP 2" else {})
+    vision = VISION
+    if name == "SigLIP 2":  # which takes images of any size
+        vision = {key: value for key, value in VISION.items() if key != "image_size"} | {"num_patches": 16}
     settings, processor = {
         "CLIP": (
             transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=24),
