@@ -1,13 +1,16 @@
 """Models that are exported while the server runs are loaded beside the others, and answer as transformers does."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from PIL import Image
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
@@ -148,7 +151,7 @@ def assert_same(answered: np.ndarray, expected: object) -> None:
     assert (answered * vectors).sum(1).min() >= 0.9999
 
 
-def test_routes_and_adapters_are_chosen_by_purpose(server: tuple[Server, Path], tmp_path: Path) -> None:
+def test_routes_are_chosen_by_purpose(server: tuple[Server, Path], tmp_path: Path) -> None:
     running, served = server
     source = tiny.write_router(tmp_path / "source")
     routed = ModelSpec(name="tiny-routed", task="text-embedding", source=str(source), variants=("document", "query"))
@@ -182,3 +185,22 @@ def test_static_embedding_and_smaller_vectors_are_those_of_the_library(
     reference = SentenceTransformer(str(source), device="cpu")
     assert_same(embedded(running, spec, served), reference.encode(DOCUMENTS))
     assert_same(embedded(running, spec, served, dimensions=8), reference.encode(DOCUMENTS, truncate_dim=8))
+
+
+def test_adapters_of_one_base_are_chosen_by_task(server: tuple[Server, Path], tmp_path: Path) -> None:
+    running, served = server
+    source = tiny.write_adapters(tmp_path / "source", ["retrieval", "clustering"])
+    spec = ModelSpec(
+        name="tiny-adapted", task="text-embedding", source=str(source), variants=("retrieval", "clustering")
+    )
+    for name, purpose in (
+        ("retrieval", {"task": "retrieval.query"}),
+        ("clustering", {"task": "separation"}),
+        ("retrieval", {}),
+    ):
+        reference = SentenceTransformer(str(source), device="cpu")
+        transformer: Any = reference[0]
+        with warnings.catch_warnings():  # PEFT asks for what transformers has renamed
+            warnings.simplefilter("ignore")
+            transformer.model = PeftModel.from_pretrained(transformer.auto_model, str(source / "adapters" / name))
+        assert_same(embedded(running, spec, served, **purpose), reference.encode(DOCUMENTS))

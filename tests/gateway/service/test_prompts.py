@@ -105,7 +105,7 @@ def test_purposes_of_all_vendors_find_the_models_own_variant(
     found = for_purpose(model, purpose).text
     assert found is not None
     assert found.variant == expected
-    assert choose(found, purpose, "task") == "d: "
+    assert choose(found, purpose, "task") in {"", "d: "}  # no variant is an unknown purpose
 
 
 def test_unknown_purpose_names_the_variants(repository: Path) -> None:
