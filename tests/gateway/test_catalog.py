@@ -141,6 +141,11 @@ def test_prompts_are_read(repository: Path, tmp_path: Path) -> None:
         ({"template": "{"}, "DecodeError"),
         ({"template": '{"prefix": "{query}"}'}, "missing required field `suffix`"),
         ({"template": '{"prefix": "", "suffix": ""}'}, "the template has 0 places for {query}, not 1"),
+        (
+            {"template": '{"prefix": "{query}", "suffix": "", "instructed": {"prefix": "{query}", "suffix": ""}}'},
+            "the template has 0 places for {instruction}, not 1",
+        ),
+        ({"instructed_prompts": '{"query": "Instruct: {instruction}"}'}, "instructed_prompts 'query' is none of its"),
         ({"prompts": '["query: "]'}, "Expected `object`, got `array`"),
         ({"default_prompt": "query"}, "default_prompt 'query' is none of its prompts"),
         ({"max_query_tokens": "65"}, "max_query_tokens is 65, not 1 to its max_tokens of 64"),
