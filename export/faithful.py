@@ -205,8 +205,11 @@ def dropped(folder: Path, model: Model) -> list[str]:
 
     def matters(path: Keys, value: object) -> bool:
         """Whether another value there is read by the model's code."""
+        return any(is_read_as_other(path, other) for other in _others(value))
+
+    def is_read_as_other(path: Keys, value: object) -> bool:
         other = copy.deepcopy(said)
-        _at(other, path[:-1])[path[-1]] = _another(value)
+        _at(other, path[:-1])[path[-1]] = value
         try:
             return code_reads(other) != fresh
         except Exception:  # noqa: BLE001 - of whatever kind: the value was looked at, and refused
@@ -218,16 +221,34 @@ def dropped(folder: Path, model: Model) -> list[str]:
         spelled = path[-1] in LAYERS and _at(other, path[:-1]).pop("layer_types", None)
         return bool(spelled) and code_reads(other) == fresh
 
-    return changed + [
-        f"{'.'.join(path)} = {json.dumps(value)}"
-        for path, value in _leaves(said)
-        if not _is_harmless(path[-1], value)
-        and not _is_read(model.config, path, value, fresh)
-        and not _is_condition(model.config, path)
-        and not _is_said_again(model.config, path, value)
-        and not matters(path, value)
-        and not is_spelled_out(path)
-    ]
+    return (
+        _halved(said)
+        + changed
+        + [
+            f"{'.'.join(path)} = {json.dumps(value)}"
+            for path, value in _leaves(said)
+            if not _is_harmless(path[-1], value)
+            and not _is_read(model.config, path, value, fresh)
+            and not _is_condition(model.config, path)
+            and not _is_said_again(model.config, path, value)
+            and not matters(path, value)
+            and not is_spelled_out(path)
+        ]
+    )
+
+
+def _halved(said: Mapping[str, Any]) -> list[str]:
+    """The window of an EmbeddingGemma that transformers 4.57 has saved: it wrote half of it, and 5 halves it again.
+
+    Published windows are even; half of one and the token itself, as it was written, is odd.
+    """
+    window = said.get("sliding_window")
+    is_half = said.get("use_bidirectional_attention") is True and isinstance(window, int) and window % 2 == 1
+    return (
+        [f"sliding_window = {window}, which was halved when it was saved ({(window - 1) * 2} before)"]
+        if is_half
+        else []
+    )
 
 
 def _leaves(said: Mapping[str, Any], before: Keys = ()) -> Iterator[tuple[Keys, Any]]:
@@ -286,13 +307,13 @@ def _at(content: Model, path: Keys) -> Model:
     return content
 
 
-def _another(value: object) -> object:
-    """A value of the same type."""
+def _others(value: object) -> tuple[object, ...]:
+    """Other values of the same type. One alone may mean the same: every fifth of two layers is every second."""
     if isinstance(value, bool):
-        return not value
+        return (not value,)
     if isinstance(value, (int, float)):
-        return value * 2 + 1
-    return [*value, *value] if isinstance(value, list) else f"{value}?"
+        return value * 2 + 1, 1, 2
+    return ([*value, *value],) if isinstance(value, list) else (f"{value}?",)
 
 
 def _reads(config: PretrainedConfig, sources: _Sources) -> Read:

@@ -36,6 +36,7 @@ from export.question import Limits, Question, question
 from export.rerankers import BORDER, DOCUMENT, QUERY, PairTemplate, Reranker, with_default
 from export.tasks import text_embedding, variants
 from export.tasks.late_interaction import MULTI_VECTOR, PYLATE, STANFORD
+from export.tower import MOST_TOKENS
 
 PURPOSES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "query": (("input_type", "query"), ("task", "retrieval.query"), ("input_type", "search_query")),
@@ -96,18 +97,19 @@ def _text_embedding(spec: ModelSpec, folder: Path, limits: Limits) -> Iterator[Q
     yield from _embeddings(spec, text_embedding.pipeline(spec, folder), limits)
 
 
-def _limit(model: Model, limits: Limits) -> None:
-    """Have a model read no more tokens than are served."""
+def _limit(spec: ModelSpec, model: Model, limits: Limits) -> None:
+    """Have a model read no more tokens than are served. Routes of a model have limits of their own."""
     for module in model.modules():
         if isinstance(module, StaticEmbedding):
-            module.tokenizer.enable_truncation(limits.max_tokens)
+            own = (module.tokenizer.truncation or {}).get("max_length", MOST_TOKENS)
+            module.tokenizer.enable_truncation(spec.max_tokens or min(own, MOST_TOKENS))
         elif isinstance(module, Transformer):
-            module.max_seq_length = limits.max_tokens
+            module.max_seq_length = min(module.max_seq_length or limits.max_tokens, limits.max_tokens)
 
 
 def _embeddings(spec: ModelSpec, model: Model, limits: Limits) -> Iterator[Question]:
     """Vectors of texts: all together, one alone, for every purpose, variant and prompt, and of every size."""
-    _limit(model, limits)
+    _limit(spec, model, limits)
     texts, again = _texts(limits), _again(limits)
     towers = dict(zip(spec.variants, spec.triton_names, strict=True)) if spec.variants else {}
     default = next(iter(spec.variants), "")

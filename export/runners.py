@@ -30,7 +30,11 @@ class Runner(Protocol):
     precision: Precision
 
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """Every row, [N, width], in the order given, all of them in one batch where the backend would."""
+        """Every row, [N, width], in the order given, all of them in one batch where the backend would.
+
+        Raises:
+            SourceError: the engine cannot compute what the graph asks for.
+        """
 
 
 def runners(spec: ModelSpec, fields: Sequence[Field], graph: Path) -> Iterator[Runner]:
@@ -45,24 +49,25 @@ def runners(spec: ModelSpec, fields: Sequence[Field], graph: Path) -> Iterator[R
 
 
 @contextmanager
-def _opening(engine: str) -> Iterator[None]:
+def _running(engine: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as exc:
         reason = str(exc).strip().splitlines()[-1]
-        raise SourceError(f"verify: {engine} cannot run the graph: {reason}") from exc
+        raise SourceError(f"source: {engine} cannot run the graph: {reason}") from exc
 
 
 class OpenVino:
     """The engine of the python backend."""
 
     def __init__(self, graph: Path, precision: Precision) -> None:
-        with _opening("OpenVINO"):
+        with _running("OpenVINO"):
             self._engine = Engine(graph, HINTS[precision])
         self.precision: Precision = precision if precision == "int8" else NAMES[self._engine.precision]
 
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:  # noqa: D102
-        return self._engine.run(rows)
+        with _running("OpenVINO"):
+            return self._engine.run(rows)
 
 
 class OnnxRuntime:
@@ -80,7 +85,7 @@ class OnnxRuntime:
         options = ort.SessionOptions()
         options.enable_cpu_mem_arena = False  # it keeps what a long row took, rounded up to a power of two
         options.log_severity_level = 3  # errors: it warns of every fp16 operator that a CPU has no kernel for
-        with _opening("ONNX Runtime"):
+        with _running("ONNX Runtime"):
             self._session = ort.InferenceSession(graph, options, providers=_providers(fields))
             check_cuda(ort.get_available_providers(), self._session.get_providers())
         self._fields = fields

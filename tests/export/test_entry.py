@@ -211,7 +211,7 @@ def test_check_of_a_graph_that_cannot_be_opened_is_one_sentence(fp32: ModelSpec,
         weights.write_bytes(weights.read_bytes()[:100])
     else:
         (damaged / "1" / "model.onnx").unlink()
-    with pytest.raises(SourceError, match=r"^verify: OpenVINO cannot run the graph: "):
+    with pytest.raises(SourceError, match=r"^source: OpenVINO cannot run the graph: "):
         check(fp32, damaged.parent, silent)
 
 

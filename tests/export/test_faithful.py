@@ -362,3 +362,9 @@ def test_normalisation_of_both_generations_is_loaded(normalize: str, versions: d
 
 def table(folder: Path) -> ModelSpec:
     return ModelSpec(name="tiny", task="text-embedding", source=str(folder))
+
+
+def test_window_that_was_halved_when_it_was_saved_is_refused(tmp_path: Path) -> None:
+    folder = edited(tmp_path, "EmbeddingGemma", {"sliding_window": 9})  # transformers 4.57 writes so for 16
+    with pytest.raises(SourceError, match=r"sliding_window = 9, which was halved when it was saved \(16 before\)$"):
+        load_model(SPEC, AutoModel, folder)

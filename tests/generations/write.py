@@ -50,10 +50,7 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 128,
 }
 DECODER = SIZES | {"num_key_value_heads": 2, "head_dim": 8}
-CHAT = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "<|im_start|>assistant\n"
-)
+CHAT = "{% for message in messages %}{{ message.role[0] }}: {{ message.content }}\n{% endfor %}a:"
 
 Answers = Mapping[str, Any]
 
@@ -412,6 +409,7 @@ def logit_score(folder: Path) -> None:
     vocabulary = byte_pairs().get_vocab()
     scored = LogitScore(true_token_id=vocabulary["yes"], false_token_id=vocabulary["no"])
     reader = transformer(base, transformer_task="text-generation", processor_kwargs={"chat_template": CHAT})
+    reader.max_seq_length = reader.tokenizer.model_max_length = 100  # of which the template takes half
     CrossEncoder(modules=[reader, scored], device="cpu").save_pretrained(str(folder))
 
 
