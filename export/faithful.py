@@ -243,12 +243,9 @@ def _halved(said: Mapping[str, Any]) -> list[str]:
     Published windows are even; half of one and the token itself, as it was written, is odd.
     """
     window = said.get("sliding_window")
-    is_half = said.get("use_bidirectional_attention") is True and isinstance(window, int) and window % 2 == 1
-    return (
-        [f"sliding_window = {window}, which was halved when it was saved ({(window - 1) * 2} before)"]
-        if is_half
-        else []
-    )
+    if said.get("use_bidirectional_attention") is not True or not isinstance(window, int) or window % 2 == 0:
+        return []
+    return [f"sliding_window = {window}, which was halved when it was saved ({(window - 1) * 2} before)"]
 
 
 def _leaves(said: Mapping[str, Any], before: Keys = ()) -> Iterator[tuple[Keys, Any]]:

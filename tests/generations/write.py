@@ -409,7 +409,7 @@ def logit_score(folder: Path) -> None:
     vocabulary = byte_pairs().get_vocab()
     scored = LogitScore(true_token_id=vocabulary["yes"], false_token_id=vocabulary["no"])
     reader = transformer(base, transformer_task="text-generation", processor_kwargs={"chat_template": CHAT})
-    reader.max_seq_length = reader.tokenizer.model_max_length = 100  # of which the template takes half
+    reader.max_seq_length = 100  # of which the template takes a third
     CrossEncoder(modules=[reader, scored], device="cpu").save_pretrained(str(folder))
 
 
