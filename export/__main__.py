@@ -158,6 +158,8 @@ def _run(
                 failures.append(str(exc) if str(exc).startswith("[") else f"[{spec.name}] {exc}")
             except OSError as exc:  # of the repository: no room, not writable, not a folder
                 failures.append(f"[{spec.name}] repository: {exc}")
+            except Exception as exc:  # noqa: BLE001 - of a source as nobody foresaw it; the others are to be built
+                failures.append(f"[{spec.name}] source: cannot be read: {type(exc).__name__}: {exc}")
             stages.finish()
     if entries:
         console.print(_report(entries))

@@ -83,9 +83,9 @@ def trace(tower: Tower, path: Path, *, ragged: bool, slices: int = 1) -> None:
     graph = _Graph(tower, ragged=ragged).eval()
     try:
         with warnings.catch_warnings(), torch.inference_mode():
-            # The tracer warns of every size it takes for a constant, and that its successor is the default. Verification
-            # finds what is wrongly constant. The successor, torch.export with onnxscript, gives graphs that are as exact
-            # and as fast on OpenVINO, of half as many nodes, but takes 11 s for all-MiniLM-L6-v2 where this one takes 1.
+            # The tracer warns of every size it takes for a constant, and that its successor is the default.
+            # Verification finds what is wrongly constant. The successor, torch.export with onnxscript, gives graphs as
+            # exact and as fast on OpenVINO, of half as many nodes, in 11 s for all-MiniLM-L6-v2: here it takes 1.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 graph,

@@ -108,7 +108,7 @@ def _locate(spec: ModelSpec, key: str, where: str, kinds: Sequence[str]) -> Sour
 def _state(folder: Path) -> str:
     files = sorted((file, file.stat()) for file in folder.rglob("*") if file.is_file())
     listing = "\n".join(f"{file.relative_to(folder)} {stat.st_size} {stat.st_mtime_ns}" for file, stat in files)
-    return hashlib.sha256(listing.encode()).hexdigest()[:16]
+    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _hub(spec: ModelSpec, key: str, where: str, kinds: Sequence[str]) -> Source:

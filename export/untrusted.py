@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -60,8 +60,24 @@ MOST_PROMPTED = 16 * 1024
 
 CODE = ("auto_map", "trust_remote_code", "custom_pipelines", "custom_generate")
 """Keys that name code of the source's own, or ask for it to be run."""
-ELSEWHERE = ("audio_tokenizer", "backbone", "corda_config", "megatron_config", "quantization_config")
-"""Keys for which libraries import further packages, or read models and files that are somewhere else."""
+ELSEWHERE = ("attribute_map", "audio_tokenizer", "backbone", "corda_config", "megatron_config", "quantization_config")
+"""Keys for which libraries import further packages, read models and files that are somewhere else, or give one of these
+another name."""
+TOKENIZER = frozenset(
+    {
+        "gguf_file",
+        "init_inputs",
+        "jumanpp_kwargs",
+        "mecab_kwargs",
+        "merges",
+        "sudachi_kwargs",
+        "tokenizer_object",
+        "vocab",
+    }
+)
+"""Arguments of tokenizers that name files, and which tokenizer_config.json must not give."""
+SPECIAL = re.compile(r"\w+_tokens?")
+"""The keys of special_tokens_map.json. transformers takes any other one for an argument too."""
 WORD = re.compile(r"\w*")
 ACTIVATION = re.compile(r"\w*|torch\.nn\.modules\.\w+\.[A-Z]\w*")
 SAFETENSORS = re.compile(r"\w[\w.-]*\.safetensors")
@@ -181,7 +197,7 @@ def _saying(spec: ModelSpec, key: str) -> Iterator[None]:
         yield
     except _Refused as exc:
         raise SourceError(f"[{spec.name}] {key}: {exc}") from None
-    except OSError as exc:
+    except (OSError, RuntimeError) as exc:  # the latter of links in a circle
         raise SourceError(f"[{spec.name}] {key}: cannot be read: {exc}") from exc
 
 
@@ -205,7 +221,9 @@ def _files(root: Path) -> Iterator[str]:
                 yield name
             elif not stat.S_ISDIR(mode):
                 raise _Refused(f"{name} is no regular file")
-            elif not path.is_symlink() and not path.name.startswith("."):  # as .git, which nothing reads
+            elif path.is_symlink():
+                raise _Refused(f"{name} is a link to a folder")
+            elif not path.name.startswith("."):  # as .git: no module may lie there
                 waiting.append(path)
 
 
@@ -284,8 +302,24 @@ def _check_code(file: str, content: object) -> None:
                 raise _Refused(f"{file} {key}: names {_shown(name)}, which is read only with allow_remote_code = true")
         if key == "model_type" and value in LOADS_OTHERS:
             raise _Refused(f"{file} model_type: {value} is not supported, since it reads what is not in the folder")
-    if PurePosixPath(file).name == "config.json" and isinstance(content, dict) and "model_type" in content:
-        _check_type(file, content)
+    if isinstance(content, dict):
+        _check_kind(file, content)
+
+
+def _check_kind(file: str, content: Mapping[str, Any]) -> None:
+    """Check what only files of one name may hold, or must not."""
+    match PurePosixPath(file).name:
+        case "config.json" if "model_type" in content:
+            _check_type(file, content)
+        case "special_tokens_map.json":
+            _refuse_keys(file, (key for key in content if not SPECIAL.fullmatch(key)))
+        case "tokenizer_config.json":
+            _refuse_keys(file, (key for key in content if key in TOKENIZER and content[key]))
+
+
+def _refuse_keys(file: str, keys: Iterable[str]) -> None:
+    for key in keys:
+        raise _Refused(f"{file} {key}: is not supported, since it may name what is not in the folder")
 
 
 def _check_type(file: str, config: Mapping[str, Any]) -> None:
@@ -350,8 +384,8 @@ def _modules(folder: _Folder) -> Iterator[tuple[str, Any, Any]]:
 
 
 def _is_inside(path: str) -> bool:
-    parts = re.split(r"[/\\]", path)
-    return not path.startswith(("/", "\\")) and ".." not in parts and ":" not in path and "\0" not in path
+    hides = any(part.startswith(".") for part in re.split(r"[/\\]", path))
+    return not path.startswith(("/", "\\")) and not hides and ":" not in path and "\0" not in path
 
 
 def _check_weights(spec: ModelSpec, folder: _Folder) -> None:
@@ -361,13 +395,12 @@ def _check_weights(spec: ModelSpec, folder: _Folder) -> None:
             _check_index(folder, file, content)
     if spec.allow_pickle:
         return
-    pickles = {
-        PurePosixPath(file).parent: "adapter_model" for file in folder.files if file.endswith("adapter_model.bin")
-    }
+    adapters = (PurePosixPath(file).parent for file in folder.files if file.endswith("adapter_model.bin"))
+    pickles = [(parent, "adapter_model") for parent in adapters]
     for file, path, kind in _modules(folder):
         if kind.rpartition(".")[2] not in OF_TRANSFORMERS:
-            pickles[PurePosixPath(file).parent / path] = "pytorch_model"
-    for parent, name in pickles.items():
+            pickles.append((PurePosixPath(file).parent / path, "pytorch_model"))
+    for parent, name in pickles:
         safe = name.replace("pytorch_", "")
         if _has(folder, parent, f"{name}.bin") and not _has(folder, parent, f"{safe}.safetensors"):
             raise _Refused(f"{(parent / name).as_posix()}.bin is a pickle, {PICKLE}")

@@ -30,6 +30,13 @@ def test_local_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     assert resolve(spec(str(tmp_path))).folder == tmp_path
 
 
+def test_names_of_files_may_be_of_any_bytes(tmp_path: Path) -> None:
+    folder(tmp_path, "config.json", "model.safetensors")
+    before = revision(spec(str(tmp_path)))
+    (tmp_path / os.fsdecode(b"\xff.md")).write_text("")
+    assert revision(spec(str(tmp_path))) != before
+
+
 def test_config_may_lie_in_the_folder_of_a_module(tmp_path: Path) -> None:
     folder(tmp_path, "modules.json")
     (tmp_path / "modules.json").write_text("[]")

@@ -254,6 +254,24 @@ REFUSED: dict[str, tuple[Attack, str]] = {
         r"modules\.json path: '\.\./out1_Pooling' is not below the folder",
     ),
     "module at a root": (lambda f: add_module(f, f"{OWN}.models.Pooling", "/etc"), "path: '/etc' is not below"),
+    "module in a hidden folder": (
+        lambda f: add_module(f, f"{OWN}.models.Router", ".hidden"),
+        r"modules\.json path: '\.hidden' is not below",
+    ),
+    "folder behind a link": (lambda f: (f / "9_Dense").symlink_to(f / "1_Pooling"), "9_Dense is a link to a folder$"),
+    "links in a circle": (lambda f: (f / "a").symlink_to(f / "a"), "cannot be read: "),
+    "vocabulary of another folder": (
+        lambda f: edit(f / "special_tokens_map.json", tokenizer_file="/etc/passwd"),
+        "special_tokens_map.json tokenizer_file: is not supported",
+    ),
+    "vocabulary by an argument": (
+        lambda f: edit(f / "tokenizer_config.json", vocab="/etc/passwd"),
+        "tokenizer_config.json vocab: is not supported",
+    ),
+    "keys by other names": (
+        lambda f: edit(f / "config.json", attribute_map={"a": "quantization_config"}),
+        "config.json attribute_map: is not supported",
+    ),
     "module of no name": (lambda f: modules(f, [{"path": "", "type": 5}]), r"modules\.json type: 5 is no name$"),
     "module of no path": (lambda f: add_module(f, f"{OWN}.models.Pooling", 5), r"modules\.json path: 5 is not below"),
     "modules in an object": (lambda f: modules(f, {"0": {}}), r"modules\.json is no list of objects"),
