@@ -211,10 +211,10 @@ GLOBAL_AND_LOCAL = {
 
 def modernbert(folder: Path) -> None:
     settings = rope({"global_rope_theta": 400.0, "local_rope_theta": 30.0}, GLOBAL_AND_LOCAL)
-    more: dict[str, Any] = {"global_attn_every_n_layers": 2, "local_attention": 16}
+    more: dict[str, Any] = {"num_hidden_layers": 3, "global_attn_every_n_layers": 2, "local_attention": 16}
     more |= {} if IS_NEWER else {"reference_compile": False}
     special: dict[str, Any] = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
-    base = make(folder.with_suffix(".base"), "ModernBert", segmentless(), **SIZES, **settings, **more, **special)
+    base = make(folder.with_suffix(".base"), "ModernBert", segmentless(), **SIZES | more, **settings, **special)
     embedding(folder, transformer(base), Pooling(WIDTH, "cls"), Normalize())
 
 
