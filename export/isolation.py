@@ -183,9 +183,12 @@ def _work(sender: Connection, said: Path, function: Callable[..., Any], argument
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command ends it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for stream in (1, 2):  # the first is printed when it has succeeded; the other has bars, warnings and panics
-        with (said / str(stream)).open("wb") as log:
-            os.dup2(log.fileno(), stream)
+    try:
+        for stream in (1, 2):  # the first is printed when it has succeeded; the other has bars, warnings and panics
+            with (said / str(stream)).open("wb") as log:
+                os.dup2(log.fileno(), stream)
+    except FileNotFoundError:  # the command was interrupted before this began
+        return
     cut_network()
 
     def send(message: Mapping[str, object]) -> None:
