@@ -116,9 +116,16 @@ def run(allowed: Limits, function: Callable[..., Any], arguments: Sequence[objec
         said = Path(folder)
         receiver, sender = _CONTEXT.Pipe(duplex=False)
         process = _CONTEXT.Process(target=_work, args=(sender, said, function, arguments))
-        process.start()
+        interruption = {signal.SIGINT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, interruption)  # half started, it would complain on its own
+        try:
+            process.start()
+        except BaseException:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, interruption)
+            raise
         sender.close()
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, interruption)
             return _follow(process, receiver, allowed, said, progress)
         finally:
             _end(process)
