@@ -8,10 +8,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, get_args
 
-from export import card
+from export import card, untrusted
 from export.card import Card
 from export.errors import SourceError
 from export.manifest import Pooling, Task
@@ -127,7 +127,7 @@ def _read(name: str, folder: Path) -> _Facts:
     modules = _load(name, folder / "modules.json")
     listed = [one for one in modules if isinstance(one, dict)] if isinstance(modules, list) else []
     paths = [str(one.get("path") or "") for one in listed]
-    first = paths[0] if paths and _is_inside(paths[0]) else ""
+    first = paths[0] if paths and untrusted.is_inside(paths[0]) else ""
     config = _object(name, folder / "config.json") or _object(name, folder / first / "config.json")
     if not config and not listed:
         raise SourceError(f"[{name}] source: {folder} holds no config.json and no modules.json")
@@ -137,16 +137,12 @@ def _read(name: str, folder: Path) -> _Facts:
         has_modules=bool(listed),
         modules=tuple(str(one.get("type") or "").rpartition(".")[2] for one in listed),
         module_configs=tuple(
-            _object(name, folder / path / "config.json") if path and _is_inside(path) else {} for path in paths
+            _object(name, folder / path / "config.json") if path and untrusted.is_inside(path) else {} for path in paths
         ),
         settings=_object(name, folder / "config_sentence_transformers.json"),
         stanford=_object(name, folder / "artifact.metadata"),
         card=card.read(folder),
     )
-
-
-def _is_inside(path: str) -> bool:
-    return not PurePosixPath(path).is_absolute() and ".." not in PurePosixPath(path).parts
 
 
 def _load(name: str, file: Path) -> object:

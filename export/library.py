@@ -8,7 +8,6 @@ images the image processor and the model of transformers.
 import base64
 import io
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,13 +28,13 @@ from transformers import (
 )
 
 from export import pair_template, samples, source
-from export.loading import OPTIONS, Model, architecture, load_model, load_processor, load_tokenizer, loading
+from export.loading import Model, architecture, load_model, load_processor, load_tokenizer, loading, model_options
 from export.manifest import ModelSpec, Task
 from export.measures import Vectors
 from export.question import Limits, Question, question
 from export.rerankers import BORDER, DOCUMENT, QUERY, PairTemplate, Reranker, with_default
 from export.tasks import text_embedding, variants
-from export.tasks.late_interaction import MULTI_VECTOR, PYLATE, STANFORD
+from export.tasks.late_interaction import is_multi_vector
 from export.tower import MOST_TOKENS
 
 PURPOSES: Mapping[str, tuple[tuple[str, str], ...]] = {
@@ -159,7 +158,7 @@ def _options(spec: ModelSpec) -> dict[str, Any]:
         "device": "cpu",
         "local_files_only": True,
         "trust_remote_code": spec.allow_remote_code,
-        "model_kwargs": OPTIONS | {"use_safetensors": None if spec.allow_pickle else True},
+        "model_kwargs": model_options(spec),
     }
 
 
@@ -250,16 +249,6 @@ def _late_interaction(spec: ModelSpec, folder: Path, limits: Limits) -> Iterator
     documents = [*samples.TEXTS, *samples.ODD]
     yield _pairs(spec, QUERIES[0], [*documents, samples.text(3, 8 * limits.max_tokens)], score)
     yield _pairs(spec, QUERIES[1], documents[::4], score)
-
-
-def is_multi_vector(folder: Path) -> bool:
-    """Whether a folder was saved by a library of multi-vector models."""
-    settings, config = (
-        json.loads(file.read_text()) if file.is_file() else {}
-        for file in (folder / "config_sentence_transformers.json", folder / "config.json")
-    )
-    kind = settings.get("model_type") in MULTI_VECTOR or bool(PYLATE & settings.keys())
-    return kind or STANFORD in (config.get("architectures") or [])
 
 
 def _multi_vector(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:

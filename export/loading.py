@@ -1,5 +1,6 @@
 """How weights are read: in fp32, from files on this machine, without running code of their author unless allowed."""
 
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,6 @@ UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeErro
 """What transformers and torch raise for files that are missing, broken or do not fit each other."""
 TRANSFORMERS = f"transformers {HERE['transformers']}"
 SENTENCE_TRANSFORMERS = f"sentence-transformers {HERE['sentence_transformers']}"
-OPTIONS: dict[str, Any] = {"dtype": torch.float32}
 
 
 @contextmanager
@@ -50,6 +50,22 @@ def loading(spec: ModelSpec, key: str = "source", folder: Path | None = None) ->
         ) from exc
 
 
+def model_options(spec: ModelSpec) -> dict[str, Any]:
+    """How transformers reads weights: in fp32, and from safetensors unless the table allows pickles."""
+    return {"dtype": torch.float32, "use_safetensors": None if spec.allow_pickle else True}
+
+
+def read_settings(spec: ModelSpec, folder: Path) -> dict[str, Any]:
+    """What sentence-transformers has written about a whole folder, as data; empty where it has not.
+
+    Raises:
+        SourceError: it is no JSON object.
+    """
+    file = folder / "config_sentence_transformers.json"
+    with loading(spec, folder=folder):
+        return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
 def load_model(spec: ModelSpec, kind: Model, folder: Path, key: str = "source", own: Sequence[str] = ()) -> Model:
     """A transformers model in eval mode, by one of transformers' auto classes.
 
@@ -70,9 +86,8 @@ def load_model(spec: ModelSpec, kind: Model, folder: Path, key: str = "source", 
             folder,
             local_files_only=True,
             trust_remote_code=spec.allow_remote_code,
-            use_safetensors=None if spec.allow_pickle else True,
             output_loading_info=True,
-            **OPTIONS,
+            **model_options(spec),
         )
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))  # of no use here
     _check(spec, key, folder, "weights are missing", missing)

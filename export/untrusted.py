@@ -354,7 +354,7 @@ def _check_settings(spec: ModelSpec, file: str, content: object) -> None:
 
 def _check_modules(spec: ModelSpec, folder: _Folder) -> None:
     for file, path, kind in _modules(folder):
-        if not isinstance(path, str) or not _is_inside(path):
+        if not isinstance(path, str) or not is_inside(path):
             raise _Refused(f"{file} path: {_shown(path)} is not below the folder")
         if not isinstance(kind, str):
             raise _Refused(f"{file} type: {_shown(kind)} is no name")
@@ -383,7 +383,8 @@ def _modules(folder: _Folder) -> Iterator[tuple[str, Any, Any]]:
                 yield file, path, kind
 
 
-def _is_inside(path: str) -> bool:
+def is_inside(path: str) -> bool:
+    """Whether a path that a file names leads to what is looked through: below the folder, and not hidden."""
     hides = any(part.startswith(".") for part in re.split(r"[/\\]", path))
     return not path.startswith(("/", "\\")) and not hides and ":" not in path and "\0" not in path
 

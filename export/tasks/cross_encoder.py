@@ -21,7 +21,7 @@ from export import pair_template, prompts, samples
 from export.encoder import RowEncoder
 from export.errors import SourceError
 from export.heads import CrossEncoder, last_token
-from export.loading import OPTIONS, Model, architecture, load_model, loading
+from export.loading import Model, architecture, load_model, loading, model_options, read_settings
 from export.manifest import ModelSpec
 from export.rerankers import BORDER, DOCUMENT, QUERY, RERANKERS, PairTemplate, Reranker
 from export.rows import Rows
@@ -40,7 +40,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     Raises:
         SourceError: it cannot be loaded, it is neither, or which of its classes or tokens means relevant is not said.
     """
-    settings = _settings(spec, folder)
+    settings = read_settings(spec, folder)
     declared = settings.get("model_type") == "CrossEncoder" and (folder / "modules.json").is_file()
     # What sentence-transformers has written into a folder tells more than its name.
     named = pair_template.known(spec) if spec.template is not None or not declared else None
@@ -80,17 +80,6 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     return [tower]
 
 
-def _settings(spec: ModelSpec, folder: Path) -> dict[str, Any]:
-    """What sentence-transformers has written about a folder, as data."""
-    file = folder / "config_sentence_transformers.json"
-    with loading(spec, folder=folder):
-        return dict(json.loads(file.read_text())) if file.is_file() else {}
-
-
-def _options(spec: ModelSpec) -> dict[str, Any]:
-    return OPTIONS | {"use_safetensors": None if spec.allow_pickle else True}
-
-
 def _declared(spec: ModelSpec, folder: Path) -> Model:
     """The modules that a folder lists, if they are known."""
     with loading(spec, folder=folder):
@@ -107,7 +96,7 @@ def _declared(spec: ModelSpec, folder: Path) -> Model:
             device="cpu",
             local_files_only=True,
             trust_remote_code=spec.allow_remote_code,
-            model_kwargs=_options(spec),
+            model_kwargs=model_options(spec),
             activation_fn=torch.nn.Identity(),  # or the one that the folder names would be imported
         )
 
@@ -138,7 +127,7 @@ def _assembled(spec: ModelSpec, folder: Path, named: Reranker | None) -> Model:
         transformer = Transformer(
             str(folder),
             transformer_task=cast(Any, task),
-            model_kwargs=_options(spec) | code,
+            model_kwargs=model_options(spec) | code,
             processor_kwargs=dict(code),
             config_kwargs=dict(code),
         )

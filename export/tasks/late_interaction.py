@@ -19,7 +19,7 @@ from export import samples
 from export.encoder import RowEncoder
 from export.errors import SourceError
 from export.heads import LateInteraction
-from export.loading import OPTIONS, Model, check_module, loading
+from export.loading import Model, check_module, loading, model_options
 from export.manifest import ModelSpec
 from export.rows import Rows
 from export.runtime.engine import Array, Row
@@ -116,7 +116,7 @@ def _reference(spec: ModelSpec, folder: Path) -> Model:
     """
     settings = _json(folder / "config_sentence_transformers.json")
     kind = settings.get("model_type", "SentenceTransformer")
-    is_stanford = STANFORD in (_json(folder / "config.json").get("architectures") or [])
+    is_stanford = _is_stanford(folder)
     modules = (folder / "modules.json").is_file()
     if kind not in ("SentenceTransformer", *MULTI_VECTOR):
         raise SourceError(f"[{spec.name}] source: it is a {kind}, whose token vectors are not for comparing")
@@ -125,14 +125,14 @@ def _reference(spec: ModelSpec, folder: Path) -> Model:
             f"[{spec.name}] source: it has the artifact.metadata of a ColBERT, but config.json names no {STANFORD}"
             " among its architectures"
         )
-    is_multi_vector = kind in MULTI_VECTOR or bool(PYLATE & settings.keys()) or is_stanford
-    if is_multi_vector and not modules and not is_stanford:
+    is_own = is_multi_vector(folder)
+    if is_own and not modules and not is_stanford:
         raise SourceError(f"[{spec.name}] source: it has the settings of a multi-vector model, but no modules.json")
-    options = OPTIONS | {"use_safetensors": None if spec.allow_pickle else True}
+    options = model_options(spec)
     code: dict[str, Any] = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
     with loading(spec, folder=folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if is_multi_vector:
+        if is_own:
             reference: Model = MultiVectorEncoder(str(folder), device="cpu", model_kwargs=options, **code)
         elif modules:
             plain: Model = SentenceTransformer(str(folder), device="cpu", model_kwargs=options, **code)
@@ -147,6 +147,16 @@ def _reference(spec: ModelSpec, folder: Path) -> Model:
     for place, layer in zip(_places(folder, ".Dense"), layers, strict=False):  # an embedding model's are left out
         check_module(spec, layer, folder / place)
     return reference
+
+
+def is_multi_vector(folder: Path) -> bool:
+    """Whether a folder was saved by a library of multi-vector models."""
+    settings = _json(folder / "config_sentence_transformers.json")
+    return settings.get("model_type") in MULTI_VECTOR or bool(PYLATE & settings.keys()) or _is_stanford(folder)
+
+
+def _is_stanford(folder: Path) -> bool:
+    return STANFORD in (_json(folder / "config.json").get("architectures") or [])
 
 
 def _places(folder: Path, kind: str = "") -> list[str]:

@@ -28,7 +28,7 @@ from export import prompts, samples
 from export.encoder import RowEncoder
 from export.errors import SourceError
 from export.heads import Encode, Lookup, Pool, TextEmbedding
-from export.loading import OPTIONS, UNREADABLE, Model, architecture, check_module, loading
+from export.loading import UNREADABLE, Model, architecture, check_module, loading, model_options, read_settings
 from export.manifest import ModelSpec
 from export.runtime.engine import Row
 from export.tasks import variants
@@ -104,7 +104,7 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
 def _load(spec: ModelSpec, folder: Path, *, has_modules: bool) -> Model:
     with loading(spec, folder=folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        options = OPTIONS | {"use_safetensors": None if spec.allow_pickle else True}
+        options = model_options(spec)
         if has_modules:
             reference: Model = SentenceTransformer(
                 str(folder),
@@ -132,7 +132,7 @@ def _load(spec: ModelSpec, folder: Path, *, has_modules: bool) -> Model:
 
 def _check_kind(spec: ModelSpec, folder: Path, *, has_modules: bool) -> None:
     """Refuse models of other tasks, which sentence-transformers would make embedding models of."""
-    kind = _settings(spec, folder).get("model_type")
+    kind = read_settings(spec, folder).get("model_type")
     if kind in OTHER_KINDS:
         raise SourceError(f"[{spec.name}] source: it is a {kind} of sentence-transformers: {OTHER_KINDS[kind]}")
     if not has_modules:
@@ -140,16 +140,6 @@ def _check_kind(spec: ModelSpec, folder: Path, *, has_modules: bool) -> None:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=spec.allow_remote_code)
         if architecture(config).endswith("ForSequenceClassification"):
             raise SourceError(f"[{spec.name}] source: {architecture(config)} is a classifier: use task cross-encoder")
-
-
-def _settings(spec: ModelSpec, folder: Path) -> dict[str, Any]:
-    """What a folder of sentence-transformers says of the whole model."""
-    file = folder / "config_sentence_transformers.json"
-    if not file.is_file():
-        return {}
-    with loading(spec, folder=folder):
-        settings: dict[str, Any] = json.loads(file.read_text())
-    return settings
 
 
 def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> Tower:
