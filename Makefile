@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test test-export test-others bench perf chaos soak audit compat images manifests scale evaluate precisions parity pictogram \
+.PHONY: help install serve check lint test test-export test-others bench perf chaos hostile soak audit compat images manifests scale evaluate precisions parity pictogram \
 	screenshots swagger format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
@@ -50,6 +50,11 @@ perf: .venv/dev ## measure Triton and the gateway with perf_analyzer
 chaos: .venv/dev ## break what can break under load, overload the rest, and write docs/reliability.md (a quarter of an hour; root)
 	$(BIN)/python -m export
 	$(BIN)/python -m loadtest.chaos $(ARGS)
+	$(BIN)/python -m loadtest.reliability
+
+hostile: .venv/dev ## do a server's worst to it, measure what a neighbour notices, and write docs/reliability.md (ten minutes)
+	$(BIN)/python -m export
+	$(BIN)/python -m loadtest.hostile $(ARGS)
 	$(BIN)/python -m loadtest.reliability
 
 soak: .venv/dev ## send all kinds of requests for 20 minutes, and watch memory, latency and errors

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from loadtest import chaos, page, soak
+from loadtest import chaos, hostile, page, soak
 from loadtest.overload import Overload
 from loadtest.steady import Case
 
@@ -22,6 +22,8 @@ def main() -> int:
     sections = {"machine": machine(results.machine), "cases": cases(results.cases)}
     if results.overload is not None:
         sections["overload"] = overload(results.overload)
+    if hostile.RESULTS.exists():
+        sections["hostile"] = attacks(msgspec.json.decode(hostile.RESULTS.read_bytes(), type=hostile.Results))
     if soak.RESULTS.exists():
         sections["soak"] = endurance(msgspec.json.decode(soak.RESULTS.read_bytes(), type=soak.Results))
     page.fill(PAGE, sections)
@@ -60,6 +62,25 @@ def overload(found: Overload) -> str:
         f" | {most:,.0f} MiB at most |\n"
         f"| five seconds later | {found.after_a_second:,.0f} | {found.after_a_second:,.0f} | | | |\n"
         f"\nAnswers under the load: {statuses}.\n"
+    )
+
+
+def attacks(found: hostile.Results) -> str:
+    """A row an attack."""
+    heads = ("attack", "stall", "/health/live", "text", "image", "image by URL", "memory", "goes on for", "answers")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for case in found.cases:
+        times = (case.stall_ms, case.live_ms, case.text_ms, case.image_ms, case.url_ms)
+        memory = f"{case.memory:.1f} x" if case.memory is not None else ""
+        still = f"{case.still_s:.1f} s" if case.still_s > 1 else ""
+        statuses = ", ".join(f"{count:,} x {status}" for status, count in sorted(case.statuses.items()))
+        cells = [case.name, *(f"{time:,.0f} ms" for time in times), memory, still, statuses]
+        lines.append(f"| {' | '.join(cells)} |")
+    about = found.machine
+    failed = sum(case.failed for case in found.cases)
+    return "\n".join(lines) + (
+        f"\n\n{about['date']}, {about['cores']} cores of an {about['cpu']}; medians of {found.rounds} rounds. Of the"
+        f" neighbour's requests, {failed} failed.\n"
     )
 
 

@@ -1,6 +1,6 @@
 """The tables of docs/reliability.md out of made results."""
 
-from loadtest import reliability, soak
+from loadtest import hostile, reliability, soak
 from loadtest.overload import Overload
 from loadtest.soak import Minute
 from loadtest.steady import Case
@@ -44,3 +44,15 @@ def test_endurance_compares_the_first_quarter_with_the_last() -> None:
     assert "| rerank: p50, p99 | 20.5 ms, 40.0 ms | 26.5 ms, 40.0 ms |" in found
     assert "| gateway | 100 MiB | 106 MiB |" in found
     assert found.endswith("Requests a second: 2.0 rerank. Answers: 80 x 200.\n")
+
+
+def test_attack_is_a_row_of_what_the_neighbour_noticed() -> None:
+    case = hostile.Case("a large body", 41.4, 60.0, 70.0, 80.0, 90.0, 2.94, 0.2, {"413": 12, "200": 1}, failed=2)
+    slow = hostile.Case("slow images", 4, 5, 6, 7, 8, None, 3.04, {}, failed=0)
+    about: dict[str, str | int | float] = {"date": "2026-11-29", "cores": 2, "cpu": "CPU"}
+    found = reliability.attacks(hostile.Results(about, 5, [case, slow]))
+    assert found.splitlines()[2:4] == [
+        "| a large body | 41 ms | 60 ms | 70 ms | 80 ms | 90 ms | 2.9 x |  | 1 x 200, 12 x 413 |",
+        "| slow images | 4 ms | 5 ms | 6 ms | 7 ms | 8 ms |  | 3.0 s |  |",
+    ]
+    assert found.endswith("Of the neighbour's requests, 2 failed.\n")
