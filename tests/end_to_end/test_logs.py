@@ -13,17 +13,18 @@ import pytest
 from tests.pictures import file, scene
 from tests.serving import Server, serve
 
-IMAGES = [base64.b64encode(file(scene(64, 48, seed), "PNG")).decode() for seed in range(4)]
-NO_IMAGE = base64.b64encode(b"no image").decode()
+FILES = [file(scene(64, 48, seed), kind) for seed, kind in enumerate(("PNG", "JPEG", "WEBP", "GIF", "BMP"))]
+IMAGES = [base64.b64encode(content).decode() for content in FILES]
+BROKEN_IMAGES = [base64.b64encode(content[: len(content) // 2]).decode() for content in (b"no image", *FILES)]
 REQUESTS: tuple[dict[str, Any], ...] = (
     {"model": "minilm-pictogram", "input": ["a shell", *({"image": image} for image in IMAGES)]},
-    {"model": "minilm-pictogram", "input": [{"image": NO_IMAGE}, {"image": IMAGES[0]}]},
+    *({"model": "minilm-pictogram", "input": [{"image": image}, {"image": IMAGES[0]}]} for image in BROKEN_IMAGES),
     {"model": "minilm-pictogram", "input": [{"image": "http://127.0.0.1/"}]},
     {"model": "minilm-late-interaction", "input": "a model of another kind"},
     {"input": ["a shell " * 500, "short"]},
     {"input": [f"text {i}" for i in range(200)]},
 )
-"""To /v1/embeddings, beside the examples of the documentation; the second to fourth are refused."""
+"""To /v1/embeddings, beside the examples of the documentation. Most are refused."""
 BROKEN = (b"", b"{", b"[]", b"null", b'{"model": "nothing"}', b"\xff")
 
 GATEWAY = (
