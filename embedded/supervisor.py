@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -24,6 +25,7 @@ UNWELL_S = 20.0
 LOST_S = 3.0
 """The same for one that has lost a child lately. Some end for a good reason, such as a new version of a model."""
 LOOK_S = 1.0
+MAX_LOG_BYTES = 16 * 2**20
 
 
 def _nothing() -> None:
@@ -50,6 +52,8 @@ class Service:
     is_well: Callable[[], bool] = _well
     """Asked every second, in a thread. A process that does no longer what it did is ended and started again: after
     LOST_S when it has lost a child, or else after UNWELL_S. A fresh one has START_TIMEOUT_S more."""
+    max_log_bytes: int = MAX_LOG_BYTES
+    """A log that is larger begins again, with what it held in a file beside it, `.1`."""
 
 
 class StartFailedError(Exception):
@@ -103,9 +107,8 @@ class Supervisor:
             await asyncio.sleep(0.1)
 
     async def _keep_running(self, stop: asyncio.Event) -> None:
-        keepers = [
-            asyncio.create_task(keep(service)) for service in self.services for keep in (self._restart, self._watch)
-        ]
+        keeps = (self._restart, self._watch, self._bound_log)
+        keepers = [asyncio.create_task(keep(service)) for service in self.services for keep in keeps]
         await stop.wait()
         for keeper in keepers:
             keeper.cancel()
@@ -142,6 +145,13 @@ class Supervisor:
                 print(f"{service.name} does not work any more; ending it", file=sys.stderr, flush=True)
                 well_at = math.inf  # only once
                 self._kill(process.pid)
+
+    async def _bound_log(self, service: Service) -> None:
+        while service.log is not None:
+            await asyncio.sleep(LOOK_S)
+            with suppress(OSError):  # looked at again in a second
+                if service.log.stat().st_size > service.max_log_bytes:
+                    await asyncio.to_thread(_begin_again, service.log)
 
     async def _start(self, service: Service) -> None:
         output = service.log.open("ab") if service.log else None
@@ -197,6 +207,13 @@ def _runs(pid: str) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except OSError:
         return False
+
+
+def _begin_again(log: Path) -> None:
+    """Empty a log. Whoever writes to it appends, so goes on at the new end, and is never kept waiting."""
+    with suppress(OSError):  # a full disk is no reason to keep it
+        shutil.copyfile(log, f"{log}.1")
+    os.truncate(log, 0)
 
 
 def _die_with_parent() -> None:

@@ -49,7 +49,7 @@ TASKS_OF: Mapping[str, tuple[Task, ...]] = {
 COMMANDS = ("add",)
 """First words of `python -m export` that name no model."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-ALIAS = r"\A[^,\s\x00-\x1f\x7f]{1,256}\Z"  # not $, which a line feed may follow
+ALIAS = r"\A[^,<>\s\x00-\x1f\x7f]{1,256}\Z"  # not $, which a line feed may follow
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,7 +72,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """For sources that do not say."""
     prompts: dict[Annotated[str, Meta(min_length=1)], str] = {}
     """What stands before texts, by the name of a purpose such as query, for sources that name no prompts."""
-    variants: tuple[Annotated[str, Meta(pattern=rf"^{NAME}$")], ...] = ()
+    variants: tuple[Annotated[str, Meta(pattern=rf"\A{NAME}\Z")], ...] = ()
     """The routes or adapters to serve, the default first, of a source that has one for each of several purposes."""
     positive_class: str | None = None
     """The label that means relevant, for cross-encoders of several classes."""

@@ -1,6 +1,11 @@
 """`python -m gateway`: serves the API until SIGINT or SIGTERM."""
 
 import os
+
+# gRPC reads both when it is imported, and would write a line of its own kind for each decoder that is started.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+
 import sys
 from contextlib import suppress
 
@@ -21,8 +26,6 @@ CLOSE_S = 1
 def main() -> int:
     """Run the server; the exit code is 2 where a setting is wrong."""
     _be_polite()
-    # Or gRPC logs each decoder that is started, in lines of its own kind.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as exc:

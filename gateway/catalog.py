@@ -7,25 +7,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import msgspec
-from PIL.Image import Resampling
-
 from gateway.errors import ModelNotFound, NotReady
+from gateway.parameters import ImageParameters, Parameters, TextParameters, read
 from gateway.pixels import Preparation
-from gateway.scores import ACTIVATIONS
-from gateway.tokenize import INSTRUCTION, Template, TextTokenizer
+from gateway.tokenize import TextTokenizer
 from gateway.triton import ModelConfig, Triton
+from gateway.vocabularies import Vocabularies
 
 log = logging.getLogger(__name__)
 
 GONE_S = 10.0
 """How long a model that Triton serves no longer is missed before it is unknown: it may be loaded again."""
+MAX_COMPLAINT = 500
+"""Characters. What a complaint quotes of an entry may be megabytes."""
 
 TEXT_EMBEDDING, IMAGE_EMBEDDING = "text-embedding", "image-embedding"
 EMBEDDING_ROLES = frozenset({TEXT_EMBEDDING, IMAGE_EMBEDDING})
+RERANK_ROLES = frozenset({"late-interaction", "cross-encoder"})
 PREFIXES = ("first_length", "prompt_length")
 """Inputs, INT32 [b, 1]: how many tokens of a row are its first segment, or its prompt, which is not pooled."""
-RERANK_ROLES = frozenset({"late-interaction", "cross-encoder"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +119,9 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A tower and what it was made from, to tell whether that has changed."""
+    """A tower, what its entry says, and when it was seen first."""
 
-    config: ModelConfig
-    tokenizer_changed_at: float
+    parameters: Parameters
     created: int
     tower: TextTower | ImageTower
 
@@ -132,7 +131,7 @@ class Catalog:
 
     def __init__(self, triton: Triton, repository: Path) -> None:
         self._triton = triton
-        self._repository = repository
+        self._vocabularies = Vocabularies(repository)
         self._known: dict[str, _Known] | None = None
         self.models: list[Model] = []
         """All of them, by name."""
@@ -145,23 +144,29 @@ class Catalog:
         Raises:
             GatewayError: it does not answer; the catalog stays as it was.
         """
-        configs = await self._triton.models()
+        configs = [
+            config
+            for config in sorted(await self._triton.models(), key=lambda config: config.name)
+            if config.parameters.get("role") in EMBEDDING_ROLES | RERANK_ROLES  # or else it is somebody else's
+        ]
         known: dict[str, _Known] = {}
         models: dict[str, Model] = {}
         complaints: dict[str, str] = {}
-        for config in sorted(configs, key=lambda config: config.name):
-            if config.parameters.get("role") not in EMBEDDING_ROLES | RERANK_ROLES:
-                continue  # somebody else's
+        # At the same time: one whose file cannot be read keeps no other waiting.
+        tasks = [asyncio.create_task(self._know(config)) for config in configs]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for config, task in zip(configs, tasks, strict=True):
             try:
-                fresh = await self._know(config)
+                fresh = task.result()
                 models[fresh.tower.name] = _joined(models.get(fresh.tower.name), fresh)
                 known[config.name] = fresh
-            except Exception as exc:  # noqa: BLE001 - tokenizers raises it bare; a bad entry must not hide the others
-                complaints[config.name] = f"{type(exc).__name__}: {exc}"
+            except Exception as exc:  # noqa: BLE001 - a bad entry, whatever is wrong with it, must not hide the others
+                complaints[config.name] = f"{type(exc).__name__}: {exc}"[:MAX_COMPLAINT]
         for name in [name for name, model in models.items() if _missing(model)]:
             complaints[name] = f"its variants {', '.join(_missing(models.pop(name)))} are not served"
         for name, complaint in complaints.items() - self._complaints.items():
             log.warning("model %s is left out: %s", name, complaint)
+        self._vocabularies.keep({config.name for config in configs})
         now = time.monotonic()
         gone = {model.name: (model, now) for model in self.models} | self._gone
         self._gone = {name: one for name, one in gone.items() if name not in models and now - one[1] < GONE_S}
@@ -169,18 +174,18 @@ class Catalog:
         self.models = [models[name] for name in sorted(models)]
 
     async def _know(self, config: ModelConfig) -> _Known:
-        file = self._repository / config.name / "tokenizer.json"
-        is_image = config.parameters["role"] == IMAGE_EMBEDDING
-        changed_at = 0.0 if is_image else file.stat().st_mtime
         before = (self._known or {}).get(config.name)
-        if before is not None and (before.config, before.tokenizer_changed_at) == (config, changed_at):
+        given: Parameters
+        tower: TextTower | ImageTower
+        if config.parameters["role"] == IMAGE_EMBEDDING:
+            given = read(config, ImageParameters)
+            tower = _image_tower(config, given)
+        else:
+            given = read(config, TextParameters)
+            tower = _text_tower(config, given, await self._vocabularies.of(config.name, given.template))
+        if before is not None and (before.parameters, before.tower) == (given, tower):
             return before
-        created = before.created if before is not None else int(time.time())
-        if is_image:
-            return _Known(config, changed_at, created, _image_tower(config))
-        template = _template(config.parameters)
-        tokenizer = await asyncio.to_thread(TextTokenizer.from_file, file, template)  # large ones take a second
-        return _Known(config, changed_at, created, _text_tower(config, tokenizer))
+        return _Known(given, before.created if before is not None else int(time.time()), tower)
 
     def find(self, name: str | None, roles: frozenset[str]) -> Model:
         """The model that clients mean by a name or alias, or the default one.
@@ -219,17 +224,17 @@ def _joined(other: Model | None, known: _Known) -> Model:
     """A model of one tower, or a model that has some already with one more.
 
     Raises:
-        ValueError: the towers do not go together, or a parameter cannot be read.
+        ValueError: the towers do not go together.
     """
-    tower, parameters = known.tower, known.config.parameters
+    tower, given = known.tower, known.parameters
     if other is None:
         model = Model(
             name=tower.name,
-            aliases=tuple(filter(None, parameters.get("aliases", "").split(","))),
-            default=parameters.get("default") == "true",
+            aliases=given.aliases,
+            default=given.default,
             created=known.created,
-            dimensions=_integers(parameters, "dimensions"),
-            text_weight=float(parameters.get("text_weight", "0.5")),
+            dimensions=given.dimensions,
+            text_weight=given.text_weight,
         )
     else:
         first = other.towers[0]
@@ -261,90 +266,39 @@ def _missing(model: Model) -> list[str]:
     return [name for one in list(model.variants.values())[:1] for name in one.variants if name not in model.variants]
 
 
-def _text_tower(config: ModelConfig, tokenizer: TextTokenizer) -> TextTower:
-    """Read a config's parameters.
-
-    Raises:
-        ValueError, KeyError, msgspec.MsgspecError: one is missing, cannot be read or contradicts another.
-    """
-    parameters: Mapping[str, str] = config.parameters
-    max_tokens = int(parameters["max_tokens"])
-    prompts = msgspec.json.decode(parameters.get("prompts", "{}"), type=dict[str, str])
-    default_prompt = parameters.get("default_prompt")
-    if default_prompt is not None and default_prompt not in prompts:
-        raise ValueError(f"default_prompt {default_prompt!r} is none of its prompts")
-    forms = msgspec.json.decode(parameters.get("instructed_prompts", "{}"), type=dict[str, str])
-    for name, form in forms.items():
-        if name not in prompts or form.count(INSTRUCTION) != 1:
-            raise ValueError(f"instructed_prompts {name!r} is none of its prompts, or has not one {INSTRUCTION}")
-    activation = parameters.get("activation", "none")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation {activation!r} is none of {', '.join(ACTIVATIONS)}")
-    positive_class = int(parameters.get("positive_class", "0"))
-    if not 0 <= positive_class < config.width:
-        raise ValueError(f"positive_class {positive_class} is none of its {config.width} classes")
-    max_query_tokens = int(parameters["max_query_tokens"]) if "max_query_tokens" in parameters else None
-    if max_query_tokens is not None and not 1 <= max_query_tokens <= max_tokens:
-        raise ValueError(f"max_query_tokens is {max_query_tokens}, not 1 to its max_tokens of {max_tokens}")
-    variants = tuple(filter(None, parameters.get("variants", "").split(",")))
-    variant = parameters.get("variant", "")
-    if variant not in (variants or ("",)):
-        raise ValueError(f"variant {variant!r} is none of its variants")
-    length_buckets = tuple(sorted(_integers(parameters, "length_buckets")))
-    if length_buckets and length_buckets[-1] < max_tokens:
-        raise ValueError(f"length_buckets end at {length_buckets[-1]}, below its max_tokens of {max_tokens}")
+def _text_tower(config: ModelConfig, given: TextParameters, tokenizer: TextTokenizer) -> TextTower:
+    prompts = given.prompts
     return TextTower(
-        name=parameters.get("name", config.name),
+        name=given.name,
         triton_name=config.name,
-        role=parameters["role"],
+        role=config.parameters["role"],
         output=config.output,
-        width=config.width,
-        max_batch_size=config.max_batch_size,
-        max_tokens=max_tokens,
-        vocabulary_size=int(parameters["vocabulary_size"]),
+        width=given.width,
+        max_batch_size=given.max_batch_size,
+        max_tokens=given.max_tokens,
+        vocabulary_size=given.vocabulary_size,
         tokenizer=tokenizer,
         prompts=prompts,
-        default_prompt=prompts[default_prompt] if default_prompt is not None else "",
-        instructed={prompts[name]: form for name, form in forms.items()},
-        activation=activation,
-        positive_class=positive_class,
-        max_query_tokens=max_query_tokens,
+        default_prompt=prompts[given.default_prompt] if given.default_prompt is not None else "",
+        instructed={prompts[name]: form for name, form in given.instructed_prompts.items()},
+        activation=given.activation,
+        positive_class=given.positive_class,
+        max_query_tokens=given.max_query_tokens,
         prefix=next((name for name in PREFIXES if name in config.inputs), ""),
-        variants=variants,
-        variant=variant,
-        length_buckets=length_buckets,
+        variants=given.variants,
+        variant=given.variant,
+        length_buckets=tuple(sorted(given.length_buckets)),
     )
 
 
-def _image_tower(config: ModelConfig) -> ImageTower:
-    """Read a config's parameters.
-
-    Raises:
-        ValueError, KeyError: one is missing or cannot be read.
-    """
-    parameters = config.parameters
-    edges = {name: int(length) for name, length in (edge.split("=") for edge in parameters["image_resize"].split(","))}
+def _image_tower(config: ModelConfig, given: ImageParameters) -> ImageTower:
     return ImageTower(
-        name=parameters.get("name", config.name),
+        name=given.name,
         triton_name=config.name,
-        role=parameters["role"],
+        role=config.parameters["role"],
         output=config.output,
-        width=config.width,
-        max_batch_size=config.max_batch_size,
-        preparation=Preparation(
-            height=int(parameters["image_height"]),
-            width=int(parameters["image_width"]),
-            resize=edges["shortest_edge"] if "shortest_edge" in edges else (edges["height"], edges["width"]),
-            resample=Resampling[parameters["image_resample"].upper()],
-        ),
-        patches=int(parameters["image_patches"]),
+        width=given.width,
+        max_batch_size=given.max_batch_size,
+        preparation=given.preparation,
+        patches=given.image_patches,
     )
-
-
-def _template(parameters: Mapping[str, str]) -> Template | None:
-    text = parameters.get("template")
-    return msgspec.json.decode(text, type=Template) if text is not None else None
-
-
-def _integers(parameters: Mapping[str, str], name: str) -> tuple[int, ...]:
-    return tuple(map(int, filter(None, parameters.get(name, "").split(","))))

@@ -54,18 +54,24 @@ class Monitor:
         return self._answered_within(tower, patience_s)
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Watch until cancelled, whatever happens: the gateway is as ready as the last look says."""
         before: str | None = ""
         while True:
             try:
                 await self._look()
-            except Exception:
+                before = self._tell(before)
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:  # panics of Rust are no Exception
                 log.exception("the look at Triton failed")
-            now = self.problem()
-            if now != before:
-                log.log(logging.WARNING if now else logging.INFO, "%s", f"not ready: {now}" if now else "ready")
-                before = now
             await asyncio.sleep(PERIOD_S)
+
+    def _tell(self, before: str | None) -> str | None:
+        """Log what is the matter, where that has changed; returns it."""
+        now = self.problem()
+        if now != before:
+            log.log(logging.WARNING if now else logging.INFO, "%s", f"not ready: {now}" if now else "ready")
+        return now
 
     async def _look(self) -> None:
         self._is_live = await self._triton.is_live()

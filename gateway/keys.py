@@ -4,24 +4,31 @@ import hashlib
 import hmac
 import logging
 import math
+import stat
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from threading import Thread
+
+from gateway import files
 
 log = logging.getLogger(__name__)
 
 REREAD_S = 1.0
+MAX_BYTES = 2**20
+"""Of the file of keys."""
+WAIT_S = 0.05
+"""How long a request waits for the file to be read, which takes 0.1 ms unless what it is on hangs."""
 
 
 def read(file: Path) -> frozenset[str]:
     """The keys in a file, one a line; lines that begin with # are none.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, is no regular file, or is larger than MAX_BYTES.
         UnicodeDecodeError: it is no text.
     """
-    lines = (line.strip() for line in file.read_text("utf-8-sig").splitlines())
-    return frozenset(line for line in lines if line and not line.startswith("#"))
+    return _parsed(files.read(file, MAX_BYTES)[0])
 
 
 class Keys:
@@ -38,10 +45,14 @@ class Keys:
         self._given = [_digest(key.encode()) for key in given]
         self._file = file
         self._of_file: list[bytes] = []
-        self._seen: tuple[int, int] | None = None
+        self._seen = b""
+        """The digest of all of the file."""
+        self._complaint = ""
         self._reread_s = reread_s
         self._looked_at = -math.inf
-        self._refresh()
+        self._reader: Thread | None = None
+        if file is not None:
+            self._read(file)
 
     @property
     def are_asked_for(self) -> bool:
@@ -57,21 +68,37 @@ class Keys:
         return given.hex() if found else None
 
     def _refresh(self) -> None:
+        """Have the file read, where that is due. What hangs is waited for once, and then read whenever it answers."""
         if self._file is None or time.monotonic() - self._looked_at < self._reread_s:
             return
         self._looked_at = time.monotonic()
+        if self._reader is None or not self._reader.is_alive():
+            self._reader = Thread(target=self._read, args=(self._file,), daemon=True)
+            self._reader.start()
+            self._reader.join(WAIT_S)
+
+    def _read(self, file: Path) -> None:
+        """Take the keys of the file: all of it is read, since times and sizes do not tell of every change."""
         try:
-            status = self._file.stat()
-            seen = (status.st_mtime_ns, status.st_ino)
-            if seen == self._seen:
-                return
-            keys = read(self._file)
+            content, status = files.read(file, MAX_BYTES)
+            keys = _parsed(content)
         except (OSError, UnicodeDecodeError) as exc:
-            log.warning("the file of keys cannot be read, those that it held stay good: %s", type(exc).__name__)
+            if (complaint := type(exc).__name__) != self._complaint:
+                log.warning("the file of keys cannot be read, those that it held stay good: %s", complaint)
+            self._complaint = complaint
             return
-        self._seen = seen
-        self._of_file = [_digest(key.encode()) for key in keys]
-        log.info("%d keys in the file of keys", len(keys))
+        self._complaint = ""
+        if not self._seen and status.st_mode & stat.S_IWOTH:
+            log.warning("every user of this machine may write to the file of keys")
+        if (seen := _digest(content)) != self._seen:
+            self._seen = seen
+            self._of_file = [_digest(key.encode()) for key in keys]
+            log.info("%d keys in the file of keys", len(keys))
+
+
+def _parsed(content: bytes) -> frozenset[str]:
+    lines = (line.strip() for line in content.decode("utf-8-sig").splitlines())
+    return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
 def _digest(key: bytes) -> bytes:

@@ -11,6 +11,12 @@ from typing import Literal
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
+from gateway import files
+from gateway.errors import InvalidRequest
+from gateway.panics import panics_as
+
+MAX_BYTES = 64 * 2**20
+"""Of a tokenizer.json: those of the largest vocabularies have 35 MB."""
 INLINE_CHARACTERS = 4096
 """Up to about this much text, 1 ms of work, tokenising costs less than handing it to a thread."""
 Truncate = Literal["none", "start", "end"]
@@ -18,6 +24,9 @@ Truncate = Literal["none", "start", "end"]
 QUERY, INSTRUCTION, BORDER = "{query}", "{instruction}", "{|}"
 """Where a template takes the query and the instruction, and where no token crosses."""
 PLACES = re.compile("|".join(map(re.escape, (QUERY, INSTRUCTION))))
+
+_refusing = panics_as(lambda _: InvalidRequest("the model's tokenizer fails on a text of this request"))
+"""Regular expressions of a tokenizer may be such that some texts take them too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +99,14 @@ class TextTokenizer:
 
     @staticmethod
     def from_file(path: Path, template: Template | None = None) -> "TextTokenizer":
-        """Load a tokenizer.json."""
-        tokenizer = Tokenizer.from_buffer(path.read_bytes())
+        """Load a tokenizer.json.
+
+        Raises:
+            OSError: it cannot be read, is no regular file, or is larger than MAX_BYTES.
+            Exception: it is no tokenizer.
+        """
+        content, _ = files.read(path, MAX_BYTES)
+        tokenizer = Tokenizer.from_str(content.decode())  # from_buffer would keep all other threads waiting meanwhile
         return TextTokenizer(tokenizer) if template is None else TemplateTokenizer(tokenizer, template)
 
     async def encode(self, texts: Sequence[str], frame: Frame | None = None) -> list[list[int]]:
@@ -104,6 +119,7 @@ class TextTokenizer:
     async def pieces(self, texts: Sequence[str], *, special: bool) -> list[list[Piece]]:
         """The tokens of each text as parts of it, with or without the special ones."""
 
+        @_refusing
         def make() -> list[list[Piece]]:
             encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
             return [
@@ -134,6 +150,7 @@ class TextTokenizer:
             return self._frame(query, instruction)
         return await asyncio.to_thread(self._frame, query, instruction)
 
+    @_refusing
     def _encode(self, texts: Sequence[str], frame: Frame | None) -> list[list[int]]:
         if frame is None:
             return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
@@ -142,6 +159,7 @@ class TextTokenizer:
         after = [] if frame.tail else frame.after
         return [frame.before + self._ids(encoding) + after for encoding in encodings]
 
+    @_refusing
     def _frame(self, query: str, instruction: str | None) -> Frame:  # noqa: ARG002 - there is no place for one
         # With any document for the second segment, the tokenizer shows what it puts around all of them.
         pair = self._tokenizer.encode(query, "a")
@@ -227,6 +245,7 @@ class TemplateTokenizer(TextTokenizer):
             prefix, suffix = prefix.replace(written, alias), suffix.replace(written, alias)
         return Template(prefix, suffix)
 
+    @_refusing
     def _frame(self, query: str, instruction: str | None) -> Frame:
         template = self._template if instruction is None or self._instructed is None else self._instructed
         given = {QUERY: query, INSTRUCTION: instruction or ""}

@@ -8,6 +8,7 @@ Tensors cross by DLPack, not as_numpy(): the stub of Triton 2.51 was built befor
 
 from __future__ import annotations  # the stub defines the types it names only after this file is loaded
 
+import ctypes
 import json
 from pathlib import Path
 
@@ -15,6 +16,9 @@ import numpy as np
 import triton_python_backend_utils as triton
 from engine import Engine, InvalidTensorsError, Limits, Row, read_rows
 from numpy.typing import NDArray
+
+set_destructor = ctypes.pythonapi.PyCapsule_SetDestructor
+set_destructor.argtypes = (ctypes.py_object, ctypes.c_void_p)
 
 
 class Counter:
@@ -56,7 +60,7 @@ class TritonPythonModel:
     def _response(self, answer: NDArray[np.float32] | triton.TritonError) -> triton.InferenceResponse:
         if isinstance(answer, triton.TritonError):
             return triton.InferenceResponse([], answer)
-        return triton.InferenceResponse([triton.Tensor.from_dlpack(self.output, answer)])
+        return triton.InferenceResponse([_tensor(self.output, answer)])
 
     def _together(self, batch: list[list[Row]]) -> list[NDArray[np.float32] | triton.TritonError]:
         """Compute the rows of all requests at once, or, where that fails, of each apart."""
@@ -82,3 +86,12 @@ class TritonPythonModel:
             return read_rows(tensors, self.engine.fields, self.limits)
         except InvalidTensorsError as exc:
             return triton.TritonError(str(exc), triton.TritonError.INVALID_ARG)
+
+
+def _tensor(name: str, values: NDArray[np.float32]) -> triton.Tensor:
+    """Hand an array over to Triton, which frees it."""
+    capsule = values.__dlpack__()
+    tensor = triton.Tensor.from_dlpack(name, capsule)
+    # Triton marks the capsule as used by another word than numpy does, whose destructor then complains on stderr.
+    set_destructor(capsule, None)
+    return tensor

@@ -161,3 +161,27 @@ def test_service_that_does_not_become_well_in_time_is_started_again(tmp_path: Pa
     services = [python("stuck", counting(starts), is_well=lambda: False)]
     run(services, starts.exists, ready, unwell_s=0, start_timeout_s=1)
     assert starts.read_text().count("started") >= 2
+
+
+def test_log_that_is_too_large_begins_again_while_the_service_writes(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    write = "for i in range(10**9): print(f'line {i}', flush=True); time.sleep(0.001)"
+    service = python("talker", f"import time\n{write}", log=log, max_log_bytes=2000)
+    sizes = []
+
+    def ready() -> None:
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            sizes.append(log.stat().st_size)
+            loop.call_later(0.05, look)
+
+        look()
+        loop.call_later(4, stop)
+
+    run([service], lambda: log.stat().st_size > 0, ready)
+    assert sizes != sorted(sizes), "the log never began again"
+    before, after = (file.read_text().splitlines() for file in (tmp_path / "log.1", log))
+    assert before[-1].startswith("line ")
+    assert after
+    assert all(line.startswith("line ") for line in after), "whoever writes goes on at the new end"

@@ -80,7 +80,7 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         (RERANKER + "prompts = { query = 'q' }", "models.toml [a] prompts: is for text-embedding only"),
         *(
             (TABLE.format(name="a") + f'aliases = ["{alias}"]', "models.toml [a] aliases[0]: Expected ")
-            for alias in ("x\\n", "\\nx", "x\\u0007", "x\\u007f", "", "x" * 257)
+            for alias in ("x\\n", "\\nx", "x\\u0007", "x\\u007f", "<x>", "", "x" * 257)
         ),
         (TABLE.format(name='"a\\n"'), "a name has letters, digits, "),
         (TABLE.format(name="'a b'"), "models.toml [a b]: a name has letters, digits, "),

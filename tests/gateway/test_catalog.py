@@ -1,5 +1,7 @@
 import asyncio
 import logging
+import os
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +15,7 @@ from gateway.errors import ModelNotFound, NotReady
 from gateway.pixels import Preparation
 from gateway.triton import ModelConfig, Triton
 from loadtest.servers import free_ports
+from tests.gateway.test_vocabularies import PANICKING, normalizing
 from tests.serving import Server
 
 Result = TypeVar("Result")
@@ -78,22 +81,29 @@ class FixedTriton(Triton):
 
 
 def read(
-    repository: Path, tmp_path: Path, *parameters: dict[str, str], inputs: frozenset[str] = frozenset(), width: int = 3
+    repository: Path,
+    tmp_path: Path,
+    *parameters: dict[str, str],
+    inputs: frozenset[str] = frozenset(),
+    width: int = 3,
+    times: int = 1,
 ) -> list[Model]:
     """The models that a catalog reads out of configs with these parameters beside the necessary ones."""
     necessary = {"role": "cross-encoder", "max_tokens": "64", "vocabulary_size": "30522"}
 
     async def run() -> list[Model]:
         triton = FixedTriton(["127.0.0.1:1"], timeout_s=1)
-        names = [f"model-{i}" for i in range(len(parameters))]
+        names = [own.get("triton_name", f"model-{i}") for i, own in enumerate(parameters)]
         for name in names:
-            (tmp_path / name).symlink_to((repository / "all-minilm-l6-v2").resolve())
+            if name.startswith("model-"):
+                (tmp_path / name).symlink_to((repository / "all-minilm-l6-v2").resolve())
         triton.configs = [
             ModelConfig(name, 8, inputs, "logits", int(own.get("width", width)), necessary | own)
             for name, own in zip(names, parameters, strict=True)
         ]
         catalog = Catalog(triton, tmp_path)
-        await catalog.refresh()
+        for _ in range(times):
+            await catalog.refresh()
         await triton.close()
         return catalog.models
 
@@ -137,8 +147,8 @@ def test_prompts_are_read(repository: Path, tmp_path: Path) -> None:
     [
         ({"activation": "relu"}, "activation 'relu' is none of none, sigmoid, softmax"),
         ({"positive_class": "3"}, "positive_class 3 is none of its 3 classes"),
-        ({"positive_class": "yes"}, "invalid literal"),
-        ({"template": "{"}, "DecodeError"),
+        ({"positive_class": "yes"}, "positive_class: Expected `int`"),
+        ({"template": "{"}, "template: Input data was truncated"),
         ({"template": '{"prefix": "{query}"}'}, "missing required field `suffix`"),
         ({"template": '{"prefix": "", "suffix": ""}'}, "the template has 0 places for {query}, not 1"),
         (
@@ -150,8 +160,21 @@ def test_prompts_are_read(repository: Path, tmp_path: Path) -> None:
         ({"default_prompt": "query"}, "default_prompt 'query' is none of its prompts"),
         ({"max_query_tokens": "65"}, "max_query_tokens is 65, not 1 to its max_tokens of 64"),
         ({"max_query_tokens": "0"}, "max_query_tokens is 0, not 1 to its max_tokens of 64"),
-        ({"length_buckets": "32,x"}, "invalid literal"),
+        ({"length_buckets": "32,x"}, "length_buckets[1]: Expected `int`"),
         ({"length_buckets": "16,32"}, "length_buckets end at 32, below its max_tokens of 64"),
+        *(({"max_tokens": text}, "max_tokens: Expected `int`") for text in ("-5", "0", "1" + "0" * 300, "1e300", "x")),
+        *(({"vocabulary_size": text}, "vocabulary_size: Expected `int`") for text in ("-1", "0", "9" * 30)),
+        *(({"text_weight": text}, "text_weight: Expected `float`") for text in ("nan", "-0.1", "1.1", "inf", "half")),
+        ({"dimensions": "2,0"}, "dimensions[1]: Expected `int` >= 1"),
+        ({"dimensions": "-5"}, "dimensions[0]: Expected `int` >= 1"),
+        ({"dimensions": "2,4"}, "dimensions has 4, and the model 3"),
+        ({"default": "perhaps"}, "default: Expected `bool`"),
+        *(({"name": name}, "name: Expected `str`") for name in ("", "a b", "a\n", "<script>", "a\x07", "x" * 10**6)),
+        ({"aliases": "good,<b>"}, "aliases[1]: Expected `str`"),
+        ({"aliases": ",".join(map(str, range(257)))}, "aliases: Expected `array` of length <= 256"),
+        ({"prompts": '{"query": "%s"}' % ("x" * 70_000)}, "Expected `str` of length <= 65536"),
+        ({"width": "0"}, "width: Expected `int` >= 1"),
+        ({"max_tokens": "64", "prompts": "[" * 5000}, "prompts"),
     ],
 )
 def test_model_whose_parameters_cannot_be_read_is_left_out(
@@ -162,6 +185,38 @@ def test_model_whose_parameters_cannot_be_read_is_left_out(
     (message,) = caplog.messages
     assert message.startswith("model model-0 is left out: ")
     assert complaint in message
+    assert len(message) < 600
+
+
+@pytest.mark.parametrize("name", ["../model-1", "..", "a/b"])
+def test_name_that_leads_out_of_the_repository_is_refused(
+    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    caplog.set_level(logging.WARNING, "gateway.catalog")
+    (model,) = read(repository, tmp_path, {}, {"triton_name": name})
+    assert model.name == "model-0"
+    assert f"model {name} is left out: ValueError: its name is not that of a folder" in caplog.text
+
+
+def test_entry_whose_file_cannot_be_read_hides_no_other(
+    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A FIFO without a writer, memory without end, a tokenizer that panics when it is first used."""
+    caplog.set_level(logging.WARNING, "gateway.catalog")
+    entries = [tmp_path / name for name in ("fifo", "zero", "panic")]
+    for entry in entries:
+        entry.mkdir()
+    os.mkfifo(entries[0] / "tokenizer.json")
+    (entries[1] / "tokenizer.json").symlink_to("/dev/zero")
+    shutil.copy(repository / "all-minilm-l6-v2" / "tokenizer.json", entries[2])
+    normalizing(entries[2] / "tokenizer.json", *PANICKING)
+    bad = [{"triton_name": entry.name} for entry in entries]
+    assert [model.name for model in read(repository, tmp_path, *bad, {}, times=3)] == ["model-3"]
+    assert sorted(message.partition(" is left out")[0] for message in caplog.messages) == [
+        "model fifo",
+        "model panic",
+        "model zero",
+    ]
 
 
 def test_public_name_is_given_once(repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -209,8 +264,17 @@ def test_shortest_edge_is_read(repository: Path, tmp_path: Path) -> None:
         (TEXT, 4, "it has 4 dimensions, and model-0, its other tower, 3"),
         (IMAGE, 3, "its public name 'clip' is taken by model-0"),
         (TEXT | {"role": "cross-encoder"}, 3, "its public name 'clip' is taken by model-0"),
-        (IMAGE | {"name": "other", "image_resample": "cubist"}, 3, "KeyError: 'CUBIST'"),
-        (IMAGE | {"name": "other", "image_resize": "longest_edge=64"}, 3, "KeyError: 'height'"),
+        (IMAGE | {"name": "other", "image_height": "0"}, 3, "image_height: Expected `int` >= 1"),
+        (IMAGE | {"name": "other", "image_width": "1000000000"}, 3, "image_width: Expected `int` <= 4096"),
+        (IMAGE | {"name": "other", "image_patches": "-4"}, 3, "image_patches: Expected `int` >= 1"),
+        (IMAGE | {"name": "other", "image_resize": "shortest_edge=60"}, 3, "image_resize is smaller than image_height"),
+        (IMAGE | {"name": "other", "image_resize": "height=50"}, 3, "not shortest_edge or height and width"),
+        (IMAGE | {"name": "other", "image_resample": "cubist"}, 3, "image_resample: Invalid enum value 'cubist'"),
+        (
+            IMAGE | {"name": "other", "image_resize": "longest_edge=64"},
+            3,
+            "image_resize: Invalid enum value 'longest_edge'",
+        ),
     ],
 )
 def test_towers_that_do_not_go_together_are_not_joined(

@@ -1,7 +1,9 @@
 import asyncio
+import logging
 from pathlib import Path
 
 import httpx2
+import pytest
 
 from gateway.admission import Lines
 from gateway.catalog import Catalog
@@ -48,6 +50,29 @@ def test_triton_that_is_not_there_is_the_problem(repository: Path) -> None:
 
 def test_triton_without_an_entry_of_ours_is_the_problem(tmp_path: Path) -> None:
     assert watch("127.0.0.1:1", tmp_path, 0.5, EmptyTriton) == "Triton serves no model of ours"
+
+
+class Panic(BaseException):
+    """As what Rust panics with: no Exception."""
+
+
+class PanickingTriton(EmptyTriton):
+    """Panics at the first questions."""
+
+    asked = 0
+
+    async def models(self) -> list[ModelConfig]:
+        self.asked += 1
+        if self.asked < 2:
+            raise Panic("said once")
+        return await super().models()
+
+
+def test_watch_goes_on_whatever_happens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "gateway.health")
+    assert watch("127.0.0.1:1", tmp_path, 2.5, PanickingTriton) == "Triton serves no model of ours"
+    assert caplog.messages == ["the look at Triton failed", "not ready: Triton serves no model of ours"]
+    assert "said once" in caplog.text
 
 
 def test_images_need_no_file_of_the_entry(server: Server, tmp_path: Path) -> None:
