@@ -43,7 +43,7 @@ def inside(*folders: str) -> set[str]:
         ("pyarrow", inside("bulk/job.py")),
         ("opentelemetry", inside("gateway/tracing.py")),
         ("prometheus_client", inside("gateway/metrics.py", "gateway/routes/metrics.py")),
-        ("PIL", inside("gateway/pixels.py", "gateway/catalog.py", "export/")),
+        ("PIL", inside("gateway/formats.py", "gateway/pixels.py", "gateway/white.py", "gateway/catalog.py", "export/")),
         ("torch", inside("export/")),
         ("transformers", inside("export/")),
     ],
