@@ -1,6 +1,7 @@
 """Which hosts and addresses the gateway may fetch images from."""
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
@@ -8,6 +9,9 @@ from typing import Self
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+PORTS = (80, 443)
+"""Where nothing else is said: other services than web servers listen at others."""
+ENTRY = re.compile(r"(?P<host>\[[^\]]+\]|[^:=\[\]]+)(:(?P<port>[0-9]{1,5}))?(=(?P<network>.+))?")
 GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
 """All that has been given out for use by everybody (IANA's IPv6 address space registry)."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -65,47 +69,95 @@ def is_global(address: Address) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """The addresses that a host may have: global ones, and those of some networks."""
+
+    networks: tuple[Network, ...] = ()
+
+    def __contains__(self, address: Address) -> bool:
+        """Whether a connection may be made to this address."""
+        return self.public(address) or any(address in network for network in self.networks)
+
+    def public(self, address: Address) -> bool:
+        """Whether everybody may offer a service at this address."""
+        return is_global(address)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A host, or a network, that images may come from."""
+
+    name: str | None
+    """In lower case; "*.example.com" stands for every name below example.com. None: URLs hold those of `network`."""
+    network: Network | None = None
+    """Addresses that may be used though they are not global."""
+    port: int | None = None
+    """None stands for all of PORTS."""
+
+    def matches(self, host: str, port: int) -> bool:
+        """Whether it is for this host of a URL, a name in lower case or an address, and port."""
+        if port not in (PORTS if self.port is None else (self.port,)):
+            return False
+        if self.name is not None:
+            return host == self.name or (self.name.startswith("*.") and host.endswith(self.name[1:]))
+        address = _address(host)
+        return address is not None and self.network is not None and address in self.network
+
+
+@dataclass(frozen=True, slots=True)
 class Allowed:
     """The hosts that images may come from."""
 
     everybody: bool = False
     """Whether any host with a global address will do."""
-    hosts: frozenset[str] = frozenset()
-    """Names in lower case; "*.example.com" stands for every name below example.com."""
-    networks: frozenset[Network] = frozenset()
-    """Addresses that may be used though they are not global."""
+    entries: frozenset[Entry] = frozenset()
 
     @classmethod
     def listed(cls, entries: Iterable[str]) -> Self:
-        """Read a list of names, addresses and networks such as 10.1.0.0/16.
+        """Read a list of names, addresses and networks, each with a port or without, and of names in a network.
+
+        Such as images.example.com, 10.1.0.0/16, [fd12::1]:9000, and minio.internal:9000=10.1.0.0/16.
 
         Raises:
             ValueError: an entry is none of these.
         """
-        hosts, networks = set(), set()
-        for entry in entries:
-            try:
-                networks.add(ipaddress.ip_network(entry))
-            except ValueError:
-                if "/" in entry or not _is_name(entry):
-                    raise ValueError(f"{entry!r} is neither the name of a host nor an address or network") from None
-                hosts.add(entry.lower().rstrip("."))
-        return cls(hosts=frozenset(hosts), networks=frozenset(networks))
+        return cls(entries=frozenset(map(_entry, entries)))
 
-    def host(self, name: str) -> bool:
-        """Whether a URL may name this host; its addresses are another question."""
-        name = name.lower().rstrip(".")
-        if self.everybody or name in self.hosts:
-            return True
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return any(entry.startswith("*.") and name.endswith(entry[1:]) for entry in self.hosts)
-        return any(address in network for network in self.networks)
+    def reach(self, host: str, port: int) -> Reach | None:
+        """Which addresses a host of a URL may have; None if nothing is fetched from it."""
+        host = host.lower().rstrip(".")
+        matching = [entry for entry in self.entries if entry.matches(host, port)]
+        if not matching and not (self.everybody and port in PORTS):
+            return None
+        return Reach(tuple(entry.network for entry in matching if entry.network is not None))
 
-    def address(self, address: Address) -> bool:
-        """Whether a connection may be made to this address."""
-        return is_global(address) or any(address in network for network in self.networks)
+
+def _entry(text: str) -> Entry:
+    if (network := _network(text)) is not None:
+        return Entry(None, network)
+    match = ENTRY.fullmatch(text)
+    if match is not None and (match["port"] is None or 1 <= int(match["port"]) <= 65535):
+        host, port = match["host"].strip("[]"), int(match["port"]) if match["port"] else None
+        network = _network(host if match["network"] is None else match["network"])
+        if match["network"] is None and network is not None:
+            return Entry(None, network, port)
+        if _is_name(host) and _network(host) is None and (match["network"] is None) == (network is None):
+            return Entry(host.lower().rstrip("."), network, port)
+    raise ValueError(f"{text!r} is neither the name of a host nor an address or network, with or without a port")
+
+
+def _network(text: str) -> Network | None:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        return None
+
+
+def _address(text: str) -> Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
 
 
 def _is_name(entry: str) -> bool:

@@ -10,8 +10,8 @@ MAX_BYTES = 10 * 2**20
 """Of an image's file, however it comes."""
 MAX_CHARACTERS = MAX_BYTES * 3 // 2
 """Of it in text: a third more than the bytes, and room for line breaks."""
-DATA_URI = re.compile(rb"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
-"""RFC 2397, section 3."""
+DATA_URI = re.compile(rb"\s*data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
+"""RFC 2397, section 3, with blanks as people leave them."""
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 SPACE = b" \t\n\r\v\f"
 
@@ -28,7 +28,7 @@ def decode(text: bytes, place: str) -> bytes:
     """
     head = DATA_URI.match(text[:256])
     if head is not None:
-        media_type, parameters = head[1].lower(), head[2].lower()
+        media_type, parameters = (part.lower().translate(None, SPACE) for part in head.groups())
         if not media_type.startswith(b"image/") or not parameters.endswith(b";base64"):
             raise InvalidRequest(f"{place} is not a data: URI of an image in base64", param=place)
         text = text[head.end() :]

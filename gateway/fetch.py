@@ -9,13 +9,14 @@ import ipaddress
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TypeVar
 
 import httpx2
 
 from gateway import __version__
-from gateway.addresses import Address, Allowed
+from gateway.addresses import Address, Allowed, Reach
 from gateway.encoded import MAX_BYTES
 from gateway.errors import InvalidRequest
 from gateway.names import Resolve, resolve
@@ -25,6 +26,11 @@ TIMEOUT_S = 5.0
 MAX_REDIRECTS = 3
 LOOKUPS = 64
 """Names that are resolved at a time. One that nobody waits for any more may take its thread for many seconds."""
+FREE_CHUNKS = 1000
+LEAST_CHUNK_BYTES = 1024
+"""Of a chunk, on average, beyond those: each takes time that the gateway's other threads wait for."""
+VISIT = "visit"
+"""The extension of requests that holds the `_Visit`."""
 CONTENT_TYPES = frozenset(
     {"image/png", "image/jpeg", "image/jpg", "image/webp", "image/gif", "image/bmp", "image/x-ms-bmp"}
 )
@@ -39,6 +45,15 @@ Result = TypeVar("Result")
 
 class RefusedError(Exception):
     """A URL leads where the gateway must not go, or its answer is not an image. One clause, to follow "its"."""
+
+
+@dataclass
+class _Visit:
+    """What was asked for the sake of one URL, redirects included."""
+
+    inside: bool = False
+    """Whether any of it was at an address that is not public. Then nobody learns why there is no image: not which ports
+    are open, nor what listens there."""
 
 
 class _Guard(httpx2.AsyncBaseTransport):
@@ -59,9 +74,13 @@ class _Guard(httpx2.AsyncBaseTransport):
             raise RefusedError("port is not valid")
         if url.userinfo:
             raise RefusedError("user name or password is not allowed")
-        if not self._allowed.host(url.host):
-            raise RefusedError("host is not one that this server fetches from")
-        addresses = await self._addresses(url)
+        port = url.port or {"http": 80, "https": 443}[url.scheme]
+        reach = self._allowed.reach(url.host, port)
+        if reach is None:
+            raise RefusedError("host or port is not one that this server fetches from")
+        addresses = await self._addresses(url.host, port, reach)
+        if not all(map(reach.public, addresses)):
+            request.extensions[VISIT].inside = True
         for address in addresses[:-1]:
             try:
                 return await self._send(request, url, address)
@@ -69,14 +88,14 @@ class _Guard(httpx2.AsyncBaseTransport):
                 continue  # as a name may have addresses of a network that is not here
         return await self._send(request, url, addresses[-1])
 
-    async def _addresses(self, url: httpx2.URL) -> list[Address]:
+    async def _addresses(self, host: str, port: int, reach: Reach) -> list[Address]:
         try:
-            found = await self._resolve(url.host, url.port or {"http": 80, "https": 443}[url.scheme])
+            found = await self._resolve(host, port)
             addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
         except (OSError, ValueError, UnicodeError):
             addresses = []
         # The same words whether a name is unknown or private: nobody learns here what names there are.
-        if not addresses or not all(map(self._allowed.address, addresses)):
+        if not addresses or not all(address in reach for address in addresses):
             raise RefusedError("host has no address that this server fetches from")
         return addresses
 
@@ -126,8 +145,9 @@ class Fetcher:
             InvalidRequest: it must not be fetched, or does not give an image within the limits.
         """
         cause: Exception
+        visit = _Visit()
         try:
-            return await self._there(self._get(url))
+            return await self._there(self._get(url, visit))
         except TimeoutError as exc:
             problem, cause = f"server took more than {TIMEOUT_S:g} s", exc
         except RefusedError as exc:
@@ -136,23 +156,32 @@ class Fetcher:
             problem, cause = "URL is not valid", exc
         except httpx2.HTTPError as exc:
             problem, cause = "server cannot be reached, or breaks off", exc
+        if visit.inside:
+            problem = "server, which has no public address, gives no image"
         raise InvalidRequest(f"{place} cannot be fetched: its {problem}", param=place) from cause
 
     async def _there(self, work: Coroutine[None, None, Result]) -> Result:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
-    async def _get(self, url: str) -> bytes:
+    async def _get(self, url: str, visit: _Visit) -> bytes:
+        request = self._client.build_request("GET", url, extensions={VISIT: visit})
         async with asyncio.timeout(TIMEOUT_S):
-            request = self._client.build_request("GET", url)
             for _ in range(MAX_REDIRECTS + 1):
                 response = await self._client.send(request, stream=True)
                 try:
                     if response.next_request is None:
                         return await _read(response)
-                    request = response.next_request
+                    request = following(request, response.next_request)
                 finally:
                     await response.aclose()  # what a redirect says besides is not read, however long it is
         raise RefusedError(f"server redirects more than {MAX_REDIRECTS} times")
+
+
+def following(request: httpx2.Request, following: httpx2.Request) -> httpx2.Request:
+    """What a redirect leads to; it has the extensions of the request before."""
+    if request.url.scheme == "https" and following.url.scheme == "http":
+        raise RefusedError("server redirects from https to http")
+    return following
 
 
 async def _read(response: httpx2.Response) -> bytes:
@@ -167,7 +196,9 @@ async def _read(response: httpx2.Response) -> bytes:
     chunks: list[bytes] = []
     async for chunk in response.aiter_raw():
         size += len(chunk)
+        chunks.append(chunk)
         if size > MAX_BYTES:
             raise RefusedError(f"file is over {MAX_BYTES} bytes")
-        chunks.append(chunk)
+        if len(chunks) > FREE_CHUNKS + size // LEAST_CHUNK_BYTES:
+            raise RefusedError("server sends it in too many pieces")
     return b"".join(chunks)

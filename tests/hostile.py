@@ -55,9 +55,8 @@ def jpeg_of_separate_components(width: int = 8000, height: int = 4999) -> bytes:
     return _jpeg_head(0xC0, width, height, 3) + b"".join(scans) + b"\xff\xd9"
 
 
-def jpeg_of_many_scans() -> bytes:
+def jpeg_of_many_scans(width: int = 4000, height: int = 3000, count: int = 100_000) -> bytes:
     """Each goes through all coefficients."""
-    width, height, count = 4000, 3000, 100_000
     blocks = -(-width // 8) * -(-height // 8)
     first = jpeg_segment(0xDA, bytes([3, 1, 0, 2, 0, 3, 0, 0, 0, 0])) + bytes(blocks * 3 // 8 + 1)
     head = _jpeg_head(0xC2, width, height, 3)[:-21] + jpeg_segment(0xC4, bytes([0x10, 1, *[0] * 15, 0xE0]))
@@ -94,11 +93,11 @@ def thin_png() -> bytes:
     return png(20_000_000, 2, bytes(2 * (20_000_000 + 1)), colours=0)
 
 
-def bmp_of_runs() -> bytes:
-    """Pillow fills each line in Python."""
-    data, palette = b"\1\5\0\0" * 6000 + b"\0\1", bytes(1024)
+def run_length_bmp(width: int, height: int, bits: int = 8) -> bytes:
+    """One run and the end of each line, which Pillow fills in Python."""
+    data, palette = b"\1\1\0\0" * height + b"\0\1", bytes(8)
     start = 14 + 40 + len(palette)
-    head = struct.pack("<IiiHHIIiiII", 40, 6000, 6000, 1, 8, 1, len(data), 0, 0, 256, 0)
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 1 if bits == 8 else 2, len(data), 0, 0, 2, 0)
     return b"BM" + struct.pack("<IHHI", start + len(data), 0, 0, start) + head + palette + data
 
 
@@ -132,7 +131,7 @@ FILES: Mapping[str, Callable[[], bytes]] = {
     "a PNG of text": png_of_text,
     "a PNG of profiles": png_of_profiles,
     "a thin PNG": thin_png,
-    "a BMP of runs": bmp_of_runs,
+    "a BMP of runs": lambda: run_length_bmp(1_000_000, 40),
     "a WebP of a large canvas": webp_of_a_large_canvas,
     "the largest progressive JPEG": large_progressive,
 }

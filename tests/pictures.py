@@ -54,7 +54,7 @@ def _kinds(width: int, height: int, seed: int) -> Mapping[str, bytes]:
     rgb = scene(width, height, seed)
     grey = rgb.convert("L")
     palette = rgb.quantize(64)
-    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) // 2)
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     frames = [scene(width, height, seed + i) for i in range(3)]
     return {
         "png": file(rgb, "PNG"),
@@ -95,6 +95,8 @@ VARIED: Mapping[str, bytes] = {
 def seen(content: bytes) -> Image.Image:
     """What a person sees: the first frame, upright, on white, as Pillow itself makes it RGB."""
     image: Image.Image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    if image.mode == "I;16":  # of which it would keep what fits in 8 bits
+        image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")

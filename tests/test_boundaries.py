@@ -43,7 +43,10 @@ def inside(*folders: str) -> set[str]:
         ("pyarrow", inside("bulk/job.py")),
         ("opentelemetry", inside("gateway/tracing.py")),
         ("prometheus_client", inside("gateway/metrics.py", "gateway/routes/metrics.py")),
-        ("PIL", inside("gateway/pixels.py", "gateway/parameters.py", "export/")),
+        (
+            "PIL",
+            inside("gateway/formats.py", "gateway/pixels.py", "gateway/white.py", "gateway/parameters.py", "export/"),
+        ),
         ("torch", inside("export/")),
         ("transformers", inside("export/")),
     ],

@@ -207,9 +207,10 @@ def images_by_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def fetching(repository: Path) -> Iterator[Server]:
-    """A server that fetches images from 127.0.0.1."""
-    with serve(repository, GATEWAY_IMAGE_URLS="allowlist", GATEWAY_IMAGE_URL_HOSTS="127.0.0.1") as running:
+def fetching(repository: Path, images_by_url: str) -> Iterator[Server]:
+    """A server that fetches images from that one."""
+    host = images_by_url.removeprefix("http://")
+    with serve(repository, GATEWAY_IMAGE_URLS="allowlist", GATEWAY_IMAGE_URL_HOSTS=host) as running:
         yield running
 
 

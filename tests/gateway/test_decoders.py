@@ -110,7 +110,7 @@ def peak(process: psutil.Process) -> float:
 
 def test_file_that_takes_too_long_says_so() -> None:
     with pytest.raises(InvalidRequest, match=r"^image takes more than 5 s to decode$"):
-        using(lambda decoders: decoders.read(hostile.jpeg_of_many_scans(), PREPARATION, "image"))
+        using(lambda decoders: decoders.read(hostile.jpeg_of_exif_parts(), PREPARATION, "image"))
 
 
 @pytest.mark.parametrize("name", ["a GIF of one large frame", "a thin PNG"])
@@ -138,7 +138,7 @@ def test_process_that_dies_fails_its_image_alone() -> None:
 
 
 def test_whoever_gives_up_ends_the_work() -> None:
-    content = hostile.jpeg_of_many_scans()
+    content = hostile.jpeg_of_exif_parts()
 
     async def work(decoders: Decoders) -> None:
         for _ in range(2 * len(os.sched_getaffinity(0))):

@@ -26,6 +26,7 @@ def test_alphabets_differ_here() -> None:
         base64.encodebytes(CONTENT).decode(),  # with line breaks
         f"data:image/png;base64,{STANDARD}",
         f"data:image/png;base64,{URL_SAFE.rstrip('=')}",
+        f" \ndata:image/png; base64, {STANDARD}",
         f"DATA:IMAGE/PNG;name=a.png;BASE64,{STANDARD}",
     ],
 )

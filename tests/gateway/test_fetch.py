@@ -7,10 +7,11 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import httpx2
 import pytest
 
 from gateway import fetch
-from gateway.addresses import Allowed
+from gateway.addresses import Address, Allowed, Reach, is_global
 from gateway.encoded import MAX_BYTES
 from gateway.errors import InvalidRequest
 from gateway.fetch import Fetcher
@@ -18,6 +19,8 @@ from tests.pictures import file, scene
 
 IMAGE = file(scene(20, 30, 1), "PNG")
 
+Allowing = Callable[[int], Allowed]
+"""Where images are fetched, given the server's port."""
 Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 """Answers a request, of which it is given the head."""
 
@@ -87,7 +90,7 @@ class World:
 def run(
     url: str,
     routes: Mapping[str, Handler],
-    allowed: Allowed,
+    allowed: Allowing,
     names: Mapping[str, Sequence[str]] | None = None,
     fetches: int = 1,
 ) -> tuple[bytes | str, World]:
@@ -110,7 +113,7 @@ def run(
     async def use() -> bytes | str:
         server = await asyncio.start_server(serve, "0.0.0.0", 0)
         world.port = server.sockets[0].getsockname()[1]
-        fetcher = Fetcher(allowed, world.resolve)
+        fetcher = Fetcher(allowed(world.port), world.resolve)
         found: bytes | str = ""
         try:
             for _ in range(fetches):
@@ -125,8 +128,33 @@ def run(
     return asyncio.run(use()), world
 
 
-LOOPBACK = Allowed.listed(["127.0.0.0/8", "here.example", "*.here.example"])
+class LoopbackIsPublic(Allowed):
+    """Loopback addresses stand for public ones."""
+
+    def reach(self, host: str, port: int) -> Reach | None:
+        found = Allowed.reach(self, host, port)
+        return None if found is None else PublicLoopback(found.networks)
+
+
+class PublicLoopback(Reach):
+    def public(self, address: Address) -> bool:
+        return address.is_loopback or is_global(address)
+
+
+def listed(*entries: str, kind: type[Allowed] = Allowed) -> Allowing:
+    """A list of hosts, in which PORT stands for the server's."""
+    return lambda port: kind.listed(entry.replace("PORT", str(port)) for entry in entries)
+
+
+HOSTS = ("127.0.0.0/8:PORT", "here.example:PORT=127.0.0.0/8", "*.here.example:PORT=127.0.0.0/8")
+LOOPBACK = listed(*HOSTS)
 """As an operator would allow an image host in a network of his own."""
+PUBLIC = listed(*HOSTS, kind=LoopbackIsPublic)
+INSIDE = "server, which has no public address, gives no image"
+
+
+def anybody(_: int) -> Allowed:
+    return Allowed(everybody=True)
 
 
 def test_image_is_fetched() -> None:
@@ -162,7 +190,7 @@ def test_rebound_name_is_checked_at_its_new_address_too() -> None:
             return True
 
     routes = {"/a": redirect("http://here.example:PORT/b"), "/b": reply()}
-    found, world = run("http://here.example:PORT/a", routes, LOOPBACK, Rebinding())
+    found, world = run("http://here.example:PORT/a", routes, PUBLIC, Rebinding())
     assert found == "host has no address that this server fetches from"
     assert world.reached == ["127.0.0.5"]
 
@@ -173,12 +201,12 @@ def test_rebound_name_is_checked_at_its_new_address_too() -> None:
 )
 def test_name_of_which_any_address_is_not_public_is_refused(addresses: list[str]) -> None:
     routes = {"/a": reply()}
-    found, world = run("http://evil.example:PORT/a", routes, Allowed(everybody=True), {"evil.example": addresses})
+    found, world = run("http://evil.example/a", routes, anybody, {"evil.example": addresses})
     assert (found, world.reached) == ("host has no address that this server fetches from", [])
 
 
 def test_unknown_name_is_refused_in_the_same_words() -> None:
-    found, _ = run("http://nowhere.example:PORT/a", {}, Allowed(everybody=True))
+    found, _ = run("http://nowhere.example/a", {}, anybody)
     assert found == "host has no address that this server fetches from"
 
 
@@ -203,7 +231,7 @@ def test_every_way_to_write_loopback_is_refused(host: str) -> None:
         fetcher = Fetcher(Allowed(everybody=True))
         try:
             with pytest.raises(InvalidRequest) as caught:
-                await fetcher.fetch(f"http://{host}:1/a", "image")
+                await fetcher.fetch(f"http://{host}/a", "image")
         finally:
             await fetcher.close()
         return caught.value.message
@@ -214,9 +242,9 @@ def test_every_way_to_write_loopback_is_refused(host: str) -> None:
 @pytest.mark.parametrize(
     ("location", "refusal"),
     [
-        ("http://10.0.0.1/b", "host is not one that this server fetches from"),
-        ("http://169.254.169.254/latest/meta-data", "host is not one that this server fetches from"),
-        ("http://elsewhere.example:PORT/b", "host is not one that this server fetches from"),
+        ("http://10.0.0.1/b", "host or port is not one that this server fetches from"),
+        ("http://169.254.169.254/latest/meta-data", "host or port is not one that this server fetches from"),
+        ("http://elsewhere.example:PORT/b", "host or port is not one that this server fetches from"),
         ("http://private.here.example:PORT/b", "host has no address that this server fetches from"),
         ("http://user:secret@127.0.0.1:PORT/b", "user name or password is not allowed"),
         ("file:///etc/passwd", "scheme is neither http nor https"),
@@ -225,7 +253,7 @@ def test_every_way_to_write_loopback_is_refused(host: str) -> None:
 )
 def test_redirect_is_checked_like_the_url_itself(location: str, refusal: str) -> None:
     routes = {"/a": redirect(location), "/b": reply()}
-    found, world = run("http://127.0.0.1:PORT/a", routes, LOOPBACK, {"private.here.example": ["10.0.0.1"]})
+    found, world = run("http://127.0.0.1:PORT/a", routes, PUBLIC, {"private.here.example": ["10.0.0.1"]})
     assert found == refusal
     assert len(world.heads) == 1
 
@@ -252,17 +280,15 @@ async def crumbs(_: bytes, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-def test_server_of_crumbs_is_given_up_in_time() -> None:
-    started = time.monotonic()
-    found, _ = run("http://127.0.0.1:PORT/a", {"/a": crumbs}, LOOPBACK)
-    assert found in ("server took more than 5 s", "server cannot be reached, or breaks off")
-    assert time.monotonic() - started < 2 * fetch.TIMEOUT_S
+def test_server_of_crumbs_is_given_up() -> None:
+    found, _ = run("http://127.0.0.1:PORT/a", {"/a": crumbs}, PUBLIC)
+    assert found == "server sends it in too many pieces"
 
 
 @pytest.mark.parametrize(("hops", "expected"), [(3, IMAGE), (4, "server redirects more than 3 times")])
 def test_three_redirects_are_followed(hops: int, expected: bytes | str) -> None:
     routes = {f"/{i}": redirect(f"/{i + 1}") for i in range(hops)} | {f"/{hops}": reply()}
-    assert run("http://127.0.0.1:PORT/0", routes, LOOPBACK)[0] == expected
+    assert run("http://127.0.0.1:PORT/0", routes, PUBLIC)[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -280,13 +306,13 @@ def test_three_redirects_are_followed(hops: int, expected: bytes | str) -> None:
     ],
 )
 def test_answer_that_is_no_image_within_the_limits_is_refused(handler: Handler, refusal: str) -> None:
-    assert run("http://127.0.0.1:PORT/a", {"/a": handler}, LOOPBACK)[0] == refusal
+    assert run("http://127.0.0.1:PORT/a", {"/a": handler}, PUBLIC)[0] == refusal
 
 
 @pytest.mark.parametrize("handler", [drip, silence])
 def test_slow_server_is_given_up_in_time(handler: Handler) -> None:
     started = time.monotonic()
-    found, _ = run("http://127.0.0.1:PORT/a", {"/a": handler}, LOOPBACK)
+    found, _ = run("http://127.0.0.1:PORT/a", {"/a": handler}, PUBLIC)
     assert found in ("server took more than 5 s", "server cannot be reached, or breaks off")
     assert time.monotonic() - started < 2 * fetch.TIMEOUT_S
 
@@ -313,6 +339,44 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
 
 def test_name_with_an_address_that_does_not_answer_is_reached_at_its_next() -> None:
     # Nothing listens on ::1 here, which is listed too.
-    allowed = Allowed.listed(["here.example", "127.0.0.0/8", "::1"])
+    allowed = listed("here.example:PORT=127.0.0.0/8", "here.example:PORT=::1")
     found, world = run("http://here.example:PORT/a", {"/a": reply()}, allowed, {"here.example": ["::1", "127.0.0.1"]})
     assert (found, world.reached) == (IMAGE, ["127.0.0.1"])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1/a",
+        *(f"http://127.0.0.1:PORT/{way}" for way in ("missing", "page", "large", "away", "inside")),
+    ],
+)
+def test_nobody_learns_what_is_at_an_address_that_is_not_public(url: str) -> None:
+    routes = {
+        "/missing": reply(status="404 Not Found"),
+        "/page": reply(kind="text/html"),
+        "/large": flood,
+        "/away": redirect("http://1.1.1.1/"),
+        "/inside": redirect("http://127.0.0.1:1/"),
+    }
+    assert run(url, routes, listed("127.0.0.1:PORT", "127.0.0.1:1"))[0] == INSIDE
+
+
+@pytest.mark.parametrize("allowed", [listed("127.0.0.1", "here.example=127.0.0.0/8"), anybody])
+@pytest.mark.parametrize("host", ["127.0.0.1", "here.example"])
+def test_other_ports_than_those_of_the_web_must_be_listed(allowed: Allowing, host: str) -> None:
+    found, world = run(f"http://{host}:PORT/a", {"/a": reply()}, allowed, {"here.example": ["127.0.0.1"]})
+    assert (found, world.resolved) == ("host or port is not one that this server fetches from", [])
+
+
+def test_listed_name_does_not_reach_a_network_that_is_listed_for_itself() -> None:
+    allowed = listed("here.example:PORT", "127.0.0.0/8:PORT")
+    found, world = run("http://here.example:PORT/a", {"/a": reply()}, allowed, {"here.example": ["127.0.0.1"]})
+    assert (found, world.reached) == ("host has no address that this server fetches from", [])
+
+
+def test_redirect_from_https_to_http_is_refused() -> None:
+    requests = {scheme: httpx2.Request("GET", f"{scheme}://here.example/") for scheme in ("http", "https")}
+    with pytest.raises(fetch.RefusedError, match="from https to http"):
+        fetch.following(requests["https"], requests["http"])
+    assert fetch.following(requests["http"], requests["https"]) is requests["https"]

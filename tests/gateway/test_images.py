@@ -60,7 +60,7 @@ def test_no_more_files_are_fetched_than_may_wait_for_a_decoder() -> None:
     async def run() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        images = Images(10**6, Allowed.listed(["127.0.0.1"]))
+        images = Images(10**6, Allowed.listed([url.removeprefix("http://").rstrip("/")]))
         try:
             await asyncio.gather(*(images.read(url, PREPARATION, f"image {i}") for i in range(2 * FETCHED)))
         finally:

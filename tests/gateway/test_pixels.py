@@ -15,8 +15,9 @@ from transformers import CLIPImageProcessor, SiglipImageProcessor, ViTImageProce
 from gateway import pixels as pixels_
 from gateway.errors import InvalidRequest
 from gateway.pixels import PLAIN_BYTES, Preparation
-from tests.hostile import jpeg_of_separate_components, png
+from tests.hostile import jpeg_of_many_scans, jpeg_of_separate_components, png, png_chunk, run_length_bmp
 from tests.pictures import VARIED, file, processed, scene, turned, with_alpha
+from tests.samples import SAMPLES
 
 MOST = 40_000_000 * PLAIN_BYTES
 Pixels = NDArray[np.uint8]
@@ -74,6 +75,13 @@ def test_pixels_are_those_of_the_image_processor(name: str) -> None:
         assert within_one.mean() >= 0.999, kind
 
 
+@pytest.mark.parametrize("name", SAMPLES)
+def test_every_mode_is_what_its_samples_show_on_white(name: str) -> None:
+    sample = SAMPLES[name]()
+    pixels = read(sample.content).transpose(1, 2, 0)
+    assert np.abs(pixels - sample.shown).max() <= sample.within
+
+
 def test_thin_image_is_not_blown_up() -> None:
     """The whole of it, its shorter side resized to 56 pixels, would be 56 x 2.8 million."""
     thin = file(Image.new("RGB", (2, 100_000), "red"), "PNG")
@@ -109,6 +117,22 @@ def test_broken_exif_is_none() -> None:
 )
 def test_what_is_no_image_is_refused(content: bytes, message: str) -> None:
     assert refusal(content).startswith(f"input[3].image {message}")
+
+
+@pytest.mark.parametrize("depth", [4, 8])
+def test_compressed_bitmap_is_refused_before_it_is_expanded(depth: int) -> None:
+    assert refusal(run_length_bmp(1_000_000, 40, depth)) == (
+        "input[3].image is a compressed BMP image; send it as PNG, or without compression"
+    )
+
+
+@pytest.mark.parametrize(("more", "refused"), [(99, False), (100, True)])
+def test_jpeg_may_have_a_hundred_scans(more: int, refused: bool) -> None:
+    content = jpeg_of_many_scans(64, 48, more)
+    if refused:
+        assert refusal(content) == "input[3].image is a JPEG image of more than 100 scans"
+    else:
+        assert read(content).shape == (3, 48, 64)
 
 
 def archive(size: int) -> bytes:
@@ -163,6 +187,21 @@ LARGEST = {
     "jpeg cmyk": lambda: file(Image.new("CMYK", (2440, 2440), "teal"), "JPEG"),
     "png": lambda: file(Image.new("RGB", (4000, 2499), "teal"), "PNG"),
     "png alpha": lambda: file(with_alpha(Image.new("RGB", (4000, 2499), "teal")), "PNG"),
+    "png, a colour transparent, turned": lambda: file(
+        Image.new("RGB", (4000, 2499)), "PNG", transparency=(0, 0, 0), **turned(6)
+    ),
+    "png palette, a colour transparent, turned": lambda: file(
+        Image.new("P", (4000, 2499)), "PNG", transparency=0, **turned(6)
+    ),
+    "png grey, a colour transparent, turned": lambda: file(
+        Image.new("L", (4000, 2499)), "PNG", transparency=0, **turned(6)
+    ),
+    "png 16 bits, a colour transparent, turned": lambda: file(
+        Image.new("I;16", (4000, 2499)), "PNG", transparency=0, **turned(6)
+    ),
+    "png 48 bits, a colour transparent": lambda: png(
+        2440, 2440, bytes(2440 * (2440 * 6 + 1)), bits=16, before=png_chunk(b"tRNS", bytes(6))
+    ),
     "png grey alpha": lambda: file(Image.new("LA", (2440, 2440), "teal"), "PNG"),
     "gif": lambda: file(Image.new("P", (4000, 2499)), "GIF"),
     "webp": lambda: file(Image.new("RGB", (1730, 1730), "teal"), "WEBP"),
