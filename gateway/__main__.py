@@ -23,6 +23,8 @@ def main() -> int:
     _be_polite()
     # Or gRPC logs each decoder that is started, in lines of its own kind.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # Or texts would go to threads that all share, where a batch waits for all that came before it.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as exc:

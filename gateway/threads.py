@@ -1,0 +1,51 @@
+"""Work in threads, so that the event loop goes on meanwhile, with turns between keys."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from gateway import cores
+from gateway.turns import Account, Turns
+
+SPARE = 2
+"""Threads beyond the cores, for keys that have none: the kernel shares the cores between them."""
+
+Result = TypeVar("Result")
+
+
+class Threads:
+    """A pool of them, for work that does not hold the interpreter's lock. Belongs to the event loop it is used in."""
+
+    def __init__(self) -> None:
+        """Start none yet."""
+        self.count = cores.count()
+        """How many of one key work at a time."""
+        self._turns = Turns(self.count, SPARE)
+        self._pool = ThreadPoolExecutor(self.count + SPARE, thread_name_prefix="work")
+
+    def close(self) -> None:
+        """Wait for what is under way, and end them."""
+        self._pool.shutdown()
+
+    async def run(self, account: Account, work: Callable[[], Result]) -> Result:
+        """Do work in a thread when its turn has come.
+
+        A thread cannot be stopped: if whoever waits gives up, the turn is over when the work is.
+        """
+        await self._turns.begin(account.key)
+        loop = asyncio.get_running_loop()
+
+        def do() -> Result:
+            began = time.thread_time()
+            try:
+                return work()
+            finally:
+                loop.call_soon_threadsafe(self._end, account, time.thread_time() - began)
+
+        return await asyncio.shield(loop.run_in_executor(self._pool, do))
+
+    def _end(self, account: Account, seconds: float) -> None:
+        account.seconds += seconds
+        self._turns.end(account.key)
