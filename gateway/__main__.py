@@ -26,6 +26,8 @@ CLOSE_S = 1
 def main() -> int:
     """Run the server; the exit code is 2 where a setting is wrong."""
     _be_polite()
+    # Or texts would go to threads that all share, where a batch waits for all that came before it.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as exc:

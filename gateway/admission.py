@@ -128,13 +128,13 @@ class Line:
         finally:
             ticket.flow.waiting -= ticket.left
 
-    async def wait(self, flow: _Flow, tokens: int) -> bool:
-        """Wait until a part may go to Triton, and count it as under way; say whether it had to wait."""
+    async def wait(self, flow: _Flow, tokens: int) -> None:
+        """Wait until a part may go to Triton, and count it as under way."""
         start = max(self._now, flow.finish)
         flow.finish = start + tokens
         if not self._turns and self._has_room():
             self._go(start, tokens)
-            return False
+            return
         turn = _Turn(start, next(self._numbers), tokens, asyncio.get_running_loop().create_future())
         heapq.heappush(self._turns, turn)
         try:
@@ -145,7 +145,6 @@ class Line:
             else:  # the flow has not had it
                 flow.finish = max(self._now, flow.finish - tokens)
             raise
-        return True
 
     def leave(self, tokens: int, *, done: bool) -> None:
         """A part is no longer under way: the next ones may go."""
@@ -187,16 +186,11 @@ class Ticket:
     left: int
     """Tokens of it that have not gone to Triton."""
 
-    async def turn(self, tokens: int) -> bool:
-        """Wait until a part of so many tokens may go to Triton; whoever waited has to `leave` the line in the end.
-
-        Returns:
-            Whether it had to wait.
-        """
-        waited = await self.line.wait(self.flow, tokens)
+    async def turn(self, tokens: int) -> None:
+        """Wait until a part of so many tokens may go to Triton; whoever waited has to `leave` the line in the end."""
+        await self.line.wait(self.flow, tokens)
         self.left -= tokens
         self.flow.waiting -= tokens
-        return waited
 
 
 class Lines:

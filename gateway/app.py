@@ -27,6 +27,7 @@ from gateway.routes.http import Endpoint, Gateway, with_deadline
 from gateway.routes.metrics import show as show_metrics
 from gateway.settings import Settings
 from gateway.spans import NO_SPANS, Spans
+from gateway.threads import Threads
 from gateway.triton import Triton
 
 
@@ -45,15 +46,17 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
         triton = Triton(settings.triton_urls, settings.request_timeout_s, spans)
         catalog = Catalog(triton, settings.model_repository)
         lines = Lines(settings.request_timeout_s)
-        monitor = Monitor(triton, catalog, lines, drain)
+        threads = Threads()
+        monitor = Monitor(triton, catalog, lines, threads, drain)
         images = Images(settings.max_image_pixels, settings.image_hosts)
         watch = asyncio.create_task(monitor.run())
         metrics.watch(State(triton, catalog, lines, monitor, drain))
-        yield {"gateway": Gateway(settings, triton, catalog, monitor, images, lines, drain, metrics)}
+        yield {"gateway": Gateway(settings, triton, catalog, monitor, images, lines, drain, metrics, threads)}
         watch.cancel()
         with suppress(asyncio.CancelledError):
             await watch
         await images.close()
+        await asyncio.to_thread(threads.close)
         await triton.close()
         await asyncio.to_thread(spans.close)  # waits for the collector
 

@@ -7,6 +7,7 @@ that is `Needed`, an image takes more memory than the process may have yet, and 
 import gc
 import resource
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +56,15 @@ class Decoded(msgspec.Struct, tag=True):
     """Its pixels, UINT8 [3, H, W] as the tower sees them."""
 
     pixels: bytes
+    seconds: float = 0.0
+    """CPU time that it took."""
 
 
 class Refused(msgspec.Struct, tag=True):
     """Why it is not an image, or not one within the limits."""
 
     message: str
+    seconds: float = 0.0
 
 
 def main() -> None:
@@ -71,7 +75,10 @@ def main() -> None:
     while (job := read(source, Job)) is not None:
         _limit_memory(own + OPENING_BYTES)
         _limit_time()
-        send(sink, _answer(job, source, sink))
+        began = time.process_time()
+        answer = _answer(job, source, sink)
+        answer.seconds = time.process_time() - began
+        send(sink, answer)
 
 
 def _answer(job: Job, source: BinaryIO, sink: BinaryIO) -> Decoded | Refused:

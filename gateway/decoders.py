@@ -1,4 +1,4 @@
-"""The processes that decode images: one for each core, started when they are first needed.
+"""The processes that decode images, started when they are first needed, with turns between keys.
 
 A file that makes its decoder crash, loop or fill the memory ends one of them and fails alone.
 """
@@ -7,6 +7,7 @@ import asyncio
 import logging
 import signal
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,12 +20,17 @@ from gateway.budget import Budget
 from gateway.decoder import CPU_S, GO_ON, LENGTH_BYTES, Decoded, Job, Needed, Refused, packed
 from gateway.errors import InvalidRequest
 from gateway.pixels import PLAIN_BYTES, Preparation
+from gateway.turns import Account, Turns
 
 log = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 """[3, H, W], RGB."""
 
+SPARE = 2
+"""Processes beyond the cores, for keys that have none: the kernel shares the cores between them."""
+FINISH_S = 0.25
+"""For an image that nobody waits for any more: most are done by then, and a new process takes as long to start."""
 FOLDER = Path(__file__).parents[1]
 """Where Python finds this package."""
 
@@ -40,45 +46,55 @@ class Decoders:
                 more memory to decode.
         """
         self._memory = Budget(max_pixels * PLAIN_BYTES)
-        self._idle: asyncio.LifoQueue[_Decoder | None] = asyncio.LifoQueue()
-        self.count = cores.count()
-        """How many images are decoded at a time."""
-        for _ in range(self.count):
-            self._idle.put_nowait(None)
+        self._turns = Turns(cores.count(), SPARE)
+        self._idle: list[_Decoder] = []
 
     async def close(self) -> None:
         """End those that do nothing; none is doing anything any more."""
-        while not self._idle.empty():
-            decoder = self._idle.get_nowait()
-            if decoder is not None:
-                await decoder.end()
+        while self._idle:
+            await self._idle.pop().end()
 
-    async def read(self, given: str | bytes, preparation: Preparation, place: str) -> Pixels:
+    async def read(self, given: str | bytes, preparation: Preparation, place: str, account: Account) -> Pixels:
         """The pixels that a tower sees of an image, UINT8 [3, H, W].
 
         Args:
             given: a file, or it as a data: URI or in base64.
             preparation: of the tower.
             place: what error messages call it.
+            account: whose turn it takes, and who is charged, whether it succeeds or not.
 
         Raises:
             InvalidRequest: it is not an image within the limits.
         """
-        decoder = await self._idle.get()
-        back: _Decoder | None = None
-        try:
-            decoder = decoder or await _Decoder.start()
-            answer = await self._ask(decoder, given, preparation, place)
-            back = decoder
-        except BaseException:  # it has died, or whoever waited has given up, and so does it
-            if decoder is not None:
-                await decoder.end()
-            raise
-        finally:
-            self._idle.put_nowait(back)
+        async with self._turns.take(account.key):
+            work = asyncio.ensure_future(self._decode(given, preparation, place, account))
+            try:
+                answer = await asyncio.shield(work)
+            except asyncio.CancelledError:
+                try:
+                    await asyncio.wait([work], timeout=FINISH_S)
+                finally:
+                    work.cancel()
+                await asyncio.wait([work])
+                raise
         if isinstance(answer, Refused):
             raise InvalidRequest(answer.message, param=place)
         return np.frombuffer(answer.pixels, np.uint8).reshape(3, preparation.height, preparation.width)
+
+    async def _decode(
+        self, given: str | bytes, preparation: Preparation, place: str, account: Account
+    ) -> Decoded | Refused:
+        decoder = self._idle.pop() if self._idle else await _Decoder.start()
+        began = time.monotonic()
+        try:
+            answer = await self._ask(decoder, given, preparation, place)
+        except BaseException:  # it has died, or whoever waited has given up, and so does it
+            account.seconds += min(time.monotonic() - began, CPU_S)
+            await decoder.end()
+            raise
+        account.seconds += answer.seconds
+        self._idle.append(decoder)
+        return answer
 
     async def _ask(
         self, decoder: "_Decoder", given: str | bytes, preparation: Preparation, place: str

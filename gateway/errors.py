@@ -11,6 +11,7 @@ GatewayError
 ├── QuotaExceeded         the key has asked for all that it may in this minute
 ├── Overloaded            more work is waiting than can be done in time
 ├── ClientGone            nobody is there to read an answer
+├── TokenizerFailed       a model's tokenizer broke down on a text
 ├── InferenceFailed       Triton answered with an error, or with nonsense
 ├── NotReady              Triton is down, or a model is not loaded
 └── DeadlineExceeded      no answer in time
@@ -84,6 +85,10 @@ class ClientGone(GatewayError):  # noqa: N818
     """Nobody is there to read an answer."""
 
 
+class TokenizerFailed(GatewayError):  # noqa: N818
+    """A model's tokenizer broke down on a text, as with a regular expression that never ends."""
+
+
 class InferenceFailed(GatewayError):  # noqa: N818
     """Triton answered with an error, or with nonsense."""
 
@@ -119,6 +124,7 @@ ANSWERS: Mapping[type[GatewayError], Answer] = {
     QuotaExceeded: Answer(429, "rate_limit_error", "rate_limit_exceeded"),
     Overloaded: Answer(429, "rate_limit_error", "overloaded", {"retry-after": "1"}),
     ClientGone: Answer(499, "invalid_request_error", "client_gone"),  # nginx's status for it
+    TokenizerFailed: Answer(500, "server_error", "tokenizer_failed"),
     InferenceFailed: Answer(502, "server_error", "inference_failed"),
     NotReady: Answer(503, "server_error", "not_ready", {"retry-after": "1"}),
     DeadlineExceeded: Answer(504, "server_error", "deadline_exceeded"),

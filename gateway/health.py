@@ -14,6 +14,7 @@ from gateway.drain import Drain
 from gateway.errors import GatewayError
 from gateway.service import images, rows
 from gateway.service.caller import Caller
+from gateway.threads import Threads
 from gateway.triton import Triton
 
 log = logging.getLogger(__name__)
@@ -28,12 +29,12 @@ process is dead."""
 class Monitor:
     """Keeps the catalog true and asks models that nobody else does for an inference, once a second."""
 
-    def __init__(self, triton: Triton, catalog: Catalog, lines: Lines, drain: Drain) -> None:
+    def __init__(self, triton: Triton, catalog: Catalog, lines: Lines, threads: Threads, drain: Drain) -> None:
         self._triton = triton
         self._catalog = catalog
         self._lines = lines
         self._drain = drain
-        self._caller = Caller(triton, Lines(triton.timeout_s))  # lines of its own, where nobody waits
+        self._caller = Caller(triton, Lines(triton.timeout_s), threads)  # lines of its own, where nobody waits
         self._is_live = False
         self._canaries: dict[str, asyncio.Task[None]] = {}
 

@@ -6,10 +6,12 @@ from gateway.encoded import MAX_BYTES, MAX_CHARACTERS
 from gateway.errors import InvalidRequest
 from gateway.fetch import Fetcher
 from gateway.pixels import Preparation
-from gateway.turns import Turns
+from gateway.turns import Account, Turns
 
 FETCHED = 16
 """Files that are fetched or wait for a decoder; for others, URLs wait, and their time does not count yet."""
+SPARE = 4
+"""More of them, for keys that have none."""
 HEAD_CHARACTERS = 256
 """Of a data: URI, beside the file."""
 
@@ -26,8 +28,7 @@ class Images:
         """
         self._decoders = Decoders(max_pixels)
         self._fetcher = Fetcher(allowed) if allowed is not None else None
-        self._fetching = Turns(FETCHED)
-        self._decoding = Turns(self._decoders.count)
+        self._fetching = Turns(FETCHED, SPARE)
 
     async def close(self) -> None:
         """Close connections and end processes."""
@@ -35,14 +36,14 @@ class Images:
         if self._fetcher is not None:
             await self._fetcher.close()
 
-    async def read(self, image: str, preparation: Preparation, place: str, key: str = "") -> Pixels:
+    async def read(self, image: str, preparation: Preparation, place: str, account: Account) -> Pixels:
         """The pixels that a tower sees of an image.
 
         Args:
             image: a data: URI, base64 in either alphabet, or an http(s) URL.
             preparation: of the tower.
             place: what error messages call it, such as "input[3].image".
-            key: whose it is, for turns between keys.
+            account: whose turns it takes, and who is charged.
 
         Raises:
             InvalidRequest: it is none of these, cannot be fetched, or is not an image within the limits.
@@ -50,14 +51,12 @@ class Images:
         if not image[:8].lower().startswith(("http://", "https://")):
             if len(image) > MAX_CHARACTERS + HEAD_CHARACTERS:
                 raise InvalidRequest(f"{place} is over {MAX_BYTES} bytes", param=place)
-            async with self._decoding.take(key):
-                return await self._decoders.read(image, preparation, place)
+            return await self._decoders.read(image, preparation, place, account)
         if self._fetcher is None:
             raise InvalidRequest(
                 f"{place} is a URL, and this server fetches none: send the image as a data: URI or in base64",
                 param=place,
             )
-        async with self._fetching.take(key):
+        async with self._fetching.take(account.key):
             content = await self._fetcher.fetch(image, place)
-            async with self._decoding.take(key):
-                return await self._decoders.read(content, preparation, place)
+            return await self._decoders.read(content, preparation, place, account)

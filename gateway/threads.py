@@ -1,58 +1,51 @@
-"""Work that may never end, such as reading from a network mount that hangs, in threads of its own."""
+"""Work in threads, so that the event loop goes on meanwhile, with turns between keys."""
 
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
-from threading import Thread
-from typing import Generic, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from gateway import cores
+from gateway.turns import Account, Turns
+
+SPARE = 2
+"""Threads beyond the cores, for keys that have none: the kernel shares the cores between them."""
 
 Result = TypeVar("Result")
 
 
-class NotDone(Exception):  # noqa: N818 - nothing has failed
-    """A function has not ended yet. No TimeoutError, which a function may raise itself."""
+class Threads:
+    """A pool of them, for work that does not hold the interpreter's lock. Belongs to the event loop it is used in."""
 
+    def __init__(self) -> None:
+        """Start none yet."""
+        self.count = cores.count()
+        """How many of one key work at a time."""
+        self._turns = Turns(self.count, SPARE)
+        self._pool = ThreadPoolExecutor(self.count + SPARE, thread_name_prefix="work")
 
-class Work(Generic[Result]):
-    """A function at work in a thread of its own, from now on.
+    def close(self) -> None:
+        """Wait for what is under way, and end them."""
+        self._pool.shutdown()
 
-    Unlike those of `asyncio.to_thread`, this thread takes no place from others while it hangs, and the process does not
-    wait for it when it ends. Belongs to the event loop it is made in.
-    """
+    async def run(self, account: Account, work: Callable[[], Result]) -> Result:
+        """Do work in a thread when its turn has come.
 
-    def __init__(self, function: Callable[[], Result], wait_s: float) -> None:
-        """Start.
-
-        Args:
-            function: what to do.
-            wait_s: how long to wait for its result, counted from here.
+        A thread cannot be stopped: if whoever waits gives up, the turn is over when the work is.
         """
-        self._loop = asyncio.get_running_loop()
-        self._ends = time.monotonic() + wait_s
-        self._future: asyncio.Future[Result] = self._loop.create_future()
-        Thread(target=self._run, args=(function,), daemon=True).start()
+        await self._turns.begin(account.key)
+        loop = asyncio.get_running_loop()
 
-    async def result(self) -> Result:
-        """What the function returned or raised.
+        def do() -> Result:
+            began = time.thread_time()
+            try:
+                return work()
+            finally:
+                loop.call_soon_threadsafe(self._end, account, time.thread_time() - began)
 
-        Raises:
-            NotDone: it has not ended yet. It goes on, and may be asked again.
-        """
-        await asyncio.wait({self._future}, timeout=max(0.0, self._ends - time.monotonic()))
-        if not self._future.done():
-            raise NotDone
-        return self._future.result()
+        return await asyncio.shield(loop.run_in_executor(self._pool, do))
 
-    def _run(self, function: Callable[[], Result]) -> None:
-        try:
-            settle = partial(self._future.set_result, function())
-        except Exception as exc:  # noqa: BLE001 - whatever it is, `result` raises it
-            settle = partial(self._fail, exc)
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            self._loop.call_soon_threadsafe(settle)
-
-    def _fail(self, exc: Exception) -> None:
-        self._future.set_exception(exc)
-        self._future.exception()  # or asyncio would complain where nobody asks any more
+    def _end(self, account: Account, seconds: float) -> None:
+        account.seconds += seconds
+        self._turns.end(account.key)

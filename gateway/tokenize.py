@@ -1,32 +1,31 @@
-"""Text to token ids, in Rust, outside the event loop when there is much of it."""
+"""Text to token ids, in Rust, without the interpreter's lock."""
 
-import asyncio
 import json
+import logging
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from msgspec import Struct
 from tokenizers import AddedToken, Encoding, Tokenizer
 
 from gateway import files
-from gateway.errors import InvalidRequest
+from gateway.errors import TokenizerFailed
 from gateway.panics import panics_as
+
+log = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 2**20
 """Of a tokenizer.json: those of the largest vocabularies have 35 MB."""
-INLINE_CHARACTERS = 4096
-"""Up to about this much text, 1 ms of work, tokenising costs less than handing it to a thread."""
 Truncate = Literal["none", "start", "end"]
 """Which end of a text that is too long is left out; with none it is an error."""
 QUERY, INSTRUCTION, BORDER = "{query}", "{instruction}", "{|}"
 """Where a template takes the query and the instruction, and where no token crosses."""
 PLACES = re.compile("|".join(map(re.escape, (QUERY, INSTRUCTION))))
-
-_refusing = panics_as(lambda _: InvalidRequest("the model's tokenizer fails on a text of this request"))
-"""Regular expressions of a tokenizer may be such that some texts take them too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,7 @@ class Frame:
         return self.head_length + len(self.after)
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True, gc=False):
     """A token, and where it stands in its text."""
 
     id: int
@@ -109,48 +107,47 @@ class TextTokenizer:
         tokenizer = Tokenizer.from_str(content.decode())  # from_buffer would keep all other threads waiting meanwhile
         return TextTokenizer(tokenizer) if template is None else TemplateTokenizer(tokenizer, template)
 
-    async def encode(self, texts: Sequence[str], frame: Frame | None = None) -> list[list[int]]:
-        """Token ids of each text, special tokens included, or of the row that it makes in a frame."""
-        beside = len(frame.text) + len(frame.tail) if frame is not None else 0
-        if sum(map(len, texts)) + beside * len(texts) <= INLINE_CHARACTERS:
+    def encode(self, texts: Sequence[str], frame: Frame | None = None) -> list[list[int]]:
+        """Token ids of each text, special tokens included, or of the row that it makes in a frame.
+
+        Raises:
+            TokenizerFailed: the tokenizer does.
+        """
+        with _failing():
             return self._encode(texts, frame)
-        return await asyncio.to_thread(self._encode, texts, frame)
 
-    async def pieces(self, texts: Sequence[str], *, special: bool) -> list[list[Piece]]:
-        """The tokens of each text as parts of it, with or without the special ones."""
+    def pieces(self, text: str, *, special: bool) -> list[Piece]:
+        """The tokens of a text as parts of it, with or without the special ones.
 
-        @_refusing
-        def make() -> list[list[Piece]]:
-            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=special)
-            return [
-                [
-                    Piece(id_, token, is_special == 1, *((None, None) if is_special else offsets))
-                    for id_, token, is_special, offsets in zip(
-                        encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
-                    )
-                ]
-                for encoding in encodings
-            ]
-
-        return await asyncio.to_thread(make)
+        Raises:
+            TokenizerFailed: the tokenizer does.
+        """
+        with _failing():
+            (encoding,) = self._tokenizer.encode_batch([text], add_special_tokens=special)
+        found = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
+        return [
+            Piece(id_, token, is_special == 1, *((None, None) if is_special else offsets))
+            for id_, token, is_special, offsets in found
+        ]
 
     @property
     def takes_instruction(self) -> bool:
         """Whether a frame has a place for an instruction."""
         return False
 
-    async def frame(self, query: str, instruction: str | None = None) -> Frame:
+    def frame(self, query: str, instruction: str | None = None) -> Frame:
         """What stands around every document when it is read together with the query.
 
         Args:
             query: a text.
             instruction: in place of the model's own, where it takes one.
-        """
-        if len(query) + len(instruction or "") <= INLINE_CHARACTERS:
-            return self._frame(query, instruction)
-        return await asyncio.to_thread(self._frame, query, instruction)
 
-    @_refusing
+        Raises:
+            TokenizerFailed: the tokenizer does.
+        """
+        with _failing():
+            return self._frame(query, instruction)
+
     def _encode(self, texts: Sequence[str], frame: Frame | None) -> list[list[int]]:
         if frame is None:
             return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
@@ -159,10 +156,9 @@ class TextTokenizer:
         after = [] if frame.tail else frame.after
         return [frame.before + self._ids(encoding) + after for encoding in encodings]
 
-    @_refusing
     def _frame(self, query: str, instruction: str | None) -> Frame:  # noqa: ARG002 - there is no place for one
         # With any document for the second segment, the tokenizer shows what it puts around all of them.
-        pair = self._tokenizer.encode(query, "a")
+        (pair,) = self._tokenizer.encode_batch([(query, "a")])  # which gives up the lock, as `encode` does not
         segments = pair.sequence_ids  # None for special tokens
         start, end = segments.index(1), len(segments) - segments[::-1].index(1)
         return Frame(pair.ids[:start], "", "", pair.ids[end:], start, pair.type_ids[:start].count(0))
@@ -180,6 +176,17 @@ class TextTokenizer:
             return ids[:before] + ids[len(ids) - (limit - before) :]
         behind = ids[len(ids) - len(self.behind) :] if frame is None else frame.after
         return ids[: limit - len(behind)] + behind
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Make one error of whatever a tokenizer fails with, such as a regular expression that takes too long on a text."""
+    try:
+        with panics_as(RuntimeError):
+            yield
+    except Exception as exc:
+        log.error("a tokenizer failed: %s", type(exc).__name__)  # noqa: TRY400 - its message may quote the text
+        raise TokenizerFailed("the model's tokenizer failed on this text") from exc
 
 
 def _special_in(tokenizer: Tokenizer, text: str) -> Tokenizer:
@@ -245,13 +252,12 @@ class TemplateTokenizer(TextTokenizer):
             prefix, suffix = prefix.replace(written, alias), suffix.replace(written, alias)
         return Template(prefix, suffix)
 
-    @_refusing
     def _frame(self, query: str, instruction: str | None) -> Frame:
         template = self._template if instruction is None or self._instructed is None else self._instructed
         given = {QUERY: query, INSTRUCTION: instruction or ""}
         # At once: what a client writes is never taken for a place.
         text, tail = (PLACES.sub(lambda place: given[place[0]], part) for part in (template.prefix, template.suffix))
-        head, after = (self._ids(self._tokenizer.encode(part, add_special_tokens=False)) for part in (text, tail))
+        head, after = map(self._ids, self._tokenizer.encode_batch_fast([text, tail], add_special_tokens=False))
         return Frame([], text, tail, after, len(head), len(head))
 
     def _ids(self, encoding: Encoding) -> list[int]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from gateway.hanging import NotDone, Work
 from gateway.panics import panics_as
-from gateway.threads import NotDone, Work
 from gateway.tokenize import Template, TextTokenizer
 
 WAIT_S = 2.0

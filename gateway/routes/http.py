@@ -15,10 +15,11 @@ from starlette.responses import Response
 from gateway.admission import Lines
 from gateway.catalog import RERANK_ROLES, Catalog, Model, TextTower
 from gateway.drain import Drain
-from gateway.errors import DeadlineExceeded, InvalidRequest, ModelNotFound, NotReady, RequestTooLarge
+from gateway.errors import ClientGone, DeadlineExceeded, InvalidRequest, ModelNotFound, NotReady, RequestTooLarge
 from gateway.health import Monitor
 from gateway.images import Images
 from gateway.metrics import Metrics
+from gateway.routes.presence import Presence
 from gateway.service import prompts
 from gateway.service.caller import Caller
 from gateway.service.embed import Embeddings, Item, embed
@@ -26,8 +27,10 @@ from gateway.service.prompts import SUFFIXES
 from gateway.service.tokens import MAX_TOKENS
 from gateway.settings import Settings
 from gateway.stages import Stages
+from gateway.threads import Threads
 from gateway.tokenize import Truncate
 from gateway.triton import Triton
+from gateway.turns import Account
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class Gateway:
     lines: Lines
     drain: Drain
     metrics: Metrics
+    threads: Threads
 
 
 class State(TypedDict):
@@ -52,8 +56,9 @@ class State(TypedDict):
     log: dict[str, Any]
     """Fields for its line in the log."""
     stages: Stages
-    key: str
+    account: Account
     """Whose it is: tells keys apart, and gives none away."""
+    presence: Presence
 
 
 MAX_VALUES = MAX_TOKENS + 10_000
@@ -87,9 +92,12 @@ def with_deadline(endpoint: Endpoint) -> Endpoint:
         timeout_s = gateway.settings.request_timeout_s
         try:
             async with asyncio.timeout(timeout_s) as deadline:
-                with gateway.drain.ends(deadline):
+                with gateway.drain.ends(deadline), Presence(deadline) as presence:
+                    request.state["presence"] = presence
                     return await endpoint(request)
         except TimeoutError as exc:
+            if presence.is_gone:
+                raise ClientGone("the client has hung up") from exc
             if gateway.drain.gave_up:
                 raise NotReady("the server is stopping", headers={"connection": "close"}) from exc
             raise DeadlineExceeded(f"no answer within {timeout_s:g} s") from exc
@@ -101,7 +109,8 @@ def caller(request: Request) -> Caller:
     """On whose behalf a request is answered; its body has been read."""
     state = request.state
     gateway = state["gateway"]
-    return Caller(gateway.triton, gateway.lines, state["key"], request.is_disconnected, state["stages"])
+    state["presence"].begin(request.receive)
+    return Caller(gateway.triton, gateway.lines, gateway.threads, state["account"], state["stages"])
 
 
 def find_model(request: Request, name: str | None, roles: frozenset[str]) -> Model:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
@@ -21,6 +22,7 @@ from gateway.errors import (
     NotReady,
     Overloaded,
     QuotaExceeded,
+    TokenizerFailed,
 )
 from gateway.routes import encodings
 from gateway.routes.errors import Failure
@@ -29,9 +31,11 @@ from gateway.service import prompts
 from gateway.service.embed import Embeddings, Item
 from gateway.service.rerank import rerank, score_pairs
 from gateway.service.rows import MAX_ROWS
-from gateway.service.tokens import MAX_TOKENS, Text
-from gateway.tokenize import Truncate
+from gateway.service.tokens import MAX_TOKENS, Text, pieces
+from gateway.tokenize import Piece, Truncate
 
+PIECES = 10_000
+"""Tokens that are written at a time."""
 Direction = Literal["Left", "Right", "left", "right"]
 Truncation = bool | None
 """Whether to cut texts over the model's limit, as TEI does by default; otherwise they are an error."""
@@ -40,6 +44,7 @@ ERROR_TYPES: Mapping[type[Exception], ErrorType] = {
     NotReady: "Unhealthy",
     DeadlineExceeded: "Unhealthy",
     InferenceFailed: "Backend",
+    TokenizerFailed: "Backend",
     Overloaded: "Overloaded",
     QuotaExceeded: "Overloaded",
 }
@@ -229,7 +234,17 @@ async def tokenize(request: Request) -> Response:
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     if sum(map(len, texts)) > MAX_TOKENS:
         raise InvalidRequest(f"inputs have over {MAX_TOKENS} characters", param="inputs")
-    return answer(await tower.tokenizer.pieces([prompt + text for text in texts], special=body.add_special_tokens))
+    prompted = [prompt + text for text in texts]
+    special = body.add_special_tokens
+    written = await pieces(caller(request), tower, prompted, _write, special=special)
+    request.state["log"] |= {"inputs": len(texts), "tokens": sum(count for count, _ in written)}
+    return answer([content for _, content in written])
+
+
+def _write(found: list[Piece]) -> tuple[int, Raw]:
+    """How many tokens a text has, and these in JSON, written in parts: each holds the interpreter's lock."""
+    parts = (msgspec.json.encode(found[i : i + PIECES])[1:-1] for i in range(0, len(found), PIECES))
+    return len(found), Raw(b"[" + b",".join(parts) + b"]")
 
 
 async def info(request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,10 +89,11 @@ async def embed(
     has_text = np.array([item.text is not None for item in items])
     has_image = np.array([item.image is not None for item in items])
     with caller.stages.stage("tokenise"):
-        ids = await _encode(model.text, items, prompt, max_tokens, truncate) if model.text else []
-        prefixes = await _prefixes(model.text, items, prompt, ids) if model.text else []
-    text_vectors, image_vectors = await gather(
-        _embed_texts(caller, model.text, ids, prefixes), _embed_images(caller, reader, model.image, items)
+        ids = await _encode(caller, model.text, items, prompt, max_tokens, truncate) if model.text else []
+        prefixes = await _prefixes(caller, model.text, items, prompt, ids) if model.text else []
+    # Images first: one that cannot be read ends the work on texts.
+    image_vectors, text_vectors = await gather(
+        _embed_images(caller, reader, model.image, items), _embed_texts(caller, model.text, ids, prefixes)
     )
     of_text, of_image = np.zeros((2, len(items), model.width), np.float32)
     of_text[has_text] = text_vectors
@@ -123,7 +125,7 @@ def _prompted(prompt: str, text: Text) -> Text:
 
 
 async def _encode(
-    tower: TextTower, items: Sequence[Item], prompt: str, max_tokens: int | None, truncate: Truncate
+    caller: Caller, tower: TextTower, items: Sequence[Item], prompt: str, max_tokens: int | None, truncate: Truncate
 ) -> list[list[int]]:
     texts: list[Text] = []
     places: list[str] = []
@@ -132,10 +134,12 @@ async def _encode(
             texts.append(_prompted(prompt, item.text))
             places.append(item.place)
     limit = min(tower.max_tokens, max_tokens or tower.max_tokens)
-    return await tokens.encode(tower, texts, places, limit, truncate=truncate)
+    return await tokens.encode(caller, tower, texts, places, limit, truncate=truncate)
 
 
-async def _prefixes(tower: TextTower, items: Sequence[Item], prompt: str, ids: Sequence[list[int]]) -> list[int]:
+async def _prefixes(
+    caller: Caller, tower: TextTower, items: Sequence[Item], prompt: str, ids: Sequence[list[int]]
+) -> list[int]:
     """How many ids of each row are the prompt's, for models that leave them out of their vectors.
 
     As sentence-transformers counts them (Transformer._get_prompt_length): the tokens of the prompt alone, the special
@@ -143,7 +147,7 @@ async def _prefixes(tower: TextTower, items: Sequence[Item], prompt: str, ids: S
     """
     if not tower.prefix:
         return []
-    (alone,) = await tower.tokenizer.encode([prompt]) if prompt else [[]]
+    (alone,) = await caller.read(len(prompt), partial(tower.tokenizer.encode, [prompt])) if prompt else [[]]
     length = len(alone) - bool(tower.tokenizer.behind) if alone else 0
     texts = [item.text for item in items if item.text is not None]
     return [min(length, len(row)) if isinstance(text, str) else 0 for text, row in zip(texts, ids, strict=True)]
@@ -165,6 +169,6 @@ async def _embed_images(
 
     async def read(index: int) -> Pixels:
         image, place = given[index]
-        return await reader.read(image, preparation, place, caller.key)
+        return await reader.read(image, preparation, place, caller.account)
 
     return await images.run(caller, tower, len(given), read)

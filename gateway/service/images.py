@@ -35,8 +35,10 @@ async def run(
     slots = asyncio.Semaphore(IN_PREPARATION)
 
     async def read_one(index: int) -> Pixels:
-        async with slots:
-            return await read(index)
+        await slots.acquire()
+        pixels = await read(index)
+        slots.release()  # not of an image that failed, or another would begin
+        return pixels
 
     async def tensors(part: Sequence[int]) -> parts.Tensors:
         with caller.stages.stage("decode", images=len(part)):

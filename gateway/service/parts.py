@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gateway.admission import Line, Ticket
 from gateway.catalog import Tower
-from gateway.errors import ClientGone, InferenceFailed
+from gateway.errors import InferenceFailed
 from gateway.service.caller import Caller
 from gateway.service.ordered import gather
 
@@ -50,24 +50,16 @@ async def run(
     """
     results = np.empty((sum(len(part.rows) for part in parts), tower.width), np.float32)
     slots = asyncio.Semaphore(IN_FLIGHT)
-    failed = False
 
     async def run_part(ticket: Ticket, part: Part) -> None:
-        nonlocal failed
-        async with slots:
-            if failed:
-                return
-            try:
-                answer = await _infer(caller, ticket, tower, part, await tensors(part.rows))
-                results[part.rows] = _checked(answer, (len(part.rows), tower.width))
-                caller.triton.answered_at[tower.triton_name] = time.monotonic()
-            except BaseException:
-                failed = True
-                raise
+        await slots.acquire()
+        answer = await _infer(caller, ticket, tower, part, await tensors(part.rows))
+        results[part.rows] = _checked(answer, (len(part.rows), tower.width))
+        caller.triton.answered_at[tower.triton_name] = time.monotonic()
+        slots.release()  # not of a part that failed, or another would begin
 
     line = caller.lines.of(tower.triton_name)
-    with line.admit(caller.key, sum(part.tokens for part in parts)) as ticket:
-        # Those in front of one that failed have begun, and are waited for.
+    with line.admit(caller.account.key, sum(part.tokens for part in parts)) as ticket:
         await gather(*(run_part(ticket, part) for part in parts))
     return results
 
@@ -75,16 +67,10 @@ async def run(
 async def _infer(caller: Caller, ticket: Ticket, tower: Tower, part: Part, tensors: Tensors) -> NDArray[np.float32]:
     stages = caller.stages
     with stages.stage("queue"):
-        waited = await ticket.turn(part.tokens)
-
-    async def send() -> NDArray[np.float32]:
-        if waited and await caller.is_gone():
-            raise ClientGone("the client has hung up")
-        return await caller.triton.infer(tower.triton_name, tensors, tower.output)
-
+        await ticket.turn(part.tokens)
     stages.parts.append((tower.triton_name, len(part.rows), part.tokens))
     with stages.stage("inference", model=tower.triton_name, rows=len(part.rows), tokens=part.tokens):
-        call = asyncio.ensure_future(send())
+        call = asyncio.ensure_future(caller.triton.infer(tower.triton_name, tensors, tower.output))
         call.add_done_callback(partial(_leave, ticket.line, part.tokens))
         # Whoever gives up waiting does not cancel it: Triton 2.51 can crash when a call is (server issue 7368).
         return await asyncio.shield(call)

@@ -1,14 +1,20 @@
 """A query and documents to scores."""
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 
 from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.scores import ACTIVATIONS
 from gateway.service import prompts, rows, tokens
 from gateway.service.caller import Caller
+from gateway.service.ordered import ahead
 from gateway.tokenize import Frame, Truncate
+
+PAIR_CHARACTERS = 256
+"""A pair costs as much as if it were so much longer: a frame of its own is made for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +95,9 @@ async def _interact_late(
     cut: Truncate = "end" if tower.max_query_tokens is not None and truncate != "none" else "none"
     longest = tower.max_query_tokens or tower.max_tokens // 2
     with caller.stages.stage("tokenise"):
-        (query_ids,) = await tokens.encode(tower, [prompted_query], ["query"], longest, truncate=cut)
-        document_ids = await tokens.encode(tower, prompted, places, min(tower.max_tokens, most), truncate=truncate)
+        (query_ids,) = await tokens.encode(caller, tower, [prompted_query], ["query"], longest, truncate=cut)
+        limit = min(tower.max_tokens, most)
+        document_ids = await tokens.encode(caller, tower, prompted, places, limit, truncate=truncate)
     count = sum(map(len, document_ids))
     computed = count + len(query_ids) * len(documents)  # wherever their batches part, the query is encoded again
     if computed > tokens.MAX_TOKENS:
@@ -116,8 +123,9 @@ async def _cross_encode(
 ) -> tuple[list[float], int]:
     """Scores of documents that are read together with the query, and tokens."""
     with caller.stages.stage("tokenise"):
-        frame, limit = await _frame(tower, query, "query", most, instruction)
-        pairs = await tokens.encode(tower, documents, places, limit, truncate=truncate, frame=frame)
+        make = partial(_frame, tower, query, "query", most, instruction)
+        frame, limit = await caller.read(len(query) + len(instruction or ""), make)
+        pairs = await tokens.encode(caller, tower, documents, places, limit, truncate=truncate, frame=frame)
     scores = await _score(caller, tower, pairs, [frame.first_length] * len(pairs))
     return scores, frame.head_length + sum(len(ids) - frame.head_length for ids in pairs)
 
@@ -141,32 +149,43 @@ async def score_pairs(
         GatewayError: InvalidRequest, RequestTooLarge, or what `parts.run` raises.
     """
     caller.check(tower, sum(tokens.estimate(first) + tokens.estimate(second) for first, second in pairs))
+    places = [f"inputs[{i}]" for i in range(len(pairs))]
+    most = tower.max_tokens * tokens.CHARACTERS_A_TOKEN
+    sizes = [PAIR_CHARACTERS + len(first) + min(len(second), most) for first, second in pairs]
+
+    def read(part: slice) -> list[tuple[list[int], int]]:
+        given = zip(pairs[part], places[part], strict=True)
+        return [_encode_pair(tower, pair, place, truncate=truncate) for pair, place in given]
+
     encoded: list[list[int]] = []
     first_lengths: list[int] = []
     total = 0
     with caller.stages.stage("tokenise"):
-        for i, (first, second) in enumerate(pairs):
-            place = f"inputs[{i}]"
-            frame, limit = await _frame(tower, first, place, tower.max_tokens)
-            (ids,) = await tokens.encode(tower, [second], [place], limit, truncate=truncate, frame=frame)
-            encoded.append(ids)
-            first_lengths.append(frame.first_length)
-            total += len(ids)
-            if total > tokens.MAX_TOKENS:
-                raise RequestTooLarge(
-                    f"up to {place}, the request has {total} tokens; it may have {tokens.MAX_TOKENS}", param=place
-                )
+        calls = [partial(caller.read, sum(sizes[part]), partial(read, part)) for part in tokens.slices(sizes)]
+        async with aclosing(ahead(calls, caller.threads.count)) as results:
+            async for fresh in results:
+                rows_read = [ids for ids, _ in fresh]
+                total = tokens.count(total, rows_read, places[len(encoded) :])
+                encoded += rows_read
+                first_lengths += [length for _, length in fresh]
     tower = replace(tower, activation="none") if raw else tower
     return await _score(caller, tower, encoded, first_lengths), total
 
 
-async def _frame(
-    tower: TextTower, query: str, place: str, most: int, instruction: str | None = None
-) -> tuple[Frame, int]:
+def _encode_pair(tower: TextTower, pair: tuple[str, str], place: str, *, truncate: Truncate) -> tuple[list[int], int]:
+    """The row of a pair, and how many of its tokens are of the first segment."""
+    first, second = pair
+    frame, limit = _frame(tower, first, place, tower.max_tokens)
+    tokens.check(tower, [second], [place], limit, truncate=truncate)
+    (ids,) = tokens.encode_now(tower, [second], [place], limit, truncate=truncate, frame=frame)
+    return ids, frame.first_length
+
+
+def _frame(tower: TextTower, query: str, place: str, most: int, instruction: str | None = None) -> tuple[Frame, int]:
     """What stands around documents that are read together with a query, and how many tokens these may have."""
     if not tower.tokenizer.takes_instruction:  # then a prompt stands before the query, or nothing does
         query, instruction = prompts.instruct(tower, tower.default_prompt, instruction) + query, None
-    frame = await tokens.frame_query(tower, query, place, instruction)
+    frame = tokens.frame_query(tower, query, place, instruction)
     limit = min(tower.max_tokens - frame.length, most)
     if limit < 1:
         raise InvalidRequest(

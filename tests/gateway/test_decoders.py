@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,9 +14,11 @@ import pytest
 from PIL.Image import Resampling
 
 from gateway import pixels
+from gateway.decoder import CPU_S
 from gateway.decoders import Decoders
 from gateway.errors import InvalidRequest
 from gateway.pixels import PLAIN_BYTES, Preparation
+from gateway.turns import Account
 from tests import hostile
 from tests.pictures import file, scene
 
@@ -53,7 +56,7 @@ def command(process: psutil.Process) -> list[str]:
 
 @pytest.mark.parametrize("content", [GOOD, LARGE], ids=["small", "large"])
 def test_pixels_are_those_of_this_process(content: bytes) -> None:
-    found = using(lambda decoders: decoders.read(content, PREPARATION, "image"))
+    found = using(lambda decoders: decoders.read(content, PREPARATION, "image", Account()))
     here = pixels.read(content, PREPARATION, "image", 40_000_000 * PLAIN_BYTES, lambda _: None)
     assert found.shape == (3, 48, 64)
     assert found.tobytes() == here
@@ -61,14 +64,14 @@ def test_pixels_are_those_of_this_process(content: bytes) -> None:
 
 def test_refusal_names_the_image() -> None:
     with pytest.raises(InvalidRequest, match=r"^input\[3\]\.image is not an image in") as caught:
-        using(lambda decoders: decoders.read(b"nonsense", PREPARATION, "input[3].image"))
+        using(lambda decoders: decoders.read(b"nonsense", PREPARATION, "input[3].image", Account()))
     assert caught.value.param == "input[3].image"
 
 
 def test_processes_are_used_again_and_end_at_last() -> None:
     async def work(decoders: Decoders) -> set[int]:
         for _ in range(10):
-            await decoders.read(GOOD, PREPARATION, "image")
+            await decoders.read(GOOD, PREPARATION, "image", Account())
         return {process.pid for process in running()}
 
     assert len(using(work)) == 1
@@ -82,9 +85,9 @@ def test_hostile_file_takes_no_more_than_it_may(name: str) -> None:
     content = hostile.FILES[name]()
 
     async def work(decoders: Decoders) -> float:
-        await asyncio.gather(*(decoders.read(GOOD, PREPARATION, "image") for _ in range(2)))
+        await asyncio.gather(*(decoders.read(GOOD, PREPARATION, "image", Account()) for _ in range(2)))
         before = sum(map(peak, running()))
-        bad = asyncio.create_task(decoders.read(content, PREPARATION, "image"))
+        bad = asyncio.create_task(decoders.read(content, PREPARATION, "image", Account()))
         await asyncio.sleep(0.05)
         highest = before
         started = time.thread_time()
@@ -93,7 +96,7 @@ def test_hostile_file_takes_no_more_than_it_may(name: str) -> None:
             highest = max(highest, sum(map(peak, running())))
         assert time.thread_time() - started < 1  # the work is done elsewhere
         assert bad.exception() is None or isinstance(bad.exception(), InvalidRequest)
-        await decoders.read(GOOD, PREPARATION, "image")
+        await decoders.read(GOOD, PREPARATION, "image", Account())
         return highest - before
 
     assert using(work) < 300
@@ -110,28 +113,28 @@ def peak(process: psutil.Process) -> float:
 
 def test_file_that_takes_too_long_says_so() -> None:
     with pytest.raises(InvalidRequest, match=r"^image takes more than 5 s to decode$"):
-        using(lambda decoders: decoders.read(hostile.jpeg_of_exif_parts(), PREPARATION, "image"))
+        using(lambda decoders: decoders.read(hostile.jpeg_of_exif_parts(), PREPARATION, "image", Account()))
 
 
 @pytest.mark.parametrize("name", ["a GIF of one large frame", "a thin PNG"])
 def test_file_that_takes_more_memory_than_it_seems_to_says_so(name: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^image takes more memory to decode than an image of its size should$"):
-        using(lambda decoders: decoders.read(hostile.FILES[name](), PREPARATION, "image"))
+        using(lambda decoders: decoders.read(hostile.FILES[name](), PREPARATION, "image", Account()))
 
 
 def test_base64_of_spaces_is_decoded_within_memory() -> None:
     with pytest.raises(InvalidRequest, match=r"^image is not an image in"):
-        using(lambda decoders: decoders.read(hostile.spaced_base64(), PREPARATION, "image"))
+        using(lambda decoders: decoders.read(hostile.spaced_base64(), PREPARATION, "image", Account()))
 
 
 def test_process_that_dies_fails_its_image_alone() -> None:
     async def work(decoders: Decoders) -> str:
-        await decoders.read(GOOD, PREPARATION, "image")
+        await decoders.read(GOOD, PREPARATION, "image", Account())
         for process in running():
             process.kill()
         with pytest.raises(InvalidRequest) as caught:
-            await decoders.read(GOOD, PREPARATION, "image")
-        await decoders.read(GOOD, PREPARATION, "image")
+            await decoders.read(GOOD, PREPARATION, "image", Account())
+        await decoders.read(GOOD, PREPARATION, "image", Account())
         return caught.value.message
 
     assert using(work) == "image cannot be decoded"
@@ -143,9 +146,58 @@ def test_whoever_gives_up_ends_the_work() -> None:
     async def work(decoders: Decoders) -> None:
         for _ in range(2 * len(os.sched_getaffinity(0))):
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(decoders.read(content, PREPARATION, "image"), 0.5)
-        await asyncio.wait_for(decoders.read(GOOD, PREPARATION, "image"), 5)
-        await asyncio.wait_for(decoders.read(LARGE, PREPARATION, "image"), 5)
+                await asyncio.wait_for(decoders.read(content, PREPARATION, "image", Account()), 0.5)
+        await asyncio.wait_for(decoders.read(GOOD, PREPARATION, "image", Account()), 5)
+        await asyncio.wait_for(decoders.read(LARGE, PREPARATION, "image", Account()), 5)
+
+    using(work)
+
+
+def test_image_that_nobody_waits_for_is_finished_if_it_soon_can_be() -> None:
+    """So that others find the process."""
+
+    async def work(decoders: Decoders) -> set[int]:
+        await decoders.read(GOOD, PREPARATION, "image", Account())
+        found = {process.pid for process in running()}
+        for _ in range(5):
+            task = asyncio.create_task(decoders.read(GOOD, PREPARATION, "image", Account()))
+            await asyncio.sleep(0.001)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        return found ^ {process.pid for process in running()}
+
+    assert using(work) == set()
+
+
+def test_accounts_are_charged_for_what_their_images_cost() -> None:
+    async def cost(decoders: Decoders, content: bytes) -> float:
+        account = Account()
+        with suppress(InvalidRequest):
+            await decoders.read(content, PREPARATION, "image", account)
+        return account.seconds
+
+    async def work(decoders: Decoders) -> list[float]:
+        return [await cost(decoders, content) for content in (LARGE, LARGE[:-5000], hostile.jpeg_of_many_scans())]
+
+    good, broken, slow = using(work)
+    assert 0 < good < slow
+    assert 0 < broken < slow
+    assert slow == pytest.approx(CPU_S, abs=1)
+
+
+def test_keys_whose_images_are_slow_leave_a_process_for_others() -> None:
+    slow = hostile.jpeg_of_many_scans()
+
+    async def work(decoders: Decoders) -> None:
+        account = Account("hostile")
+        held = [asyncio.create_task(decoders.read(slow, PREPARATION, "image", account)) for _ in range(16)]
+        await asyncio.sleep(0.1)
+        for _ in range(3):
+            await decoders.read(GOOD, PREPARATION, "image", Account("other"))
+        assert not any(task.done() for task in held)
+        for task in held:
+            task.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
 
     using(work)
 
@@ -156,7 +208,7 @@ def test_large_images_take_turns_and_give_back_what_they_held() -> None:
 
     async def work(decoders: Decoders) -> list[object]:
         files = [LARGE if i % 2 else broken for i in range(8)]
-        reads = (decoders.read(content, PREPARATION, "image") for content in files)
+        reads = (decoders.read(content, PREPARATION, "image", Account()) for content in files)
         return await asyncio.gather(*reads, return_exceptions=True)
 
     found = using(work, max_pixels=2400 * 2400)

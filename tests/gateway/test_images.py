@@ -9,6 +9,7 @@ from gateway.encoded import MAX_CHARACTERS
 from gateway.errors import InvalidRequest
 from gateway.images import FETCHED, Images
 from gateway.pixels import Preparation
+from gateway.turns import Account
 from tests.pictures import file, scene
 
 CONTENT = file(scene(20, 30, 1), "PNG")
@@ -20,7 +21,7 @@ def read(text: str) -> tuple[int, ...]:
     async def run() -> tuple[int, ...]:
         images = Images(10**6, None)
         try:
-            return (await images.read(text, PREPARATION, "image")).shape
+            return (await images.read(text, PREPARATION, "image", Account())).shape
         finally:
             await images.close()
 
@@ -62,7 +63,7 @@ def test_no_more_files_are_fetched_than_may_wait_for_a_decoder() -> None:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         images = Images(10**6, Allowed.listed([url.removeprefix("http://").rstrip("/")]))
         try:
-            await asyncio.gather(*(images.read(url, PREPARATION, f"image {i}") for i in range(2 * FETCHED)))
+            await asyncio.gather(*(images.read(url, PREPARATION, f"image {i}", Account()) for i in range(2 * FETCHED)))
         finally:
             await images.close()
             server.close()

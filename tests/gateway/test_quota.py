@@ -1,12 +1,17 @@
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
+from PIL import Image
 
 from gateway.errors import QuotaExceeded
 from gateway.quota import Quotas
-from tests.serving import start
+from tests.pictures import file
+from tests.serving import serve, start
+
+MUCH = 10**9
 
 
 def test_quota_is_of_each_key() -> None:
@@ -33,6 +38,36 @@ def test_without_limits_nothing_is_said() -> None:
     quotas.count("a", "tokens", 10**9)
     quotas.check("a")
     assert quotas.headers("a") == {}
+
+
+@pytest.fixture(scope="module")
+def generous(repository: Path) -> Iterator[httpx2.Client]:
+    with (
+        serve(repository, GATEWAY_TOKENS_PER_MINUTE=str(MUCH)) as running,
+        httpx2.Client(base_url=running.url) as client,
+    ):
+        yield client
+
+
+def left(answer: httpx2.Response) -> int:
+    return int(answer.headers["x-ratelimit-remaining-tokens"])
+
+
+def test_tokens_that_are_only_shown_count_too(generous: httpx2.Client) -> None:
+    answer = generous.post("/tokenize", json={"inputs": ["a conch", "a " * 1000]})
+    assert answer.status_code == 200
+    before = left(answer)
+    answer = generous.post("/tokenize", json={"inputs": ["a conch", "a " * 1000]})
+    assert before - left(answer) == sum(map(len, answer.json())) > 1000
+
+
+def test_image_that_fails_counts_by_what_it_cost(generous: httpx2.Client) -> None:
+    """Its decoder has worked for a while when it sees that the file is broken."""
+    broken = base64.b64encode(file(Image.new("RGB", (6000, 5000), "teal"), "PNG")[:-2000]).decode()
+    before = left(generous.post("/tokenize", json={"inputs": "a"}))
+    answer = generous.post("/v1/embeddings", json={"model": "minilm-pictogram", "input": [{"image": broken}]})
+    assert answer.status_code == 400
+    assert before - left(answer) > 50
 
 
 @pytest.fixture(scope="module")

@@ -1,53 +1,86 @@
 import asyncio
 import threading
-from threading import Event
+import time
+from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.threads import NotDone, Work
+from gateway.threads import SPARE, Threads
+from gateway.turns import Account
 
 
-def test_result_or_error_of_a_function_is_its_own() -> None:
+def using(work: Callable[[Threads], Awaitable[None]]) -> None:
     async def run() -> None:
-        assert await Work(lambda: 1, wait_s=60).result() == 1
-        failing = Work(lambda: 1 // 0, wait_s=60)
-        for _ in range(2):
-            with pytest.raises(ZeroDivisionError):
-                await failing.result()
+        threads = Threads()
+        try:
+            await asyncio.wait_for(work(threads), 10)
+        finally:
+            threads.close()
 
     asyncio.run(run())
 
 
-def test_work_that_hangs_keeps_neither_its_caller_nor_the_end_of_the_loop_waiting() -> None:
-    go_on = Event()
-
-    async def run() -> None:
-        hanging = Work(lambda: go_on.wait(60), wait_s=0.01)
-        for _ in range(2):
-            with pytest.raises(NotDone):
-                await hanging.result()
-
-    before = set(threading.enumerate())
-    asyncio.run(run())
-    (thread,) = set(threading.enumerate()) - before
-    go_on.set()  # it ends after its loop has
-    thread.join(60)
-    assert not thread.is_alive()
+def compute(seconds: float = 0.05) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
 
 
-def test_work_that_ends_after_a_first_question_answers_a_second() -> None:
-    go_on = Event()
+def test_account_is_charged_for_what_was_computed_and_not_for_waiting() -> None:
+    async def work(threads: Threads) -> None:
+        account = Account()
+        await threads.run(account, lambda: time.sleep(0.1))
+        assert account.seconds < 0.05
+        await threads.run(account, compute)
+        assert account.seconds >= 0.05
 
-    async def run() -> None:
-        late = Work(lambda: go_on.wait(60), wait_s=0)
-        with pytest.raises(NotDone):
-            await late.result()
+    using(work)
+
+
+def test_failure_is_told_and_charged() -> None:
+    def fail() -> None:
+        compute()
+        raise KeyError("a")
+
+    async def work(threads: Threads) -> None:
+        account = Account()
+        with pytest.raises(KeyError):
+            await threads.run(account, fail)
+        assert account.seconds >= 0.05
+
+    using(work)
+
+
+def test_another_key_has_a_thread_while_one_has_all() -> None:
+    async def work(threads: Threads) -> None:
+        go_on = threading.Event()
+        held = [asyncio.create_task(threads.run(Account("a"), go_on.wait)) for _ in range(threads.count + SPARE)]
+        assert await threads.run(Account("b"), lambda: 5) == 5
         go_on.set()
-        while True:
-            try:
-                assert await late.result() is True
-                break
-            except NotDone:
-                await asyncio.sleep(0.01)
+        assert all(await asyncio.gather(*held))
 
-    asyncio.run(run())
+    using(work)
+
+
+def test_whoever_gives_up_has_the_turn_until_the_work_is_done() -> None:
+    async def work(threads: Threads) -> None:
+        go_on, begun = threading.Event(), threading.Semaphore(0)
+
+        def hold() -> None:
+            begun.release()
+            go_on.wait()
+
+        account = Account("a")
+        for _ in range(threads.count):
+            task = asyncio.create_task(threads.run(account, hold))
+            await asyncio.to_thread(begun.acquire)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        later = asyncio.create_task(threads.run(account, lambda: 5))
+        await threads.run(Account("b"), lambda: None)
+        assert not later.done()
+        go_on.set()
+        assert await later == 5
+
+    using(work)

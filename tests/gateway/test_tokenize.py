@@ -1,12 +1,12 @@
-import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer
 
-from gateway.tokenize import INLINE_CHARACTERS, Template, TemplateTokenizer, TextTokenizer
+from gateway.errors import TokenizerFailed
+from gateway.tokenize import Template, TemplateTokenizer, TextTokenizer
 
 TEXTS = ["A conch is a sea snail.", "", "  ", "Ünïcödé, 漢字 and 🐚", "word " * 300]
 
@@ -18,21 +18,13 @@ def tokenizer(repository: Path) -> TextTokenizer:
 
 def test_ids_are_those_of_transformers(tokenizer: TextTokenizer, minilm_folder: Path) -> None:
     reference = AutoTokenizer.from_pretrained(minilm_folder, model_max_length=10_000)
-    assert asyncio.run(tokenizer.encode(TEXTS)) == [reference(text)["input_ids"] for text in TEXTS]
-
-
-def test_much_text_gives_the_same_ids_from_a_thread(tokenizer: TextTokenizer) -> None:
-    text = "sea snail " * INLINE_CHARACTERS
-    (ids,) = asyncio.run(tokenizer.encode([text]))
-    (short,) = asyncio.run(tokenizer.encode(["sea snail " * 10]))
-    assert ids[:20] == short[:20]
-    assert len(ids) == 2 * INLINE_CHARACTERS + 2
+    assert tokenizer.encode(TEXTS) == [reference(text)["input_ids"] for text in TEXTS]
 
 
 @pytest.mark.parametrize("limit", [3, 16, 256])
 def test_cut_text_ends_as_transformers_truncates_it(tokenizer: TextTokenizer, minilm_folder: Path, limit: int) -> None:
     reference = AutoTokenizer.from_pretrained(minilm_folder)
-    for text, ids in zip(TEXTS, asyncio.run(tokenizer.encode(TEXTS)), strict=True):
+    for text, ids in zip(TEXTS, tokenizer.encode(TEXTS), strict=True):
         expected = reference(text, truncation=True, max_length=limit)["input_ids"]
         assert tokenizer.cut(ids, limit) == expected
 
@@ -42,7 +34,7 @@ def test_text_cut_at_its_start_is_as_transformers_truncates_it(
     tokenizer: TextTokenizer, minilm_folder: Path, limit: int
 ) -> None:
     reference = AutoTokenizer.from_pretrained(minilm_folder, truncation_side="left")
-    for text, ids in zip(TEXTS, asyncio.run(tokenizer.encode(TEXTS)), strict=True):
+    for text, ids in zip(TEXTS, tokenizer.encode(TEXTS), strict=True):
         expected = reference(text, truncation=True, max_length=limit)["input_ids"]
         assert tokenizer.cut(ids, limit, end="start") == expected
 
@@ -73,17 +65,14 @@ def byte_level(post_processor: Any = ADDS_NOTHING, pre_tokenizer: Any = None) ->
 
 
 def rows(tokenizer: TextTokenizer, query: str, documents: list[str]) -> list[list[int]]:
-    async def run() -> list[list[int]]:
-        return await tokenizer.encode(documents, await tokenizer.frame(query))
-
-    return asyncio.run(run())
+    return tokenizer.encode(documents, tokenizer.frame(query))
 
 
 def test_pairs_are_those_of_transformers(tokenizer: TextTokenizer, minilm_folder: Path) -> None:
     reference = AutoTokenizer.from_pretrained(minilm_folder, model_max_length=10_000)
     expected = reference([QUERY] * len(TEXTS), TEXTS)
     assert rows(tokenizer, QUERY, TEXTS) == expected["input_ids"]
-    frame = asyncio.run(tokenizer.frame(QUERY))
+    frame = tokenizer.frame(QUERY)
     assert {frame.first_length} == {segment_ids.count(0) for segment_ids in expected["token_type_ids"]}
 
 
@@ -99,7 +88,7 @@ def test_pairs_are_those_of_the_tokenizers_own_post_processor(post_processor: An
     ("post_processor", "first_length"), [(BERT, 3), (ROBERTA, 4), (LATE_SEPARATOR, 3), (ADDS_NOTHING, 1)]
 )
 def test_first_segment_ends_where_segment_ids_say(post_processor: Any, first_length: int) -> None:
-    frame = asyncio.run(TextTokenizer(byte_level(post_processor)).frame("a"))
+    frame = TextTokenizer(byte_level(post_processor)).frame("a")
     assert frame.first_length == first_length
 
 
@@ -108,7 +97,7 @@ def test_cut_pair_ends_as_tokenizers_truncate_its_document(post_processor: Any) 
     reference = byte_level(post_processor)
     reference.enable_truncation(30, strategy="only_second")
     tokenizer = TextTokenizer(byte_level(post_processor))
-    frame = asyncio.run(tokenizer.frame(QUERY))
+    frame = tokenizer.frame(QUERY)
     for ids, text in zip(rows(tokenizer, QUERY, TEXTS), TEXTS, strict=True):
         assert tokenizer.cut(ids, 30, frame) == reference.encode(QUERY, text).ids
 
@@ -132,7 +121,7 @@ def test_template_reads_as_one_string_and_its_suffix(pre_tokenizer: Any, query: 
 
 def test_tokens_cross_the_border_between_prefix_and_document() -> None:
     tokenizer = TemplateTokenizer(byte_level(), Template(PREFIX, SUFFIX))
-    frame = asyncio.run(tokenizer.frame(QUERY))
+    frame = tokenizer.frame(QUERY)
     (row,) = rows(tokenizer, QUERY, ["the"])
     assert len(row) == frame.length  # the space that ends the prefix has become the beginning of " the"
     assert byte_level().id_to_token(row[-1 - len(frame.after)]) == "Ġthe"
@@ -173,9 +162,9 @@ def test_instruction_stands_in_its_place_and_is_no_template_itself(instructed: T
     reference = byte_level()
     tokenizer = TemplateTokenizer(byte_level(), Template(PREFIX, SUFFIX, instructed))
     assert tokenizer.takes_instruction
-    frame = asyncio.run(tokenizer.frame("{instruction}", instruction))
+    frame = tokenizer.frame("{instruction}", instruction)
     for text in TEXTS:
-        (row,) = asyncio.run(tokenizer.encode([text], frame))
+        (row,) = tokenizer.encode([text], frame)
         before, after = instructed.prefix.split("{query}"), instructed.suffix
         written = "".join([before[0].replace("{instruction}", instruction), "{instruction}", before[1], text])
         written += after.replace("{instruction}", instruction)
@@ -187,7 +176,7 @@ def test_instruction_stands_in_its_place_and_is_no_template_itself(instructed: T
 
 def test_cut_row_ends_as_the_suffix_alone_does() -> None:
     tokenizer = TemplateTokenizer(byte_level(), Template("<Query>: {query}\n", " the sea"))
-    frame = asyncio.run(tokenizer.frame(QUERY))
+    frame = tokenizer.frame(QUERY)
     (row,) = rows(tokenizer, QUERY, ["a conch " * 10])
     cut = tokenizer.cut(row, frame.length + 3, frame)
     assert cut == row[: frame.head_length + 3] + byte_level().encode(" the sea").ids
@@ -198,3 +187,26 @@ def test_template_is_refused_where_plain_text_becomes_special_tokens() -> None:
     tokenizer.add_special_tokens(["<|end|>"])
     with pytest.raises(ValueError, match=r"plain text can become the special token '<\|end\|>'"):
         TemplateTokenizer(tokenizer, Template(PREFIX, SUFFIX))
+
+
+def endless() -> Tokenizer:
+    """One whose regular expression never ends on some texts; the library panics then."""
+    tokenizer = byte_level()
+    tokenizer.normalizer = normalizers.Replace(Regex("(a+)+$|(.*)*x"), "b")
+    return tokenizer
+
+
+@pytest.mark.parametrize("text", ["a" * 70 + "!", "\ud800"])
+def test_tokenizer_that_fails_is_an_error_of_ours(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = TextTokenizer(endless())
+    calls = (
+        lambda: tokenizer.encode([text]),
+        lambda: tokenizer.encode(["a", text]),
+        lambda: tokenizer.frame(text),
+        lambda: tokenizer.pieces(text, special=True),
+    )
+    for call in calls:
+        with pytest.raises(TokenizerFailed):
+            call()
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * len(calls)
+    assert tokenizer.encode(["the sea"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.threads import NotDone
+from gateway.hanging import NotDone
 from gateway.tokenize import MAX_BYTES, Template
 from gateway.vocabularies import Vocabularies
 

@@ -1,4 +1,3 @@
-import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -63,13 +62,13 @@ def served(tower: Tower, pairs: list[tuple[str, str]], instruction: str | None =
     tokenizer = TextTokenizer(copied) if template is None else TemplateTokenizer(copied, template)
     prompt = json.loads(told.get("prompts") or "{}").get(told.get("default_prompt"), "")
 
-    async def row(query: str, document: str) -> tuple[list[int], int]:
-        frame = await tokenizer.frame(prompt + query, instruction)
-        (ids,) = await tokenizer.encode([document], frame)
+    def row(query: str, document: str) -> tuple[list[int], int]:
+        frame = tokenizer.frame(prompt + query, instruction)
+        (ids,) = tokenizer.encode([document], frame)
         assert tower.vocabulary is not None
         return tokenizer.cut(ids, tower.vocabulary.max_tokens, frame), frame.first_length
 
-    made = [asyncio.run(row(*pair)) for pair in pairs]
+    made = [row(*pair) for pair in pairs]
     length = torch.tensor([len(ids) for ids, _ in made])
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids, _ in made], batch_first=True)
     first = torch.tensor([first for _, first in made]) if FIRST_LENGTH in tower.fields else None

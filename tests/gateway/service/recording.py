@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from gateway.admission import Lines
 from gateway.errors import NotReady
 from gateway.service.caller import Caller
+from gateway.threads import Threads
 from gateway.triton import Triton
 
 
@@ -38,4 +39,4 @@ class RecordingTriton(Triton):
 
 def caller(triton: Triton) -> Caller:
     """Whoever has all of a Triton to itself."""
-    return Caller(triton, Lines(timeout_s=30))
+    return Caller(triton, Lines(timeout_s=30), Threads())

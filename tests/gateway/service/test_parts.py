@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gateway.admission import LEAST_UNDER_WAY, Lines
+from gateway.admission import LEAST_UNDER_WAY
 from gateway.catalog import Tower
-from gateway.errors import ClientGone, InferenceFailed, InvalidRequest, NotReady
+from gateway.errors import InferenceFailed, InvalidRequest, NotReady
 from gateway.service import parts
-from gateway.service.caller import Caller
 from gateway.service.parts import Part
 from tests.gateway.service.recording import RecordingTriton, caller
 
@@ -62,27 +61,40 @@ def test_answer_of_another_shape_is_no_answer() -> None:
         asyncio.run(parts.run(caller(RecordingTriton()), TOWER, [Part([0, 1], 2)], tensors))
 
 
-def test_work_of_a_client_that_hangs_up_while_it_waits_is_dropped() -> None:
-    triton, lines = RecordingTriton(), Lines(timeout_s=30)
-
-    async def is_gone() -> bool:
-        return True
+def test_work_that_is_given_up_while_it_waits_is_never_sent() -> None:
+    triton = RecordingTriton()
 
     async def use() -> None:
-        line = lines.of(TOWER.triton_name)
-        caller = Caller(triton, lines, is_gone=is_gone)
+        who = caller(triton)
+        line = who.lines.of(TOWER.triton_name)
         much = LEAST_UNDER_WAY + 1
         with line.admit("another", much) as ticket:
             await ticket.turn(much)
-            call = asyncio.create_task(parts.run(caller, TOWER, [Part([0], 1)], numbered))
+            call = asyncio.create_task(parts.run(who, TOWER, [Part([0], 1)], numbered))
             await asyncio.sleep(0.01)
-            line.leave(much, done=True)
-            with pytest.raises(ClientGone):
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
                 await call
+            line.leave(much, done=True)
         assert not triton.calls
-        assert line.under_way == 0
+        assert (line.under_way, line.waiting) == (0, 0)
 
     asyncio.run(use())
+
+
+def test_a_failure_ends_the_parts_behind_it() -> None:
+    begun: list[int] = []
+
+    async def tensors(part: Sequence[int]) -> parts.Tensors:
+        begun.extend(part)
+        if part == [1]:
+            raise InvalidRequest("row 1")
+        await asyncio.sleep(0 if part == [0] else 10)
+        return await numbered(part)
+
+    with pytest.raises(InvalidRequest, match="row 1"):
+        asyncio.run(parts.run(caller(RecordingTriton()), TOWER, [Part([i], 1) for i in range(20)], tensors))
+    assert len(begun) <= parts.IN_FLIGHT + 1  # the first has made room for one
 
 
 def test_a_call_that_is_given_up_takes_room_until_triton_is_done() -> None:

@@ -8,6 +8,7 @@ from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.service import tokens
 from gateway.service.tokens import SLICE_CHARACTERS, Text
 from gateway.tokenize import TextTokenizer, Truncate
+from tests.gateway.service.recording import RecordingTriton, caller
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def tower(repository: Path) -> TextTower:
 
 def encode(tower: TextTower, texts: list[Text], *, limit: int = 256, truncate: Truncate = "none") -> list[list[int]]:
     places = [f"input[{i}]" for i in range(len(texts))]
-    return asyncio.run(tokens.encode(tower, texts, places, limit, truncate=truncate))
+    return asyncio.run(tokens.encode(caller(RecordingTriton()), tower, texts, places, limit, truncate=truncate))
 
 
 def test_texts_and_token_ids_keep_their_order(tower: TextTower) -> None:
@@ -52,12 +53,10 @@ def test_counting_stops_at_the_first_text_too_many(tower: TextTower) -> None:
 def pairs(
     tower: TextTower, query: str, documents: list[str], *, limit: int = 200, truncate: Truncate = "end"
 ) -> list[list[int]]:
-    async def run() -> list[list[int]]:
-        frame = await tokens.frame_query(tower, query, "query")
-        places = [f"documents[{i}]" for i in range(len(documents))]
-        return await tokens.encode(tower, documents, places, limit, truncate=truncate, frame=frame)
-
-    return asyncio.run(run())
+    frame = tokens.frame_query(tower, query, "query")
+    places = [f"documents[{i}]" for i in range(len(documents))]
+    found = tokens.encode(caller(RecordingTriton()), tower, documents, places, limit, truncate=truncate, frame=frame)
+    return asyncio.run(found)
 
 
 def test_limit_of_a_framed_text_is_its_own(tower: TextTower) -> None:
