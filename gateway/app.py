@@ -12,6 +12,8 @@ from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp
 
 from gateway.admission import Lines
+from gateway.aside import Aside
+from gateway.bodies import Bodies
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.errors import GatewayError
@@ -47,12 +49,16 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
         lines = Lines(settings.request_timeout_s)
         monitor = Monitor(triton, catalog, lines, drain)
         images = Images(settings.max_image_pixels, settings.image_hosts)
+        aside = Aside()
+        most_of_key = max(settings.max_bodies_bytes // 2, settings.max_body_bytes)
+        bodies = Bodies(settings.max_bodies_bytes, most_of_key)
         watch = asyncio.create_task(monitor.run())
         metrics.watch(State(triton, catalog, lines, monitor, drain))
-        yield {"gateway": Gateway(settings, triton, catalog, monitor, images, lines, drain, metrics)}
+        yield {"gateway": Gateway(settings, triton, catalog, monitor, images, lines, drain, metrics, bodies, aside)}
         watch.cancel()
         with suppress(asyncio.CancelledError):
             await watch
+        aside.close()
         await images.close()
         await triton.close()
         await asyncio.to_thread(spans.close)  # waits for the collector

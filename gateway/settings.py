@@ -45,6 +45,8 @@ class Settings:
     """GATEWAY_DRAIN_TIMEOUT, seconds that accepted requests have to be answered after a signal to stop."""
     max_body_bytes: int = 32 * 2**20
     """GATEWAY_MAX_BODY_BYTES."""
+    max_bodies_bytes: int = 256 * 2**20
+    """GATEWAY_MAX_BODIES_BYTES, of all requests under way; each takes up to six times as much memory meanwhile."""
     max_image_pixels: int = 40_000_000
     """GATEWAY_MAX_IMAGE_PIXELS, which an image may declare, and all that are decoded at a time."""
     image_hosts: Allowed | None = None
@@ -74,6 +76,7 @@ class Settings:
             tokens_a_minute=_quota(environ, "TOKENS_PER_MINUTE"),
             drain_timeout_s=_number(environ, "DRAIN_TIMEOUT", default.drain_timeout_s, 0, 3600),
             max_body_bytes=int(_number(environ, "MAX_BODY_BYTES", default.max_body_bytes, 1024, 2**30)),
+            max_bodies_bytes=int(_number(environ, "MAX_BODIES_BYTES", default.max_bodies_bytes, 1024, 2**40)),
             max_image_pixels=int(_number(environ, "MAX_IMAGE_PIXELS", default.max_image_pixels, 2**16, 2**30)),
             image_hosts=_image_hosts(environ),
             pages=_pages(environ),
@@ -82,6 +85,11 @@ class Settings:
             raise SettingsError(
                 f"{PREFIX}HOST={settings.host} would let anyone in: set {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE,"
                 " or listen on 127.0.0.1"
+            )
+        if settings.max_bodies_bytes < settings.max_body_bytes:
+            raise SettingsError(
+                f"{PREFIX}MAX_BODIES_BYTES={settings.max_bodies_bytes} has no room for one body of"
+                f" {PREFIX}MAX_BODY_BYTES={settings.max_body_bytes}"
             )
         return settings
 
