@@ -45,7 +45,7 @@ def main() -> int:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=CLOSE_S,
     )
-    Server(config, drain, settings.drain_timeout_s).run()
+    Server(config, drain, settings.drain_timeout_s, settings.heartbeat_file).run()
     return 0
 
 

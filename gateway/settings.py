@@ -51,6 +51,8 @@ class Settings:
     """GATEWAY_MAX_IMAGE_PIXELS, which an image may declare, and all that are decoded at a time."""
     image_hosts: Allowed | None = None
     """GATEWAY_IMAGE_URLS (`off`, `allowlist` or `public`) and GATEWAY_IMAGE_URL_HOSTS: where images are fetched."""
+    heartbeat_file: Path | None = None
+    """GATEWAY_HEARTBEAT_FILE, which is touched every second while the event loop goes round: for supervisors."""
     pages: bool = True
     """GATEWAY_PAGES, `on` or `off`: whether `/` and `/docs` are served."""
 
@@ -79,6 +81,7 @@ class Settings:
             max_bodies_bytes=int(_number(environ, "MAX_BODIES_BYTES", default.max_bodies_bytes, 1024, 2**40)),
             max_image_pixels=int(_number(environ, "MAX_IMAGE_PIXELS", default.max_image_pixels, 2**16, 2**30)),
             image_hosts=_image_hosts(environ),
+            heartbeat_file=Path(beat) if (beat := environ.get(f"{PREFIX}HEARTBEAT_FILE")) else None,
             pages=_pages(environ),
         )
         if not settings.api_keys and settings.api_keys_file is None and not _is_loopback(settings.host):
