@@ -7,7 +7,9 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from embedded.supervisor import Service, StartFailedError, Supervisor
@@ -18,6 +20,11 @@ from gateway.settings import Settings, SettingsError
 GATEWAY_STOP_S = 4.0
 """More than it has to answer what it accepted: for errors, slow clients, and its own end."""
 TRITON_STOP_S = EXIT_TIMEOUT_S + 1.0
+LOST_S = 3.0
+"""How long Triton may be unwell after it has lost the process of a model. Some end for a good reason, such as a new
+version of a model. The gateway starts its own again, which decode images."""
+BEAT_S = 5.0
+"""How old the last sign of life of a gateway may be that renews it every second."""
 LOG_LINES = 30
 """Of Triton's errors, shown where it could not start."""
 ERROR_LINE = re.compile(r"(?:E\d{4} |error: )(?!.*CudaDriverHelper)")
@@ -47,7 +54,7 @@ def main() -> int:
 
 def _serve(settings: Settings, environment: Mapping[str, str], ports: Ports, scratch: Path) -> int:
     triton = Triton.prepare(settings.model_repository, ports, scratch)
-    log = scratch / "triton.log"
+    log, heartbeat = scratch / "triton.log", scratch / "heartbeat"
     services = [
         Service(
             "triton",
@@ -57,13 +64,14 @@ def _serve(settings: Settings, environment: Mapping[str, str], ports: Ports, scr
             log,
             triton.clean_up,
             lambda: _problem(settings) in (None, NO_MODEL),  # where somebody unloaded it, Triton is well
+            LOST_S,
         ),
         Service(
             "gateway",
             [sys.executable, "-m", "gateway"],
-            environment,
+            {**environment, "GATEWAY_HEARTBEAT_FILE": str(heartbeat)},
             settings.drain_timeout_s + GATEWAY_STOP_S,
-            is_well=lambda: _get(settings, "/health/live") is not None,
+            is_well=lambda: gateway_is_well(settings, heartbeat),
         ),
     ]
     print(f"starting Triton (log: {log}) and the gateway", flush=True)
@@ -88,6 +96,15 @@ def _get(settings: Settings, path: str) -> tuple[int, bytes] | None:
         return None
     finally:
         connection.close()
+
+
+def gateway_is_well(settings: Settings, heartbeat: Path) -> bool:
+    """Whether the gateway's event loop goes round, or it answers: with a full disk it gives no signs, and under load it
+    may have no connection left."""
+    with suppress(OSError):
+        if time.time() - heartbeat.stat().st_mtime < BEAT_S:
+            return True
+    return _get(settings, "/health/live") is not None
 
 
 def _is_ready(settings: Settings) -> bool:

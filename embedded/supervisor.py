@@ -22,8 +22,6 @@ PR_SET_PDEATHSIG = 1
 
 UNWELL_S = 20.0
 """How long a service may be unwell that was well: longer than any one execution of a model."""
-LOST_S = 3.0
-"""The same for one that has lost a child lately. Some end for a good reason, such as a new version of a model."""
 LOOK_S = 1.0
 MAX_LOG_BYTES = 16 * 2**20
 
@@ -50,8 +48,11 @@ class Service:
     clean_up: Callable[[], None] = _nothing
     """Called after each end of the process."""
     is_well: Callable[[], bool] = _well
-    """Asked every second, in a thread. A process that does no longer what it did is ended and started again: after
-    LOST_S when it has lost a child, or else after UNWELL_S. A fresh one has START_TIMEOUT_S more."""
+    """Asked every second, in a thread. A process that does no longer what it did is ended and started again after
+    UNWELL_S. A fresh one has START_TIMEOUT_S more."""
+    lost_s: float = math.inf
+    """In place of UNWELL_S, where it is shorter, for a service that has lost a child lately and does not work without
+    it."""
     max_log_bytes: int = MAX_LOG_BYTES
     """A log that is larger begins again, with what it held in a file beside it, `.1`."""
 
@@ -141,7 +142,7 @@ class Supervisor:
                 lost_at = now
             if await asyncio.to_thread(service.is_well):
                 well_at = now
-            elif now - well_at > (LOST_S if now - lost_at < self._unwell_s else self._unwell_s):
+            elif now - well_at > min(self._unwell_s, service.lost_s if now - lost_at < self._unwell_s else math.inf):
                 print(f"{service.name} does not work any more; ending it", file=sys.stderr, flush=True)
                 well_at = math.inf  # only once
                 self._kill(process.pid)

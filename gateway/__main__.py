@@ -45,11 +45,12 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        headers=[("x-content-type-options", "nosniff")],
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=CLOSE_S,
     )
-    Server(config, drain, settings.drain_timeout_s).run()
+    Server(config, drain, settings.drain_timeout_s, settings.heartbeat_file).run()
     return 0
 
 

@@ -11,7 +11,9 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp
 
+from gateway import cores
 from gateway.admission import Lines
+from gateway.bodies import Bodies
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.errors import GatewayError
@@ -46,17 +48,25 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
         triton = Triton(settings.triton_urls, settings.request_timeout_s, spans)
         catalog = Catalog(triton, settings.model_repository)
         lines = Lines(settings.request_timeout_s)
-        threads = Threads()
+        threads = Threads(cores.count(), spare=2)
         monitor = Monitor(triton, catalog, lines, threads, drain)
         images = Images(settings.max_image_pixels, settings.image_hosts)
+        json_threads = Threads(1, spare=1)
+        most_of_key = max(settings.max_bodies_bytes // 2, settings.max_body_bytes)
+        bodies = Bodies(settings.max_bodies_bytes, most_of_key)
         watch = asyncio.create_task(monitor.run())
         metrics.watch(State(triton, catalog, lines, monitor, drain))
-        yield {"gateway": Gateway(settings, triton, catalog, monitor, images, lines, drain, metrics, threads)}
+        yield {
+            "gateway": Gateway(
+                settings, triton, catalog, monitor, images, lines, drain, metrics, bodies, threads, json_threads
+            )
+        }
         watch.cancel()
         with suppress(asyncio.CancelledError):
             await watch
         await images.close()
         await asyncio.to_thread(threads.close)
+        await asyncio.to_thread(json_threads.close)
         await triton.close()
         await asyncio.to_thread(spans.close)  # waits for the collector
 

@@ -4,10 +4,13 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 
+TICKS_A_SECOND = 10
+"""Of uvicorn's loop."""
 GIVE_UP_S = 1.0
 """For the answers of those that could not be finished in time."""
 
@@ -47,10 +50,14 @@ class Drain:
 
 
 class Server(uvicorn.Server):
-    """Stops listening only when all that was accepted is answered: what is not done in time, with an error."""
+    """Stops listening only when all that was accepted is answered: what is not done in time, with an error. Gives a
+    sign of life each second, if there is a file for it."""
 
-    def __init__(self, config: uvicorn.Config, drain: Drain, timeout_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, drain: Drain, timeout_s: float, heartbeat_file: Path | None = None
+    ) -> None:
         super().__init__(config)
+        self._heartbeat_file = heartbeat_file
         self._drain = drain
         self._timeout_s = timeout_s
 
@@ -64,6 +71,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Look, ten times a second, whether it is time to stop."""
+        if self._heartbeat_file is not None and counter % TICKS_A_SECOND == 0:
+            self._heartbeat_file.touch()
         if self._drain.began_at is not None:
             over_s = time.monotonic() - self._drain.began_at - self._timeout_s
             if not self._drain.under_way or over_s > GIVE_UP_S:

@@ -7,6 +7,7 @@ GatewayError
 ├── ModelNotFound         no model of that name does what was asked
 ├── NoSuchRoute           no such path
 ├── MethodNotAllowed      the path takes other methods
+├── UnsupportedEncoding   the body is compressed
 ├── RequestTooLarge       more bytes than a body may have, or more tokens than a request
 ├── QuotaExceeded         the key has asked for all that it may in this minute
 ├── Overloaded            more work is waiting than can be done in time
@@ -69,6 +70,10 @@ class MethodNotAllowed(GatewayError):  # noqa: N818
     """The path takes other methods."""
 
 
+class UnsupportedEncoding(GatewayError):  # noqa: N818
+    """The body is compressed."""
+
+
 class RequestTooLarge(GatewayError):  # noqa: N818
     """More bytes than a body may have, or more tokens than a request."""
 
@@ -120,6 +125,7 @@ ANSWERS: Mapping[type[GatewayError], Answer] = {
     ModelNotFound: Answer(404, "invalid_request_error", "model_not_found"),
     NoSuchRoute: Answer(404, "invalid_request_error", "not_found"),
     MethodNotAllowed: Answer(405, "invalid_request_error", "method_not_allowed"),
+    UnsupportedEncoding: Answer(415, "invalid_request_error", "unsupported_encoding", {"accept-encoding": "identity"}),
     RequestTooLarge: Answer(413, "invalid_request_error", "request_too_large"),
     QuotaExceeded: Answer(429, "rate_limit_error", "rate_limit_exceeded"),
     Overloaded: Answer(429, "rate_limit_error", "overloaded", {"retry-after": "1"}),

@@ -45,10 +45,14 @@ class Settings:
     """GATEWAY_DRAIN_TIMEOUT, seconds that accepted requests have to be answered after a signal to stop."""
     max_body_bytes: int = 32 * 2**20
     """GATEWAY_MAX_BODY_BYTES."""
+    max_bodies_bytes: int = 256 * 2**20
+    """GATEWAY_MAX_BODIES_BYTES, of all requests under way; each takes up to six times as much memory meanwhile."""
     max_image_pixels: int = 40_000_000
     """GATEWAY_MAX_IMAGE_PIXELS, which an image may declare, and all that are decoded at a time."""
     image_hosts: Allowed | None = None
     """GATEWAY_IMAGE_URLS (`off`, `allowlist` or `public`) and GATEWAY_IMAGE_URL_HOSTS: where images are fetched."""
+    heartbeat_file: Path | None = None
+    """GATEWAY_HEARTBEAT_FILE, which is touched every second while the event loop goes round: for supervisors."""
     pages: bool = True
     """GATEWAY_PAGES, `on` or `off`: whether `/` and `/docs` are served."""
 
@@ -74,14 +78,21 @@ class Settings:
             tokens_a_minute=_quota(environ, "TOKENS_PER_MINUTE"),
             drain_timeout_s=_number(environ, "DRAIN_TIMEOUT", default.drain_timeout_s, 0, 3600),
             max_body_bytes=int(_number(environ, "MAX_BODY_BYTES", default.max_body_bytes, 1024, 2**30)),
+            max_bodies_bytes=int(_number(environ, "MAX_BODIES_BYTES", default.max_bodies_bytes, 1024, 2**40)),
             max_image_pixels=int(_number(environ, "MAX_IMAGE_PIXELS", default.max_image_pixels, 2**16, 2**30)),
             image_hosts=_image_hosts(environ),
+            heartbeat_file=Path(beat) if (beat := environ.get(f"{PREFIX}HEARTBEAT_FILE")) else None,
             pages=_pages(environ),
         )
         if not settings.api_keys and settings.api_keys_file is None and not _is_loopback(settings.host):
             raise SettingsError(
                 f"{PREFIX}HOST={settings.host} would let anyone in: set {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE,"
                 " or listen on 127.0.0.1"
+            )
+        if settings.max_bodies_bytes < settings.max_body_bytes:
+            raise SettingsError(
+                f"{PREFIX}MAX_BODIES_BYTES={settings.max_bodies_bytes} has no room for one body of"
+                f" {PREFIX}MAX_BODY_BYTES={settings.max_body_bytes}"
             )
         return settings
 

@@ -6,24 +6,25 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from gateway import cores
 from gateway.turns import Account, Turns
-
-SPARE = 2
-"""Threads beyond the cores, for keys that have none: the kernel shares the cores between them."""
 
 Result = TypeVar("Result")
 
 
 class Threads:
-    """A pool of them, for work that does not hold the interpreter's lock. Belongs to the event loop it is used in."""
+    """A pool of them. Belongs to the event loop it is used in."""
 
-    def __init__(self) -> None:
-        """Start none yet."""
-        self.count = cores.count()
+    def __init__(self, count: int, spare: int) -> None:
+        """Start none yet.
+
+        Args:
+            count: how many work at a time.
+            spare: more of them, for keys that have none: the kernel shares the cores between all.
+        """
+        self.count = count
         """How many of one key work at a time."""
-        self._turns = Turns(self.count, SPARE)
-        self._pool = ThreadPoolExecutor(self.count + SPARE, thread_name_prefix="work")
+        self._turns = Turns(count, spare)
+        self._pool = ThreadPoolExecutor(count + spare, thread_name_prefix="work")
 
     def close(self) -> None:
         """Wait for what is under way, and end them."""

@@ -15,7 +15,7 @@ from gateway.routes.http import (
     TRUNCATIONS,
     Request,
     Truncation,
-    answer,
+    answer_much,
     caller,
     embed_items,
     find_model,
@@ -183,22 +183,19 @@ async def create_embeddings(request: Request) -> Response:
     body = await read(request, EmbedRequest)
     model = find_model(request, body.model, EMBEDDING_ROLES)
     size = encodings.size(model, body.output_dimension, "output_dimension")
-    return answer(await _embed(request, model, body, size, "2"))
+    return await _embed(request, model, body, size, "2")
 
 
 async def create_v1_embeddings(request: Request) -> Response:
     """Answer POST /v1/embed."""
     body = await read(request, V1EmbedRequest)
     model = find_model(request, body.model, EMBEDDING_ROLES)
-    typed = await _embed(request, model, body, model.width, "1")
-    if body.embedding_types is not None:
-        return answer(typed)
-    return answer(FloatsResponse(typed.id, typed.embeddings["float"], typed.texts, typed.meta))
+    return await _embed(request, model, body, model.width, "1")
 
 
 async def _embed(
     request: Request, model: Model, body: EmbedRequest | V1EmbedRequest, size: int, version: Literal["1", "2"]
-) -> EmbedResponse:
+) -> Response:
     default: list[EmbeddingType] = ["float"]
     kinds = list(dict.fromkeys(body.embedding_types or default))
     encodings.check(kinds, size, "embedding_types")
@@ -211,13 +208,17 @@ async def _embed(
         truncate=TRUNCATIONS[body.truncate or "END"],
         max_tokens=body.max_tokens if isinstance(body, EmbedRequest) else None,
     )
-    floats = vectors.normalise(embedded.vectors[:, :size])
-    return EmbedResponse(
-        id=request.state["request_id"],
-        embeddings={kind: [Raw(row) for row in encodings.column(floats, kind)] for kind in kinds},
-        texts=body.texts or [],
-        meta=_meta(BilledUnits(input_tokens=embedded.text_tokens, image_tokens=embedded.image_tokens), version),
-    )
+
+    def make() -> EmbedResponse | FloatsResponse:
+        floats = vectors.normalise(embedded.vectors[:, :size])
+        rows = {kind: [Raw(row) for row in encodings.column(floats, kind)] for kind in kinds}
+        meta = _meta(BilledUnits(input_tokens=embedded.text_tokens, image_tokens=embedded.image_tokens), version)
+        request_id, texts = request.state["request_id"], body.texts or []
+        if version == "1" and body.embedding_types is None:
+            return FloatsResponse(request_id, rows["float"], texts, meta)
+        return EmbedResponse(request_id, rows, texts, meta)
+
+    return await answer_much(request, make, embedded.vectors.size * len(kinds))
 
 
 def _items(body: EmbedRequest | V1EmbedRequest) -> list[Item]:
@@ -257,20 +258,19 @@ async def create_ranking(request: Request) -> Response:
         max_tokens_per_document=body.max_tokens_per_doc,
     )
     request.state["log"] |= {"inputs": len(body.documents), "tokens": ranking.tokens}
-    return answer(
-        V2RerankResponse(
-            id=request.state["request_id"],
-            results=[
-                V2Result(
-                    ranked.index,
-                    ranked.score,
-                    TextDocument(body.documents[ranked.index]) if body.return_documents else UNSET,
-                )
-                for ranked in ranking.results[: body.top_n]
-            ],
-            meta=_meta(BilledUnits(search_units=1)),
-        )
+    response = V2RerankResponse(
+        id=request.state["request_id"],
+        results=[
+            V2Result(
+                ranked.index,
+                ranked.score,
+                TextDocument(body.documents[ranked.index]) if body.return_documents else UNSET,
+            )
+            for ranked in ranking.results[: body.top_n]
+        ],
+        meta=_meta(BilledUnits(search_units=1)),
     )
+    return await answer_much(request, lambda: response)
 
 
 def _meta(billed: BilledUnits, version: Literal["1", "2"] = "2") -> CohereMeta:

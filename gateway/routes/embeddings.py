@@ -1,6 +1,6 @@
 """POST /v1/embeddings, as OpenAI's clients and Jina's call it: texts, images, and both in one."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from msgspec import Meta, Raw, Struct
 from starlette.responses import Response
@@ -15,13 +15,13 @@ from gateway.routes.http import (
     Instruction,
     Request,
     Truncation,
-    answer,
+    answer_much,
     embed_items,
     find_model_for,
     read,
     rename,
 )
-from gateway.service.embed import Item
+from gateway.service.embed import Embeddings, Item
 from gateway.service.rows import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
 from gateway.tokenize import Truncate
@@ -148,21 +148,24 @@ async def create(request: Request) -> Response:
     embedded = await embed_items(
         request, model, items, purpose=purpose, place=place, truncate=truncate, instruction=body.instruction
     )
+    numbers = embedded.vectors.size * len(_kinds(body))
+    return await answer_much(request, lambda: _response(body, model, embedded), numbers)
+
+
+def _response(body: EmbeddingRequest, model: Model, embedded: Embeddings) -> EmbeddingResponse:
     tokens = embedded.text_tokens + embedded.image_tokens
-    return answer(
-        EmbeddingResponse(
-            object="list",
-            model=model.name,
-            data=[
-                Embedding(object="embedding", index=i, embedding=Raw(embedding))
-                for i, embedding in enumerate(write(embedded.vectors, body))
-            ],
-            usage=EmbeddingUsage(
-                prompt_tokens=tokens,
-                total_tokens=tokens,
-                prompt_tokens_details=EmbeddingTokensDetails(embedded.text_tokens, embedded.image_tokens),
-            ),
-        )
+    return EmbeddingResponse(
+        object="list",
+        model=model.name,
+        data=[
+            Embedding(object="embedding", index=i, embedding=Raw(embedding))
+            for i, embedding in enumerate(write(embedded.vectors, body))
+        ],
+        usage=EmbeddingUsage(
+            prompt_tokens=tokens,
+            total_tokens=tokens,
+            prompt_tokens_details=EmbeddingTokensDetails(embedded.text_tokens, embedded.image_tokens),
+        ),
     )
 
 
@@ -191,8 +194,8 @@ def read_inputs(given: str | InputItem | list[str | int | TokenIds | InputItem])
     """
     if not isinstance(given, list):
         return [_item(given, "input")]
-    if 0 < len(given) <= MAX_TOKENS and all(isinstance(item, int) for item in given):
-        return [Item("input[0]", [item for item in given if isinstance(item, int)])]
+    if 0 < len(given) <= MAX_TOKENS and {*map(type, given)} == {int}:
+        return [Item("input[0]", cast(TokenIds, given))]
     if not 1 <= len(given) <= MAX_ROWS:
         raise InvalidRequest(f"input holds {len(given)} items; it must hold 1 to {MAX_ROWS}", param="input")
     return [_item(item, f"input[{i}]") for i, item in enumerate(given)]

@@ -1,10 +1,10 @@
 """What all routes share: the state of the app, reading a body, writing an answer."""
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 import msgspec
@@ -12,10 +12,20 @@ from msgspec import Struct
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
+from gateway import large_json
 from gateway.admission import Lines
+from gateway.bodies import Bodies, Body
 from gateway.catalog import RERANK_ROLES, Catalog, Model, TextTower
 from gateway.drain import Drain
-from gateway.errors import ClientGone, DeadlineExceeded, InvalidRequest, ModelNotFound, NotReady, RequestTooLarge
+from gateway.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    InvalidRequest,
+    ModelNotFound,
+    NotReady,
+    RequestTooLarge,
+    UnsupportedEncoding,
+)
 from gateway.health import Monitor
 from gateway.images import Images
 from gateway.metrics import Metrics
@@ -24,7 +34,6 @@ from gateway.service import prompts
 from gateway.service.caller import Caller
 from gateway.service.embed import Embeddings, Item, embed
 from gateway.service.prompts import SUFFIXES
-from gateway.service.tokens import MAX_TOKENS
 from gateway.settings import Settings
 from gateway.stages import Stages
 from gateway.threads import Threads
@@ -45,7 +54,11 @@ class Gateway:
     lines: Lines
     drain: Drain
     metrics: Metrics
+    bodies: Bodies
     threads: Threads
+    """For work that leaves the interpreter to others."""
+    json_threads: Threads
+    """For work on large JSON, which does not: the event loop shares the interpreter with no more of them."""
 
 
 class State(TypedDict):
@@ -56,16 +69,15 @@ class State(TypedDict):
     log: dict[str, Any]
     """Fields for its line in the log."""
     stages: Stages
+    body: Body
+    """How much of it has come in."""
     account: Account
     """Whose it is: tells keys apart, and gives none away."""
     presence: Presence
 
 
-MAX_VALUES = MAX_TOKENS + 10_000
-"""In a body, as the commas between them count: a value takes up to a hundred times as much memory as its text."""
-STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-"""Of JSON, or what is left of one that does not end. Possessive: never tried a second way, so its time is linear."""
-
+LITTLE = 2**16
+"""Bytes of JSON, or numbers to write: a millisecond, and less than handing it to a thread costs a busy server."""
 Truncation = Literal["NONE", "START", "END"]
 """Which end of a text over the limit to leave out, in Cohere's words and NIM's."""
 TRUNCATIONS: Mapping[Truncation, Truncate] = {"NONE": "none", "START": "start", "END": "end"}
@@ -80,7 +92,7 @@ Instruction = Annotated[str, msgspec.Meta(min_length=1, max_length=prompts.MAX_I
 """What a model is told to do with texts."""
 
 Request = StarletteRequest[State]
-Body = TypeVar("Body")
+T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
@@ -92,7 +104,12 @@ def with_deadline(endpoint: Endpoint) -> Endpoint:
         timeout_s = gateway.settings.request_timeout_s
         try:
             async with asyncio.timeout(timeout_s) as deadline:
-                with gateway.drain.ends(deadline), Presence(deadline) as presence:
+                with (
+                    gateway.drain.ends(deadline),
+                    gateway.bodies.hold(request.state["account"].key) as body,
+                    Presence(deadline) as presence,
+                ):
+                    request.state["body"] = body
                     request.state["presence"] = presence
                     return await endpoint(request)
         except TimeoutError as exc:
@@ -186,38 +203,36 @@ async def embed_items(
     return embedded
 
 
-async def read(request: Request, body_type: type[Body]) -> Body:
+async def read(request: Request, body_type: type[T]) -> T:
     """Read and validate a JSON body.
 
     Raises:
+        UnsupportedEncoding: it is compressed.
         RequestTooLarge: it is over the limit, more than which is never held, or has more values than any request.
-        InvalidRequest: compressed, not JSON, or not of this type; names the field.
+        Overloaded: there is no room for it beside the bodies of others.
+        InvalidRequest: not JSON, or not of this type; names the field.
     """
-    encoding = request.headers.get("content-encoding", "identity")
+    encoding = ", ".join(request.headers.getlist("content-encoding")) or "identity"
     if encoding.lower() != "identity":
-        raise InvalidRequest(f"content-encoding is {encoding}; send the body as it is")
-    limit = request.state["gateway"].settings.max_body_bytes
-    chunks: list[bytes] = []
-    size = 0
+        raise UnsupportedEncoding(f"content-encoding is {encoding}; send the body as it is")
+    gateway, held = request.state["gateway"], request.state["body"]
+    limit = gateway.settings.max_body_bytes
+    body = bytearray()
     async for chunk in request.stream():
-        size += len(chunk)
-        if size <= limit:
-            chunks.append(chunk)
-        else:  # taken and dropped: a client that is cut off while it sends sees a broken connection, not the answer
-            chunks.clear()
-    if size > limit:
-        raise RequestTooLarge(f"the body is over {limit} bytes")
+        if len(body) + len(chunk) > limit:
+            raise RequestTooLarge(f"the body is over {limit} bytes")
+        held.grow(len(chunk))
+        body += chunk
     with request.state["stages"].stage("parse"):
-        body = b"".join(chunks)
-        if body.count(b",") > MAX_VALUES and STRING.sub(b"", body).count(b",") > MAX_VALUES:
-            raise RequestTooLarge(f"the body holds over {MAX_VALUES} values")
-        return decode(body, body_type)
+        if len(body) <= LITTLE:
+            return decode(body, body_type)
+        return await gateway.json_threads.run(request.state["account"], partial(decode, body, body_type))
 
 
-def decode(body: bytes, body_type: type[Body]) -> Body:
+def decode(body: bytes | bytearray, body_type: type[T]) -> T:
     """Parse JSON into a type; msgspec's messages end in the place: "... - at `$.input[0]`"."""
     try:
-        return msgspec.json.decode(body, type=body_type)
+        return large_json.decode(body, body_type)
     except msgspec.ValidationError as exc:
         message, _, place = str(exc).partition(" - at `$")
         path = place.rstrip("`").removeprefix(".")
@@ -228,8 +243,6 @@ def decode(body: bytes, body_type: type[Body]) -> Body:
         elif path:
             message = f"{path}: {message}"
         raise InvalidRequest(message, param=path or None) from exc
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidRequest(f"the body is not valid JSON: {exc}") from exc
 
 
 def rename(body: Struct, names: Mapping[str, str]) -> None:
@@ -253,3 +266,19 @@ def rename(body: Struct, names: Mapping[str, str]) -> None:
 def answer(content: object, status: int = 200) -> Response:
     """Write a JSON response."""
     return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
+async def answer_much(request: Request, make: Callable[[], object], numbers: int = 0) -> Response:
+    """Write a JSON response that may be large.
+
+    Args:
+        request: whose body has been read, of which the response may hold the texts.
+        make: gives the content.
+        numbers: how many the content holds.
+    """
+    size = max(request.state["body"].size, numbers)
+    if size <= LITTLE:
+        return answer(make())
+    threads = request.state["gateway"].json_threads
+    written = await threads.run(request.state["account"], lambda: large_json.encode(make()))
+    return Response(written, media_type="application/json")

@@ -30,7 +30,6 @@ HEADERS = {
     "permissions-policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
     "referrer-policy": "no-referrer",
     "vary": "accept-encoding",
-    "x-content-type-options": "nosniff",
 }
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.routes.http import Instruction, Request, answer, caller, find_ranker, read, rename
+from gateway.routes.http import Instruction, Request, answer_much, caller, find_ranker, read, rename
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
 
@@ -114,17 +114,16 @@ async def create(request: Request) -> Response:
         )
         for ranked in ranking.results[: body.top_n or None]
     ]
-    return answer(
-        RerankResponse(
-            results=results,
-            model=tower.name,
-            data=UNSET if body.top_k is None and body.truncation is None else results,
-            usage=RerankUsage(
-                prompt_tokens=ranking.tokens,
-                completion_tokens=0,
-                total_tokens=ranking.tokens,
-                prompt_tokens_details=PromptTokensDetails(),
-                completion_tokens_details=CompletionTokensDetails(),
-            ),
-        )
+    response = RerankResponse(
+        results=results,
+        model=tower.name,
+        data=UNSET if body.top_k is None and body.truncation is None else results,
+        usage=RerankUsage(
+            prompt_tokens=ranking.tokens,
+            completion_tokens=0,
+            total_tokens=ranking.tokens,
+            prompt_tokens_details=PromptTokensDetails(),
+            completion_tokens_details=CompletionTokensDetails(),
+        ),
     )
+    return await answer_much(request, lambda: response)

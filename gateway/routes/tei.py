@@ -4,8 +4,8 @@ They name no model: the default one of their kind answers.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Literal, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -26,7 +26,17 @@ from gateway.errors import (
 )
 from gateway.routes import encodings
 from gateway.routes.errors import Failure
-from gateway.routes.http import Endpoint, Request, answer, caller, embed_items, find_model, find_ranker, read
+from gateway.routes.http import (
+    Endpoint,
+    Request,
+    answer,
+    answer_much,
+    caller,
+    embed_items,
+    find_model,
+    find_ranker,
+    read,
+)
 from gateway.service import prompts
 from gateway.service.embed import Embeddings, Item
 from gateway.service.rerank import rerank, score_pairs
@@ -167,9 +177,13 @@ async def create_embeddings(request: Request) -> Response:
     items = _items(body.inputs)
     embedded = await _embed(request, model, items, body.prompt_name, _cut(body.truncate, body.truncation_direction))
     unit = body.normalize is not False or size < model.width
-    floats = vectors.normalise(embedded.vectors[:, :size]) if unit else embedded.vectors
-    content = b"[" + b",".join(encodings.column(floats, "float")) + b"]"
-    return _measured(request, started, Raw(content), [item.text for item in items], embedded.text_tokens)
+
+    def make() -> list[Raw]:
+        floats = vectors.normalise(embedded.vectors[:, :size]) if unit else embedded.vectors
+        return [Raw(row) for row in encodings.column(floats, "float")]
+
+    texts = [item.text for item in items]
+    return await _measured(request, started, make, texts, embedded.text_tokens, embedded.vectors.size)
 
 
 async def create_similarities(request: Request) -> Response:
@@ -185,7 +199,8 @@ async def create_similarities(request: Request) -> Response:
     embedded = await _embed(request, model, items, how.prompt_name, _cut(how.truncate, how.truncation_direction))
     source, *others = vectors.normalise(embedded.vectors)
     texts = [item.text for item in items]
-    return _measured(request, started, [float(source @ other) for other in others], texts, embedded.text_tokens)
+    cosines = [float(source @ other) for other in others]
+    return await _measured(request, started, lambda: cosines, texts, embedded.text_tokens)
 
 
 async def create_ranking(request: Request) -> Response:
@@ -205,7 +220,7 @@ async def create_ranking(request: Request) -> Response:
         Rank(ranked.index, ranked.score, body.texts[ranked.index] if body.return_text else UNSET)
         for ranked in ranking.results
     ]
-    return _measured(request, started, ranks, body.texts, ranking.tokens)
+    return await _measured(request, started, lambda: ranks, body.texts, ranking.tokens)
 
 
 async def create_predictions(request: Request) -> Response:
@@ -222,7 +237,7 @@ async def create_predictions(request: Request) -> Response:
     texts = [text for pair in pairs for text in pair]
     request.state["log"] |= {"inputs": len(texts), "tokens": tokens}
     content = predictions if isinstance(body.inputs[0], list) else predictions[0]
-    return _measured(request, started, content, texts, tokens)
+    return await _measured(request, started, lambda: content, texts, tokens)
 
 
 async def tokenize(request: Request) -> Response:
@@ -293,8 +308,8 @@ async def _embed(
 def _items(given: str | list[str | int | list[int]]) -> list[Item]:
     if isinstance(given, str):
         return [Item("inputs", given)]
-    if given and all(isinstance(item, int) for item in given):
-        return [Item("inputs", [item for item in given if isinstance(item, int)])]
+    if {*map(type, given)} == {int}:
+        return [Item("inputs", cast(list[int], given))]
     if not 1 <= len(given) <= MAX_ROWS:
         raise InvalidRequest(f"inputs holds {len(given)} items; it must hold 1 to {MAX_ROWS}", param="inputs")
     items = []
@@ -321,9 +336,16 @@ def _cut(truncate: Truncation, direction: Direction) -> Truncate:
     return "start" if direction.lower() == "left" else "end"
 
 
-def _measured(request: Request, started: float, content: object, texts: Sequence[Text | None], tokens: int) -> Response:
+async def _measured(
+    request: Request,
+    started: float,
+    make: Callable[[], object],
+    texts: Sequence[Text | None],
+    tokens: int,
+    numbers: int = 0,
+) -> Response:
     """An answer with TEI's headers: what was computed, and how long it took, in milliseconds."""
-    response = answer(content)
+    response = await answer_much(request, make, numbers)
     stages = request.state["stages"]
     seconds = {
         "x-tokenization-time": stages.longest_s("tokenise"),

@@ -1,4 +1,5 @@
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -103,7 +104,10 @@ time.sleep(60)
 """
 
 
-def test_service_that_loses_a_child_and_does_not_work_is_started_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("lost_s", "starts"), [(3, 2), (math.inf, 1)])
+def test_service_that_loses_a_child_and_does_not_work_is_started_again_if_it_needs_it(
+    tmp_path: Path, lost_s: float, starts: int
+) -> None:
     started = tmp_path / "children"
 
     def children() -> list[int]:
@@ -124,8 +128,9 @@ def test_service_that_loses_a_child_and_does_not_work_is_started_again(tmp_path:
         loop.call_later(2.5, kill)
         loop.call_later(10, stop)
 
-    run([python("parent", PARENT.format(file=str(started)), is_well=is_well)], lambda: bool(children()), ready)
-    assert len(children()) == 2
+    parent = python("parent", PARENT.format(file=str(started)), is_well=is_well, lost_s=lost_s)
+    run([parent], lambda: bool(children()), ready)
+    assert len(children()) == starts
     for child in children():
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)

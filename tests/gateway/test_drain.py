@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from signal import SIGTERM
@@ -9,7 +11,7 @@ from signal import SIGTERM
 import httpx2
 
 from loadtest.faults import pids
-from loadtest.servers import conch
+from loadtest.servers import conch, free_ports
 
 TEXTS = ["some words " * 100] * 512
 """Seconds of work."""
@@ -53,3 +55,22 @@ def test_nothing_to_answer_is_no_reason_to_wait(repository: Path, tmp_path: Path
         gateway.send_signal(SIGTERM)
         gateway.wait(10)
         assert time.monotonic() - started < 5
+
+
+def test_event_loop_gives_signs_of_life(tmp_path: Path) -> None:
+    heartbeat = tmp_path / "heartbeat"
+    settings = {"GATEWAY_HEARTBEAT_FILE": str(heartbeat), "GATEWAY_PORT": str(free_ports(1)[0])}
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway"], env=os.environ | settings, stderr=subprocess.DEVNULL
+    ) as gateway:
+        try:
+            deadline = time.monotonic() + 30
+            while not heartbeat.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            first = heartbeat.stat().st_mtime_ns
+            while heartbeat.stat().st_mtime_ns == first:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+        finally:
+            gateway.terminate()

@@ -30,7 +30,7 @@ def watch(url: str, repository: Path, seconds: float, kind: type[Triton] = Trito
 
     async def run() -> str | None:
         triton = kind([url], timeout_s=5)
-        monitor = Monitor(triton, Catalog(triton, repository), Lines(5), Threads(), Drain())
+        monitor = Monitor(triton, Catalog(triton, repository), Lines(5), Threads(1, spare=0), Drain())
         watching = asyncio.create_task(monitor.run())
         await asyncio.sleep(seconds)
         watching.cancel()
@@ -84,7 +84,7 @@ def test_model_may_be_silent_for_as_long_as_its_work_takes(server: Server, repos
     async def run() -> None:
         triton = Triton([server.triton_url], timeout_s=100)
         catalog, lines = Catalog(triton, repository), Lines(100)
-        monitor = Monitor(triton, catalog, lines, Threads(), Drain())
+        monitor = Monitor(triton, catalog, lines, Threads(1, spare=0), Drain())
         watching = asyncio.create_task(monitor.run())
         await asyncio.sleep(2.5)
         assert monitor.problem() is None

@@ -76,7 +76,7 @@ def test_any_input_has_an_answer(client: httpx2.Client, given_input: list[object
     [
         ('{"input": "a\\u0000b"}', 200),
         ('{"input": "\\ud83d\\ude00"}', 200),
-        ('{"input": "\\ud83d"}', 400),
+        ('{"input": "\\ud83d"}', 200),
         ('{"input": "\u202e\u2066 right to left"}', 200),
         ('{"input": [NaN]}', 400),
         ('{"input": [1e400]}', 400),

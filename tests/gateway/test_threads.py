@@ -5,13 +5,16 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from gateway.threads import SPARE, Threads
+from gateway.threads import Threads
 from gateway.turns import Account
+
+
+SPARE = 2
 
 
 def using(work: Callable[[Threads], Awaitable[None]]) -> None:
     async def run() -> None:
-        threads = Threads()
+        threads = Threads(2, SPARE)
         try:
             await asyncio.wait_for(work(threads), 10)
         finally:

@@ -1,11 +1,16 @@
 import gzip
+import socket
+import time
+from pathlib import Path
 
 import httpx2
 import pytest
 from msgspec import Struct
 
 from gateway.errors import InvalidRequest
-from gateway.routes.http import MAX_VALUES, decode
+from gateway.large_json import MAX_CONTAINERS, MAX_VALUES
+from gateway.routes.http import decode
+from tests.serving import gateway_client
 
 
 class Inner(Struct, forbid_unknown_fields=True):
@@ -27,10 +32,9 @@ class Body(Struct, forbid_unknown_fields=True):
         (b"{}", "items", "items is required"),
         (b"[]", None, "Expected `object`, got `array`"),
         (b'{"items": [', None, "the body is not valid JSON"),
-        (b'{"items": ["\\ud800"]}', None, "the body is not valid JSON"),
         (b'{"items": ["\xff"]}', None, "the body is not valid JSON"),
         (b"", None, "the body is not valid JSON"),
-        (b"[" * 100_000, None, ""),
+        (b"[" * 30_000, None, ""),
     ],
 )
 def test_wrong_body_names_the_field(body: bytes, param: str | None, message: str) -> None:
@@ -51,11 +55,18 @@ def test_body_over_the_limit_is_413_when_no_length_is_declared(client: httpx2.Cl
     assert response.status_code == 413
 
 
-@pytest.mark.parametrize("value", [b"{}", b"[]", b"7", b'{"text": "a,b"}'])
+@pytest.mark.parametrize("value", [b"7", b'"a,b"'])
 def test_body_of_more_values_than_a_request_can_have_is_413(client: httpx2.Client, value: bytes) -> None:
     response = client.post("/v1/embeddings", content=b'{"input": [' + b",".join([value] * (MAX_VALUES + 2)) + b"]}")
     assert response.status_code == 413
     assert response.json()["error"]["message"] == f"the body holds over {MAX_VALUES} values"
+
+
+@pytest.mark.parametrize("value", [b"{}", b"[]", b'{"text": "a,b"}'])
+def test_body_of_more_lists_and_objects_than_a_request_can_have_is_413(client: httpx2.Client, value: bytes) -> None:
+    response = client.post("/v1/embeddings", content=b'{"input": [' + b",".join([value] * (MAX_CONTAINERS + 1)) + b"]}")
+    assert response.status_code == 413
+    assert response.json()["error"]["message"] == f"the body holds over {MAX_CONTAINERS} lists and objects"
 
 
 def test_commas_in_texts_are_no_values(client: httpx2.Client) -> None:
@@ -67,7 +78,8 @@ def test_commas_in_texts_are_no_values(client: httpx2.Client) -> None:
 def test_compressed_body_is_refused(client: httpx2.Client) -> None:
     compressed = gzip.compress(b'{"input": "a"}')
     response = client.post("/v1/embeddings", content=compressed, headers={"content-encoding": "gzip"})
-    assert response.status_code == 400
+    assert response.status_code == 415
+    assert response.headers["accept-encoding"] == "identity"
     assert response.json()["error"]["message"] == "content-encoding is gzip; send the body as it is"
 
 
@@ -76,3 +88,51 @@ def test_many_commas_in_texts_are_no_values_and_take_no_time_to_tell(client: htt
     whole = b'{"truncate": true, "input": "%s%s"}' % (b"," * 311_000, text)
     assert client.post("/v1/embeddings", content=whole).status_code == 200
     assert client.post("/v1/embeddings", content=whole[:-2]).status_code == 400
+
+
+def test_every_second_content_encoding_counts(client: httpx2.Client) -> None:
+    headers = [("content-encoding", "identity"), ("content-encoding", "gzip")]
+    response = client.post("/v1/embeddings", content=gzip.compress(b"{}"), headers=headers)
+    assert response.status_code == 415
+
+
+def test_half_a_surrogate_pair_is_read_as_a_replacement_character(client: httpx2.Client) -> None:
+    answers = [
+        client.post("/v1/embeddings", content=b'{"input": "a %s b"}' % written, headers={}).json()
+        for written in (b"\\ud83d", b"\\ufffd")
+    ]
+    assert answers[0] == answers[1]
+    assert "data" in answers[0]
+
+
+def test_large_documents_come_back_as_they_were(client: httpx2.Client) -> None:
+    documents = [f'{i} "quoted" 漢字 😀 ' * 2000 for i in range(40)]
+    response = client.post("/v1/rerank", json={"query": "a", "documents": documents})
+    assert response.status_code == 200
+    results = response.json()["results"]
+    assert sorted(result["index"] for result in results) == list(range(40))
+    assert all(result["document"]["text"] == documents[result["index"]] for result in results)
+
+
+def test_many_vectors_are_the_same_as_few(client: httpx2.Client) -> None:
+    many = client.post("/v1/embeddings", json={"input": ["a", "b"] * 200}).json()["data"]
+    few = client.post("/v1/embeddings", json={"input": ["a", "b"]}).json()["data"]
+    assert [one["index"] for one in many] == list(range(400))
+    for one in many:
+        assert one["embedding"] == pytest.approx(few[one["index"] % 2]["embedding"], abs=1e-3)
+
+
+def test_bodies_share_a_limit(repository: Path) -> None:
+    limits = {"GATEWAY_MAX_BODY_BYTES": "1000000", "GATEWAY_MAX_BODIES_BYTES": "1000000"}
+    with gateway_client(repository, **limits) as client:
+        head = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: 900000\r\n\r\n"
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as first:
+            first.sendall(head + b" " * 800_000)
+            deadline = time.monotonic() + 10
+            while (response := client.post("/v1/embeddings", content=b" " * 500_000)).status_code != 429:
+                assert time.monotonic() < deadline
+            assert response.headers["retry-after"] == "1"
+            assert "fill the memory for them" in response.json()["error"]["message"]
+            assert client.post("/v1/embeddings", content=b"{").status_code == 400
+        while client.post("/v1/embeddings", content=b" " * 500_000).status_code == 429:
+            assert time.monotonic() < deadline

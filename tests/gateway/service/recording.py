@@ -39,4 +39,4 @@ class RecordingTriton(Triton):
 
 def caller(triton: Triton) -> Caller:
     """Whoever has all of a Triton to itself."""
-    return Caller(triton, Lines(timeout_s=30), Threads())
+    return Caller(triton, Lines(timeout_s=30), Threads(2, spare=2))
