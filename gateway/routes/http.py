@@ -5,6 +5,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 import msgspec
@@ -18,7 +19,8 @@ from gateway.drain import Drain
 from gateway.errors import DeadlineExceeded, InvalidRequest, ModelNotFound, NotReady, RequestTooLarge
 from gateway.health import Monitor
 from gateway.images import Images
-from gateway.metrics import Metrics
+from gateway.metrics import IGNORED_FIELDS, Metrics
+from gateway.routes.decoding import MAX_IGNORED, Ignored, decode
 from gateway.service import prompts
 from gateway.service.caller import Caller
 from gateway.service.embed import Embeddings, Item, embed
@@ -54,6 +56,8 @@ class State(TypedDict):
     stages: Stages
     key: str
     """Whose it is: tells keys apart, and gives none away."""
+    write_error: Callable[[Any], Struct]
+    """How its errors look."""
 
 
 MAX_VALUES = MAX_TOKENS + 10_000
@@ -61,15 +65,21 @@ MAX_VALUES = MAX_TOKENS + 10_000
 STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """Of JSON, or what is left of one that does not end. Possessive: never tried a second way, so its time is linear."""
 
+MIN_TOKENS = 8
+"""That a text may be cut to, so that something is left between the special tokens."""
+MAX_NAME = 64
+"""Characters of an unknown field in headers and the log."""
+UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
+"""What could forge headers, or lines of a log."""
+
 Truncation = Literal["NONE", "START", "END"]
 """Which end of a text over the limit to leave out, in Cohere's words and NIM's."""
 TRUNCATIONS: Mapping[Truncation, Truncate] = {"NONE": "none", "START": "start", "END": "end"}
 
-FIELD_ERRORS: Mapping[str, str] = {
-    "Object contains unknown field `": "unknown field {!r}",
-    "Object missing required field `": "{} is required",
-}
-"""What we say of a field that msgspec's message names, by how that message begins."""
+PromptTokens = Annotated[int, msgspec.Meta(ge=-1)]
+"""How many tokens of a text to keep, in vLLM's words; see `prompt_tokens`."""
+Side = Literal["left", "right"]
+"""Where a text is cut, in vLLM's words and TEI's."""
 
 Instruction = Annotated[str, msgspec.Meta(min_length=1, max_length=prompts.MAX_INSTRUCTION)]
 """What a model is told to do with texts."""
@@ -178,11 +188,16 @@ async def embed_items(
 
 
 async def read(request: Request, body_type: type[Body]) -> Body:
-    """Read and validate a JSON body.
+    """Read and validate a JSON body; raises what `receive` and `parse` do."""
+    return parse(request, await receive(request), body_type)
+
+
+async def receive(request: Request) -> bytes:
+    """Read a body.
 
     Raises:
         RequestTooLarge: it is over the limit, more than which is never held, or has more values than any request.
-        InvalidRequest: compressed, not JSON, or not of this type; names the field.
+        InvalidRequest: it is compressed.
     """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
@@ -198,29 +213,71 @@ async def read(request: Request, body_type: type[Body]) -> Body:
             chunks.clear()
     if size > limit:
         raise RequestTooLarge(f"the body is over {limit} bytes")
+    body = b"".join(chunks)
+    if body.count(b",") > MAX_VALUES and STRING.sub(b"", body).count(b",") > MAX_VALUES:
+        raise RequestTooLarge(f"the body holds over {MAX_VALUES} values")
+    return body
+
+
+def parse(request: Request, body: bytes, body_type: type[Body]) -> Body:
+    """Validate a JSON body, and note the fields that are unknown.
+
+    Raises:
+        InvalidRequest: what `decode` and `ignore` raise it for.
+    """
     with request.state["stages"].stage("parse"):
-        body = b"".join(chunks)
-        if body.count(b",") > MAX_VALUES and STRING.sub(b"", body).count(b",") > MAX_VALUES:
-            raise RequestTooLarge(f"the body holds over {MAX_VALUES} values")
-        return decode(body, body_type)
+        parsed, ignored = decode(body, body_type)
+    ignore(request, ignored)
+    return parsed
 
 
-def decode(body: bytes, body_type: type[Body]) -> Body:
-    """Parse JSON into a type; msgspec's messages end in the place: "... - at `$.input[0]`"."""
-    try:
-        return msgspec.json.decode(body, type=body_type)
-    except msgspec.ValidationError as exc:
-        message, _, place = str(exc).partition(" - at `$")
-        path = place.rstrip("`").removeprefix(".")
-        beginning = next((one for one in FIELD_ERRORS if message.startswith(one)), None)
-        if beginning is not None:
-            path = f"{path}.{message.removeprefix(beginning).rstrip('`')}".removeprefix(".")
-            message = FIELD_ERRORS[beginning].format(path)
-        elif path:
-            message = f"{path}: {message}"
-        raise InvalidRequest(message, param=path or None) from exc
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise InvalidRequest(f"the body is not valid JSON: {exc}") from exc
+def ignore(request: Request, fields: Ignored) -> None:
+    """Note fields that are unknown, for the answer's header and the line in the log.
+
+    Raises:
+        InvalidRequest: there is one, and the settings say that it is an error.
+    """
+    if not fields:
+        return
+    if not request.state["gateway"].settings.ignores_unknown_fields:
+        place = next(iter(fields.values()))
+        raise InvalidRequest(f"unknown field {place!r}", param=place)
+    noted: list[str] = request.state["log"].setdefault(IGNORED_FIELDS, [])
+    noted += [UNSAFE.sub("?", name[:MAX_NAME]) for name in islice(fields, MAX_IGNORED - len(noted))]
+
+
+def prompt_tokens(
+    asked: int | None, side: Side | None, truncate: Truncate, *, is_refused: bool
+) -> tuple[Truncate, int | None]:
+    """What truncate_prompt_tokens and truncation_side make of what is done with texts over the limit.
+
+    Args:
+        asked: how many tokens to keep; -1 are as many as the model takes.
+        side: where to cut.
+        truncate: what else is asked for.
+        is_refused: whether it is said outright that nothing may be cut.
+
+    Returns:
+        What to do, and a limit beside the model's own.
+
+    Raises:
+        InvalidRequest: these contradict each other, or nothing of a text would be left.
+    """
+    if asked is not None and is_refused:
+        raise InvalidRequest(
+            "truncate_prompt_tokens cuts what truncate says must not be cut; send one of them",
+            param="truncate_prompt_tokens",
+        )
+    if asked is not None and 0 <= asked < MIN_TOKENS:
+        raise InvalidRequest(
+            f"truncate_prompt_tokens is {asked}; it must be {MIN_TOKENS} or more, or -1 for the model's limit",
+            param="truncate_prompt_tokens",
+        )
+    if asked is not None and truncate == "none":
+        truncate = "end"
+    if side is not None and truncate != "none":
+        truncate = "start" if side == "left" else "end"
+    return truncate, asked if asked != -1 else None
 
 
 def rename(body: Struct, names: Mapping[str, str]) -> None:
