@@ -5,7 +5,7 @@ They name no model: the default one of their kind answers.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
@@ -94,8 +94,8 @@ class TeiRerankRequest(Struct, forbid_unknown_fields=True):
 class Given(Struct):
     """What tells requests apart that come to one path."""
 
-    inputs: Raw | UnsetType = UNSET
-    documents: Raw | UnsetType = UNSET
+    inputs: Any = None
+    documents: Any = None
 
 
 class Rank(Struct, omit_defaults=True):
@@ -176,7 +176,7 @@ async def create(request: Request) -> Response:
     """Answer POST /, as /similarity where inputs are an object, and otherwise as /embed."""
     started = time.perf_counter()
     content = await receive(request)
-    if _first(parse(request, content, Given).inputs) == b"{":
+    if isinstance(parse(request, content, Given).inputs, dict):
         return await _compare(request, started, parse(request, content, SimilarityRequest))
     return await _answer_embeddings(request, started, parse(request, content, TeiEmbedRequest))
 
@@ -221,7 +221,7 @@ async def create_ranking(request: Request) -> Response:
     """Answer POST /rerank: as /v1/rerank where there are documents, and otherwise as TEI, the best first."""
     started = time.perf_counter()
     content = await receive(request)
-    if _first(parse(request, content, Given).documents) not in (b"", b"n"):
+    if parse(request, content, Given).documents is not None:
         request.state["write_error"] = openai
         return await rank(request, parse(request, content, RerankRequest))
     body = parse(request, content, TeiRerankRequest)
@@ -239,11 +239,6 @@ async def create_ranking(request: Request) -> Response:
         for ranked in ranking.results
     ]
     return _measured(request, started, ranks, body.texts, ranking.tokens)
-
-
-def _first(value: Raw | UnsetType) -> bytes:
-    """The first character of JSON; "n" is null's."""
-    return b"" if isinstance(value, UnsetType) else bytes(memoryview(value)[:1])
 
 
 async def create_predictions(request: Request) -> Response:
