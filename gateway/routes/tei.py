@@ -175,10 +175,17 @@ def write_error(failure: Failure) -> Struct:
 async def create(request: Request) -> Response:
     """Answer POST /, as /similarity where inputs are an object, and otherwise as /embed."""
     started = time.perf_counter()
+    body = await _read_any(request)
+    if isinstance(body, SimilarityRequest):
+        return await _compare(request, started, body)
+    return await _answer_embeddings(request, started, body)
+
+
+async def _read_any(request: Request) -> SimilarityRequest | TeiEmbedRequest:
     content = await receive(request)
     if isinstance(parse(request, content, Given).inputs, dict):
-        return await _compare(request, started, parse(request, content, SimilarityRequest))
-    return await _answer_embeddings(request, started, parse(request, content, TeiEmbedRequest))
+        return parse(request, content, SimilarityRequest)
+    return parse(request, content, TeiEmbedRequest)
 
 
 async def create_embeddings(request: Request) -> Response:
@@ -220,11 +227,9 @@ async def _compare(request: Request, started: float, body: SimilarityRequest) ->
 async def create_ranking(request: Request) -> Response:
     """Answer POST /rerank: as /v1/rerank where there are documents, and otherwise as TEI, the best first."""
     started = time.perf_counter()
-    content = await receive(request)
-    if parse(request, content, Given).documents is not None:
-        request.state["write_error"] = openai
-        return await rank(request, parse(request, content, RerankRequest))
-    body = parse(request, content, TeiRerankRequest)
+    body = await _read_ranking(request)
+    if isinstance(body, RerankRequest):
+        return await rank(request, body)
     ranking = await rerank(
         caller(request),
         find_ranker(request, None),
@@ -239,6 +244,14 @@ async def create_ranking(request: Request) -> Response:
         for ranked in ranking.results
     ]
     return _measured(request, started, ranks, body.texts, ranking.tokens)
+
+
+async def _read_ranking(request: Request) -> RerankRequest | TeiRerankRequest:
+    content = await receive(request)
+    if parse(request, content, Given).documents is not None:
+        request.state["write_error"] = openai
+        return parse(request, content, RerankRequest)
+    return parse(request, content, TeiRerankRequest)
 
 
 async def create_predictions(request: Request) -> Response:
