@@ -65,7 +65,7 @@ audit: .venv/bin/python ## look for known holes in the pinned dependencies (need
 	$(BIN)/python -m pip install --quiet --target .audit pip-audit
 	PYTHONPATH=.audit $(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r requirements/serve.txt
 
-compat: .venv/dev .compat/newest/installed .compat/older/installed ## call a server by the SDKs of the field, and write docs/clients.md
+compat: .venv/dev .compat/newest/installed .compat/older/installed .compat/oldest/installed ## call a server by the SDKs of the field, and write docs/clients.md
 	$(BIN)/python -m export
 	$(BIN)/python -m loadtest.compat
 
@@ -114,6 +114,7 @@ lock: ## pin the dependencies of pyproject.toml anew (needs uv)
 	uv pip compile --group bulk -c requirements/serve.txt $(LOCK) -o requirements/bulk.txt
 	uv pip compile --group compat-newest $(LOCK) -o requirements/compat-newest.txt
 	uv pip compile --group compat-older $(LOCK) -o requirements/compat-older.txt
+	uv pip compile --group compat-oldest $(LOCK) -o requirements/compat-oldest.txt
 LOCK := --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-annotate --no-header --quiet
 
 clean: ## remove .venv and the built models
@@ -141,7 +142,7 @@ clean: ## remove .venv and the built models
 	@.peer/venv/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r loadtest/peer.txt
 	@touch $@
 
-# SDKs and frameworks, in one environment with the newest of all, and in one for those that want older libraries.
+# SDKs and frameworks, in one environment with the newest of all, and in others for those that want older libraries.
 .compat/%/installed: requirements/compat-%.txt
 	@echo "installing the $* clients (once; a minute or two)"
 	@$(PYTHON) -m venv .compat/$*

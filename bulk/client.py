@@ -126,7 +126,7 @@ async def embed(
             async with asyncio.TaskGroup() as group:
                 for first in range(0, len(given), endpoint.batch):
                     group.create_task(part(given[first : first + endpoint.batch]))
-        except* (JobError, Unavailable) as failed:
+        except ExceptionGroup as failed:  # not except*: Python before 3.11.4 wraps what is raised in there
             raise failed.exceptions[0] from None
     return results
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp
@@ -31,6 +32,14 @@ from gateway.settings import Settings
 from gateway.spans import NO_SPANS, Spans
 from gateway.threads import Threads
 from gateway.triton import Triton
+
+EXPOSED = (
+    "x-request-id",
+    "x-conch-ignored-fields",
+    "retry-after",
+    *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
+)
+"""Headers of answers that pages of other origins may read."""
 
 
 def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASGIApp:
@@ -74,7 +83,7 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
     quotas = Quotas({"requests": settings.requests_a_minute, "tokens": settings.tokens_a_minute})
     guards = [
         Middleware(Refuse, drain=drain),
-        Middleware(Authorise, keys=keys),
+        Middleware(Authorise, keys=keys, origins=settings.cors_origins),
         *([Middleware(Limit, quotas=quotas)] if quotas.are_any else []),
     ]
 
@@ -87,16 +96,25 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
             for path, endpoint in paths.items()
         ]
 
-    v1 = [
-        *posts({"/embeddings": embeddings.create, "/rerank": rerank.create, "/ranking": nim.create}),
-        Route("/models", models.list_models),
-        Route("/models/{id:path}", models.retrieve),
+    def shared(middleware: Sequence[Middleware] = ()) -> list[BaseRoute]:
+        return [
+            *posts({"/embeddings": embeddings.create}, middleware),
+            Route("/models", models.list_models, middleware=middleware),
+            Route("/models/{id:path}", models.retrieve, middleware=middleware),
+        ]
+
+    v1 = [*shared(), *posts({"/rerank": rerank.create, "/ranking": nim.create})]
+    azure = [
+        *posts({"/deployments/{model:path}/embeddings": embeddings.create_for_deployment}),
+        Mount("/v1", Router(shared(), redirect_slashes=False)),
     ]
     v2 = posts({"/embed": cohere.create_embeddings, "/rerank": cohere.create_ranking})
-    app = Starlette(
+    starlette = Starlette(
         routes=[
             *posts({"/v1/embed": cohere.create_v1_embeddings}, speaking(cohere.write_error)),
             Mount("/v1", Router(v1, redirect_slashes=False), middleware=speaking(errors.openai)),
+            *shared(speaking(errors.openai)),
+            Mount("/openai", Router(azure, redirect_slashes=False), middleware=speaking(errors.openai)),
             Mount("/v2", Router(v2, redirect_slashes=False), middleware=speaking(cohere.write_error)),
             *posts(tei.ROUTES | tei.MISSING, speaking(tei.write_error)),
             Route("/info", tei.info, middleware=speaking(tei.write_error)),
@@ -104,7 +122,7 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),
             Route("/openapi.json", openapi.show),
-            Route("/metrics", show_metrics, middleware=[Middleware(Authorise, keys=keys)]),
+            Route("/metrics", show_metrics, middleware=[guards[1]]),
             *(pages.routes() if settings.pages else ()),
         ],
         exception_handlers={
@@ -115,5 +133,16 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
         },
         lifespan=lifespan,
     )
-    app.router.redirect_slashes = False  # a redirect is no JSON, and says what the client's Host header said
+    starlette.router.redirect_slashes = False  # a redirect is no JSON, and says what the client's Host header said
+    app: ASGIApp = starlette
+    if settings.cors_origins:
+        app = CORSMiddleware(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            allow_credentials="*" not in settings.cors_origins,
+            allow_private_network=True,
+            expose_headers=EXPOSED,
+        )
     return RequestLog(app, metrics, spans)

@@ -4,6 +4,7 @@ A gateway is one process, and its metrics are its own: where several run, Promet
 `model` is what clients call a model; of what goes on at Triton, it is the name that Triton's own metrics have.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Set
 from functools import cache
 from typing import Any
@@ -30,6 +31,8 @@ from gateway.triton import Triton
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 ROWS = tuple(2**i for i in range(9))
 TOKENS = tuple(2**i for i in range(3, 15))
+IGNORED_FIELDS = "ignored_fields"
+"""What a request's fields in the log call its unknown fields."""
 
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # each sample would have another, of when it began
@@ -42,9 +45,12 @@ class Metrics:
         """Begin at zero.
 
         Args:
-            paths: of the API, which requests are told apart by; all others are "other".
+            paths: of the API, which requests are told apart by; all others are "other". "{id}" is any part of one.
         """
         self._paths = paths
+        self._templates = [
+            (path, re.compile(re.sub(r"\\{\w+\\}", ".+", re.escape(path)))) for path in sorted(paths) if "{" in path
+        ]
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
 
@@ -60,6 +66,7 @@ class Metrics:
         self._inputs = cache(counter("request_inputs", "Texts, images and documents in requests.", "model").labels)
         self._tokens = cache(counter("request_tokens", "Tokens that requests were told in usage.", "model").labels)
         self._images = cache(counter("request_images", "Images in requests.", "model").labels)
+        self._ignored = cache(counter("ignored_fields", "Unknown fields in requests, left out.", "path").labels)
         self._seconds = cache(
             histogram("request_duration_seconds", "From the head to the end of the answer.", SECONDS, "path").labels
         )
@@ -77,7 +84,7 @@ class Metrics:
         """What a path is counted as."""
         if path in self._paths:
             return path
-        return "/v1/models/{id}" if path.startswith("/v1/models/") else "other"
+        return next((template for template, pattern in self._templates if pattern.fullmatch(path)), "other")
 
     def count(self, route: str, status: int, seconds: float, stages: Stages, noted: Mapping[str, Any]) -> None:
         """Count a request that is over.
@@ -99,6 +106,8 @@ class Metrics:
             self._part_tokens(tower).observe(tokens)
         if "error" in noted:
             self._errors(model, noted["error"]).inc()
+        if IGNORED_FIELDS in noted:
+            self._ignored(route).inc(len(noted[IGNORED_FIELDS]))
         for name, counter in (("inputs", self._inputs), ("tokens", self._tokens), ("images", self._images)):
             if noted.get(name):
                 counter(model).inc(noted[name])

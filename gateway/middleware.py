@@ -4,7 +4,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 from msgspec import Struct
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.drain import Drain
 from gateway.errors import InvalidKey, NotReady, OtherSite
 from gateway.keys import Keys
-from gateway.metrics import Metrics
+from gateway.metrics import IGNORED_FIELDS, Metrics
 from gateway.quota import Quotas
 from gateway.sites import is_other
 from gateway.spans import NO_SPANS, Spans
@@ -66,7 +66,10 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers_sent = MutableHeaders(scope=message)
+                headers_sent["x-request-id"] = request_id
+                if IGNORED_FIELDS in fields:
+                    headers_sent["x-conch-ignored-fields"] = ", ".join(fields[IGNORED_FIELDS])
             await send(message)
 
         with spans.request(f"{scope['method']} {route}", headers):
@@ -111,9 +114,17 @@ class Speak:
 class Authorise:
     """Lets a request pass if it bears one of the keys; if there are none, unless a page of another site asks."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, origins: Set[str] = frozenset()) -> None:
+        """Let requests in.
+
+        Args:
+            app: behind this.
+            keys: of the server.
+            origins: whose pages count as the server's own; "*" are all.
+        """
         self.app = app
         self.keys = keys
+        self.origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or raise InvalidKey, or OtherSite."""
@@ -123,16 +134,18 @@ class Authorise:
 
     def _key(self, headers: Headers) -> str:
         if self.keys.are_asked_for:
-            return self._owner(headers.get("authorization", ""))
-        if is_other(headers):
+            return self._owner(headers)
+        if is_other(headers, self.origins):
             raise OtherSite(
                 "this server has no API keys, so it answers no pages of other sites, and to local names only"
             )
         return ""
 
-    def _owner(self, authorization: str) -> str:
-        scheme, _, key = authorization.partition(" ")
+    def _owner(self, headers: Headers) -> str:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
+            key = headers.get("api-key", "")  # as Azure's clients send it
+        if not key:
             raise InvalidKey("send an API key: Authorization: Bearer YOUR_API_KEY")
         owner = self.keys.owner(key.strip(" \t").encode("latin-1"))  # the bytes that were sent
         if owner is None:

@@ -14,6 +14,9 @@ PREFIX = "GATEWAY_"
 KEYS = (f"{PREFIX}API_KEYS", f"{PREFIX}API_KEYS_FILE")
 """Set but empty is a mistake there, a secret that did not arrive, and must not open the server."""
 
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z?#@,*]+")
+"""As browsers send it; programs made of pages have schemes of their own, such as app://obsidian.md."""
+
 
 class SettingsError(Exception):
     """A setting is wrong. Names the variable."""
@@ -55,6 +58,10 @@ class Settings:
     """GATEWAY_HEARTBEAT_FILE, which is touched every second while the event loop goes round: for supervisors."""
     pages: bool = True
     """GATEWAY_PAGES, `on` or `off`: whether `/` and `/docs` are served."""
+    cors_origins: frozenset[str] = frozenset()
+    """GATEWAY_CORS_ORIGINS, separated by commas: whose pages may send requests; `*` is anyone's."""
+    ignores_unknown_fields: bool = True
+    """GATEWAY_UNKNOWN_FIELDS, `ignore` or `refuse`: what to do with fields that requests should not have."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
@@ -82,7 +89,9 @@ class Settings:
             max_image_pixels=int(_number(environ, "MAX_IMAGE_PIXELS", default.max_image_pixels, 2**16, 2**30)),
             image_hosts=_image_hosts(environ),
             heartbeat_file=Path(beat) if (beat := environ.get(f"{PREFIX}HEARTBEAT_FILE")) else None,
-            pages=_pages(environ),
+            pages=_choice(environ, "PAGES", "on", "off"),
+            cors_origins=_cors_origins(environ),
+            ignores_unknown_fields=_choice(environ, "UNKNOWN_FIELDS", "ignore", "refuse"),
         )
         if not settings.api_keys and settings.api_keys_file is None and not _is_loopback(settings.host):
             raise SettingsError(
@@ -156,11 +165,25 @@ def _image_hosts(environ: Mapping[str, str]) -> Allowed | None:
         raise SettingsError(f"{PREFIX}IMAGE_URL_HOSTS: {exc}") from exc
 
 
-def _pages(environ: Mapping[str, str]) -> bool:
-    given = environ.get(f"{PREFIX}PAGES", "on")
-    if given not in ("on", "off"):
-        raise SettingsError(f"{PREFIX}PAGES={given} is neither on nor off")
-    return given == "on"
+def _choice(environ: Mapping[str, str], name: str, default: str, other: str) -> bool:
+    """Whether a setting is its default, and not the one other thing that it can be."""
+    given = environ.get(f"{PREFIX}{name}", default)
+    if given not in (default, other):
+        raise SettingsError(f"{PREFIX}{name}={given} is neither {default} nor {other}")
+    return given == default
+
+
+def _cors_origins(environ: Mapping[str, str]) -> frozenset[str]:
+    origins = frozenset(one.strip() for one in environ.get(f"{PREFIX}CORS_ORIGINS", "").split(",") if one.strip())
+    for origin in origins - {"*"}:
+        if not ORIGIN.fullmatch(origin):
+            raise SettingsError(
+                f"{PREFIX}CORS_ORIGINS: {origin!r} is no origin, such as https://app.example.com or"
+                " http://localhost:3000, without a path, in lower case"
+            )
+    if "*" in origins and len(origins) > 1:
+        raise SettingsError(f"{PREFIX}CORS_ORIGINS: * stands for all origins, and alone")
+    return origins
 
 
 def _is_loopback(host: str) -> bool:

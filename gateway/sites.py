@@ -1,7 +1,7 @@
 """Whether a page of another site asks: browsers let any page send requests to a server on its reader's own machine."""
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from functools import lru_cache
 from urllib.parse import urlsplit
 
@@ -9,16 +9,19 @@ LOCAL = (".localhost", ".local", ".internal")
 """Ends of names that nobody can register (RFC 6761, RFC 6762, ICANN's resolution 2024.07.29.06)."""
 
 
-def is_other(headers: Mapping[str, str]) -> bool:
+def is_other(headers: Mapping[str, str], origins: Set[str] = frozenset()) -> bool:
     """Tell by the headers of a request, names in lower case.
 
     Args:
         headers: `host` tells of names that somebody has pointed at this machine (DNS rebinding), `origin` and
             `sec-fetch-site` (www.w3.org/TR/fetch-metadata) of pages that send blindly. Programs send neither of these.
+        origins: whose pages are no others; "*" are all.
     """
     host = headers.get("host", "")
     if not _is_local(host):
         return True
+    if "*" in origins or headers.get("origin") in origins:
+        return False
     site = headers.get("sec-fetch-site", "")
     if site in ("same-origin", "none", "cross-site"):
         return site == "cross-site"  # no page can say otherwise; behind a proxy, origin and host are different names

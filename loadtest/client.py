@@ -68,7 +68,7 @@ async def _send(host: str, port: int, path: str, bodies: Iterator[bytes], client
         async with asyncio.TaskGroup() as group:
             for _ in range(clients):
                 group.create_task(client())
-    except* BenchmarkError as errors:
+    except ExceptionGroup as errors:  # not except*: Python before 3.11.4 wraps what is raised in there
         raise errors.exceptions[0] from None
     return Answers(time.perf_counter() - started, sorted(latencies))
 

@@ -20,7 +20,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from loadtest import bench, machine, page
 from loadtest.servers import HOST, conch, gateway
 
-ENVIRONMENTS = ("newest", "older")
+ENVIRONMENTS = ("newest", "older", "oldest")
 """Folders of .compat with a Python each, and of tests/compat with what runs in it."""
 FOLDER = Path(".compat")
 REPOSITORY = Path("model_repository")

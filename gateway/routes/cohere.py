@@ -1,6 +1,7 @@
 """POST /v2/embed, /v2/rerank and, for clients of Cohere's first API, /v1/embed."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
@@ -9,6 +10,7 @@ from gateway import vectors
 from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
+from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
 from gateway.routes.errors import Failure
 from gateway.routes.http import (
@@ -22,6 +24,7 @@ from gateway.routes.http import (
     find_ranker,
     read,
 )
+from gateway.routes.rerank import Document, RankFields, as_object, read_documents
 from gateway.service.embed import Item
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
@@ -40,7 +43,7 @@ class TextContent(Struct, tag="text", forbid_unknown_fields=True):
     text: str
 
 
-class ImageUrl(Struct):
+class ImageUrl(Struct, forbid_unknown_fields=True):
     """Where an image is."""
 
     url: str
@@ -95,6 +98,9 @@ class V1EmbedRequest(Struct, forbid_unknown_fields=True):
     embedding_types: Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
     """What numbers to send; left out, the answer is one list of float vectors."""
     truncate: Truncation | None = None
+    refused: ClassVar[Mapping[str, Refused]] = {
+        name: Refused("POST /v2/embed takes this") for name in ("inputs", "max_tokens", "output_dimension")
+    }
 
 
 class BilledUnits(Struct, omit_defaults=True):
@@ -141,7 +147,10 @@ class V2RerankRequest(Struct, forbid_unknown_fields=True):
 
     model: str
     query: Annotated[str, Meta(min_length=1)]
-    documents: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)]
+    documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_ROWS)]
+    """Texts, or objects with a text."""
+    rank_fields: RankFields | None = None
+    """Which fields of documents to rank on, joined by line breaks in this order; by default `text`."""
     top_n: Annotated[int, Meta(ge=1)] | None = None
     max_tokens_per_doc: Annotated[int, Meta(ge=8)] | None = None
     """A limit below the model's own; documents over either are cut."""
@@ -151,18 +160,12 @@ class V2RerankRequest(Struct, forbid_unknown_fields=True):
     """Accepted, not used: turns are fair."""
 
 
-class TextDocument(Struct):
-    """What was ranked."""
-
-    text: str
-
-
 class V2Result(Struct, omit_defaults=True):
     """One document's place."""
 
     index: int
     relevance_score: float
-    document: TextDocument | UnsetType = UNSET
+    document: Document | UnsetType = UNSET
 
 
 class V2RerankResponse(Struct):
@@ -249,22 +252,23 @@ async def create_ranking(request: Request) -> Response:
     """Answer POST /v2/rerank."""
     body = await read(request, V2RerankRequest)
     tower = find_ranker(request, body.model)
+    texts = read_documents(request, body.documents, body.rank_fields)
     ranking = await rerank(
         caller(request),
         tower,
         body.query,
-        body.documents,
+        texts,
         truncate="end",
         max_tokens_per_document=body.max_tokens_per_doc,
     )
-    request.state["log"] |= {"inputs": len(body.documents), "tokens": ranking.tokens}
+    request.state["log"] |= {"inputs": len(texts), "tokens": ranking.tokens}
     response = V2RerankResponse(
         id=request.state["request_id"],
         results=[
             V2Result(
                 ranked.index,
                 ranked.score,
-                TextDocument(body.documents[ranked.index]) if body.return_documents else UNSET,
+                as_object(body.documents[ranked.index]) if body.return_documents else UNSET,
             )
             for ranked in ranking.results[: body.top_n]
         ],

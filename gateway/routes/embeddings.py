@@ -1,6 +1,8 @@
 """POST /v1/embeddings, as OpenAI's clients and Jina's call it: texts, images, and both in one."""
 
-from typing import Annotated, Literal, cast
+import re
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, cast
 
 from msgspec import Meta, Raw, Struct
 from starlette.responses import Response
@@ -9,15 +11,19 @@ from gateway import vectors
 from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
+from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
 from gateway.routes.http import (
     TRUNCATIONS,
     Instruction,
+    PromptTokens,
     Request,
+    Side,
     Truncation,
     answer_much,
     embed_items,
     find_model_for,
+    prompt_tokens,
     read,
     rename,
 )
@@ -30,11 +36,13 @@ TokenIds = list[int]
 OTHER_NAMES = {
     "output_dimension": "dimensions",
     "output_dtype": "embedding_type",
+    "encoding_type": "embedding_type",
+    "normalize": "normalized",
     "truncation": "truncate",
     "instruct": "instruction",
 }
-IMAGE = "data:image/"
-"""What no text begins with: some clients of Jina send images as strings."""
+IMAGE = re.compile(r"\s*data:image/", re.IGNORECASE)
+"""How an image among texts begins, for models that take both: some clients of Jina send images as strings."""
 
 
 class InputItem(Struct, forbid_unknown_fields=True):
@@ -47,6 +55,9 @@ class InputItem(Struct, forbid_unknown_fields=True):
     """An image by its URL, as Jina's older clients have it."""
     bytes: str = ""
     """An image in base64, as they have it."""
+    refused: ClassVar[Mapping[str, Refused]] = {
+        kind: Refused("models take text and images only") for kind in ("audio", "pdf", "video")
+    }
 
 
 class EmbeddingRequest(Struct, forbid_unknown_fields=True):
@@ -56,22 +67,30 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     """A text, an object, token ids, or a list that mixes texts, objects and lists of token ids."""
     model: str | None = None
     """A name or alias from /v1/models; left out, the default embedding model answers."""
-    normalized: bool | None = True
-    """Whether to scale each vector to length 1."""
+    normalized: bool | None = None
+    """Whether to scale each vector to length 1, as by default."""
     encoding_format: Literal["float", "base64"] | None = None
     """How floats are written: numbers, or base64 of little-endian float32."""
     embedding_type: EmbeddingType | Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
     """What numbers to send. A list of types makes `embedding` an object with a vector for each."""
-    dimensions: Annotated[int, Meta(ge=1)] | None = None
-    """Cut vectors to this size and normalise again; only sizes that the model was trained for."""
+    dimensions: Annotated[int, Meta(ge=0)] | None = None
+    """Cut vectors to this size and normalise again; only sizes that the model was trained for. 0 means all."""
     truncate: bool | Truncation | None = None
     """Whether to cut inputs over the model's limit, or at which end, as NIM has it; otherwise they are an error."""
     output_dimension: Annotated[int, Meta(ge=1)] | None = None
     """Voyage's name of dimensions."""
     output_dtype: EmbeddingType | None = None
     """Voyage's name of embedding_type."""
+    encoding_type: EmbeddingType | Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
+    """LlamaIndex's name of embedding_type."""
+    normalize: bool | None = None
+    """TEI's and vLLM's name of normalized."""
     truncation: bool | None = None
     """Voyage's name of truncate."""
+    truncate_prompt_tokens: PromptTokens | None = None
+    """Cut inputs over this many tokens, or over the model's limit, if that is lower or this is -1, as vLLM has it."""
+    truncation_side: Side | None = None
+    """Where inputs are cut, right by default; left keeps their end."""
     task: str | None = None
     """What the texts are for, in Jina's words: retrieval.query, retrieval.passage, text-matching, classification,
     separation. The model's prompt for it goes in front of them. Also the name of one of its prompts."""
@@ -84,10 +103,21 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     for it."""
     instruct: Instruction | None = None
     """Another name of instruction."""
-    late_chunking: Literal[False] | None = None
-    """Jina's vectors of each token in the light of all inputs: not to be had here."""
+    modality: Literal["text", "image"] | None = None
+    """What strings are, as Infinity has it; by default those that begin with data:image/ are images, for models that
+    take images, and all others are texts."""
     user: str | None = None
     """Accepted for OpenAI's sake, not used."""
+    refused: ClassVar[Mapping[str, Refused]] = {
+        "add_special_tokens": Refused("special tokens are always added", (True,)),
+        "chat_template": Refused("models have templates of their own; send input"),
+        "embed_dtype": Refused("floats are float32; for other types send embedding_type", ("float32",)),
+        "endianness": Refused("base64 is of little-endian floats", ("little", "native")),
+        "late_chunking": Refused("this is not supported: models pool in the graph, each input by itself"),
+        "messages": Refused("conversations are not supported; send input"),
+        "return_multivector": Refused("this is not supported: models pool in the graph, into one vector"),
+        "use_activation": Refused("send normalized", (True,)),
+    }
 
 
 class Embedding(Struct):
@@ -129,6 +159,8 @@ class EmbeddingUsage(Struct):
 class EmbeddingResponse(Struct):
     """The vectors in the order of the inputs."""
 
+    id: str
+    """Of the request; Mistral's clients want one."""
     object: Literal["list"]
     model: str
     data: list[Embedding]
@@ -137,24 +169,42 @@ class EmbeddingResponse(Struct):
 
 async def create(request: Request) -> Response:
     """Answer POST /v1/embeddings."""
+    return await _answer(request, await read(request, EmbeddingRequest))
+
+
+async def create_for_deployment(request: Request) -> Response:
+    """Answer POST /openai/deployments/{model}/embeddings, as Azure's clients call it: the path names the model."""
     body = await read(request, EmbeddingRequest)
+    body.model = request.path_params["model"]
+    return await _answer(request, body)
+
+
+async def _answer(request: Request, body: EmbeddingRequest) -> Response:
     rename(body, OTHER_NAMES)
+    body.dimensions = body.dimensions or None
     model, suffix = find_model_for(request, body.model, EMBEDDING_ROLES)
     _check_output(body, model)
-    items = read_inputs(body.input)
+    items = read_inputs(body.input, body.modality or ("any" if model.image is not None else "text"))
     place, purpose = _purpose(body, suffix)
-    asked = body.truncate
-    truncate: Truncate = TRUNCATIONS[asked] if isinstance(asked, str) else "end" if asked else "none"
+    truncate, max_tokens = _limit(body)
     embedded = await embed_items(
-        request, model, items, purpose=purpose, place=place, truncate=truncate, instruction=body.instruction
+        request,
+        model,
+        items,
+        purpose=purpose,
+        place=place,
+        truncate=truncate,
+        max_tokens=max_tokens,
+        instruction=body.instruction,
     )
     numbers = embedded.vectors.size * len(_kinds(body))
-    return await answer_much(request, lambda: _response(body, model, embedded), numbers)
+    return await answer_much(request, lambda: _response(request.state["request_id"], body, model, embedded), numbers)
 
 
-def _response(body: EmbeddingRequest, model: Model, embedded: Embeddings) -> EmbeddingResponse:
+def _response(request_id: str, body: EmbeddingRequest, model: Model, embedded: Embeddings) -> EmbeddingResponse:
     tokens = embedded.text_tokens + embedded.image_tokens
     return EmbeddingResponse(
+        id=request_id,
         object="list",
         model=model.name,
         data=[
@@ -167,6 +217,14 @@ def _response(body: EmbeddingRequest, model: Model, embedded: Embeddings) -> Emb
             prompt_tokens_details=EmbeddingTokensDetails(embedded.text_tokens, embedded.image_tokens),
         ),
     )
+
+
+def _limit(body: EmbeddingRequest) -> tuple[Truncate, int | None]:
+    """What to do with inputs over the limit, and a limit below the model's own."""
+    asked = body.truncate
+    truncate: Truncate = TRUNCATIONS[asked] if isinstance(asked, str) else "end" if asked else "none"
+    is_refused = asked is False or asked == "NONE"
+    return prompt_tokens(body.truncate_prompt_tokens, body.truncation_side, truncate, is_refused=is_refused)
 
 
 def _purpose(body: EmbeddingRequest, suffix: str | None) -> tuple[str, str | None]:
@@ -186,31 +244,37 @@ def _purpose(body: EmbeddingRequest, suffix: str | None) -> tuple[str, str | Non
     return next(iter(given.items()), ("task", None))
 
 
-def read_inputs(given: str | InputItem | list[str | int | TokenIds | InputItem]) -> list[Item]:
+def read_inputs(
+    given: str | InputItem | list[str | int | TokenIds | InputItem], strings: Literal["text", "image", "any"]
+) -> list[Item]:
     """Bring every way of writing inputs into one.
+
+    Args:
+        given: one input, or all.
+        strings: what strings among them are; "any" are images where they begin so.
 
     Raises:
         InvalidRequest: there are too many, an object is empty, or single token ids stand among other inputs.
     """
     if not isinstance(given, list):
-        return [_item(given, "input")]
+        return [_item(given, "input", strings)]
     if 0 < len(given) <= MAX_TOKENS and {*map(type, given)} == {int}:
         return [Item("input[0]", cast(TokenIds, given))]
     if not 1 <= len(given) <= MAX_ROWS:
         raise InvalidRequest(f"input holds {len(given)} items; it must hold 1 to {MAX_ROWS}", param="input")
-    return [_item(item, f"input[{i}]") for i, item in enumerate(given)]
+    return [_item(item, f"input[{i}]", strings) for i, item in enumerate(given)]
 
 
-def _item(item: str | int | TokenIds | InputItem, place: str) -> Item:
+def _item(item: str | int | TokenIds | InputItem, place: str, strings: Literal["text", "image", "any"]) -> Item:
     if isinstance(item, int):
         raise InvalidRequest(
             f"{place} is a token id among other inputs; send each list of token ids as a list", param=place
         )
-    if isinstance(item, str) and item.startswith(IMAGE):
-        return Item(place, image=item, image_place=place)
+    if isinstance(item, str) and (strings == "image" or (strings == "any" and IMAGE.match(item))):
+        return Item(place, image=item.strip(), image_place=place)
     if not isinstance(item, InputItem):
         return Item(place, item)
-    images = [image for image in (item.image, item.url, item.bytes) if image]
+    images = [image.strip() for image in (item.image, item.url, item.bytes) if image]
     if not item.text and not images:
         raise InvalidRequest(f"{place} holds neither text nor image", param=place)
     if len(images) > 1:

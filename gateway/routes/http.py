@@ -1,10 +1,12 @@
 """What all routes share: the state of the app, reading a body, writing an answer."""
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 import msgspec
@@ -28,7 +30,8 @@ from gateway.errors import (
 )
 from gateway.health import Monitor
 from gateway.images import Images
-from gateway.metrics import Metrics
+from gateway.metrics import IGNORED_FIELDS, Metrics
+from gateway.routes.decoding import MAX_IGNORED, Ignored, decode
 from gateway.routes.presence import Presence
 from gateway.service import prompts
 from gateway.service.caller import Caller
@@ -74,19 +77,27 @@ class State(TypedDict):
     account: Account
     """Whose it is: tells keys apart, and gives none away."""
     presence: Presence
+    write_error: Callable[[Any], Struct]
+    """How its errors look."""
 
 
 LITTLE = 2**16
 """Bytes of JSON, or numbers to write: a millisecond, and less than handing it to a thread costs a busy server."""
+MIN_TOKENS = 8
+"""That a text may be cut to, so that something is left between the special tokens."""
+MAX_NAME = 64
+"""Characters of an unknown field in headers and the log."""
+UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
+"""What could forge headers, or lines of a log."""
+
 Truncation = Literal["NONE", "START", "END"]
 """Which end of a text over the limit to leave out, in Cohere's words and NIM's."""
 TRUNCATIONS: Mapping[Truncation, Truncate] = {"NONE": "none", "START": "start", "END": "end"}
 
-FIELD_ERRORS: Mapping[str, str] = {
-    "Object contains unknown field `": "unknown field {!r}",
-    "Object missing required field `": "{} is required",
-}
-"""What we say of a field that msgspec's message names, by how that message begins."""
+PromptTokens = Annotated[int, msgspec.Meta(ge=-1)]
+"""How many tokens of a text to keep, in vLLM's words; see `prompt_tokens`."""
+Side = Literal["left", "right"]
+"""Where a text is cut, in vLLM's words and TEI's."""
 
 Instruction = Annotated[str, msgspec.Meta(min_length=1, max_length=prompts.MAX_INSTRUCTION)]
 """What a model is told to do with texts."""
@@ -204,13 +215,17 @@ async def embed_items(
 
 
 async def read(request: Request, body_type: type[T]) -> T:
-    """Read and validate a JSON body.
+    """Read and validate a JSON body; raises what `receive` and `parse` do."""
+    return await parse(request, await receive(request), body_type)
+
+
+async def receive(request: Request) -> bytearray:
+    """Read a body.
 
     Raises:
         UnsupportedEncoding: it is compressed.
         RequestTooLarge: it is over the limit, more than which is never held, or has more values than any request.
         Overloaded: there is no room for it beside the bodies of others.
-        InvalidRequest: not JSON, or not of this type; names the field.
     """
     encoding = ", ".join(request.headers.getlist("content-encoding")) or "identity"
     if encoding.lower() != "identity":
@@ -223,26 +238,73 @@ async def read(request: Request, body_type: type[T]) -> T:
             raise RequestTooLarge(f"the body is over {limit} bytes")
         held.grow(len(chunk))
         body += chunk
+    return body
+
+
+async def parse(request: Request, body: bytearray, body_type: type[T]) -> T:
+    """Validate a JSON body, and note the fields that are unknown.
+
+    Raises:
+        RequestTooLarge: it has more values than any request.
+        InvalidRequest: what `decode` and `ignore` raise it for.
+    """
     with request.state["stages"].stage("parse"):
         if len(body) <= LITTLE:
-            return decode(body, body_type)
-        return await gateway.json_threads.run(request.state["account"], partial(decode, body, body_type))
+            parsed, ignored = decode(body, body_type)
+        else:
+            threads = request.state["gateway"].json_threads
+            parsed, ignored = await threads.run(request.state["account"], partial(decode, body, body_type))
+    ignore(request, ignored)
+    return parsed
 
 
-def decode(body: bytes | bytearray, body_type: type[T]) -> T:
-    """Parse JSON into a type; msgspec's messages end in the place: "... - at `$.input[0]`"."""
-    try:
-        return large_json.decode(body, body_type)
-    except msgspec.ValidationError as exc:
-        message, _, place = str(exc).partition(" - at `$")
-        path = place.rstrip("`").removeprefix(".")
-        beginning = next((one for one in FIELD_ERRORS if message.startswith(one)), None)
-        if beginning is not None:
-            path = f"{path}.{message.removeprefix(beginning).rstrip('`')}".removeprefix(".")
-            message = FIELD_ERRORS[beginning].format(path)
-        elif path:
-            message = f"{path}: {message}"
-        raise InvalidRequest(message, param=path or None) from exc
+def ignore(request: Request, fields: Ignored) -> None:
+    """Note fields that are unknown, for the answer's header and the line in the log.
+
+    Raises:
+        InvalidRequest: there is one, and the settings say that it is an error.
+    """
+    if not fields:
+        return
+    if not request.state["gateway"].settings.ignores_unknown_fields:
+        place = next(iter(fields.values()))
+        raise InvalidRequest(f"unknown field {place!r}", param=place)
+    noted: list[str] = request.state["log"].setdefault(IGNORED_FIELDS, [])
+    noted += [UNSAFE.sub("?", name[:MAX_NAME]) for name in islice(fields, MAX_IGNORED - len(noted))]
+
+
+def prompt_tokens(
+    asked: int | None, side: Side | None, truncate: Truncate, *, is_refused: bool
+) -> tuple[Truncate, int | None]:
+    """What truncate_prompt_tokens and truncation_side make of what is done with texts over the limit.
+
+    Args:
+        asked: how many tokens to keep; -1 are as many as the model takes.
+        side: where to cut.
+        truncate: what else is asked for.
+        is_refused: whether it is said outright that nothing may be cut.
+
+    Returns:
+        What to do, and a limit beside the model's own.
+
+    Raises:
+        InvalidRequest: these contradict each other, or nothing of a text would be left.
+    """
+    if asked is not None and is_refused:
+        raise InvalidRequest(
+            "truncate_prompt_tokens cuts what truncate says must not be cut; send one of them",
+            param="truncate_prompt_tokens",
+        )
+    if asked is not None and 0 <= asked < MIN_TOKENS:
+        raise InvalidRequest(
+            f"truncate_prompt_tokens is {asked}; it must be {MIN_TOKENS} or more, or -1 for the model's limit",
+            param="truncate_prompt_tokens",
+        )
+    if asked is not None and truncate == "none":
+        truncate = "end"
+    if side is not None and truncate != "none":
+        truncate = "start" if side == "left" else "end"
+    return truncate, asked if asked != -1 else None
 
 
 def rename(body: Struct, names: Mapping[str, str]) -> None:

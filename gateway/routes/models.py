@@ -18,6 +18,8 @@ class ModelObject(Struct, omit_defaults=True):
     """Seconds since 1970 when this gateway first saw it."""
     owned_by: str
     role: str
+    model_type: Literal["embedding", "rerank"]
+    """What it does, as Xinference's clients ask."""
     input_modalities: tuple[str, ...]
     """What its inputs may be: "text", "image"."""
     aliases: tuple[str, ...]
@@ -59,6 +61,7 @@ def _describe(model: Model) -> ModelObject:
         created=model.created,
         owned_by="conch",
         role=model.role,
+        model_type="embedding" if is_embedding else "rerank",
         input_modalities=tuple(name for name, tower in takes if tower is not None),
         aliases=model.aliases,
         max_tokens=model.text.max_tokens if model.text is not None else UNSET,

@@ -1,25 +1,31 @@
 """POST /v1/ranking, as NVIDIA's NeMo Retriever NIM has it and its clients call it."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
 from starlette.responses import Response
 
+from gateway.routes.decoding import Refused
 from gateway.routes.http import TRUNCATIONS, Request, Truncation, answer, caller, find_ranker, read
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
+
+IMAGE = {"image": Refused("rerank models take text only")}
 
 
 class Query(Struct, forbid_unknown_fields=True):
     """A text that is not empty."""
 
     text: Annotated[str, Meta(min_length=1)]
+    refused: ClassVar[Mapping[str, Refused]] = IMAGE
 
 
 class Passage(Struct, forbid_unknown_fields=True):
     """A text."""
 
     text: str
+    refused: ClassVar[Mapping[str, Refused]] = IMAGE
 
 
 class RankingRequest(Struct, forbid_unknown_fields=True):

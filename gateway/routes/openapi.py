@@ -1,7 +1,8 @@
 """GET /openapi.json, generated from the types that validate requests and write answers."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -34,12 +35,24 @@ class Operation:
     """A type."""
     request: type[msgspec.Struct] | None = None
     error: type[msgspec.Struct] = ErrorResponse
+    same_as: str = ""
+    """The id of the operation that this is another path of."""
+
+    def also(self, path: str, suffix: str) -> "Operation":
+        """The same at another path."""
+        return replace(self, path=path, id=self.id + suffix, summary=f"The same as {self.path}", same_as=self.id)
 
 
+EMBED = Operation(
+    "post", "/v1/embeddings", "createEmbedding", "Embed texts and images", EmbeddingResponse, EmbeddingRequest
+)
+TEI_EMBED = Operation(
+    "post", "/embed", "teiEmbed", "Embed texts, as TEI does", list[list[float]], tei.TeiEmbedRequest, TEI
+)
+LIST = Operation("get", "/v1/models", "listModels", "List models", ModelList)
+RETRIEVE = Operation("get", "/v1/models/{id}", "retrieveModel", "Describe a model", ModelObject)
 OPERATIONS = (
-    Operation(
-        "post", "/v1/embeddings", "createEmbedding", "Embed texts and images", EmbeddingResponse, EmbeddingRequest
-    ),
+    EMBED,
     Operation("post", "/v1/rerank", "rerank", "Rank documents by a query", RerankResponse, RerankRequest),
     Operation(
         "post", "/v1/ranking", "nimRanking", "Rank passages, as NIM does", nim.RankingResponse, nim.RankingRequest
@@ -71,8 +84,17 @@ OPERATIONS = (
         cohere.V2RerankRequest,
         cohere.CohereError,
     ),
-    Operation("post", "/embed", "teiEmbed", "Embed texts, as TEI does", list[list[float]], tei.TeiEmbedRequest, TEI),
-    Operation("post", "/rerank", "teiRerank", "Rank texts, as TEI does", list[tei.Rank], tei.TeiRerankRequest, TEI),
+    TEI_EMBED,
+    replace(TEI_EMBED.also("/", "AtRoot"), summary="The same as /embed, or as /similarity where inputs are an object"),
+    Operation(
+        "post",
+        "/rerank",
+        "teiRerank",
+        "Rank texts, as TEI does, or documents, as /v1/rerank does",
+        list[tei.Rank],
+        tei.TeiRerankRequest,
+        TEI,
+    ),
     Operation(
         "post",
         "/predict",
@@ -101,8 +123,15 @@ OPERATIONS = (
         TEI,
     ),
     Operation("get", "/info", "teiInfo", "Describe the default embedding model, as TEI does", tei.Info),
-    Operation("get", "/v1/models", "listModels", "List models", ModelList),
-    Operation("get", "/v1/models/{id}", "retrieveModel", "Describe a model", ModelObject),
+    LIST,
+    RETRIEVE,
+    EMBED.also("/embeddings", "WithoutVersion"),
+    LIST.also("/models", "WithoutVersion"),
+    RETRIEVE.also("/models/{id}", "WithoutVersion"),
+    EMBED.also("/openai/deployments/{model}/embeddings", "OfDeployment"),
+    EMBED.also("/openai/v1/embeddings", "OfAzure"),
+    LIST.also("/openai/v1/models", "OfAzure"),
+    RETRIEVE.also("/openai/v1/models/{id}", "OfAzure"),
     Operation("get", "/health", "health", "The same as /health/ready, where TEI has it", Health),
     Operation("get", "/health/live", "healthLive", "Whether the process answers", Health),
     Operation("get", "/health/ready", "healthReady", "Whether every model answers", Health),
@@ -126,6 +155,12 @@ EXAMPLES: Mapping[str, Schema] = {
 TAGS = {"cohere": "Cohere", "nim": "NIM", "tei": "Text Embeddings Inference", "health": "Health"}
 """Whose operations are whose, by how their ids begin; all others are of the API that OpenAI, Jina and Voyage share."""
 KEY = {"type": "http", "scheme": "bearer", "description": "One of GATEWAY_API_KEYS, where the server has any."}
+AZURE_KEY = {
+    "type": "apiKey",
+    "in": "header",
+    "name": "api-key",
+    "description": "The same, as Azure's clients send it.",
+}
 SHARED = "OpenAI, Jina, Voyage"
 COMPONENT = "#/components/schemas/{name}"
 
@@ -134,6 +169,8 @@ def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     types = [type_ for operation in OPERATIONS for type_ in (operation.response, operation.request, operation.error)]
     found, schemas = msgspec.json.schema_components([type_ for type_ in types if type_], ref_template=COMPONENT)
+    for schema in schemas.values():
+        schema.pop("additionalProperties", None)  # unknown fields are left out, and told
     described = iter(found)
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
@@ -147,8 +184,8 @@ def document() -> dict[str, Any]:
         "info": {"title": "Conch", "version": __version__},
         "tags": [{"name": tag} for tag in (SHARED, *TAGS.values())],
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": {"key": KEY}},
-        "security": [{}, {"key": []}],  # open where no keys are configured
+        "components": {"schemas": schemas, "securitySchemes": {"key": KEY, "azureKey": AZURE_KEY}},
+        "security": [{}, {"key": []}, {"azureKey": []}],  # open where no keys are configured
     }
 
 
@@ -164,12 +201,14 @@ def _describe(operation: Operation, response: Schema, request: Schema | None, er
     }
     if request is not None:
         content = _json(request)
-        content["application/json"]["example"] = EXAMPLES[operation.id]
+        content["application/json"]["example"] = EXAMPLES[operation.same_as or operation.id]
         described["requestBody"] = {"required": True, "content": content}
     if operation.response is Health:
         described["security"] = []
-    if "{id}" in operation.path:
-        described["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
+    if names := re.findall(r"\{(\w+)\}", operation.path):
+        described["parameters"] = [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+        ]
     return described
 
 

@@ -1,21 +1,39 @@
-"""POST /v1/rerank, as the clients of Jina, Cohere and Voyage call it."""
+"""POST /v1/rerank, as the clients of Jina, Cohere, Voyage, Infinity and vLLM call it."""
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.routes.http import Instruction, Request, answer_much, caller, find_ranker, read, rename
+from gateway.catalog import TextTower
+from gateway.errors import InvalidRequest
+from gateway.routes.decoding import Refused
+from gateway.routes.http import (
+    Instruction,
+    PromptTokens,
+    Request,
+    Side,
+    answer_much,
+    caller,
+    find_ranker,
+    ignore,
+    prompt_tokens,
+    read,
+    rename,
+)
 from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
 
 OTHER_NAMES = {"top_k": "top_n", "truncation": "truncate", "instruct": "instruction"}
 
 
-class Document(Struct, forbid_unknown_fields=True):
-    """A document as an object."""
-
-    text: str
+Document = dict[str, Any]
+"""A document as an object: its text, and what else belongs to it."""
+TEXT = "text"
+RankFields = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=64)]
+"""Which fields of a document make its text, in this order."""
 
 
 class RerankRequest(Struct, forbid_unknown_fields=True):
@@ -24,12 +42,17 @@ class RerankRequest(Struct, forbid_unknown_fields=True):
     query: Annotated[str, Meta(min_length=1)]
     """Never cut: it may fill half of the model's limit."""
     documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_ROWS)]
+    """Texts, or objects with a text."""
     model: str | None = None
     """A name or alias from /v1/models; left out, the default rerank model answers."""
+    rank_fields: RankFields | None = None
+    """Which fields of documents to rank on, joined by line breaks in this order; by default `text`."""
     top_n: Annotated[int, Meta(ge=0)] | None = None
     """How many results to send, best first; all of them by default, for 0 and beyond the last."""
-    return_documents: bool | None = True
-    """Whether results carry their document."""
+    return_documents: bool | None = None
+    """Whether results carry their document, as by default."""
+    raw_scores: bool | None = None
+    """Whether scores are a cross-encoder's logits, as Infinity and TEI have it."""
     max_tokens_per_doc: Annotated[int, Meta(ge=8)] | None = None
     """A limit below the model's own."""
     truncate: bool | None = None
@@ -38,11 +61,19 @@ class RerankRequest(Struct, forbid_unknown_fields=True):
     """Voyage's name of top_n."""
     truncation: bool | None = None
     """Voyage's name of truncate."""
+    truncate_prompt_tokens: PromptTokens | None = None
+    """As vLLM has it, a limit below the model's own for a document, or for query and document where a model reads them
+    together. -1 is the model's."""
+    truncation_side: Side | None = None
+    """Where documents are cut, right by default; left keeps their end."""
     instruction: Instruction | None = None
     """What makes a document relevant, in place of what the model's template or prompt says; only for models that have a
     place for it there."""
     instruct: Instruction | None = None
     """Another name of instruction."""
+    refused: ClassVar[Mapping[str, Refused]] = {
+        "use_activation": Refused("send raw_scores", (True,)),
+    }
 
 
 class Result(Struct, omit_defaults=True):
@@ -87,21 +118,33 @@ class RerankResponse(Struct):
     model: str
     data: list[Result] | UnsetType = UNSET
     """The same as results, where Voyage's clients look for them: for those who send top_k or truncation."""
+    object: Literal["list"] | UnsetType = UNSET
+    """For the same clients; Infinity's refuse it."""
 
 
 async def create(request: Request) -> Response:
     """Answer POST /v1/rerank."""
-    body = await read(request, RerankRequest)
+    return await rank(request, await read(request, RerankRequest))
+
+
+async def rank(request: Request, body: RerankRequest) -> Response:
+    """Answer a request whose body has been read."""
+    is_voyage = body.top_k is not None or body.truncation is not None
     rename(body, OTHER_NAMES)
     tower = find_ranker(request, body.model)
-    texts = [document if isinstance(document, str) else document.text for document in body.documents]
+    texts = read_documents(request, body.documents, body.rank_fields)
+    is_whole = body.truncate is False
+    truncate, most = prompt_tokens(
+        body.truncate_prompt_tokens, body.truncation_side, "none" if is_whole else "end", is_refused=is_whole
+    )
     ranking = await rerank(
         caller(request),
-        tower,
+        _limited(tower, most),
         body.query,
         texts,
-        truncate="none" if body.truncate is False else "end",
-        max_tokens_per_document=body.max_tokens_per_doc,
+        truncate=truncate,
+        max_tokens_per_document=min(filter(None, (body.max_tokens_per_doc, most)), default=None),
+        raw=body.raw_scores is True,
         instruction=body.instruction,
     )
     request.state["log"] |= {"inputs": len(texts), "tokens": ranking.tokens}
@@ -110,14 +153,15 @@ async def create(request: Request) -> Response:
         Result(
             index=ranked.index,
             relevance_score=ranked.score,
-            document=Document(texts[ranked.index]) if with_documents else UNSET,
+            document=as_object(body.documents[ranked.index]) if with_documents else UNSET,
         )
         for ranked in ranking.results[: body.top_n or None]
     ]
     response = RerankResponse(
         results=results,
         model=tower.name,
-        data=UNSET if body.top_k is None and body.truncation is None else results,
+        data=results if is_voyage else UNSET,
+        object="list" if is_voyage else UNSET,
         usage=RerankUsage(
             prompt_tokens=ranking.tokens,
             completion_tokens=0,
@@ -127,3 +171,52 @@ async def create(request: Request) -> Response:
         ),
     )
     return await answer_much(request, lambda: response)
+
+
+def _limited(tower: TextTower, most: int | None) -> TextTower:
+    """A model that reads query and document together, as though it took no more tokens than this."""
+    if most is None or tower.role != "cross-encoder":
+        return tower
+    return replace(tower, max_tokens=min(tower.max_tokens, most))
+
+
+def as_object(document: str | Document) -> Document:
+    """A document as results have it."""
+    return {TEXT: document} if isinstance(document, str) else document
+
+
+def read_documents(
+    request: Request, documents: Sequence[str | Document], rank_fields: Sequence[str] | None
+) -> list[str]:
+    """The text of every document; notes what is left out of objects where nobody has chosen among their fields.
+
+    Raises:
+        InvalidRequest: an object has no text, or none of the fields to rank on, or one of these is no string.
+    """
+    fields = rank_fields or (TEXT,)
+    texts = []
+    first: dict[str, int] = {}
+    for i, document in enumerate(documents):
+        if isinstance(document, str):
+            texts.append(document)
+            continue
+        texts.append(_text(document, f"documents[{i}]", fields))
+        for name in document:
+            first.setdefault(name, i)
+    if rank_fields is None:
+        first.pop(TEXT, None)
+        ignore(request, {f"documents[].{name}": f"documents[{i}].{name}" for name, i in first.items()})
+    return texts
+
+
+def _text(document: Document, place: str, fields: Sequence[str]) -> str:
+    parts = [(name, document[name]) for name in fields if document.get(name) is not None]
+    if not parts:
+        wanted = f"{place}.{fields[0]}"
+        raise InvalidRequest(
+            f"{wanted} is required" if len(fields) == 1 else f"{place} has none of {', '.join(fields)}", param=wanted
+        )
+    for name, part in parts:
+        if not isinstance(part, str):
+            raise InvalidRequest(f"{place}.{name}: Expected `str`", param=f"{place}.{name}")
+    return "\n".join(part for _, part in parts)

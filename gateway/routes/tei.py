@@ -1,11 +1,11 @@
-"""The routes of Hugging Face's Text Embeddings Inference: /embed, /rerank, /predict, /similarity, /tokenize, /info.
+"""The routes of Hugging Face's Text Embeddings Inference: /, /embed, /rerank, /predict, /similarity, /tokenize, /info.
 
 They name no model: the default one of their kind answers.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -25,7 +25,7 @@ from gateway.errors import (
     TokenizerFailed,
 )
 from gateway.routes import encodings
-from gateway.routes.errors import Failure
+from gateway.routes.errors import Failure, openai
 from gateway.routes.http import (
     Endpoint,
     Request,
@@ -35,8 +35,11 @@ from gateway.routes.http import (
     embed_items,
     find_model,
     find_ranker,
+    parse,
     read,
+    receive,
 )
+from gateway.routes.rerank import RerankRequest, rank
 from gateway.service import prompts
 from gateway.service.embed import Embeddings, Item
 from gateway.service.rerank import rerank, score_pairs
@@ -68,7 +71,7 @@ class TeiError(Struct):
     error_type: ErrorType
 
 
-class TeiEmbedRequest(Struct):
+class TeiEmbedRequest(Struct, forbid_unknown_fields=True):
     """Texts to embed."""
 
     inputs: str | list[str | int | list[int]]
@@ -82,7 +85,7 @@ class TeiEmbedRequest(Struct):
     """Cut vectors to this size and normalise again; only sizes that the model was trained for."""
 
 
-class TeiRerankRequest(Struct):
+class TeiRerankRequest(Struct, forbid_unknown_fields=True):
     """Texts to rank by a query."""
 
     query: Annotated[str, Meta(min_length=1)]
@@ -94,6 +97,13 @@ class TeiRerankRequest(Struct):
     return_text: bool = False
 
 
+class Given(Struct):
+    """What tells requests apart that come to one path."""
+
+    inputs: Any = None
+    documents: Any = None
+
+
 class Rank(Struct, omit_defaults=True):
     """One text's place."""
 
@@ -102,14 +112,14 @@ class Rank(Struct, omit_defaults=True):
     text: str | UnsetType = UNSET
 
 
-class Sentences(Struct):
+class Sentences(Struct, forbid_unknown_fields=True):
     """What to compare with what."""
 
     source_sentence: Annotated[str, Meta(min_length=1)]
     sentences: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS - 1)]
 
 
-class SimilarityParameters(Struct):
+class SimilarityParameters(Struct, forbid_unknown_fields=True):
     """How to read them."""
 
     truncate: Truncation = True
@@ -117,14 +127,14 @@ class SimilarityParameters(Struct):
     prompt_name: str | None = None
 
 
-class SimilarityRequest(Struct):
+class SimilarityRequest(Struct, forbid_unknown_fields=True):
     """A sentence and those that it is compared with."""
 
     inputs: Sentences
     parameters: SimilarityParameters | None = None
 
 
-class TokenizeRequest(Struct):
+class TokenizeRequest(Struct, forbid_unknown_fields=True):
     """Texts to cut into tokens."""
 
     inputs: str | Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)]
@@ -132,7 +142,7 @@ class TokenizeRequest(Struct):
     prompt_name: str | None = None
 
 
-class PredictRequest(Struct):
+class PredictRequest(Struct, forbid_unknown_fields=True):
     """Pairs of texts for a cross-encoder."""
 
     inputs: Annotated[
@@ -168,10 +178,29 @@ def write_error(failure: Failure) -> Struct:
     return TeiError(failure.message, ERROR_TYPES.get(failure.kind, "Validation"))
 
 
+async def create(request: Request) -> Response:
+    """Answer POST /, as /similarity where inputs are an object, and otherwise as /embed."""
+    started = time.perf_counter()
+    body = await _read_any(request)
+    if isinstance(body, SimilarityRequest):
+        return await _compare(request, started, body)
+    return await _answer_embeddings(request, started, body)
+
+
+async def _read_any(request: Request) -> SimilarityRequest | TeiEmbedRequest:
+    content = await receive(request)
+    if isinstance((await parse(request, content, Given)).inputs, dict):
+        return await parse(request, content, SimilarityRequest)
+    return await parse(request, content, TeiEmbedRequest)
+
+
 async def create_embeddings(request: Request) -> Response:
     """Answer POST /embed."""
     started = time.perf_counter()
-    body = await read(request, TeiEmbedRequest)
+    return await _answer_embeddings(request, started, await read(request, TeiEmbedRequest))
+
+
+async def _answer_embeddings(request: Request, started: float, body: TeiEmbedRequest) -> Response:
     model, _ = _embedding_model(request)
     size = encodings.size(model, body.dimensions)
     items = _items(body.inputs)
@@ -189,7 +218,10 @@ async def create_embeddings(request: Request) -> Response:
 async def create_similarities(request: Request) -> Response:
     """Answer POST /similarity: the cosine of each sentence with the first."""
     started = time.perf_counter()
-    body = await read(request, SimilarityRequest)
+    return await _compare(request, started, await read(request, SimilarityRequest))
+
+
+async def _compare(request: Request, started: float, body: SimilarityRequest) -> Response:
     model, _ = _embedding_model(request)
     how = body.parameters or SimilarityParameters()
     items = [
@@ -204,9 +236,11 @@ async def create_similarities(request: Request) -> Response:
 
 
 async def create_ranking(request: Request) -> Response:
-    """Answer POST /rerank: the best first."""
+    """Answer POST /rerank: as /v1/rerank where there are documents, and otherwise as TEI, the best first."""
     started = time.perf_counter()
-    body = await read(request, TeiRerankRequest)
+    body = await _read_ranking(request)
+    if isinstance(body, RerankRequest):
+        return await rank(request, body)
     ranking = await rerank(
         caller(request),
         find_ranker(request, None),
@@ -221,6 +255,14 @@ async def create_ranking(request: Request) -> Response:
         for ranked in ranking.results
     ]
     return await _measured(request, started, lambda: ranks, body.texts, ranking.tokens)
+
+
+async def _read_ranking(request: Request) -> RerankRequest | TeiRerankRequest:
+    content = await receive(request)
+    if (await parse(request, content, Given)).documents is not None:
+        request.state["write_error"] = openai
+        return await parse(request, content, RerankRequest)
+    return await parse(request, content, TeiRerankRequest)
 
 
 async def create_predictions(request: Request) -> Response:
@@ -283,6 +325,7 @@ async def refuse(request: Request) -> Response:
 
 
 ROUTES: dict[str, Endpoint] = {
+    "/": create,
     "/embed": create_embeddings,
     "/similarity": create_similarities,
     "/rerank": create_ranking,

@@ -39,9 +39,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     assert client is not None, "the module says of which client it is"
     assert call is not None, "the test says what it calls"
     name, setting = client.args
+    of = client.kwargs.get("version") or version(name)
     row = ROWS.setdefault(
-        (name, setting, *call.args),
-        {"client": name, "version": version(name), "setting": setting, "call": call.args[0], "passed": True},
+        (name, of, setting, *call.args),
+        {"client": name, "version": of, "setting": setting, "call": call.args[0], "passed": True},
     )
     row["passed"] &= report.passed
     return report

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import GatewayError
+from gateway.routes.decoding import decode
 from gateway.routes.embeddings import EmbeddingRequest, read_inputs
-from gateway.routes.http import decode
 from gateway.routes.rerank import RerankRequest
 
 TEXTS = st.text() | st.sampled_from(
@@ -39,9 +39,9 @@ REAL = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 def test_parser_raises_errors_of_our_own_only(body: bytes) -> None:
     for kind in (EmbeddingRequest, RerankRequest):
         try:
-            parsed = decode(body, kind)
+            parsed, _ = decode(body, kind)
             if isinstance(parsed, EmbeddingRequest):
-                read_inputs(parsed.input)
+                read_inputs(parsed.input, "any")
         except GatewayError:
             pass
 

@@ -19,7 +19,7 @@ def value(text: str, name: str, **labels: str) -> float:
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics({"/v1/embeddings", "/v1/models/{id}"})
+    return Metrics({"/v1/embeddings", "/v1/models/{id}", "/models/{id}", "/openai/deployments/{model}/embeddings"})
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,9 @@ def metrics() -> Metrics:
         ("/v1/embeddings", "/v1/embeddings"),
         ("/v1/embeddings/", "other"),
         ("/v1/models/a/b", "/v1/models/{id}"),
+        ("/models/a", "/models/{id}"),
+        ("/openai/deployments/a/b/embeddings", "/openai/deployments/{model}/embeddings"),
+        ("/openai/deployments/a/chat", "other"),
         ("/wp-login.php", "other"),
     ],
 )
@@ -36,7 +39,7 @@ def test_paths_that_clients_make_up_are_one(metrics: Metrics, path: str, route: 
 
 
 def test_request_is_counted_by_what_its_log_line_says(metrics: Metrics) -> None:
-    noted = {"model": "m", "inputs": 3, "tokens": 40, "images": 1, "error": "Overloaded"}
+    noted = {"model": "m", "inputs": 3, "tokens": 40, "images": 1, "error": "Overloaded", "ignored_fields": ["a", "b"]}
     metrics.count("other", 429, 0.5, Stages(), noted)
     text = metrics.text().decode()
     assert value(text, "conch_requests_total", model="m", path="other", status="429") == 1
@@ -44,6 +47,7 @@ def test_request_is_counted_by_what_its_log_line_says(metrics: Metrics) -> None:
     assert value(text, "conch_request_inputs_total", model="m") == 3
     assert value(text, "conch_request_tokens_total", model="m") == 40
     assert value(text, "conch_request_images_total", model="m") == 1
+    assert value(text, "conch_ignored_fields_total", path="other") == 2
     assert value(text, "conch_request_duration_seconds_sum", path="other") == 0.5
 
 

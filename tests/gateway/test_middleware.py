@@ -39,6 +39,23 @@ def test_any_of_the_keys_opens_v1(locked: httpx2.Client, header: str | bytes) ->
     assert locked.get("/v1/models", headers=[(b"authorization", raw)]).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"api-key": "right"}, 200),
+        ({"api-key": "wrong"}, 401),
+        ({"api-key": ""}, 401),
+        ({"api-key": "right", "authorization": "Bearer wrong"}, 401),
+        ({"api-key": "right", "authorization": "Basic x"}, 200),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/openai/v1/models", "/models"])
+def test_key_may_come_as_azures_clients_send_it(
+    locked: httpx2.Client, path: str, headers: dict[str, str], status: int
+) -> None:
+    assert locked.get(path, headers=headers).status_code == status
+
+
 def test_health_and_the_api_document_need_no_key(locked: httpx2.Client) -> None:
     assert locked.get("/health/live").status_code == 200
     assert locked.get("/openapi.json").status_code == 200

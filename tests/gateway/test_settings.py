@@ -37,6 +37,8 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
             "GATEWAY_IMAGE_URLS": "allowlist",
             "GATEWAY_IMAGE_URL_HOSTS": "images.example.com, 10.0.0.0/8",
             "GATEWAY_PAGES": "off",
+            "GATEWAY_CORS_ORIGINS": "https://app.example, http://localhost:3000",
+            "GATEWAY_UNKNOWN_FIELDS": "refuse",
         }
     )
     assert settings == Settings(
@@ -54,6 +56,8 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         max_image_pixels=1_000_000,
         image_hosts=Allowed.listed(["images.example.com", "10.0.0.0/8"]),
         pages=False,
+        cors_origins=frozenset({"https://app.example", "http://localhost:3000"}),
+        ignores_unknown_fields=False,
     )
 
 
@@ -68,6 +72,12 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         ({"GATEWAY_REQUEST_TIMEOUT": "nan"}, "GATEWAY_REQUEST_TIMEOUT=nan is not in"),
         ({"GATEWAY_API_KEYS": " , "}, "holds no key"),
         ({"GATEWAY_PAGES": "no"}, "GATEWAY_PAGES=no is neither on nor off"),
+        ({"GATEWAY_UNKNOWN_FIELDS": "off"}, "GATEWAY_UNKNOWN_FIELDS=off is neither ignore nor refuse"),
+        ({"GATEWAY_CORS_ORIGINS": "app.example"}, "GATEWAY_CORS_ORIGINS: 'app.example' is no origin"),
+        ({"GATEWAY_CORS_ORIGINS": "https://app.example/"}, "GATEWAY_CORS_ORIGINS: 'https://app.example/' is no"),
+        ({"GATEWAY_CORS_ORIGINS": "https://App.example"}, "GATEWAY_CORS_ORIGINS: 'https://App.example' is no origin"),
+        ({"GATEWAY_CORS_ORIGINS": "https://*.example"}, "GATEWAY_CORS_ORIGINS: 'https://*.example' is no origin"),
+        ({"GATEWAY_CORS_ORIGINS": "*, https://a.example"}, "GATEWAY_CORS_ORIGINS: * stands for all origins"),
         ({"GATEWAY_IMAGE_URLS": "on"}, "GATEWAY_IMAGE_URLS=on is none of off, allowlist, public"),
         ({"GATEWAY_IMAGE_URLS": "allowlist"}, "goes with GATEWAY_IMAGE_URLS=allowlist"),
         ({"GATEWAY_IMAGE_URL_HOSTS": "a.example"}, "goes with GATEWAY_IMAGE_URLS=allowlist"),

@@ -39,6 +39,16 @@ def test_pages_of_other_sites_are(headers: dict[str, str]) -> None:
     assert is_other(headers)
 
 
+def test_listed_origins_are_none_on_local_names_alone() -> None:
+    page = {"host": "localhost:8080", "origin": "https://app.example", "sec-fetch-site": "cross-site"}
+    assert not is_other(page, {"https://app.example"})
+    assert is_other(page, {"https://other.example", "http://app.example"})
+    assert is_other(page | {"host": "evil.example"}, {"https://app.example"})
+    assert is_other({"host": "localhost:8080", "sec-fetch-site": "cross-site"}, {"https://app.example"})
+    assert not is_other(page | {"origin": "null"}, {"*"})
+    assert is_other(page | {"host": "evil.example"}, {"*"})
+
+
 def test_other_sites_are_refused_where_there_are_no_keys(client: httpx2.Client) -> None:
     foreign = {"origin": "https://evil.example", "content-type": "text/plain"}
     for path in ("/v1/embeddings", "/v2/embed", "/embed"):

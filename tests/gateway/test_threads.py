@@ -8,7 +8,6 @@ import pytest
 from gateway.threads import Threads
 from gateway.turns import Account
 
-
 SPARE = 2
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import orjson
 import pytest
 
+from gateway.routes.decoding import decode
 from gateway.routes.embeddings import EmbeddingRequest
-from gateway.routes.http import decode
 from gateway.routes.rerank import RerankRequest
 from loadtest import workloads
 from loadtest.workloads import Workload
@@ -15,9 +15,9 @@ ALL = workloads.workloads()
 def test_bodies_are_requests_of_so_many_items(workload: Workload) -> None:
     for body in workload.bodies[:50]:
         if workload.path == "/v1/rerank":
-            assert len(decode(body, RerankRequest).documents) == workload.items
+            assert len(decode(body, RerankRequest)[0].documents) == workload.items
         else:
-            given = decode(body, EmbeddingRequest).input
+            given = decode(body, EmbeddingRequest)[0].input
             assert isinstance(given, list)
             assert len(given) == workload.items
 

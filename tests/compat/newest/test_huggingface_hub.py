@@ -40,6 +40,15 @@ def test_similarity(url: str, plain: Plain) -> None:
     assert np.abs(np.array(found) - vectors @ vectors[0]).max() < 1e-3
 
 
+@pytest.mark.call('`feature_extraction`, `sentence_similarity` of `InferenceClient("URL")`')
+def test_bare_url(url: str, plain: Plain) -> None:
+    client = client_of(url)
+    assert_same(client.feature_extraction(TEXTS).tolist(), plain.embed(TEXTS))
+    found = client.sentence_similarity(TEXTS[0], other_sentences=TEXTS)
+    vectors = np.array(plain.embed(TEXTS))
+    assert np.abs(np.array(found) - vectors @ vectors[0]).max() < 1e-3
+
+
 @pytest.mark.call("`AsyncInferenceClient.feature_extraction`")
 def test_async(url: str, plain: Plain) -> None:
     async def embed() -> list[list[float]]:

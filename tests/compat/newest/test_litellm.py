@@ -69,9 +69,17 @@ def test_jina(url: str, plain: Plain) -> None:
     assert_same(vectors(mixed), plain.embed(["red", {"image": PIXEL}], model=IMAGE_MODEL))
 
 
-@pytest.mark.call('`embedding("infinity/...")`, `api_base="URL/v1"`')
-def test_infinity(url: str, plain: Plain) -> None:
-    common = {"api_base": f"{url}/v1", "api_key": "unused"}
+@pytest.mark.call('`embedding("azure/...")`, `api_base="URL"`')
+def test_azure(url: str, plain: Plain) -> None:
+    common = {"api_base": url, "api_key": "unused", "api_version": "2024-10-21"}
+    answer = litellm.embedding(f"azure/{MODEL}", input=TEXTS, **common)
+    assert_same(vectors(answer), plain.embed(TEXTS))
+
+
+@pytest.mark.call('`embedding("infinity/...")`, `api_base="URL"` or `"URL/v1"`')
+@pytest.mark.parametrize("path", ["", "/v1"])
+def test_infinity(url: str, plain: Plain, path: str) -> None:
+    common = {"api_base": url + path, "api_key": "unused"}
     answer = litellm.embedding(f"infinity/{MODEL}", input=TEXTS, **common)
     assert_same(vectors(answer), plain.embed(TEXTS))
     assert answer.usage.prompt_tokens == 30
@@ -107,9 +115,10 @@ def test_jina_ranking(url: str, plain: Plain, path: str) -> None:
     assert answer.results[0]["document"] == {"text": TEXTS[answer.results[0]["index"]]}
 
 
-@pytest.mark.call('`rerank("infinity/...", return_documents=False)`, `arerank`, `api_base="URL/v1"`')
-def test_infinity_ranking(url: str, plain: Plain) -> None:
-    common = {"api_base": f"{url}/v1", "api_key": "unused", "return_documents": False}
+@pytest.mark.call('`rerank("infinity/...", return_documents=False)`, `arerank`, `api_base="URL"` or `"URL/v1"`')
+@pytest.mark.parametrize("path", ["", "/v1"])
+def test_infinity_ranking(url: str, plain: Plain, path: str) -> None:
+    common = {"api_base": url + path, "api_key": "unused", "return_documents": False}
     answer = litellm.rerank(f"infinity/{RERANKER}", QUERY, TEXTS, top_n=2, **common)
     assert_ranked(ranking(answer), plain.rank()[:2])
     assert answer.meta["tokens"]["input_tokens"] > 0
@@ -117,9 +126,10 @@ def test_infinity_ranking(url: str, plain: Plain) -> None:
     assert_ranked(ranking(answer), plain.rank())
 
 
-@pytest.mark.call('`rerank("hosted_vllm/...")`, `api_base="URL/v1"`')
-def test_vllm_ranking(url: str, plain: Plain) -> None:
-    answer = litellm.rerank(f"hosted_vllm/{RERANKER}", QUERY, TEXTS, top_n=2, api_base=f"{url}/v1", api_key="unused")
+@pytest.mark.call('`rerank("hosted_vllm/...")`, `api_base="URL"` or `"URL/v1"`')
+@pytest.mark.parametrize("path", ["", "/v1"])
+def test_vllm_ranking(url: str, plain: Plain, path: str) -> None:
+    answer = litellm.rerank(f"hosted_vllm/{RERANKER}", QUERY, TEXTS, top_n=2, api_base=url + path, api_key="unused")
     assert_ranked(ranking(answer), plain.rank()[:2])
 
 

@@ -10,6 +10,10 @@ from sentence_transformers.util.quantization import quantize_embeddings
 from tests.odd_models import PROMPTS
 
 Packed = Literal["binary", "ubinary"]
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAIAAAD91JpzAAAAEUlEQVR4nGP4z8AARAwQCgAf7gP9i18U1AAAAABJRU5E"
+    "rkJggg=="
+)
 SHELL = [101, 1037, 9530, 2818, 2003, 1037, 2712, 10879, 102]
 
 
@@ -42,7 +46,7 @@ def refused(client: httpx2.Client, status: int = 400, **body: Any) -> dict[str, 
 
 def test_answer_has_openais_shape(client: httpx2.Client) -> None:
     answer = post(client, input=["a", "sea snail"], model="text-embedding-3-small", user="u")
-    assert set(answer) == {"object", "model", "data", "usage"}
+    assert set(answer) == {"id", "object", "model", "data", "usage"}
     assert (answer["object"], answer["model"]) == ("list", "all-minilm-l6-v2")
     assert [(item["object"], item["index"]) for item in answer["data"]] == [("embedding", 0), ("embedding", 1)]
     assert answer["usage"] == usage(7)
@@ -138,7 +142,18 @@ def test_voyages_names_of_fields_mean_the_same(client: httpx2.Client, odd_client
     short = post(odd_client, input="a", model="matryoshka", output_dimension=64)
     assert short["data"] == post(odd_client, input="a", model="matryoshka", dimensions=64)["data"]
     bits = post(client, input="sea " * 400, truncation=True, output_dtype="ubinary")
-    assert bits == post(client, input="sea " * 400, truncate=True, embedding_type="ubinary")
+    expected = post(client, input="sea " * 400, truncate=True, embedding_type="ubinary")
+    assert (bits["data"], bits["usage"]) == (expected["data"], expected["usage"])
+
+
+def test_other_servers_names_of_fields_mean_the_same(client: httpx2.Client) -> None:
+    bits = post(client, input="a", encoding_type="binary", dimensions=0)
+    assert bits["data"] == post(client, input="a", embedding_type="binary")["data"]
+    raw = post(client, input="a", normalize=False)
+    assert raw["data"] == post(client, input="a", normalized=False)["data"]
+    assert raw["data"] != post(client, input="a", normalize="true")["data"]
+    message = refused(client, input="a", normalize=True, normalized=True)["message"]
+    assert message == "normalized and normalize say the same; send one of them"
 
 
 def test_undeclared_size_is_refused(client: httpx2.Client, odd_client: httpx2.Client) -> None:
@@ -178,11 +193,6 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
         ({"input": ["a"] * 2049}, "input", "input holds 2049 items"),
         ({"input": [{}]}, "input[0]", "input[0] holds neither text nor image"),
         ({"input": [{"image": "AAAA"}]}, "input[0].image", "input[0] holds an image; model 'all-minilm-l6-v2' takes"),
-        (
-            {"input": ["a", "data:image/png;base64,AAAA"]},
-            "input[1]",
-            "input[1] holds an image; model 'all-minilm-l6-v2'",
-        ),
         ({"input": [1, "a"]}, "input[0]", "input[0] is a token id among other inputs"),
         ({"input": [30522]}, "input[0]", "input[0] holds a token id outside 0..30521"),
         ({"input": [2**70]}, "input[0]", ""),
@@ -194,8 +204,19 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
         ({"input": "a", "truncate": False, "truncation": True}, "truncation", "truncate and truncation say the same"),
         ({"input": {"image": "a", "url": "b"}}, "input", "input holds more than one of image, url and bytes"),
         ({"input": [1.5]}, "input[0]", "input[0]: Expected"),
-        ({"input": "a", "top_k": 3}, "top_k", "unknown field 'top_k'"),
-        ({"input": "a", "dimensions": 0}, "dimensions", "dimensions: Expected `int` >= 1"),
+        ({"input": "a", "late_chunking": True}, "late_chunking", "late_chunking: this is not supported: models pool"),
+        ({"messages": [{"role": "user"}]}, "messages", "messages: conversations are not supported; send input"),
+        ({"input": "a", "add_special_tokens": "false"}, "add_special_tokens", "add_special_tokens: special tokens are"),
+        ({"input": {"text": "a", "video": "b"}}, "input.video", "input.video: models take text and images only"),
+        ({"input": "a", "dimensions": -1}, "dimensions", "dimensions: Expected `int` >= 0"),
+        ({"input": "a", "truncate_prompt_tokens": 7}, "truncate_prompt_tokens", "truncate_prompt_tokens is 7; it must"),
+        ({"input": "a", "truncate_prompt_tokens": -2}, "truncate_prompt_tokens", "truncate_prompt_tokens: Expected"),
+        (
+            {"input": "a", "truncate_prompt_tokens": 9, "truncate": "NONE"},
+            "truncate_prompt_tokens",
+            "truncate_prompt_tokens cuts what truncate says must not be cut",
+        ),
+        ({"inputs": "a"}, "input", "input is required; unknown fields: 'inputs'"),
         ({"input": "a", "embedding_type": "int4"}, "embedding_type", "embedding_type: Invalid enum value 'int4'"),
         ({"input": "a", "embedding_type": []}, "embedding_type", "embedding_type: Expected `array` of length >= 1"),
         ({"input": "a", "embedding_type": "int8", "normalized": False}, "normalized", "int8 and uint8 quantise"),
@@ -300,3 +321,81 @@ def test_rows_are_padded_to_their_bucket(odd_client: httpx2.Client) -> None:
     texts = ["sea " * 14, "sea " * 15, "sea " * 62, "sea " * 254]
     stored = [echo(odd_client, text, model="bucketed")[0][1] for text in texts]
     assert stored == pytest.approx([0.16, 0.64, 0.64, 2.56])
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"truncate_prompt_tokens": 10}, "sea " * 8),
+        ({"truncate_prompt_tokens": 10, "truncation_side": "right"}, "sea " * 8),
+        ({"truncate_prompt_tokens": 10, "truncation_side": "left"}, "shell " * 8),
+        ({"truncate_prompt_tokens": -1}, "sea " * 254),
+        ({"truncate_prompt_tokens": 511}, "sea " * 254),
+        ({"truncate": True, "truncation_side": "left"}, "shell " * 254),
+        ({"truncate": "START", "truncate_prompt_tokens": 10}, "shell " * 8),
+    ],
+)
+def test_texts_are_cut_where_vllms_fields_say(client: httpx2.Client, fields: dict[str, Any], kept: str) -> None:
+    cut = post(client, input="sea " * 300 + "shell " * 300, **fields)
+    assert np.array_equal(vectors(cut), vectors(post(client, input=kept)))
+
+
+def test_what_is_unknown_is_ignored_and_told(client: httpx2.Client) -> None:
+    given = {"input": [{"text": "a", "id": 7}, {"text": "b", "id": None}], "drop_params": True, "wéird\n\x00": [1]}
+    response = client.post("/v1/embeddings", json=given)
+    assert response.status_code == 200
+    assert response.headers["x-conch-ignored-fields"] == "input[].id, drop_params, w?ird??"
+    assert response.json()["data"] == post(client, input=["a", "b"])["data"]
+    assert 'conch_ignored_fields_total{path="/v1/embeddings"}' in client.get("/metrics").text
+
+
+def test_nothing_is_told_where_all_is_known(client: httpx2.Client) -> None:
+    given = {"input": "a", "late_chunking": False, "messages": None, "dimensions": None, "truncate": None}
+    response = client.post("/v1/embeddings", json=given)
+    assert response.status_code == 200
+    assert "x-conch-ignored-fields" not in response.headers
+
+
+def test_header_is_bounded(client: httpx2.Client) -> None:
+    given = {"input": "a"} | {f"{i}" * 1000: 1 for i in range(1000)}
+    response = client.post("/v1/embeddings", json=given)
+    assert response.status_code == 200
+    assert 0 < len(response.headers["x-conch-ignored-fields"]) < 1200
+
+
+def test_strings_that_look_like_images_are_texts_to_models_of_text(client: httpx2.Client) -> None:
+    answer = post(client, input=["a", "data:image/png;base64,AAAA"], model="all-minilm-l6-v2")
+    assert answer["usage"]["prompt_tokens_details"]["image_tokens"] == 0
+    assert answer["data"][1] == {**post(client, input="data:image/png;base64,AAAA")["data"][0], "index": 1}
+
+
+@pytest.mark.parametrize("prefix", ["data:image/png", "DATA:image/png", "data:IMAGE/PNG", " \n data:image/png"])
+def test_images_are_known_by_their_prefix_in_any_case(client: httpx2.Client, prefix: str) -> None:
+    uri = f"{prefix};base64,{PIXEL.partition(',')[2]}"
+    image = post(client, input={"image": PIXEL}, model="minilm-pictogram")["data"]
+    for given in (uri, {"image": uri}, [uri]):
+        answer = post(client, input=given, model="minilm-pictogram")
+        assert answer["data"] == image
+        assert answer["usage"]["prompt_tokens_details"]["image_tokens"] > 0
+
+
+def test_modality_says_what_strings_are(client: httpx2.Client) -> None:
+    bare = PIXEL.partition(",")[2]
+    image = post(client, input=bare, modality="image", model="minilm-pictogram")
+    assert image["data"] == post(client, input={"image": PIXEL}, model="minilm-pictogram")["data"]
+    text = post(client, input=PIXEL, modality="text", model="minilm-pictogram", truncate=True)
+    assert text["usage"]["prompt_tokens_details"]["image_tokens"] == 0
+
+
+@pytest.mark.parametrize("path", ["/embeddings", "/openai/v1/embeddings"])
+def test_other_paths_answer_the_same(client: httpx2.Client, path: str) -> None:
+    answer = client.post(path, json={"input": "a"})
+    assert answer.json()["data"] == post(client, input="a")["data"]
+    assert client.post(path, json={}).json()["error"]["message"] == "input is required"
+
+
+def test_azures_path_names_the_model(client: httpx2.Client) -> None:
+    path = "/openai/deployments/{}/embeddings?api-version=2024-10-21"
+    answer = client.post(path.format("text-embedding-3-small"), json={"input": "a", "model": "gpt-5"})
+    assert answer.json()["model"] == "all-minilm-l6-v2"
+    assert client.post(path.format("gpt-5"), json={"input": "a"}).json()["error"]["code"] == "model_not_found"

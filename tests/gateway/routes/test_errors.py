@@ -52,9 +52,9 @@ def test_deadline_is_of_the_request_not_of_its_parts(odd_client: httpx2.Client) 
 
 
 def test_quoted_names_are_shortened(client: httpx2.Client) -> None:
-    error = client.post("/v1/embeddings", json={"input": "a", "x" * 100_000: 1}).json()["error"]
+    error = client.post("/v1/embeddings", json={"x" * 100_000: 1}).json()["error"]
     assert len(error["message"]) < 600
-    assert len(error["param"]) < 600
+    assert error["param"] == "input"
 
 
 def test_full_queue_is_429_with_retry_after(odd_client: httpx2.Client) -> None:

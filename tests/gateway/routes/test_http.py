@@ -5,43 +5,9 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from msgspec import Struct
 
-from gateway.errors import InvalidRequest
 from gateway.large_json import MAX_CONTAINERS, MAX_VALUES
-from gateway.routes.http import decode
 from tests.serving import gateway_client
-
-
-class Inner(Struct, forbid_unknown_fields=True):
-    text: str
-
-
-class Body(Struct, forbid_unknown_fields=True):
-    items: list[str | Inner]
-    size: int = 0
-
-
-@pytest.mark.parametrize(
-    ("body", "param", "message"),
-    [
-        (b'{"items": [], "colour": 1}', "colour", "unknown field 'colour'"),
-        (b'{"items": [{"text": "a", "b": 1}]}', "items[0].b", "unknown field 'items[0].b'"),
-        (b'{"items": ["a", 1]}', "items[1]", "items[1]: Expected `str | object`, got `int`"),
-        (b'{"items": [], "size": "x"}', "size", "size: Expected `int`, got `str`"),
-        (b"{}", "items", "items is required"),
-        (b"[]", None, "Expected `object`, got `array`"),
-        (b'{"items": [', None, "the body is not valid JSON"),
-        (b'{"items": ["\xff"]}', None, "the body is not valid JSON"),
-        (b"", None, "the body is not valid JSON"),
-        (b"[" * 30_000, None, ""),
-    ],
-)
-def test_wrong_body_names_the_field(body: bytes, param: str | None, message: str) -> None:
-    with pytest.raises(InvalidRequest) as caught:
-        decode(body, Body)
-    assert caught.value.param == param
-    assert caught.value.message.startswith(message)
 
 
 def test_body_over_the_limit_is_413_by_its_declared_length(client: httpx2.Client) -> None:

@@ -1,4 +1,5 @@
 import httpx2
+import pytest
 
 
 def test_list_has_openais_shape_and_what_clients_need_to_know(client: httpx2.Client) -> None:
@@ -11,12 +12,14 @@ def test_list_has_openais_shape_and_what_clients_need_to_know(client: httpx2.Cli
         "object": "model",
         "owned_by": "conch",
         "role": "text-embedding",
+        "model_type": "embedding",
         "input_modalities": ["text"],
         "dimensions": 384,
         "max_tokens": 256,
         "aliases": ["text-embedding-3-small"],
     }
     assert (reranker["id"], reranker["role"]) == ("minilm-late-interaction", "late-interaction")
+    assert reranker["model_type"] == "rerank"
     assert "dimensions" not in reranker
     assert (pair["role"], pair["input_modalities"]) == ("image-text", ["text", "image"])
 
@@ -25,6 +28,13 @@ def test_model_is_found_by_name_and_alias(client: httpx2.Client) -> None:
     by_name = client.get("/v1/models/all-minilm-l6-v2")
     assert by_name.status_code == 200
     assert client.get("/v1/models/text-embedding-3-small").json() == by_name.json()
+
+
+@pytest.mark.parametrize("prefix", ["", "/openai/v1"])
+def test_other_paths_answer_the_same(client: httpx2.Client, prefix: str) -> None:
+    for path in ("/models", "/models/all-minilm-l6-v2", "/models/none"):
+        expected, answer = client.get(f"/v1{path}"), client.get(f"{prefix}{path}")
+        assert (answer.status_code, answer.json()) == (expected.status_code, expected.json())
 
 
 def test_unknown_model_is_404(client: httpx2.Client) -> None:

@@ -1,3 +1,5 @@
+import re
+
 import httpx2
 import pytest
 from openapi_spec_validator import validate
@@ -14,19 +16,20 @@ def test_every_route_is_in_the_document(client: httpx2.Client) -> None:
     assert served == document()
     for path, methods in served["paths"].items():
         for method in methods:
-            response = client.request(method, path.replace("{id}", "all-minilm-l6-v2"))
+            response = client.request(method, re.sub(r"{\w+}", "all-minilm-l6-v2", path))
             assert response.status_code in {200, 400}, path
 
 
-def test_request_schema_refuses_unknown_fields_as_the_server_does() -> None:
+def test_request_schema_allows_unknown_fields_as_the_server_does() -> None:
     schema = document()["components"]["schemas"]["EmbeddingRequest"]
-    assert schema["additionalProperties"] is False
+    assert "additionalProperties" not in schema
     assert schema["required"] == ["input"]
 
 
 @pytest.mark.parametrize("operation", [one for one in OPERATIONS if one.request], ids=lambda operation: operation.id)
 def test_example_is_answered_by_the_default_models(client: httpx2.Client, operation: Operation) -> None:
-    answer = client.post(operation.path, json=EXAMPLES[operation.id])
+    path = operation.path.replace("{model}", "all-minilm-l6-v2")
+    answer = client.post(path, json=EXAMPLES[operation.same_as or operation.id])
     if operation.path == "/predict":  # by a cross-encoder, of which there is none
         assert "is no cross-encoder" in answer.json()["error"]
     else:

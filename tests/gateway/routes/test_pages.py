@@ -97,7 +97,7 @@ def test_head_is_answered_without_a_body(client: httpx2.Client) -> None:
 
 
 def test_other_methods_are_405(client: httpx2.Client) -> None:
-    response = client.post("/")
+    response = client.put("/")
     assert response.status_code == 405
     assert response.json()["error"]["code"] == "method_not_allowed"
 
@@ -114,7 +114,7 @@ def test_what_is_no_page_is_404_in_the_common_body(client: httpx2.Client, path: 
 
 def test_pages_can_be_switched_off(closed: httpx2.Client) -> None:
     for path in (*PAGES, "/pages/common.css", "/pages/swagger-ui/swagger-ui-bundle.js"):
-        assert closed.get(path).status_code == 404
+        assert closed.get(path).status_code == (405 if path == "/" else 404)  # where TEI's clients may POST
     assert closed.get("/openapi.json").status_code == 200
 
 

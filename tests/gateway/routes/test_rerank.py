@@ -78,6 +78,7 @@ def test_results_are_best_first_and_ties_in_order(client: httpx2.Client) -> None
 def test_voyages_clients_find_results_where_they_look(client: httpx2.Client) -> None:
     answer = post(client, query="sea", documents=DOCUMENTS, top_k=2, truncation=True)
     assert answer["data"] == answer["results"]
+    assert answer["object"] == "list"
     assert answer["results"] == post(client, query="sea", documents=DOCUMENTS, top_n=2)["results"]
     assert refused(client, query="sea", documents=["a", "sea " * 300], truncation=False)["param"] == "documents[1]"
     assert refused(client, query="a", documents=["a"], top_n=1, top_k=1)["message"].startswith("top_n and top_k say")
@@ -96,6 +97,61 @@ def test_documents_are_left_out_where_asked(client: httpx2.Client) -> None:
 def test_documents_may_be_objects(client: httpx2.Client) -> None:
     strings = post(client, query="sea", documents=DOCUMENTS)
     assert post(client, query="sea", documents=[{"text": text} for text in DOCUMENTS]) == strings
+
+
+def test_other_keys_of_documents_are_ignored_and_told(client: httpx2.Client) -> None:
+    documents = [{"text": text, "id": i, "meta": {"a": [1]}} for i, text in enumerate(DOCUMENTS)]
+    response = client.post("/v1/rerank", json={"query": "sea", "documents": documents, "max_chunks_per_doc": None})
+    names = response.headers["x-conch-ignored-fields"].split(", ")
+    assert set(names) == {"max_chunks_per_doc", "documents[].id", "documents[].meta"}
+    results = response.json()["results"]
+    expected = post(client, query="sea", documents=DOCUMENTS)["results"]
+    assert [one["relevance_score"] for one in results] == [one["relevance_score"] for one in expected]
+    assert [one["document"] for one in results] == [documents[one["index"]] for one in expected]
+
+
+def test_told_keys_of_documents_are_bounded(client: httpx2.Client) -> None:
+    documents = [{"text": "a"} | {f"{i}-{j}" * 50: 1 for j in range(100)} for i in range(20)]
+    response = client.post("/v1/rerank", json={"query": "sea", "documents": documents, "return_documents": False})
+    assert response.status_code == 200
+    assert 0 < len(response.headers["x-conch-ignored-fields"]) < 1200
+
+
+def test_documents_are_ranked_on_the_fields_that_are_named(client: httpx2.Client) -> None:
+    documents = [{"title": text, "body": "A text.", "id": i} for i, text in enumerate(DOCUMENTS)]
+    body = {"query": "sea", "documents": [*documents, "Sea."], "rank_fields": ["title", "none", "body"]}
+    response = client.post("/v1/rerank", json=body)
+    assert "x-conch-ignored-fields" not in response.headers
+    texts = [*(f"{text}\nA text." for text in DOCUMENTS), "Sea."]
+    expected = post(client, query="sea", documents=texts)["results"]
+    assert [(one["index"], one["relevance_score"]) for one in response.json()["results"]] == [
+        (one["index"], one["relevance_score"]) for one in expected
+    ]
+
+
+def test_prompt_tokens_limit_what_is_read_at_once(client: httpx2.Client, odd_client: httpx2.Client) -> None:
+    late: dict[str, Any] = {"query": "sea", "documents": ["long " * 300], "truncate_prompt_tokens": 50}
+    assert post(client, **late)["usage"]["total_tokens"] == 3 + 50
+    assert post(client, **late | {"truncate_prompt_tokens": 511})["usage"]["total_tokens"] == 3 + 256
+    body: dict[str, Any] = {"model": "public-score", "query": "sea", "documents": ["shell " * 300]}
+    assert post(odd_client, **body, truncate_prompt_tokens=50)["usage"]["total_tokens"] == 50
+    documents = ["sea " * 300 + "shell " * 60, "shell " * 46]
+    left, expected = scores(
+        odd_client,
+        model="public-score",
+        query="sea",
+        documents=documents,
+        truncate_prompt_tokens=50,
+        truncation_side="left",
+    )
+    assert left == expected
+
+
+def test_raw_scores_are_logits(odd_client: httpx2.Client, tokenizer: Tokenizer) -> None:
+    expected = logits(tokenizer.encode_batch([("sea", text) for text in DOCUMENTS]))[:, 0]
+    body: dict[str, Any] = {"model": "public-score", "query": "sea", "documents": DOCUMENTS}
+    assert scores(odd_client, **body, raw_scores=True) == pytest.approx(expected)
+    assert scores(odd_client, **body, raw_scores="false") == scores(odd_client, **body)
 
 
 def test_documents_are_cut_by_default(client: httpx2.Client) -> None:
@@ -124,9 +180,13 @@ def test_query_is_never_cut(client: httpx2.Client) -> None:
         ({"query": "a", "documents": []}, "documents"),
         ({"query": "a", "documents": ["a"] * 2049}, "documents"),
         ({"query": "a", "documents": [1]}, "documents[0]"),
-        ({"query": "a", "documents": [{"title": "b"}]}, "documents[0].title"),
+        ({"query": "a", "documents": [{"title": "b"}]}, "documents[0].text"),
+        ({"query": "a", "documents": [{"text": 1}]}, "documents[0].text"),
+        ({"query": "a", "documents": ["a", {"text": "b"}], "rank_fields": ["title", "body"]}, "documents[1].title"),
+        ({"query": "a", "documents": ["a"], "rank_fields": []}, "rank_fields"),
+        ({"query": "a", "documents": ["a"], "use_activation": False}, "use_activation"),
+        ({"query": "a", "documents": ["a"], "truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
         ({"query": "a", "documents": ["a"], "top_n": -1}, "top_n"),
-        ({"query": "a", "documents": ["a"], "colour": 1}, "colour"),
         ({"query": "a"}, "documents"),
     ],
 )

@@ -101,3 +101,34 @@ def test_vectors_of_tokens_are_not_to_be_had(client: httpx2.Client, path: str) -
 @pytest.mark.parametrize("given", [[], ["a", 5], [["a", "b"]], 5])
 def test_bad_inputs_are_refused_in_teis_shape(client: httpx2.Client, given: Any) -> None:
     refused(client, "/embed", inputs=given)
+
+
+def test_rerank_answers_in_the_shape_that_the_body_has(client: httpx2.Client) -> None:
+    body = {"query": "sea shells", "documents": ["Brass.", "A conch."], "texts": None}
+    expected, answer = client.post("/v1/rerank", json=body), client.post("/rerank", json=body)
+    assert (answer.status_code, answer.json()) == (200, expected.json())
+    for wrong in (
+        {"documents": ["a"]},
+        {"query": "a", "documents": 1},
+        {"query": "a", "documents": [], "texts": ["a"]},
+    ):
+        expected, answer = client.post("/v1/rerank", json=wrong), client.post("/rerank", json=wrong)
+        assert (answer.status_code, answer.json()) == (400, expected.json())
+    assert refused(client, "/rerank", query="a") == "texts is required"
+    assert refused(client, "/rerank", query="a", texts=1, documents=None).startswith("texts: Expected")
+
+
+def test_bare_url_answers_what_its_inputs_say(client: httpx2.Client) -> None:
+    assert post(client, "/", inputs=["a shell"], normalize=False) == post(
+        client, "/embed", inputs=["a shell"], normalize=False
+    )
+    sentences = {"source_sentence": "a shell", "sentences": ["a conch", "a trumpet"]}
+    assert post(client, "/", inputs=sentences, parameters={}) == post(client, "/similarity", inputs=sentences)
+    assert refused(client, "/") == "inputs is required"
+
+
+def test_unknown_fields_are_told(client: httpx2.Client) -> None:
+    body = {"inputs": "a shell", "normalise": False, "truncation_direction": None, "truncate": "true"}
+    response = client.post("/embed", json=body)
+    assert response.status_code == 200
+    assert response.headers["x-conch-ignored-fields"] == "normalise"

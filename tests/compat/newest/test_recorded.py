@@ -1,0 +1,201 @@
+"""Requests of clients that are no packages of Python, or that are whole applications: as their sources write them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.compat.plain import LONG, MODEL, QUERY, RERANKER, TEXTS, Plain, assert_ranked, assert_same
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A request, and where it is from."""
+
+    client: str
+    version: str
+    """A release, or the commit of `source`."""
+    source: str
+    path: str
+    body: Mapping[str, Any]
+    setting: str = 'the base URL `"URL/v1"`'
+
+
+RAGFLOW = "infiniflow/ragflow"
+WEKNORA = "Tencent/WeKnora"
+MILVUS = "milvus-io/milvus"
+RANK = {"model": RERANKER, "query": QUERY, "documents": TEXTS}
+EMBED = {"model": MODEL, "input": TEXTS}
+
+EMBEDDINGS = (
+    Recorded(
+        RAGFLOW,
+        "0105193",
+        "`OpenAIEmbed` of `rag/llm/embedding_model.py`",
+        "/v1/embeddings",
+        {**EMBED, "encoding_format": "float", "drop_params": True},
+    ),
+    Recorded(
+        WEKNORA,
+        "9f58326",
+        "`OpenAIEmbedder` of `internal/models/embedding/openai.go`",
+        "/v1/embeddings",
+        {**EMBED, "truncate_prompt_tokens": 511},
+    ),
+    Recorded(
+        MILVUS,
+        "25ec72e",
+        "`VLLMEmbedding` of `internal/util/function/models/vllm/vllm_client.go`",
+        "/v1/embeddings",
+        {"input": TEXTS, "encoding_format": "float", "truncate_prompt_tokens": 200},
+        'the endpoint `"URL"`',
+    ),
+    Recorded(
+        "pymilvus.model",
+        "0.3.4",
+        "`TEIEmbeddingFunction`",
+        "/v1/embeddings",
+        {"input": TEXTS},
+        '`api_url="URL"`',
+    ),
+    Recorded(
+        "@llamaindex/jinaai",
+        "0.0.39",
+        "`JinaAIEmbedding`",
+        "/v1/embeddings",
+        {**EMBED, "input": [{"text": text} for text in TEXTS], "encoding_type": "float"},
+        '`baseURL: "URL/v1/embeddings"`',
+    ),
+)
+RANKINGS = (
+    Recorded(
+        RAGFLOW,
+        "009e18f",
+        "`XInferenceRerank` of `rag/llm/rerank_model.py`",
+        "/v1/rerank",
+        {**RANK, "return_documents": "true", "return_len": "true"},
+        'the base URL `"URL/v1/rerank"`',
+    ),
+    Recorded(
+        WEKNORA,
+        "4aaa6e6",
+        "`OpenAIReranker` of `internal/models/rerank/remote_api.go`",
+        "/v1/rerank",
+        {**RANK, "additional_data": None, "truncate_prompt_tokens": 511},
+    ),
+    Recorded(
+        "open-webui/open-webui",
+        "0668cb7",
+        "`ExternalReranker` of `backend/open_webui/retrieval/models/external.py`",
+        "/v1/rerank",
+        {**RANK, "top_n": 3},
+        'the external reranker `"URL/v1/rerank"`',
+    ),
+    Recorded(
+        "open-webui/open-webui",
+        "#8478",
+        "the same, configured for SiliconFlow's API as in issue 8478",
+        "/v1/rerank",
+        {**RANK, "top_n": 3, "return_documents": False, "max_chunks_per_doc": 1024, "overlap_tokens": 80},
+        'the external reranker `"URL/v1/rerank"`',
+    ),
+    Recorded(
+        "@langchain/cohere",
+        "1.0.5",
+        "`CohereRerank`",
+        "/v1/rerank",
+        {**RANK, "top_n": 3, "max_chunks_per_doc": None},
+        'a `CohereClient` with `environment: "URL"`',
+    ),
+    Recorded(
+        MILVUS,
+        "25ec72e",
+        "`VLLMRerank` of `internal/util/function/models/vllm/vllm_client.go`",
+        "/rerank",
+        {"query": QUERY, "documents": TEXTS, "truncate_prompt_tokens": 200},
+        'the endpoint `"URL"`',
+    ),
+    Recorded(
+        "voyage-ai-provider",
+        "4.0.0",
+        "`rerank`",
+        "/v1/rerank",
+        {**RANK, "top_k": 3, "truncation": True},
+        '`baseURL: "URL/v1"`',
+    ),
+    Recorded(
+        "@ai-sdk/togetherai",
+        "2.0.84",
+        "`rerank` with `rankFields`",
+        "/v1/rerank",
+        {
+            **RANK,
+            "documents": [{"title": f"Nothing {i}", "text": text} for i, text in enumerate(TEXTS)],
+            "rank_fields": ["text"],
+        },
+        '`baseURL: "URL/v1"`',
+    ),
+)
+TEI_RANKINGS = (
+    Recorded(
+        MILVUS,
+        "059bfd6",
+        "`teiRerank` of `internal/util/function/models/tei/tei.go`",
+        "/rerank",
+        {"query": QUERY, "texts": TEXTS, "truncate": True, "truncation_direction": "Right"},
+        'the endpoint `"URL"`',
+    ),
+    Recorded(
+        "pymilvus.model",
+        "0.3.4",
+        "`TEIRerankFunction`",
+        "/rerank",
+        {"query": QUERY, "return_text": True, "texts": TEXTS},
+        '`api_url="URL"`',
+    ),
+)
+
+
+def recorded(requests: tuple[Recorded, ...]) -> list[Any]:
+    """Parameters, each with its own row of the table."""
+    return [
+        pytest.param(
+            one,
+            marks=[
+                pytest.mark.client(one.client, one.setting, version=one.version),
+                pytest.mark.call(f"requests of {one.source}"),
+            ],
+            id=f"{one.client}-{i}",
+        )
+        for i, one in enumerate(requests)
+    ]
+
+
+@pytest.mark.parametrize("request_", recorded(EMBEDDINGS))
+def test_embeddings(plain: Plain, request_: Recorded) -> None:
+    status, answer = plain.post(request_.path, request_.body, authorization="Bearer unused")
+    assert status == 200, answer
+    assert_same([one["embedding"] for one in answer["data"]], plain.embed(TEXTS))
+    if "truncate_prompt_tokens" in request_.body:
+        status, answer = plain.post(request_.path, {**request_.body, "input": [LONG]})
+        assert status == 200, answer
+        assert answer["usage"]["total_tokens"] == min(256, request_.body["truncate_prompt_tokens"])
+
+
+@pytest.mark.parametrize("request_", recorded(RANKINGS))
+def test_rankings(plain: Plain, request_: Recorded) -> None:
+    status, answer = plain.post(request_.path, request_.body, authorization="Bearer unused")
+    assert status == 200, answer
+    assert_ranked([(one["index"], one["relevance_score"]) for one in answer["results"]], plain.rank())
+    if "top_k" in request_.body:
+        assert (answer["object"], answer["data"]) == ("list", answer["results"])
+
+
+@pytest.mark.parametrize("request_", recorded(TEI_RANKINGS))
+def test_rankings_of_tei(plain: Plain, request_: Recorded) -> None:
+    status, answer = plain.post(request_.path, request_.body, authorization="Bearer unused")
+    assert status == 200, answer
+    assert_ranked([(one["index"], one["score"]) for one in answer], plain.rank())
+    if request_.body.get("return_text"):
+        assert [one["text"] for one in answer] == [TEXTS[one["index"]] for one in answer]
