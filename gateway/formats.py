@@ -1,12 +1,12 @@
 """Opens image files: which formats are read, and what Pillow must be told of them before it decodes them.
 
-Importing this module changes what `PIL.Image.open` makes of PNG, BMP and WebP.
+Importing this module changes what `PIL.Image.open` makes of PNG, JPEG, BMP and WebP.
 """
 
 import io
 from collections.abc import Mapping
 
-from PIL import BmpImagePlugin, Image, ImagePalette, PngImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, Image, ImagePalette, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from PIL.ImageFile import ImageFile
 
 from gateway.errors import InvalidRequest
@@ -20,10 +20,11 @@ MARKERS = (b"%pdf-", b"<?php", b"<script", b"<svg", b"<html", b"<!doctype")
 MARKED_BYTES = 1024
 PNG_BITS: Mapping[str, int] = {"L;2": 2, "L;4": 4, "L": 8, "RGB": 8, "RGB;16B": 16}
 """Bits of a sample by Pillow's raw mode, where the transparent colour is left as it stands in the file."""
-MAX_SCANS = 100
+MAX_SCANS = 50
 """Of a JPEG. Encoders write about ten; each goes through all of a progressive image, if it has ten bytes only."""
+ARITHMETIC_FRAMES = (0xFFC9, 0xFFCA, 0xFFCB, 0xFFCD, 0xFFCE, 0xFFCF)
+"""Of a JPEG with arithmetic coding (ITU-T T.81, table B.1)."""
 START_OF_SCAN = b"\xff\xda"
-"""Of a JPEG (ITU-T T.81, table B.1)."""
 BMP_CORE_HEADER = 12
 """The size of BMP's oldest header (BITMAPCOREHEADER), which has the bits of a pixel at another offset."""
 BMP_RUN_LENGTHS = (1, 2)
@@ -33,10 +34,10 @@ WEBP_ANIMATED = 0x02
 
 
 class _Png(PngImagePlugin.PngImageFile):
-    """Has its transparent colour (the tRNS chunk) as a value of the decoded image.
+    """Has its transparent colour (the tRNS chunk) as a value of the decoded image."""
 
-    Of 16 bits, Pillow decodes the high byte of each sample; `low_bytes` reads the others.
-    """
+    low_key: tuple[int, ...] | None = None
+    """The low bytes of a colour of 16 bits; Pillow decodes the high byte of each sample."""
 
     def _open(self) -> None:
         super()._open()
@@ -48,7 +49,7 @@ class _Png(PngImagePlugin.PngImageFile):
         elif isinstance(key, tuple):
             self.info["transparency"] = tuple((value & most) >> (bits - 8) for value in key)
             if bits == 16:
-                self.info["transparency_low"] = tuple(value & 255 for value in key)
+                self.low_key = tuple(value & 255 for value in key)
 
 
 class _Bitmap(BmpImagePlugin.BmpImageFile):
@@ -82,17 +83,29 @@ class _WebP(WebPImagePlugin.WebPImageFile):
             self._mode = self.rawmode = "RGBA"
 
 
+def _note_arithmetic(self: JpegImagePlugin.JpegImageFile, marker: int) -> None:  # as Pillow has these
+    JpegImagePlugin.SOF(self, marker)
+    self.info["arithmetic"] = True
+
+
+for _marker in ARITHMETIC_FRAMES:
+    JpegImagePlugin.MARKER[_marker] = ("SOF", "Start of frame", _note_arithmetic)
 for _plugin in (_Png, _Bitmap, _WebP):
     Image.register_open(_plugin.format, _plugin, Image.OPEN[_plugin.format][1])
 
 
+def has_low_bytes(image: Image.Image) -> bool:
+    """Whether the low byte of each sample counts, to tell which colour of a PNG is transparent."""
+    return isinstance(image, _Png) and image.low_key is not None
+
+
 def low_bytes(file: bytes, image: Image.Image) -> Image.Image | None:
-    """The low byte of each sample, where they decide which colour of a PNG is transparent."""
-    if "transparency_low" not in image.info:
+    """The low byte of each sample, if it counts."""
+    if not isinstance(image, _Png) or image.low_key is None:
         return None
     low = Image.open(io.BytesIO(file), formats=("PNG",))
     low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # little-endian: takes the other byte
-    low.info["transparency"] = low.info["transparency_low"]
+    low.info["transparency"] = image.low_key
     return low
 
 
@@ -130,6 +143,11 @@ def open_image(file: bytes, place: str) -> ImageFile:
     if image.format == "BMP" and image.info["compression"] in BMP_RUN_LENGTHS:
         # Pillow expands it in Python: 200 bytes may take it seconds.
         raise InvalidRequest(f"{place} is a compressed BMP image; send it as PNG, or without compression", param=place)
+    if kind(image) == "JPEG" and "arithmetic" in image.info:
+        # No browser reads it; 2 KB may take 6 s.
+        raise InvalidRequest(
+            f"{place} is a JPEG image with arithmetic coding; send it with Huffman coding", param=place
+        )
     if kind(image) == "JPEG" and scans(file) > MAX_SCANS:
         raise InvalidRequest(f"{place} is a JPEG image of more than {MAX_SCANS} scans", param=place)
     return image

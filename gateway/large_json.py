@@ -22,6 +22,8 @@ MAX_VALUES = 310_000
 hundred times as much memory as its text."""
 MAX_CONTAINERS = 32_768
 """Lists and objects: sixteen for each input. Python looks at all of them again and again while they are made."""
+MAX_NAMES = 65_536
+"""Of values in objects: 32 for each input."""
 MAX_DEPTH = 100
 MAX_STRING = 16 * 2**20
 """Characters: more than an image of the greatest size has in base64."""
@@ -54,7 +56,8 @@ def decode(body: bytes | bytearray, body_type: type[T]) -> T:
     """
     if len(body) > PIECE_BYTES:
         return msgspec.convert(_Pieces(body).parse(), body_type)
-    if body.count(b",") > MAX_VALUES or body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
+    containers = body.count(b"[") + body.count(b"{")
+    if body.count(b",") > MAX_VALUES or containers > MAX_CONTAINERS or body.count(b":") > MAX_NAMES:
         _marks(body)
     return _decode(body, body_type)
 
@@ -121,7 +124,7 @@ def _marks(body: bytes | bytearray) -> NDArray[np.int64]:
         InvalidRequest: a string has no end.
     """
     found: list[NDArray[np.int64]] = []
-    commas = containers = marks = start = 0
+    commas = containers = names = marks = start = 0
     inside = False
     while start < len(body):
         # Escapes of two characters become two others; the left of a run comes first, as in a parser.
@@ -137,8 +140,9 @@ def _marks(body: bytes | bytearray) -> NDArray[np.int64]:
             kinds = characters[here].tobytes()
             commas += kinds.count(b",")
             containers += kinds.count(b"[") + kinds.count(b"{")
+            names += kinds.count(b":")
             marks += len(here)
-            _check_counts(commas, containers, marks)
+            _check_counts(commas, containers, names, marks)
             found.append(here + start)
         start += len(piece)
     if inside:
@@ -146,11 +150,13 @@ def _marks(body: bytes | bytearray) -> NDArray[np.int64]:
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 
-def _check_counts(commas: int, containers: int, marks: int) -> None:
+def _check_counts(commas: int, containers: int, names: int, marks: int) -> None:
     if commas > MAX_VALUES or marks > len(MARKS) * MAX_VALUES:  # no JSON has more for so many commas
         raise RequestTooLarge(f"the body holds over {MAX_VALUES} values")
     if containers > MAX_CONTAINERS:
         raise RequestTooLarge(f"the body holds over {MAX_CONTAINERS} lists and objects")
+    if names > MAX_NAMES:
+        raise RequestTooLarge(f"the body holds over {MAX_NAMES} fields")
 
 
 class _Pieces:

@@ -105,7 +105,7 @@ def _bytes_a_pixel(image: Image.Image, file: bytes) -> int:
         return WEBP_BYTES
     if formats.kind(image) == "JPEG" and formats.scans(file) > 1:
         return 4 + 2 * len(image.getbands())  # the image, and its coefficients, which the decoder keeps then
-    if image.mode in ("CMYK", "LA", "PA") or "transparency_low" in image.info:
+    if image.mode in ("CMYK", "LA", "PA") or formats.has_low_bytes(image):
         return PLAIN_BYTES + 4  # when they become RGB, or the low bytes are read beside
     return PLAIN_BYTES
 

@@ -67,6 +67,14 @@ def jpeg_of_many_scans(width: int = 4000, height: int = 3000, count: int = 100_0
     return head + first + (jpeg_segment(0xDA, bytes([1, 1, 0, 1, 63, 0])) + runs) * count + b"\xff\xd9"
 
 
+def arithmetic_jpeg(width: int = 4896, height: int = 4896, count: int = 49, *, progressive: bool = True) -> bytes:
+    """Each scan goes through all blocks bit by bit, and finds zeros where its data ends."""
+    parts = b"".join(bytes([i + 1, 0x11, 0]) for i in range(3))
+    frame = jpeg_segment(0xCA if progressive else 0xC9, struct.pack(">BHHB", 8, height, width, 3) + parts)
+    scan = jpeg_segment(0xDA, bytes([3, 1, 0, 2, 0, 3, 0, 0, 0 if progressive else 63, 0])) + b"\x55" * 10
+    return b"\xff\xd8" + jpeg_segment(0xDB, b"\0" + b"\1" * 64) + frame + scan * count + b"\xff\xd9"
+
+
 def jpeg_of_exif_parts() -> bytes:
     """Pillow joins them one by one."""
     parts = jpeg_segment(0xE1, b"Exif\0\0" + b"M" * 65000) * 80 + jpeg_segment(0xE1, b"Exif\0\0X") * 300_000
@@ -126,6 +134,7 @@ FILES: Mapping[str, Callable[[], bytes]] = {
     "a GIF of comments": gif_of_comments,
     "a JPEG of separate components": jpeg_of_separate_components,
     "a JPEG of many scans": jpeg_of_many_scans,
+    "a JPEG of arithmetic coding": arithmetic_jpeg,
     "a JPEG of EXIF parts": jpeg_of_exif_parts,
     "a JPEG of empty segments": jpeg_of_empty_segments,
     "a PNG of text": png_of_text,

@@ -8,7 +8,7 @@ change the answer and cannot be had is refused (`Refused`).
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import msgspec.inspect as types
@@ -16,7 +16,7 @@ import msgspec.inspect as types
 from gateway import large_json
 from gateway.errors import InvalidRequest
 
-Body = TypeVar("Body")
+T = TypeVar("T")
 
 FIELD_ERRORS: Mapping[str, str] = {
     "Object contains unknown field `": "unknown field {!r}",
@@ -64,23 +64,24 @@ class Object:
     refused: Mapping[str, Refused]
 
 
-def decode(body: bytes | bytearray, body_type: type[Body]) -> tuple[Body, Ignored]:
+def decode(body: bytes | bytearray, body_type: type[T]) -> tuple[T, Ignored]:
     """Parse JSON into a type, beside the fields that are unknown there.
 
     Raises:
         InvalidRequest: it is not JSON, not of this type (names the field), or holds a field that is refused.
-        RequestTooLarge: it has more values, or longer strings, than any request.
+        RequestTooLarge: it has more values than any request.
     """
     try:
         return large_json.decode(body, body_type), {}
     except msgspec.ValidationError:
-        return _convert(large_json.decode(body, object), body_type)
+        return _decode_anything(body, body_type)
 
 
-def _convert(given: object, body_type: type[Body]) -> tuple[Body, Ignored]:
+def _decode_anything(body: bytes | bytearray, body_type: type[T]) -> tuple[T, Ignored]:
     ignored: dict[str, str] = {}
-    mended = _mend(given, _shape_of(body_type), "", "", ignored)  # type: ignore[arg-type] # types can be hashed
+    shape = _shape_of(body_type)  # type: ignore[arg-type] # types can be hashed
     try:
+        mended = _mend(large_json.decode(body, Any), shape, "", "", ignored)
         return msgspec.convert(mended, body_type), ignored
     except msgspec.ValidationError as exc:
         raise _invalid(exc, ignored) from exc

@@ -195,12 +195,24 @@ BAD = {
 }
 
 
+class ImageHandler(SimpleHTTPRequestHandler):
+    """Serves files, and redirects /away with as many words as a server may say."""
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/away"):
+            super().do_GET()
+            return
+        self.send_response(302, "remote" * 5000)
+        self.send_header("Location", "/away?" + "remote" * 10_000)
+        self.end_headers()
+
+
 @pytest.fixture(scope="module")
 def images_by_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a server of image files."""
     folder = tmp_path_factory.mktemp("images")
     (folder / "a.png").write_bytes(IMAGES[0])
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as httpd:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(ImageHandler, directory=str(folder))) as httpd:
         Thread(target=httpd.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_port}"
         httpd.shutdown()
@@ -221,6 +233,20 @@ def test_data_uri_base64_and_url_give_the_same_vector(fetching: Server, images_b
         vectors = [post(client, [{"image": form}])[0][0] for form in forms]
     assert np.array_equal(vectors[0], vectors[1])
     assert np.array_equal(vectors[0], vectors[2])
+
+
+def test_log_holds_nothing_of_urls_nor_of_what_their_servers_say(fetching: Server, images_by_url: str) -> None:
+    known = len(fetching.lines)
+    signed = [f"{images_by_url}/{path}?X-Amz-Signature=secret" for path in ("a.png", "away", "missing.png")]
+    with httpx2.Client(base_url=fetching.url, timeout=30) as client:
+        for url, status in zip(signed, (200, 400, 400), strict=True):
+            assert client.post("/v1/embeddings", json={"model": MODEL, "input": [{"image": url}]}).status_code == status
+    deadline = time.monotonic() + 10
+    while len(lines := fetching.lines[known:]) < len(signed) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [json.loads(line)["status"] for line in lines] == [200, 400, 400]
+    assert all(word not in "".join(lines) for word in ("secret", "Amz", "remote", "a.png", images_by_url))
+    assert max(map(len, lines)) < 1000
 
 
 def test_bad_images_are_refused_by_index_within_memory(fetching: Server, images_by_url: str) -> None:

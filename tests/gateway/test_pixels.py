@@ -15,7 +15,14 @@ from transformers import CLIPImageProcessor, SiglipImageProcessor, ViTImageProce
 from gateway import pixels as pixels_
 from gateway.errors import InvalidRequest
 from gateway.pixels import PLAIN_BYTES, Preparation
-from tests.hostile import jpeg_of_many_scans, jpeg_of_separate_components, png, png_chunk, run_length_bmp
+from tests.hostile import (
+    arithmetic_jpeg,
+    jpeg_of_many_scans,
+    jpeg_of_separate_components,
+    png,
+    png_chunk,
+    run_length_bmp,
+)
 from tests.pictures import VARIED, file, processed, scene, turned, with_alpha
 from tests.samples import SAMPLES
 
@@ -126,13 +133,20 @@ def test_compressed_bitmap_is_refused_before_it_is_expanded(depth: int) -> None:
     )
 
 
-@pytest.mark.parametrize(("more", "refused"), [(99, False), (100, True)])
-def test_jpeg_may_have_a_hundred_scans(more: int, refused: bool) -> None:
+@pytest.mark.parametrize(("more", "refused"), [(49, False), (50, True)])
+def test_jpeg_may_have_fifty_scans(more: int, refused: bool) -> None:
     content = jpeg_of_many_scans(64, 48, more)
     if refused:
-        assert refusal(content) == "input[3].image is a JPEG image of more than 100 scans"
+        assert refusal(content) == "input[3].image is a JPEG image of more than 50 scans"
     else:
         assert read(content).shape == (3, 48, 64)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_arithmetic_coding_is_refused_before_it_is_decoded(progressive: bool) -> None:
+    assert refusal(arithmetic_jpeg(4896, 4896, progressive=progressive)) == (
+        "input[3].image is a JPEG image with arithmetic coding; send it with Huffman coding"
+    )
 
 
 def archive(size: int) -> bytes:

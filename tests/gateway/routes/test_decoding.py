@@ -59,11 +59,10 @@ def decoded(**body: Any) -> tuple[Body, Mapping[str, str]]:
         (b"[]", None, "Expected `object`, got `array`"),
         (b'{"items": [', None, "the body is not valid JSON"),
         (b'{"x": 1, "items": [', None, "the body is not valid JSON"),
-        (b'{"items": ["\\ud800"]}', None, "the body is not valid JSON"),
         (b'{"items": ["\xff"]}', None, "the body is not valid JSON"),
         (b"", None, "the body is not valid JSON"),
-        (b"[" * 100_000, None, ""),
-        (b'{"x": ' + b"[" * 100_000, None, ""),
+        (b"[" * 30_000, None, ""),
+        (b'{"x": ' + b"[" * 30_000, None, ""),
     ],
 )
 def test_wrong_body_names_the_field(body: bytes, param: str | None, message: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from gateway.large_json import MAX_CONTAINERS, MAX_VALUES
+from gateway.large_json import MAX_CONTAINERS, MAX_NAMES, MAX_VALUES
 from tests.serving import gateway_client
 
 
@@ -33,6 +33,13 @@ def test_body_of_more_lists_and_objects_than_a_request_can_have_is_413(client: h
     response = client.post("/v1/embeddings", content=b'{"input": [' + b",".join([value] * (MAX_CONTAINERS + 1)) + b"]}")
     assert response.status_code == 413
     assert response.json()["error"]["message"] == f"the body holds over {MAX_CONTAINERS} lists and objects"
+
+
+def test_body_of_more_fields_than_a_request_can_have_is_413(client: httpx2.Client) -> None:
+    fields = b",".join(b'"%d": 0' % i for i in range(MAX_NAMES))
+    response = client.post("/v1/embeddings", content=b'{"input": "a:b", %s}' % fields)
+    assert response.status_code == 413
+    assert response.json()["error"]["message"] == f"the body holds over {MAX_NAMES} fields"
 
 
 def test_commas_in_texts_are_no_values(client: httpx2.Client) -> None:
