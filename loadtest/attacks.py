@@ -78,6 +78,10 @@ def _bodies() -> list[Attack]:
     def fields(value: bytes) -> bytes:
         return b'{"input":"a",' + b",".join(b'"%d":%s' % (i, value) for i in range(150_000)) + b"}"
 
+    def documents() -> bytes:
+        document = {"text": "a"} | {f"field{i}": "" for i in range(30)}
+        return json.dumps({"query": "what?", "documents": [document] * 2000}).encode()
+
     def escaped() -> bytes:
         return json.dumps({"input": ["\u6587" * (MOST // 6 // 64 - 8)] * 64, "truncate": True}).encode()
 
@@ -88,6 +92,7 @@ def _bodies() -> list[Attack]:
         _posts("100,000 lists, one in another", lambda: b'{"input":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
         _posts("150,000 unknown fields", lambda: fields(b"0")),
         _posts("150,000 unknown fields, each null", lambda: fields(b"null")),
+        _posts("2,000 documents with 30 more fields each", documents, path=RERANK),
         _posts("299,000 token ids, on 4 connections", lambda: _listed(b"2000", 299_000), connections=4),
         _posts("32 MiB of commas in 64 texts", lambda: _embedding(["," * (MOST // 64 - 8)] * 64)),
         _posts("32 MiB of Chinese in UTF-8", lambda: _embedding(["\u6587" * (MOST // 3 // 64 - 8)] * 64)),
@@ -144,6 +149,9 @@ def _images() -> list[Attack]:
         _posts("64 images of 224 bytes that are a million pixels wide", lambda: wide(64), connections=2),
         _posts("8 large images behind a broken one", lambda: _pictures([b"broken", *[large()] * 8]), connections=2),
         _posts("JPEGs of thousands of scans, on 4 connections", lambda: _pictures([scans()] * 2), connections=4),
+        _posts(
+            "JPEGs of EXIF parts, on 4 connections", lambda: _pictures([hostile.jpeg_of_exif_parts()]), connections=4
+        ),
         _posts("PNGs of 36 million pixels, on 4 connections", lambda: _pictures([large()] * 2), connections=4),
         Attack("256 of these images, and the client hangs up", 4, _hang_up, lambda: wide(256)),
     ]

@@ -177,7 +177,7 @@ def test_accounts_are_charged_for_what_their_images_cost() -> None:
         return account.seconds
 
     async def work(decoders: Decoders) -> list[float]:
-        return [await cost(decoders, content) for content in (LARGE, LARGE[:-5000], hostile.jpeg_of_many_scans())]
+        return [await cost(decoders, content) for content in (LARGE, LARGE[:-5000], hostile.jpeg_of_exif_parts())]
 
     good, broken, slow = using(work)
     assert 0 < good < slow
@@ -186,7 +186,7 @@ def test_accounts_are_charged_for_what_their_images_cost() -> None:
 
 
 def test_keys_whose_images_are_slow_leave_a_process_for_others() -> None:
-    slow = hostile.jpeg_of_many_scans()
+    slow = hostile.jpeg_of_exif_parts()
 
     async def work(decoders: Decoders) -> None:
         account = Account("hostile")

@@ -74,8 +74,7 @@ def test_half_a_surrogate_pair_is_read_as_a_replacement_character(client: httpx2
         client.post("/v1/embeddings", content=b'{"input": "a %s b"}' % written, headers={}).json()
         for written in (b"\\ud83d", b"\\ufffd")
     ]
-    assert answers[0] == answers[1]
-    assert "data" in answers[0]
+    assert answers[0]["data"] == answers[1]["data"]
 
 
 def test_large_documents_come_back_as_they_were(client: httpx2.Client) -> None:
