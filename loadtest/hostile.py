@@ -111,7 +111,7 @@ async def play(chosen: list[Attack], rounds: int) -> list[Case]:
         settings = {
             "GATEWAY_API_KEYS": f"{HOSTILE},{NEIGHBOUR}",
             "GATEWAY_IMAGE_URLS": "allowlist",
-            "GATEWAY_IMAGE_URL_HOSTS": HOST,
+            "GATEWAY_IMAGE_URL_HOSTS": ",".join(f"{HOST}:{port}" for port in ports.values()),
         }
         with (
             conch(REPOSITORY, SCRATCH / "hostile.log", **settings) as server,
