@@ -2,12 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from http import HTTPStatus
 from typing import cast
 
 import httptools
 import msgspec
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.routes.errors import ErrorObject, ErrorResponse
@@ -77,6 +78,20 @@ class Joined:
         self._written.clear()
 
 
+class Flow(FlowControl):
+    """Takes nothing more from a client while one of its requests waits for the answer of another: each look whether the
+    client is still there would let in more of a body that nobody counts yet."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Collection[object]) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        """Take more, if nothing waits."""
+        if not self._waiting:
+            super().resume_reading()
+
+
 class Protocol(HttpToolsProtocol):
     """Hangs up on clients that send headers or bodies without end, by size or by time, that do not read, or do not
     wait."""
@@ -98,6 +113,7 @@ class Protocol(HttpToolsProtocol):
         self._socket = transport
         self._parts: list[bytes] = []
         super().connection_made(cast(asyncio.Transport, Joined(transport, self.loop, self._close)))
+        self.flow = Flow(transport, self.pipeline)
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
@@ -278,6 +294,7 @@ class Protocol(HttpToolsProtocol):
         self._end_rest()
         if self._in_body or self._refused:
             self._lingers = self._refused = True
+            self.pipeline.clear()
             self.flow.resume_reading()
             self._socket.write_eof()
             self.loop.call_later(LINGER_S, self._socket.close)
