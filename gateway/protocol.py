@@ -28,6 +28,9 @@ REST_S = 10.0
 """For the rest of a body that came after its answer, all of it together; a connection is used again after that."""
 REST_BYTES = 64 * 2**20
 """Of such a rest."""
+PACE_S = 0.01
+"""Between two looks at what nobody reads: uvloop takes megabytes at a time from a client that sends fast, while all
+others wait."""
 LINGER_S = 1.0
 """How long to take what a refused client still sends: closed at once, the kernel would cut it off from the answer."""
 HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
@@ -186,6 +189,8 @@ class Protocol(HttpToolsProtocol):
         in_head = self._head_timer is not None
         if not in_head and not self._in_body:
             data = data.lstrip(b"\r\n")  # between requests (RFC 9112, section 2.2), where it would stop a timer
+        if self._refused or self._rest_timer is not None:
+            self._pause()
         if self._refused or not data:
             return
         self._unset_keepalive_if_required()
@@ -199,6 +204,15 @@ class Protocol(HttpToolsProtocol):
             self._rest_bytes += len(data)
             if self._rest_bytes > REST_BYTES:
                 self.transport.close()
+
+    def _pause(self) -> None:
+        if not self._socket.is_closing():
+            self._socket.pause_reading()
+            self.loop.call_later(PACE_S, self._go_on)
+
+    def _go_on(self) -> None:
+        if not self._socket.is_closing() and not self.flow.read_paused:
+            self._socket.resume_reading()
 
     def _parse(self, data: bytes) -> None:
         while data:
