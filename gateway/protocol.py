@@ -2,12 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from http import HTTPStatus
 from typing import cast
 
 import httptools
 import msgspec
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.routes.errors import ErrorObject, ErrorResponse
@@ -27,6 +28,9 @@ REST_S = 10.0
 """For the rest of a body that came after its answer, all of it together; a connection is used again after that."""
 REST_BYTES = 64 * 2**20
 """Of such a rest."""
+PACE_S = 0.01
+"""Between two looks at what nobody reads: uvloop takes megabytes at a time from a client that sends fast, while all
+others wait."""
 LINGER_S = 1.0
 """How long to take what a refused client still sends: closed at once, the kernel would cut it off from the answer."""
 HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
@@ -77,6 +81,20 @@ class Joined:
         self._written.clear()
 
 
+class Flow(FlowControl):
+    """Takes nothing more from a client while one of its requests waits for the answer of another: each look whether the
+    client is still there would let in more of a body that nobody counts yet."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Collection[object]) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        """Take more, if nothing waits."""
+        if not self._waiting:
+            super().resume_reading()
+
+
 class Protocol(HttpToolsProtocol):
     """Hangs up on clients that send headers or bodies without end, by size or by time, that do not read, or do not
     wait."""
@@ -98,6 +116,7 @@ class Protocol(HttpToolsProtocol):
         self._socket = transport
         self._parts: list[bytes] = []
         super().connection_made(cast(asyncio.Transport, Joined(transport, self.loop, self._close)))
+        self.flow = Flow(transport, self.pipeline)
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
@@ -170,6 +189,8 @@ class Protocol(HttpToolsProtocol):
         in_head = self._head_timer is not None
         if not in_head and not self._in_body:
             data = data.lstrip(b"\r\n")  # between requests (RFC 9112, section 2.2), where it would stop a timer
+        if self._refused or self._rest_timer is not None:
+            self._pause()
         if self._refused or not data:
             return
         self._unset_keepalive_if_required()
@@ -183,6 +204,15 @@ class Protocol(HttpToolsProtocol):
             self._rest_bytes += len(data)
             if self._rest_bytes > REST_BYTES:
                 self.transport.close()
+
+    def _pause(self) -> None:
+        if not self._socket.is_closing():
+            self._socket.pause_reading()
+            self.loop.call_later(PACE_S, self._go_on)
+
+    def _go_on(self) -> None:
+        if not self._socket.is_closing() and not self.flow.read_paused:
+            self._socket.resume_reading()
 
     def _parse(self, data: bytes) -> None:
         while data:
@@ -278,6 +308,7 @@ class Protocol(HttpToolsProtocol):
         self._end_rest()
         if self._in_body or self._refused:
             self._lingers = self._refused = True
+            self.pipeline.clear()
             self.flow.resume_reading()
             self._socket.write_eof()
             self.loop.call_later(LINGER_S, self._socket.close)

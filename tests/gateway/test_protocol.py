@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from gateway.protocol import CHUNK_BYTES, HEAD_BYTES, MAX_CHUNKS, MAX_PIPELINED, REST_BYTES, Joined
+from gateway.protocol import CHUNK_BYTES, HEAD_BYTES, MAX_CHUNKS, MAX_PIPELINED, REST_BYTES, Flow, Joined
 from tests.serving import Server
 
 REQUEST = b"GET /health/live HTTP/1.1\r\nhost: a\r\n"
@@ -243,6 +243,23 @@ class Recording(asyncio.Transport):
 
     def close(self) -> None:
         self.done.append("closed")
+
+    def pause_reading(self) -> None:
+        self.done.append("paused")
+
+    def resume_reading(self) -> None:
+        self.done.append("resumed")
+
+
+def test_no_more_is_read_while_a_request_waits() -> None:
+    recording, waiting = Recording(), ["a request"]
+    flow = Flow(recording, waiting)
+    flow.pause_reading()
+    flow.resume_reading()
+    assert recording.done == ["paused"]
+    waiting.clear()
+    flow.resume_reading()
+    assert recording.done == ["paused", "resumed"]
 
 
 def test_head_and_body_are_sent_together() -> None:

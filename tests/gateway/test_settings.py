@@ -116,3 +116,8 @@ def test_listening_to_others_needs_keys(host: str) -> None:
 @pytest.mark.parametrize("host", ["localhost", "::1", "127.0.0.2"])
 def test_loopback_needs_no_keys(host: str) -> None:
     assert Settings.from_env({"GATEWAY_HOST": host}).host == host
+
+
+def test_all_bodies_together_have_room_for_one() -> None:
+    with pytest.raises(SettingsError, match="GATEWAY_MAX_BODIES_BYTES=1024 has no room for one body"):
+        Settings.from_env({"GATEWAY_MAX_BODIES_BYTES": "1024"})
