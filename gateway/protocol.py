@@ -21,7 +21,7 @@ READ_S = 30.0
 """A client that takes nothing of its answers for so long is gone."""
 MAX_PIPELINED = 8
 """Requests on a connection that wait for the answer of another."""
-MAX_CHUNKS = 4096
+MAX_CHUNKS = 1024
 """Pieces that a body may come in, beside one for each CHUNK_BYTES of it: each costs as much as a kilobyte does."""
 CHUNK_BYTES = 64
 REST_S = 10.0
