@@ -21,14 +21,14 @@ READ_S = 30.0
 """A client that takes nothing of its answers for so long is gone."""
 MAX_PIPELINED = 8
 """Requests on a connection that wait for the answer of another."""
-MAX_CHUNKS = 1024
+MAX_CHUNKS = 512
 """Pieces that a body may come in, beside one for each CHUNK_BYTES of it: each costs as much as a kilobyte does."""
 CHUNK_BYTES = 64
 REST_S = 10.0
 """For the rest of a body that came after its answer, all of it together; a connection is used again after that."""
 REST_BYTES = 64 * 2**20
 """Of such a rest."""
-PACE_S = 0.01
+PACE_S = 0.02
 """Between two looks at what nobody reads: uvloop takes megabytes at a time from a client that sends fast, while all
 others wait."""
 LINGER_S = 1.0
@@ -110,6 +110,9 @@ class Protocol(HttpToolsProtocol):
     _rest_timer: asyncio.TimerHandle | None = None
     _wants_upgrade = False
     _refused = False
+    """Nothing more is read of requests."""
+    _is_wrong = False
+    """What came is no HTTP as we take it: the rest is not even taken in."""
     _lingers = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # noqa: D102 - uvicorn's
@@ -208,7 +211,8 @@ class Protocol(HttpToolsProtocol):
     def _pause(self) -> None:
         if not self._socket.is_closing():
             self._socket.pause_reading()
-            self.loop.call_later(PACE_S, self._go_on)
+            if not self._is_wrong:
+                self.loop.call_later(PACE_S, self._go_on)
 
     def _go_on(self) -> None:
         if not self._socket.is_closing() and not self.flow.read_paused:
@@ -289,7 +293,7 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         self._end_head()
-        self._refused = True
+        self._refused = self._is_wrong = True
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
             if not self._in_body or cycle.response_started or self.pipeline:

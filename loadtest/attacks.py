@@ -94,6 +94,11 @@ def _bodies() -> list[Attack]:
         _posts("150,000 unknown fields, each null", lambda: fields(b"null")),
         _posts("2,000 documents with 30 more fields each", documents, path=RERANK),
         _posts("299,000 token ids, on 4 connections", lambda: _listed(b"2000", 299_000), connections=4),
+        _posts(
+            "299,000 token ids to cut, on 4 connections",
+            lambda: _listed(b"2000", 299_000)[:-1] + b',"truncate":true}',
+            connections=4,
+        ),
         _posts("32 MiB of commas in 64 texts", lambda: _embedding(["," * (MOST // 64 - 8)] * 64)),
         _posts("32 MiB of Chinese in UTF-8", lambda: _embedding(["\u6587" * (MOST // 3 // 64 - 8)] * 64)),
         _posts("32 MiB of Chinese in escapes, three at once", escaped, connections=3),

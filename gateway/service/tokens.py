@@ -80,6 +80,8 @@ def check(tower: TextTower, texts: Sequence[Text], places: Sequence[str], limit:
     """Refuse what can be seen to be wrong before any text is tokenised."""
     for text, place in zip(texts, places, strict=True):
         if isinstance(text, list):
+            if truncate == "none":  # of a few hundred ids, not of hundreds of thousands, each is looked at
+                _check_tokens(tower, len(text), place, limit)
             _check_ids(tower, text, place)
         elif truncate == "none":
             _check_characters(text, place, limit)
