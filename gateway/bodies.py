@@ -70,9 +70,9 @@ class Bodies:
         """Count what a body grew by, or gives back; raises Overloaded where there is no room."""
         total, of_key = self.size + size, self._by_key[key] + size
         if size > 0 and (total > self._most_bytes or (key and of_key > self._most_of_key)):
-            whose = "under way" if total > self._most_bytes else "of this API key"
+            whose = "under way" if total > self._most_bytes else "under way with this API key"
             raise Overloaded(
-                f"the bodies of requests {whose} fill the memory for them; try again, or send less at once"
+                f"the requests {whose} hold as many bytes as they may; try again later, or send less at once"
             )
         self.size, self._by_key[key] = total, of_key
         if not of_key:

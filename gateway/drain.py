@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -72,7 +72,8 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Look, ten times a second, whether it is time to stop."""
         if self._heartbeat_file is not None and counter % TICKS_A_SECOND == 0:
-            self._heartbeat_file.touch()
+            with suppress(OSError):  # its folder may be gone, which is no reason to end
+                self._heartbeat_file.touch()
         if self._drain.began_at is not None:
             over_s = time.monotonic() - self._drain.began_at - self._timeout_s
             if not self._drain.under_way or over_s > GIVE_UP_S:

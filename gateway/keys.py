@@ -48,6 +48,7 @@ class Keys:
         self._seen = b""
         """The digest of all of the file."""
         self._complaint = ""
+        self._is_open = False
         self._reread_s = reread_s
         self._looked_at = -math.inf
         self._reader: Thread | None = None
@@ -88,8 +89,10 @@ class Keys:
             self._complaint = complaint
             return
         self._complaint = ""
-        if not self._seen and status.st_mode & stat.S_IWOTH:
+        is_open = bool(status.st_mode & stat.S_IWOTH)
+        if is_open and not self._is_open:
             log.warning("every user of this machine may write to the file of keys")
+        self._is_open = is_open
         if (seen := _digest(content)) != self._seen:
             self._seen = seen
             self._of_file = [_digest(key.encode()) for key in keys]

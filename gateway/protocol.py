@@ -109,6 +109,8 @@ class Protocol(HttpToolsProtocol):
     _rest_bytes = 0
     _rest_timer: asyncio.TimerHandle | None = None
     _wants_upgrade = False
+    _answering: RequestResponseCycle | None = None
+    """The request that is under way, while others may wait in the pipeline."""
     _refused = False
     """Nothing more is read of requests."""
     _is_wrong = False
@@ -126,6 +128,9 @@ class Protocol(HttpToolsProtocol):
         self._end_head()
         self._end_rest()
         self.resume_writing()
+        if self._answering is not None and not self._answering.response_complete:  # uvicorn tells the last one only
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:  # noqa: D102
@@ -158,9 +163,11 @@ class Protocol(HttpToolsProtocol):
         if self._refused:
             return
         self._end_head()
+        super().on_headers_complete()  # may raise, and then this is no request
         self._in_body = True
         self._body_bytes = self._chunks = 0
-        super().on_headers_complete()
+        if not self.pipeline:
+            self._answering = self.cycle
 
     def on_body(self, body: bytes) -> None:  # noqa: D102
         self._parts.append(body)
@@ -182,6 +189,8 @@ class Protocol(HttpToolsProtocol):
             )
 
     def on_response_complete(self) -> None:  # noqa: D102
+        if self.pipeline:
+            self._answering, _ = self.pipeline[-1]
         super().on_response_complete()
         if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
             self._unset_keepalive_if_required()
@@ -293,7 +302,7 @@ class Protocol(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         self._end_head()
-        self._refused = self._is_wrong = True
+        self._refused = True
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
             if not self._in_body or cycle.response_started or self.pipeline:
@@ -301,6 +310,7 @@ class Protocol(HttpToolsProtocol):
                 return
             cycle.disconnected = True
             cycle.message_event.set()
+        self._is_wrong = True
         if self._rest_timer is None:  # else there is an answer already
             self.transport.write(_error(status, message))
         self.transport.close()

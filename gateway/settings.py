@@ -73,6 +73,8 @@ class Settings:
         default = cls()
         # Empty is not set, as in a line of an .env file whose value was taken out.
         environ = {name: value for name, value in environ.items() if value or name in KEYS}
+        max_body_bytes = int(_number(environ, "MAX_BODY_BYTES", default.max_body_bytes, 1024, 2**30))
+        room = max(default.max_bodies_bytes, max_body_bytes)
         settings = cls(
             host=environ.get(f"{PREFIX}HOST", default.host),
             port=int(_number(environ, "PORT", default.port, 1, 65535)),
@@ -84,8 +86,8 @@ class Settings:
             requests_a_minute=_quota(environ, "REQUESTS_PER_MINUTE"),
             tokens_a_minute=_quota(environ, "TOKENS_PER_MINUTE"),
             drain_timeout_s=_number(environ, "DRAIN_TIMEOUT", default.drain_timeout_s, 0, 3600),
-            max_body_bytes=int(_number(environ, "MAX_BODY_BYTES", default.max_body_bytes, 1024, 2**30)),
-            max_bodies_bytes=int(_number(environ, "MAX_BODIES_BYTES", default.max_bodies_bytes, 1024, 2**40)),
+            max_body_bytes=max_body_bytes,
+            max_bodies_bytes=int(_number(environ, "MAX_BODIES_BYTES", room, 1024, 2**40)),
             max_image_pixels=int(_number(environ, "MAX_IMAGE_PIXELS", default.max_image_pixels, 2**16, 2**30)),
             image_hosts=_image_hosts(environ),
             heartbeat_file=Path(beat) if (beat := environ.get(f"{PREFIX}HEARTBEAT_FILE")) else None,

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 class Threads:
-    """A pool of them. Belongs to the event loop it is used in."""
+    """A pool of threads. Belongs to the event loop it is used in."""
 
     def __init__(self, count: int, spare: int) -> None:
         """Start none yet.
@@ -45,8 +45,15 @@ class Threads:
             finally:
                 loop.call_soon_threadsafe(self._end, account, time.thread_time() - began)
 
-        return await asyncio.shield(loop.run_in_executor(self._pool, do))
+        done = loop.run_in_executor(self._pool, do)
+        done.add_done_callback(_look)  # or asyncio would log the error of work that nobody waits for any more
+        return await asyncio.shield(done)
 
     def _end(self, account: Account, seconds: float) -> None:
         account.seconds += seconds
         self._turns.end(account.key)
+
+
+def _look(done: asyncio.Future[Result]) -> None:
+    if not done.cancelled():
+        done.exception()

@@ -4,13 +4,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class Account:
-    """One request's: whose turns it takes, and what was done for it."""
+    """What a request is charged to: whose turns it takes, and what was done for it."""
 
     key: str = ""
     seconds: float = 0.0
@@ -68,7 +68,8 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                flow.waiting.remove(turn)
+                with suppress(ValueError):  # `_admit` may have come past it
+                    flow.waiting.remove(turn)
             else:  # it had come in the same moment
                 self.end(key)
             raise
@@ -98,8 +99,10 @@ class Turns:
 
     def _admit(self) -> None:
         while (flow := self._next()) is not None:
-            flow.held += 1
-            flow.waiting.popleft().set_result(None)
+            turn = flow.waiting.popleft()
+            if not turn.done():  # else it was given up
+                flow.held += 1
+                turn.set_result(None)
 
     def _next(self) -> _Flow | None:
         held = sum(flow.held for flow in self._flows.values())

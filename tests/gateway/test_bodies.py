@@ -40,6 +40,6 @@ def test_a_key_cannot_take_everything() -> None:
     bodies = Bodies(most_bytes=2 * LARGE, most_of_key=LARGE)
     with bodies.hold("one") as first, bodies.hold("one") as second, bodies.hold("other") as other:
         first.grow(LARGE)
-        with pytest.raises(Overloaded, match="of this API key"):
+        with pytest.raises(Overloaded, match="with this API key"):
             second.grow(LARGE)
         other.grow(LARGE)

@@ -101,6 +101,16 @@ def test_file_that_anybody_may_write_to_draws_a_warning(tmp_path: Path, caplog: 
     assert caplog.messages == ["every user of this machine may write to the file of keys"]
 
 
+def test_file_that_becomes_open_to_all_draws_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "keys"
+    file.write_text("good\n")
+    file.chmod(0o600)
+    given = Keys([], file, reread_s=0)
+    assert not caplog.messages
+    file.chmod(0o666)
+    assert eventually(lambda: given.owner(b"good") is not None and "every user" in caplog.text)
+
+
 def test_comments_in_the_file_are_no_keys(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# of the team for search\nright\n  # old: wrong\n")

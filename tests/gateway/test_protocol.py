@@ -154,6 +154,14 @@ def test_requests_behind_one_that_wishes_for_another_protocol_are_answered(
     assert statuses == [b"200 OK", status, b"200 OK"]
 
 
+@pytest.mark.parametrize("target", [b"GET http://a", b"CONNECT a:443"])
+def test_request_in_front_of_one_that_is_none_is_answered(connection: socket.socket, target: bytes) -> None:
+    body = b'{"input": "a"}'
+    first = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    connection.sendall(first + target + b" HTTP/1.1\r\nhost: a\r\n\r\n")
+    assert received(connection).startswith(b"HTTP/1.1 200 OK")
+
+
 CHUNKED = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n"
 
 

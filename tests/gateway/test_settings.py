@@ -119,5 +119,6 @@ def test_loopback_needs_no_keys(host: str) -> None:
 
 
 def test_all_bodies_together_have_room_for_one() -> None:
+    assert Settings.from_env({"GATEWAY_MAX_BODY_BYTES": "1000000000"}).max_bodies_bytes == 1_000_000_000
     with pytest.raises(SettingsError, match="GATEWAY_MAX_BODIES_BYTES=1024 has no room for one body"):
         Settings.from_env({"GATEWAY_MAX_BODIES_BYTES": "1024"})

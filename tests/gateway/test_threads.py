@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -86,3 +87,24 @@ def test_whoever_gives_up_has_the_turn_until_the_work_is_done() -> None:
         assert await later == 5
 
     using(work)
+
+
+def test_error_that_nobody_waits_for_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def work(threads: Threads) -> None:
+        go_on = threading.Event()
+
+        def fail() -> None:
+            go_on.wait()
+            raise ValueError("words of a client")
+
+        task = asyncio.create_task(threads.run(Account("a"), fail))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+        await asyncio.sleep(0.05)
+        gc.collect()
+
+    using(work)
+    assert not caplog.records

@@ -147,3 +147,16 @@ def test_turn_that_comes_to_one_who_gives_up_is_given_back() -> None:
         await asyncio.wait_for(turns.begin("c"), 1)
 
     using(work)
+
+
+def test_turn_that_ends_while_its_next_gives_up_is_not_lost() -> None:
+    async def work(turns: Turns, _: Clock) -> None:
+        await turns.begin("a")
+        waiting = await asking(turns, "b")
+        waiting.cancel()
+        turns.end("a")  # before the one who gives up knows of it
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await asyncio.wait_for(turns.begin("c"), 1)
+
+    using(work)

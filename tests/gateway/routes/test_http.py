@@ -104,7 +104,7 @@ def test_bodies_share_a_limit(repository: Path) -> None:
             while (response := client.post("/v1/embeddings", content=b" " * 500_000)).status_code != 429:
                 assert time.monotonic() < deadline
             assert response.headers["retry-after"] == "1"
-            assert "fill the memory for them" in response.json()["error"]["message"]
+            assert "hold as many bytes as they may" in response.json()["error"]["message"]
             assert client.post("/v1/embeddings", content=b"{").status_code == 400
         while client.post("/v1/embeddings", content=b" " * 500_000).status_code == 429:
             assert time.monotonic() < deadline
