@@ -43,6 +43,8 @@ OTHER_NAMES = {
 }
 IMAGE = re.compile(r"\s*data:image/", re.IGNORECASE)
 """How an image among texts begins, for models that take both: some clients of Jina send images as strings."""
+BEGINNING = 256
+"""Characters of a text in which an image begins: millions of blanks take long to match."""
 
 
 class InputItem(Struct, forbid_unknown_fields=True):
@@ -270,7 +272,7 @@ def _item(item: str | int | TokenIds | InputItem, place: str, strings: Literal["
         raise InvalidRequest(
             f"{place} is a token id among other inputs; send each list of token ids as a list", param=place
         )
-    if isinstance(item, str) and (strings == "image" or (strings == "any" and IMAGE.match(item))):
+    if isinstance(item, str) and (strings == "image" or (strings == "any" and IMAGE.match(item, 0, BEGINNING))):
         return Item(place, image=item.strip(), image_place=place)
     if not isinstance(item, InputItem):
         return Item(place, item)

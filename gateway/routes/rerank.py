@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest
-from gateway.routes.decoding import Refused
+from gateway.routes.decoding import MAX_IGNORED, Refused
 from gateway.routes.http import (
     Instruction,
     PromptTokens,
@@ -33,7 +33,7 @@ Document = dict[str, Any]
 """A document as an object: its text, and what else belongs to it."""
 TEXT = "text"
 RankFields = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=64)]
-"""Which fields of a document make its text, in this order."""
+"""Which fields of a document make its text, in this order; one that is named again counts once."""
 
 
 class RerankRequest(Struct, forbid_unknown_fields=True):
@@ -193,7 +193,7 @@ def read_documents(
     Raises:
         InvalidRequest: an object has no text, or none of the fields to rank on, or one of these is no string.
     """
-    fields = rank_fields or (TEXT,)
+    fields = list(dict.fromkeys(rank_fields or (TEXT,)))  # each once, or documents could become many times the body
     texts = []
     first: dict[str, int] = {}
     for i, document in enumerate(documents):
@@ -202,9 +202,11 @@ def read_documents(
             continue
         texts.append(_text(document, f"documents[{i}]", fields))
         for name in document:
-            first.setdefault(name, i)
+            if len(first) == MAX_IGNORED:
+                break
+            if name != TEXT:
+                first.setdefault(name, i)
     if rank_fields is None:
-        first.pop(TEXT, None)
         ignore(request, {f"documents[].{name}": f"documents[{i}].{name}" for name, i in first.items()})
     return texts
 
