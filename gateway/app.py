@@ -37,6 +37,7 @@ EXPOSED = (
     "x-request-id",
     "x-conch-ignored-fields",
     "retry-after",
+    *tei.HEADERS,
     *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
 )
 """Headers of answers that pages of other origins may read."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gateway.errors import ModelNotFound, NotReady
+from gateway.errors import ModelNotFound, NotReady, quoted
 from gateway.parameters import ImageParameters, Parameters, TextParameters, read
 from gateway.pixels import Preparation
 from gateway.tokenize import TextTokenizer
@@ -203,7 +203,7 @@ class Catalog:
         gone = _named(name, _of_roles([model for model, _ in self._gone.values()], roles))
         if gone is not None:
             raise NotReady(f"model {gone.name!r} is not loaded")
-        wanted = f"no model {name!r}" if name is not None else "no default model"
+        wanted = f"no model {quoted(name)}" if name is not None else "no default model"
         names = ", ".join(model.name for model in served) or "none"
         raise ModelNotFound(f"there is {wanted} for this endpoint; served here: {names}", param="model")
 

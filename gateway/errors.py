@@ -25,6 +25,15 @@ MAX_MESSAGE = 500
 """Characters. What a message quotes of a request may be megabytes."""
 
 
+MAX_QUOTED = 200
+"""Characters of one value that a message quotes."""
+
+
+def quoted(text: str) -> str:
+    """What a client sent, between quotation marks: no more than its beginning, since megabytes take long to escape."""
+    return repr(text) if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]!r}..."
+
+
 def _shortened(text: str) -> str:
     return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."
 

@@ -39,7 +39,7 @@ DEPTHS[list(OPEN)] = 1
 DEPTHS[list(CLOSE)] = -1
 SURROGATE = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 ESCAPE = re.compile(rb"(?P<pair>%s%s)|(?P<lone>%s|%s)|\\." % (*SURROGATE, *SURROGATE), re.DOTALL)
-LOW = re.compile(SURROGATE[1])
+HIGH, LOW = map(re.compile, SURROGATE)
 ESCAPE_BYTES = 6
 """Of the longest escape, half a surrogate pair."""
 BYTE = re.compile(r" \(byte (\d+)\)")
@@ -63,11 +63,16 @@ def decode(body: bytes | bytearray, body_type: type[T]) -> T:
 
 
 def encode(content: object) -> bytes:
-    """Write JSON, each element of a list by itself, and so on in lists of lists."""
+    """Write JSON, each element of a list by itself, and so on in lists of lists; one that two fields hold, once."""
     if isinstance(content, Struct):
         fields = {name: getattr(content, name) for name in content.__struct_fields__}
-        lists = {name: Raw(encode(value)) for name, value in fields.items() if isinstance(value, list)}
-        return msgspec.json.encode(msgspec.structs.replace(content, **lists))
+        lists = {name: value for name, value in fields.items() if isinstance(value, list)}
+        written: dict[int, Raw] = {}
+        for value in lists.values():
+            if id(value) not in written:
+                written[id(value)] = Raw(encode(value))
+        raw = {name: written[id(value)] for name, value in lists.items()}
+        return msgspec.json.encode(msgspec.structs.replace(content, **raw))
     if isinstance(content, list):
         return (
             b"["
@@ -274,7 +279,7 @@ class _Pieces:
         cut = piece.rfind(b"\\", len(piece) - ESCAPE_BYTES)
         if cut >= 0:
             before = cut - ESCAPE_BYTES
-            if LOW.match(self._body, start + cut) and piece[before : before + 2] == rb"\u":
+            if LOW.match(self._body, start + cut) and HIGH.match(piece, before):
                 cut = before
             return start + cut
         cut = start + len(piece)

@@ -15,19 +15,21 @@ from gateway.routes.encodings import EmbeddingType
 from gateway.routes.errors import Failure
 from gateway.routes.http import (
     TRUNCATIONS,
+    Instruction,
+    PromptTokens,
     Request,
+    Side,
     Truncation,
     answer_much,
-    caller,
     embed_items,
     find_model,
-    find_ranker,
     read,
 )
-from gateway.routes.rerank import Document, RankFields, as_object, read_documents
+from gateway.routes.rerank import Document, RankFields, RerankRequest, as_object, rank_documents
 from gateway.service.embed import Item
-from gateway.service.rerank import rerank
 from gateway.service.rows import MAX_ROWS
+
+UNIT = {name: Refused("vectors here always have length 1", (True,)) for name in ("normalized", "normalize")}
 
 
 class CohereError(Struct):
@@ -77,14 +79,18 @@ class EmbedRequest(Struct, forbid_unknown_fields=True):
     inputs: Annotated[list[EmbedInput], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
     embedding_types: Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
     """What numbers to send, float by default."""
-    output_dimension: Annotated[int, Meta(ge=1)] | None = None
-    """Cut vectors to this size and normalise again; only sizes that the model was trained for."""
+    output_dimension: Annotated[int, Meta(ge=0)] | None = None
+    """Cut vectors to this size and normalise again; only sizes that the model was trained for. 0 means all."""
     truncate: Truncation | None = None
     """Which end of a text over the model's limit to leave out, by default END; with NONE it is an error."""
     max_tokens: Annotated[int, Meta(ge=8)] | None = None
     """A limit below the model's own."""
     priority: int | None = None
     """Accepted, not used: turns are fair."""
+    refused: ClassVar[Mapping[str, Refused]] = UNIT | {
+        "dimensions": Refused("here this is called output_dimension"),
+        "truncate_prompt_tokens": Refused("here this is called max_tokens"),
+    }
 
 
 class V1EmbedRequest(Struct, forbid_unknown_fields=True):
@@ -98,7 +104,7 @@ class V1EmbedRequest(Struct, forbid_unknown_fields=True):
     embedding_types: Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
     """What numbers to send; left out, the answer is one list of float vectors."""
     truncate: Truncation | None = None
-    refused: ClassVar[Mapping[str, Refused]] = {
+    refused: ClassVar[Mapping[str, Refused]] = UNIT | {
         name: Refused("POST /v2/embed takes this") for name in ("inputs", "max_tokens", "output_dimension")
     }
 
@@ -156,6 +162,14 @@ class V2RerankRequest(Struct, forbid_unknown_fields=True):
     """A limit below the model's own; documents over either are cut."""
     return_documents: bool | None = None
     """Whether results carry their document, as LiteLLM asks for."""
+    truncate_prompt_tokens: PromptTokens | None = None
+    """As on /v1/rerank, where vLLM's clients have it from."""
+    truncation_side: Side | None = None
+    raw_scores: bool | None = None
+    """Whether scores are a cross-encoder's logits."""
+    instruction: Instruction | None = None
+    """What makes a document relevant, as on /v1/rerank."""
+    refused: ClassVar[Mapping[str, Refused]] = RerankRequest.refused
     priority: int | None = None
     """Accepted, not used: turns are fair."""
 
@@ -185,7 +199,7 @@ async def create_embeddings(request: Request) -> Response:
     """Answer POST /v2/embed."""
     body = await read(request, EmbedRequest)
     model = find_model(request, body.model, EMBEDDING_ROLES)
-    size = encodings.size(model, body.output_dimension, "output_dimension")
+    size = encodings.size(model, body.output_dimension or None, "output_dimension")
     return await _embed(request, model, body, size, "2")
 
 
@@ -251,17 +265,20 @@ def _item(given: EmbedInput, place: str) -> Item:
 async def create_ranking(request: Request) -> Response:
     """Answer POST /v2/rerank."""
     body = await read(request, V2RerankRequest)
-    tower = find_ranker(request, body.model)
-    texts = read_documents(request, body.documents, body.rank_fields)
-    ranking = await rerank(
-        caller(request),
-        tower,
-        body.query,
-        texts,
-        truncate="end",
-        max_tokens_per_document=body.max_tokens_per_doc,
+    _, ranking = await rank_documents(
+        request,
+        RerankRequest(
+            query=body.query,
+            documents=body.documents,
+            model=body.model,
+            rank_fields=body.rank_fields,
+            raw_scores=body.raw_scores,
+            max_tokens_per_doc=body.max_tokens_per_doc,
+            truncate_prompt_tokens=body.truncate_prompt_tokens,
+            truncation_side=body.truncation_side,
+            instruction=body.instruction,
+        ),
     )
-    request.state["log"] |= {"inputs": len(texts), "tokens": ranking.tokens}
     response = V2RerankResponse(
         id=request.state["request_id"],
         results=[

@@ -14,17 +14,16 @@ import msgspec
 import msgspec.inspect as types
 
 from gateway import large_json
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, quoted
 
 T = TypeVar("T")
 
-FIELD_ERRORS: Mapping[str, str] = {
-    "Object contains unknown field `": "unknown field {!r}",
-    "Object missing required field `": "{} is required",
-}
-"""What we say of a field that msgspec's message names, by how that message begins."""
+MISSING = "Object missing required field `"
+"""How msgspec's message begins that names one."""
 FLAGS = {"true": True, "false": False}
 """Booleans as some clients write them, in any case."""
+MAX_CHOICE = 1000
+"""Characters of a string where there are a few to choose from; msgspec's message quotes all of a longer one."""
 MAX_IGNORED = 16
 """Fields that are told; a body may hold hundreds of thousands."""
 
@@ -53,6 +52,8 @@ class Shape:
     """Of a list; None where there is nothing to look for in its items."""
     is_flag: bool = False
     """Whether it may be a boolean, and no text."""
+    is_choice: bool = False
+    """Whether it may be one of a few strings, and no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Object:
     fields: Mapping[str, Shape]
     required: frozenset[str]
     refused: Mapping[str, Refused]
+    is_whole: bool
+    """Whether it has all fields there are; others are told."""
 
 
 def decode(body: bytes | bytearray, body_type: type[T]) -> tuple[T, Ignored]:
@@ -71,6 +74,8 @@ def decode(body: bytes | bytearray, body_type: type[T]) -> tuple[T, Ignored]:
         InvalidRequest: it is not JSON, not of this type (names the field), or holds a field that is refused.
         RequestTooLarge: it has more values than any request.
     """
+    if len(body) > large_json.PIECE_BYTES:  # to look at it again is cheaper than to parse it again
+        return _decode_anything(body, body_type)
     try:
         return large_json.decode(body, body_type), {}
     except msgspec.ValidationError:
@@ -91,12 +96,11 @@ def _invalid(exc: msgspec.ValidationError, ignored: Ignored) -> InvalidRequest:
     """What is wrong, in our words; msgspec's messages end in the place: "... - at `$.input[0]`"."""
     message, _, place = str(exc).partition(" - at `$")
     path = place.rstrip("`").removeprefix(".")
-    beginning = next((one for one in FIELD_ERRORS if message.startswith(one)), None)
-    if beginning is not None:
-        path = f"{path}.{message.removeprefix(beginning).rstrip('`')}".removeprefix(".")
-        message = FIELD_ERRORS[beginning].format(path)
+    if message.startswith(MISSING):
+        path = f"{path}.{message.removeprefix(MISSING).rstrip('`')}".removeprefix(".")
+        message = f"{path} is required"
         if ignored:  # one of them may be the field, misspelt
-            message += f"; unknown fields: {', '.join(map(repr, ignored.values()))}"
+            message += f"; unknown fields: {', '.join(map(quoted, ignored.values()))}"
     elif path:
         message = f"{path}: {message}"
     return InvalidRequest(message, param=path or None)
@@ -112,19 +116,32 @@ def _mend(value: object, shape: Shape, path: str, place: str, ignored: dict[str,
         place: where it stands in this one, such as "documents[2].id".
         ignored: takes the unknown fields.
     """
+    if isinstance(value, str):
+        if shape.is_choice:
+            _check_choice(value, place)
+        return _flag(value) if shape.is_flag else value
     if isinstance(value, dict):
         tag = value.get(shape.tag_field) if shape.tag_field else None
+        if isinstance(tag, str):
+            _check_choice(tag, _join(place, str(shape.tag_field)))
         known = shape.objects.get(tag) if isinstance(tag, str | None) else None
         return value if known is None else _mend_object(value, known, shape.tag_field, path, place, ignored)
     if isinstance(value, list) and shape.items is not None:
-        items = shape.items
+        items, kinds = shape.items, (dict, list, str) if shape.items.is_choice else (dict, list)
         return [
-            _mend(item, items, f"{path}[]", f"{place}[{i}]", ignored) if isinstance(item, dict | list) else item
+            _mend(item, items, f"{path}[]", f"{place}[{i}]", ignored) if isinstance(item, kinds) else item
             for i, item in enumerate(value)
         ]
-    if shape.is_flag and isinstance(value, str):
-        return FLAGS.get(value.lower(), value) if len(value) <= len("false") else value
     return value
+
+
+def _check_choice(value: str, place: str) -> None:
+    if len(value) > MAX_CHOICE:
+        raise InvalidRequest(f"{place}: Invalid value of {len(value)} characters", param=place)
+
+
+def _flag(value: str) -> str | bool:
+    return FLAGS.get(value.lower(), value) if len(value) <= len("false") else value
 
 
 def _mend_object(
@@ -140,7 +157,7 @@ def _mend_object(
             mended[name] = given
         elif name in known.refused:
             _check(_join(place, name), given, known.refused[name])
-        elif len(ignored) < MAX_IGNORED:
+        elif known.is_whole and len(ignored) < MAX_IGNORED:
             ignored.setdefault(_join(path, name), _join(place, name))
     return mended
 
@@ -152,7 +169,7 @@ def _join(path: str, name: str) -> str:
 def _check(place: str, given: object, refused: Refused) -> None:
     is_empty = given is None or (isinstance(given, str | list | dict) and not given)
     if isinstance(given, str):
-        given = FLAGS.get(given.lower(), given)
+        given = _flag(given)
     if not is_empty and given not in refused.harmless:
         raise InvalidRequest(f"{place}: {refused.reason}", param=place)
 
@@ -171,12 +188,12 @@ def _shape(info: types.Type) -> Shape:
             required = frozenset(one.encode_name for one in member.fields if one.required)
             refused: Mapping[str, Refused] = getattr(member.cls, "refused", {})
             tag = member.tag if isinstance(member.tag, str) else None
-            shape.objects[tag] = Object(fields, required, refused)
+            shape.objects[tag] = Object(fields, required, refused, member.forbid_unknown_fields)
             shape.tag_field = member.tag_field
         elif isinstance(member, types.ListType):
             items = _shape(member.item_type)
-            shape.items = items if items.objects or items.items else None
-    shape.is_flag = any(isinstance(member, types.BoolType) for member in members) and not any(
-        isinstance(member, types.StrType) for member in members
-    )
+            shape.items = items if items.objects or items.items or items.is_choice else None
+    has_text = any(isinstance(member, types.StrType | types.AnyType) for member in members)
+    shape.is_flag = any(isinstance(member, types.BoolType) for member in members) and not has_text
+    shape.is_choice = any(isinstance(member, types.LiteralType) for member in members) and not has_text
     return shape

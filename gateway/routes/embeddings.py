@@ -43,6 +43,8 @@ OTHER_NAMES = {
 }
 IMAGE = re.compile(r"\s*data:image/", re.IGNORECASE)
 """How an image among texts begins, for models that take both: some clients of Jina send images as strings."""
+BEGINNING = 256
+"""Characters of a text in which an image begins: millions of blanks take long to match."""
 
 
 class InputItem(Struct, forbid_unknown_fields=True):
@@ -77,7 +79,7 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     """Cut vectors to this size and normalise again; only sizes that the model was trained for. 0 means all."""
     truncate: bool | Truncation | None = None
     """Whether to cut inputs over the model's limit, or at which end, as NIM has it; otherwise they are an error."""
-    output_dimension: Annotated[int, Meta(ge=1)] | None = None
+    output_dimension: Annotated[int, Meta(ge=0)] | None = None
     """Voyage's name of dimensions."""
     output_dtype: EmbeddingType | None = None
     """Voyage's name of embedding_type."""
@@ -111,11 +113,16 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     refused: ClassVar[Mapping[str, Refused]] = {
         "add_special_tokens": Refused("special tokens are always added", (True,)),
         "chat_template": Refused("models have templates of their own; send input"),
+        "embedding_types": Refused("here this is called embedding_type", ("float", ["float"])),
         "embed_dtype": Refused("floats are float32; for other types send embedding_type", ("float32",)),
         "endianness": Refused("base64 is of little-endian floats", ("little", "native")),
         "late_chunking": Refused("this is not supported: models pool in the graph, each input by itself"),
+        "max_tokens": Refused("here this is called truncate_prompt_tokens"),
         "messages": Refused("conversations are not supported; send input"),
+        "prompt": Refused("prompts are the model's own; prompt_name and instruction choose among them"),
         "return_multivector": Refused("this is not supported: models pool in the graph, into one vector"),
+        "task_type": Refused("here this is called task"),
+        "truncation_direction": Refused("here this is called truncation_side", ("right", "Right")),
         "use_activation": Refused("send normalized", (True,)),
     }
 
@@ -270,7 +277,7 @@ def _item(item: str | int | TokenIds | InputItem, place: str, strings: Literal["
         raise InvalidRequest(
             f"{place} is a token id among other inputs; send each list of token ids as a list", param=place
         )
-    if isinstance(item, str) and (strings == "image" or (strings == "any" and IMAGE.match(item))):
+    if isinstance(item, str) and (strings == "image" or (strings == "any" and IMAGE.match(item, 0, BEGINNING))):
         return Item(place, image=item.strip(), image_place=place)
     if not isinstance(item, InputItem):
         return Item(place, item)

@@ -27,6 +27,7 @@ from gateway.errors import (
     NotReady,
     RequestTooLarge,
     UnsupportedEncoding,
+    quoted,
 )
 from gateway.health import Monitor
 from gateway.images import Images
@@ -268,7 +269,7 @@ def ignore(request: Request, fields: Ignored) -> None:
         return
     if not request.state["gateway"].settings.ignores_unknown_fields:
         place = next(iter(fields.values()))
-        raise InvalidRequest(f"unknown field {place!r}", param=place)
+        raise InvalidRequest(f"unknown field {quoted(place)}", param=place)
     noted: list[str] = request.state["log"].setdefault(IGNORED_FIELDS, [])
     noted += [UNSAFE.sub("?", name[:MAX_NAME]) for name in islice(fields, MAX_IGNORED - len(noted))]
 

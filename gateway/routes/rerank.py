@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest
-from gateway.routes.decoding import Refused
+from gateway.routes.decoding import MAX_IGNORED, Refused
 from gateway.routes.http import (
     Instruction,
     PromptTokens,
@@ -23,7 +23,7 @@ from gateway.routes.http import (
     read,
     rename,
 )
-from gateway.service.rerank import rerank
+from gateway.service.rerank import Ranking, rerank
 from gateway.service.rows import MAX_ROWS
 
 OTHER_NAMES = {"top_k": "top_n", "truncation": "truncate", "instruct": "instruction"}
@@ -33,7 +33,7 @@ Document = dict[str, Any]
 """A document as an object: its text, and what else belongs to it."""
 TEXT = "text"
 RankFields = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=64)]
-"""Which fields of a document make its text, in this order."""
+"""Which fields of a document make its text, in this order; one that is named again counts once."""
 
 
 class RerankRequest(Struct, forbid_unknown_fields=True):
@@ -130,24 +130,7 @@ async def create(request: Request) -> Response:
 async def rank(request: Request, body: RerankRequest) -> Response:
     """Answer a request whose body has been read."""
     is_voyage = body.top_k is not None or body.truncation is not None
-    rename(body, OTHER_NAMES)
-    tower = find_ranker(request, body.model)
-    texts = read_documents(request, body.documents, body.rank_fields)
-    is_whole = body.truncate is False
-    truncate, most = prompt_tokens(
-        body.truncate_prompt_tokens, body.truncation_side, "none" if is_whole else "end", is_refused=is_whole
-    )
-    ranking = await rerank(
-        caller(request),
-        _limited(tower, most),
-        body.query,
-        texts,
-        truncate=truncate,
-        max_tokens_per_document=min(filter(None, (body.max_tokens_per_doc, most)), default=None),
-        raw=body.raw_scores is True,
-        instruction=body.instruction,
-    )
-    request.state["log"] |= {"inputs": len(texts), "tokens": ranking.tokens}
+    tower, ranking = await rank_documents(request, body)
     with_documents = body.return_documents is not False
     results = [
         Result(
@@ -173,6 +156,29 @@ async def rank(request: Request, body: RerankRequest) -> Response:
     return await answer_much(request, lambda: response)
 
 
+async def rank_documents(request: Request, body: RerankRequest) -> tuple[TextTower, Ranking]:
+    """Which model ranks, and how."""
+    rename(body, OTHER_NAMES)
+    tower = find_ranker(request, body.model)
+    texts = _read_documents(request, body.documents, body.rank_fields)
+    is_whole = body.truncate is False
+    truncate, most = prompt_tokens(
+        body.truncate_prompt_tokens, body.truncation_side, "none" if is_whole else "end", is_refused=is_whole
+    )
+    ranking = await rerank(
+        caller(request),
+        _limited(tower, most),
+        body.query,
+        texts,
+        truncate=truncate,
+        max_tokens_per_document=min(filter(None, (body.max_tokens_per_doc, most)), default=None),
+        raw=body.raw_scores is True,
+        instruction=body.instruction,
+    )
+    request.state["log"] |= {"inputs": len(texts), "tokens": ranking.tokens}
+    return tower, ranking
+
+
 def _limited(tower: TextTower, most: int | None) -> TextTower:
     """A model that reads query and document together, as though it took no more tokens than this."""
     if most is None or tower.role != "cross-encoder":
@@ -185,7 +191,7 @@ def as_object(document: str | Document) -> Document:
     return {TEXT: document} if isinstance(document, str) else document
 
 
-def read_documents(
+def _read_documents(
     request: Request, documents: Sequence[str | Document], rank_fields: Sequence[str] | None
 ) -> list[str]:
     """The text of every document; notes what is left out of objects where nobody has chosen among their fields.
@@ -193,7 +199,7 @@ def read_documents(
     Raises:
         InvalidRequest: an object has no text, or none of the fields to rank on, or one of these is no string.
     """
-    fields = rank_fields or (TEXT,)
+    fields = list(dict.fromkeys(rank_fields or (TEXT,)))  # each once, or documents could become many times the body
     texts = []
     first: dict[str, int] = {}
     for i, document in enumerate(documents):
@@ -202,9 +208,11 @@ def read_documents(
             continue
         texts.append(_text(document, f"documents[{i}]", fields))
         for name in document:
-            first.setdefault(name, i)
+            if len(first) == MAX_IGNORED:
+                break
+            if name != TEXT:
+                first.setdefault(name, i)
     if rank_fields is None:
-        first.pop(TEXT, None)
         ignore(request, {f"documents[].{name}": f"documents[{i}].{name}" for name, i in first.items()})
     return texts
 

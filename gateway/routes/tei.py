@@ -5,7 +5,7 @@ They name no model: the default one of their kind answers.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -25,9 +25,11 @@ from gateway.errors import (
     TokenizerFailed,
 )
 from gateway.routes import encodings
+from gateway.routes.decoding import Refused
 from gateway.routes.errors import Failure, openai
 from gateway.routes.http import (
     Endpoint,
+    Instruction,
     Request,
     answer,
     answer_much,
@@ -45,6 +47,7 @@ from gateway.service.embed import Embeddings, Item
 from gateway.service.rerank import rerank, score_pairs
 from gateway.service.rows import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS, Text, pieces
+from gateway.stages import Stage
 from gateway.tokenize import Piece, Truncate
 
 PIECES = 10_000
@@ -62,6 +65,16 @@ ERROR_TYPES: Mapping[type[Exception], ErrorType] = {
     QuotaExceeded: "Overloaded",
 }
 """All others are "Validation"."""
+
+
+TIMES: Mapping[str, Stage] = {
+    "x-tokenization-time": "tokenise",
+    "x-queue-time": "queue",
+    "x-inference-time": "inference",
+}
+"""Stages whose time an answer tells, in milliseconds."""
+HEADERS = ("x-compute-tokens", "x-compute-characters", "x-total-time", *TIMES)
+"""What an answer tells of itself."""
 
 
 class TeiError(Struct):
@@ -83,6 +96,12 @@ class TeiEmbedRequest(Struct, forbid_unknown_fields=True):
     """The name of one of the model's prompts, which goes in front of the texts."""
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     """Cut vectors to this size and normalise again; only sizes that the model was trained for."""
+    refused: ClassVar[Mapping[str, Refused]] = {
+        "encoding_format": Refused("here vectors are lists of floats; POST /v1/embeddings takes this", ("float",)),
+        "input_type": Refused("here this is called prompt_name"),
+        "normalized": Refused("here this is called normalize", (True,)),
+        "output_dimension": Refused("here this is called dimensions"),
+    }
 
 
 class TeiRerankRequest(Struct, forbid_unknown_fields=True):
@@ -95,6 +114,14 @@ class TeiRerankRequest(Struct, forbid_unknown_fields=True):
     raw_scores: bool = False
     """Whether scores are the model's logits."""
     return_text: bool = False
+    top_n: Annotated[int, Meta(ge=0)] | None = None
+    """How many to send, best first; all of them by default and for 0."""
+    instruction: Instruction | None = None
+    """What makes a text relevant, as on /v1/rerank."""
+    refused: ClassVar[Mapping[str, Refused]] = {
+        "return_documents": Refused("beside texts this is called return_text"),
+        "truncate_prompt_tokens": Refused("with documents in place of texts, this is taken"),
+    }
 
 
 class Given(Struct):
@@ -248,11 +275,12 @@ async def create_ranking(request: Request) -> Response:
         body.texts,
         truncate=_cut(body.truncate, body.truncation_direction),
         raw=body.raw_scores,
+        instruction=body.instruction,
     )
     request.state["log"] |= {"inputs": len(body.texts), "tokens": ranking.tokens}
     ranks = [
         Rank(ranked.index, ranked.score, body.texts[ranked.index] if body.return_text else UNSET)
-        for ranked in ranking.results
+        for ranked in ranking.results[: body.top_n or None]
     ]
     return await _measured(request, started, lambda: ranks, body.texts, ranking.tokens)
 
@@ -390,12 +418,8 @@ async def _measured(
     """An answer with TEI's headers: what was computed, and how long it took, in milliseconds."""
     response = await answer_much(request, make, numbers)
     stages = request.state["stages"]
-    seconds = {
-        "x-tokenization-time": stages.longest_s("tokenise"),
-        "x-queue-time": stages.longest_s("queue"),
-        "x-inference-time": stages.longest_s("inference"),
-        "x-total-time": time.perf_counter() - started,
-    }
+    seconds = {name: stages.longest_s(stage) for name, stage in TIMES.items()}
+    seconds["x-total-time"] = time.perf_counter() - started
     response.headers.update({name: str(round(1000 * value)) for name, value in seconds.items()})
     response.headers["x-compute-tokens"] = str(tokens)
     response.headers["x-compute-characters"] = str(sum(len(text) for text in texts if isinstance(text, str)))

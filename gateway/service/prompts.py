@@ -7,7 +7,7 @@ Either is named by its own name, or by what the field calls the purpose of the t
 from dataclasses import replace
 
 from gateway.catalog import Model, TextTower
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, quoted
 from gateway.tokenize import INSTRUCTION
 
 MAX_INSTRUCTION = 4096
@@ -92,4 +92,4 @@ def _prompt(tower: TextTower, purpose: str | None, place: str) -> str:
     if purpose in tower.variants:
         return tower.default_prompt
     known = ", ".join([*tower.variants, *tower.prompts, *(name for names in PURPOSES for name in names)])
-    raise InvalidRequest(f"{place} is {purpose!r}; model {tower.name!r} knows {known}", param=place)
+    raise InvalidRequest(f"{place} is {quoted(purpose)}; model {tower.name!r} knows {known}", param=place)

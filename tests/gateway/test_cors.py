@@ -10,7 +10,15 @@ from tests.serving import gateway_client
 
 PAGE, OTHER = "https://app.example", "https://evil.example"
 PREFLIGHT = {"access-control-request-method": "POST", "access-control-request-headers": "authorization,content-type"}
-EXPOSED = ("x-request-id", "x-conch-ignored-fields", "retry-after", "x-ratelimit-remaining-tokens")
+EXPOSED = (
+    "x-request-id",
+    "x-conch-ignored-fields",
+    "retry-after",
+    "x-ratelimit-remaining-tokens",
+    "x-compute-tokens",
+    "x-total-time",
+    "x-queue-time",
+)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +95,19 @@ def test_unknown_fields_are_errors_where_the_settings_say_so(listed: httpx2.Clie
             "param": name,
             "code": None,
         }
+
+
+def test_long_names_of_unknown_fields_are_quoted_in_part(listed: httpx2.Client) -> None:
+    body = {"input": "a", "b" * 1000: 1}
+    error = listed.post("/v1/embeddings", json=body, headers={"authorization": "Bearer right"}).json()["error"]
+    assert error["message"] == f"unknown field '{'b' * 200}'..."
+
+
+def test_unknown_fields_are_errors_on_teis_paths_too(listed: httpx2.Client) -> None:
+    body = {"inputs": {"source_sentence": "a", "sentences": ["b"]}, "parameters": {"colour": 1}}
+    response = listed.post("/similarity", json=body, headers={"authorization": "Bearer right"})
+    assert response.status_code == 400
+    assert response.json() == {"error": "unknown field 'parameters.colour'", "error_type": "Validation"}
 
 
 def test_all_origins_are_allowed_without_credentials(open_to_all: httpx2.Client) -> None:

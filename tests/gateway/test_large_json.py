@@ -1,6 +1,7 @@
 import json
 import random
 import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -110,6 +111,13 @@ def test_half_a_surrogate_pair_becomes_a_replacement_character(lone: str, fillin
     assert decode(body.encode(), object) == [expected]
 
 
+def test_pair_among_halves_is_not_cut_in_two() -> None:
+    for missing in range(30):
+        start = "a" * (PIECE_BYTES - missing)
+        body = f'"{start}\\ud83d\\ud83d\\ude00\\ude00{start}"'
+        assert decode(body.encode(), str) == f"{start}\ufffd😀\ufffd{start}"
+
+
 @pytest.mark.parametrize("before", [b"", b'"%s", ' % LONG.encode()])
 def test_wrong_utf8_is_named_by_its_byte(before: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -199,3 +207,22 @@ class Answer(msgspec.Struct, tag_field="kind", tag="answer", omit_defaults=True)
 )
 def test_answer_is_written_as_msgspec_writes_it(content: object) -> None:
     assert encode(content) == msgspec.json.encode(content)
+
+
+class Twice(msgspec.Struct):
+    results: list[int]
+    data: list[int]
+
+
+class Counted(list[int]):
+    read = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.read += 1
+        return super().__iter__()
+
+
+def test_list_that_two_fields_hold_is_written_once() -> None:
+    numbers = Counted([1, 2])
+    assert encode(Twice(numbers, numbers)) == b'{"results":[1,2],"data":[1,2]}'
+    assert numbers.read == 1

@@ -119,6 +119,27 @@ def test_ranking_is_that_of_v1(client: httpx2.Client) -> None:
     ]
 
 
+def test_ranking_takes_what_v1_takes(odd_client: httpx2.Client) -> None:
+    documents = ["sea " * 300 + "shell " * 60, "shell " * 46]
+    body: dict[str, Any] = {"model": "public-score", "query": "sea", "documents": documents}
+    for asked in (
+        {"raw_scores": True},
+        {"truncate_prompt_tokens": 50, "truncation_side": "left"},
+        {"truncate_prompt_tokens": 50},
+    ):
+        found, expected = (
+            [(one["index"], one["relevance_score"]) for one in response.json()["results"]]
+            for response in (odd_client.post(path, json=body | asked) for path in ("/v2/rerank", "/v1/rerank"))
+        )
+        assert found == expected
+    message = refused(odd_client, "/v2/rerank", **body, instruction="find shells")
+    assert message.startswith("instruction: model 'public-score' takes none here")
+
+
+def test_size_of_zero_is_all(client: httpx2.Client) -> None:
+    assert embed(client, texts=["a"], output_dimension=0)["embeddings"] == embed(client, texts=["a"])["embeddings"]
+
+
 def test_documents_come_back_to_those_who_ask(client: httpx2.Client) -> None:
     body = {"model": "minilm-late-interaction", "query": "a", "documents": ["b"], "return_documents": True}
     (result,) = client.post("/v2/rerank", json=body).json()["results"]
@@ -138,6 +159,9 @@ def test_documents_come_back_to_those_who_ask(client: httpx2.Client) -> None:
         ({"images": [PIXEL]}, "images[0] holds an image; model 'all-minilm-l6-v2' takes text only; models that take"),
         ({"texts": ["a"], "output_dimension": 7}, "output_dimension is 7; the embeddings of model"),
         ({"inputs": [{"content": [{"type": "text", "text": "a"}] * 2}]}, "inputs[0] holds two of a kind"),
+        ({"texts": ["a"], "dimensions": 64}, "dimensions: here this is called output_dimension"),
+        ({"texts": ["a"], "truncate_prompt_tokens": 64}, "truncate_prompt_tokens: here this is called max_tokens"),
+        ({"texts": ["a"], "normalized": False}, "normalized: vectors here always have length 1"),
     ],
 )
 def test_errors_are_cohere_s(client: httpx2.Client, body: dict[str, Any], message: str) -> None:

@@ -6,7 +6,8 @@ import pytest
 from msgspec import Struct
 
 from gateway.errors import InvalidRequest
-from gateway.routes.decoding import MAX_IGNORED, Refused, decode
+from gateway.large_json import PIECE_BYTES
+from gateway.routes.decoding import MAX_CHOICE, MAX_IGNORED, Refused, decode
 
 
 class Inner(Struct, forbid_unknown_fields=True):
@@ -29,6 +30,7 @@ class Body(Struct, forbid_unknown_fields=True):
     flag: bool = True
     name: str | None = None
     parts: list[First | Second] = []
+    kinds: Literal["a", "b"] | list[Literal["a", "b"]] | None = None
     refused: ClassVar[Mapping[str, Refused]] = {
         "chunks": Refused("texts are never chunked"),
         "kind": Refused("there is one kind", ("only",)),
@@ -104,3 +106,47 @@ def test_booleans_may_be_strings_and_strings_stay_what_they_are() -> None:
 @pytest.mark.parametrize("harmless", [False, None, "", [], {}, "false", 0])
 def test_fields_that_are_refused_may_ask_for_nothing(harmless: Any) -> None:
     assert decoded(items=[], chunks=harmless, kind="only") == (Body([]), {})
+
+
+LONG = "\x7f" * (PIECE_BYTES + 1)
+
+
+class Some(Struct):
+    items: Any = None
+
+
+def test_large_body_is_read_like_a_small_one() -> None:
+    body, ignored = decoded(items=[LONG, {"text": "b", "id": 1}], size=None, flag="false", cut="START", kinds=["a"])
+    assert body == Body([LONG, Inner("b")], flag=False, cut="START", kinds=["a"])
+    assert ignored == {"items[].id": "items[1].id"}
+    with pytest.raises(InvalidRequest, match="unknown fields: 'itms'"):
+        decoded(itms=[LONG])
+
+
+@pytest.mark.parametrize("text", ["a", LONG])
+def test_type_that_names_some_fields_knows_of_the_others(text: str) -> None:
+    assert decode(json.dumps({"items": [text], "other": 1}).encode(), Some) == (Some([text]), {})
+
+
+@pytest.mark.parametrize("text", ["c" * (MAX_CHOICE + 1), LONG])
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"cut": ...}, "cut"),
+        ({"kinds": ...}, "kinds"),
+        ({"kinds": ["a", ...]}, "kinds[1]"),
+        ({"parts": [{"type": ...}]}, "parts[0].type"),
+    ],
+)
+def test_long_string_where_there_is_a_choice_is_not_quoted(body: dict[str, Any], place: str, text: str) -> None:
+    written = json.dumps({"items": [], **body}, default=lambda _: text)
+    with pytest.raises(InvalidRequest) as caught:
+        decode(written.encode(), Body)
+    assert caught.value.param == place
+    assert caught.value.message == f"{place}: Invalid value of {len(text)} characters"
+
+
+def test_unknown_field_of_a_long_name_is_quoted_in_part() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        decoded(**{LONG: 1})
+    assert caught.value.message == f"items is required; unknown fields: {LONG[:200]!r}"[:500] + "..."

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sentence_transformers.util.quantization import quantize_embeddings
 
+from gateway.routes.embeddings import read_inputs
 from tests.odd_models import PROMPTS
 
 Packed = Literal["binary", "ubinary"]
@@ -399,3 +400,40 @@ def test_azures_path_names_the_model(client: httpx2.Client) -> None:
     answer = client.post(path.format("text-embedding-3-small"), json={"input": "a", "model": "gpt-5"})
     assert answer.json()["model"] == "all-minilm-l6-v2"
     assert client.post(path.format("gpt-5"), json={"input": "a"}).json()["error"]["code"] == "model_not_found"
+
+
+SIZES = ("dimensions", "output_dimension")
+UNKNOWN = "\x7f" * 1000
+
+
+@pytest.mark.parametrize(
+    ("field", "status"), [("model", 404), ("task", 400), ("input_type", 400), ("prompt_name", 400)]
+)
+def test_names_that_nobody_knows_are_quoted_in_part(client: httpx2.Client, field: str, status: int) -> None:
+    message = refused(client, status, input="a", **{field: UNKNOWN})["message"]
+    assert f"{UNKNOWN[:200]!r}..."[:400] in message
+
+
+def test_image_among_texts_begins_soon() -> None:
+    for blanks, kind in ((200, "image"), (10_000, "text")):
+        (item,) = read_inputs([" " * blanks + PIXEL], "any")
+        assert getattr(item, kind)
+
+
+def test_size_of_zero_is_all_by_either_name(client: httpx2.Client) -> None:
+    assert len({len(post(client, input="a", **{name: 0})["data"][0]["embedding"]) for name in SIZES} | {384}) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "harmless", "other"),
+    [
+        ("embedding_types", ["float"], ["int8"]),
+        ("max_tokens", None, 8),
+        ("truncation_direction", "Right", "Left"),
+        ("task_type", "", "RETRIEVAL_QUERY"),
+        ("prompt", "", "query: "),
+    ],
+)
+def test_what_has_another_name_here_is_refused(client: httpx2.Client, name: str, harmless: Any, other: Any) -> None:
+    assert post(client, input="a", **{name: harmless})["data"] == post(client, input="a")["data"]
+    assert refused(client, input="a", **{name: other})["param"] == name

@@ -129,6 +129,12 @@ def test_documents_are_ranked_on_the_fields_that_are_named(client: httpx2.Client
     ]
 
 
+def test_fields_that_are_named_again_count_once(client: httpx2.Client) -> None:
+    documents = [{"title": text, "body": "A text."} for text in DOCUMENTS]
+    once = post(client, query="sea", documents=documents, rank_fields=["body", "title"])
+    assert post(client, query="sea", documents=documents, rank_fields=["body", "title", *["body"] * 62]) == once
+
+
 def test_prompt_tokens_limit_what_is_read_at_once(client: httpx2.Client, odd_client: httpx2.Client) -> None:
     late: dict[str, Any] = {"query": "sea", "documents": ["long " * 300], "truncate_prompt_tokens": 50}
     assert post(client, **late)["usage"]["total_tokens"] == 3 + 50

@@ -4,6 +4,8 @@ import httpx2
 import numpy as np
 import pytest
 
+from gateway.large_json import PIECE_BYTES
+
 
 def post(client: httpx2.Client, path: str, **body: Any) -> Any:
     response = client.post(path, json=body)
@@ -58,6 +60,9 @@ def test_ranking_is_that_of_v1(client: httpx2.Client) -> None:
     assert [(rank["index"], rank["text"]) for rank in ranks] == [(1, texts[1]), (0, texts[0])]
     assert [rank["score"] for rank in ranks] == pytest.approx([r["relevance_score"] for r in expected], abs=1e-4)
     assert all(set(rank) == {"index", "score"} for rank in post(client, "/rerank", query="a", texts=texts))
+    (best,) = post(client, "/rerank", query="sea shells", texts=texts, top_n=1)
+    assert best["index"] == 1
+    assert refused(client, "/rerank", query="a", texts=texts, instruction="b").startswith("instruction: model")
 
 
 def test_similarities_are_cosines(client: httpx2.Client) -> None:
@@ -132,3 +137,32 @@ def test_unknown_fields_are_told(client: httpx2.Client) -> None:
     response = client.post("/embed", json=body)
     assert response.status_code == 200
     assert response.headers["x-conch-ignored-fields"] == "normalise"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/embed", {"inputs": "a", "normalized": False}, "normalized: here this is called normalize"),
+        ("/embed", {"inputs": "a", "output_dimension": 64}, "output_dimension: here this is called dimensions"),
+        ("/embed", {"inputs": "a", "input_type": "query"}, "input_type: here this is called prompt_name"),
+        ("/embed", {"inputs": "a", "encoding_format": "base64"}, "encoding_format: here vectors are lists of floats"),
+        ("/rerank", {"query": "a", "texts": ["b"], "return_documents": True}, "return_documents: beside texts"),
+        ("/rerank", {"query": "a", "texts": ["b"], "truncate_prompt_tokens": 8}, "truncate_prompt_tokens: with"),
+    ],
+)
+def test_what_would_change_the_answer_elsewhere_is_refused(
+    client: httpx2.Client, path: str, body: dict[str, Any], message: str
+) -> None:
+    assert refused(client, path, **body).startswith(message)
+
+
+@pytest.mark.parametrize("filling", ["", "a" * PIECE_BYTES])
+def test_large_bodies_lose_nothing_where_a_path_has_two_types(client: httpx2.Client, filling: str) -> None:
+    for path, body in (
+        ("/rerank", {"query": "sea", "texts": [f"sea {filling}", "b"]}),
+        ("/rerank", {"query": "sea", "documents": [f"sea {filling}", "b"]}),
+        ("/", {"inputs": {"source_sentence": "sea", "sentences": [f"sea {filling}", "b"]}}),
+    ):
+        response = client.post(path, json=body)
+        assert response.status_code == 200, response.text
+        assert "x-conch-ignored-fields" not in response.headers
