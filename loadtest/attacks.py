@@ -103,6 +103,12 @@ def _bodies() -> list[Attack]:
         _posts("32 MiB of Chinese in UTF-8", lambda: _embedding(["\u6587" * (MOST // 3 // 64 - 8)] * 64)),
         _posts("32 MiB of Chinese in escapes, three at once", escaped, connections=3),
         _posts("one text of 32 MiB with an emoji", lambda: _embedding(["\U0001f600" + "a" * (MOST - 64)])),
+        _posts("a model's name of 15 MiB", lambda: b'{"input":"a","model":"%s"}' % (b"\x7f" * 15 * MIB)),
+        _posts("a choice of 15 MiB", lambda: b'{"input":"a","truncation_side":"%s"}' % (b"\x7f" * 15 * MIB)),
+        _posts(
+            "two strings of 15 MiB of blanks for a model of images",
+            lambda: json.dumps({"model": IMAGE_MODEL, "input": [" " * 15 * MIB] * 2, "truncate": True}).encode(),
+        ),
         _posts("32 MiB of lone surrogates", lambda: b'{"input":"' + b"\\ud83d" * ((MOST - 64) // 6) + b'"}'),
         _posts("32 MiB that is no JSON", lambda: b"[" + b"\xff" * (MOST - 2)),
         _posts("2,000 documents of 16 KB", lambda: _ranking(["word " * 3200] * 2000), path=RERANK),
