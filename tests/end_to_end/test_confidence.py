@@ -59,7 +59,7 @@ def test_neither_answer_nor_log_tells_what_was_sent(
     assert not told(guarded)
 
 
-@pytest.mark.parametrize("body", [f'{{"input": "{MARK}', f'{{"input": "{MARK}\\ud800"}}', f'{{"input": {MARK}}}'])
+@pytest.mark.parametrize("body", [f'{{"input": "{MARK}', f'{{"input": "{MARK}\\u"}}', f'{{"input": {MARK}}}'])
 def test_broken_json_is_not_quoted(guarded: Server, body: str) -> None:
     answer = httpx2.post(
         f"{guarded.url}/v1/embeddings", content=body.encode(), headers={"authorization": f"Bearer {KEY}"}

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def ask(client: httpx2.Client) -> dict[str, set[int]]:
     statuses: dict[str, set[int]] = {}
     for path, methods in client.get("/openapi.json").json()["paths"].items():
         for method, operation in methods.items():
-            place = path.format(id="all-minilm-l6-v2")
+            place = path.format(id="all-minilm-l6-v2", model="all-minilm-l6-v2")
             answers = [client.request("DELETE", place), client.request(method, place)]
             if "requestBody" in operation:
                 example = operation["requestBody"]["content"]["application/json"]["example"]
@@ -93,9 +94,10 @@ def ask(client: httpx2.Client) -> dict[str, set[int]]:
 @pytest.fixture(scope="module")
 def logged(repository: Path) -> Iterator[tuple[dict[str, set[int]], list[str], list[str]]]:
     """Statuses by path, and what the foreground process and Triton have logged from start to stop."""
-    with serve(repository) as server, httpx2.Client(base_url=server.url, timeout=60) as client:
-        triton = triton_log(server).open(errors="replace")
+    with serve(repository) as server, httpx2.Client(base_url=server.url, timeout=60) as client, ExitStack() as stack:
+        triton = stack.enter_context(triton_log(server).open(errors="replace"))
         statuses = ask(client)
+        stack.pop_all()
     with triton:
         yield statuses, server.lines, triton.readlines()  # which is readable after its folder is removed
 

@@ -146,7 +146,14 @@ def test_limit_must_be_positive(limit: str, value: str) -> None:
 def test_interrupted_export_leaves_nothing(workshop: Path, tmp_path: Path) -> None:
     arguments = ("--manifest", str(workshop / "models.toml"), "--repository", str(tmp_path / "repository"))
     command = [sys.executable, "-m", "export", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in its background has them ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - there are none
+    ) as running:
         while not left(tmp_path) - {".export-repository.lock"}:
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)

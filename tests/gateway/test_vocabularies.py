@@ -109,23 +109,20 @@ def test_panic_is_an_ordinary_error(file: Path) -> None:
     refused(file, ValueError, "retry-limit-in-match over")
 
 
-def test_tokenizer_that_takes_long_is_waited_for_once_and_found_later(file: Path) -> None:
+def test_tokenizer_that_takes_long_is_found_later(file: Path) -> None:
     normalizing(file, PREPEND, *[SLOW] * 20)
 
     async def run() -> None:
-        vocabularies = Vocabularies(file.parents[1], wait_s=0.1)
-        with pytest.raises(NotDone, match=r"is still being read after 0\.1 s"):
+        vocabularies = Vocabularies(file.parents[1], wait_s=0.02)
+        with pytest.raises(NotDone, match=r"is still being (read|looked for) after 0\.02 s"):
             await vocabularies.of(ENTRY, None)
         started = time.monotonic()
-        looks = 0
         while True:
             try:
                 await vocabularies.of(ENTRY, None)
                 break
             except NotDone:
-                looks += 1
                 assert time.monotonic() - started < 60
                 await asyncio.sleep(0.1)
-        assert looks
 
     asyncio.run(run())
