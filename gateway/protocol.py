@@ -24,6 +24,8 @@ MAX_PIPELINED = 8
 MAX_CHUNKS = 512
 """Pieces that a body may come in, beside one for each CHUNK_BYTES of it: each costs as much as a kilobyte does."""
 CHUNK_BYTES = 64
+TOO_MANY_S = 0.1
+"""Until that is said: a client that is answered at once comes again at once."""
 REST_S = 10.0
 """For the rest of a body that came after its answer, all of it together; a connection is used again after that."""
 REST_BYTES = 64 * 2**20
@@ -235,10 +237,9 @@ class Protocol(HttpToolsProtocol):
                 data = self._without_upgrade() + data[stop.args[0] :]
             except httptools.HttpParserError as exc:
                 if isinstance(exc.__context__, _TooManyChunksError):
-                    self._refuse(
-                        HTTPStatus.BAD_REQUEST,
-                        f"the body comes in over {MAX_CHUNKS} chunks of under {CHUNK_BYTES} bytes",
-                    )
+                    self._refused = True
+                    message = f"the body comes in over {MAX_CHUNKS} chunks of under {CHUNK_BYTES} bytes"
+                    self.loop.call_later(TOO_MANY_S, self._refuse, HTTPStatus.BAD_REQUEST, message)
                 else:
                     self.send_400_response("Invalid HTTP request received.")
                 return
