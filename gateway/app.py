@@ -82,9 +82,10 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
 
     keys = Keys(settings.api_keys, settings.api_keys_file)
     quotas = Quotas({"requests": settings.requests_a_minute, "tokens": settings.tokens_a_minute})
+    authorise = Middleware(Authorise, keys=keys, origins=settings.cors_origins)
     guards = [
         Middleware(Refuse, drain=drain),
-        Middleware(Authorise, keys=keys, origins=settings.cors_origins),
+        authorise,
         *([Middleware(Limit, quotas=quotas)] if quotas.are_any else []),
     ]
 
@@ -123,7 +124,7 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),
             Route("/openapi.json", openapi.show),
-            Route("/metrics", show_metrics, middleware=[guards[1]]),
+            Route("/metrics", show_metrics, middleware=[authorise]),
             *(pages.routes() if settings.pages else ()),
         ],
         exception_handlers={

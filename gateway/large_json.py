@@ -85,15 +85,7 @@ def encode(content: object) -> bytes:
 def _decode(piece: bytes | bytearray, piece_type: type[T], offset: int = 0) -> T:
     """Parse what is no more than PIECE_BYTES; `offset` is its place in the body, for messages."""
     try:
-        try:
-            return msgspec.json.decode(piece, type=piece_type)
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError:
-            repaired = _without_lone_surrogates(piece)
-            if repaired == piece:
-                raise
-            return msgspec.json.decode(repaired, type=piece_type)
+        return msgspec.json.decode(piece, type=piece_type)
     except UnicodeDecodeError:
         _refuse(_utf8_problem(piece, offset))
     except RecursionError:
@@ -101,6 +93,9 @@ def _decode(piece: bytes | bytearray, piece_type: type[T], offset: int = 0) -> T
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError as exc:
+        repaired = _without_lone_surrogates(piece)
+        if repaired != piece:  # which has none any more
+            return _decode(repaired, piece_type, offset)
         _refuse(BYTE.sub(lambda found: f" (byte {int(found[1]) + offset})", str(exc)))
 
 

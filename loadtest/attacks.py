@@ -11,7 +11,7 @@ from functools import partial
 
 from PIL import Image
 
-from loadtest.client import LENGTH
+from loadtest.client import read_status
 from tests import hostile
 from tests.pictures import file
 
@@ -154,7 +154,7 @@ def _images() -> list[Attack]:
         return hostile.jpeg_of_many_scans()[: 4 * MIB]
 
     def wide(count: int) -> bytes:
-        return _pictures([_bomb(1_000_000, 40)] * count)
+        return _pictures([hostile.run_length_bmp(1_000_000, 40)] * count)
 
     return [
         _posts("64 images of 224 bytes that are a million pixels wide", lambda: wide(64), connections=2),
@@ -197,23 +197,6 @@ def _pictures(files: Sequence[bytes]) -> bytes:
 
 def _of_images(images: Sequence[str]) -> bytes:
     return json.dumps({"model": IMAGE_MODEL, "input": [{"image": image} for image in images]}).encode()
-
-
-def _bomb(width: int, height: int) -> bytes:
-    """A BMP in runs: each line one run, and the end of a line."""
-    data = b"\1\1\0\0" * height + b"\0\1"
-    header = (40).to_bytes(4, "little") + width.to_bytes(4, "little") + height.to_bytes(4, "little")
-    header += b"\1\0\x08\0\1\0\0\0" + bytes(12) + (2).to_bytes(4, "little") + bytes(4)
-    start = 14 + len(header) + 8
-    return (
-        b"BM"
-        + (start + len(data)).to_bytes(4, "little")
-        + bytes(4)
-        + start.to_bytes(4, "little")
-        + header
-        + bytes(8)
-        + data
-    )
 
 
 def _head(target: Target, path: str, framing: str, key: str | None = None) -> bytes:
@@ -264,12 +247,10 @@ async def _answer(target: Target, reader: asyncio.StreamReader) -> None:
     """Count an answer, which is read to its end."""
     try:
         async with asyncio.timeout(ANSWER_S):
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = LENGTH.search(head)
-            await reader.readexactly(int(length[1]) if length else 0)
+            status = await read_status(reader)
     except (OSError, asyncio.IncompleteReadError):
         target.statuses["cut off"] += 1
     except TimeoutError:
         target.statuses["lost"] += 1
     else:
-        target.statuses[head[9:12].decode()] += 1
+        target.statuses[status] += 1

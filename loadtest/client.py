@@ -73,6 +73,14 @@ async def _send(host: str, port: int, path: str, bodies: Iterator[bytes], client
     return Answers(time.perf_counter() - started, sorted(latencies))
 
 
+async def read_status(reader: asyncio.StreamReader) -> str:
+    """The status of an answer, which is read to its end."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = LENGTH.search(head)
+    await reader.readexactly(int(length[1]) if length else 0)
+    return head[9:12].decode()
+
+
 async def _read(reader: asyncio.StreamReader) -> None:
     head = await reader.readuntil(b"\r\n\r\n")
     length = LENGTH.search(head)

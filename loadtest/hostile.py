@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import base64
-import io
 import json
 import multiprocessing
 import os
@@ -23,8 +22,9 @@ from rich.console import Console
 
 from loadtest import bench, machine
 from loadtest.attacks import ANSWER_S, EMBEDDINGS, IMAGE_MODEL, MIB, Attack, Target, attacks
-from loadtest.client import LENGTH
+from loadtest.client import read_status
 from loadtest.servers import HOST, Server, conch, role
+from tests.pictures import file
 
 RESULTS = Path(__file__).parent / "results" / "hostile.json"
 SCRATCH = Path(".chaos")
@@ -263,10 +263,7 @@ async def ask(port: int, request: bytes) -> tuple[str, float]:
             reader, writer = await asyncio.open_connection(HOST, port, limit=MIB)
             try:
                 writer.write(request)
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = LENGTH.search(head)
-                await reader.readexactly(int(length[1]) if length else 0)
-                status = head[9:12].decode()
+                status = await read_status(reader)
             finally:
                 writer.close()
     return status, 1000 * (time.perf_counter() - began)
@@ -312,9 +309,7 @@ async def pages() -> AsyncIterator[Mapping[str, int]]:
 
 def png() -> bytes:
     """A small picture."""
-    written = io.BytesIO()
-    Image.new("RGB", (100, 80), "teal").save(written, "PNG")
-    return written.getvalue()
+    return file(Image.new("RGB", (100, 80), "teal"), "PNG")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections import Counter
 import msgspec
 import numpy as np
 
-from loadtest.client import LENGTH, Answers, send
+from loadtest.client import Answers, read_status, send
 from loadtest.servers import HOST, Server
 from loadtest.steady import GRACE_S, TIMEOUT_S, console
 from loadtest.workloads import Workload
@@ -106,10 +106,7 @@ async def ask(connection: Connection, path: str, body: bytes) -> str:
     """The status of an answer, which is read to its end."""
     reader, writer = connection
     writer.write(b"POST %s HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%s" % (path.encode(), len(body), body))
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = LENGTH.search(head)
-    await reader.readexactly(int(length[1]) if length else 0)
-    return head[9:12].decode()
+    return await read_status(reader)
 
 
 def _peak(server: Server, workload: Workload) -> Answers:

@@ -1,7 +1,6 @@
 """A query and documents to scores."""
 
 from collections.abc import Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,7 +9,6 @@ from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.scores import ACTIVATIONS
 from gateway.service import prompts, rows, tokens
 from gateway.service.caller import Caller
-from gateway.service.ordered import ahead
 from gateway.tokenize import Frame, Truncate
 
 PAIR_CHARACTERS = 256
@@ -161,11 +159,11 @@ async def score_pairs(
     first_lengths: list[int] = []
     total = 0
     with caller.stages.stage("tokenise"):
-        calls = [partial(caller.read, sum(sizes[part]), partial(read, part)) for part in tokens.slices(sizes)]
-        async with aclosing(ahead(calls, caller.threads.count)) as results:
+        left = iter(places)
+        async with tokens.in_slices(caller, sizes, read) as results:
             async for fresh in results:
                 rows_read = [ids for ids, _ in fresh]
-                total = tokens.count(total, rows_read, places[len(encoded) :])
+                total = tokens.count(total, rows_read, left)
                 encoded += rows_read
                 first_lengths += [length for _, length in fresh]
     tower = replace(tower, activation="none") if raw else tower

@@ -1,6 +1,6 @@
 """Texts to token ids within a model's limits, at a cost that the limits bound too."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import TypeVar
@@ -12,6 +12,7 @@ from gateway.service.ordered import ahead
 from gateway.tokenize import Frame, Piece, Truncate
 
 Written = TypeVar("Written")
+Result = TypeVar("Result")
 Text = str | list[int]
 """Text, or token ids of the model's own vocabulary, special tokens included, taken as they are."""
 
@@ -68,10 +69,10 @@ async def encode(
 
     encoded: list[list[int]] = []
     total = 0
-    calls = [partial(caller.read, sum(sizes[part]), partial(read, part)) for part in slices(sizes)]
-    async with aclosing(ahead(calls, caller.threads.count)) as rows:
+    left = iter(places)
+    async with in_slices(caller, sizes, read) as rows:
         async for fresh in rows:
-            total = count(total, fresh, places[len(encoded) :])
+            total = count(total, fresh, left)
             encoded += fresh
     return encoded
 
@@ -113,7 +114,7 @@ def encode_now(
 
 
 def count(total: int, rows: Iterable[Sequence[int]], places: Iterable[str]) -> int:
-    """How many tokens there are with those of more rows.
+    """How many tokens there are with those of more rows, whose places come next.
 
     Raises:
         RequestTooLarge: over MAX_TOKENS.
@@ -147,9 +148,22 @@ async def pieces(
     def read(part: slice) -> list[Written]:
         return [write(tower.tokenizer.pieces(text, special=special)) for text in texts[part]]
 
-    calls = [partial(caller.read, sum(sizes[part]), partial(read, part)) for part in slices(sizes)]
-    async with aclosing(ahead(calls, caller.threads.count)) as results:
+    async with in_slices(caller, sizes, read) as results:
         return [written async for fresh in results for written in fresh]
+
+
+def in_slices(
+    caller: Caller, sizes: Sequence[int], read: Callable[[slice], list[Result]]
+) -> "aclosing[AsyncGenerator[list[Result], None]]":
+    """What is read of each slice of texts, in order; closed early, it reads no more.
+
+    Args:
+        caller: on whose behalf.
+        sizes: the characters of each text.
+        read: reads a slice of them, here or in a thread.
+    """
+    calls = [partial(caller.read, sum(sizes[part]), partial(read, part)) for part in slices(sizes)]
+    return aclosing(ahead(calls, caller.threads.count))
 
 
 def slices(sizes: Iterable[int]) -> Iterator[slice]:
