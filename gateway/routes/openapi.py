@@ -162,20 +162,25 @@ AZURE_KEY = {
     "description": "The same, as Azure's clients send it.",
 }
 SHARED = "OpenAI, Jina, Voyage"
+NULL = {"type": "null"}
 COMPONENT = "#/components/schemas/{name}"
 
 
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    types = [type_ for operation in OPERATIONS for type_ in (operation.response, operation.request, operation.error)]
-    found, schemas = msgspec.json.schema_components([type_ for type_ in types if type_], ref_template=COMPONENT)
-    for schema in schemas.values():
-        schema.pop("additionalProperties", None)  # unknown fields are left out, and told
+    answers = [type_ for operation in OPERATIONS for type_ in (operation.response, operation.error)]
+    bodies = [operation.request for operation in OPERATIONS if operation.request is not None]
+    found, schemas = msgspec.json.schema_components(answers, ref_template=COMPONENT)
+    asked, of_bodies = msgspec.json.schema_components(bodies, ref_template=COMPONENT)
+    for schema in of_bodies.values():
+        _as_it_is_read(schema)
+    schemas.update(of_bodies)
+    requests = iter(asked)
     described = iter(found)
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         response = next(described)
-        request = next(described) if operation.request is not None else None
+        request = next(requests) if operation.request is not None else None
         paths.setdefault(operation.path, {})[operation.method] = _describe(
             operation, response, request, next(described)
         )
@@ -187,6 +192,16 @@ def document() -> dict[str, Any]:
         "components": {"schemas": schemas, "securitySchemes": {"key": KEY, "azureKey": AZURE_KEY}},
         "security": [{}, {"key": []}, {"azureKey": []}],  # open where no keys are configured
     }
+
+
+def _as_it_is_read(schema: Schema) -> None:
+    """Say of an object in a body what `decoding` does: unknown fields are left out, null means the default."""
+    schema.pop("additionalProperties", None)
+    properties = schema.get("properties", {})
+    for name in properties.keys() - set(schema.get("required", ())):
+        annotations = {key: properties[name].pop(key) for key in ("default", "description") if key in properties[name]}
+        choices = [choice for choice in properties[name].get("anyOf", [properties[name]]) if choice != NULL]
+        properties[name] = {"anyOf": [*choices, NULL], **annotations}
 
 
 def _describe(operation: Operation, response: Schema, request: Schema | None, error: Schema) -> dict[str, Any]:

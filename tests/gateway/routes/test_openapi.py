@@ -26,6 +26,13 @@ def test_request_schema_allows_unknown_fields_as_the_server_does() -> None:
     assert schema["required"] == ["input"]
 
 
+def test_request_schema_allows_null_where_a_field_may_be_left_out() -> None:
+    schema = document()["components"]["schemas"]["SimilarityParameters"]
+    direction = {"anyOf": [{"enum": ["Left", "Right", "left", "right"]}, {"type": "null"}], "default": "Right"}
+    assert schema["properties"]["truncation_direction"] == direction
+    assert schema["properties"]["prompt_name"] == {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}
+
+
 @pytest.mark.parametrize("operation", [one for one in OPERATIONS if one.request], ids=lambda operation: operation.id)
 def test_example_is_answered_by_the_default_models(client: httpx2.Client, operation: Operation) -> None:
     path = operation.path.replace("{model}", "all-minilm-l6-v2")
