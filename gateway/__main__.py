@@ -12,11 +12,11 @@ from contextlib import suppress
 
 import uvicorn
 
-from gateway import logs, spans
 from gateway.app import create_app
 from gateway.drain import Drain, Server
-from gateway.protocol import Protocol
+from gateway.server.protocol import Protocol
 from gateway.settings import Settings, SettingsError
+from gateway.telemetry import logs, spans
 
 KEEP_ALIVE_S = 75
 """Longer than clients and load balancers keep an idle connection, so that the gateway is never the first to close."""

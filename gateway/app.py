@@ -12,25 +12,25 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp
 
-from gateway import cores
-from gateway.admission import Lines
-from gateway.bodies import Bodies
+from gateway.access.keys import Keys
+from gateway.access.quota import Quotas
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.errors import GatewayError
 from gateway.health import Monitor
-from gateway.images import Images
-from gateway.keys import Keys
-from gateway.metrics import Metrics, State
+from gateway.images.reader import Images
 from gateway.middleware import Authorise, Limit, Refuse, RequestLog, Speak
-from gateway.quota import Quotas
 from gateway.routes import cohere, embeddings, errors, health, models, nim, openapi, pages, rerank, tei
+from gateway.routes.body_budget import Bodies
 from gateway.routes.errors import WriteError
 from gateway.routes.http import Endpoint, Gateway, with_deadline
 from gateway.routes.metrics import show as show_metrics
+from gateway.scheduling import cores
+from gateway.scheduling.admission import Lines
+from gateway.scheduling.threads import Threads
 from gateway.settings import Settings
-from gateway.spans import NO_SPANS, Spans
-from gateway.threads import Threads
+from gateway.telemetry.metrics import Metrics, State
+from gateway.telemetry.spans import NO_SPANS, Spans
 from gateway.triton import Triton
 
 EXPOSED = (

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gateway.contract import ImageParameters, Parameters, TextParameters, read
 from gateway.errors import ModelNotFound, NotReady, quoted
-from gateway.parameters import ImageParameters, Parameters, TextParameters, read
-from gateway.pixels import Preparation
-from gateway.tokenize import TextTokenizer
+from gateway.images.preprocess import Preparation
+from gateway.text.loader import Vocabularies
+from gateway.text.tokenizer import TextTokenizer
 from gateway.triton import ModelConfig, Triton
-from gateway.vocabularies import Vocabularies
 
 log = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from contextlib import suppress
 
 import numpy as np
 
-from gateway.admission import Lines
 from gateway.catalog import Catalog, ImageTower, TextTower, Tower
-from gateway.decoders import Pixels
 from gateway.drain import Drain
 from gateway.errors import GatewayError
-from gateway.service import images, rows
+from gateway.images.pool import Pixels
+from gateway.scheduling.admission import Lines
+from gateway.scheduling.threads import Threads
+from gateway.service import image_batches, text_batches
 from gateway.service.caller import Caller
-from gateway.threads import Threads
 from gateway.triton import Triton
 
 log = logging.getLogger(__name__)
@@ -94,10 +94,10 @@ class Monitor:
     async def _canary(self, tower: Tower) -> None:
         try:
             if isinstance(tower, TextTower):
-                await rows.run(self._caller, tower, [tuple([0] for _ in rows.SEGMENTS[tower.role])])
+                await text_batches.run(self._caller, tower, [tuple([0] for _ in text_batches.SEGMENTS[tower.role])])
             elif isinstance(tower, ImageTower):
                 size = (3, tower.preparation.height, tower.preparation.width)
-                await images.run(self._caller, tower, 1, lambda _: _black(size))
+                await image_batches.run(self._caller, tower, 1, lambda _: _black(size))
         except GatewayError as exc:
             log.debug("canary of %s: %s", tower.triton_name, exc)  # problem() tells when it matters
 

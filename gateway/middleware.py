@@ -11,15 +11,15 @@ from msgspec import Struct
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.access.keys import Keys
+from gateway.access.origins import is_other
+from gateway.access.quota import Quotas
 from gateway.drain import Drain
 from gateway.errors import InvalidKey, NotReady, OtherSite
-from gateway.keys import Keys
-from gateway.metrics import IGNORED_FIELDS, Metrics
-from gateway.quota import Quotas
-from gateway.sites import is_other
-from gateway.spans import NO_SPANS, Spans
-from gateway.stages import Stages
-from gateway.turns import Account
+from gateway.scheduling.turns import Account
+from gateway.telemetry.metrics import IGNORED_FIELDS, Metrics
+from gateway.telemetry.spans import NO_SPANS, Spans
+from gateway.telemetry.timings import Stages
 
 log = logging.getLogger("gateway.request")
 

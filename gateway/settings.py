@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from gateway.addresses import Allowed
-from gateway.keys import read
+from gateway.access.keys import read
+from gateway.images.allowlist import Allowed
 
 PREFIX = "GATEWAY_"
 KEYS = (f"{PREFIX}API_KEYS", f"{PREFIX}API_KEYS_FILE")

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from gateway.discovery import Resolve, Servers, resolve
 from gateway.errors import DeadlineExceeded, GatewayError, InferenceFailed, NotReady, Overloaded
-from gateway.names import Resolve, Servers, resolve
-from gateway.spans import NO_SPANS, Spans
+from gateway.telemetry.spans import NO_SPANS, Spans
 
 log = logging.getLogger(__name__)
 

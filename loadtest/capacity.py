@@ -28,7 +28,7 @@ from scipy.optimize import nnls
 from tokenizers import Tokenizer
 
 from export.config import MAX_BATCH_SIZE
-from gateway.admission import LEAST_UNDER_WAY, UNDER_WAY_S
+from gateway.scheduling.admission import LEAST_UNDER_WAY, UNDER_WAY_S
 from loadtest import bench, machine, page
 from loadtest.client import BenchmarkError
 from loadtest.overload import Connection, ask

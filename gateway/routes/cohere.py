@@ -27,7 +27,7 @@ from gateway.routes.http import (
 )
 from gateway.routes.rerank import Document, RankFields, RerankRequest, as_object, rank_documents
 from gateway.service.embed import Item
-from gateway.service.rows import MAX_ROWS
+from gateway.service.text_batches import MAX_ROWS
 
 UNIT = {name: Refused("vectors here always have length 1", (True,)) for name in ("normalized", "normalize")}
 

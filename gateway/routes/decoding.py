@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import msgspec
 import msgspec.inspect as types
 
-from gateway import large_json
 from gateway.errors import InvalidRequest, quoted
+from gateway.routes import large_json
 
 T = TypeVar("T")
 

@@ -28,9 +28,9 @@ from gateway.routes.http import (
     rename,
 )
 from gateway.service.embed import Embeddings, Item
-from gateway.service.rows import MAX_ROWS
+from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
-from gateway.tokenize import Truncate
+from gateway.text.tokenizer import Truncate
 
 TokenIds = list[int]
 OTHER_NAMES = {

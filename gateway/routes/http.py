@@ -14,9 +14,6 @@ from msgspec import Struct
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
-from gateway import large_json
-from gateway.admission import Lines
-from gateway.bodies import Bodies, Body
 from gateway.catalog import RERANK_ROLES, Catalog, Model, TextTower
 from gateway.drain import Drain
 from gateway.errors import (
@@ -30,20 +27,23 @@ from gateway.errors import (
     quoted,
 )
 from gateway.health import Monitor
-from gateway.images import Images
-from gateway.metrics import IGNORED_FIELDS, Metrics
+from gateway.images.reader import Images
+from gateway.routes import large_json
+from gateway.routes.body_budget import Bodies, Body
 from gateway.routes.decoding import MAX_IGNORED, Ignored, decode
 from gateway.routes.presence import Presence
+from gateway.scheduling.admission import Lines
+from gateway.scheduling.threads import Threads
+from gateway.scheduling.turns import Account
 from gateway.service import prompts
 from gateway.service.caller import Caller
 from gateway.service.embed import Embeddings, Item, embed
 from gateway.service.prompts import SUFFIXES
 from gateway.settings import Settings
-from gateway.stages import Stages
-from gateway.threads import Threads
-from gateway.tokenize import Truncate
+from gateway.telemetry.metrics import IGNORED_FIELDS, Metrics
+from gateway.telemetry.timings import Stages
+from gateway.text.tokenizer import Truncate
 from gateway.triton import Triton
-from gateway.turns import Account
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from gateway.routes.decoding import Refused
 from gateway.routes.http import TRUNCATIONS, Request, Truncation, answer, caller, find_ranker, read
 from gateway.service.rerank import rerank
-from gateway.service.rows import MAX_ROWS
+from gateway.service.text_batches import MAX_ROWS
 
 IMAGE = {"image": Refused("rerank models take text only")}
 

@@ -17,7 +17,7 @@ from gateway.routes.errors import ErrorResponse
 from gateway.routes.health import Health
 from gateway.routes.models import ModelList, ModelObject
 from gateway.routes.rerank import RerankRequest, RerankResponse
-from gateway.tokenize import Piece
+from gateway.text.tokenizer import Piece
 
 Schema = dict[str, Any]
 TEI = tei.TeiError

@@ -24,7 +24,7 @@ from gateway.routes.http import (
     rename,
 )
 from gateway.service.rerank import Ranking, rerank
-from gateway.service.rows import MAX_ROWS
+from gateway.service.text_batches import MAX_ROWS
 
 OTHER_NAMES = {"top_k": "top_n", "truncation": "truncate", "instruct": "instruction"}
 

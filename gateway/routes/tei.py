@@ -45,10 +45,10 @@ from gateway.routes.rerank import RerankRequest, rank
 from gateway.service import prompts
 from gateway.service.embed import Embeddings, Item
 from gateway.service.rerank import rerank, score_pairs
-from gateway.service.rows import MAX_ROWS
+from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS, Text, pieces
-from gateway.stages import Stage
-from gateway.tokenize import Piece, Truncate
+from gateway.telemetry.timings import Stage
+from gateway.text.tokenizer import Piece, Truncate
 
 PIECES = 10_000
 """Tokens that are written at a time."""

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from gateway.admission import Lines
 from gateway.catalog import Tower
-from gateway.stages import Stages
-from gateway.threads import Threads
+from gateway.scheduling.admission import Lines
+from gateway.scheduling.threads import Threads
+from gateway.scheduling.turns import Account
+from gateway.telemetry.timings import Stages
 from gateway.triton import Triton
-from gateway.turns import Account
 
 INLINE_CHARACTERS = 1024
 """Up to so much text is tokenised here: 0.3 ms of work, or 4 ms of text that was made to be slow."""

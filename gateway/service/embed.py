@@ -8,14 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.catalog import ImageTower, Model, TextTower
-from gateway.decoders import Pixels
 from gateway.errors import InvalidRequest
-from gateway.images import Images
-from gateway.service import images, rows, tokens
+from gateway.images.pool import Pixels
+from gateway.images.reader import Images
+from gateway.service import image_batches, text_batches, tokens
 from gateway.service.caller import Caller
-from gateway.service.ordered import gather
+from gateway.service.gather import gather
 from gateway.service.tokens import Text
-from gateway.tokenize import Truncate
+from gateway.text.tokenizer import Truncate
 from gateway.vectors import normalise
 
 NOTHING = np.empty((0, 1), np.float32)
@@ -156,7 +156,7 @@ async def _prefixes(
 async def _embed_texts(
     caller: Caller, tower: TextTower | None, ids: Sequence[list[int]], prefixes: Sequence[int]
 ) -> NDArray[np.float32]:
-    return await rows.run(caller, tower, [(row,) for row in ids], prefixes) if tower is not None else NOTHING
+    return await text_batches.run(caller, tower, [(row,) for row in ids], prefixes) if tower is not None else NOTHING
 
 
 async def _embed_images(
@@ -171,4 +171,4 @@ async def _embed_images(
         image, place = given[index]
         return await reader.read(image, preparation, place, caller.account)
 
-    return await images.run(caller, tower, len(given), read)
+    return await image_batches.run(caller, tower, len(given), read)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from gateway.catalog import Model, TextTower
 from gateway.errors import InvalidRequest, quoted
-from gateway.tokenize import INSTRUCTION
+from gateway.text.tokenizer import INSTRUCTION
 
 MAX_INSTRUCTION = 4096
 """Characters of an instruction; real ones are a sentence or two."""

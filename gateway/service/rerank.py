@@ -7,9 +7,9 @@ from functools import partial
 from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.scores import ACTIVATIONS
-from gateway.service import prompts, rows, tokens
+from gateway.service import prompts, text_batches, tokens
 from gateway.service.caller import Caller
-from gateway.tokenize import Frame, Truncate
+from gateway.text.tokenizer import Frame, Truncate
 
 PAIR_CHARACTERS = 256
 """A pair costs as much as if it were so much longer: a frame of its own is made for it."""
@@ -104,7 +104,7 @@ async def _interact_late(
             f" and a request may have {tokens.MAX_TOKENS}",
             param="query",
         )
-    outputs = await rows.run(caller, tower, [(query_ids, ids) for ids in document_ids])
+    outputs = await text_batches.run(caller, tower, [(query_ids, ids) for ids in document_ids])
     return outputs[:, 0].tolist(), len(query_ids) + count
 
 
@@ -196,6 +196,6 @@ def _frame(tower: TextTower, query: str, place: str, most: int, instruction: str
 async def _score(
     caller: Caller, tower: TextTower, pairs: Sequence[Sequence[int]], first_lengths: Sequence[int]
 ) -> list[float]:
-    logits = await rows.run(caller, tower, [(ids,) for ids in pairs], first_lengths)
+    logits = await text_batches.run(caller, tower, [(ids,) for ids in pairs], first_lengths)
     scores: list[float] = ACTIVATIONS[tower.activation](logits)[:, tower.positive_class].tolist()
     return scores

@@ -8,8 +8,8 @@ from typing import TypeVar
 from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.service.caller import Caller
-from gateway.service.ordered import ahead
-from gateway.tokenize import Frame, Piece, Truncate
+from gateway.service.gather import ahead
+from gateway.text.tokenizer import Frame, Piece, Truncate
 
 Written = TypeVar("Written")
 Result = TypeVar("Result")

@@ -27,7 +27,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from tests import hostile
-from tests.gateway.test_pixels import archive
+from tests.gateway.images.test_preprocess import archive
 from tests.hostile import png
 from tests.pictures import VARIED, file, scene, seen
 from tests.serving import Server, serve

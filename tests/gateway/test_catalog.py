@@ -12,10 +12,10 @@ from PIL.Image import Resampling
 
 from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES, Catalog, Model, TextTower
 from gateway.errors import ModelNotFound, NotReady
-from gateway.pixels import Preparation
+from gateway.images.preprocess import Preparation
 from gateway.triton import ModelConfig, Triton
 from loadtest.servers import free_ports
-from tests.gateway.test_vocabularies import PANICKING, normalizing
+from tests.gateway.text.test_loader import PANICKING, normalizing
 from tests.serving import Server
 
 Result = TypeVar("Result")

@@ -5,11 +5,11 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from gateway.admission import Lines
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.health import FRESH_S, Monitor
-from gateway.threads import Threads
+from gateway.scheduling.admission import Lines
+from gateway.scheduling.threads import Threads
 from gateway.triton import ModelConfig, Triton
 from loadtest.servers import free_ports
 from tests.serving import Server

@@ -6,10 +6,10 @@ import time
 import httpx2
 import pytest
 
+from gateway.access.keys import Keys
 from gateway.app import create_app
 from gateway.drain import Drain
 from gateway.errors import InvalidKey
-from gateway.keys import Keys
 from gateway.middleware import Authorise
 from gateway.settings import Settings
 from tests.serving import Server

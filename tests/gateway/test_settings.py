@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.addresses import Allowed
+from gateway.images.allowlist import Allowed
 from gateway.settings import KEYS, Settings, SettingsError
 
 

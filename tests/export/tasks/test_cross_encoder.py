@@ -18,7 +18,7 @@ from export.rows import Rows
 from export.tasks import cross_encoder
 from export.tower import CROSS_ENCODER, FIRST_LENGTH, TEXT, Tower
 from gateway.scores import ACTIVATIONS
-from gateway.tokenize import Template, TemplateTokenizer, TextTokenizer
+from gateway.text.tokenizer import Template, TemplateTokenizer, TextTokenizer
 from tests.export import tiny
 
 PAIRS = [

@@ -22,7 +22,7 @@ from export.errors import SourceError
 from export.manifest import ModelSpec
 from export.tasks import late_interaction
 from export.tower import DOCUMENT, LATE_INTERACTION, QUERY, Tower
-from gateway.tokenize import TextTokenizer
+from gateway.text.tokenizer import TextTokenizer
 from tests.export import tiny
 
 QUERIES = ["sea shells", "SEA, shells.", "what is brass? " * 12]

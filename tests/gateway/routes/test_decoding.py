@@ -6,8 +6,8 @@ import pytest
 from msgspec import Struct
 
 from gateway.errors import InvalidRequest
-from gateway.large_json import PIECE_BYTES
 from gateway.routes.decoding import MAX_CHOICE, MAX_IGNORED, Refused, decode
+from gateway.routes.large_json import PIECE_BYTES
 
 
 class Inner(Struct, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from gateway.large_json import MAX_CONTAINERS, MAX_NAMES, MAX_VALUES
+from gateway.routes.large_json import MAX_CONTAINERS, MAX_NAMES, MAX_VALUES
 from tests.serving import gateway_client
 
 

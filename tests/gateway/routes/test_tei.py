@@ -4,7 +4,7 @@ import httpx2
 import numpy as np
 import pytest
 
-from gateway.large_json import PIECE_BYTES
+from gateway.routes.large_json import PIECE_BYTES
 
 
 def post(client: httpx2.Client, path: str, **body: Any) -> Any:

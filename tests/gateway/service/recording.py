@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.admission import Lines
 from gateway.errors import NotReady
+from gateway.scheduling.admission import Lines
+from gateway.scheduling.threads import Threads
 from gateway.service.caller import Caller
-from gateway.threads import Threads
 from gateway.triton import Triton
 
 

@@ -5,9 +5,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from gateway.catalog import Model, TextTower
-from gateway.images import Images
+from gateway.images.reader import Images
 from gateway.service.embed import Item, embed
-from gateway.tokenize import TextTokenizer
+from gateway.text.tokenizer import TextTokenizer
 from tests.gateway.service.recording import RecordingTriton, caller
 
 

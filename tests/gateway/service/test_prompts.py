@@ -6,7 +6,7 @@ import pytest
 from gateway.catalog import Model, TextTower
 from gateway.errors import InvalidRequest
 from gateway.service.prompts import choose, for_purpose
-from gateway.tokenize import TextTokenizer
+from gateway.text.tokenizer import TextTokenizer
 
 PROMPTS = {"query": "q: ", "passage": "p: ", "STS-B": "s: "}
 

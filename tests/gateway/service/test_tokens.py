@@ -7,7 +7,7 @@ from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.service import tokens
 from gateway.service.tokens import SLICE_CHARACTERS, Text
-from gateway.tokenize import TextTokenizer, Truncate
+from gateway.text.tokenizer import TextTokenizer, Truncate
 from tests.gateway.service.recording import RecordingTriton, caller
 
 

@@ -1,0 +1,157 @@
+"""What the config of an entry says of its model, checked where it comes in: anybody may have written it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+from PIL.Image import Resampling
+
+from gateway.images.preprocess import Preparation
+from gateway.scores import ACTIVATIONS
+from gateway.text.tokenizer import INSTRUCTION, Template
+from gateway.triton import ModelConfig
+
+Kind = TypeVar("Kind", bound="Parameters")
+
+Name = Annotated[str, Meta(pattern=r"\A[^,<>\s\x00-\x1f\x7f]{1,256}\Z")]
+"""What clients may call a model: it comes back in answers, lines of the log and labels of metrics."""
+Names = Annotated[tuple[Name, ...], Meta(max_length=256)]
+Count = Annotated[int, Meta(ge=1, le=2**20)]
+"""Of what a row or a batch has. No model takes more than a million tokens."""
+Edge = Annotated[int, Meta(ge=1, le=4096)]
+"""Of an image as a tower sees it, in pixels."""
+Prompt = Annotated[str, Meta(max_length=2**16)]
+
+
+class Parameters(msgspec.Struct, frozen=True, kw_only=True):
+    """Of any entry."""
+
+    width: Count
+    """Of the output, by the config itself; and so is the next."""
+    max_batch_size: Annotated[int, Meta(ge=1)]
+    name: Name
+    aliases: Names = ()
+    default: bool = False
+    dimensions: tuple[Annotated[int, Meta(ge=1)], ...] = ()
+    text_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse parameters that contradict each other."""
+        for size in self.dimensions:
+            if size > self.width:
+                raise ValueError(f"dimensions has {size}, and the model {self.width}")
+
+
+class TextParameters(Parameters, frozen=True, kw_only=True):
+    """Of one whose rows are token ids."""
+
+    max_tokens: Count
+    vocabulary_size: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    prompts: dict[str, Prompt] = {}
+    default_prompt: str | None = None
+    instructed_prompts: dict[str, Prompt] = {}
+    template: Template | None = None
+    activation: str = "none"
+    positive_class: int = 0
+    max_query_tokens: int | None = None
+    variants: Names = ()
+    variant: str = ""
+    length_buckets: tuple[Count, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse parameters that contradict each other."""
+        super().__post_init__()
+        for complaint in self._complaints():
+            raise ValueError(complaint)
+
+    def _complaints(self) -> Iterator[str]:
+        if self.default_prompt is not None and self.default_prompt not in self.prompts:
+            yield f"default_prompt {self.default_prompt!r} is none of its prompts"
+        for name, form in self.instructed_prompts.items():
+            if name not in self.prompts or form.count(INSTRUCTION) != 1:
+                yield f"instructed_prompts {name!r} is none of its prompts, or has not one {INSTRUCTION}"
+        if self.activation not in ACTIVATIONS:
+            yield f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}"
+        if not 0 <= self.positive_class < self.width:
+            yield f"positive_class {self.positive_class} is none of its {self.width} classes"
+        if self.max_query_tokens is not None and not 1 <= self.max_query_tokens <= self.max_tokens:
+            yield f"max_query_tokens is {self.max_query_tokens}, not 1 to its max_tokens of {self.max_tokens}"
+        if self.variant not in (self.variants or ("",)):
+            yield f"variant {self.variant!r} is none of its variants"
+        if self.length_buckets and max(self.length_buckets) < self.max_tokens:
+            yield f"length_buckets end at {max(self.length_buckets)}, below its max_tokens of {self.max_tokens}"
+
+
+class ImageParameters(Parameters, frozen=True, kw_only=True):
+    """Of one whose rows are images."""
+
+    image_height: Edge
+    image_width: Edge
+    image_resize: dict[Literal["shortest_edge", "height", "width"], Edge]
+    image_resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+    image_patches: Count
+
+    def __post_init__(self) -> None:
+        """Refuse parameters that contradict each other."""
+        super().__post_init__()
+        if set(self.image_resize) not in ({"shortest_edge"}, {"height", "width"}):
+            raise ValueError(f"image_resize has {', '.join(self.image_resize)}, not shortest_edge or height and width")
+        shorter = self.image_resize.get("shortest_edge", 0)
+        height, width = self.image_resize.get("height", shorter), self.image_resize.get("width", shorter)
+        if height < self.image_height or width < self.image_width:
+            raise ValueError("image_resize is smaller than image_height and image_width, which are cut out of it")
+
+    @property
+    def preparation(self) -> Preparation:
+        """What is done to an image."""
+        edges = self.image_resize
+        return Preparation(
+            height=self.image_height,
+            width=self.image_width,
+            resize=edges["shortest_edge"] if "shortest_edge" in edges else (edges["height"], edges["width"]),
+            resample=Resampling[self.image_resample.upper()],
+        )
+
+
+def _split(text: str) -> list[str]:
+    return list(filter(None, text.split(",")))
+
+
+def _pairs(text: str) -> dict[str, str]:
+    return dict(pair.partition("=")[::2] for pair in text.split(","))
+
+
+FORMS: Mapping[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("aliases", "dimensions", "variants", "length_buckets"), _split),
+    **dict.fromkeys(("prompts", "instructed_prompts", "template"), msgspec.json.decode),
+    "image_resize": _pairs,
+}
+"""How those parameters are written that are more than one value; they all are strings."""
+
+
+def read(config: ModelConfig, kind: type[Kind]) -> Kind:
+    """Read the parameters of a config.
+
+    Args:
+        config: as Triton has it.
+        kind: what its role wants.
+
+    Raises:
+        ValueError: something is missing, cannot be read, is out of bounds or contradicts another. Says what.
+    """
+    if "/" in config.name or config.name in {".", ".."}:
+        raise ValueError("its name is not that of a folder")
+    given: dict[str, Any] = {"name": config.name}
+    for name, text in config.parameters.items():
+        try:
+            given[name] = FORMS.get(name, str)(text)
+        except (msgspec.DecodeError, RecursionError) as exc:
+            raise ValueError(f"{name}: {exc}") from exc
+    given |= {"width": config.width, "max_batch_size": config.max_batch_size}
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as exc:
+        reason, _, place = str(exc).partition(" - at ")
+        where = place.replace("`", "").replace("$.", "")
+        raise ValueError(f"{where}: {reason}" if where else reason) from exc

@@ -1,0 +1,141 @@
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gateway.access.keys import MAX_BYTES, Keys
+
+
+def good(keys: Keys, *given: str) -> list[bool]:
+    """Which of these keys are good."""
+    return [keys.owner(key.encode()) is not None for key in given]
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Whether something holds soon: the file is read in the background. Counts, since a machine may stand still."""
+    for _ in range(1000):
+        if holds():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def test_owner_is_told_by_a_name_that_is_not_the_key() -> None:
+    given = Keys(["right", "other"], None)
+    assert given.are_asked_for
+    names = {given.owner(b"right"), given.owner(b"other")}
+    assert len(names) == 2
+    assert not any(name is None or "right" in name for name in names)
+    assert given.owner(b"wrong") is None
+
+
+def test_without_keys_none_is_asked_for() -> None:
+    assert not Keys([], None).are_asked_for
+
+
+def test_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    given = Keys(["fixed"], file, reread_s=0)
+    assert given.owner(b"old")
+    file.write_text("new\n\n newer \n")
+    assert eventually(lambda: good(given, "old", "new", "newer", "fixed") == [False, True, True, True])
+
+
+def test_file_that_changes_within_a_tick_of_the_clock_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    given = Keys([], file, reread_s=0)
+    status = file.stat()
+    file.write_text("new\n")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert eventually(lambda: good(given, "old", "new") == [False, True])
+
+
+def test_file_that_another_replaces_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("old\n")
+    given = Keys([], file, reread_s=0)
+    status = file.stat()
+    other = tmp_path / "other"
+    other.write_text("new\n")
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(file)
+    assert eventually(lambda: good(given, "old", "new") == [False, True])
+
+
+@pytest.mark.parametrize("other", ["fifo", "device", "large file"])
+def test_what_is_no_file_of_keys_keeps_nobody_waiting_and_takes_no_key_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, other: str
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("good\n")
+    caplog.set_level(logging.WARNING, "gateway.keys")
+    given = Keys([], file, reread_s=0)
+    file.unlink()
+    if other == "fifo":
+        os.mkfifo(file)
+    elif other == "device":
+        file.symlink_to("/dev/zero")
+    else:
+        file.write_bytes(b"x\n" * MAX_BYTES)
+    assert eventually(lambda: given.owner(b"good") is not None and bool(caplog.messages))
+    assert given.owner(b"good")
+    file.unlink()
+    file.write_text("new\n")
+    assert eventually(lambda: good(given, "good", "new") == [False, True])
+    assert caplog.messages == ["the file of keys cannot be read, those that it held stay good: OSError"]
+
+
+def test_file_that_anybody_may_write_to_draws_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "gateway.keys")
+    file = tmp_path / "keys"
+    file.write_text("good\n")
+    file.chmod(0o664)
+    Keys([], file)
+    assert not caplog.messages
+    file.chmod(0o666)
+    Keys([], file)
+    assert caplog.messages == ["every user of this machine may write to the file of keys"]
+
+
+def test_file_that_becomes_open_to_all_draws_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "gateway.keys")
+    file = tmp_path / "keys"
+    file.write_text("good\n")
+    file.chmod(0o600)
+    given = Keys([], file, reread_s=0)
+    assert not caplog.messages
+    file.chmod(0o666)
+    assert eventually(lambda: given.owner(b"good") is not None and bool(caplog.messages))
+    assert caplog.messages == ["every user of this machine may write to the file of keys"]
+
+
+def test_comments_in_the_file_are_no_keys(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# of the team for search\nright\n  # old: wrong\n")
+    given = Keys([], file)
+    assert given.owner(b"right")
+    assert not given.owner(b"# of the team for search")
+
+
+def test_file_that_vanishes_takes_no_key_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "keys"
+    file.write_text("good\n")
+    caplog.set_level(logging.WARNING, "gateway.keys")  # whatever other tests have left behind
+    given = Keys([], file, reread_s=0)
+    file.unlink()
+    assert eventually(lambda: given.owner(b"good") is not None and "FileNotFoundError" in caplog.text)
+    assert given.owner(b"good")
+
+
+def test_emptied_file_takes_all_its_keys_away_and_opens_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("good\n")
+    given = Keys([], file, reread_s=0)
+    file.write_text("")
+    assert eventually(lambda: given.owner(b"good") is None)
+    assert given.are_asked_for

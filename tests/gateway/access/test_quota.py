@@ -1,0 +1,92 @@
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from PIL import Image
+
+from gateway.access.quota import Quotas
+from gateway.errors import QuotaExceeded
+from tests.pictures import file
+from tests.serving import serve, start
+
+MUCH = 10**9
+
+
+def test_quota_is_of_each_key() -> None:
+    quotas = Quotas({"requests": 2, "tokens": None})
+    for _ in range(2):
+        quotas.check("a")
+        quotas.count("a", "requests", 1)
+    with pytest.raises(QuotaExceeded, match="this key may ask for 2 requests a minute") as caught:
+        quotas.check("a")
+    assert 1 <= int(caught.value.headers["retry-after"]) <= 60
+    quotas.check("b")
+
+
+def test_what_goes_over_is_counted_too() -> None:
+    quotas = Quotas({"requests": None, "tokens": 10})
+    quotas.count("a", "tokens", 300)
+    assert quotas.headers("a")["x-ratelimit-remaining-tokens"] == "0"
+    with pytest.raises(QuotaExceeded, match="10 tokens a minute"):
+        quotas.check("a")
+
+
+def test_without_limits_nothing_is_said() -> None:
+    quotas = Quotas({"requests": None, "tokens": None})
+    quotas.count("a", "tokens", 10**9)
+    quotas.check("a")
+    assert quotas.headers("a") == {}
+
+
+@pytest.fixture(scope="module")
+def generous(repository: Path) -> Iterator[httpx2.Client]:
+    with (
+        serve(repository, GATEWAY_TOKENS_PER_MINUTE=str(MUCH)) as running,
+        httpx2.Client(base_url=running.url) as client,
+    ):
+        yield client
+
+
+def left(answer: httpx2.Response) -> int:
+    return int(answer.headers["x-ratelimit-remaining-tokens"])
+
+
+def test_tokens_that_are_only_shown_count_too(generous: httpx2.Client) -> None:
+    answer = generous.post("/tokenize", json={"inputs": ["a conch", "a " * 1000]})
+    assert answer.status_code == 200
+    before = left(answer)
+    answer = generous.post("/tokenize", json={"inputs": ["a conch", "a " * 1000]})
+    assert before - left(answer) == sum(map(len, answer.json())) > 1000
+
+
+def test_image_that_fails_counts_by_what_it_cost(generous: httpx2.Client) -> None:
+    """Its decoder has worked for a while when it sees that the file is broken."""
+    broken = base64.b64encode(file(Image.new("RGB", (6000, 5000), "teal"), "PNG")[:-2000]).decode()
+    before = left(generous.post("/tokenize", json={"inputs": "a"}))
+    answer = generous.post("/v1/embeddings", json={"model": "minilm-pictogram", "input": [{"image": broken}]})
+    assert answer.status_code == 400
+    assert before - left(answer) > 50
+
+
+@pytest.fixture(scope="module")
+def limited(repository: Path) -> Iterator[httpx2.Client]:
+    with start(repository, GATEWAY_TOKENS_PER_MINUTE="10", GATEWAY_REQUESTS_PER_MINUTE="1000") as running:
+        running.wait_for("ready on")
+        with httpx2.Client(base_url=running.url) as client:
+            yield client
+
+
+def test_answers_say_what_is_left_until_nothing_is(limited: httpx2.Client) -> None:
+    first = limited.post("/v1/embeddings", json={"input": "one two three four five"})
+    assert first.status_code == 200
+    assert first.headers["x-ratelimit-limit-tokens"] == "10"
+    assert int(first.headers["x-ratelimit-remaining-tokens"]) == 10 - first.json()["usage"]["total_tokens"]
+    assert first.headers["x-ratelimit-remaining-requests"] == "999"
+    while (answer := limited.post("/v1/embeddings", json={"input": "one two three"})).status_code == 200:
+        pass
+    assert answer.status_code == 429
+    assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+    assert answer.headers["x-ratelimit-remaining-tokens"] == "0"
+    assert answer.headers["retry-after"]

@@ -1,0 +1,45 @@
+import pytest
+
+from gateway.errors import Overloaded
+from gateway.routes.body_budget import SMALL_BYTES, Bodies
+
+LARGE = 10 * SMALL_BYTES
+
+
+def test_bodies_share_a_limit_until_their_requests_end() -> None:
+    bodies = Bodies(most_bytes=LARGE, most_of_key=LARGE)
+    with bodies.hold("") as first:
+        first.grow(LARGE)
+        with bodies.hold("") as second, pytest.raises(Overloaded, match="under way"):
+            second.grow(LARGE)
+        assert bodies.size == LARGE - SMALL_BYTES
+    assert bodies.size == 0
+    with bodies.hold("") as third:
+        third.grow(LARGE)
+
+
+def test_what_has_come_in_counts() -> None:
+    bodies = Bodies(most_bytes=LARGE, most_of_key=LARGE)
+    with bodies.hold("") as body:
+        for _ in range(LARGE + SMALL_BYTES):
+            body.grow(1)
+        with pytest.raises(Overloaded):
+            body.grow(1)
+
+
+def test_small_bodies_always_have_room() -> None:
+    bodies = Bodies(most_bytes=LARGE, most_of_key=LARGE)
+    with bodies.hold("") as large:
+        large.grow(LARGE + SMALL_BYTES)
+        for _ in range(100):
+            with bodies.hold("") as small:
+                small.grow(SMALL_BYTES)
+
+
+def test_a_key_cannot_take_everything() -> None:
+    bodies = Bodies(most_bytes=2 * LARGE, most_of_key=LARGE)
+    with bodies.hold("one") as first, bodies.hold("one") as second, bodies.hold("other") as other:
+        first.grow(LARGE)
+        with pytest.raises(Overloaded, match="with this API key"):
+            second.grow(LARGE)
+        other.grow(LARGE)

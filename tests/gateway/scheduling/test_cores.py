@@ -1,0 +1,27 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from gateway.scheduling import cores
+
+ALL = len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("limit", "count"),
+    [
+        ("max 100000", ALL),
+        ("50000 100000", 1),
+        ("100000 100000", 1),
+        ("100001 100000", min(2, ALL)),
+        ("1000000000 100000", ALL),
+    ],
+)
+def test_container_has_as_many_cores_as_its_limit_is_worth(tmp_path: Path, limit: str, count: int) -> None:
+    (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert cores.count(tmp_path / "cpu.max") == count
+
+
+def test_process_without_a_limit_has_all_that_it_may_run_on(tmp_path: Path) -> None:
+    assert cores.count(tmp_path / "cpu.max") == ALL

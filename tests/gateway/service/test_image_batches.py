@@ -1,0 +1,74 @@
+import asyncio
+
+import numpy as np
+import pytest
+from PIL.Image import Resampling
+
+from gateway.catalog import ImageTower
+from gateway.errors import InvalidRequest
+from gateway.images.pool import Pixels
+from gateway.images.preprocess import Preparation
+from gateway.service import image_batches
+from tests.gateway.service.recording import RecordingTriton, caller
+
+
+def tower(side: int = 8, max_batch_size: int = 64) -> ImageTower:
+    preparation = Preparation(side, side, (side, side), Resampling.BILINEAR)
+    return ImageTower("m", "m-image", "image-embedding", "embedding", 1, max_batch_size, preparation, 4)
+
+
+async def plain(index: int, side: int = 8) -> Pixels:
+    return np.full((3, side, side), index, np.uint8)
+
+
+def test_images_keep_their_order() -> None:
+    triton = RecordingTriton()
+    results = asyncio.run(image_batches.run(caller(triton), tower(max_batch_size=4), 30, plain))
+    assert results[:, 0].tolist() == list(range(30))
+    assert [len(call["pixels"]) for call in triton.calls] == [4] * 7 + [2]
+    assert triton.calls[0]["pixels"].dtype == np.uint8
+
+
+def test_large_images_travel_in_smaller_numbers() -> None:
+    side = 512  # 768 KiB
+    triton = RecordingTriton()
+    asyncio.run(image_batches.run(caller(triton), tower(side), 12, lambda index: plain(index, side)))
+    assert [len(call["pixels"]) for call in triton.calls] == [5, 5, 2]
+
+
+def test_one_call_leaves_room_for_others() -> None:
+    now = most = 0
+
+    async def read(index: int) -> Pixels:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.001)
+        now -= 1
+        return await plain(index)
+
+    asyncio.run(image_batches.run(caller(RecordingTriton()), tower(max_batch_size=4), 100, read))
+    assert most == image_batches.IN_PREPARATION
+
+
+@pytest.mark.parametrize("bad", [{3, 7}, {7, 90}, {0, 1, 2, 3}])
+def test_first_bad_image_is_the_one_reported(bad: set[int]) -> None:
+    begun = 0
+    others, others_found = bad - {min(bad)}, asyncio.Event()
+
+    async def read(index: int) -> Pixels:
+        nonlocal begun
+        begun += 1
+        await asyncio.sleep(0)
+        if index == min(bad):
+            await others_found.wait()
+        if index in bad:
+            others.discard(index)
+            if not others:
+                others_found.set()
+            raise InvalidRequest(f"image {index}")
+        return await plain(index)
+
+    with pytest.raises(InvalidRequest, match=f"^image {min(bad)}$"):
+        asyncio.run(image_batches.run(caller(RecordingTriton()), tower(max_batch_size=4), 1000, read))
+    assert begun < 200

@@ -1,0 +1,104 @@
+import base64
+import re
+
+import httpx2
+import pytest
+
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.timings import Stages
+from tests.pictures import file, scene
+from tests.serving import Server
+
+
+def value(text: str, name: str, **labels: str) -> float:
+    """Of a sample with these labels; 0 where there is none."""
+    pairs = ",".join(f'{label}="{labels[label]}"' for label in sorted(labels))
+    found = re.search(rf"^{re.escape(f'{name}{{{pairs}}}' if pairs else name)} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics({"/v1/embeddings", "/v1/models/{id}", "/models/{id}", "/openai/deployments/{model}/embeddings"})
+
+
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("/v1/embeddings", "/v1/embeddings"),
+        ("/v1/embeddings/", "other"),
+        ("/v1/models/a/b", "/v1/models/{id}"),
+        ("/models/a", "/models/{id}"),
+        ("/openai/deployments/a/b/embeddings", "/openai/deployments/{model}/embeddings"),
+        ("/openai/deployments/a/chat", "other"),
+        ("/wp-login.php", "other"),
+    ],
+)
+def test_paths_that_clients_make_up_are_one(metrics: Metrics, path: str, route: str) -> None:
+    assert metrics.route(path) == route
+
+
+def test_request_is_counted_by_what_its_log_line_says(metrics: Metrics) -> None:
+    noted = {"model": "m", "inputs": 3, "tokens": 40, "images": 1, "error": "Overloaded", "ignored_fields": ["a", "b"]}
+    metrics.count("other", 429, 0.5, Stages(), noted)
+    text = metrics.text().decode()
+    assert value(text, "conch_requests_total", model="m", path="other", status="429") == 1
+    assert value(text, "conch_errors_total", model="m", type="Overloaded") == 1
+    assert value(text, "conch_request_inputs_total", model="m") == 3
+    assert value(text, "conch_request_tokens_total", model="m") == 40
+    assert value(text, "conch_request_images_total", model="m") == 1
+    assert value(text, "conch_ignored_fields_total", path="other") == 2
+    assert value(text, "conch_request_duration_seconds_sum", path="other") == 0.5
+
+
+def test_stages_and_parts_are_told_apart(metrics: Metrics) -> None:
+    stages = Stages(times=[("queue", 0.25), ("queue", 0.5), ("inference", 2.0)], parts=[("tower", 4, 100)])
+    metrics.count("other", 200, 3.0, stages, {"model": "m"})
+    text = metrics.text().decode()
+    assert value(text, "conch_stage_duration_seconds_sum", model="m", stage="queue") == 0.75
+    assert value(text, "conch_stage_duration_seconds_count", model="m", stage="queue") == 2
+    assert value(text, "conch_stage_duration_seconds_sum", model="m", stage="inference") == 2
+    assert value(text, "conch_part_rows_sum", model="tower") == 4
+    assert value(text, "conch_part_tokens_sum", model="tower") == 100
+
+
+def test_gateway_tells_how_it_is(client: httpx2.Client) -> None:
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert value(answer.text, "conch_ready") == 1
+    assert value(answer.text, "conch_model_ready", model="minilm-pictogram-image") == 1
+    assert value(answer.text, "conch_under_way_tokens", model="all-minilm-l6-v2") == 0
+
+
+def test_requests_to_a_real_model_show_all_stages(client: httpx2.Client) -> None:
+    def stages() -> dict[str, float]:
+        text = client.get("/metrics").text
+        return {
+            stage: value(text, "conch_stage_duration_seconds_count", model="all-minilm-l6-v2", stage=stage)
+            for stage in ("parse", "tokenise", "queue", "inference", "reply")
+        }
+
+    before = stages()
+    client.post("/v1/embeddings", json={"input": "a", "model": "all-minilm-l6-v2"}).raise_for_status()
+    assert {stage: count - before[stage] for stage, count in stages().items()} == dict.fromkeys(before, 1)
+
+
+def test_image_model_shows_the_decoding_of_images(client: httpx2.Client) -> None:
+    image = base64.b64encode(file(scene(64, 64, 1), "PNG")).decode()
+    client.post("/v1/embeddings", json={"input": [{"image": image}], "model": "minilm-pictogram"}).raise_for_status()
+    text = client.get("/metrics").text
+    assert value(text, "conch_stage_duration_seconds_count", model="minilm-pictogram", stage="decode") >= 1
+    assert value(text, "conch_request_images_total", model="minilm-pictogram") >= 1
+
+
+def test_names_that_clients_make_up_are_no_labels(client: httpx2.Client) -> None:
+    client.post("/v1/embeddings", json={"input": "a", "model": "made up by a client"})
+    client.get("/made/up/by/a/client")
+    assert "made" not in client.get("/metrics").text
+
+
+def test_scrapes_are_not_in_the_log(client: httpx2.Client, server: Server) -> None:
+    client.get("/metrics", headers={"x-request-id": "a-scrape"})
+    client.get("/v1/models", headers={"x-request-id": "after-it"})
+    server.wait_for("after-it")
+    assert not any("a-scrape" in line for line in server.lines)

@@ -1,0 +1,128 @@
+import asyncio
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.text.hanging import NotDone
+from gateway.text.loader import Vocabularies
+from gateway.text.tokenizer import MAX_BYTES, Template
+
+ENTRY = "model"
+PREPEND = {"type": "Prepend", "prepend": "a" * 20 + "!"}
+SLOW = {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "z"}
+"""Tries 2^20 ways to match what is prepended, several times over."""
+PANICKING = (
+    {"type": "Prepend", "prepend": "a" * 60 + "! "},
+    {"type": "Replace", "pattern": {"Regex": "(a+)+$|(.*)*x"}, "content": "z"},
+)
+"""Tries so many ways that the library gives up, which it does by a panic."""
+
+
+@pytest.fixture
+def file(repository: Path, tmp_path: Path) -> Path:
+    """A good tokenizer.json, which may be changed, in the entry of a repository."""
+    (tmp_path / ENTRY).mkdir()
+    return Path(shutil.copy(repository / "all-minilm-l6-v2" / "tokenizer.json", tmp_path / ENTRY))
+
+
+def normalizing(file: Path, *normalizers: dict[str, Any]) -> None:
+    """Give a tokenizer other normalizers."""
+    content = json.loads(file.read_text())
+    content["normalizer"] = {"type": "Sequence", "normalizers": list(normalizers)}
+    file.write_text(json.dumps(content))
+
+
+def refused(file: Path, error: type[Exception], message: str) -> None:
+    async def run() -> None:
+        with pytest.raises(error, match=message):
+            await Vocabularies(file.parents[1]).of(ENTRY, None)
+
+    asyncio.run(run())
+
+
+def test_tokenizer_is_read_once(file: Path) -> None:
+    async def run() -> None:
+        vocabularies = Vocabularies(file.parents[1])
+        first = await vocabularies.of(ENTRY, None)
+        assert await vocabularies.of(ENTRY, None) is first
+        template = Template("{query} ", "")
+        assert await vocabularies.of(ENTRY, template) is not first
+        assert await vocabularies.of(ENTRY, Template("{query} ", "")) is await vocabularies.of(ENTRY, template)
+
+    asyncio.run(run())
+
+
+def test_tokenizer_that_is_replaced_is_read_again_though_its_times_are_the_same(file: Path) -> None:
+    async def run() -> None:
+        vocabularies = Vocabularies(file.parents[1])
+        first = await vocabularies.of(ENTRY, None)
+        normalizing(file, {"type": "Lowercase"})
+        os.utime(file, ns=times)
+        assert await vocabularies.of(ENTRY, None) is not first
+
+    status = file.stat()
+    times = (status.st_atime_ns, status.st_mtime_ns)
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("bad", ["{", None])
+def test_tokenizer_that_is_mended_is_read_again(file: Path, bad: str | None) -> None:
+    good = file.read_text()
+
+    def replace(content: str | None) -> None:
+        file.unlink(missing_ok=True)
+        if content is not None:
+            file.write_text(content)
+
+    async def run() -> None:
+        vocabularies = Vocabularies(file.parents[1])
+        replace(bad)
+        with pytest.raises(Exception, match=r"EOF while parsing|No such file"):
+            await vocabularies.of(ENTRY, None)
+        replace(good)
+        assert (await vocabularies.of(ENTRY, None)).before
+
+    asyncio.run(run())
+
+
+def test_what_is_no_regular_file_is_refused_at_once(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+    refused(file, OSError, "tokenizer.json is not a regular file")
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    refused(file, OSError, "tokenizer.json is not a regular file")
+
+
+def test_file_that_is_too_large_is_refused(file: Path) -> None:
+    os.truncate(file, MAX_BYTES + 1)
+    refused(file, OSError, "tokenizer.json has more than 67,108,864 bytes")
+
+
+def test_panic_is_an_ordinary_error(file: Path) -> None:
+    normalizing(file, *PANICKING)
+    refused(file, ValueError, "retry-limit-in-match over")
+
+
+def test_tokenizer_that_takes_long_is_found_later(file: Path) -> None:
+    normalizing(file, PREPEND, *[SLOW] * 20)
+
+    async def run() -> None:
+        vocabularies = Vocabularies(file.parents[1], wait_s=0.02)
+        with pytest.raises(NotDone, match=r"is still being (read|looked for) after 0\.02 s"):
+            await vocabularies.of(ENTRY, None)
+        started = time.monotonic()
+        while True:
+            try:
+                await vocabularies.of(ENTRY, None)
+                break
+            except NotDone:
+                assert time.monotonic() - started < 60
+                await asyncio.sleep(0.1)
+
+    asyncio.run(run())
