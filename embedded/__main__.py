@@ -14,7 +14,6 @@ from pathlib import Path
 
 from embedded.supervisor import Service, StartFailedError, Supervisor
 from embedded.triton import EXIT_TIMEOUT_S, LOOPBACK, Ports, Triton, UnsupportedError, check_ports
-from gateway.health import NO_MODEL
 from gateway.settings import Settings, SettingsError
 
 GATEWAY_STOP_S = 4.0
@@ -63,7 +62,7 @@ def _serve(settings: Settings, environment: Mapping[str, str], ports: Ports, scr
             TRITON_STOP_S,
             log,
             triton.clean_up,
-            lambda: _problem(settings) in (None, NO_MODEL),  # where somebody unloaded it, Triton is well
+            lambda: _problem(settings) in (None, "no_models"),  # where somebody unloaded it, Triton is well
             LOST_S,
         ),
         Service(
@@ -113,9 +112,9 @@ def _is_ready(settings: Settings) -> bool:
 
 
 def _problem(settings: Settings) -> str | None:
-    """What the gateway says is the matter behind it; a gateway that is gone says nothing."""
+    """The code of what the gateway's readiness check reports; None if it is ready, or gone."""
     answer = _get(settings, "/health/ready")
-    return json.loads(answer[1]).get("reason") if answer is not None else None
+    return json.loads(answer[1]).get("code") if answer is not None else None
 
 
 def _reachable(host: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from gateway.telemetry.spans import is_disabled
+from gateway.telemetry.configure import is_disabled
 
 LOOPBACK = "127.0.0.1"
 EXIT_TIMEOUT_S = 3

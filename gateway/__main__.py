@@ -13,10 +13,12 @@ from contextlib import suppress
 import uvicorn
 
 from gateway.app import create_app
-from gateway.drain import Drain, Server
+from gateway.drain import Drain
 from gateway.server.protocol import Protocol
+from gateway.server.server import Server
 from gateway.settings import Settings, SettingsError
-from gateway.telemetry import logs, spans
+from gateway.telemetry import logs
+from gateway.telemetry.configure import configure_spans
 
 KEEP_ALIVE_S = 75
 """Longer than clients and load balancers keep an idle connection, so that the gateway is never the first to close."""
@@ -38,7 +40,7 @@ def main() -> int:
     logs.configure()
     drain = Drain()
     config = uvicorn.Config(
-        create_app(settings, drain, spans.configured(os.environ)),
+        create_app(settings, drain, configure_spans(os.environ)),
         host=settings.host,
         port=settings.port,
         loop="uvloop",

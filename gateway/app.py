@@ -1,7 +1,7 @@
 """Puts the gateway together."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from starlette.applications import Starlette
@@ -16,23 +16,28 @@ from gateway.access.keys import Keys
 from gateway.access.quota import Quotas
 from gateway.catalog import Catalog
 from gateway.drain import Drain
+from gateway.error_body import OPENAI, Dialect
 from gateway.errors import GatewayError
+from gateway.gauges import Gauges
 from gateway.health import Monitor
 from gateway.images.reader import Images
-from gateway.middleware import Authorise, Limit, Refuse, RequestLog, Speak
-from gateway.routes import cohere, embeddings, errors, health, models, nim, openapi, pages, rerank, tei
+from gateway.middleware import Authenticate, DrainGuard, ErrorDialect, RateLimit, RequestLog
+from gateway.routes import errors, openapi, pages, tei
 from gateway.routes.body_budget import Bodies
-from gateway.routes.errors import WriteError
-from gateway.routes.http import Endpoint, Gateway, with_deadline
+from gateway.routes.cohere import COHERE
+from gateway.routes.http import Gateway, with_deadline
 from gateway.routes.metrics import show as show_metrics
+from gateway.routes.operation import Operation
 from gateway.scheduling import cores
 from gateway.scheduling.admission import Lines
 from gateway.scheduling.threads import Threads
 from gateway.settings import Settings
-from gateway.telemetry.metrics import Metrics, State
+from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.spans import NO_SPANS, Spans
 from gateway.triton import Triton
 
+PREFIXES = {"/v1": OPENAI, "/v2": COHERE, "/openai": OPENAI}
+"""Below these, unknown paths and methods need a key too, and are answered in this dialect."""
 EXPOSED = (
     "x-request-id",
     "x-conch-ignored-fields",
@@ -40,91 +45,39 @@ EXPOSED = (
     *tei.HEADERS,
     *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
 )
-"""Headers of answers that pages of other origins may read."""
+"""Response headers that pages of other origins may read."""
+Guards = Callable[[Dialect], list[Middleware]]
 
 
 def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASGIApp:
-    """The ASGI application. It starts, and says that it is not ready, whether Triton is there or not.
+    """The ASGI application. It starts, and reports that it is not ready, whether Triton is there or not.
 
     Args:
         settings: of the gateway.
-        drain: which the server begins.
+        drain: begun by the server.
         spans: of traces, if there are any.
     """
-    metrics = Metrics({operation.path for operation in openapi.OPERATIONS})
+    metrics = Metrics({operation.path for operation in openapi.DOCUMENTED})
+    keys = Keys(settings.api_keys, settings.api_keys_file)
+    authenticate = Middleware(Authenticate, keys=keys, origins=settings.cors_origins)
+    quotas = Quotas({"requests": settings.requests_a_minute, "tokens": settings.tokens_a_minute})
+    rate_limit = [Middleware(RateLimit, quotas=quotas)] if quotas.are_any else []
+
+    def guards(dialect: Dialect) -> list[Middleware]:
+        speak = Middleware(ErrorDialect, dialect=dialect)
+        return [speak, Middleware(DrainGuard, drain=drain), authenticate, *rate_limit]
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Gateway]]:
-        triton = Triton(settings.triton_urls, settings.request_timeout_s, spans)
-        catalog = Catalog(triton, settings.model_repository)
-        lines = Lines(settings.request_timeout_s)
-        threads = Threads(cores.count(), spare=2)
-        monitor = Monitor(triton, catalog, lines, threads, drain)
-        images = Images(settings.max_image_pixels, settings.image_hosts)
-        json_threads = Threads(1, spare=1)
-        most_of_key = max(settings.max_bodies_bytes // 2, settings.max_body_bytes)
-        bodies = Bodies(settings.max_bodies_bytes, most_of_key)
-        watch = asyncio.create_task(monitor.run())
-        metrics.watch(State(triton, catalog, lines, monitor, drain))
-        yield {
-            "gateway": Gateway(
-                settings, triton, catalog, monitor, images, lines, drain, metrics, bodies, threads, json_threads
-            )
-        }
-        watch.cancel()
-        with suppress(asyncio.CancelledError):
-            await watch
-        await images.close()
-        await asyncio.to_thread(threads.close)
-        await asyncio.to_thread(json_threads.close)
-        await triton.close()
-        await asyncio.to_thread(spans.close)  # waits for the collector
+        async with _running(settings, drain, spans, metrics) as gateway:
+            yield {"gateway": gateway}
 
-    keys = Keys(settings.api_keys, settings.api_keys_file)
-    quotas = Quotas({"requests": settings.requests_a_minute, "tokens": settings.tokens_a_minute})
-    authorise = Middleware(Authorise, keys=keys, origins=settings.cors_origins)
-    guards = [
-        Middleware(Refuse, drain=drain),
-        authorise,
-        *([Middleware(Limit, quotas=quotas)] if quotas.are_any else []),
-    ]
-
-    def speaking(write_error: WriteError) -> list[Middleware]:
-        return [Middleware(Speak, write_error=write_error), *guards]
-
-    def posts(paths: Mapping[str, Endpoint], middleware: Sequence[Middleware] = ()) -> list[BaseRoute]:
-        return [
-            Route(path, with_deadline(endpoint), methods=["POST"], middleware=middleware)
-            for path, endpoint in paths.items()
-        ]
-
-    def shared(middleware: Sequence[Middleware] = ()) -> list[BaseRoute]:
-        return [
-            *posts({"/embeddings": embeddings.create}, middleware),
-            Route("/models", models.list_models, middleware=middleware),
-            Route("/models/{id:path}", models.retrieve, middleware=middleware),
-        ]
-
-    v1 = [*shared(), *posts({"/rerank": rerank.create, "/ranking": nim.create})]
-    azure = [
-        *posts({"/deployments/{model:path}/embeddings": embeddings.create_for_deployment}),
-        Mount("/v1", Router(shared(), redirect_slashes=False)),
-    ]
-    v2 = posts({"/embed": cohere.create_embeddings, "/rerank": cohere.create_ranking})
-    starlette = Starlette(
+    app: ASGIApp
+    app = starlette = Starlette(
         routes=[
-            *posts({"/v1/embed": cohere.create_v1_embeddings}, speaking(cohere.write_error)),
-            Mount("/v1", Router(v1, redirect_slashes=False), middleware=speaking(errors.openai)),
-            *shared(speaking(errors.openai)),
-            Mount("/openai", Router(azure, redirect_slashes=False), middleware=speaking(errors.openai)),
-            Mount("/v2", Router(v2, redirect_slashes=False), middleware=speaking(cohere.write_error)),
-            *posts(tei.ROUTES | tei.MISSING, speaking(tei.write_error)),
-            Route("/info", tei.info, middleware=speaking(tei.write_error)),
-            Route("/health", health.ready),
-            Route("/health/live", health.live),
-            Route("/health/ready", health.ready),
+            *_api_routes(guards),
             Route("/openapi.json", openapi.show),
-            Route("/metrics", show_metrics, middleware=[authorise]),
+            Route("/metrics", show_metrics, middleware=[authenticate]),
             *(pages.routes() if settings.pages else ()),
         ],
         exception_handlers={
@@ -135,8 +88,7 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
         },
         lifespan=lifespan,
     )
-    starlette.router.redirect_slashes = False  # a redirect is no JSON, and says what the client's Host header said
-    app: ASGIApp = starlette
+    starlette.router.redirect_slashes = False  # a redirect is not JSON, and repeats the client's Host header
     if settings.cors_origins:
         app = CORSMiddleware(
             app,
@@ -148,3 +100,44 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
             expose_headers=EXPOSED,
         )
     return RequestLog(app, metrics, spans)
+
+
+@asynccontextmanager
+async def _running(settings: Settings, drain: Drain, spans: Spans, metrics: Metrics) -> AsyncIterator[Gateway]:
+    """Everything that lives as long as the app. The order in which it is closed matters."""
+    triton = Triton(settings.triton_urls, settings.request_timeout_s, spans)
+    catalog = Catalog(triton, settings.model_repository)
+    lines = Lines(settings.request_timeout_s)
+    threads = Threads(cores.count(), spare=2)
+    json_threads = Threads(1, spare=1)
+    monitor = Monitor(triton, catalog, lines, threads, drain)
+    images = Images(settings.max_image_pixels, settings.image_hosts)
+    bodies = Bodies(settings.max_bodies_bytes, max(settings.max_bodies_bytes // 2, settings.max_body_bytes))
+    metrics.watch(Gauges(triton, catalog, lines, monitor, drain))
+    watch = asyncio.create_task(monitor.run())
+    yield Gateway(settings, triton, catalog, monitor, images, lines, drain, metrics, bodies, threads, json_threads)
+    watch.cancel()
+    with suppress(asyncio.CancelledError):
+        await watch
+    await images.close()
+    await asyncio.to_thread(threads.close)
+    await asyncio.to_thread(json_threads.close)
+    await triton.close()
+    await asyncio.to_thread(spans.close)  # waits for the collector
+
+
+def _api_routes(guards: Guards) -> Iterator[BaseRoute]:
+    below: dict[str, list[BaseRoute]] = {prefix: [] for prefix in PREFIXES}
+    for operation in openapi.OPERATIONS:
+        prefix = next((one for one in PREFIXES if operation.path.startswith(f"{one}/")), "")
+        if prefix and operation.dialect is PREFIXES[prefix]:
+            below[prefix].append(_route(operation, operation.path.removeprefix(prefix)))
+        else:
+            yield _route(operation, operation.path, guards(operation.dialect) if operation.needs_key else ())
+    for prefix, routes in below.items():
+        yield Mount(prefix, Router(routes, redirect_slashes=False), middleware=guards(PREFIXES[prefix]))
+
+
+def _route(operation: Operation, path: str, middleware: Sequence[Middleware] = ()) -> Route:
+    endpoint = with_deadline(operation.endpoint) if operation.method == "post" else operation.endpoint
+    return Route(path.replace("}", ":path}"), endpoint, methods=[operation.method.upper()], middleware=middleware)

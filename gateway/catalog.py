@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gateway.contract import ImageParameters, Parameters, TextParameters, read
 from gateway.errors import ModelNotFound, NotReady, quoted
-from gateway.images.preprocess import Preparation
+from gateway.images.preparation import Preparation
 from gateway.text.loader import Vocabularies
 from gateway.text.tokenizer import TextTokenizer
 from gateway.triton import ModelConfig, Triton

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 from PIL.Image import Resampling
 
-from gateway.images.preprocess import Preparation
+from gateway.images.preparation import Preparation
 from gateway.scores import ACTIVATIONS
 from gateway.text.tokenizer import INSTRUCTION, Template
 from gateway.triton import ModelConfig

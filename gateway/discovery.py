@@ -1,9 +1,10 @@
-"""Names and the addresses behind them, which come and go."""
+"""Which Triton servers there are: given by address, or by a name whose addresses come and go."""
 
 import asyncio
 import logging
-import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+
+from gateway.dns import Resolve, resolve
 
 log = logging.getLogger(__name__)
 
@@ -13,15 +14,6 @@ PATIENCE_S = 0.5
 """For a look. A name server that is silent must not keep anybody from what is known."""
 MAX_ADDRESSES = 256
 """Of a name. Each has a connection and is asked each second, whatever a name server thinks of."""
-
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""A host's name and a port to its addresses."""
-
-
-async def resolve(host: str, port: int) -> list[str]:
-    """Ask the system for a host's addresses, in the order in which to try them."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
 
 
 class Servers:

@@ -3,7 +3,7 @@
 GatewayError
 ├── InvalidRequest        the body is malformed, or a field is wrong
 ├── InvalidKey            no API key, or an unknown one
-├── OtherSite             without keys: a page of another site asks, in somebody's browser
+├── ForbiddenOrigin             without keys: a page of another site asks, in somebody's browser
 ├── ModelNotFound         no model of that name does what was asked
 ├── NoSuchRoute           no such path
 ├── MethodNotAllowed      the path takes other methods
@@ -63,7 +63,7 @@ class InvalidKey(GatewayError):  # noqa: N818
     """No API key, or an unknown one."""
 
 
-class OtherSite(GatewayError):  # noqa: N818
+class ForbiddenOrigin(GatewayError):  # noqa: N818
     """A page of another site asks, in the browser of somebody who can reach this server."""
 
 
@@ -130,7 +130,7 @@ INTERNAL = Answer(500, "server_error", "internal_error")
 ANSWERS: Mapping[type[GatewayError], Answer] = {
     InvalidRequest: Answer(400, "invalid_request_error"),
     InvalidKey: Answer(401, "authentication_error", "invalid_api_key", {"www-authenticate": "Bearer"}),
-    OtherSite: Answer(403, "invalid_request_error", "other_site"),
+    ForbiddenOrigin: Answer(403, "invalid_request_error", "forbidden_origin"),
     ModelNotFound: Answer(404, "invalid_request_error", "model_not_found"),
     NoSuchRoute: Answer(404, "invalid_request_error", "not_found"),
     MethodNotAllowed: Answer(405, "invalid_request_error", "method_not_allowed"),

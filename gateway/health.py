@@ -1,9 +1,11 @@
-"""Whether the gateway can do its work: a model counts as alive when it has answered an inference lately."""
+"""Whether the gateway is ready: every model must have answered an inference recently."""
 
 import asyncio
 import logging
 import time
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -19,15 +21,24 @@ from gateway.triton import Triton
 
 log = logging.getLogger(__name__)
 
-NO_MODEL = "Triton serves no model of ours"
+Code = Literal["stopping", "triton_unreachable", "no_models", "model_unresponsive"]
 PERIOD_S = 1.0
 FRESH_S = 4.0
 """How long an answer proves a model alive. Triton's own "ready" proves nothing: 2.51 keeps saying so of a model whose
 process is dead."""
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why the gateway is not ready."""
+
+    code: Code
+    reason: str
+    """For people. Programs decide by the code."""
+
+
 class Monitor:
-    """Keeps the catalog true and asks models that nobody else does for an inference, once a second."""
+    """Keeps the catalog current, and once a second probes the models that nobody else has called."""
 
     def __init__(self, triton: Triton, catalog: Catalog, lines: Lines, threads: Threads, drain: Drain) -> None:
         self._triton = triton
@@ -36,18 +47,18 @@ class Monitor:
         self._drain = drain
         self._caller = Caller(triton, Lines(triton.timeout_s), threads)  # lines of its own, where nobody waits
         self._is_live = False
-        self._canaries: dict[str, asyncio.Task[None]] = {}
+        self._probes: dict[str, asyncio.Task[None]] = {}
 
-    def problem(self) -> str | None:
+    def problem(self) -> Problem | None:
         """Why the gateway is not ready, or None if it is."""
         if self._drain.began_at is not None:
-            return "the server is stopping"
+            return Problem("stopping", "the server is stopping")
         if not self._is_live:
-            return "Triton does not answer"
+            return Problem("triton_unreachable", "Triton does not answer")
         if not self._catalog.models:
-            return NO_MODEL
-        stale = [tower.name for tower in self._towers() if not self.is_well(tower)]
-        return f"no answer lately from {', '.join(dict.fromkeys(stale))}" if stale else None
+            return Problem("no_models", "Triton serves no model that Conch exported")
+        stale = dict.fromkeys(tower.name for tower in self._towers() if not self.is_well(tower))
+        return Problem("model_unresponsive", f"no recent answer from {', '.join(stale)}") if stale else None
 
     def is_well(self, tower: Tower) -> bool:
         """Whether a model has answered lately. One that has much to do may be silent for longer."""
@@ -56,7 +67,7 @@ class Monitor:
 
     async def run(self) -> None:
         """Watch until cancelled, whatever happens: the gateway is as ready as the last look says."""
-        before: str | None = ""
+        before: Problem | None = Problem("triton_unreachable", "not looked yet")
         while True:
             try:
                 await self._look()
@@ -67,11 +78,11 @@ class Monitor:
                 log.exception("the look at Triton failed")
             await asyncio.sleep(PERIOD_S)
 
-    def _tell(self, before: str | None) -> str | None:
-        """Log what is the matter, where that has changed; returns it."""
+    def _tell(self, before: Problem | None) -> Problem | None:
+        """Log the problem if it has changed; returns it."""
         now = self.problem()
         if now != before:
-            log.log(logging.WARNING if now else logging.INFO, "%s", f"not ready: {now}" if now else "ready")
+            log.log(logging.WARNING if now else logging.INFO, "%s", f"not ready: {now.reason}" if now else "ready")
         return now
 
     async def _look(self) -> None:
@@ -79,19 +90,19 @@ class Monitor:
         if self._is_live:
             with suppress(GatewayError):  # gone between the two questions
                 await self._catalog.refresh()
-            self._send_canaries()
+            self._send_probes()
 
     def _towers(self) -> list[Tower]:
         return [tower for model in self._catalog.models for tower in model.towers]
 
-    def _send_canaries(self) -> None:
+    def _send_probes(self) -> None:
         """Send each tower a row of one token or a black image, unless it answers others or still owes the last one."""
         for tower in self._towers():
-            waiting = self._canaries.get(tower.triton_name)
+            waiting = self._probes.get(tower.triton_name)
             if (waiting is None or waiting.done()) and not self._answered_within(tower, PERIOD_S):
-                self._canaries[tower.triton_name] = asyncio.create_task(self._canary(tower))
+                self._probes[tower.triton_name] = asyncio.create_task(self._probe(tower))
 
-    async def _canary(self, tower: Tower) -> None:
+    async def _probe(self, tower: Tower) -> None:
         try:
             if isinstance(tower, TextTower):
                 await text_batches.run(self._caller, tower, [tuple([0] for _ in text_batches.SEGMENTS[tower.role])])
@@ -99,7 +110,7 @@ class Monitor:
                 size = (3, tower.preparation.height, tower.preparation.width)
                 await image_batches.run(self._caller, tower, 1, lambda _: _black(size))
         except GatewayError as exc:
-            log.debug("canary of %s: %s", tower.triton_name, exc)  # problem() tells when it matters
+            log.debug("probe of %s: %s", tower.triton_name, exc)  # problem() tells when it matters
 
     def _answered_within(self, tower: Tower, seconds: float) -> bool:
         answered_at = self._triton.answered_at.get(tower.triton_name)

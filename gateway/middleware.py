@@ -1,44 +1,41 @@
-"""What happens around every request: its id and log line, and on /v1 the check of its key and of its quota."""
+"""What happens around every request: its id and log line, the drain guard, authentication and the rate limit."""
 
 import logging
 import random
 import re
 import time
-from collections.abc import Callable, Set
-from typing import Any
+from collections.abc import Set
 
-from msgspec import Struct
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access.keys import Keys
-from gateway.access.origins import is_other
+from gateway.access.origins import is_cross_site
 from gateway.access.quota import Quotas
 from gateway.drain import Drain
-from gateway.errors import InvalidKey, NotReady, OtherSite
+from gateway.error_body import Dialect
+from gateway.errors import ForbiddenOrigin, InvalidKey, NotReady
 from gateway.scheduling.turns import Account
-from gateway.telemetry.metrics import IGNORED_FIELDS, Metrics
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.spans import NO_SPANS, Spans
-from gateway.telemetry.timings import Stages
+from gateway.telemetry.timings import Timings
 
 log = logging.getLogger("gateway.request")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-"""What a client may choose for itself: anything else could forge lines of a log."""
-
-
-TOKENS_A_SECOND = 1000
-"""Of CPU time for decoding and tokenising: a request counts for so many where its own tokens are fewer. Usual text is
-tokenised a hundred times as fast, and a photograph decoded in 10 to 100 ms."""
+"""Ids that a client may choose. Anything else could forge log lines."""
+TOKENS_PER_CPU_SECOND = 1000
+"""A request costs at least this many tokens of quota per second of CPU time spent on decoding and tokenizing. Usual
+text is tokenized a hundred times as fast; a photograph takes 10 to 100 ms to decode."""
 MAX_PATH = 200
 """Characters of a path in the log."""
 PROBES = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
-"""What comes every second or so, and says nothing that the gateway's own log does not, unless it is refused."""
+"""Paths polled every second or so. They are logged at debug level, unless they are refused."""
 
 
 class RequestLog:
-    """Outermost: gives each request an id, and when it is over has it counted and a line in the log, without any input
-    text."""
+    """Gives each request an id and a record; counts and logs it when it is over. No input text is logged. Outermost."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, spans: Spans) -> None:
         self.app = app
@@ -46,88 +43,82 @@ class RequestLog:
         self.spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         is_probe = scope["path"] in PROBES
         spans = NO_SPANS if is_probe else self.spans
-        route = self.metrics.route(scope["path"])
         given = headers.get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
-        fields: dict[str, Any] = {}
-        stages = Stages(spans)
-        scope.setdefault("state", {}).update(request_id=request_id, log=fields, stages=stages)
-        status = 0
+        record = RequestRecord(
+            request_id=given if REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}",
+            method=scope["method"],
+            path=scope["path"][:MAX_PATH],
+            route=self.metrics.route(scope["path"]),
+            timings=Timings(spans),
+        )
+        scope.setdefault("state", {})["record"] = record
         started = time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                record.status = message["status"]
                 headers_sent = MutableHeaders(scope=message)
-                headers_sent["x-request-id"] = request_id
-                if IGNORED_FIELDS in fields:
-                    headers_sent["x-conch-ignored-fields"] = ", ".join(fields[IGNORED_FIELDS])
+                headers_sent["x-request-id"] = record.request_id
+                if record.ignored_fields:
+                    headers_sent["x-conch-ignored-fields"] = ", ".join(record.ignored_fields)
             await send(message)
 
-        with spans.request(f"{scope['method']} {route}", headers):
+        with spans.request(f"{record.method} {record.route}", headers):
             try:
                 await self.app(scope, receive, send_with_id)
             except Exception:
-                # Starlette answers with 500 and raises again, for uvicorn to log what is logged already.
-                if not status:
+                # Starlette answers with 500 and raises again for uvicorn to log, but it is logged already.
+                if not record.status:
                     raise
             finally:
-                if stages.times:
-                    stages.end("reply", stages.ended_at)
-                seconds = time.perf_counter() - started
-                self.metrics.count(route, status, seconds, stages, fields)
-                line = {
-                    "request_id": request_id,
-                    **spans.ids(),
-                    "method": scope["method"],
-                    "path": scope["path"][:MAX_PATH],
-                    "status": status,
-                    "duration_ms": round(seconds * 1e3, 1),
-                    **fields,
-                }
-                spans.describe(route, line)
-                quiet = is_probe and status in (200, 503)
-                log.log(logging.DEBUG if quiet else logging.INFO, "request", extra={"fields": line})
+                if record.timings.times:
+                    record.timings.end("reply", record.timings.ended_at)
+                record.duration_s = time.perf_counter() - started
+                self._close(record, spans, is_probe=is_probe)
+
+    def _close(self, record: RequestRecord, spans: Spans, *, is_probe: bool) -> None:
+        self.metrics.count(record)
+        fields = record.log_fields()
+        spans.describe(record.route, fields)
+        is_routine = is_probe and record.status in (200, 503)
+        level = logging.DEBUG if is_routine else logging.INFO
+        log.log(level, "request", extra={"fields": {**fields, **spans.ids()}})
 
 
-class Speak:
-    """Has errors written as an API has them. Outside of all that can fail."""
+class ErrorDialect:
+    """Has errors written in the form of one API. Outside of everything that can fail."""
 
-    def __init__(self, app: ASGIApp, write_error: Callable[[Any], Struct]) -> None:
+    def __init__(self, app: ASGIApp, dialect: Dialect) -> None:
         self.app = app
-        self.write_error = write_error
+        self.dialect = dialect
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
-        scope["state"]["write_error"] = self.write_error
+        scope["state"]["dialect"] = self.dialect
         await self.app(scope, receive, send)
 
 
-class Authorise:
-    """Lets a request pass if it bears one of the keys; if there are none, unless a page of another site asks."""
+class Authenticate:
+    """Requires a valid API key. If the server has no keys, refuses only requests from web pages of other sites."""
 
     def __init__(self, app: ASGIApp, keys: Keys, origins: Set[str] = frozenset()) -> None:
-        """Let requests in.
+        """Guard an app.
 
         Args:
-            app: behind this.
+            app: receives the requests that pass.
             keys: of the server.
-            origins: whose pages count as the server's own; "*" are all.
+            origins: web origins that count as the server's own; "*" for all.
         """
         self.app = app
         self.keys = keys
         self.origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or raise InvalidKey, or OtherSite."""
         if scope["type"] == "http":
             scope["state"]["account"] = Account(self._key(Headers(scope=scope)))
         await self.app(scope, receive, send)
@@ -135,9 +126,10 @@ class Authorise:
     def _key(self, headers: Headers) -> str:
         if self.keys.are_asked_for:
             return self._owner(headers)
-        if is_other(headers, self.origins):
-            raise OtherSite(
-                "this server has no API keys, so it answers no pages of other sites, and to local names only"
+        if is_cross_site(headers, self.origins):
+            raise ForbiddenOrigin(
+                "this server has no API keys, so it accepts requests only from its own pages and by a local host name;"
+                " set GATEWAY_API_KEYS or GATEWAY_CORS_ORIGINS"
             )
         return ""
 
@@ -146,52 +138,49 @@ class Authorise:
         if scheme.lower() != "bearer":
             key = headers.get("api-key", "")  # as Azure's clients send it
         if not key:
-            raise InvalidKey("send an API key: Authorization: Bearer YOUR_API_KEY")
+            raise InvalidKey("an API key is required: send it as Authorization: Bearer YOUR_API_KEY")
         owner = self.keys.owner(key.strip(" \t").encode("latin-1"))  # the bytes that were sent
         if owner is None:
-            raise InvalidKey("this API key is not one of the server's")
+            raise InvalidKey("invalid API key")
         return owner
 
 
-class Limit:
-    """Keeps keys within their quotas. Behind the check of the key."""
+class RateLimit:
+    """Keeps each key within its quotas. Inside of Authenticate."""
 
     def __init__(self, app: ASGIApp, quotas: Quotas) -> None:
         self.app = app
         self.quotas = quotas
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or raise QuotaExceeded."""
         account: Account = scope["state"]["account"]
+        record: RequestRecord = scope["state"]["record"]
         key = account.key
         self.quotas.check(key)
         self.quotas.count(key, "requests", 1)
 
         async def send_with_quota(message: Message) -> None:
             if message["type"] == "http.response.start":
-                state = scope["state"]
-                computed = sum(tokens for _, _, tokens in state["stages"].parts)  # also where the answer is an error
-                worked = round(account.seconds * TOKENS_A_SECOND)
-                self.quotas.count(key, "tokens", max(state["log"].get("tokens", computed), worked))
+                worked = round(account.seconds * TOKENS_PER_CPU_SECOND)
+                self.quotas.count(key, "tokens", max(record.computed_tokens, worked))
                 MutableHeaders(scope=message).update(self.quotas.headers(key))
             await send(message)
 
         await self.app(scope, receive, send_with_quota)
 
 
-class Refuse:
-    """Counts requests, and refuses those that come while the gateway is stopping."""
+class DrainGuard:
+    """Counts the requests in flight, and refuses new ones while the gateway is stopping."""
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self.app = app
         self.drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or raise NotReady."""
         if self.drain.began_at is not None:
             raise NotReady("the server is stopping", headers={"connection": "close"})
-        self.drain.under_way += 1
+        self.drain.in_flight += 1
         try:
             await self.app(scope, receive, send)
         finally:
-            self.drain.under_way -= 1
+            self.drain.in_flight -= 1

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from tritonclient.grpc import aio
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from gateway.discovery import Resolve, Servers, resolve
+from gateway.discovery import Servers
+from gateway.dns import Resolve, resolve
 from gateway.errors import DeadlineExceeded, GatewayError, InferenceFailed, NotReady, Overloaded
 from gateway.telemetry.spans import NO_SPANS, Spans
 
@@ -61,7 +62,7 @@ class _Replica:
         self.client = aio.InferenceServerClient(url, channel_args=CHANNEL)
         self.is_live = True
         """As of the last look."""
-        self.under_way = 0
+        self.in_flight = 0
         """Calls."""
         self.failed_at: dict[str, float] = {}
         """When, on the monotonic clock, each model failed that has not answered since."""
@@ -152,14 +153,14 @@ class Triton:
         known = self._known()
         self._turn += 1
         in_turn = [known[(self._turn + i) % len(known)] for i in range(len(known))]
-        return sorted(in_turn, key=lambda replica: (not replica.is_live, replica.is_suspect(model), replica.under_way))
+        return sorted(in_turn, key=lambda replica: (not replica.is_live, replica.is_suspect(model), replica.in_flight))
 
     async def _infer(
         self, replica: _Replica, model: str, inputs: list[aio.InferInput], output: str
     ) -> NDArray[np.float32]:
         # The time it may wait in Triton's queue, where the model's queue policy lets a client say so.
         queue_timeout_us = int(self.timeout_s * 1e6)
-        replica.under_way += 1
+        replica.in_flight += 1
         try:
             with mapped_errors(model):
                 result = await replica.client.infer(
@@ -170,7 +171,7 @@ class Triton:
             replica.failed_at[model] = time.monotonic()
             raise
         finally:
-            replica.under_way -= 1
+            replica.in_flight -= 1
         replica.failed_at.pop(model, None)
         return answer
 
@@ -191,9 +192,9 @@ class Triton:
         await self._servers.look()
         before = {replica.url: replica for replica in self._replicas}
         self._replicas = [before.pop(url) if url in before else _Replica(url) for url in self._servers.known()]
-        idle = [replica for replica in self._leaving if not replica.under_way]
+        idle = [replica for replica in self._leaving if not replica.in_flight]
         # Those that leave now wait for the next look: a call may be about to begin there.
-        self._leaving = [*(replica for replica in self._leaving if replica.under_way), *before.values()]
+        self._leaving = [*(replica for replica in self._leaving if replica.in_flight), *before.values()]
         for replica in idle:
             await replica.client.close()
 

@@ -30,7 +30,7 @@ SETTLE_S = 0.5
 ROLES: Mapping[str, str] = {
     "triton_python_backend_stub": "model",
     "tritonserver": "triton",
-    "gateway.decoder": "decoder",
+    "gateway.images.worker": "decoder",
     "gateway": "gateway",
 }
 """What a process of Conch does, by a word of its command; first come, first taken."""

@@ -9,7 +9,7 @@ LOCAL = (".localhost", ".local", ".internal")
 """Ends of names that nobody can register (RFC 6761, RFC 6762, ICANN's resolution 2024.07.29.06)."""
 
 
-def is_other(headers: Mapping[str, str], origins: Set[str] = frozenset()) -> bool:
+def is_cross_site(headers: Mapping[str, str], origins: Set[str] = frozenset()) -> bool:
     """Tell by the headers of a request, names in lower case.
 
     Args:

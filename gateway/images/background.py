@@ -18,7 +18,7 @@ def channels(image: Image.Image, low: Image.Image | None = None) -> Iterator[Ima
 
     Args:
         image: is changed.
-        low: the low bytes of its samples (`gateway.formats.low_bytes`).
+        low: the low bytes of its samples (`gateway.images.formats.low_bytes`).
     """
     if image.mode == "I;16":
         yield _deep_grey(image)

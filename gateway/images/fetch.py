@@ -16,7 +16,7 @@ from typing import TypeVar
 import httpx2
 
 from gateway import __version__
-from gateway.discovery import Resolve, resolve
+from gateway.dns import Resolve, resolve
 from gateway.errors import InvalidRequest
 from gateway.images.allowlist import Address, Allowed, Reach
 from gateway.images.data_uri import MAX_BYTES

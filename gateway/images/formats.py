@@ -11,7 +11,7 @@ from PIL.ImageFile import ImageFile
 
 from gateway.errors import InvalidRequest
 
-Image.MAX_IMAGE_PIXELS = None  # `gateway.pixels` checks, before anything is decoded, and names the limit
+Image.MAX_IMAGE_PIXELS = None  # `gateway.images.preprocess` checks, before anything is decoded, and names the limit
 
 FORMATS: Mapping[str, str] = {"PNG": "PNG", "JPEG": "JPEG", "WEBP": "WebP", "GIF": "GIF", "BMP": "BMP"}
 """Pillow's names of what is read, and everybody else's."""

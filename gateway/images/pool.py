@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from gateway.errors import InvalidRequest
 from gateway.images.memory import Budget
-from gateway.images.preprocess import PLAIN_BYTES, Preparation
+from gateway.images.preparation import Preparation
+from gateway.images.preprocess import PLAIN_BYTES
 from gateway.images.worker import CPU_S, GO_ON, LENGTH_BYTES, Decoded, Job, Needed, Refused, packed
 from gateway.scheduling import cores
 from gateway.scheduling.turns import Account, Turns
@@ -31,7 +32,7 @@ SPARE = 2
 """Processes beyond the cores, for keys that have none: the kernel shares the cores between them."""
 FINISH_S = 0.25
 """For an image that nobody waits for any more: most are done by then, and a new process takes as long to start."""
-FOLDER = Path(__file__).parents[1]
+FOLDER = Path(__file__).parents[2]
 """Where Python finds this package."""
 
 
@@ -121,7 +122,7 @@ class _Decoder:
     async def start(cls) -> "_Decoder":
         pipe = asyncio.subprocess.PIPE
         # Pillow warns of what is odd in a file, with words of it.
-        command = (sys.executable, "-W", "ignore", "-m", "gateway.decoder")
+        command = (sys.executable, "-W", "ignore", "-m", "gateway.images.worker")
         return cls(await asyncio.create_subprocess_exec(*command, cwd=FOLDER, stdin=pipe, stdout=pipe))
 
     async def ask(self, job: Job, content: bytes, memory: Budget) -> Decoded | Refused:

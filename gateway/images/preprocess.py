@@ -1,17 +1,17 @@
 """An image file to the pixels that a tower sees: what Pillow reads, prepared as the model's own processor would.
 
-Runs in the processes of `gateway.decoder`.
+Runs in the processes of `gateway.images.worker`.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from PIL import Image
-from PIL.Image import Resampling, Transpose
+from PIL.Image import Transpose
 from PIL.ImageFile import ImageFile
 
 from gateway.errors import InvalidRequest
 from gateway.images import background, formats
+from gateway.images.preparation import Preparation
 
 LEAST_SIDE = 2
 """An image of one row or column shows nothing, and image processors take it for something else."""
@@ -30,26 +30,6 @@ UPRIGHT: Mapping[int, Transpose] = {
     8: Transpose.ROTATE_90,
 }
 """What makes an image upright, by the value of EXIF's tag Orientation (CIPA DC-008, section 4.6.4 A)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preparation:
-    """How a model's image processor brings an image to one size."""
-
-    height: int
-    width: int
-    """What the tower sees: the middle of the resized image."""
-    resize: int | tuple[int, int]
-    """What the shorter side is resized to, or height and width, whatever shape that makes of an image."""
-    resample: Resampling
-
-    def resized(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height before the middle is cut out, of an image of this size."""
-        if isinstance(self.resize, tuple):
-            return self.resize[1], self.resize[0]
-        short, long = sorted((width, height))
-        other = int(self.resize * long / short)  # as transformers' get_resize_output_image_size rounds
-        return (self.resize, other) if width <= height else (other, self.resize)
 
 
 def read(file: bytes, preparation: Preparation, place: str, max_bytes: int, reserve: Callable[[int], None]) -> bytes:

@@ -5,7 +5,7 @@ from gateway.images.allowlist import Allowed
 from gateway.images.data_uri import MAX_BYTES, MAX_CHARACTERS
 from gateway.images.fetch import Fetcher
 from gateway.images.pool import Decoders, Pixels
-from gateway.images.preprocess import Preparation
+from gateway.images.preparation import Preparation
 from gateway.scheduling.turns import Account, Turns
 
 FETCHED = 16

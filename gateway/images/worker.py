@@ -1,6 +1,6 @@
 """A process that decodes images, within limits of memory and time that hold whatever a file does to its decoder.
 
-`gateway.decoders` starts these and speaks with them: it sends a `Job` and the file behind it, and gets an answer; where
+`gateway.images.pool` starts these and speaks with them: it sends a `Job` and the file behind it, and gets an answer; where
 that is `Needed`, an image takes more memory than the process may have yet, and a byte says that it may go on.
 """
 
@@ -17,7 +17,7 @@ import msgspec
 
 from gateway.errors import InvalidRequest
 from gateway.images import data_uri, preprocess
-from gateway.images.preprocess import Preparation
+from gateway.images.preparation import Preparation
 
 OPENING_BYTES = 40 * 2**20
 """Memory to decode base64 in, and to read what stands around an image's pixels. Small images fit in it as a whole."""

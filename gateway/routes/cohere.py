@@ -1,6 +1,7 @@
 """POST /v2/embed, /v2/rerank and, for clients of Cohere's first API, /v1/embed."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -8,24 +9,17 @@ from starlette.responses import Response
 
 from gateway import vectors
 from gateway.catalog import EMBEDDING_ROLES, Model
+from gateway.error_body import Dialect
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
+from gateway.routes.body import read
+from gateway.routes.calls import embed_items, find_model
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
-from gateway.routes.errors import Failure
-from gateway.routes.http import (
-    TRUNCATIONS,
-    Instruction,
-    PromptTokens,
-    Request,
-    Side,
-    Truncation,
-    answer_much,
-    embed_items,
-    find_model,
-    read,
-)
-from gateway.routes.rerank import Document, RankFields, RerankRequest, as_object, rank_documents
+from gateway.routes.fields import TRUNCATIONS, Instruction, PromptTokens, Side, Truncation
+from gateway.routes.http import Request, large_json_response
+from gateway.routes.operation import Operation
+from gateway.routes.rerank import DOCUMENTS, QUERY, Document, RankFields, RerankRequest, as_object, rank_documents
 from gateway.service.embed import Item
 from gateway.service.text_batches import MAX_ROWS
 
@@ -190,9 +184,7 @@ class V2RerankResponse(Struct):
     meta: CohereMeta
 
 
-def write_error(failure: Failure) -> Struct:
-    """A failure as Cohere has it."""
-    return CohereError(failure.request_id, failure.message)
+COHERE = Dialect(CohereError, lambda failure: CohereError(failure.request_id, failure.message))
 
 
 async def create_embeddings(request: Request) -> Response:
@@ -230,12 +222,12 @@ async def _embed(
         floats = vectors.normalise(embedded.vectors[:, :size])
         rows = {kind: [Raw(row) for row in encodings.column(floats, kind)] for kind in kinds}
         meta = _meta(BilledUnits(input_tokens=embedded.text_tokens, image_tokens=embedded.image_tokens), version)
-        request_id, texts = request.state["request_id"], body.texts or []
+        request_id, texts = request.state["record"].request_id, body.texts or []
         if version == "1" and body.embedding_types is None:
             return FloatsResponse(request_id, rows["float"], texts, meta)
         return EmbedResponse(request_id, rows, texts, meta)
 
-    return await answer_much(request, make, embedded.vectors.size * len(kinds))
+    return await large_json_response(request, make, embedded.vectors.size * len(kinds))
 
 
 def _items(body: EmbedRequest | V1EmbedRequest) -> list[Item]:
@@ -280,7 +272,7 @@ async def create_ranking(request: Request) -> Response:
         ),
     )
     response = V2RerankResponse(
-        id=request.state["request_id"],
+        id=request.state["record"].request_id,
         results=[
             V2Result(
                 ranked.index,
@@ -291,8 +283,45 @@ async def create_ranking(request: Request) -> Response:
         ],
         meta=_meta(BilledUnits(search_units=1)),
     )
-    return await answer_much(request, lambda: response)
+    return await large_json_response(request, lambda: response)
 
 
 def _meta(billed: BilledUnits, version: Literal["1", "2"] = "2") -> CohereMeta:
     return CohereMeta(ApiVersion(version), billed)
+
+
+OPERATIONS = tuple(
+    replace(operation, dialect=COHERE, tag="Cohere")
+    for operation in (
+        Operation(
+            "post",
+            "/v1/embed",
+            "cohereV1Embed",
+            "Embed texts and images, as Cohere did first",
+            create_v1_embeddings,
+            EmbedResponse | FloatsResponse,
+            V1EmbedRequest,
+            {"texts": ["a shell"], "input_type": "search_document"},
+        ),
+        Operation(
+            "post",
+            "/v2/embed",
+            "cohereEmbed",
+            "Embed texts and images, as Cohere does",
+            create_embeddings,
+            EmbedResponse,
+            EmbedRequest,
+            {"model": "all-minilm-l6-v2", "input_type": "search_document", "texts": ["a shell"]},
+        ),
+        Operation(
+            "post",
+            "/v2/rerank",
+            "cohereRerank",
+            "Rank documents by a query, as Cohere does",
+            create_ranking,
+            V2RerankResponse,
+            V2RerankRequest,
+            {"model": "minilm-late-interaction", "query": QUERY, "documents": DOCUMENTS},
+        ),
+    )
+)

@@ -5,7 +5,7 @@ these fails a request: unknown fields are left out and told, null means the defa
 change the answer and cannot be had is refused (`Refused`).
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
@@ -63,8 +63,6 @@ class Object:
     fields: Mapping[str, Shape]
     required: frozenset[str]
     refused: Mapping[str, Refused]
-    is_whole: bool
-    """Whether it has all fields there are; others are told."""
 
 
 def decode(body: bytes | bytearray, body_type: type[T]) -> tuple[T, Ignored]:
@@ -75,19 +73,27 @@ def decode(body: bytes | bytearray, body_type: type[T]) -> tuple[T, Ignored]:
         RequestTooLarge: it has more values than any request.
     """
     if len(body) > large_json.PIECE_BYTES:  # to look at it again is cheaper than to parse it again
-        return _decode_anything(body, body_type)
+        return decode_one_of(body, lambda _: body_type)
     try:
         return large_json.decode(body, body_type), {}
     except msgspec.ValidationError:
-        return _decode_anything(body, body_type)
+        return decode_one_of(body, lambda _: body_type)
 
 
-def _decode_anything(body: bytes | bytearray, body_type: type[T]) -> tuple[T, Ignored]:
+def decode_one_of(body: bytes | bytearray, choose: Callable[[object], type[T]]) -> tuple[T, Ignored]:
+    """Parse JSON into the type that `choose` gives for it; otherwise as `decode`."""
+    try:
+        parsed = large_json.decode(body, Any)
+    except msgspec.ValidationError as exc:
+        raise _invalid(exc, {}) from exc
+    return _convert(parsed, choose(parsed))
+
+
+def _convert(parsed: object, body_type: type[T]) -> tuple[T, Ignored]:
     ignored: dict[str, str] = {}
     shape = _shape_of(body_type)  # type: ignore[arg-type] # types can be hashed
     try:
-        mended = _mend(large_json.decode(body, Any), shape, "", "", ignored)
-        return msgspec.convert(mended, body_type), ignored
+        return msgspec.convert(_mend(parsed, shape, "", "", ignored), body_type), ignored
     except msgspec.ValidationError as exc:
         raise _invalid(exc, ignored) from exc
 
@@ -157,7 +163,7 @@ def _mend_object(
             mended[name] = given
         elif name in known.refused:
             _check(_join(place, name), given, known.refused[name])
-        elif known.is_whole and len(ignored) < MAX_IGNORED:
+        elif len(ignored) < MAX_IGNORED:
             ignored.setdefault(_join(path, name), _join(place, name))
     return mended
 
@@ -188,7 +194,7 @@ def _shape(info: types.Type) -> Shape:
             required = frozenset(one.encode_name for one in member.fields if one.required)
             refused: Mapping[str, Refused] = getattr(member.cls, "refused", {})
             tag = member.tag if isinstance(member.tag, str) else None
-            shape.objects[tag] = Object(fields, required, refused, member.forbid_unknown_fields)
+            shape.objects[tag] = Object(fields, required, refused)
             shape.tag_field = member.tag_field
         elif isinstance(member, types.ListType):
             items = _shape(member.item_type)

@@ -11,22 +11,13 @@ from gateway import vectors
 from gateway.catalog import EMBEDDING_ROLES, Model
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
+from gateway.routes.body import read, rename
+from gateway.routes.calls import embed_items, find_model_for
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
-from gateway.routes.http import (
-    TRUNCATIONS,
-    Instruction,
-    PromptTokens,
-    Request,
-    Side,
-    Truncation,
-    answer_much,
-    embed_items,
-    find_model_for,
-    prompt_tokens,
-    read,
-    rename,
-)
+from gateway.routes.fields import TRUNCATIONS, Instruction, PromptTokens, Side, Truncation, prompt_tokens
+from gateway.routes.http import Request, large_json_response
+from gateway.routes.operation import Operation
 from gateway.service.embed import Embeddings, Item
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
@@ -205,7 +196,9 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
         instruction=body.instruction,
     )
     numbers = embedded.vectors.size * len(_kinds(body))
-    return await answer_much(request, lambda: _response(request.state["request_id"], body, model, embedded), numbers)
+    return await large_json_response(
+        request, lambda: _response(request.state["record"].request_id, body, model, embedded), numbers
+    )
 
 
 def _response(request_id: str, body: EmbeddingRequest, model: Model, embedded: Embeddings) -> EmbeddingResponse:
@@ -324,3 +317,21 @@ def write(raw: vectors.Floats, body: EmbeddingRequest) -> list[bytes]:
 
 def _written(kind: EmbeddingType, encoding_format: str | None) -> EmbeddingType:
     return "base64" if kind == "float" and encoding_format == "base64" else kind
+
+
+EMBED = Operation(
+    "post",
+    "/v1/embeddings",
+    "createEmbedding",
+    "Embed texts and images",
+    create,
+    EmbeddingResponse,
+    EmbeddingRequest,
+    {"input": ["a shell", "a trumpet"]},
+)
+OPERATIONS = (
+    EMBED,
+    EMBED.also("/embeddings", "WithoutVersion"),
+    EMBED.also("/openai/deployments/{model}/embeddings", "OfDeployment", endpoint=create_for_deployment),
+    EMBED.also("/openai/v1/embeddings", "OfAzure"),
+)

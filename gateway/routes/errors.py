@@ -1,63 +1,23 @@
 """Every failure in the error body of the path's API; in OpenAI's on all that are nobody else's."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 
-from msgspec import Struct
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway.error_body import OPENAI, Dialect, Failure
 from gateway.errors import ANSWERS, INTERNAL, Answer, GatewayError, InvalidRequest, MethodNotAllowed, NoSuchRoute
-from gateway.routes.http import answer
+from gateway.routes.http import json_response
 
 log = logging.getLogger(__name__)
-
-
-class ErrorObject(Struct):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorResponse(Struct):
-    """The body of every failure."""
-
-    error: ErrorObject
-    detail: str
-    """The message again, where clients of Jina look for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What there is to tell of a failure."""
-
-    kind: type[Exception]
-    """A GatewayError, or anything else, which is a bug."""
-    answer: Answer
-    message: str
-    param: str | None
-    request_id: str
-
-
-WriteError = Callable[[Failure], Struct]
-
-
-def openai(failure: Failure) -> Struct:
-    """As OpenAI writes it."""
-    error = ErrorObject(failure.message, failure.answer.type, failure.param, failure.answer.code)
-    return ErrorResponse(error, failure.message)
 
 
 async def gateway_error(request: Request, exc: Exception) -> Response:
     """Answer one of our own errors."""
     assert isinstance(exc, GatewayError)  # noqa: S101 - what it is registered for
-    request.scope["state"]["log"]["error"] = type(exc).__name__  # its message may quote the client
+    request.scope["state"]["record"].error = type(exc).__name__
     response = _respond(request, type(exc), ANSWERS[type(exc)], exc.message, exc.param)
     response.headers.update(exc.headers)
     return response
@@ -86,14 +46,16 @@ async def client_disconnect(_: Request, __: Exception) -> Response:
 
 async def internal_error(request: Request, exc: Exception) -> Response:
     """Answer a bug: the log has the trace, the client has the request id to find it by."""
-    log.error("request %s failed", request.scope["state"]["request_id"], exc_info=exc)
+    log.error("request %s failed", request.scope["state"]["record"].request_id, exc_info=exc)
     message = "internal error; the server's log has it under this answer's x-request-id"
     return _respond(request, type(exc), INTERNAL, message, None)
 
 
 def _respond(request: Request, kind: type[Exception], failure: Answer, message: str, param: str | None) -> Response:
     state = request.scope["state"]
-    write: WriteError = state.get("write_error", openai)
-    response = answer(write(Failure(kind, failure, message, param, state["request_id"])), failure.status)
+    dialect: Dialect = state.get("dialect", OPENAI)
+    response = json_response(
+        dialect.write(Failure(kind, failure, message, param, state["record"].request_id)), failure.status
+    )
     response.headers.update(failure.headers)
     return response

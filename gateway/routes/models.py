@@ -6,7 +6,8 @@ from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES, Model
-from gateway.routes.http import Request, answer
+from gateway.routes.http import Request, json_response
+from gateway.routes.operation import Operation
 
 
 class ModelObject(Struct, omit_defaults=True):
@@ -43,13 +44,13 @@ class ModelList(Struct):
 async def list_models(request: Request) -> Response:
     """Answer GET /v1/models."""
     models = request.state["gateway"].catalog.models
-    return answer(ModelList(object="list", data=[_describe(model) for model in models]))
+    return json_response(ModelList(object="list", data=[_describe(model) for model in models]))
 
 
 async def retrieve(request: Request) -> Response:
     """Answer GET /v1/models/{id}, for a name or an alias."""
     catalog = request.state["gateway"].catalog
-    return answer(_describe(catalog.find(request.path_params["id"], EMBEDDING_ROLES | RERANK_ROLES)))
+    return json_response(_describe(catalog.find(request.path_params["id"], EMBEDDING_ROLES | RERANK_ROLES)))
 
 
 def _describe(model: Model) -> ModelObject:
@@ -69,3 +70,15 @@ def _describe(model: Model) -> ModelObject:
         supported_dimensions=tuple(sorted({model.width, *model.dimensions})) if model.dimensions else UNSET,
         tasks=model.text.variants if model.text is not None and model.text.variants else UNSET,
     )
+
+
+LIST = Operation("get", "/v1/models", "listModels", "List models", list_models, ModelList)
+RETRIEVE = Operation("get", "/v1/models/{id}", "retrieveModel", "Describe a model", retrieve, ModelObject)
+OPERATIONS = (
+    LIST,
+    RETRIEVE,
+    LIST.also("/models", "WithoutVersion"),
+    RETRIEVE.also("/models/{id}", "WithoutVersion"),
+    LIST.also("/openai/v1/models", "OfAzure"),
+    RETRIEVE.also("/openai/v1/models/{id}", "OfAzure"),
+)

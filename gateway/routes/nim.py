@@ -6,9 +6,13 @@ from typing import Annotated, ClassVar
 from msgspec import Meta, Struct
 from starlette.responses import Response
 
+from gateway.routes.body import read
+from gateway.routes.calls import find_ranker, rank_texts
 from gateway.routes.decoding import Refused
-from gateway.routes.http import TRUNCATIONS, Request, Truncation, answer, caller, find_ranker, read
-from gateway.service.rerank import rerank
+from gateway.routes.fields import TRUNCATIONS, Truncation
+from gateway.routes.http import Request, json_response
+from gateway.routes.operation import Operation
+from gateway.routes.rerank import DOCUMENTS, QUERY
 from gateway.service.text_batches import MAX_ROWS
 
 IMAGE = {"image": Refused("rerank models take text only")}
@@ -64,14 +68,28 @@ class RankingResponse(Struct):
 async def create(request: Request) -> Response:
     """Answer POST /v1/ranking."""
     body = await read(request, RankingRequest)
-    ranking = await rerank(
-        caller(request),
+    ranking = await rank_texts(
+        request,
         find_ranker(request, body.model),
         body.query.text,
         [passage.text for passage in body.passages],
         truncate=TRUNCATIONS[body.truncate or "NONE"],
         raw=True,
     )
-    request.state["log"] |= {"inputs": len(body.passages), "tokens": ranking.tokens}
     ranks = [PassageRank(ranked.index, ranked.score) for ranked in ranking.results]
-    return answer(RankingResponse(ranks, RankingUsage(ranking.tokens, ranking.tokens)))
+    return json_response(RankingResponse(ranks, RankingUsage(ranking.tokens, ranking.tokens)))
+
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/ranking",
+        "nimRanking",
+        "Rank passages, as NIM does",
+        create,
+        RankingResponse,
+        RankingRequest,
+        {"query": {"text": QUERY}, "passages": [{"text": text} for text in DOCUMENTS]},
+        tag="NIM",
+    ),
+)

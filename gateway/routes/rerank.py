@@ -9,23 +9,17 @@ from starlette.responses import Response
 
 from gateway.catalog import TextTower
 from gateway.errors import InvalidRequest
+from gateway.routes.body import ignore, read, rename
+from gateway.routes.calls import find_ranker, rank_texts
 from gateway.routes.decoding import MAX_IGNORED, Refused
-from gateway.routes.http import (
-    Instruction,
-    PromptTokens,
-    Request,
-    Side,
-    answer_much,
-    caller,
-    find_ranker,
-    ignore,
-    prompt_tokens,
-    read,
-    rename,
-)
-from gateway.service.rerank import Ranking, rerank
+from gateway.routes.fields import Instruction, PromptTokens, Side, prompt_tokens
+from gateway.routes.http import Request, large_json_response
+from gateway.routes.operation import Operation
+from gateway.service.rerank import Ranking
 from gateway.service.text_batches import MAX_ROWS
 
+QUERY, DOCUMENTS = "Who plays a shell?", ["A conch can be blown like a trumpet.", "Brass is an alloy."]
+"""An example, for the operations that rank."""
 OTHER_NAMES = {"top_k": "top_n", "truncation": "truncate", "instruct": "instruction"}
 
 
@@ -153,7 +147,7 @@ async def rank(request: Request, body: RerankRequest) -> Response:
             completion_tokens_details=CompletionTokensDetails(),
         ),
     )
-    return await answer_much(request, lambda: response)
+    return await large_json_response(request, lambda: response)
 
 
 async def rank_documents(request: Request, body: RerankRequest) -> tuple[TextTower, Ranking]:
@@ -165,17 +159,16 @@ async def rank_documents(request: Request, body: RerankRequest) -> tuple[TextTow
     truncate, most = prompt_tokens(
         body.truncate_prompt_tokens, body.truncation_side, "none" if is_whole else "end", is_refused=is_whole
     )
-    ranking = await rerank(
-        caller(request),
+    ranking = await rank_texts(
+        request,
         _limited(tower, most),
         body.query,
         texts,
         truncate=truncate,
-        max_tokens_per_document=min(filter(None, (body.max_tokens_per_doc, most)), default=None),
+        max_tokens=min(filter(None, (body.max_tokens_per_doc, most)), default=None),
         raw=body.raw_scores is True,
         instruction=body.instruction,
     )
-    request.state["log"] |= {"inputs": len(texts), "tokens": ranking.tokens}
     return tower, ranking
 
 
@@ -228,3 +221,17 @@ def _text(document: Document, place: str, fields: Sequence[str]) -> str:
         if not isinstance(part, str):
             raise InvalidRequest(f"{place}.{name}: Expected `str`", param=f"{place}.{name}")
     return "\n".join(part for _, part in parts)
+
+
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/rerank",
+        "rerank",
+        "Rank documents by a query",
+        create,
+        RerankResponse,
+        RerankRequest,
+        {"query": QUERY, "documents": DOCUMENTS},
+    ),
+)

@@ -5,7 +5,8 @@ They name no model: the default one of their kind answers.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, cast
+from dataclasses import replace
+from typing import Annotated, ClassVar, Literal, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -13,6 +14,7 @@ from starlette.responses import Response
 
 from gateway import __version__, vectors
 from gateway.catalog import EMBEDDING_ROLES, Model, TextTower
+from gateway.error_body import OPENAI, Dialect, Failure
 from gateway.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -25,26 +27,16 @@ from gateway.errors import (
     TokenizerFailed,
 )
 from gateway.routes import encodings
+from gateway.routes.body import read, read_one_of
+from gateway.routes.calls import caller, embed_items, find_model, find_ranker, note, rank_texts
 from gateway.routes.decoding import Refused
-from gateway.routes.errors import Failure, openai
-from gateway.routes.http import (
-    Endpoint,
-    Instruction,
-    Request,
-    answer,
-    answer_much,
-    caller,
-    embed_items,
-    find_model,
-    find_ranker,
-    parse,
-    read,
-    receive,
-)
-from gateway.routes.rerank import RerankRequest, rank
+from gateway.routes.fields import Instruction
+from gateway.routes.http import Request, json_response, large_json_response
+from gateway.routes.operation import Operation
+from gateway.routes.rerank import DOCUMENTS, QUERY, RerankRequest, rank
 from gateway.service import prompts
 from gateway.service.embed import Embeddings, Item
-from gateway.service.rerank import rerank, score_pairs
+from gateway.service.rerank import score_pairs
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS, Text, pieces
 from gateway.telemetry.timings import Stage
@@ -68,7 +60,7 @@ ERROR_TYPES: Mapping[type[Exception], ErrorType] = {
 
 
 TIMES: Mapping[str, Stage] = {
-    "x-tokenization-time": "tokenise",
+    "x-tokenization-time": "tokenize",
     "x-queue-time": "queue",
     "x-inference-time": "inference",
 }
@@ -122,13 +114,6 @@ class TeiRerankRequest(Struct, forbid_unknown_fields=True):
         "return_documents": Refused("beside texts this is called return_text"),
         "truncate_prompt_tokens": Refused("with documents in place of texts, this is taken"),
     }
-
-
-class Given(Struct):
-    """What tells requests apart that come to one path."""
-
-    inputs: Any = None
-    documents: Any = None
 
 
 class Rank(Struct, omit_defaults=True):
@@ -200,9 +185,12 @@ class Info(Struct):
     version: str
 
 
-def write_error(failure: Failure) -> Struct:
-    """A failure as TEI has it; statuses are this server's own."""
+def _write_error(failure: Failure) -> Struct:
     return TeiError(failure.message, ERROR_TYPES.get(failure.kind, "Validation"))
+
+
+TEI = Dialect(TeiError, _write_error)
+"""TEI's error bodies; the statuses are this server's own."""
 
 
 async def create(request: Request) -> Response:
@@ -215,10 +203,12 @@ async def create(request: Request) -> Response:
 
 
 async def _read_any(request: Request) -> SimilarityRequest | TeiEmbedRequest:
-    content = await receive(request)
-    if isinstance((await parse(request, content, Given)).inputs, dict):
-        return await parse(request, content, SimilarityRequest)
-    return await parse(request, content, TeiEmbedRequest)
+    return await read_one_of(request, _embed_or_similarity)
+
+
+def _embed_or_similarity(body: object) -> type[SimilarityRequest] | type[TeiEmbedRequest]:
+    is_similarity = isinstance(body, dict) and isinstance(body.get("inputs"), dict)
+    return SimilarityRequest if is_similarity else TeiEmbedRequest
 
 
 async def create_embeddings(request: Request) -> Response:
@@ -268,8 +258,8 @@ async def create_ranking(request: Request) -> Response:
     body = await _read_ranking(request)
     if isinstance(body, RerankRequest):
         return await rank(request, body)
-    ranking = await rerank(
-        caller(request),
+    ranking = await rank_texts(
+        request,
         find_ranker(request, None),
         body.query,
         body.texts,
@@ -277,7 +267,6 @@ async def create_ranking(request: Request) -> Response:
         raw=body.raw_scores,
         instruction=body.instruction,
     )
-    request.state["log"] |= {"inputs": len(body.texts), "tokens": ranking.tokens}
     ranks = [
         Rank(ranked.index, ranked.score, body.texts[ranked.index] if body.return_text else UNSET)
         for ranked in ranking.results[: body.top_n or None]
@@ -286,11 +275,13 @@ async def create_ranking(request: Request) -> Response:
 
 
 async def _read_ranking(request: Request) -> RerankRequest | TeiRerankRequest:
-    content = await receive(request)
-    if (await parse(request, content, Given)).documents is not None:
-        request.state["write_error"] = openai
-        return await parse(request, content, RerankRequest)
-    return await parse(request, content, TeiRerankRequest)
+    def choose(body: object) -> type[RerankRequest] | type[TeiRerankRequest]:
+        if not isinstance(body, dict) or body.get("documents") is None:
+            return TeiRerankRequest
+        request.state["dialect"] = OPENAI
+        return RerankRequest
+
+    return await read_one_of(request, choose)
 
 
 async def create_predictions(request: Request) -> Response:
@@ -305,7 +296,7 @@ async def create_predictions(request: Request) -> Response:
     scores, tokens = await score_pairs(caller(request), tower, pairs, truncate=cut, raw=body.raw_scores)
     predictions = [[Prediction(score, "LABEL_0")] for score in scores]
     texts = [text for pair in pairs for text in pair]
-    request.state["log"] |= {"inputs": len(texts), "tokens": tokens}
+    note(request, len(texts), tokens)
     content = predictions if isinstance(body.inputs[0], list) else predictions[0]
     return await _measured(request, started, lambda: content, texts, tokens)
 
@@ -322,8 +313,8 @@ async def tokenize(request: Request) -> Response:
     prompted = [prompt + text for text in texts]
     special = body.add_special_tokens
     written = await pieces(caller(request), tower, prompted, _write, special=special)
-    request.state["log"] |= {"inputs": len(texts), "tokens": sum(count for count, _ in written)}
-    return answer([content for _, content in written])
+    note(request, len(texts), sum(count for count, _ in written))
+    return json_response([content for _, content in written])
 
 
 def _write(found: list[Piece]) -> tuple[int, Raw]:
@@ -335,7 +326,7 @@ def _write(found: list[Piece]) -> tuple[int, Raw]:
 async def info(request: Request) -> Response:
     """Answer GET /info, of the default embedding model."""
     model, tower = _embedding_model(request)
-    return answer(
+    return json_response(
         Info(
             model_id=model.name,
             model_type={"embedding": {"pooling": "in the graph"}},
@@ -350,17 +341,6 @@ async def info(request: Request) -> Response:
 async def refuse(request: Request) -> Response:
     """Answer what TEI has and this server cannot have."""
     raise NoSuchRoute(f"there is no {request.url.path}: models pool in the graph, into one dense vector")
-
-
-ROUTES: dict[str, Endpoint] = {
-    "/": create,
-    "/embed": create_embeddings,
-    "/similarity": create_similarities,
-    "/rerank": create_ranking,
-    "/predict": create_predictions,
-    "/tokenize": tokenize,
-}
-MISSING: dict[str, Endpoint] = {"/embed_all": refuse, "/embed_sparse": refuse}
 
 
 def _embedding_model(request: Request) -> tuple[Model, TextTower]:
@@ -416,11 +396,78 @@ async def _measured(
     numbers: int = 0,
 ) -> Response:
     """An answer with TEI's headers: what was computed, and how long it took, in milliseconds."""
-    response = await answer_much(request, make, numbers)
-    stages = request.state["stages"]
-    seconds = {name: stages.longest_s(stage) for name, stage in TIMES.items()}
+    response = await large_json_response(request, make, numbers)
+    timings = request.state["record"].timings
+    seconds = {name: timings.longest_s(stage) for name, stage in TIMES.items()}
     seconds["x-total-time"] = time.perf_counter() - started
     response.headers.update({name: str(round(1000 * value)) for name, value in seconds.items()})
     response.headers["x-compute-tokens"] = str(tokens)
     response.headers["x-compute-characters"] = str(sum(len(text) for text in texts if isinstance(text, str)))
     return response
+
+
+EMBED = Operation(
+    "post",
+    "/embed",
+    "teiEmbed",
+    "Embed texts, as TEI does",
+    create_embeddings,
+    list[list[float]],
+    TeiEmbedRequest,
+    {"inputs": ["a shell", "a trumpet"]},
+)
+OPERATIONS = tuple(
+    replace(operation, dialect=TEI, tag="Text Embeddings Inference")
+    for operation in (
+        EMBED,
+        replace(
+            EMBED,
+            path="/",
+            id="teiEmbedAtRoot",
+            summary="The same as /embed, or as /similarity where inputs are an object",
+            endpoint=create,
+        ),
+        Operation(
+            "post",
+            "/rerank",
+            "teiRerank",
+            "Rank texts, as TEI does, or documents, as /v1/rerank does",
+            create_ranking,
+            list[Rank],
+            TeiRerankRequest,
+            {"query": QUERY, "texts": DOCUMENTS},
+        ),
+        Operation(
+            "post",
+            "/predict",
+            "teiPredict",
+            "Score pairs of texts, as TEI does",
+            create_predictions,
+            list[Prediction | list[Prediction]],
+            PredictRequest,
+            {"inputs": [[QUERY, text] for text in DOCUMENTS]},
+        ),
+        Operation(
+            "post",
+            "/similarity",
+            "teiSimilarity",
+            "Compare sentences, as TEI does",
+            create_similarities,
+            list[float],
+            SimilarityRequest,
+            {"inputs": {"source_sentence": QUERY, "sentences": DOCUMENTS}},
+        ),
+        Operation(
+            "post",
+            "/tokenize",
+            "teiTokenize",
+            "Cut texts into tokens, as TEI does",
+            tokenize,
+            list[list[Piece]],
+            TokenizeRequest,
+            {"inputs": "a shell"},
+        ),
+        Operation("get", "/info", "teiInfo", "Describe the default embedding model, as TEI does", info, Info),
+        *(Operation("post", path, "", "", refuse, is_documented=False) for path in ("/embed_all", "/embed_sparse")),
+    )
+)

@@ -69,7 +69,7 @@ class Line:
         Args:
             timeout_s: after which requests are given up.
         """
-        self.under_way = 0
+        self.in_flight = 0
         """Tokens at Triton."""
         self.rate = 0.0
         """Tokens a second that Triton does as long as it has any; 0 as long as that is not known."""
@@ -90,7 +90,7 @@ class Line:
     @property
     def expected_s(self) -> float:
         """How long what is at Triton should take; 0 as long as that is not known."""
-        return self.under_way / self.rate if self.rate else 0.0
+        return self.in_flight / self.rate if self.rate else 0.0
 
     def check(self, key: Key, tokens: int) -> None:
         """Raise Overloaded if a request of so many tokens would not be admitted."""
@@ -148,7 +148,7 @@ class Line:
 
     def leave(self, tokens: int, *, done: bool) -> None:
         """A part is no longer under way: the next ones may go."""
-        self.under_way -= tokens
+        self.in_flight -= tokens
         self._sample(tokens, done=done)
         while self._turns and (self._turns[0].come.done() or self._has_room()):
             turn = heapq.heappop(self._turns)
@@ -157,13 +157,13 @@ class Line:
                 turn.come.set_result(None)
 
     def _has_room(self) -> bool:
-        return self.under_way <= max(LEAST_UNDER_WAY, self.rate * UNDER_WAY_S)
+        return self.in_flight <= max(LEAST_UNDER_WAY, self.rate * UNDER_WAY_S)
 
     def _go(self, start: float, tokens: int) -> None:
         self._now = max(self._now, start)
-        if not self.under_way:
+        if not self.in_flight:
             self._sampled_at = time.monotonic()
-        self.under_way += tokens
+        self.in_flight += tokens
 
     def _sample(self, tokens: int, *, done: bool) -> None:
         now = time.monotonic()

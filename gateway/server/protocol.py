@@ -11,7 +11,7 @@ import msgspec
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gateway.routes.errors import ErrorObject, ErrorResponse
+from gateway.error_body import ErrorObject, ErrorResponse
 
 HEAD_BYTES = 64 * 2**10
 """Of a request's line and headers, as they come in; what comes in one piece with their end is not counted."""
@@ -119,14 +119,14 @@ class Protocol(HttpToolsProtocol):
     """What came is no HTTP as we take it: the rest is not even taken in."""
     _lingers = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # noqa: D102 - uvicorn's
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._socket = transport
         self._parts: list[bytes] = []
         super().connection_made(cast(asyncio.Transport, Joined(transport, self.loop, self._close)))
         self.flow = Flow(transport, self.pipeline)
         self._begin_head()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+    def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
         self._end_rest()
         self.resume_writing()
@@ -135,26 +135,26 @@ class Protocol(HttpToolsProtocol):
             self._answering.message_event.set()
         super().connection_lost(exc)
 
-    def pause_writing(self) -> None:  # noqa: D102
+    def pause_writing(self) -> None:
         super().pause_writing()
         if self._read_timer is None:
             self._read_timer = self.loop.call_later(READ_S, self.transport.abort)
 
-    def resume_writing(self) -> None:  # noqa: D102
+    def resume_writing(self) -> None:
         super().resume_writing()
         if self._read_timer is not None:
             self._read_timer.cancel()
             self._read_timer = None
 
-    def on_message_begin(self) -> None:  # noqa: D102
+    def on_message_begin(self) -> None:
         super().on_message_begin()
         self._begin_head()
 
-    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: D102
+    def on_header(self, name: bytes, value: bytes) -> None:
         if self._head_timer is not None:  # else it is a trailer, which nobody reads
             super().on_header(name, value)
 
-    def on_headers_complete(self) -> None:  # noqa: D102
+    def on_headers_complete(self) -> None:
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
             self._wants_upgrade = True
             return
@@ -171,14 +171,14 @@ class Protocol(HttpToolsProtocol):
         if not self.pipeline:
             self._answering = self.cycle
 
-    def on_body(self, body: bytes) -> None:  # noqa: D102
+    def on_body(self, body: bytes) -> None:
         self._parts.append(body)
         self._body_bytes += len(body)
         self._chunks += 1
         if self._chunks > MAX_CHUNKS + self._body_bytes // CHUNK_BYTES:
             raise _TooManyChunksError
 
-    def on_message_complete(self) -> None:  # noqa: D102
+    def on_message_complete(self) -> None:
         if self._wants_upgrade or self._refused:
             return
         self._hand_over()
@@ -190,7 +190,7 @@ class Protocol(HttpToolsProtocol):
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
 
-    def on_response_complete(self) -> None:  # noqa: D102
+    def on_response_complete(self) -> None:
         if self.pipeline:
             self._answering, _ = self.pipeline[-1]
         super().on_response_complete()
@@ -199,7 +199,7 @@ class Protocol(HttpToolsProtocol):
             self._rest_bytes = 0
             self._rest_timer = self.loop.call_later(REST_S, self.transport.close)
 
-    def data_received(self, data: bytes) -> None:  # noqa: D102
+    def data_received(self, data: bytes) -> None:
         in_head = self._head_timer is not None
         if not in_head and not self._in_body:
             data = data.lstrip(b"\r\n")  # between requests (RFC 9112, section 2.2), where it would stop a timer

@@ -14,6 +14,7 @@ from gateway.errors import InferenceFailed
 from gateway.scheduling.admission import Line, Ticket
 from gateway.service.caller import Caller
 from gateway.service.gather import gather
+from gateway.telemetry.timings import TritonCall
 
 Tensors = Mapping[str, NDArray[np.generic]]
 """A request's inputs by name, rows first."""
@@ -65,11 +66,11 @@ async def run(
 
 
 async def _infer(caller: Caller, ticket: Ticket, tower: Tower, part: Part, tensors: Tensors) -> NDArray[np.float32]:
-    stages = caller.stages
-    with stages.stage("queue"):
+    timings = caller.timings
+    with timings.stage("queue"):
         await ticket.turn(part.tokens)
-    stages.parts.append((tower.triton_name, len(part.rows), part.tokens))
-    with stages.stage("inference", model=tower.triton_name, rows=len(part.rows), tokens=part.tokens):
+    timings.calls.append(TritonCall(tower.triton_name, len(part.rows), part.tokens))
+    with timings.stage("inference", model=tower.triton_name, rows=len(part.rows), tokens=part.tokens):
         call = asyncio.ensure_future(caller.triton.infer(tower.triton_name, tensors, tower.output))
         call.add_done_callback(partial(_leave, ticket.line, part.tokens))
         # Whoever gives up waiting does not cancel it: Triton 2.51 can crash when a call is (server issue 7368).

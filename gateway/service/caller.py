@@ -8,7 +8,7 @@ from gateway.catalog import Tower
 from gateway.scheduling.admission import Lines
 from gateway.scheduling.threads import Threads
 from gateway.scheduling.turns import Account
-from gateway.telemetry.timings import Stages
+from gateway.telemetry.timings import Timings
 from gateway.triton import Triton
 
 INLINE_CHARACTERS = 1024
@@ -26,7 +26,7 @@ class Caller:
     threads: Threads
     account: Account = field(default_factory=Account)
     """Whose it is, for turns between keys."""
-    stages: Stages = field(default_factory=Stages)
+    timings: Timings = field(default_factory=Timings)
     """Where it notes what takes how long."""
 
     def check(self, tower: Tower | None, tokens: int) -> None:

@@ -88,7 +88,7 @@ async def embed(
         caller.check(model.image, model.image.patches * sum(item.image is not None for item in items))
     has_text = np.array([item.text is not None for item in items])
     has_image = np.array([item.image is not None for item in items])
-    with caller.stages.stage("tokenise"):
+    with caller.timings.stage("tokenize"):
         ids = await _encode(caller, model.text, items, prompt, max_tokens, truncate) if model.text else []
         prefixes = await _prefixes(caller, model.text, items, prompt, ids) if model.text else []
     # Images first: one that cannot be read ends the work on texts.

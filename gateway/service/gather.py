@@ -40,14 +40,14 @@ async def ahead(calls: Sequence[Callable[[], Awaitable[Result]]], most: int) -> 
     if len(calls) == 1:
         yield await calls[0]()
         return
-    under_way: deque[asyncio.Future[Result]] = deque()
+    in_flight: deque[asyncio.Future[Result]] = deque()
     try:
         for call in calls:
-            under_way.append(asyncio.ensure_future(call()))
-            if len(under_way) == most:
-                yield await under_way.popleft()
-        while under_way:
-            yield await under_way.popleft()
+            in_flight.append(asyncio.ensure_future(call()))
+            if len(in_flight) == most:
+                yield await in_flight.popleft()
+        while in_flight:
+            yield await in_flight.popleft()
     finally:
-        for task in under_way:
+        for task in in_flight:
             task.cancel()

@@ -41,7 +41,7 @@ async def run(
         return pixels
 
     async def tensors(part: Sequence[int]) -> batches.Tensors:
-        with caller.stages.stage("decode", images=len(part)):
+        with caller.timings.stage("decode", images=len(part)):
             return {"pixels": np.stack(await gather(*map(read_one, part)))}
 
     bytes_each = 3 * tower.preparation.height * tower.preparation.width

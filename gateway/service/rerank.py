@@ -92,7 +92,7 @@ async def _interact_late(
     prompted = [prompt + document for document in documents]
     cut: Truncate = "end" if tower.max_query_tokens is not None and truncate != "none" else "none"
     longest = tower.max_query_tokens or tower.max_tokens // 2
-    with caller.stages.stage("tokenise"):
+    with caller.timings.stage("tokenize"):
         (query_ids,) = await tokens.encode(caller, tower, [prompted_query], ["query"], longest, truncate=cut)
         limit = min(tower.max_tokens, most)
         document_ids = await tokens.encode(caller, tower, prompted, places, limit, truncate=truncate)
@@ -120,7 +120,7 @@ async def _cross_encode(
     instruction: str | None,
 ) -> tuple[list[float], int]:
     """Scores of documents that are read together with the query, and tokens."""
-    with caller.stages.stage("tokenise"):
+    with caller.timings.stage("tokenize"):
         make = partial(_frame, tower, query, "query", most, instruction)
         frame, limit = await caller.read(len(query) + len(instruction or ""), make)
         pairs = await tokens.encode(caller, tower, documents, places, limit, truncate=truncate, frame=frame)
@@ -158,7 +158,7 @@ async def score_pairs(
     encoded: list[list[int]] = []
     first_lengths: list[int] = []
     total = 0
-    with caller.stages.stage("tokenise"):
+    with caller.timings.stage("tokenize"):
         left = iter(places)
         async with tokens.in_slices(caller, sizes, read) as results:
             async for fresh in results:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-
 Attributes = Mapping[str, str | int]
 
 
@@ -38,18 +36,3 @@ class Spans:
 
 
 NO_SPANS = Spans()
-
-
-def is_disabled(environ: Mapping[str, str]) -> bool:
-    """Whether an environment switches OpenTelemetry off, whatever else it says."""
-    return environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
-
-
-def configured(environ: Mapping[str, str]) -> Spans:
-    """Spans that are sent, where an environment names a collector: in OpenTelemetry's own variables, which say how too
-    (opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables)."""
-    if is_disabled(environ) or not any(environ.get(name) for name in ENDPOINTS):
-        return NO_SPANS
-    from gateway.telemetry.otel import Traced  # noqa: PLC0415 - takes a third of a second and 15 MiB
-
-    return Traced()

@@ -1,4 +1,4 @@
-"""Where a request's time goes: noted while it is answered, for metrics, headers and traces."""
+"""Where the time of a request goes. Metrics, headers and traces are made from it."""
 
 import time
 from collections.abc import Iterator
@@ -8,31 +8,36 @@ from typing import Literal
 
 from gateway.telemetry.spans import NO_SPANS, Spans
 
-Stage = Literal["parse", "tokenise", "decode", "queue", "inference", "reply"]
-"""From the whole body to checked fields; texts to tokens; images to pixels, fetching included; the wait for a turn at
-Triton; Triton's queue and the model; the rest until the last byte of the answer is handed over."""
+Stage = Literal["parse", "tokenize", "decode", "queue", "inference", "reply"]
+"""parse: from the complete body to checked fields. tokenize: texts to tokens. decode: images to pixels, fetching
+included. queue: the wait for a turn at Triton. inference: Triton's queue and the model. reply: the rest, until the last
+byte of the answer is handed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class TritonCall:
+    """One inference request that was sent to Triton."""
+
+    model: str
+    """The model's name in Triton."""
+    rows: int
+    tokens: int
 
 
 @dataclass(slots=True)
-class Stages:
-    """One request's."""
+class Timings:
+    """The stages of one request."""
 
     spans: Spans = NO_SPANS
     times: list[tuple[Stage, float]] = field(default_factory=list)
-    """Seconds of all that have ended; a stage is there as many times as a request has parts."""
-    parts: list[tuple[str, int, int]] = field(default_factory=list)
-    """Calls that Triton was sent: the model's Triton name, rows and tokens."""
+    """Seconds of each stage that has ended. A stage is listed once per batch of the request."""
+    calls: list[TritonCall] = field(default_factory=list)
     ended_at: float = 0.0
-    """When the last one did, by time.perf_counter."""
+    """When the last stage ended, by time.perf_counter."""
 
     @contextmanager
     def stage(self, name: Stage, **attributes: str | int) -> Iterator[None]:
-        """Note the time of what is done within.
-
-        Args:
-            name: which.
-            attributes: of its span in a trace.
-        """
+        """Time what is done within, and open a span for it with these attributes."""
         started = time.perf_counter()
         try:
             with self.spans.child(name, attributes):
@@ -41,10 +46,10 @@ class Stages:
             self.end(name, started)
 
     def end(self, name: Stage, started: float) -> None:
-        """Note the time since `started`, by time.perf_counter."""
+        """Record the time since `started`, by time.perf_counter."""
         self.ended_at = time.perf_counter()
         self.times.append((name, self.ended_at - started))
 
     def longest_s(self, name: Stage) -> float:
-        """Of the parts of a request, which are under way together."""
+        """The longest time of a stage: the batches of a request run concurrently."""
         return max((seconds for stage, seconds in self.times if stage == name), default=0.0)

@@ -49,22 +49,22 @@ class Api:
 
 @pytest.fixture
 def api() -> Iterator[Api]:
-    lock, under_way = Lock(), 0
+    lock, in_flight = Lock(), 0
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            nonlocal under_way
+            nonlocal in_flight
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             with lock:
-                under_way += 1
-                found.most_at_once = max(found.most_at_once, under_way)
+                in_flight += 1
+                found.most_at_once = max(found.most_at_once, in_flight)
                 found.asked.append(body)
                 found.keys.add(self.headers["authorization"])
             answer = found.answer(body["input"])
             with lock:
-                under_way -= 1
+                in_flight -= 1
             if answer is None:
                 self.close_connection = True
                 return

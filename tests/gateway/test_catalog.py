@@ -12,7 +12,7 @@ from PIL.Image import Resampling
 
 from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES, Catalog, Model, TextTower
 from gateway.errors import ModelNotFound, NotReady
-from gateway.images.preprocess import Preparation
+from gateway.images.preparation import Preparation
 from gateway.triton import ModelConfig, Triton
 from loadtest.servers import free_ports
 from tests.gateway.text.test_loader import PANICKING, normalizing

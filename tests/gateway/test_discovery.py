@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.discovery import MAX_ADDRESSES, PATIENCE_S, Servers, resolve
+from gateway.discovery import MAX_ADDRESSES, PATIENCE_S, Servers
+from gateway.dns import resolve
 
 NAME = "dns:///triton.example:8001"
 
@@ -52,7 +53,7 @@ def test_servers_come_and_go_with_the_addresses() -> None:
 
 
 def test_only_so_many_addresses_of_a_name_are_taken_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "gateway.names")  # whatever other tests have left behind
+    caplog.set_level(logging.WARNING, "gateway.discovery")  # whatever other tests have left behind
     addresses = sorted(f"10.0.{i // 250}.{i % 250}" for i in range(MAX_ADDRESSES + 1))
 
     async def use() -> None:

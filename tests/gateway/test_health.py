@@ -7,7 +7,7 @@ import pytest
 
 from gateway.catalog import Catalog
 from gateway.drain import Drain
-from gateway.health import FRESH_S, Monitor
+from gateway.health import FRESH_S, Code, Monitor
 from gateway.scheduling.admission import Lines
 from gateway.scheduling.threads import Threads
 from gateway.triton import ModelConfig, Triton
@@ -25,10 +25,10 @@ class EmptyTriton(Triton):
         return []
 
 
-def watch(url: str, repository: Path, seconds: float, kind: type[Triton] = Triton) -> str | None:
-    """What is the matter after a monitor has watched for a while."""
+def watch(url: str, repository: Path, seconds: float, kind: type[Triton] = Triton) -> Code | None:
+    """The problem after a monitor has watched for a while."""
 
-    async def run() -> str | None:
+    async def run() -> Code | None:
         triton = kind([url], timeout_s=5)
         monitor = Monitor(triton, Catalog(triton, repository), Lines(5), Threads(1, spare=0), Drain())
         watching = asyncio.create_task(monitor.run())
@@ -36,21 +36,21 @@ def watch(url: str, repository: Path, seconds: float, kind: type[Triton] = Trito
         watching.cancel()
         problem = monitor.problem()
         await triton.close()
-        return problem
+        return problem.code if problem is not None else None
 
     return asyncio.run(run())
 
 
-def test_models_that_answer_canaries_are_no_problem(server: Server, repository: Path) -> None:
+def test_models_that_answer_probes_are_no_problem(server: Server, repository: Path) -> None:
     assert watch(server.triton_url, repository, 2.5) is None
 
 
 def test_triton_that_is_not_there_is_the_problem(repository: Path) -> None:
-    assert watch(f"127.0.0.1:{free_ports(1)[0]}", repository, 0.5) == "Triton does not answer"
+    assert watch(f"127.0.0.1:{free_ports(1)[0]}", repository, 0.5) == "triton_unreachable"
 
 
 def test_triton_without_an_entry_of_ours_is_the_problem(tmp_path: Path) -> None:
-    assert watch("127.0.0.1:1", tmp_path, 0.5, EmptyTriton) == "Triton serves no model of ours"
+    assert watch("127.0.0.1:1", tmp_path, 0.5, EmptyTriton) == "no_models"
 
 
 class Panic(BaseException):
@@ -71,8 +71,8 @@ class PanickingTriton(EmptyTriton):
 
 def test_watch_goes_on_whatever_happens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "gateway.health")
-    assert watch("127.0.0.1:1", tmp_path, 2.5, PanickingTriton) == "Triton serves no model of ours"
-    assert caplog.messages == ["the look at Triton failed", "not ready: Triton serves no model of ours"]
+    assert watch("127.0.0.1:1", tmp_path, 2.5, PanickingTriton) == "no_models"
+    assert caplog.messages == ["the look at Triton failed", "not ready: Triton serves no model that Conch exported"]
     assert "said once" in caplog.text
 
 
@@ -88,14 +88,14 @@ def test_model_may_be_silent_for_as_long_as_its_work_takes(server: Server, repos
         watching = asyncio.create_task(monitor.run())
         await asyncio.sleep(2.5)
         assert monitor.problem() is None
-        watching.cancel()  # no canaries any more
+        watching.cancel()  # no probes any more
         line = lines.of("all-minilm-l6-v2")
-        line.rate, line.under_way = 100.0, 2000
+        line.rate, line.in_flight = 100.0, 2000
         await asyncio.sleep(FRESH_S + 0.5)
         problem = monitor.problem()
         assert problem is not None
-        assert "minilm-late-interaction" in problem
-        assert "all-minilm-l6-v2" not in problem
+        assert "minilm-late-interaction" in problem.reason
+        assert "all-minilm-l6-v2" not in problem.reason
         await triton.close()
 
     asyncio.run(run())

@@ -10,7 +10,7 @@ from gateway.access.keys import Keys
 from gateway.app import create_app
 from gateway.drain import Drain
 from gateway.errors import InvalidKey
-from gateway.middleware import Authorise
+from gateway.middleware import Authenticate
 from gateway.settings import Settings
 from tests.serving import Server
 
@@ -77,7 +77,7 @@ def test_key_that_is_not_ascii_is_wrong_not_a_crash() -> None:
 
         scope = {"type": "http", "state": {}, "headers": [(b"authorization", b"Bearer \xff\xfe")]}
         with pytest.raises(InvalidKey):
-            await Authorise(app, Keys(["right"], None))(scope, None, None)  # type: ignore[arg-type] # never called
+            await Authenticate(app, Keys(["right"], None))(scope, None, None)  # type: ignore[arg-type] # never called
 
     asyncio.run(call())
 

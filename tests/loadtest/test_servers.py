@@ -18,7 +18,7 @@ SPIN = [sys.executable, "-c", "while True: pass"]
         ("/x/tritonserver --model-repository=r", "triton"),
         ("/x/triton_python_backend_stub /x/model.py triton_python_backend", "model"),
         ("python -m gateway", "gateway"),
-        ("python -W ignore -m gateway.decoder", "decoder"),
+        ("python -W ignore -m gateway.images.worker", "decoder"),
         ("python -m embedded", "server"),
     ],
 )

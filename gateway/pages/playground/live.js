@@ -10,7 +10,7 @@ const TIMEOUT_MS = 5_000;
 
 const GAUGES = {
   conch_waiting_tokens: "tokens waiting",
-  conch_under_way_tokens: "tokens at Triton",
+  conch_in_flight_tokens: "tokens at Triton",
   conch_tokens_per_second: "tokens a second",
 };
 

@@ -73,7 +73,7 @@ def test_what_is_no_file_of_keys_keeps_nobody_waiting_and_takes_no_key_away(
 ) -> None:
     file = tmp_path / "keys"
     file.write_text("good\n")
-    caplog.set_level(logging.WARNING, "gateway.keys")
+    caplog.set_level(logging.WARNING, "gateway.access.keys")
     given = Keys([], file, reread_s=0)
     file.unlink()
     if other == "fifo":
@@ -91,7 +91,7 @@ def test_what_is_no_file_of_keys_keeps_nobody_waiting_and_takes_no_key_away(
 
 
 def test_file_that_anybody_may_write_to_draws_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "gateway.keys")
+    caplog.set_level(logging.WARNING, "gateway.access.keys")
     file = tmp_path / "keys"
     file.write_text("good\n")
     file.chmod(0o664)
@@ -103,7 +103,7 @@ def test_file_that_anybody_may_write_to_draws_a_warning(tmp_path: Path, caplog: 
 
 
 def test_file_that_becomes_open_to_all_draws_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, "gateway.keys")
+    caplog.set_level(logging.WARNING, "gateway.access.keys")
     file = tmp_path / "keys"
     file.write_text("good\n")
     file.chmod(0o600)
@@ -125,7 +125,7 @@ def test_comments_in_the_file_are_no_keys(tmp_path: Path) -> None:
 def test_file_that_vanishes_takes_no_key_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "keys"
     file.write_text("good\n")
-    caplog.set_level(logging.WARNING, "gateway.keys")  # whatever other tests have left behind
+    caplog.set_level(logging.WARNING, "gateway.access.keys")  # whatever other tests have left behind
     given = Keys([], file, reread_s=0)
     file.unlink()
     assert eventually(lambda: given.owner(b"good") is not None and "FileNotFoundError" in caplog.text)

@@ -1,7 +1,7 @@
 import httpx2
 import pytest
 
-from gateway.access.origins import is_other
+from gateway.access.origins import is_cross_site
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from gateway.access.origins import is_other
     ],
 )
 def test_programs_and_its_own_pages_are_none(headers: dict[str, str]) -> None:
-    assert not is_other(headers)
+    assert not is_cross_site(headers)
 
 
 @pytest.mark.parametrize(
@@ -36,17 +36,17 @@ def test_programs_and_its_own_pages_are_none(headers: dict[str, str]) -> None:
     ],
 )
 def test_pages_of_other_sites_are(headers: dict[str, str]) -> None:
-    assert is_other(headers)
+    assert is_cross_site(headers)
 
 
 def test_listed_origins_are_none_on_local_names_alone() -> None:
     page = {"host": "localhost:8080", "origin": "https://app.example", "sec-fetch-site": "cross-site"}
-    assert not is_other(page, {"https://app.example"})
-    assert is_other(page, {"https://other.example", "http://app.example"})
-    assert is_other(page | {"host": "evil.example"}, {"https://app.example"})
-    assert is_other({"host": "localhost:8080", "sec-fetch-site": "cross-site"}, {"https://app.example"})
-    assert not is_other(page | {"origin": "null"}, {"*"})
-    assert is_other(page | {"host": "evil.example"}, {"*"})
+    assert not is_cross_site(page, {"https://app.example"})
+    assert is_cross_site(page, {"https://other.example", "http://app.example"})
+    assert is_cross_site(page | {"host": "evil.example"}, {"https://app.example"})
+    assert is_cross_site({"host": "localhost:8080", "sec-fetch-site": "cross-site"}, {"https://app.example"})
+    assert not is_cross_site(page | {"origin": "null"}, {"*"})
+    assert is_cross_site(page | {"host": "evil.example"}, {"*"})
 
 
 def test_other_sites_are_refused_where_there_are_no_keys(client: httpx2.Client) -> None:
@@ -55,7 +55,7 @@ def test_other_sites_are_refused_where_there_are_no_keys(client: httpx2.Client) 
         assert client.post(path, content=b'{"input": "a"}', headers=foreign).status_code == 403
     assert client.get("/metrics", headers={"host": "evil.example"}).status_code == 403
     answer = client.get("/v1/models", headers={"host": "evil.example"})
-    assert answer.json()["error"]["code"] == "other_site"
+    assert answer.json()["error"]["code"] == "forbidden_origin"
 
 
 def test_whoever_has_a_key_may_come_from_anywhere(locked: httpx2.Client) -> None:

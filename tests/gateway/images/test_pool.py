@@ -16,7 +16,8 @@ from PIL.Image import Resampling
 from gateway.errors import InvalidRequest
 from gateway.images import preprocess
 from gateway.images.pool import Decoders
-from gateway.images.preprocess import PLAIN_BYTES, Preparation
+from gateway.images.preparation import Preparation
+from gateway.images.preprocess import PLAIN_BYTES
 from gateway.images.worker import CPU_S
 from gateway.scheduling.turns import Account
 from tests import hostile
@@ -43,7 +44,7 @@ def using(work: Callable[[Decoders], Awaitable[Result]], max_pixels: int = 40_00
 
 def running() -> list[psutil.Process]:
     """The decoders of this process."""
-    return [child for child in psutil.Process().children() if "gateway.decoder" in command(child)]
+    return [child for child in psutil.Process().children() if "gateway.images.worker" in command(child)]
 
 
 def command(process: psutil.Process) -> list[str]:

@@ -14,7 +14,8 @@ from transformers import CLIPImageProcessor, SiglipImageProcessor, ViTImageProce
 
 from gateway.errors import InvalidRequest
 from gateway.images import preprocess as pixels_
-from gateway.images.preprocess import PLAIN_BYTES, Preparation
+from gateway.images.preparation import Preparation
+from gateway.images.preprocess import PLAIN_BYTES
 from tests.hostile import (
     arithmetic_jpeg,
     jpeg_of_many_scans,

@@ -7,7 +7,7 @@ from PIL.Image import Resampling
 from gateway.errors import InvalidRequest
 from gateway.images.allowlist import Allowed
 from gateway.images.data_uri import MAX_CHARACTERS
-from gateway.images.preprocess import Preparation
+from gateway.images.preparation import Preparation
 from gateway.images.reader import FETCHED, Images
 from gateway.scheduling.turns import Account
 from tests.pictures import file, scene

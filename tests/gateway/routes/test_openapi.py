@@ -4,7 +4,8 @@ import httpx2
 import pytest
 from openapi_spec_validator import validate
 
-from gateway.routes.openapi import EXAMPLES, OPERATIONS, Operation, document
+from gateway.routes.openapi import OPERATIONS, document
+from gateway.routes.operation import Operation
 
 
 def test_document_is_valid_openapi() -> None:
@@ -36,7 +37,7 @@ def test_request_schema_allows_null_where_a_field_may_be_left_out() -> None:
 @pytest.mark.parametrize("operation", [one for one in OPERATIONS if one.request], ids=lambda operation: operation.id)
 def test_example_is_answered_by_the_default_models(client: httpx2.Client, operation: Operation) -> None:
     path = operation.path.replace("{model}", "all-minilm-l6-v2")
-    answer = client.post(path, json=EXAMPLES[operation.same_as or operation.id])
+    answer = client.post(path, json=operation.example)
     if operation.path == "/predict":  # by a cross-encoder, of which there is none
         assert "is no cross-encoder" in answer.json()["error"]
     else:

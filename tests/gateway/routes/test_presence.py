@@ -23,7 +23,7 @@ def decoding_s(server: Server) -> float:
     spent_s = 0.0
     for child in psutil.Process(server.process.pid).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now, or waits to be reaped
-            if "gateway.decoder" in child.cmdline():
+            if "gateway.images.worker" in child.cmdline():
                 spent_s += sum(child.cpu_times()[:2])
     return spent_s
 

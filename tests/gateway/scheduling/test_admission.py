@@ -49,9 +49,9 @@ def test_work_goes_at_once_as_long_as_there_is_room() -> None:
         line = known()
         with line.admit("a", 100) as ticket:
             await ticket.turn(100)
-            assert (line.under_way, line.waiting) == (100, 0)
+            assert (line.in_flight, line.waiting) == (100, 0)
             line.leave(100, done=True)
-        assert (line.under_way, line.waiting) == (0, 0)
+        assert (line.in_flight, line.waiting) == (0, 0)
 
     run(use)
 
@@ -186,7 +186,7 @@ def test_what_is_refused_or_given_up_leaves_nothing_behind() -> None:
                 await given_up
             assert line.waiting == 0
             line.leave(8000, done=False)
-        assert line.under_way == 0
+        assert line.in_flight == 0
         with line.admit("a", 5) as ticket:
             await ticket.turn(5)
 

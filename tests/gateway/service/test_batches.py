@@ -77,7 +77,7 @@ def test_work_that_is_given_up_while_it_waits_is_never_sent() -> None:
                 await call
             line.leave(much, done=True)
         assert not triton.calls
-        assert (line.under_way, line.waiting) == (0, 0)
+        assert (line.in_flight, line.waiting) == (0, 0)
 
     asyncio.run(use())
 
@@ -115,9 +115,9 @@ def test_a_call_that_is_given_up_takes_room_until_triton_is_done() -> None:
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        assert line.under_way == 7
+        assert line.in_flight == 7
         done.set()
         await asyncio.sleep(0.01)
-        assert line.under_way == 0
+        assert line.in_flight == 0
 
     asyncio.run(use())

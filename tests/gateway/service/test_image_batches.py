@@ -7,7 +7,7 @@ from PIL.Image import Resampling
 from gateway.catalog import ImageTower
 from gateway.errors import InvalidRequest
 from gateway.images.pool import Pixels
-from gateway.images.preprocess import Preparation
+from gateway.images.preparation import Preparation
 from gateway.service import image_batches
 from tests.gateway.service.recording import RecordingTriton, caller
 

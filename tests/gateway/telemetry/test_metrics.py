@@ -5,7 +5,8 @@ import httpx2
 import pytest
 
 from gateway.telemetry.metrics import Metrics
-from gateway.telemetry.timings import Stages
+from gateway.telemetry.record import RequestRecord
+from gateway.telemetry.timings import Stage, Timings, TritonCall
 from tests.pictures import file, scene
 from tests.serving import Server
 
@@ -39,8 +40,9 @@ def test_paths_that_clients_make_up_are_one(metrics: Metrics, path: str, route: 
 
 
 def test_request_is_counted_by_what_its_log_line_says(metrics: Metrics) -> None:
-    noted = {"model": "m", "inputs": 3, "tokens": 40, "images": 1, "error": "Overloaded", "ignored_fields": ["a", "b"]}
-    metrics.count("other", 429, 0.5, Stages(), noted)
+    record = RequestRecord("id", "POST", "/", "other", model="m", status=429, duration_s=0.5, error="Overloaded")
+    record.inputs, record.tokens, record.images, record.ignored_fields = 3, 40, 1, ["a", "b"]
+    metrics.count(record)
     text = metrics.text().decode()
     assert value(text, "conch_requests_total", model="m", path="other", status="429") == 1
     assert value(text, "conch_errors_total", model="m", type="Overloaded") == 1
@@ -52,8 +54,9 @@ def test_request_is_counted_by_what_its_log_line_says(metrics: Metrics) -> None:
 
 
 def test_stages_and_parts_are_told_apart(metrics: Metrics) -> None:
-    stages = Stages(times=[("queue", 0.25), ("queue", 0.5), ("inference", 2.0)], parts=[("tower", 4, 100)])
-    metrics.count("other", 200, 3.0, stages, {"model": "m"})
+    times: list[tuple[Stage, float]] = [("queue", 0.25), ("queue", 0.5), ("inference", 2.0)]
+    timings = Timings(times=times, calls=[TritonCall("tower", 4, 100)])
+    metrics.count(RequestRecord("id", "POST", "/", "other", timings, model="m", status=200, duration_s=3.0))
     text = metrics.text().decode()
     assert value(text, "conch_stage_duration_seconds_sum", model="m", stage="queue") == 0.75
     assert value(text, "conch_stage_duration_seconds_count", model="m", stage="queue") == 2
@@ -67,7 +70,7 @@ def test_gateway_tells_how_it_is(client: httpx2.Client) -> None:
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert value(answer.text, "conch_ready") == 1
     assert value(answer.text, "conch_model_ready", model="minilm-pictogram-image") == 1
-    assert value(answer.text, "conch_under_way_tokens", model="all-minilm-l6-v2") == 0
+    assert value(answer.text, "conch_in_flight_tokens", model="all-minilm-l6-v2") == 0
 
 
 def test_requests_to_a_real_model_show_all_stages(client: httpx2.Client) -> None:
@@ -75,7 +78,7 @@ def test_requests_to_a_real_model_show_all_stages(client: httpx2.Client) -> None
         text = client.get("/metrics").text
         return {
             stage: value(text, "conch_stage_duration_seconds_count", model="all-minilm-l6-v2", stage=stage)
-            for stage in ("parse", "tokenise", "queue", "inference", "reply")
+            for stage in ("parse", "tokenize", "queue", "inference", "reply")
         }
 
     before = stages()

@@ -12,7 +12,8 @@ import httpx2
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from gateway.telemetry.spans import NO_SPANS, configured
+from gateway.telemetry.configure import configure_spans
+from gateway.telemetry.spans import NO_SPANS
 from tests.serving import Server, serve
 
 OURS: set[str] = set()
@@ -122,11 +123,11 @@ def embed_traced(server: Server, collector: Collector, *names: str) -> dict[str,
 
 
 def test_trace_goes_from_the_client_through_the_gateway_into_triton(traced: Server, collector: Collector) -> None:
-    ours = ("POST /v1/embeddings", "parse", "tokenise", "queue", "inference")
+    ours = ("POST /v1/embeddings", "parse", "tokenize", "queue", "inference")
     spans = embed_traced(traced, collector, *ours, "InferRequest", "all-minilm-l6-v2", "compute")
     request = spans["POST /v1/embeddings"]
     assert (request.service, request.parent) == ("conch-gateway", CLIENT)
-    assert {spans[stage].parent for stage in ("parse", "tokenise", "queue", "inference")} == {request.id}
+    assert {spans[stage].parent for stage in ("parse", "tokenize", "queue", "inference")} == {request.id}
     assert spans["InferRequest"].parent == spans["inference"].id
     assert spans["inference"].attributes == {"model": "all-minilm-l6-v2", "rows": 1, "tokens": 3}
     assert request.attributes["http.response.status_code"] == 200
@@ -170,5 +171,5 @@ def test_probes_and_the_gateways_own_questions_make_no_spans(traced: Server, col
     ],
 )
 def test_without_a_collector_there_is_nothing(environ: dict[str, str]) -> None:
-    assert configured(environ) is NO_SPANS
+    assert configure_spans(environ) is NO_SPANS
     assert NO_SPANS.outgoing() is None

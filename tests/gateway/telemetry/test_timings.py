@@ -2,38 +2,38 @@ import asyncio
 
 import pytest
 
-from gateway.telemetry.timings import Stages
+from gateway.telemetry.timings import Timings
 
 
 def test_time_of_a_stage_is_noted_even_if_it_fails() -> None:
-    stages = Stages()
-    with pytest.raises(ValueError, match="broken"), stages.stage("parse"):
+    timings = Timings()
+    with pytest.raises(ValueError, match="broken"), timings.stage("parse"):
         raise ValueError("broken")
-    assert [name for name, _ in stages.times] == ["parse"]
+    assert [name for name, _ in timings.times] == ["parse"]
 
 
-async def _two_at_a_time(stages: Stages) -> None:
+async def _two_at_a_time(timings: Timings) -> None:
     async def one(seconds: float) -> None:
-        with stages.stage("inference"):
+        with timings.stage("inference"):
             await asyncio.sleep(seconds)
 
     await asyncio.gather(one(0.01), one(0.05))
 
 
 def test_parts_under_way_together_count_as_long_as_the_longest() -> None:
-    stages = Stages()
-    asyncio.run(_two_at_a_time(stages))
-    assert 0.05 <= stages.longest_s("inference") < sum(seconds for _, seconds in stages.times)
+    timings = Timings()
+    asyncio.run(_two_at_a_time(timings))
+    assert 0.05 <= timings.longest_s("inference") < sum(seconds for _, seconds in timings.times)
 
 
 def test_stage_that_never_began_took_no_time() -> None:
-    assert Stages().longest_s("decode") == 0
+    assert Timings().longest_s("decode") == 0
 
 
 def test_reply_begins_where_the_last_stage_ended() -> None:
-    stages = Stages()
-    with stages.stage("inference"):
+    timings = Timings()
+    with timings.stage("inference"):
         pass
-    inference_ended_at = stages.ended_at
-    stages.end("reply", inference_ended_at)
-    assert stages.times[-1] == ("reply", stages.ended_at - inference_ended_at)
+    inference_ended_at = timings.ended_at
+    timings.end("reply", inference_ended_at)
+    assert timings.times[-1] == ("reply", timings.ended_at - inference_ended_at)

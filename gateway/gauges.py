@@ -1,0 +1,48 @@
+"""The gateway's state as Prometheus gauges, read at the moment of each scrape."""
+
+from collections.abc import Iterator, Mapping
+
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from gateway import __version__
+from gateway.catalog import Catalog
+from gateway.drain import Drain
+from gateway.health import Monitor
+from gateway.scheduling.admission import Lines
+from gateway.triton import Triton
+
+
+class Gauges(Collector):
+    """Of one gateway."""
+
+    def __init__(self, triton: Triton, catalog: Catalog, lines: Lines, monitor: Monitor, drain: Drain) -> None:
+        self._triton = triton
+        self._catalog = catalog
+        self._lines = lines
+        self._monitor = monitor
+        self._drain = drain
+
+    def collect(self) -> Iterator[Metric]:
+        """Read all gauges."""
+        towers = [tower for model in self._catalog.models for tower in model.towers]
+        lines = {tower.triton_name: self._lines.of(tower.triton_name) for tower in towers}
+        ready = {tower.triton_name: self._monitor.is_well(tower) for tower in towers}
+        yield _gauge("info", "Of the gateway.", "version", {__version__: 1})
+        yield GaugeMetricFamily("conch_ready", "Whether all is well.", self._monitor.problem() is None)
+        yield GaugeMetricFamily("conch_requests_in_flight", "Not answered yet.", self._drain.in_flight)
+        yield _gauge("triton_up", "Whether a Triton answers.", "server", self._triton.live())
+        yield _gauge("model_ready", "Whether a model has answered lately.", "model", ready)
+        waiting = {name: line.waiting for name, line in lines.items()}
+        yield _gauge("waiting_tokens", "Admitted, and not at Triton yet.", "model", waiting)
+        in_flight = {name: line.in_flight for name, line in lines.items()}
+        yield _gauge("in_flight_tokens", "At Triton.", "model", in_flight)
+        rates = {name: line.rate for name, line in lines.items()}
+        yield _gauge("tokens_per_second", "What a model does while it has work; 0: not known yet.", "model", rates)
+
+
+def _gauge(name: str, documentation: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(f"conch_{name}", documentation, labels=[label])
+    for value_of, value in values.items():
+        family.add_metric([value_of], value)
+    return family
