@@ -7,7 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from gateway.contract import ImageParameters, Parameters, TextParameters, read
+from gateway.contract import (
+    EMBEDDING_ROLES,
+    IMAGE_EMBEDDING,
+    PREFIXES,
+    RERANK_ROLES,
+    TEXT_EMBEDDING,
+    ImageParameters,
+    Parameters,
+    TextParameters,
+    read,
+)
 from gateway.errors import ModelNotFound, NotReady, quoted
 from gateway.images.preparation import Preparation
 from gateway.text.loader import Vocabularies
@@ -21,15 +31,9 @@ GONE_S = 10.0
 MAX_COMPLAINT = 500
 """Characters. What a complaint quotes of an entry may be megabytes."""
 
-TEXT_EMBEDDING, IMAGE_EMBEDDING = "text-embedding", "image-embedding"
-EMBEDDING_ROLES = frozenset({TEXT_EMBEDDING, IMAGE_EMBEDDING})
-RERANK_ROLES = frozenset({"late-interaction", "cross-encoder"})
-PREFIXES = ("first_length", "prompt_length")
-"""Inputs, INT32 [b, 1]: how many tokens of a row are its first segment, or its prompt, which is not pooled."""
-
 
 @dataclass(frozen=True, slots=True)
-class Tower:
+class TritonModel:
     """One Triton model: all of what clients call a model, or the side of it that takes texts or images."""
 
     name: str
@@ -43,7 +47,7 @@ class Tower:
 
 
 @dataclass(frozen=True, slots=True)
-class TextTower(Tower):
+class TextModel(TritonModel):
     """One whose rows are token ids."""
 
     max_tokens: int
@@ -72,7 +76,7 @@ class TextTower(Tower):
 
 
 @dataclass(frozen=True, slots=True)
-class ImageTower(Tower):
+class ImageModel(TritonModel):
     """One whose rows are images."""
 
     preparation: Preparation
@@ -82,7 +86,7 @@ class ImageTower(Tower):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What clients can name: one tower, or one for texts and one for images into the same space."""
+    """What clients can name: one Triton model, or one for texts and one for images that share a vector space."""
 
     name: str
     aliases: tuple[str, ...]
@@ -94,36 +98,36 @@ class Model:
     """Shorter sizes that its embeddings may be cut to, as it was trained for them."""
     text_weight: float
     """What the text counts in an item with text and image, of 1."""
-    text: TextTower | None = None
+    text: TextModel | None = None
     """The default one, where there are variants."""
-    image: ImageTower | None = None
-    variants: Mapping[str, TextTower] = field(default_factory=dict)
+    image: ImageModel | None = None
+    variants: Mapping[str, TextModel] = field(default_factory=dict)
     """By name."""
 
     @property
-    def towers(self) -> tuple[Tower, ...]:
+    def triton_models(self) -> tuple[TritonModel, ...]:
         """All of them, each once."""
         texts = self.variants.values() or (self.text,)
-        return tuple(tower for tower in (*texts, self.image) if tower is not None)
+        return tuple(triton_model for triton_model in (*texts, self.image) if triton_model is not None)
 
     @property
     def width(self) -> int:
-        """Numbers a row of the output, which is the same for both towers."""
-        return self.towers[0].width
+        """The size of an output row, the same for all of its Triton models."""
+        return self.triton_models[0].width
 
     @property
     def role(self) -> str:
-        """What it does: a tower's role, or "image-text"."""
-        return "image-text" if self.text and self.image else self.towers[0].role
+        """What it does: its Triton model's role, or "image-text"."""
+        return "image-text" if self.text and self.image else self.triton_models[0].role
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A tower, what its entry says, and when it was seen first."""
+    """A Triton model, its parameters, and when it was first seen."""
 
     parameters: Parameters
     created: int
-    tower: TextTower | ImageTower
+    triton_model: TextModel | ImageModel
 
 
 class Catalog:
@@ -158,7 +162,7 @@ class Catalog:
         for config, task in zip(configs, tasks, strict=True):
             try:
                 fresh = task.result()
-                models[fresh.tower.name] = _joined(models.get(fresh.tower.name), fresh)
+                models[fresh.triton_model.name] = _joined(models.get(fresh.triton_model.name), fresh)
                 known[config.name] = fresh
             except Exception as exc:  # noqa: BLE001 - a bad entry, whatever is wrong with it, must not hide the others
                 complaints[config.name] = f"{type(exc).__name__}: {exc}"[:MAX_COMPLAINT]
@@ -176,16 +180,16 @@ class Catalog:
     async def _know(self, config: ModelConfig) -> _Known:
         before = (self._known or {}).get(config.name)
         given: Parameters
-        tower: TextTower | ImageTower
+        triton_model: TextModel | ImageModel
         if config.parameters["role"] == IMAGE_EMBEDDING:
             given = read(config, ImageParameters)
-            tower = _image_tower(config, given)
+            triton_model = _image_model(config, given)
         else:
             given = read(config, TextParameters)
-            tower = _text_tower(config, given, await self._vocabularies.of(config.name, given.template))
-        if before is not None and (before.parameters, before.tower) == (given, tower):
+            triton_model = _text_model(config, given, await self._vocabularies.of(config.name, given.template))
+        if before is not None and (before.parameters, before.triton_model) == (given, triton_model):
             return before
-        return _Known(given, before.created if before is not None else int(time.time()), tower)
+        return _Known(given, before.created if before is not None else int(time.time()), triton_model)
 
     def find(self, name: str | None, roles: frozenset[str]) -> Model:
         """The model that clients mean by a name or alias, or the default one.
@@ -209,7 +213,7 @@ class Catalog:
 
 
 def _of_roles(models: Iterable[Model], roles: frozenset[str]) -> list[Model]:
-    return [model for model in models if any(tower.role in roles for tower in model.towers)]
+    return [model for model in models if any(triton_model.role in roles for triton_model in model.triton_models)]
 
 
 def _named(name: str | None, models: Sequence[Model]) -> Model | None:
@@ -221,15 +225,15 @@ def _named(name: str | None, models: Sequence[Model]) -> Model | None:
 
 
 def _joined(other: Model | None, known: _Known) -> Model:
-    """A model of one tower, or a model that has some already with one more.
+    """A model with one Triton model, or a given model with one more.
 
     Raises:
-        ValueError: the towers do not go together.
+        ValueError: the Triton models do not belong together.
     """
-    tower, given = known.tower, known.parameters
+    triton_model, given = known.triton_model, known.parameters
     if other is None:
         model = Model(
-            name=tower.name,
+            name=triton_model.name,
             aliases=given.aliases,
             default=given.default,
             created=known.created,
@@ -237,28 +241,31 @@ def _joined(other: Model | None, known: _Known) -> Model:
             text_weight=given.text_weight,
         )
     else:
-        first = other.towers[0]
-        if not _go_together(other, tower):
-            raise ValueError(f"its public name {tower.name!r} is taken by {first.triton_name}")
-        if tower.width != first.width:
+        first = other.triton_models[0]
+        if not _go_together(other, triton_model):
+            raise ValueError(f"its public name {triton_model.name!r} is taken by {first.triton_name}")
+        if triton_model.width != first.width:
             raise ValueError(
-                f"it has {tower.width} dimensions, and {first.triton_name}, its other tower, {first.width}"
+                f"it has {triton_model.width} dimensions, but {first.triton_name}, of the same model, has {first.width}"
             )
         model = other
-    if isinstance(tower, ImageTower):
-        return replace(model, image=tower)
-    if tower.variant:
-        model = replace(model, variants={**model.variants, tower.variant: tower})
-    is_default = tower.variant == (*tower.variants, "")[0]
-    return replace(model, text=tower) if is_default else model
+    if isinstance(triton_model, ImageModel):
+        return replace(model, image=triton_model)
+    if triton_model.variant:
+        model = replace(model, variants={**model.variants, triton_model.variant: triton_model})
+    is_default = triton_model.variant == (*triton_model.variants, "")[0]
+    return replace(model, text=triton_model) if is_default else model
 
 
-def _go_together(model: Model, tower: TextTower | ImageTower) -> bool:
-    """Whether a tower is the other side of a model, or one more of its variants."""
-    first, *more = model.towers
-    if isinstance(first, TextTower) and isinstance(tower, TextTower):
-        return tower.variant in set(first.variants) - set(model.variants) and tower.variants == first.variants
-    return not more and {first.role, tower.role} == {TEXT_EMBEDDING, IMAGE_EMBEDDING}
+def _go_together(model: Model, triton_model: TextModel | ImageModel) -> bool:
+    """Whether a Triton model is the other modality of a model, or one more of its variants."""
+    first, *more = model.triton_models
+    if isinstance(first, TextModel) and isinstance(triton_model, TextModel):
+        return (
+            triton_model.variant in set(first.variants) - set(model.variants)
+            and triton_model.variants == first.variants
+        )
+    return not more and {first.role, triton_model.role} == {TEXT_EMBEDDING, IMAGE_EMBEDDING}
 
 
 def _missing(model: Model) -> list[str]:
@@ -266,9 +273,9 @@ def _missing(model: Model) -> list[str]:
     return [name for one in list(model.variants.values())[:1] for name in one.variants if name not in model.variants]
 
 
-def _text_tower(config: ModelConfig, given: TextParameters, tokenizer: TextTokenizer) -> TextTower:
+def _text_model(config: ModelConfig, given: TextParameters, tokenizer: TextTokenizer) -> TextModel:
     prompts = given.prompts
-    return TextTower(
+    return TextModel(
         name=given.name,
         triton_name=config.name,
         role=config.parameters["role"],
@@ -291,8 +298,8 @@ def _text_tower(config: ModelConfig, given: TextParameters, tokenizer: TextToken
     )
 
 
-def _image_tower(config: ModelConfig, given: ImageParameters) -> ImageTower:
-    return ImageTower(
+def _image_model(config: ModelConfig, given: ImageParameters) -> ImageModel:
+    return ImageModel(
         name=given.name,
         triton_name=config.name,
         role=config.parameters["role"],

@@ -1,4 +1,8 @@
-"""What the config of an entry says of its model, checked where it comes in: anybody may have written it."""
+"""The contract with a model repository: the roles, tensors and parameters of an entry (docs/repository-entry.md).
+
+Parameters are validated here, since anybody may have written them. `export/contract.py` is the other side of the contract;
+the two share no code.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeVar
@@ -12,6 +16,24 @@ from gateway.scores import ACTIVATIONS
 from gateway.text.tokenizer import INSTRUCTION, Template
 from gateway.triton import ModelConfig
 
+TEXT_EMBEDDING, IMAGE_EMBEDDING = "text-embedding", "image-embedding"
+LATE_INTERACTION, CROSS_ENCODER = "late-interaction", "cross-encoder"
+EMBEDDING_ROLES = frozenset({TEXT_EMBEDDING, IMAGE_EMBEDDING})
+RERANK_ROLES = frozenset({LATE_INTERACTION, CROSS_ENCODER})
+
+SEGMENTS: Mapping[str, tuple[tuple[str, str], ...]] = {
+    TEXT_EMBEDDING: (("input_ids", "length"),),
+    CROSS_ENCODER: (("input_ids", "length"),),
+    LATE_INTERACTION: (("query_ids", "query_length"), ("document_ids", "document_length")),
+}
+"""Inputs of text models by role, one pair for each segment of a row: token ids INT64 [b, L], padded with 0, and their
+lengths INT32 [b, 1]."""
+PREFIXES = ("first_length", "prompt_length")
+"""Optional inputs of text models, INT32 [b, 1]: how many tokens of a row belong to its first segment (cross-encoders), or
+to its prompt, which is not pooled (embedding models)."""
+PIXELS = "pixels"
+"""The input of image models, UINT8 [b, 3, H, W], RGB."""
+
 Kind = TypeVar("Kind", bound="Parameters")
 
 Name = Annotated[str, Meta(pattern=r"\A[^,<>\s\x00-\x1f\x7f]{1,256}\Z")]
@@ -20,7 +42,7 @@ Names = Annotated[tuple[Name, ...], Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=1, le=2**20)]
 """Of what a row or a batch has. No model takes more than a million tokens."""
 Edge = Annotated[int, Meta(ge=1, le=4096)]
-"""Of an image as a tower sees it, in pixels."""
+"""Of an image as the model sees it, in pixels."""
 Prompt = Annotated[str, Meta(max_length=2**16)]
 
 

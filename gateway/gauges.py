@@ -25,9 +25,9 @@ class Gauges(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read all gauges."""
-        towers = [tower for model in self._catalog.models for tower in model.towers]
-        lines = {tower.triton_name: self._lines.of(tower.triton_name) for tower in towers}
-        ready = {tower.triton_name: self._monitor.is_well(tower) for tower in towers}
+        triton_models = [triton_model for model in self._catalog.models for triton_model in model.triton_models]
+        lines = {triton_model.triton_name: self._lines.of(triton_model.triton_name) for triton_model in triton_models}
+        ready = {triton_model.triton_name: self._monitor.is_well(triton_model) for triton_model in triton_models}
         yield _gauge("info", "Of the gateway.", "version", {__version__: 1})
         yield GaugeMetricFamily("conch_ready", "Whether all is well.", self._monitor.problem() is None)
         yield GaugeMetricFamily("conch_requests_in_flight", "Not answered yet.", self._drain.in_flight)

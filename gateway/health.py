@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from gateway.catalog import Catalog, ImageTower, TextTower, Tower
+from gateway.catalog import Catalog, ImageModel, TextModel, TritonModel
+from gateway.contract import SEGMENTS
 from gateway.drain import Drain
 from gateway.errors import GatewayError
 from gateway.images.pool import Pixels
@@ -57,13 +58,15 @@ class Monitor:
             return Problem("triton_unreachable", "Triton does not answer")
         if not self._catalog.models:
             return Problem("no_models", "Triton serves no model that Conch exported")
-        stale = dict.fromkeys(tower.name for tower in self._towers() if not self.is_well(tower))
+        stale = dict.fromkeys(
+            triton_model.name for triton_model in self._triton_models() if not self.is_well(triton_model)
+        )
         return Problem("model_unresponsive", f"no recent answer from {', '.join(stale)}") if stale else None
 
-    def is_well(self, tower: Tower) -> bool:
+    def is_well(self, triton_model: TritonModel) -> bool:
         """Whether a model has answered lately. One that has much to do may be silent for longer."""
-        patience_s = FRESH_S + min(self._lines.of(tower.triton_name).expected_s, self._triton.timeout_s)
-        return self._answered_within(tower, patience_s)
+        patience_s = FRESH_S + min(self._lines.of(triton_model.triton_name).expected_s, self._triton.timeout_s)
+        return self._answered_within(triton_model, patience_s)
 
     async def run(self) -> None:
         """Watch until cancelled, whatever happens: the gateway is as ready as the last look says."""
@@ -92,28 +95,28 @@ class Monitor:
                 await self._catalog.refresh()
             self._send_probes()
 
-    def _towers(self) -> list[Tower]:
-        return [tower for model in self._catalog.models for tower in model.towers]
+    def _triton_models(self) -> list[TritonModel]:
+        return [triton_model for model in self._catalog.models for triton_model in model.triton_models]
 
     def _send_probes(self) -> None:
-        """Send each tower a row of one token or a black image, unless it answers others or still owes the last one."""
-        for tower in self._towers():
-            waiting = self._probes.get(tower.triton_name)
-            if (waiting is None or waiting.done()) and not self._answered_within(tower, PERIOD_S):
-                self._probes[tower.triton_name] = asyncio.create_task(self._probe(tower))
+        """Send each model a row of one token or a black image, unless it answers others or still owes the last one."""
+        for triton_model in self._triton_models():
+            waiting = self._probes.get(triton_model.triton_name)
+            if (waiting is None or waiting.done()) and not self._answered_within(triton_model, PERIOD_S):
+                self._probes[triton_model.triton_name] = asyncio.create_task(self._probe(triton_model))
 
-    async def _probe(self, tower: Tower) -> None:
+    async def _probe(self, triton_model: TritonModel) -> None:
         try:
-            if isinstance(tower, TextTower):
-                await text_batches.run(self._caller, tower, [tuple([0] for _ in text_batches.SEGMENTS[tower.role])])
-            elif isinstance(tower, ImageTower):
-                size = (3, tower.preparation.height, tower.preparation.width)
-                await image_batches.run(self._caller, tower, 1, lambda _: _black(size))
+            if isinstance(triton_model, TextModel):
+                await text_batches.run(self._caller, triton_model, [tuple([0] for _ in SEGMENTS[triton_model.role])])
+            elif isinstance(triton_model, ImageModel):
+                size = (3, triton_model.preparation.height, triton_model.preparation.width)
+                await image_batches.run(self._caller, triton_model, 1, lambda _: _black(size))
         except GatewayError as exc:
-            log.debug("probe of %s: %s", tower.triton_name, exc)  # problem() tells when it matters
+            log.debug("probe of %s: %s", triton_model.triton_name, exc)  # problem() tells when it matters
 
-    def _answered_within(self, tower: Tower, seconds: float) -> bool:
-        answered_at = self._triton.answered_at.get(tower.triton_name)
+    def _answered_within(self, triton_model: TritonModel, seconds: float) -> bool:
+        answered_at = self._triton.answered_at.get(triton_model.triton_name)
         return answered_at is not None and time.monotonic() - answered_at < seconds
 
 

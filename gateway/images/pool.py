@@ -56,11 +56,11 @@ class Decoders:
             await self._idle.pop().end()
 
     async def read(self, given: str | bytes, preparation: Preparation, place: str, account: Account) -> Pixels:
-        """The pixels that a tower sees of an image, UINT8 [3, H, W].
+        """The pixels that a model sees of an image, UINT8 [3, H, W].
 
         Args:
             given: a file, or it as a data: URI or in base64.
-            preparation: of the tower.
+            preparation: of the model.
             place: what error messages call it.
             account: whose turn it takes, and who is charged, whether it succeeds or not.
 

@@ -11,7 +11,7 @@ class Preparation:
 
     height: int
     width: int
-    """What the tower sees: the middle of the resized image."""
+    """What the model sees: the middle of the resized image."""
     resize: int | tuple[int, int]
     """What the shorter side is resized to, or height and width, whatever shape that makes of an image."""
     resample: Resampling

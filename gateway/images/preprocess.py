@@ -1,4 +1,4 @@
-"""An image file to the pixels that a tower sees: what Pillow reads, prepared as the model's own processor would.
+"""An image file to the pixels that a model sees: what Pillow reads, prepared as the model's own processor would.
 
 Runs in the processes of `gateway.images.worker`.
 """

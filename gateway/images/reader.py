@@ -37,11 +37,11 @@ class Images:
             await self._fetcher.close()
 
     async def read(self, image: str, preparation: Preparation, place: str, account: Account) -> Pixels:
-        """The pixels that a tower sees of an image.
+        """The pixels that a model sees of an image.
 
         Args:
             image: a data: URI, base64 in either alphabet, or an http(s) URL.
-            preparation: of the tower.
+            preparation: of the model.
             place: what error messages call it, such as "input[3].image".
             account: whose turns it takes, and who is charged.
 

@@ -1,7 +1,7 @@
 """A process that decodes images, within limits of memory and time that hold whatever a file does to its decoder.
 
-`gateway.images.pool` starts these and speaks with them: it sends a `Job` and the file behind it, and gets an answer; where
-that is `Needed`, an image takes more memory than the process may have yet, and a byte says that it may go on.
+`gateway.images.pool` starts these and talks to them: it sends a `Job` and the file behind it, and gets an answer. If that is
+`Needed`, an image takes more memory than the process may have yet, and a byte says that it may go on.
 """
 
 import gc
@@ -53,7 +53,7 @@ class Needed(msgspec.Struct, tag=True):
 
 
 class Decoded(msgspec.Struct, tag=True):
-    """Its pixels, UINT8 [3, H, W] as the tower sees them."""
+    """Its pixels, UINT8 [3, H, W] as the model sees them."""
 
     pixels: bytes
     seconds: float = 0.0

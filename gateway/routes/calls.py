@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
-from gateway.catalog import RERANK_ROLES, Model, TextTower
+from gateway.catalog import Model, TextModel
+from gateway.contract import RERANK_ROLES
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
 from gateway.service import prompts
@@ -41,8 +42,8 @@ def find_model_for(request: Request, name: str | None, roles: frozenset[str]) ->
         raise
 
 
-def find_ranker(request: Request, name: str | None) -> TextTower:
-    """The tower that ranks texts, of the model that a request names; raises what `Catalog.find` does."""
+def find_ranker(request: Request, name: str | None) -> TextModel:
+    """The model that ranks texts, by the name in a request; raises what `Catalog.find` does."""
     model = find_model(request, name, RERANK_ROLES)
     if model.text is None:
         raise ModelNotFound(f"model {model.name!r} ranks no texts", param="model")
@@ -97,7 +98,7 @@ async def embed_items(
 
 async def rank_texts(
     request: Request,
-    model: TextTower,
+    model: TextModel,
     query: str,
     documents: Sequence[str],
     *,

@@ -8,7 +8,8 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway import vectors
-from gateway.catalog import EMBEDDING_ROLES, Model
+from gateway.catalog import Model
+from gateway.contract import EMBEDDING_ROLES
 from gateway.error_body import Dialect
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings

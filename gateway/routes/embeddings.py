@@ -8,7 +8,8 @@ from msgspec import Meta, Raw, Struct
 from starlette.responses import Response
 
 from gateway import vectors
-from gateway.catalog import EMBEDDING_ROLES, Model
+from gateway.catalog import Model
+from gateway.contract import EMBEDDING_ROLES
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.body import read, rename

@@ -5,7 +5,8 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES, Model
+from gateway.catalog import Model
+from gateway.contract import EMBEDDING_ROLES, RERANK_ROLES
 from gateway.routes.http import Request, json_response
 from gateway.routes.operation import Operation
 
@@ -54,7 +55,7 @@ async def retrieve(request: Request) -> Response:
 
 
 def _describe(model: Model) -> ModelObject:
-    is_embedding = model.towers[0].role in EMBEDDING_ROLES
+    is_embedding = model.triton_models[0].role in EMBEDDING_ROLES
     takes = (("text", model.text), ("image", model.image))
     return ModelObject(
         id=model.name,
@@ -63,7 +64,7 @@ def _describe(model: Model) -> ModelObject:
         owned_by="conch",
         role=model.role,
         model_type="embedding" if is_embedding else "rerank",
-        input_modalities=tuple(name for name, tower in takes if tower is not None),
+        input_modalities=tuple(name for name, triton_model in takes if triton_model is not None),
         aliases=model.aliases,
         max_tokens=model.text.max_tokens if model.text is not None else UNSET,
         dimensions=model.width if is_embedding else UNSET,

@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.catalog import TextTower
+from gateway.catalog import TextModel
+from gateway.contract import CROSS_ENCODER
 from gateway.errors import InvalidRequest
 from gateway.routes.body import ignore, read, rename
 from gateway.routes.calls import find_ranker, rank_texts
@@ -124,7 +125,7 @@ async def create(request: Request) -> Response:
 async def rank(request: Request, body: RerankRequest) -> Response:
     """Answer a request whose body has been read."""
     is_voyage = body.top_k is not None or body.truncation is not None
-    tower, ranking = await rank_documents(request, body)
+    text_model, ranking = await rank_documents(request, body)
     with_documents = body.return_documents is not False
     results = [
         Result(
@@ -136,7 +137,7 @@ async def rank(request: Request, body: RerankRequest) -> Response:
     ]
     response = RerankResponse(
         results=results,
-        model=tower.name,
+        model=text_model.name,
         data=results if is_voyage else UNSET,
         object="list" if is_voyage else UNSET,
         usage=RerankUsage(
@@ -150,10 +151,10 @@ async def rank(request: Request, body: RerankRequest) -> Response:
     return await large_json_response(request, lambda: response)
 
 
-async def rank_documents(request: Request, body: RerankRequest) -> tuple[TextTower, Ranking]:
+async def rank_documents(request: Request, body: RerankRequest) -> tuple[TextModel, Ranking]:
     """Which model ranks, and how."""
     rename(body, OTHER_NAMES)
-    tower = find_ranker(request, body.model)
+    text_model = find_ranker(request, body.model)
     texts = _read_documents(request, body.documents, body.rank_fields)
     is_whole = body.truncate is False
     truncate, most = prompt_tokens(
@@ -161,7 +162,7 @@ async def rank_documents(request: Request, body: RerankRequest) -> tuple[TextTow
     )
     ranking = await rank_texts(
         request,
-        _limited(tower, most),
+        _limited(text_model, most),
         body.query,
         texts,
         truncate=truncate,
@@ -169,14 +170,14 @@ async def rank_documents(request: Request, body: RerankRequest) -> tuple[TextTow
         raw=body.raw_scores is True,
         instruction=body.instruction,
     )
-    return tower, ranking
+    return text_model, ranking
 
 
-def _limited(tower: TextTower, most: int | None) -> TextTower:
+def _limited(text_model: TextModel, most: int | None) -> TextModel:
     """A model that reads query and document together, as though it took no more tokens than this."""
-    if most is None or tower.role != "cross-encoder":
-        return tower
-    return replace(tower, max_tokens=min(tower.max_tokens, most))
+    if most is None or text_model.role != CROSS_ENCODER:
+        return text_model
+    return replace(text_model, max_tokens=min(text_model.max_tokens, most))
 
 
 def as_object(document: str | Document) -> Document:

@@ -13,7 +13,8 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway import __version__, vectors
-from gateway.catalog import EMBEDDING_ROLES, Model, TextTower
+from gateway.catalog import Model, TextModel
+from gateway.contract import CROSS_ENCODER, EMBEDDING_ROLES
 from gateway.error_body import OPENAI, Dialect, Failure
 from gateway.errors import (
     DeadlineExceeded,
@@ -289,11 +290,11 @@ async def create_predictions(request: Request) -> Response:
     started = time.perf_counter()
     body = await read(request, PredictRequest)
     pairs = _pairs(body.inputs)
-    tower = find_ranker(request, None)
-    if tower.role != "cross-encoder":
-        raise InvalidRequest(f"model {tower.name!r} is no cross-encoder, which predictions are made by")
+    text_model = find_ranker(request, None)
+    if text_model.role != CROSS_ENCODER:
+        raise InvalidRequest(f"model {text_model.name!r} is no cross-encoder, which predictions are made by")
     cut = _cut(body.truncate, body.truncation_direction)
-    scores, tokens = await score_pairs(caller(request), tower, pairs, truncate=cut, raw=body.raw_scores)
+    scores, tokens = await score_pairs(caller(request), text_model, pairs, truncate=cut, raw=body.raw_scores)
     predictions = [[Prediction(score, "LABEL_0")] for score in scores]
     texts = [text for pair in pairs for text in pair]
     note(request, len(texts), tokens)
@@ -304,15 +305,15 @@ async def create_predictions(request: Request) -> Response:
 async def tokenize(request: Request) -> Response:
     """Answer POST /tokenize."""
     body = await read(request, TokenizeRequest)
-    model, tower = _embedding_model(request)
-    tower = prompts.for_purpose(model, body.prompt_name).text or tower
-    prompt = prompts.choose(tower, body.prompt_name, "prompt_name")
+    model, text_model = _embedding_model(request)
+    text_model = prompts.for_purpose(model, body.prompt_name).text or text_model
+    prompt = prompts.choose(text_model, body.prompt_name, "prompt_name")
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     if sum(map(len, texts)) > MAX_TOKENS:
         raise InvalidRequest(f"inputs have over {MAX_TOKENS} characters", param="inputs")
     prompted = [prompt + text for text in texts]
     special = body.add_special_tokens
-    written = await pieces(caller(request), tower, prompted, _write, special=special)
+    written = await pieces(caller(request), text_model, prompted, _write, special=special)
     note(request, len(texts), sum(count for count, _ in written))
     return json_response([content for _, content in written])
 
@@ -325,12 +326,12 @@ def _write(found: list[Piece]) -> tuple[int, Raw]:
 
 async def info(request: Request) -> Response:
     """Answer GET /info, of the default embedding model."""
-    model, tower = _embedding_model(request)
+    model, text_model = _embedding_model(request)
     return json_response(
         Info(
             model_id=model.name,
             model_type={"embedding": {"pooling": "in the graph"}},
-            max_input_length=tower.max_tokens,
+            max_input_length=text_model.max_tokens,
             max_batch_tokens=MAX_TOKENS,
             max_client_batch_size=MAX_ROWS,
             version=__version__,
@@ -343,7 +344,7 @@ async def refuse(request: Request) -> Response:
     raise NoSuchRoute(f"there is no {request.url.path}: models pool in the graph, into one dense vector")
 
 
-def _embedding_model(request: Request) -> tuple[Model, TextTower]:
+def _embedding_model(request: Request) -> tuple[Model, TextModel]:
     model = find_model(request, None, EMBEDDING_ROLES)
     if model.text is None:
         raise ModelNotFound(f"the default embedding model, {model.name!r}, takes images only")

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.catalog import Tower
+from gateway.catalog import TritonModel
 from gateway.errors import InferenceFailed
 from gateway.scheduling.admission import Line, Ticket
 from gateway.service.caller import Caller
@@ -29,19 +29,19 @@ class Part:
     """Rows that make one request to Triton."""
 
     rows: Sequence[int]
-    """At most tower.max_batch_size, by their places in the call."""
+    """At most model.max_batch_size, by their places in the call."""
     tokens: int
     """What it counts for."""
 
 
 async def run(
-    caller: Caller, tower: Tower, parts: Sequence[Part], tensors: Callable[[Sequence[int]], Awaitable[Tensors]]
+    caller: Caller, model: TritonModel, parts: Sequence[Part], tensors: Callable[[Sequence[int]], Awaitable[Tensors]]
 ) -> NDArray[np.float32]:
-    """Compute every row: [n, tower.width], in the order of the rows.
+    """Compute every row: [n, model.width], in the order of the rows.
 
     Args:
         caller: on whose behalf.
-        tower: of any role.
+        model: of any role.
         parts: together rows 0..n-1.
         tensors: makes a part's inputs, when its turn has come.
 
@@ -49,29 +49,31 @@ async def run(
         GatewayError: of the first part, in their order, that failed; those not begun by then are not. Overloaded before
             any is.
     """
-    results = np.empty((sum(len(part.rows) for part in parts), tower.width), np.float32)
+    results = np.empty((sum(len(part.rows) for part in parts), model.width), np.float32)
     slots = asyncio.Semaphore(IN_FLIGHT)
 
     async def run_part(ticket: Ticket, part: Part) -> None:
         await slots.acquire()
-        answer = await _infer(caller, ticket, tower, part, await tensors(part.rows))
-        results[part.rows] = _checked(answer, (len(part.rows), tower.width))
-        caller.triton.answered_at[tower.triton_name] = time.monotonic()
+        answer = await _infer(caller, ticket, model, part, await tensors(part.rows))
+        results[part.rows] = _checked(answer, (len(part.rows), model.width))
+        caller.triton.answered_at[model.triton_name] = time.monotonic()
         slots.release()  # not of a part that failed, or another would begin
 
-    line = caller.lines.of(tower.triton_name)
+    line = caller.lines.of(model.triton_name)
     with line.admit(caller.account.key, sum(part.tokens for part in parts)) as ticket:
         await gather(*(run_part(ticket, part) for part in parts))
     return results
 
 
-async def _infer(caller: Caller, ticket: Ticket, tower: Tower, part: Part, tensors: Tensors) -> NDArray[np.float32]:
+async def _infer(
+    caller: Caller, ticket: Ticket, model: TritonModel, part: Part, tensors: Tensors
+) -> NDArray[np.float32]:
     timings = caller.timings
     with timings.stage("queue"):
         await ticket.turn(part.tokens)
-    timings.calls.append(TritonCall(tower.triton_name, len(part.rows), part.tokens))
-    with timings.stage("inference", model=tower.triton_name, rows=len(part.rows), tokens=part.tokens):
-        call = asyncio.ensure_future(caller.triton.infer(tower.triton_name, tensors, tower.output))
+    timings.calls.append(TritonCall(model.triton_name, len(part.rows), part.tokens))
+    with timings.stage("inference", model=model.triton_name, rows=len(part.rows), tokens=part.tokens):
+        call = asyncio.ensure_future(caller.triton.infer(model.triton_name, tensors, model.output))
         call.add_done_callback(partial(_leave, ticket.line, part.tokens))
         # Whoever gives up waiting does not cancel it: Triton 2.51 can crash when a call is (server issue 7368).
         return await asyncio.shield(call)

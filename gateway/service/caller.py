@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from gateway.catalog import Tower
+from gateway.catalog import TritonModel
 from gateway.scheduling.admission import Lines
 from gateway.scheduling.threads import Threads
 from gateway.scheduling.turns import Account
@@ -29,18 +29,18 @@ class Caller:
     timings: Timings = field(default_factory=Timings)
     """Where it notes what takes how long."""
 
-    def check(self, tower: Tower | None, tokens: int) -> None:
+    def check(self, model: TritonModel | None, tokens: int) -> None:
         """Refuse early what would not be admitted later.
 
         Args:
-            tower: which has to do the work, if any has.
+            model: which has to do the work, if any has.
             tokens: about how many.
 
         Raises:
             Overloaded: too much is waiting.
         """
-        if tower is not None and tokens:
-            self.lines.of(tower.triton_name).check(self.account.key, tokens)
+        if model is not None and tokens:
+            self.lines.of(model.triton_name).check(self.account.key, tokens)
 
     async def read(self, characters: int, work: Callable[[], Result]) -> Result:
         """Do work on so much text: in a thread, when its turn has come, unless it is little."""

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.catalog import ImageTower, Model, TextTower
+from gateway.catalog import ImageModel, Model, TextModel
 from gateway.errors import InvalidRequest
 from gateway.images.pool import Pixels
 from gateway.images.reader import Images
@@ -125,7 +125,12 @@ def _prompted(prompt: str, text: Text) -> Text:
 
 
 async def _encode(
-    caller: Caller, tower: TextTower, items: Sequence[Item], prompt: str, max_tokens: int | None, truncate: Truncate
+    caller: Caller,
+    text_model: TextModel,
+    items: Sequence[Item],
+    prompt: str,
+    max_tokens: int | None,
+    truncate: Truncate,
 ) -> list[list[int]]:
     texts: list[Text] = []
     places: list[str] = []
@@ -133,42 +138,46 @@ async def _encode(
         if item.text is not None:
             texts.append(_prompted(prompt, item.text))
             places.append(item.place)
-    limit = min(tower.max_tokens, max_tokens or tower.max_tokens)
-    return await tokens.encode(caller, tower, texts, places, limit, truncate=truncate)
+    limit = min(text_model.max_tokens, max_tokens or text_model.max_tokens)
+    return await tokens.encode(caller, text_model, texts, places, limit, truncate=truncate)
 
 
 async def _prefixes(
-    caller: Caller, tower: TextTower, items: Sequence[Item], prompt: str, ids: Sequence[list[int]]
+    caller: Caller, text_model: TextModel, items: Sequence[Item], prompt: str, ids: Sequence[list[int]]
 ) -> list[int]:
     """How many ids of each row are the prompt's, for models that leave them out of their vectors.
 
     As sentence-transformers counts them (Transformer._get_prompt_length): the tokens of the prompt alone, the special
     one in front included and the one behind not.
     """
-    if not tower.prefix:
+    if not text_model.prefix:
         return []
-    (alone,) = await caller.read(len(prompt), partial(tower.tokenizer.encode, [prompt])) if prompt else [[]]
-    length = len(alone) - bool(tower.tokenizer.behind) if alone else 0
+    (alone,) = await caller.read(len(prompt), partial(text_model.tokenizer.encode, [prompt])) if prompt else [[]]
+    length = len(alone) - bool(text_model.tokenizer.behind) if alone else 0
     texts = [item.text for item in items if item.text is not None]
     return [min(length, len(row)) if isinstance(text, str) else 0 for text, row in zip(texts, ids, strict=True)]
 
 
 async def _embed_texts(
-    caller: Caller, tower: TextTower | None, ids: Sequence[list[int]], prefixes: Sequence[int]
+    caller: Caller, text_model: TextModel | None, ids: Sequence[list[int]], prefixes: Sequence[int]
 ) -> NDArray[np.float32]:
-    return await text_batches.run(caller, tower, [(row,) for row in ids], prefixes) if tower is not None else NOTHING
+    return (
+        await text_batches.run(caller, text_model, [(row,) for row in ids], prefixes)
+        if text_model is not None
+        else NOTHING
+    )
 
 
 async def _embed_images(
-    caller: Caller, reader: Images, tower: ImageTower | None, items: Sequence[Item]
+    caller: Caller, reader: Images, text_model: ImageModel | None, items: Sequence[Item]
 ) -> NDArray[np.float32]:
-    if tower is None:
+    if text_model is None:
         return NOTHING
-    preparation = tower.preparation
+    preparation = text_model.preparation
     given = [(item.image, item.where_image()) for item in items if item.image is not None]
 
     async def read(index: int) -> Pixels:
         image, place = given[index]
         return await reader.read(image, preparation, place, caller.account)
 
-    return await image_batches.run(caller, tower, len(given), read)
+    return await image_batches.run(caller, text_model, len(given), read)

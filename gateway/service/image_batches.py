@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.catalog import ImageTower
+from gateway.catalog import ImageModel
+from gateway.contract import PIXELS
 from gateway.images.pool import Pixels
 from gateway.service import batches
 from gateway.service.caller import Caller
@@ -19,13 +20,13 @@ IN_PREPARATION = 8
 
 
 async def run(
-    caller: Caller, tower: ImageTower, count: int, read: Callable[[int], Awaitable[Pixels]]
+    caller: Caller, model: ImageModel, count: int, read: Callable[[int], Awaitable[Pixels]]
 ) -> NDArray[np.float32]:
-    """Compute every image: [count, tower.width], in their order.
+    """Compute every image: [count, model.width], in their order.
 
     Args:
         caller: on whose behalf.
-        tower: which.
+        model: which.
         count: how many there are.
         read: gives the pixels of one of them, UINT8 [3, H, W], when its turn has come: never are all in memory.
 
@@ -42,9 +43,9 @@ async def run(
 
     async def tensors(part: Sequence[int]) -> batches.Tensors:
         with caller.timings.stage("decode", images=len(part)):
-            return {"pixels": np.stack(await gather(*map(read_one, part)))}
+            return {PIXELS: np.stack(await gather(*map(read_one, part)))}
 
-    bytes_each = 3 * tower.preparation.height * tower.preparation.width
-    size = min(tower.max_batch_size, max(1, PART_BYTES // bytes_each))
+    bytes_each = 3 * model.preparation.height * model.preparation.width
+    size = min(model.max_batch_size, max(1, PART_BYTES // bytes_each))
     cut = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    return await batches.run(caller, tower, [batches.Part(rows, len(rows) * tower.patches) for rows in cut], tensors)
+    return await batches.run(caller, model, [batches.Part(rows, len(rows) * model.patches) for rows in cut], tensors)

@@ -6,7 +6,7 @@ Either is named by its own name, or by what the field calls the purpose of the t
 
 from dataclasses import replace
 
-from gateway.catalog import Model, TextTower
+from gateway.catalog import Model, TextModel
 from gateway.errors import InvalidRequest, quoted
 from gateway.text.tokenizer import INSTRUCTION
 
@@ -32,7 +32,7 @@ SUFFIXES = ("-query", "-passage")
 
 
 def for_purpose(model: Model, purpose: str | None) -> Model:
-    """A model whose text tower is its variant for texts of a purpose, or else its default one.
+    """A model whose text model is its variant for texts of a purpose, or else its default one.
 
     "retrieval" may be one variant for queries and documents, which its prompts tell apart.
     """
@@ -43,7 +43,7 @@ def for_purpose(model: Model, purpose: str | None) -> Model:
     return model
 
 
-def instruct(tower: TextTower, prompt: str, instruction: str | None) -> str:
+def instruct(text_model: TextModel, prompt: str, instruction: str | None) -> str:
     """A prompt with an instruction in place of the model's own, or as it is without one.
 
     Raises:
@@ -51,15 +51,15 @@ def instruct(tower: TextTower, prompt: str, instruction: str | None) -> str:
     """
     if instruction is None:
         return prompt
-    if prompt not in tower.instructed:
-        prompted = f"its prompt {prompt!r} has" if tower.instructed else "it has"
+    if prompt not in text_model.instructed:
+        prompted = f"its prompt {prompt!r} has" if text_model.instructed else "it has"
         raise InvalidRequest(
-            f"instruction: model {tower.name!r} takes none here, {prompted} no place for one", param=FIELD
+            f"instruction: model {text_model.name!r} takes none here, {prompted} no place for one", param=FIELD
         )
-    return tower.instructed[prompt].replace(INSTRUCTION, instruction)
+    return text_model.instructed[prompt].replace(INSTRUCTION, instruction)
 
 
-def choose(tower: TextTower, purpose: str | None, place: str, instruction: str | None = None) -> str:
+def choose(text_model: TextModel, purpose: str | None, place: str, instruction: str | None = None) -> str:
     """What to put in front of texts that are not token ids.
 
     A model that has no prompt for a purpose gets its default one; but a side of a search gets none, as in
@@ -67,7 +67,7 @@ def choose(tower: TextTower, purpose: str | None, place: str, instruction: str |
     queries, if no purpose is named.
 
     Args:
-        tower: whose prompts.
+        text_model: whose prompts.
         purpose: the name of one of its prompts, or one of PURPOSES; None for its default.
         place: the field that says so.
         instruction: in place of the one that the prompt has.
@@ -75,21 +75,21 @@ def choose(tower: TextTower, purpose: str | None, place: str, instruction: str |
     Raises:
         InvalidRequest: it is neither, or the prompt has no place for an instruction.
     """
-    if purpose is None and instruction is not None and tower.default_prompt not in tower.instructed:
+    if purpose is None and instruction is not None and text_model.default_prompt not in text_model.instructed:
         purpose = "query"
-    return instruct(tower, _prompt(tower, purpose, place), instruction)
+    return instruct(text_model, _prompt(text_model, purpose, place), instruction)
 
 
-def _prompt(tower: TextTower, purpose: str | None, place: str) -> str:
+def _prompt(text_model: TextModel, purpose: str | None, place: str) -> str:
     if purpose is None:
-        return tower.default_prompt
-    if purpose in tower.prompts:
-        return tower.prompts[purpose]
+        return text_model.default_prompt
+    if purpose in text_model.prompts:
+        return text_model.prompts[purpose]
     for names in PURPOSES:
         if purpose in names:
-            default = "" if names in SIDES else tower.default_prompt
-            return next((tower.prompts[name] for name in names if name in tower.prompts), default)
-    if purpose in tower.variants:
-        return tower.default_prompt
-    known = ", ".join([*tower.variants, *tower.prompts, *(name for names in PURPOSES for name in names)])
-    raise InvalidRequest(f"{place} is {quoted(purpose)}; model {tower.name!r} knows {known}", param=place)
+            default = "" if names in SIDES else text_model.default_prompt
+            return next((text_model.prompts[name] for name in names if name in text_model.prompts), default)
+    if purpose in text_model.variants:
+        return text_model.default_prompt
+    known = ", ".join([*text_model.variants, *text_model.prompts, *(name for names in PURPOSES for name in names)])
+    raise InvalidRequest(f"{place} is {quoted(purpose)}; model {text_model.name!r} knows {known}", param=place)

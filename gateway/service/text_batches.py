@@ -1,24 +1,17 @@
 """Rows of token ids to outputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.catalog import TextTower
+from gateway.catalog import TextModel
+from gateway.contract import SEGMENTS
 from gateway.service import batches
 from gateway.service.caller import Caller
 
 Row = tuple[Sequence[int], ...]
 """Token ids of each segment of a row: query and document for late interaction, one for all else."""
-
-SEGMENTS: Mapping[str, tuple[tuple[str, str], ...]] = {
-    "text-embedding": (("input_ids", "length"),),
-    "cross-encoder": (("input_ids", "length"),),
-    "late-interaction": (("query_ids", "query_length"), ("document_ids", "document_length")),
-}
-"""By role, the names of the tensors that hold each segment: ids INT64 [b, L], padded, and lengths INT32 [b, 1]. The
-other side of the contract is in export/runtime/engine.py; the two share no code, only these names."""
 
 PART_TOKENS = 2048
 """In one request to Triton, unless one row alone has more. What waits for its turn does so behind whole requests."""
@@ -27,29 +20,29 @@ MAX_ROWS = 2048
 
 
 async def run(
-    caller: Caller, tower: TextTower, rows: Sequence[Row], prefixes: Sequence[int] = ()
+    caller: Caller, model: TextModel, rows: Sequence[Row], prefixes: Sequence[int] = ()
 ) -> NDArray[np.float32]:
-    """Compute every row: [n, tower.width], in the order given.
+    """Compute every row: [n, model.width], in the order given.
 
     Rows of similar length travel together, so that little is padded.
 
     Args:
         caller: on whose behalf.
-        tower: of any role.
-        rows: each of 1 to tower.max_tokens ids in every segment.
-        prefixes: for models that have `tower.prefix`, how many ids of each row it counts; one if left out.
+        model: of any role.
+        rows: each of 1 to model.max_tokens ids in every segment.
+        prefixes: for models that have `model.prefix`, how many ids of each row it counts; one if left out.
 
     Raises:
         GatewayError: what `batches.run` does.
     """
 
     async def tensors(part: Sequence[int]) -> batches.Tensors:
-        made = _tensors(tower, [rows[i] for i in part])
-        if tower.prefix:
-            made[tower.prefix] = np.array([[prefixes[i] if prefixes else 1] for i in part], np.int32)
+        made = _tensors(model, [rows[i] for i in part])
+        if model.prefix:
+            made[model.prefix] = np.array([[prefixes[i] if prefixes else 1] for i in part], np.int32)
         return made
 
-    return await batches.run(caller, tower, _cut([sum(map(len, row)) for row in rows], tower.max_batch_size), tensors)
+    return await batches.run(caller, model, _cut([sum(map(len, row)) for row in rows], model.max_batch_size), tensors)
 
 
 def _cut(tokens: Sequence[int], most_rows: int) -> list[batches.Part]:
@@ -66,12 +59,12 @@ def _cut(tokens: Sequence[int], most_rows: int) -> list[batches.Part]:
     return [*cut, batches.Part(part, total)] if part else cut
 
 
-def _tensors(tower: TextTower, rows: Sequence[Row]) -> dict[str, NDArray[np.generic]]:
+def _tensors(model: TextModel, rows: Sequence[Row]) -> dict[str, NDArray[np.generic]]:
     tensors: dict[str, NDArray[np.generic]] = {}
-    for (ids_name, length_name), segment in zip(SEGMENTS[tower.role], zip(*rows, strict=True), strict=True):
+    for (ids_name, length_name), segment in zip(SEGMENTS[model.role], zip(*rows, strict=True), strict=True):
         lengths = np.fromiter(map(len, segment), np.int32, len(segment))
         longest = int(lengths.max())
-        width = next((bucket for bucket in tower.length_buckets if bucket >= longest), longest)
+        width = next((bucket for bucket in model.length_buckets if bucket >= longest), longest)
         ids = np.zeros((len(segment), width), np.int64)
         for row, (values, length) in enumerate(zip(segment, lengths.tolist(), strict=True)):
             ids[row, :length] = values

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import TypeVar
 
-from gateway.catalog import TextTower
+from gateway.catalog import TextModel
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.service.caller import Caller
 from gateway.service.gather import ahead
@@ -35,7 +35,7 @@ def estimate(text: Text) -> int:
 
 async def encode(
     caller: Caller,
-    tower: TextTower,
+    model: TextModel,
     texts: Sequence[Text],
     places: Sequence[str],
     limit: int,
@@ -47,7 +47,7 @@ async def encode(
 
     Args:
         caller: on whose behalf.
-        tower: whose tokenizer and vocabulary count.
+        model: whose tokenizer and vocabulary count.
         texts: none of them empty, unless the model should see nothing but what is put around it.
         places: what error messages call each text, such as "input[3]".
         limit: tokens a text may have, those of the frame not counted.
@@ -59,13 +59,13 @@ async def encode(
         RequestTooLarge: all are more than MAX_TOKENS.
         TokenizerFailed: the tokenizer does.
     """
-    check(tower, texts, places, limit, truncate=truncate)
+    check(model, texts, places, limit, truncate=truncate)
     beside = len(frame.before) + len(frame.text) + len(frame.tail) if frame is not None else 0
     most = limit * CHARACTERS_A_TOKEN
     sizes = [ROW_CHARACTERS + beside + min(len(text), most) for text in texts]
 
     def read(part: slice) -> list[list[int]]:
-        return encode_now(tower, texts[part], places[part], limit, truncate=truncate, frame=frame)
+        return encode_now(model, texts[part], places[part], limit, truncate=truncate, frame=frame)
 
     encoded: list[list[int]] = []
     total = 0
@@ -77,19 +77,19 @@ async def encode(
     return encoded
 
 
-def check(tower: TextTower, texts: Sequence[Text], places: Sequence[str], limit: int, *, truncate: Truncate) -> None:
+def check(model: TextModel, texts: Sequence[Text], places: Sequence[str], limit: int, *, truncate: Truncate) -> None:
     """Refuse what can be seen to be wrong before any text is tokenised."""
     for text, place in zip(texts, places, strict=True):
         if isinstance(text, list):
             if truncate == "none":  # of a few hundred ids, not of hundreds of thousands, each is looked at
-                _check_tokens(tower, len(text), place, limit)
-            _check_ids(tower, text, place)
+                _check_tokens(model, len(text), place, limit)
+            _check_ids(model, text, place)
         elif truncate == "none":
             _check_characters(text, place, limit)
 
 
 def encode_now(
-    tower: TextTower,
+    model: TextModel,
     texts: Sequence[Text],
     places: Sequence[str],
     limit: int,
@@ -101,15 +101,15 @@ def encode_now(
     most = limit * CHARACTERS_A_TOKEN
     part = slice(-most, None) if truncate == "start" else slice(most)
     around = frame.length if frame is not None else 0
-    fresh = iter(tower.tokenizer.encode([text[part] for text in texts if isinstance(text, str)], frame))
+    fresh = iter(model.tokenizer.encode([text[part] for text in texts if isinstance(text, str)], frame))
     encoded: list[list[int]] = []
     for text, place in zip(texts, places, strict=True):
         ids = next(fresh) if isinstance(text, str) else text
         if not ids:
-            raise InvalidRequest(f"{place} makes no tokens with model {tower.name!r}", param=place)
+            raise InvalidRequest(f"{place} makes no tokens with model {model.name!r}", param=place)
         if truncate == "none":
-            _check_tokens(tower, len(ids) - around, place, limit, "" if frame is None else " beside this query")
-        encoded.append(tower.tokenizer.cut(ids, around + limit, frame, truncate))
+            _check_tokens(model, len(ids) - around, place, limit, "" if frame is None else " beside this query")
+        encoded.append(model.tokenizer.cut(ids, around + limit, frame, truncate))
     return encoded
 
 
@@ -129,13 +129,13 @@ def count(total: int, rows: Iterable[Sequence[int]], places: Iterable[str]) -> i
 
 
 async def pieces(
-    caller: Caller, tower: TextTower, texts: Sequence[str], write: Callable[[list[Piece]], Written], *, special: bool
+    caller: Caller, model: TextModel, texts: Sequence[str], write: Callable[[list[Piece]], Written], *, special: bool
 ) -> list[Written]:
     """What is written of the tokens of each text as parts of it.
 
     Args:
         caller: on whose behalf.
-        tower: whose tokenizer counts.
+        model: whose tokenizer counts.
         texts: which.
         write: makes something of the tokens of one text, in the same thread: there may be many.
         special: whether special tokens are among them.
@@ -146,7 +146,7 @@ async def pieces(
     sizes = [ROW_CHARACTERS + len(text) for text in texts]
 
     def read(part: slice) -> list[Written]:
-        return [write(tower.tokenizer.pieces(text, special=special)) for text in texts[part]]
+        return [write(model.tokenizer.pieces(text, special=special)) for text in texts[part]]
 
     async with in_slices(caller, sizes, read) as results:
         return [written async for fresh in results for written in fresh]
@@ -179,11 +179,11 @@ def slices(sizes: Iterable[int]) -> Iterator[slice]:
         yield slice(start, end)
 
 
-def frame_query(tower: TextTower, query: str, place: str, instruction: str | None = None) -> Frame:
+def frame_query(model: TextModel, query: str, place: str, instruction: str | None = None) -> Frame:
     """What stands around every document of a model that reads it together with the query.
 
     Args:
-        tower: whose tokenizer counts.
+        model: whose tokenizer counts.
         query: a text.
         place: what error messages call it.
         instruction: for a template that takes one.
@@ -192,10 +192,10 @@ def frame_query(tower: TextTower, query: str, place: str, instruction: str | Non
         InvalidRequest: more than half of the model's tokens would stand in front of the document.
         TokenizerFailed: the tokenizer does.
     """
-    limit = tower.max_tokens // 2
+    limit = model.max_tokens // 2
     _check_characters(query + (instruction or ""), place, limit)
-    frame = tower.tokenizer.frame(query, instruction)
-    _check_tokens(tower, frame.head_length, place, limit, " for query and instruction" if instruction else "")
+    frame = model.tokenizer.frame(query, instruction)
+    _check_tokens(model, frame.head_length, place, limit, " for query and instruction" if instruction else "")
     return frame
 
 
@@ -207,20 +207,20 @@ def _check_characters(text: str, place: str, limit: int) -> None:
         )
 
 
-def _check_tokens(tower: TextTower, count: int, place: str, limit: int, where: str = "") -> None:
+def _check_tokens(model: TextModel, count: int, place: str, limit: int, where: str = "") -> None:
     if count > limit:
         raise InvalidRequest(
-            f"{place} has {count} tokens; the limit of model {tower.name!r}{where} is {limit}", param=place
+            f"{place} has {count} tokens; the limit of model {model.name!r}{where} is {limit}", param=place
         )
 
 
-def _check_ids(tower: TextTower, ids: list[int], place: str) -> None:
+def _check_ids(model: TextModel, ids: list[int], place: str) -> None:
     """Refuse what another tokenizer made, which would be other words: what LangChain sends by default is cl100k's."""
-    before, behind = tower.tokenizer.before, tower.tokenizer.behind
-    if min(ids) < 0 or max(ids) >= tower.vocabulary_size:
-        problem = f"holds a token id outside 0..{tower.vocabulary_size - 1}, the vocabulary of model {tower.name!r}"
+    before, behind = model.tokenizer.before, model.tokenizer.behind
+    if min(ids) < 0 or max(ids) >= model.vocabulary_size:
+        problem = f"holds a token id outside 0..{model.vocabulary_size - 1}, the vocabulary of model {model.name!r}"
     elif ids[: len(before)] != before or ids[len(ids) - len(behind) :] != behind:
-        problem = f"does not begin with {before} and end with {behind}, as token ids of model {tower.name!r} do"
+        problem = f"does not begin with {before} and end with {behind}, as token ids of model {model.name!r} do"
     else:
         return
     raise InvalidRequest(

@@ -10,7 +10,8 @@ import httpx2
 import pytest
 from PIL.Image import Resampling
 
-from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES, Catalog, Model, TextTower
+from gateway.catalog import Catalog, Model, TextModel
+from gateway.contract import EMBEDDING_ROLES, RERANK_ROLES
 from gateway.errors import ModelNotFound, NotReady
 from gateway.images.preparation import Preparation
 from gateway.triton import ModelConfig, Triton
@@ -112,7 +113,7 @@ def read(
 
 def read_text(
     repository: Path, tmp_path: Path, parameters: dict[str, str], inputs: frozenset[str] = frozenset()
-) -> TextTower:
+) -> TextModel:
     (model,) = read(repository, tmp_path, parameters, inputs=inputs)
     assert model.text is not None
     return model.text
@@ -222,7 +223,7 @@ def test_entry_whose_file_cannot_be_read_hides_no_other(
 def test_public_name_is_given_once(repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")
     (model,) = read(repository, tmp_path, {"name": "public"}, {"name": "public"})
-    assert [tower.triton_name for tower in model.towers] == ["model-0"]
+    assert [triton_model.triton_name for triton_model in model.triton_models] == ["model-0"]
     assert "its public name 'public' is taken by model-0" in caplog.text
 
 
@@ -242,7 +243,7 @@ def test_two_towers_are_one_model(repository: Path, tmp_path: Path) -> None:
     (model,) = read(repository, tmp_path, IMAGE | {"aliases": "c,d", "default": "true", "text_weight": "0.25"}, TEXT)
     assert (model.name, model.aliases, model.default, model.text_weight) == ("clip", ("c", "d"), True, 0.25)
     assert (model.role, model.width) == ("image-text", 3)
-    assert [tower.triton_name for tower in model.towers] == ["model-1", "model-0"]
+    assert [triton_model.triton_name for triton_model in model.triton_models] == ["model-1", "model-0"]
 
 
 def test_image_tower_alone_is_a_model_that_takes_images(repository: Path, tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ def test_shortest_edge_is_read(repository: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("second", "width", "complaint"),
     [
-        (TEXT, 4, "it has 4 dimensions, and model-0, its other tower, 3"),
+        (TEXT, 4, "it has 4 dimensions, but model-0, of the same model, has 3"),
         (IMAGE, 3, "its public name 'clip' is taken by model-0"),
         (TEXT | {"role": "cross-encoder"}, 3, "its public name 'clip' is taken by model-0"),
         (IMAGE | {"name": "other", "image_height": "0"}, 3, "image_height: Expected `int` >= 1"),
@@ -287,7 +288,7 @@ def test_towers_that_do_not_go_together_are_not_joined(
 ) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")
     (model,) = read(repository, tmp_path, IMAGE, second | {"width": str(width)})
-    assert [tower.triton_name for tower in model.towers] == ["model-0"]
+    assert [triton_model.triton_name for triton_model in model.triton_models] == ["model-0"]
     assert complaint in caplog.text
 
 
@@ -298,7 +299,7 @@ def test_variants_are_one_model_whose_first_is_the_default(repository: Path, tmp
     (model,) = read(repository, tmp_path, QUERY, QUERY | {"variant": "document"})
     assert (model.name, model.role, list(model.variants)) == ("dual", "text-embedding", ["query", "document"])
     assert model.text is model.variants["document"]
-    assert sorted(tower.triton_name for tower in model.towers) == ["model-0", "model-1"]
+    assert sorted(triton_model.triton_name for triton_model in model.triton_models) == ["model-0", "model-1"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import yaml
 from embedded.triton import Ports
 from gateway import __version__
 from gateway.__main__ import CLOSE_S
-from gateway.drain import GIVE_UP_S
+from gateway.server.server import GIVE_UP_S
 from gateway.settings import Settings
 
 ROOT = Path("kubernetes")

@@ -176,4 +176,4 @@ def test_unknown_model_is_not_found(client: httpx2.Client) -> None:
 
 def test_missing_key_is_told_in_the_same_shape(repository: Path) -> None:
     with serve(repository, GATEWAY_API_KEYS="k") as guarded, httpx2.Client(base_url=guarded.url) as client:
-        assert refused(client, "/v2/rerank", 401, query="a").startswith("send an API key")
+        assert refused(client, "/v2/rerank", 401, query="a").startswith("an API key is required")

@@ -6,7 +6,7 @@ import pytest
 from msgspec import Struct
 
 from gateway.errors import InvalidRequest
-from gateway.routes.decoding import MAX_CHOICE, MAX_IGNORED, Refused, decode
+from gateway.routes.decoding import MAX_CHOICE, MAX_IGNORED, Refused, decode, decode_one_of
 from gateway.routes.large_json import PIECE_BYTES
 
 
@@ -112,7 +112,11 @@ LONG = "\x7f" * (PIECE_BYTES + 1)
 
 
 class Some(Struct):
-    items: Any = None
+    items: list[str] = []
+
+
+class Other(Struct):
+    other: str
 
 
 def test_large_body_is_read_like_a_small_one() -> None:
@@ -124,8 +128,14 @@ def test_large_body_is_read_like_a_small_one() -> None:
 
 
 @pytest.mark.parametrize("text", ["a", LONG])
-def test_type_that_names_some_fields_knows_of_the_others(text: str) -> None:
-    assert decode(json.dumps({"items": [text], "other": 1}).encode(), Some) == (Some([text]), {})
+def test_type_is_chosen_by_what_the_body_holds(text: str) -> None:
+    def choose(parsed: object) -> type[Other] | type[Some]:
+        return Other if isinstance(parsed, dict) and "other" in parsed else Some
+
+    assert decode_one_of(json.dumps({"other": text}).encode(), choose) == (Other(text), {})
+    assert decode_one_of(json.dumps({"items": [text], "more": 1}).encode(), choose) == (Some([text]), {"more": "more"})
+    with pytest.raises(InvalidRequest, match="items: Expected `array`"):
+        decode_one_of(json.dumps({"items": 1}).encode(), choose)
 
 
 @pytest.mark.parametrize("text", ["c" * (MAX_CHOICE + 1), LONG])

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gateway.catalog import Tower
+from gateway.catalog import TritonModel
 from gateway.errors import InferenceFailed, InvalidRequest, NotReady
 from gateway.scheduling.admission import LEAST_UNDER_WAY
 from gateway.service import batches
 from gateway.service.batches import Part
 from tests.gateway.service.recording import RecordingTriton, caller
 
-TOWER = Tower("m", "m", "text-embedding", "embedding", 1, 4)
+TOWER = TritonModel("m", "m", "text-embedding", "embedding", 1, 4)
 
 
 async def numbered(part: Sequence[int]) -> batches.Tensors:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from gateway.catalog import Model, TextTower
+from gateway.catalog import Model, TextModel
 from gateway.images.reader import Images
 from gateway.service.embed import Item, embed
 from gateway.text.tokenizer import TextTokenizer
@@ -20,8 +20,8 @@ def sent(
     tokenizer: TextTokenizer, prefix: str, prompt: str, *texts: str | list[int], limit: int = 256
 ) -> dict[int, int]:
     """What a model is told of the front of each text, by how many tokens the text has with its prompt."""
-    tower = TextTower("m", "m", "text-embedding", "embedding", 1, 8, limit, 30522, tokenizer, prefix=prefix)
-    model = Model("m", (), default=True, created=0, dimensions=(), text_weight=0.5, text=tower)
+    triton_model = TextModel("m", "m", "text-embedding", "embedding", 1, 8, limit, 30522, tokenizer, prefix=prefix)
+    model = Model("m", (), default=True, created=0, dimensions=(), text_weight=0.5, text=triton_model)
     items = [Item(f"input[{i}]", text) for i, text in enumerate(texts)]
     triton = RecordingTriton()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL.Image import Resampling
 
-from gateway.catalog import ImageTower
+from gateway.catalog import ImageModel
 from gateway.errors import InvalidRequest
 from gateway.images.pool import Pixels
 from gateway.images.preparation import Preparation
@@ -12,9 +12,9 @@ from gateway.service import image_batches
 from tests.gateway.service.recording import RecordingTriton, caller
 
 
-def tower(side: int = 8, max_batch_size: int = 64) -> ImageTower:
+def model(side: int = 8, max_batch_size: int = 64) -> ImageModel:
     preparation = Preparation(side, side, (side, side), Resampling.BILINEAR)
-    return ImageTower("m", "m-image", "image-embedding", "embedding", 1, max_batch_size, preparation, 4)
+    return ImageModel("m", "m-image", "image-embedding", "embedding", 1, max_batch_size, preparation, 4)
 
 
 async def plain(index: int, side: int = 8) -> Pixels:
@@ -23,7 +23,7 @@ async def plain(index: int, side: int = 8) -> Pixels:
 
 def test_images_keep_their_order() -> None:
     triton = RecordingTriton()
-    results = asyncio.run(image_batches.run(caller(triton), tower(max_batch_size=4), 30, plain))
+    results = asyncio.run(image_batches.run(caller(triton), model(max_batch_size=4), 30, plain))
     assert results[:, 0].tolist() == list(range(30))
     assert [len(call["pixels"]) for call in triton.calls] == [4] * 7 + [2]
     assert triton.calls[0]["pixels"].dtype == np.uint8
@@ -32,7 +32,7 @@ def test_images_keep_their_order() -> None:
 def test_large_images_travel_in_smaller_numbers() -> None:
     side = 512  # 768 KiB
     triton = RecordingTriton()
-    asyncio.run(image_batches.run(caller(triton), tower(side), 12, lambda index: plain(index, side)))
+    asyncio.run(image_batches.run(caller(triton), model(side), 12, lambda index: plain(index, side)))
     assert [len(call["pixels"]) for call in triton.calls] == [5, 5, 2]
 
 
@@ -47,7 +47,7 @@ def test_one_call_leaves_room_for_others() -> None:
         now -= 1
         return await plain(index)
 
-    asyncio.run(image_batches.run(caller(RecordingTriton()), tower(max_batch_size=4), 100, read))
+    asyncio.run(image_batches.run(caller(RecordingTriton()), model(max_batch_size=4), 100, read))
     assert most == image_batches.IN_PREPARATION
 
 
@@ -70,5 +70,5 @@ def test_first_bad_image_is_the_one_reported(bad: set[int]) -> None:
         return await plain(index)
 
     with pytest.raises(InvalidRequest, match=f"^image {min(bad)}$"):
-        asyncio.run(image_batches.run(caller(RecordingTriton()), tower(max_batch_size=4), 1000, read))
+        asyncio.run(image_batches.run(caller(RecordingTriton()), model(max_batch_size=4), 1000, read))
     assert begun < 200

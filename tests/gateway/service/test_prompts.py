@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.catalog import Model, TextTower
+from gateway.catalog import Model, TextModel
 from gateway.errors import InvalidRequest
 from gateway.service.prompts import choose, for_purpose
 from gateway.text.tokenizer import TextTokenizer
@@ -11,11 +11,11 @@ from gateway.text.tokenizer import TextTokenizer
 PROMPTS = {"query": "q: ", "passage": "p: ", "STS-B": "s: "}
 
 
-def tower(
+def triton_model(
     repository: Path, prompts: dict[str, str], default: str = "", instructed: dict[str, str] | None = None
-) -> TextTower:
+) -> TextModel:
     tokenizer = TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
-    return TextTower(
+    return TextModel(
         "m", "m", "text-embedding", "embedding", 384, 64, 256, 30522, tokenizer, prompts, default, instructed or {}
     )
 
@@ -35,28 +35,28 @@ def tower(
 def test_purposes_of_all_vendors_find_the_models_own_prompt(
     repository: Path, purpose: str | None, expected: str
 ) -> None:
-    assert choose(tower(repository, PROMPTS, "d: "), purpose, "task") == expected
+    assert choose(triton_model(repository, PROMPTS, "d: "), purpose, "task") == expected
 
 
 def test_own_name_goes_before_any_other_of_the_same_purpose(repository: Path) -> None:
     own = {"query": "q: ", "retrieval.query": "r: "}
-    assert choose(tower(repository, own), "retrieval.query", "task") == "r: "
+    assert choose(triton_model(repository, own), "retrieval.query", "task") == "r: "
 
 
 def test_model_without_prompts_takes_every_purpose(repository: Path) -> None:
-    assert choose(tower(repository, {}), "search_query", "input_type") == ""
+    assert choose(triton_model(repository, {}), "search_query", "input_type") == ""
 
 
 @pytest.mark.parametrize("purpose", ["query", "search_document"])
 def test_side_of_a_search_never_gets_the_default_prompt(repository: Path, purpose: str) -> None:
-    assert choose(tower(repository, {"news": "n: "}, "n: "), purpose, "input_type") == ""
+    assert choose(triton_model(repository, {"news": "n: "}, "n: "), purpose, "input_type") == ""
 
 
 def test_unknown_purpose_is_refused_by_its_field(repository: Path) -> None:
     with pytest.raises(
         InvalidRequest, match="task is 'cooking'; model 'm' knows query, passage, STS-B, query, search_"
     ):
-        choose(tower(repository, PROMPTS), "cooking", "task")
+        choose(triton_model(repository, PROMPTS), "cooking", "task")
 
 
 INSTRUCT = {"query": "Instruct: find it\nQuery: ", "passage": ""}
@@ -68,16 +68,16 @@ FORMS = {INSTRUCT["query"]: "Instruct: {instruction}\nQuery: "}
 def test_instruction_takes_the_place_of_the_prompts_own(
     repository: Path, purpose: str | None, instruction: str
 ) -> None:
-    chosen = choose(tower(repository, INSTRUCT, instructed=FORMS), purpose, "task", instruction)
+    chosen = choose(triton_model(repository, INSTRUCT, instructed=FORMS), purpose, "task", instruction)
     assert chosen == f"Instruct: {instruction}\nQuery: "
 
 
 def test_instruction_without_a_place_is_refused_by_its_field(repository: Path) -> None:
     with pytest.raises(InvalidRequest, match="instruction: model 'm' takes none here, it has no place") as caught:
-        choose(tower(repository, PROMPTS), None, "task", "rank shells")
+        choose(triton_model(repository, PROMPTS), None, "task", "rank shells")
     assert caught.value.param == "instruction"
     with pytest.raises(InvalidRequest, match="takes none here, its prompt '' has no place"):
-        choose(tower(repository, INSTRUCT, instructed=FORMS), "document", "task", "rank shells")
+        choose(triton_model(repository, INSTRUCT, instructed=FORMS), "document", "task", "rank shells")
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,11 @@ def test_purposes_of_all_vendors_find_the_models_own_variant(
     repository: Path, variants: str, purpose: str | None, expected: str
 ) -> None:
     names = tuple(filter(None, variants.split(",")))
-    towers = {name: replace(tower(repository, {}, "d: "), variants=names, variant=name) for name in names or ("",)}
-    first = next(iter(towers.values()))
-    model = Model("m", (), True, 0, (), 0.5, text=first, variants=towers if names else {})
+    triton_models = {
+        name: replace(triton_model(repository, {}, "d: "), variants=names, variant=name) for name in names or ("",)
+    }
+    first = next(iter(triton_models.values()))
+    model = Model("m", (), True, 0, (), 0.5, text=first, variants=triton_models if names else {})
     found = for_purpose(model, purpose).text
     assert found is not None
     assert found.variant == expected
@@ -109,6 +111,6 @@ def test_purposes_of_all_vendors_find_the_models_own_variant(
 
 
 def test_unknown_purpose_names_the_variants(repository: Path) -> None:
-    own = replace(tower(repository, {}), variants=("code", "text"), variant="code")
+    own = replace(triton_model(repository, {}), variants=("code", "text"), variant="code")
     with pytest.raises(InvalidRequest, match="task is 'cooking'; model 'm' knows code, text, query, search_query"):
         choose(own, "cooking", "task")

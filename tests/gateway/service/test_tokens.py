@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.catalog import TextTower
+from gateway.catalog import TextModel
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.service import tokens
 from gateway.service.tokens import SLICE_CHARACTERS, Text
@@ -12,71 +12,71 @@ from tests.gateway.service.recording import RecordingTriton, caller
 
 
 @pytest.fixture(scope="module")
-def tower(repository: Path) -> TextTower:
+def model(repository: Path) -> TextModel:
     tokenizer = TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
-    return TextTower("m", "m", "text-embedding", "embedding", 384, 64, 256, 30522, tokenizer)
+    return TextModel("m", "m", "text-embedding", "embedding", 384, 64, 256, 30522, tokenizer)
 
 
-def encode(tower: TextTower, texts: list[Text], *, limit: int = 256, truncate: Truncate = "none") -> list[list[int]]:
+def encode(model: TextModel, texts: list[Text], *, limit: int = 256, truncate: Truncate = "none") -> list[list[int]]:
     places = [f"input[{i}]" for i in range(len(texts))]
-    return asyncio.run(tokens.encode(caller(RecordingTriton()), tower, texts, places, limit, truncate=truncate))
+    return asyncio.run(tokens.encode(caller(RecordingTriton()), model, texts, places, limit, truncate=truncate))
 
 
-def test_texts_and_token_ids_keep_their_order(tower: TextTower) -> None:
-    assert encode(tower, ["sea", [101, 102], "snail"]) == [[101, 2712, 102], [101, 102], [101, 10879, 102]]
+def test_texts_and_token_ids_keep_their_order(model: TextModel) -> None:
+    assert encode(model, ["sea", [101, 102], "snail"]) == [[101, 2712, 102], [101, 102], [101, 10879, 102]]
 
 
-def test_texts_of_many_slices_are_those_of_one(tower: TextTower) -> None:
+def test_texts_of_many_slices_are_those_of_one(model: TextModel) -> None:
     texts: list[Text] = [f"{i} " + "sea " * (i % 200) for i in range(2900)]
     assert sum(map(len, texts)) > 2 * SLICE_CHARACTERS
-    sliced = encode(tower, texts, truncate="end")
-    assert [sliced[i] for i in (0, 1499, 2899)] == encode(tower, [texts[i] for i in (0, 1499, 2899)], truncate="end")
+    sliced = encode(model, texts, truncate="end")
+    assert [sliced[i] for i in (0, 1499, 2899)] == encode(model, [texts[i] for i in (0, 1499, 2899)], truncate="end")
 
 
-def test_text_with_more_characters_than_are_read_is_refused_or_cut(tower: TextTower) -> None:
+def test_text_with_more_characters_than_are_read_is_refused_or_cut(model: TextModel) -> None:
     text = "sea " * 161  # 644 characters, of which 640 are read for 10 tokens
     with pytest.raises(InvalidRequest, match=r"input\[0\] has 644 characters; for 10 tokens, .* 640 are read"):
-        encode(tower, [text], limit=10)
-    assert encode(tower, [text], limit=10, truncate="end") == [[101] + [2712] * 8 + [102]]
+        encode(model, [text], limit=10)
+    assert encode(model, [text], limit=10, truncate="end") == [[101] + [2712] * 8 + [102]]
 
 
-def test_token_ids_are_cut_like_text(tower: TextTower) -> None:
-    assert encode(tower, [[101, *[2712] * 20, 102]], limit=5, truncate="end") == [[101, 2712, 2712, 2712, 102]]
+def test_token_ids_are_cut_like_text(model: TextModel) -> None:
+    assert encode(model, [[101, *[2712] * 20, 102]], limit=5, truncate="end") == [[101, 2712, 2712, 2712, 102]]
 
 
-def test_counting_stops_at_the_first_text_too_many(tower: TextTower) -> None:
+def test_counting_stops_at_the_first_text_too_many(model: TextModel) -> None:
     with pytest.raises(RequestTooLarge) as caught:
-        encode(tower, [[101, *[2712] * 198, 102]] * 2000)
+        encode(model, [[101, *[2712] * 198, 102]] * 2000)
     assert caught.value.param == "input[1500]"
 
 
 def pairs(
-    tower: TextTower, query: str, documents: list[str], *, limit: int = 200, truncate: Truncate = "end"
+    model: TextModel, query: str, documents: list[str], *, limit: int = 200, truncate: Truncate = "end"
 ) -> list[list[int]]:
-    frame = tokens.frame_query(tower, query, "query")
+    frame = tokens.frame_query(model, query, "query")
     places = [f"documents[{i}]" for i in range(len(documents))]
-    found = tokens.encode(caller(RecordingTriton()), tower, documents, places, limit, truncate=truncate, frame=frame)
+    found = tokens.encode(caller(RecordingTriton()), model, documents, places, limit, truncate=truncate, frame=frame)
     return asyncio.run(found)
 
 
-def test_limit_of_a_framed_text_is_its_own(tower: TextTower) -> None:
-    assert pairs(tower, "sea", ["snail " * 9, "snail"], limit=2) == [
+def test_limit_of_a_framed_text_is_its_own(model: TextModel) -> None:
+    assert pairs(model, "sea", ["snail " * 9, "snail"], limit=2) == [
         [101, 2712, 102, 10879, 10879, 102],
         [101, 2712, 102, 10879, 102],
     ]
     with pytest.raises(InvalidRequest, match=r"documents\[0\] has 9 tokens; the limit .* beside this query is 2"):
-        pairs(tower, "sea", ["snail " * 9], limit=2, truncate="none")
+        pairs(model, "sea", ["snail " * 9], limit=2, truncate="none")
 
 
-def test_query_counts_with_every_document(tower: TextTower) -> None:
+def test_query_counts_with_every_document(model: TextModel) -> None:
     with pytest.raises(RequestTooLarge) as caught:
-        pairs(tower, "sea " * 126, ["snail " * 71] * 2048)  # 200 tokens each
+        pairs(model, "sea " * 126, ["snail " * 71] * 2048)  # 200 tokens each
     assert caught.value.param == "documents[1500]"
 
 
-def test_query_may_have_half_of_the_tokens(tower: TextTower) -> None:
-    assert len(pairs(tower, "sea " * 126, [""])[0]) == 128 + 1
+def test_query_may_have_half_of_the_tokens(model: TextModel) -> None:
+    assert len(pairs(model, "sea " * 126, [""])[0]) == 128 + 1
     with pytest.raises(InvalidRequest, match=r"query has 129 tokens; the limit of model 'm' is 128"):
-        pairs(tower, "sea " * 127, [""])
+        pairs(model, "sea " * 127, [""])
     with pytest.raises(InvalidRequest, match=r"query has 8193 characters; for 128 tokens"):
-        pairs(tower, "x" * 8193, [""])
+        pairs(model, "x" * 8193, [""])
