@@ -1,7 +1,7 @@
 """The contract with a model repository: the roles, tensors and parameters of an entry (docs/repository-entry.md).
 
-Parameters are validated here, since anybody may have written them. `export/contract.py` is the other side of the contract;
-the two share no code.
+Parameters are validated here, since anybody may have written them. `export/contract.py` is the other side of the
+contract; the two share no code.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,8 +29,8 @@ SEGMENTS: Mapping[str, tuple[tuple[str, str], ...]] = {
 """Inputs of text models by role, one pair for each segment of a row: token ids INT64 [b, L], padded with 0, and their
 lengths INT32 [b, 1]."""
 PREFIXES = ("first_length", "prompt_length")
-"""Optional inputs of text models, INT32 [b, 1]: how many tokens of a row belong to its first segment (cross-encoders), or
-to its prompt, which is not pooled (embedding models)."""
+"""Optional inputs of text models, INT32 [b, 1]: how many tokens of a row belong to its first segment (cross-encoders),
+or to its prompt, which is not pooled (embedding models)."""
 PIXELS = "pixels"
 """The input of image models, UINT8 [b, 3, H, W], RGB."""
 
