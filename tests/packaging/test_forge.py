@@ -1,0 +1,91 @@
+"""What the forge reads is valid, and knows what there is."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gateway import __version__
+
+FORGE = Path(".github")
+WORKFLOWS = FORGE / "workflows"
+RENOVATE = json.loads((FORGE / "renovate.json").read_text())
+FORMS = sorted(file for file in (FORGE / "ISSUE_TEMPLATE").iterdir() if file.name != "config.yml")
+
+
+def run(tool: str, *arguments: str) -> None:
+    """Run a tool of this environment, which fails where it finds something wrong."""
+    command = [str(Path(sys.executable).with_name(tool)), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [
+        ("github-workflows", sorted(WORKFLOWS.iterdir())),
+        ("github-issue-config", [FORGE / "ISSUE_TEMPLATE" / "config.yml"]),
+        ("github-issue-forms", FORMS),
+        ("renovate", [FORGE / "renovate.json"]),
+    ],
+)
+def test_file_follows_its_schema(schema: str, files: list[Path]) -> None:
+    run("check-jsonschema", f"--builtin-schema=vendor.{schema}", *map(str, files))
+
+
+def test_workflows_are_pinned_have_few_rights_and_expand_nothing_unsafely() -> None:
+    run("zizmor", "--offline", "--strict-collection", "--no-progress", "--quiet", str(FORGE))
+
+
+@pytest.mark.parametrize("file", sorted(WORKFLOWS.iterdir()), ids=lambda file: file.name)
+def test_every_job_ends(file: Path) -> None:
+    for name, job in yaml.safe_load(file.read_text())["jobs"].items():
+        assert "uses" in job or job["timeout-minutes"] <= 60, name
+
+
+def test_published_images_have_a_dockerfile_that_takes_their_version() -> None:
+    matrix = yaml.safe_load((WORKFLOWS / "release.yml").read_text())["jobs"]["images"]["strategy"]["matrix"]
+    platforms = {each["image"]: each["platforms"] for each in matrix["include"]}
+    assert platforms == {"gateway": "linux/amd64,linux/arm64", "export": "linux/amd64"}
+    for image in platforms:
+        assert "\nARG VERSION=" in Path(f"images/{image}.Dockerfile").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "names"),
+    [
+        (
+            "docker-compose.yml",
+            {"docker.io/grafana/grafana", "docker.io/prom/prometheus", "nvcr.io/nvidia/tritonserver"},
+        ),
+        (".env.example", {"docker.io/grafana/grafana", "docker.io/prom/prometheus", "nvcr.io/nvidia/tritonserver"}),
+        (".github/workflows/ci.yml", {"docker.io/library/debian"}),
+        ("pyproject.toml", {"nvidia-pytriton", "torch"}),
+        ("Makefile", {"swagger-ui-dist"}),
+    ],
+)
+def test_bot_finds_the_versions_that_only_this_project_writes_so(file: str, names: set[str]) -> None:
+    found = set()
+    for manager in RENOVATE["customManagers"]:
+        if any(re.search(pattern.strip("/"), file) for pattern in manager["managerFilePatterns"]):
+            for pattern in manager["matchStrings"]:
+                for match in re.finditer(pattern.replace("(?<", "(?P<"), Path(file).read_text()):
+                    found.add(manager.get("depNameTemplate") or match["depName"])
+                    assert re.match(r"v?\d", match["currentValue"])
+    assert found == names
+
+
+def test_commands_of_the_docs_have_the_version() -> None:
+    pages = "".join(page.read_text() for page in Path("docs").glob("*.md"))
+    assert set(re.findall(r"(?:VERSION=|conch-[$\w-]+:)(\d+\.\d+\.\d+)", pages)) == {__version__}
+
+
+def test_one_address_of_the_project_is_written_everywhere() -> None:
+    (address,) = re.findall(r"^repo_url: (\S+)$", Path("mkdocs.yml").read_text(), re.MULTILINE)
+    files = [Path("pyproject.toml"), Path("SECURITY.md"), *(FORGE / "ISSUE_TEMPLATE").iterdir()]
+    found = {url for file in files for url in re.findall(r"https://github\.com/[\w.-]+/conch\b", file.read_text())}
+    assert found == {address}
