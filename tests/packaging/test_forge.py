@@ -1,7 +1,9 @@
 """What the forge reads is valid, and knows what there is."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +91,52 @@ def test_one_address_of_the_project_is_written_everywhere() -> None:
     files = [Path("pyproject.toml"), Path("SECURITY.md"), *(FORGE / "ISSUE_TEMPLATE").iterdir()]
     found = {url for file in files for url in re.findall(r"https://github\.com/[\w.-]+/conch\b", file.read_text())}
     assert found == {address}
+
+
+def script(job: str, step: str) -> str:
+    """What a step of the release runs."""
+    steps = yaml.safe_load((WORKFLOWS / "release.yml").read_text())["jobs"][job]["steps"]
+    (found,) = (each["run"] for each in steps if each.get("id") == step)
+    return str(found)
+
+
+def follow(text: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as the forge does."""
+    command = ["/bin/bash", "-e", "-c", text]
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with the version of the code, and a changelog that knows it."""
+    (tmp_path / "gateway").mkdir()
+    shutil.copy("gateway/__init__.py", tmp_path / "gateway")
+    sections = (
+        "Unreleased",
+        f"[{__version__}] - 2026-11-29\n\n### Added\n\n- This.",
+        "[0.0.1] - 2026-01-01\n\n- That.",
+    )
+    (tmp_path / "CHANGELOG.md").write_text("".join(f"## {section}\n\n" for section in sections))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("tag", "is_released"), [(f"v{__version__}", True), (__version__, False), ("v9.9.9", False)])
+def test_only_the_tag_of_the_version_is_released(tag: str, is_released: bool, checkout: Path) -> None:
+    output = checkout / "output"
+    done = follow(script("version", "version"), checkout, GITHUB_REF_NAME=tag, GITHUB_OUTPUT=str(output))
+    assert (done.returncode == 0) == is_released
+    assert not is_released or output.read_text() == f"version={__version__}\n"
+
+
+def test_version_without_a_section_in_the_changelog_is_not_released(checkout: Path) -> None:
+    (checkout / "CHANGELOG.md").write_text("## Unreleased\n")
+    environment = {"GITHUB_REF_NAME": f"v{__version__}", "GITHUB_OUTPUT": os.devnull}
+    assert follow(script("version", "version"), checkout, **environment).returncode
+
+
+def test_notes_of_a_release_are_its_section_of_the_changelog(checkout: Path) -> None:
+    done = follow(script("announce", "notes"), checkout, VERSION=__version__)
+    assert done.returncode == 0, done.stderr
+    assert (checkout / "notes.md").read_text().strip() == "### Added\n\n- This."
