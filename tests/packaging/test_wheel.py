@@ -1,6 +1,7 @@
 """The wheel holds the four packages, and they work from it alone."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -78,7 +79,10 @@ def test_metadata_is_complete(wheel: Path) -> None:
     assert "LICENSE" in metadata.get_all("License-File", [])
     urls = dict(url.split(", ") for url in metadata.get_all("Project-URL", []))
     assert urls.keys() >= {"Documentation", "Changelog", "Issues", "Source"}
-    assert metadata.get_payload() == Path("README.md").read_text()
+    readme = str(metadata.get_payload())
+    assert readme.startswith("# Conch")
+    assert re.findall(r"\]\(https://github\.com/", readme)
+    assert not re.findall(r"\]\((?!https?:|#)[^)]*\)", readme)  # on PyPI, they would lead nowhere
 
 
 def test_packages_are_imported_from_the_wheel(python: Path, tmp_path: Path) -> None:
