@@ -166,3 +166,11 @@ clean: ## remove .venv and the built models
 .venv/dev: requirements/dev.txt .venv/serve
 	@$(PIP) -r requirements/dev.txt
 	@touch $@
+
+.PHONY: docs wheel
+
+docs: .venv/dev ## build the docs site in .site/html, with all links and anchors checked
+	$(BIN)/python docs/build.py
+
+wheel: .venv/dev ## build the wheel in dist/
+	$(BIN)/python -m hatchling build --target wheel
