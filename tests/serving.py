@@ -13,7 +13,7 @@ from signal import SIGTERM
 
 import httpx2
 
-from loadtest.servers import PORTS, free_ports
+from loadtest.tools.servers import PORTS, free_ports
 
 REPOSITORY = Path("model_repository")
 START_TIMEOUT_S = 60

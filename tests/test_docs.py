@@ -12,7 +12,7 @@ from gateway.errors import ANSWERS
 from gateway.routes.embeddings import EmbeddingRequest
 from gateway.routes.openapi import OPERATIONS
 from gateway.routes.rerank import RerankRequest
-from tests.export.parity import CASES
+from loadtest.experiments.parity import CASES
 
 PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/operations.md")
 README, API, MODELS, OPERATIONS_PAGE = (Path(name).read_text() for name in PAGES)

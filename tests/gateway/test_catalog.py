@@ -14,7 +14,7 @@ from gateway.catalog import EMBEDDING_ROLES, RERANK_ROLES, Catalog, Model, TextT
 from gateway.errors import ModelNotFound, NotReady
 from gateway.pixels import Preparation
 from gateway.triton import ModelConfig, Triton
-from loadtest.servers import free_ports
+from loadtest.tools.servers import free_ports
 from tests.gateway.test_vocabularies import PANICKING, normalizing
 from tests.serving import Server
 
