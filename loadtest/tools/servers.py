@@ -25,6 +25,8 @@ ADMIN_KEY = "of this run"
 """For Triton's HTTP API."""
 PORTS = ("GATEWAY_PORT", "TRITON_HTTP_PORT", "TRITON_GRPC_PORT", "TRITON_METRICS_PORT")
 """Settings of what `python -m embedded` listens at."""
+EMBEDDED = (sys.executable, "-m", "embedded")
+"""The command behind `make serve`."""
 START_TIMEOUT_S = 180
 STOP_TIMEOUT_S = 20
 SETTLE_S = 0.5
@@ -141,14 +143,16 @@ def conch(
         name: of the server in reports.
         environment: settings of the server.
     """
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
-    given = {name: str(port) for name, port in ports.items()} | {
-        "GATEWAY_MODEL_REPOSITORY": str(repository),
-        "TRITON_ADMIN_KEY": ADMIN_KEY,
-    }
-    command = [sys.executable, "-m", "embedded"]
-    with run(name, command, ports["GATEWAY_PORT"], "/health/ready", log, given | environment, ports) as server:
+    ports, given = settings(repository)
+    with run(name, EMBEDDED, ports["GATEWAY_PORT"], "/health/ready", log, given | environment, ports) as server:
         yield replace(server, models=frozenset(models))
+
+
+def settings(repository: Path) -> tuple[dict[str, int], dict[str, str]]:
+    """Free ports by their settings' names, and all settings with which EMBEDDED serves a repository there."""
+    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    rest = {"GATEWAY_MODEL_REPOSITORY": str(repository), "TRITON_ADMIN_KEY": ADMIN_KEY}
+    return ports, {name: str(port) for name, port in ports.items()} | rest
 
 
 @contextmanager
@@ -171,25 +175,35 @@ def run(
     environment: Mapping[str, str],
     ports: Mapping[str, int],
 ) -> Iterator[Server]:
-    """Start a server, wait until its health URL answers, and stop it at the end, by force if need be.
+    """Start a server, and wait until its health URL answers.
 
     Raises:
         BenchmarkError: it does not get ready.
     """
+    with start(command, os.environ | environment, log) as process:
+        server = Server(name, port, psutil.Process(process.pid), ports)
+        try:
+            wait_until_ready(process, f"http://{HOST}:{port}{health}", log)
+            yield server
+        finally:
+            with suppress(psutil.NoSuchProcess):
+                server.go_on()
+
+
+@contextmanager
+def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a process with its output in a file; stop it at the end, by force if need be."""
     with log.open("w") as output:
-        process = subprocess.Popen(command, env=os.environ | environment, stdout=output, stderr=output)  # noqa: S603
-    server = Server(name, port, psutil.Process(process.pid), ports)
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603
     try:
-        wait_until_ready(process, f"http://{HOST}:{port}{health}", log)
-        yield server
+        yield process
     finally:
-        with suppress(psutil.NoSuchProcess):
-            server.go_on()
         process.send_signal(SIGTERM)
         try:
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
 
 
 def wait_until_ready(
