@@ -38,28 +38,28 @@ test-export: .venv/dev
 test-others: .venv/dev .generations/older/installed
 	$(BIN)/python -m pytest --ignore=tests/export
 
-bench: .venv/dev .peer/installed ## measure throughput beside infinity-emb and write docs/performance.md (half an hour)
-	$(BIN)/python -m loadtest.bench $(ARGS)
-	$(BIN)/python -m loadtest.stages
-	$(BIN)/python -m loadtest.perf
-	$(BIN)/python -m loadtest.report
+bench: .venv/dev .baseline/installed ## measure throughput beside infinity-emb and write docs/performance.md (half an hour)
+	$(BIN)/python -m loadtest.experiments.bench $(ARGS)
+	$(BIN)/python -m loadtest.experiments.stages
+	$(BIN)/python -m loadtest.experiments.perf
+	$(BIN)/python -m loadtest.reports.performance
 
 perf: .venv/dev ## measure Triton and the gateway with perf_analyzer
-	$(BIN)/python -m loadtest.perf $(ARGS)
+	$(BIN)/python -m loadtest.experiments.perf $(ARGS)
 
 chaos: .venv/dev ## break what can break under load, overload the rest, and write docs/reliability.md (a quarter of an hour; root)
 	$(BIN)/python -m export
-	$(BIN)/python -m loadtest.chaos $(ARGS)
-	$(BIN)/python -m loadtest.reliability
+	$(BIN)/python -m loadtest.experiments.chaos $(ARGS)
+	$(BIN)/python -m loadtest.reports.reliability
 
 hostile: .venv/dev ## do a server's worst to it, measure what a neighbour notices, and write docs/reliability.md (ten minutes)
 	$(BIN)/python -m export
-	$(BIN)/python -m loadtest.hostile $(ARGS)
-	$(BIN)/python -m loadtest.reliability
+	$(BIN)/python -m loadtest.experiments.hostile $(ARGS)
+	$(BIN)/python -m loadtest.reports.reliability
 
 soak: .venv/dev ## send all kinds of requests for 20 minutes, and watch memory, latency and errors
-	$(BIN)/python -m loadtest.soak $(ARGS)
-	$(BIN)/python -m loadtest.reliability
+	$(BIN)/python -m loadtest.experiments.soak $(ARGS)
+	$(BIN)/python -m loadtest.reports.reliability
 
 audit: .venv/bin/python ## look for known holes in the pinned dependencies (needs the network)
 	$(BIN)/python -m pip install --quiet --target .audit pip-audit
@@ -67,24 +67,26 @@ audit: .venv/bin/python ## look for known holes in the pinned dependencies (need
 
 compat: .venv/dev .compat/newest/installed .compat/older/installed .compat/oldest/installed ## call a server by the SDKs of the field, and write docs/clients.md
 	$(BIN)/python -m export
-	$(BIN)/python -m loadtest.compat
+	$(BIN)/python -m loadtest.experiments.compat
+	$(BIN)/python -m loadtest.reports.clients
 
 manifests: .venv/dev .manifests/installed ## build the manifests of kubernetes/, check them against schemas and policies, and load what autoscalers look at
-	@.manifests/venv/bin/python -m tests.kubernetes.check
+	@.manifests/venv/bin/python -m loadtest.experiments.manifests
 	$(BIN)/python -m pytest -o addopts=--import-mode=importlib tests/observability/test_autoscaling.py
 
 scale: .venv/dev ## kill and add Tritons behind one name, under load, and write down how fast that is noticed (a minute; root)
 	$(BIN)/python -m export
-	$(BIN)/python -m loadtest.scale
+	$(BIN)/python -m loadtest.experiments.scale
+	$(BIN)/python -m loadtest.reports.scale
 
 evaluate: .venv/dev ## measure retrieval quality through a running server, on STSb and XQuAD
-	$(BIN)/python -m loadtest.quality $(ARGS)
+	$(BIN)/python -m loadtest.experiments.quality $(ARGS)
 
 precisions: .venv/dev ## measure what bf16 and int8 cost in quality and give in speed, on STSb
-	$(BIN)/python -m loadtest.precisions $(ARGS)
+	$(BIN)/python -m loadtest.experiments.precisions $(ARGS)
 
 parity: .venv/dev ## export every family for every backend, and write how exact each is to docs/models.md
-	$(BIN)/python -m tests.export.parity
+	$(BIN)/python -m loadtest.reports.parity
 
 pictogram: .venv/dev ## train the image tower of minilm-pictogram anew, and measure it (35 minutes; needs npm)
 	$(BIN)/python -m export.pictogram.train $(ARGS)
@@ -134,12 +136,12 @@ clean: ## remove .venv and the built models
 	@touch $@
 
 # infinity-emb, with versions that work together and not with ours.
-.peer/installed: loadtest/peer.txt
+.baseline/installed: loadtest/baseline.txt
 	@echo "installing infinity-emb (once; some minutes)"
-	@$(PYTHON) -m venv .peer/venv
-	@.peer/venv/bin/python -m pip install --quiet --no-deps --disable-pip-version-check \
-		--extra-index-url "$(TORCH_INDEX)" $$(grep ^torch== loadtest/peer.txt)
-	@.peer/venv/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r loadtest/peer.txt
+	@$(PYTHON) -m venv .baseline/venv
+	@.baseline/venv/bin/python -m pip install --quiet --no-deps --disable-pip-version-check \
+		--extra-index-url "$(TORCH_INDEX)" $$(grep ^torch== loadtest/baseline.txt)
+	@.baseline/venv/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r loadtest/baseline.txt
 	@touch $@
 
 # SDKs and frameworks, in one environment with the newest of all, and in others for those that want older libraries.

@@ -84,7 +84,7 @@ class TextEmbedding(torch.nn.Module):
         self.steps = torch.nn.ModuleList(steps)
         self.width = width
 
-    def forward(self, rows: Rows) -> Tensor:  # noqa: D102
+    def forward(self, rows: Rows) -> Tensor:
         features: Features = self.first(rows)
         for step in self.steps:
             features = step(features)
@@ -100,7 +100,7 @@ class Encode(torch.nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, rows: Rows) -> Features:  # noqa: D102
+    def forward(self, rows: Rows) -> Features:
         (hidden,) = self.encoder(rows)
         if not self.encoder.all_layers:
             return {"rows": rows, "token_embeddings": hidden}
@@ -119,7 +119,7 @@ class Lookup(torch.nn.Module):
         self.register_buffer("table", table)
         self.packed = packed
 
-    def forward(self, rows: Rows) -> Features:  # noqa: D102
+    def forward(self, rows: Rows) -> Features:
         if not self.packed:
             return {"rows": rows, "sentence_embedding": _mean(self.table[rows.ids], rows)}
         layout = Layout.of(rows.length)
@@ -137,7 +137,7 @@ class Pool(torch.nn.Module):
         super().__init__()
         self.poolings = [POOLINGS[pooling] for pooling in poolings]
 
-    def forward(self, features: Features) -> Features:  # noqa: D102
+    def forward(self, features: Features) -> Features:
         hidden, rows = features["token_embeddings"], features["rows"]
         pooled = torch.cat([pooling(hidden, rows) for pooling in self.poolings], 1)
         return features | {"sentence_embedding": pooled}
@@ -151,7 +151,7 @@ class Project(torch.nn.Module):
         super().__init__()
         self.projection = projection
 
-    def forward(self, features: Features) -> Features:  # noqa: D102
+    def forward(self, features: Features) -> Features:
         return features | {"sentence_embedding": self.projection(features["sentence_embedding"])}
 
 
@@ -164,7 +164,7 @@ class CrossEncoder(torch.nn.Module):
         self.encoder = encoder
         self.classifier = classifier
 
-    def forward(self, rows: Rows) -> Tensor:  # noqa: D102
+    def forward(self, rows: Rows) -> Tensor:
         (hidden,) = self.encoder(rows)
         logits: Tensor = self.classifier(hidden, rows)
         return logits
@@ -199,7 +199,7 @@ class LateInteraction(torch.nn.Module):
         self.expand = expand
         self.skipped = {side: tuple(ids) for side, ids in skipped.items()}
 
-    def forward(self, query: Rows, document: Rows) -> Tensor:  # noqa: D102
+    def forward(self, query: Rows, document: Rows) -> Tensor:
         # The pairs of a request repeat its query: encode each query once. Not for TensorRT, where sizes may not depend
         # on values.
         of_pair = torch.arange(0)
@@ -247,6 +247,6 @@ class ImageEmbedding(torch.nn.Module):
         self.register_buffer("factor", scale / torch.tensor(deviation)[:, None, None])
         self.register_buffer("offset", -(torch.tensor(mean) / torch.tensor(deviation))[:, None, None])
 
-    def forward(self, pixels: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, pixels: Tensor) -> Tensor:
         embedded: Tensor = self.model(pixels.to(torch.float32) * self.factor + self.offset)
         return embedded

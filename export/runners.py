@@ -65,7 +65,7 @@ class OpenVino:
             self._engine = Engine(graph, HINTS[precision])
         self.precision: Precision = precision if precision == "int8" else NAMES[self._engine.precision]
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:  # noqa: D102
+    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         with _running("OpenVINO"):
             return self._engine.run(rows)
 
@@ -92,7 +92,7 @@ class OnnxRuntime:
         self._ragged = ragged
         self.precision: Precision = precision
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:  # noqa: D102
+    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         requests = (
             [request(part, self._fields) for part in _parts(rows)] if self._ragged else [request(rows, self._fields)]
         )

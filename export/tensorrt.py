@@ -92,7 +92,7 @@ class Trtexec:
             raise PlanError(f"start: {binary} does not say its version")
         self.version = ".".join(str(int(part)) for part in banner.groups())
 
-    def build(self, graph: Path, spec: PlanSpec, plan: Path, timing_cache: Path) -> None:  # noqa: D102
+    def build(self, graph: Path, spec: PlanSpec, plan: Path, timing_cache: Path) -> None:
         _call(self.build_arguments(graph, spec, plan, timing_cache), "build")
 
     def build_arguments(self, graph: Path, spec: PlanSpec, plan: Path, timing_cache: Path) -> list[str]:
@@ -115,7 +115,7 @@ class Trtexec:
                 arguments.append(f"--{bound}Shapes={format_shapes(shapes)}")
         return arguments
 
-    def run(self, plan: Path, feeds: Iterable[tuple[int, Inputs]]) -> Iterator[Vectors]:  # noqa: D102
+    def run(self, plan: Path, feeds: Iterable[tuple[int, Inputs]]) -> Iterator[Vectors]:
         output = plan.with_name("output.json")
         for index, inputs in feeds:
             for name, array in inputs.items():
@@ -139,7 +139,7 @@ class Package:
         self.version = ".".join(tensorrt.__version__.split(".")[:3])
         self.logger = tensorrt.Logger(tensorrt.Logger.WARNING)
 
-    def build(self, graph: Path, spec: PlanSpec, plan: Path, timing_cache: Path) -> None:  # noqa: D102
+    def build(self, graph: Path, spec: PlanSpec, plan: Path, timing_cache: Path) -> None:
         builder = self.trt.Builder(self.logger)
         flag = getattr(self.trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # 11 knows nothing else
         network = builder.create_network(0 if flag is None else 1 << int(flag))
@@ -169,7 +169,7 @@ class Package:
             config.add_optimization_profile(shapes)
         return config
 
-    def run(self, plan: Path, feeds: Iterable[tuple[int, Inputs]]) -> Iterator[Vectors]:  # noqa: D102
+    def run(self, plan: Path, feeds: Iterable[tuple[int, Inputs]]) -> Iterator[Vectors]:
         gpu = Gpu()
         runtime = self.trt.Runtime(self.logger)
         engine = runtime.deserialize_cuda_engine(plan.read_bytes())

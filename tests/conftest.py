@@ -9,8 +9,15 @@ import pytest
 from export.entry import build, is_built
 from export.manifest import ModelSpec, load
 from export.source import resolve
+from tests import needs
 from tests.odd_models import write_odd_repository
 from tests.serving import REPOSITORY, Server, serve
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function):
+            needs.mark(item)
 
 
 @pytest.fixture(scope="session")

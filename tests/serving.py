@@ -2,22 +2,22 @@
 
 import os
 import subprocess
-import sys
-import threading
-import time
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGTERM
 
 import httpx2
 
-from loadtest.servers import PORTS, free_ports
+from loadtest.tools import servers
+from loadtest.tools.servers import ADMIN_KEY, EMBEDDED, HOST, REPOSITORY
+from tests.waiting import eventually
 
-REPOSITORY = Path("model_repository")
+__all__ = ["ADMIN", "REPOSITORY", "Server", "gateway_client", "serve", "start"]
+
 START_TIMEOUT_S = 60
-ADMIN = {"admin-key": "of the tests"}
+ADMIN = {"admin-key": ADMIN_KEY}
 """What Triton's HTTP API asks for."""
 
 
@@ -25,66 +25,51 @@ ADMIN = {"admin-key": "of the tests"}
 class Server:
     """A running Triton and gateway."""
 
-    process: subprocess.Popen[str]
+    process: "subprocess.Popen[bytes]"
     ports: dict[str, int]
     """By the name of the setting that took it."""
-    lines: list[str] = field(default_factory=list)
-    """What it has printed."""
+    log: Path
+    """Its output, which is gone when it has been stopped."""
+    last_lines: list[str] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.ports['GATEWAY_PORT']}"
+        return f"http://{HOST}:{self.ports['GATEWAY_PORT']}"
 
     @property
     def triton_url(self) -> str:
-        return f"127.0.0.1:{self.ports['TRITON_GRPC_PORT']}"
+        return f"{HOST}:{self.ports['TRITON_GRPC_PORT']}"
+
+    @property
+    def lines(self) -> list[str]:
+        """What it has printed, as far as lines are complete."""
+        return self.last_lines or [
+            line for line in self.log.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")
+        ]
 
     def wait_for(self, text: str, timeout_s: float = START_TIMEOUT_S) -> None:
         """Wait until a line holds the text; fail with all lines if the process ends or the time does."""
-        deadline = time.monotonic() + timeout_s
-        while not any(text in line for line in self.lines):
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"no {text!r} in:\n" + "".join(self.lines))
-            time.sleep(0.05)
 
-    def collect(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line)
+        def is_said_or_ended() -> bool:
+            return any(text in line for line in self.lines) or self.process.poll() is not None
+
+        eventually(is_said_or_ended, lambda: f"{text!r} in:\n" + "".join(self.lines), timeout_s)
+        assert any(text in line for line in self.lines), f"no {text!r} in:\n" + "".join(self.lines)
 
 
 @contextmanager
 def start(repository: Path, **environment: str) -> Iterator[Server]:
     """Start a server; stop it at the end, by force if need be."""
-    ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("GATEWAY_", "TRITON_", "OTEL_"))
     }
-    settings = {name: str(port) for name, port in ports.items()} | {
-        "GATEWAY_MODEL_REPOSITORY": str(repository),
-        "TRITON_ADMIN_KEY": ADMIN["admin-key"],
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "embedded"],
-        env=inherited | settings | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    server = Server(process, ports)
-    reader = threading.Thread(target=server.collect)
-    reader.start()
-    try:
-        yield server
-    finally:
-        process.send_signal(SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        reader.join(15)
-        if process.stdout is not None:
-            process.stdout.close()
+    ports, settings = servers.settings(repository)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with servers.start(EMBEDDED, inherited | settings | environment, log) as process:
+            server = Server(process, ports, log)
+            yield server
+        server.last_lines = server.lines
 
 
 @contextmanager

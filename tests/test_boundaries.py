@@ -1,91 +1,99 @@
-"""Imports go one way, and a few things are nowhere."""
+"""Imports go one way, as ARCHITECTURE.md says, and a few things are nowhere."""
 
 import ast
-from collections.abc import Iterator
+import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
-SOURCES = [
-    file for package in ("gateway", "export", "embedded", "bulk") for file in sorted(Path(package).rglob("*.py"))
-]
-TESTS = sorted(Path("tests").rglob("*.py"))
+PACKAGES = [name for name in ("gateway", "export", "embedded", "bulk", "loadtest", "pictogram") if Path(name).is_dir()]
+GRAPH = grimp.build_graph(
+    PACKAGES[0], *PACKAGES[1:], include_external_packages=True, exclude_type_checking_imports=False, cache_dir=None
+)
+OURS = {module for module in GRAPH.modules if module.partition(".")[0] in PACKAGES}
+PAGE = Path("ARCHITECTURE.md").read_text()
+LAYERS = {
+    package: [[name.strip() for name in line.split("|")] for line in block.splitlines()]
+    for package, block in re.findall(r"^```layers ?([\w.]*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+}
+IMPORTERS = {
+    imported: importers.split(", ")
+    for block in re.findall(r"^```importers\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    for imported, importers in re.findall(r"^(\S+): (.+)$", block, re.MULTILINE)
+}
 
 
-def imports(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+def inside(module: str, *packages: str) -> bool:
+    return any(f"{module}.".startswith(f"{package}.") for package in packages)
+
+
+def readers_of_the_environment() -> set[str]:
+    found = set()
+    for module in OURS:
+        path = Path(*module.split("."))
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "os":
+                names = {node.attr}
+            elif isinstance(node, ast.ImportFrom) and node.module == "os":
+                names = {alias.name for alias in node.names}
+            else:
+                continue
+            if names & {"environ", "environb", "getenv", "getenvb"}:
+                found.add(module)
+    return found
 
 
 def importers(module: str) -> set[str]:
-    return {str(file) for file in SOURCES if any(f"{name}.".startswith(f"{module}.") for name in imports(file))}
+    """Of a module, or of anything in it."""
+    if module == "os.environ":
+        return readers_of_the_environment()
+    imported = {one for one in GRAPH.modules if inside(one, module)}
+    return {one for each in imported for one in GRAPH.find_modules_that_directly_import(each)}
 
 
-def inside(*folders: str) -> set[str]:
-    return {str(file) for file in SOURCES if str(file).startswith(folders)}
+def test_no_import_leads_in_a_circle() -> None:
+    try:
+        TopologicalSorter({module: GRAPH.find_modules_directly_imported_by(module) for module in OURS}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
 
 
-@pytest.mark.parametrize(
-    ("module", "allowed"),
-    [
-        ("gateway", inside("gateway/", "embedded/")),
-        ("export", inside("export/")),
-        ("embedded", inside("embedded/")),
-        ("bulk", inside("bulk/")),
-        ("starlette", inside("gateway/routes/", "gateway/app.py", "gateway/middleware.py")),
-        ("tritonclient", inside("gateway/triton.py", "export/config.py")),
-        ("gateway.routes", inside("gateway/routes/", "gateway/app.py", "gateway/protocol.py")),
-        ("gateway.service", inside("gateway/service/", "gateway/routes/", "gateway/health.py")),
-        ("httpx2", inside("gateway/fetch.py", "bulk/client.py", "export/served.py")),
-        ("pyarrow", inside("bulk/job.py")),
-        ("opentelemetry", inside("gateway/tracing.py")),
-        ("prometheus_client", inside("gateway/metrics.py", "gateway/routes/metrics.py")),
-        (
-            "PIL",
-            inside("gateway/formats.py", "gateway/pixels.py", "gateway/white.py", "gateway/parameters.py", "export/"),
-        ),
-        ("torch", inside("export/")),
-        ("transformers", inside("export/")),
-    ],
-)
-def test_only_these_import(module: str, allowed: set[str]) -> None:
-    assert importers(module) <= allowed
+def test_packages_have_layers() -> None:
+    assert {name for line in LAYERS[""] for name in line} == set(PACKAGES)
 
 
-@pytest.mark.parametrize(
-    "leaf",
-    [
-        "gateway/addresses.py",
-        "gateway/budget.py",
-        "gateway/errors.py",
-        "gateway/scores.py",
-        "gateway/vectors.py",
-        "export/errors.py",
-        "export/measures.py",
-        "export/profiles.py",
-    ],
-)
-def test_leaves_import_nothing_of_ours(leaf: str) -> None:
-    assert not any(name.split(".")[0] in {"gateway", "export", "embedded"} for name in imports(Path(leaf)))
+@pytest.mark.parametrize("package", LAYERS)
+def test_layers_name_every_module(package: str) -> None:
+    modules = {child.rpartition(".")[2] for child in GRAPH.find_children(package)} if package else set(PACKAGES)
+    assert {name for line in LAYERS[package] for name in line} == modules
 
 
-def test_settings_know_of_hosts_and_keys_only() -> None:
-    assert {name for name in imports(Path("gateway/settings.py")) if name.startswith("gateway")} == {
-        "gateway.addresses",
-        "gateway.keys",
-    }
+@pytest.mark.parametrize("package", LAYERS)
+def test_imports_go_down(package: str) -> None:
+    wrong = GRAPH.find_illegal_dependencies_for_layers(
+        layers=[grimp.Layer(*line, independent=True) for line in LAYERS[package]],
+        containers={package} if package else None,
+    )
+    chains = [
+        " -> ".join([*sorted(route.heads), *route.middle, *sorted(route.tails)])
+        for one in wrong
+        for route in one.routes
+    ]
+    assert not chains
 
 
-def test_the_environment_is_read_at_the_entry_points_only() -> None:
-    readers = {str(file) for file in SOURCES if "os.environ" in file.read_text()}
-    entries = {f"{package}/__main__.py" for package in ("bulk", "embedded", "export", "gateway")}
-    # The latter writes to it, for the processes that read models.
-    assert readers == entries | {"embedded/triton.py", "export/preload.py"}
+@pytest.mark.parametrize("module", IMPORTERS)
+def test_only_these_import(module: str) -> None:
+    allowed = IMPORTERS[module]
+    assert all(one in GRAPH.modules for one in allowed), "all that are named exist"
+    found = {one for one in importers(module) if not inside(one, module)}
+    assert found, f"nothing imports {module}"
+    assert not {one for one in found if not inside(one, *allowed)}
 
 
 def test_nothing_is_mocked() -> None:
     words = ("unittest." + "mock", "monkeypatch." + "setattr", "Magic" + "Mock")
-    assert not [file for file in TESTS if any(word in file.read_text() for word in words)]
+    assert not [file for file in Path("tests").rglob("*.py") if any(word in file.read_text() for word in words)]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.servers import PORTS, free_ports
+from loadtest.tools.servers import PORTS, free_ports
 from tests.export.tiny import write_embedding
 
 

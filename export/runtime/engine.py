@@ -98,16 +98,16 @@ class Prefix:
     least: int
 
     @property
-    def inputs(self) -> tuple[str, ...]:  # noqa: D102
+    def inputs(self) -> tuple[str, ...]:
         return (self.name,)
 
-    def cost(self, value: Array) -> int:  # noqa: ARG002, D102
+    def cost(self, value: Array) -> int:  # noqa: ARG002
         return 0
 
-    def feed(self, values: Sequence[Array]) -> dict[str, Array]:  # noqa: D102
+    def feed(self, values: Sequence[Array]) -> dict[str, Array]:
         return {self.name: np.array(values, np.int32)[:, None]}
 
-    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:  # noqa: ARG002, D102
+    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:  # noqa: ARG002
         lengths = tensors[self.name]
         if np.less(tensors[self.of], lengths).any():
             raise InvalidTensorsError(f"{self.name} must not exceed {self.of}")
@@ -122,16 +122,16 @@ class Pixels:
     name: str
 
     @property
-    def inputs(self) -> tuple[str, ...]:  # noqa: D102
+    def inputs(self) -> tuple[str, ...]:
         return (self.name,)
 
-    def cost(self, value: Array) -> int:  # noqa: ARG002, D102
+    def cost(self, value: Array) -> int:  # noqa: ARG002
         return IMAGE_TOKENS
 
-    def feed(self, values: Sequence[Array]) -> dict[str, Array]:  # noqa: D102
+    def feed(self, values: Sequence[Array]) -> dict[str, Array]:
         return {self.name: np.stack(values)}
 
-    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:  # noqa: ARG002, D102
+    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:  # noqa: ARG002
         return list(tensors[self.name])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page
 
-from loadtest.servers import free_ports
+from loadtest.tools.servers import free_ports
 from tests.browser.conftest import Visits
 from tests.serving import Server, serve
 

@@ -7,7 +7,7 @@ import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.servers import counted
+from loadtest.tools.servers import counted
 from tests.serving import Server
 
 TEXTS = [f"request {i}: " + "more and more words " * (i % 32) for i in range(64)]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.faults import faults, replicas
-from loadtest.servers import HOST, Server, conch
-from loadtest.steady import Case, Known, known
+from loadtest.experiments.faults import faults, replicas
+from loadtest.tools.servers import HOST, Server, conch
+from loadtest.tools.steady import Case, Known, known
 
 MODEL = "all-minilm-l6-v2"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.precisions import measure
+from loadtest.experiments.precisions import measure
 
 STSB = Path("../shared/data/stsb-en-dev.csv")
 

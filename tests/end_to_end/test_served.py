@@ -13,7 +13,7 @@ from export.entry import Entry, build
 from export.errors import ExportError
 from export.manifest import ModelSpec, load
 from export.served import Gateway
-from loadtest.servers import free_ports
+from loadtest.tools.servers import free_ports
 from tests.export import tiny
 from tests.serving import Server, serve
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.parity import CASES, RUNS, Case, Run, measure, table
+from loadtest.experiments.parity import CASES, RUNS, Case, Run, measure
+from loadtest.reports.parity import table
 
 ALWAYS, IN_TURNS = RUNS[:2], RUNS[2:]
 

@@ -15,7 +15,7 @@ from gateway.contract import EMBEDDING_ROLES, RERANK_ROLES
 from gateway.errors import ModelNotFound, NotReady
 from gateway.images.preparation import Preparation
 from gateway.triton import ModelConfig, Triton
-from loadtest.servers import free_ports
+from loadtest.tools.servers import free_ports
 from tests.gateway.text.test_loader import PANICKING, normalizing
 from tests.serving import Server
 

@@ -10,8 +10,8 @@ from signal import SIGTERM
 
 import httpx2
 
-from loadtest.faults import pids
-from loadtest.servers import conch, free_ports
+from loadtest.experiments.faults import pids
+from loadtest.tools.servers import conch, free_ports
 
 TEXTS = ["some words " * 100] * 512
 """Seconds of work."""

@@ -11,7 +11,7 @@ from gateway.health import FRESH_S, Code, Monitor
 from gateway.scheduling.admission import Lines
 from gateway.scheduling.threads import Threads
 from gateway.triton import ModelConfig, Triton
-from loadtest.servers import free_ports
+from loadtest.tools.servers import free_ports
 from tests.serving import Server
 
 

@@ -10,7 +10,7 @@ from tritonclient.utils import InferenceServerException
 
 from gateway.errors import DeadlineExceeded, GatewayError, InferenceFailed, NotReady, Overloaded
 from gateway.triton import Triton, mapped_errors
-from loadtest.servers import free_ports
+from loadtest.tools.servers import free_ports
 from tests.serving import Server
 
 

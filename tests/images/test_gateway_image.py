@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from loadtest.servers import free_ports, wait_until_ready
+from loadtest.tools.servers import free_ports, wait_until_ready
 from tests.images.conftest import BASE, Builder
 from tests.serving import serve
 

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 
 from embedded.triton import Ports, Triton
 from gateway.triton import Triton as Client
-from loadtest.servers import free_ports, wait_until_ready
+from loadtest.tools.servers import free_ports, wait_until_ready
 
 START_TIMEOUT_S = 90
 KEY = "4b9f"

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.settings import Settings
-from loadtest.attacks import Attack, attacks
+from loadtest.tools.attacks import Attack, attacks
 
 
 @pytest.mark.parametrize("attack", attacks(), ids=lambda attack: attack.name)

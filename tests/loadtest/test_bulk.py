@@ -4,7 +4,8 @@ from statistics import median
 
 import msgspec
 
-from loadtest.bulk import AT_ONCE, BATCHES, RESULTS, Results, Run, measure, table
+from loadtest.experiments.bulk import AT_ONCE, BATCHES, RESULTS, Results, Run, measure
+from loadtest.reports.bulk import table
 from tests.serving import Server
 
 STORED = msgspec.json.decode(RESULTS.read_bytes(), type=Results)

@@ -1,28 +1,26 @@
 import re
-from pathlib import Path
+import subprocess
+import sys
 
 import msgspec
 import numpy as np
 import pytest
 
-from export.config import MAX_BATCH_SIZE
-from loadtest import bench
-from loadtest.capacity import (
-    RESULTS,
-    SCATTERED,
+from export import config
+from loadtest.experiments.capacity import SCATTERED, fit, histogram, main
+from loadtest.experiments.capacity_check import RESULTS, Results
+from loadtest.reports.capacity import PAGE, table
+from loadtest.tools import benchmark
+from loadtest.tools.queueing import (
+    MAX_BATCH_SIZE,
     Cost,
     Demand,
-    Results,
     alone_s,
     expect,
     fewest,
-    fit,
-    histogram,
     least_s,
-    main,
     plan,
     simulate,
-    table,
 )
 
 STORED = msgspec.json.decode(RESULTS.read_bytes(), type=Results)
@@ -30,10 +28,14 @@ SHORT = Demand(100, 1, np.array([16]), np.array([1.0]))
 COST = Cost(execution_s=0.002, row_s=0.0005, token_s=0.00005, handover=0)
 
 
-def run(rows: int, tokens: int, clients: int = 1) -> bench.Run:
+def run(rows: int, tokens: int, clients: int = 1) -> benchmark.Run:
     """A hundred executions of so much."""
     work = {"rows": 100.0 * rows, "executions": 100.0, "tokens": 100.0 * tokens}
-    return bench.Run("a", "conch", 0, clients, 100 * COST.of(rows, tokens), 100 * rows, 100 * rows, {}, {}, work)
+    return benchmark.Run("a", "conch", 0, clients, 100 * COST.of(rows, tokens), 100 * rows, 100 * rows, {}, {}, work)
+
+
+def test_executions_are_as_large_as_those_of_exported_models() -> None:
+    assert MAX_BATCH_SIZE == config.MAX_BATCH_SIZE
 
 
 def test_cost_is_found_again_in_runs_that_it_made_and_is_higher_for_scattered_requests() -> None:
@@ -125,6 +127,12 @@ def test_replicas_without_number_are_not_looked_for(capsys: pytest.CaptureFixtur
     assert "more than 10,000 replicas" in capsys.readouterr().out
 
 
+def test_operators_need_nothing_that_exports_or_measures() -> None:
+    code = "import sys, loadtest.experiments.capacity; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"export", "torch", "transformers", "openvino", "psutil", "matplotlib"} & set(loaded)
+
+
 def test_no_replicas_help_what_takes_too_long_alone() -> None:
     assert plan(COST, SHORT, 0.001, 50) is None
 
@@ -143,7 +151,7 @@ def test_page_says_of_the_h100_what_the_tool_does(capsys: pytest.CaptureFixture[
     given = ["--cost", "1.15:0:0.0006", "--lengths", "128:1"]
     cost = Cost(1.15e-3, 0, 0.6e-6, handover=0)
     most = 1 / least_s(cost, Demand(1, 1, np.array([128]), np.array([1.0])))
-    page = " ".join(Path("docs/operations.md").read_text().split())
+    page = " ".join(PAGE.read_text().split())
     assert "1.15 for each execution, 0 for each row, 0.0006 for each token" in said(given, capsys)
     assert f"`--cost 1.15:0:0.0006` promises {round(most, -2):,.0f} texts of 128 tokens a second" in page
     assert "replicas: 1, " in said([*given, "--rate", str(0.94 * most)], capsys)
@@ -189,14 +197,14 @@ def test_what_is_no_histogram_is_refused(text: str) -> None:
 
 
 def test_stored_benchmark_can_be_fitted() -> None:
-    results = msgspec.json.decode(bench.RESULTS.read_bytes(), type=bench.Results)
+    results = msgspec.json.decode(benchmark.RESULTS.read_bytes(), type=benchmark.Results)
     cost = fit([*results.runs, *results.sweep])
     assert min(cost.execution_s, cost.row_s, cost.token_s) > 0
 
 
 @pytest.mark.parametrize(("percentile", "least", "most"), [(50, 0.7, 1.3), (95, 0.7, 2.0), (99, 0.6, 2.4)])
 def test_stored_check_is_as_near_as_the_page_says(percentile: int, least: float, most: float) -> None:
-    page = " ".join(Path("docs/operations.md").read_text().split())
+    page = " ".join(PAGE.read_text().split())
     assert re.search(rf"p{percentile} (was )?{least} to {most} times", page)
     ratios = [check.measured_ms[percentile] / check.expected_ms[percentile] for check in STORED.checks]
     assert len(ratios) == 9
@@ -204,4 +212,4 @@ def test_stored_check_is_as_near_as_the_page_says(percentile: int, least: float,
 
 
 def test_page_shows_what_is_stored() -> None:
-    assert table(STORED) in Path("docs/operations.md").read_text()
+    assert table(STORED) in PAGE.read_text()

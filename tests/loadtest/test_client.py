@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from loadtest.client import BenchmarkError, send
+from loadtest.tools.client import BenchmarkError, send
 
 WAIT_S = 0.02
 

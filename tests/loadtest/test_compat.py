@@ -2,7 +2,8 @@ from pathlib import Path
 
 import msgspec
 
-from loadtest.compat import PAGE, RESULTS, Results, Row, furnish, table
+from loadtest.experiments.compat import RESULTS, Results, Row, furnish
+from loadtest.reports.clients import PAGE, table
 
 
 def test_client_is_named_once_and_failures_stand_out() -> None:

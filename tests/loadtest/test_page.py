@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.page import fill
+from loadtest.reports.page import fill
 
 
 def test_sections_are_replaced_and_all_else_stays(tmp_path: Path) -> None:

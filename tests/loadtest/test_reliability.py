@@ -1,9 +1,10 @@
 """The tables of docs/reliability.md out of made results."""
 
-from loadtest import hostile, reliability, soak
-from loadtest.overload import Overload
-from loadtest.soak import Minute
-from loadtest.steady import Case
+from loadtest.experiments import hostile, soak
+from loadtest.experiments.overload import Overload
+from loadtest.experiments.soak import Minute
+from loadtest.reports import reliability
+from loadtest.tools.steady import Case
 
 
 def test_case_is_a_row_that_leaves_out_what_did_not_happen() -> None:

@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from embedded.triton import Ports
-from loadtest.client import BenchmarkError
-from loadtest.scale import RESULTS, Phase, Pod, Results, address, table, wait_for_call
+from loadtest.experiments.scale import RESULTS, Phase, Pod, Results, address, wait_for_call
+from loadtest.reports.scale import table
+from loadtest.tools.client import BenchmarkError
 
 STORED = msgspec.json.decode(RESULTS.read_bytes(), type=Results)
 

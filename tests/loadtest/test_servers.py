@@ -5,9 +5,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtest import servers
-from loadtest.client import BenchmarkError
-from loadtest.servers import Server, label, role
+from loadtest.tools import servers
+from loadtest.tools.client import BenchmarkError
+from loadtest.tools.servers import Server, label, role
 
 SPIN = [sys.executable, "-c", "while True: pass"]
 

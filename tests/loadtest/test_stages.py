@@ -1,6 +1,6 @@
 import pytest
 
-from loadtest.stages import OTHER, stage
+from loadtest.experiments.stages import OTHER, stage
 
 
 @pytest.mark.parametrize(

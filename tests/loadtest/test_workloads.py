@@ -5,8 +5,8 @@ import pytest
 from gateway.routes.decoding import decode
 from gateway.routes.embeddings import EmbeddingRequest
 from gateway.routes.rerank import RerankRequest
-from loadtest import workloads
-from loadtest.workloads import Workload
+from loadtest.tools import workloads
+from loadtest.tools.workloads import Workload
 
 ALL = workloads.workloads()
 

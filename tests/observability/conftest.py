@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from loadtest.servers import free_ports, wait_until_ready
+from loadtest.tools.servers import free_ports, wait_until_ready
 from tests.serving import Server
 
 CONFIGURATION = Path("observability")

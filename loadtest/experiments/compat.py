@@ -1,0 +1,111 @@
+"""`make compat`: the clients and frameworks of the field, in their newest versions, against a running server.
+
+What they call is in tests/compat, a folder for each environment; every test there belongs to a row of docs/clients.md.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from loadtest.tools import machine
+from loadtest.tools.results import STORED, store
+from loadtest.tools.servers import HOST, REPOSITORY, conch, gateway
+
+ENVIRONMENTS = ("newest", "older", "oldest")
+"""Folders of .compat with a Python each, and of tests/compat with what runs in it."""
+FOLDER = Path(".compat")
+RESULTS = STORED / "compat.json"
+QUIET = {
+    "ANONYMIZED_TELEMETRY": "False",
+    "DO_NOT_TRACK": "1",
+    "HAYSTACK_TELEMETRY_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+"""Clients tell nobody of the tests."""
+GUARDS = {"GATEWAY_API_KEYS": ",".join(f"compat-{i}" for i in range(10)), "GATEWAY_REQUESTS_PER_MINUTE": "10"}
+"""A key a test, so that none spends another's requests."""
+PROMPTS = {"query": "query: ", "document": "passage: "}
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A call of a client, and whether it did what it should."""
+
+    client: str
+    """The name of its distribution."""
+    version: str
+    setting: str
+    """What makes it talk to Conch."""
+    call: str
+    passed: bool
+
+
+class Results(msgspec.Struct, frozen=True):
+    """All that was called."""
+
+    date: str
+    rows: list[Row]
+
+
+def main() -> int:
+    """Call everything and print what works; store it if all does."""
+    with tempfile.TemporaryDirectory() as scratch, served(Path(scratch)) as urls:
+        rows: list[Row] = []
+        codes = []
+        for name in ENVIRONMENTS:
+            told = Path(scratch) / f"{name}.json"
+            command = [str(FOLDER / name / "bin" / "python"), "-m", "pytest", f"tests/compat/{name}"]
+            environment = os.environ | QUIET | urls | {"COMPAT_ROWS": str(told)}
+            codes.append(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603
+            if told.exists():
+                rows += msgspec.json.decode(told.read_bytes(), type=list[Row])
+    rows.sort(key=lambda row: row.client.lower())
+    for row in rows:
+        print(f"{'works' if row.passed else 'FAILS'} {row.client} {row.version}: {row.call}")
+    if any(codes) or not all(row.passed for row in rows):
+        return 1
+    store(Results(str(machine.describe()["date"]), rows), RESULTS)
+    return 0
+
+
+@contextmanager
+def served(scratch: Path) -> Iterator[dict[str, str]]:
+    """The environment in which tests find an open gateway, and one that wants keys and counts requests."""
+    repository = furnish(scratch / "repository")
+    with conch(repository, FOLDER / "conch.log") as server:
+        triton = f"{HOST}:{server.ports['TRITON_GRPC_PORT']}"
+        with gateway(repository, FOLDER / "guarded.log", GATEWAY_TRITON_URL=triton, **GUARDS) as guarded:
+            yield {
+                "COMPAT_URL": f"http://{HOST}:{server.port}",
+                "COMPAT_GUARDED_URL": f"http://{HOST}:{guarded.port}",
+            }
+
+
+def furnish(target: Path) -> Path:
+    """The default models, and `prompted`: the embedding model once more, with prompts and several sizes."""
+    target.mkdir()
+    for entry in REPOSITORY.iterdir():
+        (target / entry.name).symlink_to(entry.resolve())
+    default = REPOSITORY / "all-minilm-l6-v2"
+    prompted = target / "prompted"
+    shutil.copytree(default, prompted)
+    config = text_format.Parse((default / "config.pbtxt").read_text(), pb.ModelConfig())
+    config.name = prompted.name
+    del config.parameters["default"]
+    config.parameters["aliases"].string_value = "text-embedding-3-large"
+    config.parameters["prompts"].string_value = msgspec.json.encode(PROMPTS).decode()
+    config.parameters["dimensions"].string_value = "64,128"
+    (prompted / "config.pbtxt").write_text(text_format.MessageToString(config))
+    return target
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""`make manifests`: builds what is in kubernetes/, and holds it against schemas and against checkov's policies.
+
+Runs in an environment of its own: requirements/manifests.txt.
+"""
+
+# ruff: noqa: ANN401 - objects of YAML are of any type
+import asyncio
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cloudcoil.models.keda.v1alpha1 as keda
+import cloudcoil.models.prometheus_operator.v1 as monitoring
+import kubernetes.client
+import kubernetes_validate
+import pykustomize
+import yaml
+
+RELEASES = ("1.34", "1.37")
+"""Of Kubernetes: one that is still maintained, and the newest whose schemas there are."""
+FOLDER = Path(".manifests/build")
+ROOT = Path("kubernetes")
+BUILDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "cpu": ("overlays/cpu", ()),
+    "gpu": ("overlays/gpu", ()),
+    "tensorrt": ("overlays/tensorrt", ()),
+    "kserve": ("kserve", ("monitoring",)),
+    "cpu-keda": ("overlays/cpu", ("monitoring", "keda")),
+    "gpu-hpa": ("overlays/gpu", ("monitoring", "hpa")),
+    "gpu-images": ("overlays/gpu", ("image-volume", "image-urls")),
+    "tensorrt-keda": ("overlays/tensorrt", ("monitoring", "keda", "image-volume")),
+}
+"""What is built, of which overlay and components."""
+PAGE = Path("docs/kubernetes.md")
+Object = dict[str, Any]
+
+
+class InvalidError(Exception):
+    """An object is not what its kind's schema says. Names the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is printed of a build."""
+
+    name: str
+    objects: int
+    extensions: int
+    """Objects of kinds that are not Kubernetes' own."""
+    passed: int
+    """Checks of policies."""
+    failures: tuple[str, ...]
+
+
+def main() -> int:
+    """Run the command; the exit code is 1 where something is wrong."""
+    rows = [check(name, overlay(*parts)) for name, parts in BUILDS.items()]
+    rows.append(check("as documented", *documented()))
+    print(f"{'build':14} {'objects':>8} {'schemas ' + ', '.join(RELEASES):>20} {'extensions':>11} {'policies':>9}")
+    for row in rows:
+        print(f"{row.name:14} {row.objects:8} {row.objects - row.extensions:20} {row.extensions:11} {row.passed:9}")
+    failures = [f"{row.name}: {failure}" for row in rows for failure in row.failures]
+    print("\n".join(failures) or "all well; exceptions from policies are in kubernetes/checkov.yaml", flush=True)
+    return 1 if failures else 0
+
+
+def overlay(base: str, components: Sequence[str]) -> Object:
+    """A kustomization as a user's own would be."""
+    up = "../kubernetes"
+    return {"resources": [f"{up}/{base}"], "components": [f"{up}/components/{component}" for component in components]}
+
+
+def documented() -> tuple[Object, list[Object]]:
+    """The kustomization that all YAML of the page makes together, and the objects that its commands apply."""
+    page = PAGE.read_text()
+    own: Object = {}
+    for _, text in re.findall(r"^( *)```yaml\n(.*?)^\1```", page, re.DOTALL | re.MULTILINE):
+        block = yaml.safe_load(text)
+        for key, value in block.items() if isinstance(block, dict) else ():
+            own[key] = own.get(key, []) + value if isinstance(value, list) else value
+    return own, [yaml.safe_load(text) for text in re.findall(r"<<'EOF'\n(.*?)^EOF$", page, re.DOTALL | re.MULTILINE)]
+
+
+def check(name: str, own: Object, beside: Sequence[Object] = ()) -> Row:
+    """Build one, and see whether all of it, and what is applied beside it, is right."""
+    file = build(name, own, beside)
+    objects = list(yaml.safe_load_all(file.read_text()))
+    extensions = [one for one in objects if one["kind"] in EXTENSIONS]
+    failures = []
+    for one in objects:
+        try:
+            if one["kind"] in EXTENSIONS:
+                EXTENSIONS[one["kind"]](one)
+            else:
+                for release in RELEASES:
+                    kubernetes_validate.validate(one, release, strict=True)
+        except (InvalidError, ValueError, kubernetes_validate.ValidationError) as exc:
+            failures.append(f"{one['kind']} {one['metadata']['name']}: {exc}")
+    failures += mixed(objects)
+    passed, refused = scan(file)
+    return Row(name, len(objects), len(extensions), passed, (*failures, *refused))
+
+
+def build(name: str, own: Object, beside: Sequence[Object]) -> Path:
+    """Write what Kustomize makes of a kustomization that lies beside kubernetes/."""
+    folder = FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
+    up = "../" * len(folder.parts)
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(own).replace("../kubernetes", f"{up}{ROOT}"))
+    file = folder / "built.yaml"
+    file.write_text("---\n".join([asyncio.run(pykustomize.build(folder)).yaml, *map(yaml.safe_dump, beside)]))
+    return file
+
+
+def mixed(objects: Sequence[Object]) -> Iterator[str]:
+    """Images of models that are not of the version that pods say they are."""
+    for one in objects:
+        pod = one["spec"]["template"] if one["kind"] == "Deployment" else {}
+        for volume in pod.get("spec", {}).get("volumes", ()):
+            reference, version = volume.get("image", {}).get("reference"), pod["metadata"]["labels"]["models"]
+            if reference and not reference.endswith(f":{version}"):
+                yield f"Deployment {one['metadata']['name']}: {reference} is not of version {version}"
+
+
+def scan(file: Path) -> tuple[int, list[str]]:
+    """How many checks of policies pass, and those that do not."""
+    command = [str(Path(sys.executable).with_name("checkov")), f"--file={file}", "--framework=kubernetes"]
+    options = [f"--config-file={ROOT / 'checkov.yaml'}", "--skip-download", "--output=json", "--soft-fail"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)  # noqa: S603 - our own command
+    report = json.loads(done.stdout)
+    failed = [f"{one['check_id']} {one['check_name']}: {one['resource']}" for one in report["results"]["failed_checks"]]
+    return report["summary"]["passed"], failed
+
+
+def modelled(model: Any) -> Callable[[Object], None]:
+    """A check by a model made of a custom resource definition: what it does not know gets lost in it."""
+
+    def holds(given: Object) -> None:
+        understood = model.model_validate(given).model_dump(mode="json", by_alias=True, exclude_unset=True)
+        for path, value in leaves(given):
+            if path not in dict(leaves(understood)):
+                raise InvalidError(f"{path}: {value!r} is not in the schema")
+
+    return holds
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """All that is not a mapping or a list, with where it is."""
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from leaves(part, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, part in enumerate(value):
+            yield from leaves(part, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def kserve_models() -> types.ModuleType:
+    """The classes that KServe's SDK has for its kinds, without the servers that it imports beside them."""
+    spec = importlib.util.find_spec("kserve")
+    package = types.ModuleType("kserve")
+    package.__path__ = list(spec.submodule_search_locations or ()) if spec else []
+    sys.modules["kserve"] = package
+    return importlib.import_module("kserve.models")
+
+
+def generated(models: types.ModuleType, kind: str) -> Callable[[Object], None]:
+    """A check by the classes of an OpenAPI generator."""
+
+    def made(value: Any, wanted: str, path: str) -> Any:
+        if nested := re.fullmatch(r"list\[(.+)\]", wanted):
+            return [made(part, nested[1], f"{path}[{index}]") for index, part in enumerate(value)]
+        if nested := re.fullmatch(r"dict\(str, (.+)\)", wanted):
+            return {key: made(part, nested[1], f"{path}.{key}") for key, part in value.items()}
+        model = getattr(models, wanted, None) or getattr(kubernetes.client, wanted, None)
+        if model is None:
+            if wanted in PLAIN and not isinstance(value, PLAIN[wanted]):
+                raise InvalidError(f"{path}: {value!r} is no {wanted}")
+            return value
+        names = {given: ours for ours, given in model.attribute_map.items()}
+        if strange := set(value) - set(names):
+            raise InvalidError(f"{path}: {wanted} has no {', '.join(sorted(strange))}")
+        # Raises ValueError where something is missing.
+        return model(
+            **{names[key]: made(part, model.openapi_types[names[key]], f"{path}.{key}") for key, part in value.items()}
+        )
+
+    return lambda given: made(given, kind, "")
+
+
+PLAIN: dict[str, type] = {"str": str, "int": int, "bool": bool}
+KSERVE = kserve_models()
+EXTENSIONS: dict[str, Callable[[Object], None]] = {
+    "ServiceMonitor": modelled(monitoring.ServiceMonitor),
+    "PodMonitor": modelled(monitoring.PodMonitor),
+    "PrometheusRule": modelled(monitoring.PrometheusRule),
+    "ScaledObject": modelled(keda.ScaledObject),
+    "ServingRuntime": generated(KSERVE, "V1alpha1ServingRuntime"),
+    "InferenceService": generated(KSERVE, "V1beta1InferenceService"),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""Exports every family for every backend, and tells how exact each is.
+
+Each model is tiny, its architecture real, its weights random, its tokenizer of the kind that it comes with.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from export.entry import build
+from export.manifest import Backend, ModelSpec, Precision, Task
+from tests.export import tiny
+
+Run = tuple[Backend, Precision | None]
+
+RUNS: Sequence[Run] = (
+    ("python", None),
+    ("onnxruntime", "fp32"),
+    ("onnxruntime", "fp16"),
+    ("tensorrt", "fp32"),
+    ("tensorrt", "fp16"),
+)
+"""What every family is exported for. The first compares in fp32 and in bf16."""
+COLUMNS: Sequence[Run] = (("python", "fp32"), ("python", "bf16"), *RUNS[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One family in one role."""
+
+    label: str
+    task: Task
+    write: Callable[[Path], Path]
+    keys: Mapping[str, Any] = field(default_factory=dict)
+    """More of its table."""
+
+
+def _pair(folder: Path) -> Path:
+    tiny.write_image_classifier(folder / "image")
+    return tiny.write_embedding(folder / "text")
+
+
+TEMPLATE = "<|im_start|>Query: {query}\nDocument: {document}<|im_end|>"
+EXPANSION = {"strategy": "fixed", "length": 32}
+
+CASES: Sequence[Case] = (
+    *(Case(name, "text-embedding", partial(tiny.write_embedding, name=name)) for name in tiny.ENCODERS),
+    *(
+        Case(name, "text-embedding", partial(tiny.write_embedding, name=name, pooling="lasttoken"))
+        for name in tiny.DECODERS
+    ),
+    *(Case(f"BERT, {kind}", "text-embedding", partial(tiny.write_modules, kind=kind)) for kind in tiny.MODULES),
+    Case("StaticEmbedding", "text-embedding", tiny.write_static),
+    Case("Router (StaticEmbedding, BERT)", "text-embedding", tiny.write_router, {"variants": ("query", "document")}),
+    *(
+        Case(
+            f"{name}, adapters",
+            "text-embedding",
+            partial(tiny.write_adapters, names=("retrieval", "clustering"), name=name),
+            {"variants": ("retrieval", "clustering")},
+        )
+        for name in ("BERT", "Qwen3")
+    ),
+    *(
+        Case(name, "cross-encoder", partial(tiny.write_cross_encoder, name=name))
+        for name in tiny.ENCODERS
+        if name != "T5"  # its classifier has a decoder
+    ),
+    Case(
+        "BERT, 3 classes",
+        "cross-encoder",
+        partial(tiny.write_cross_encoder, labels=3),
+        {"positive_class": "LABEL_2"},
+    ),
+    Case("Qwen3, classifier", "cross-encoder", partial(tiny.write_cross_encoder, name="Qwen3"), {"template": TEMPLATE}),
+    Case(
+        "Qwen3, yes or no",
+        "cross-encoder",
+        tiny.write_decoder_reranker,
+        {"template": TEMPLATE, "true_token": "yes", "false_token": "no"},
+    ),
+    *(
+        Case(
+            f"{name} ({template})",
+            "cross-encoder",
+            partial(tiny.write_decoder_reranker, name=name, tokens=tokens, max_position_embeddings=1024),
+            {"template": template, "max_tokens": 768},
+        )
+        for name, tokens, template in (
+            ("Qwen3", tiny.decoder_pairs, "qwen3-reranker"),
+            ("Qwen2", tiny.decoder_pairs, "mxbai-rerank-v2"),
+            ("Gemma", tiny.gemma_pairs, "bge-reranker-v2-gemma"),
+        )
+    ),
+    Case("Qwen3 (LogitScore)", "cross-encoder", partial(tiny.write_logit_score, chat_template=tiny.PAIRS_TEMPLATE)),
+    Case("any (BERT)", "late-interaction", tiny.write_plain),
+    Case("ColBERT (Stanford)", "late-interaction", partial(tiny.write_colbert, pylate=False)),
+    Case("ColBERT (PyLate)", "late-interaction", partial(tiny.write_colbert, pylate=True)),
+    Case("multi-vector (BERT)", "late-interaction", partial(tiny.write_multi_vector, query_expansion=EXPANSION)),
+    Case(
+        "multi-vector (ModernBERT)",
+        "late-interaction",
+        partial(tiny.write_multi_vector, name="ModernBERT", query_expansion=EXPANSION),
+    ),
+    Case("multi-vector (Qwen3)", "late-interaction", partial(tiny.write_multi_vector, name="Qwen3")),
+    *(
+        Case(name, "image-text", partial(tiny.write_image_text, name=name))
+        for name in ("CLIP", "ChineseCLIP", "SigLIP", "SigLIP 2")
+    ),
+    Case("two folders (BERT, ViT)", "image-text", _pair),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one Triton model of a case measured."""
+
+    label: str
+    role: str
+    rows: str
+    """How the encoder computes rows."""
+    errors: Mapping[Run, float]
+    """The worst, in any batches."""
+
+
+def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
+    """Export a case for backends, and read its proofs.
+
+    Raises:
+        ExportError: a graph is not exact.
+    """
+    source = case.write(scratch / "source")
+    keys = dict(case.keys)
+    if (scratch / "source" / "image").is_dir():
+        keys["image_source"] = str(scratch / "source" / "image")
+    found: dict[str, dict[Run, float]] = {}
+    forms: dict[str, str] = {}
+    for backend, precision in runs:
+        spec = ModelSpec(
+            name="tiny",
+            task=case.task,
+            source=str(source),
+            backend=backend,
+            precision=precision,
+            **keys,
+        )
+        for entry in build(spec, scratch / f"{backend}-{precision}", lambda _: None):
+            role = f"{case.task} {entry.folder.name.removeprefix('tiny').removeprefix('-')}".strip()
+            if backend == "python":
+                forms[role] = "packed" if entry.proof["packed"] else "" if role.endswith("image") else "padded"
+            errors = found.setdefault(role, {})
+            for parity in entry.proof["parity"]:
+                key = (backend, parity["precision"])
+                errors[key] = max(errors.get(key, 0), parity["worst"])
+    return [Found(case.label, role, forms[role], errors) for role, errors in found.items()]

@@ -1,0 +1,302 @@
+"""`python -m loadtest.reports.performance`: writes the figures and plots of docs/performance.md from stored results."""
+
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import msgspec
+
+from loadtest.experiments import perf, stages
+from loadtest.reports import page
+from loadtest.tools import benchmark, ceiling
+from loadtest.tools.benchmark import Run
+
+PAGE = Path("docs/performance.md")
+PICTURES = Path("docs/performance")
+TEXT_WORKLOADS = ("short-1", "short-16", "short-64", "mixed-16", "bulk-64", "bulk-256")
+CONCH = "conch"
+INT8 = "conch (int8)"
+COLOURS = {
+    CONCH: "#d1495b",
+    INT8: "#edae49",
+    "infinity (optimum)": "#30638e",
+    "infinity (torch)": "#9fb8cc",
+    "engine": "#555555",
+}
+
+mpl.rcParams.update({"svg.hashsalt": "conch", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+
+
+def main() -> int:
+    """Write."""
+    results = msgspec.json.decode(benchmark.RESULTS.read_bytes(), type=benchmark.Results)
+    profiled = msgspec.json.decode(stages.RESULTS.read_bytes(), type=stages.Results)
+    PICTURES.mkdir(exist_ok=True)
+    throughput_plot(results, PICTURES)
+    latency_plot(results, PICTURES)
+    padding_plot(results, PICTURES)
+    stages_plot(profiled, PICTURES)
+    sections = {
+        "machine": machine(results.machine, results.baseline),
+        "baseline": comparison(results),
+        "ceiling": ceilings(results),
+        "batches": batches(results),
+        "stages": where_time_goes(profiled),
+        "memory": memory(results),
+    }
+    if perf.RESULTS.exists():
+        sections["perf"] = analyser(msgspec.json.decode(perf.RESULTS.read_bytes(), type=perf.Results))
+    page.fill(PAGE, sections)
+    return 0
+
+
+def machine(about: Mapping[str, str | int | float], baseline: Mapping[str, str]) -> str:
+    """One paragraph."""
+    versions = ", ".join(f"{name} {about[name]}" for name in ("openvino", "nvidia-pytriton", "uvicorn", "tokenizers"))
+    others = ", ".join(f"{name} {version}" for name, version in baseline.items())
+    return (
+        f"{about['date']}, {about['cores']} cores of an {about['cpu']} ({about['features']}),"
+        f" {about['memory_gib']} GiB, Linux {about['kernel']}, Python {about['python']}; {versions}."
+        f" Infinity-emb with {others}.\n"
+    )
+
+
+def rates(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+    """Runs by workload and server, in the order of rounds."""
+    found: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.round):
+        found[run.workload, run.server].append(run)
+    return found
+
+
+def rate(run: Run) -> float:
+    """Items a second."""
+    return run.items / run.seconds
+
+
+def median(runs: Sequence[Run], of: Callable[[Run], float]) -> float:
+    """The median over rounds."""
+    return statistics.median(map(of, runs))
+
+
+def ratios(found: Mapping[tuple[str, str], Sequence[Run]], workload: str, server: str) -> list[float]:
+    """Conch over the best of the others, round by round; empty where there is none."""
+    own = found.get((workload, server), [])
+    others = [runs for (name, other), runs in found.items() if name == workload and other not in (CONCH, INT8)]
+    best = max(others, key=lambda runs: median(runs, rate), default=[])
+    return [rate(one) / rate(other) for one, other in zip(own, best, strict=False)]
+
+
+def comparison(results: benchmark.Results) -> str:
+    """A row a workload."""
+    found = rates(results.runs)
+    servers = list(dict.fromkeys(run.server for run in results.runs))
+    ours = [server for server in servers if server in (CONCH, INT8)]
+    columns = [f"{server}: items/s (p50, p99)" for server in servers] + [f"ratio of {server}" for server in ours]
+    lines = [f"| workload | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+    for name, about in results.workloads.items():
+        cells = [about]
+        for server in servers:
+            runs = found.get((name, server), [])
+            cells.append(
+                f"{median(runs, rate):,.0f} ({median(runs, _at('p50')):,.1f} ms, {median(runs, _at('p99')):,.1f} ms)"
+                if runs
+                else "-"
+            )
+        for server in ours:
+            over = ratios(found, name, server)
+            cells.append(f"**{statistics.median(over):.1f}** ({min(over):.1f} to {max(over):.1f})" if over else "-")
+        lines.append(f"| {' | '.join(cells)} |")
+    for server in ours:
+        means = [statistics.median(over) for name in TEXT_WORKLOADS if (over := ratios(found, name, server))]
+        if means:
+            mean = statistics.geometric_mean(means)
+            lines += ["", f"Geometric mean of the {len(means)} text workloads, {server}: **{mean:.2f}**."]
+    return "\n".join(lines) + "\n"
+
+
+def batches(results: benchmark.Results) -> str:
+    """How many rows an execution has, and how much of the work is padding."""
+    lines = ["| workload | rows an execution | tokens an execution | work on padding |", "|---|---|---|---|"]
+    for (name, server), runs in rates(results.runs).items():
+        if server == CONCH:
+            rows, tokens = (median(runs, _each(count)) for count in ("rows", "tokens"))
+            lines.append(f"| {results.workloads[name]} | {rows:.1f} | {tokens:,.0f} | {median(runs, padding):.1%} |")
+    return "\n".join(lines) + "\n"
+
+
+def padding(run: Run) -> float:
+    """Work on padding, in proportion to tokens."""
+    return run.work["padding"] / max(1, run.work["tokens"])
+
+
+def _each(count: str) -> Callable[[Run], float]:
+    return lambda run: run.work[count] / max(1, run.work["executions"])
+
+
+def ceilings(results: benchmark.Results) -> str:
+    """What part of the engine's best each workload gets."""
+    found = rates(results.runs)
+    lines = ["| workload | engine alone: items/s | tokens/s | Conch gets |", "|---|---|---|---|"]
+    for name, about in results.workloads.items():
+        best = [one for one in results.ceilings if one.workload == name]
+        if best:
+            items = statistics.median(one.items_a_second for one in best)
+            tokens = statistics.median(one.tokens_a_second for one in best)
+            share = median(found[name, CONCH], rate) / items
+            lines.append(f"| {about} | {items:,.0f} | {tokens:,.0f} | {share:.0%} |")
+    peak = results.peak_gflops
+    most = peak["bfloat16"] * 1e9 / (2 * ceiling.PRODUCTS_A_TOKEN)
+    summary = (
+        f"Large matrix products reach {peak['bfloat16']:,.0f} GFLOP/s in bf16 and {peak['float32']:,.0f} in fp32 here."
+        f" Each token takes {2 * ceiling.PRODUCTS_A_TOKEN / 1e6:.1f} MFLOP in the products with weights alone:"
+        f" {most:,.0f} tokens/s if nothing else took time."
+    )
+    return "\n".join([*lines, "", summary]) + "\n"
+
+
+def analyser(results: perf.Results) -> str:
+    """perf_analyzer's lines, and what the gateway costs."""
+    lines = [
+        "| target | rows | load | req/s | p50 | p99 | in Triton's queue | inference |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    grouped: dict[tuple[str, str, str], list[perf.Perf]] = defaultdict(list)
+    for run in results.runs:
+        grouped[run.target, run.workload, run.load].append(run)
+    for (target, workload, load), runs in grouped.items():
+        middle = sorted(runs, key=lambda run: run.requests_a_second)[len(runs) // 2]
+        inside = [f"{middle.server_ms[stage]:.1f} ms" if middle.server_ms else "-" for stage in ("queue", "infer")]
+        lines.append(
+            f"| {target} | {workload} | {load} | {middle.requests_a_second:,.1f} | {middle.latency_ms['p50']:.1f} ms"
+            f" | {middle.latency_ms['p99']:.1f} ms | {' | '.join(inside)} |"
+        )
+    pairs: dict[int, dict[str, float]] = defaultdict(dict)
+    for run in results.runs:
+        if run.workload == "documents-16":
+            pairs[run.round][run.target] = run.requests_a_second
+    shares = [pair["gateway"] / pair["triton"] for pair in pairs.values() if len(pair) == 2]
+    lines += [
+        "",
+        f"Of what Triton does, the gateway passes on **{statistics.median(shares):.0%}** with `documents-16`.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def where_time_goes(results: stages.Results) -> str:
+    """CPU time of a request by process and stage."""
+    lines = ["| process | stage | CPU a request |", "|---|---|---|"]
+    lines += [f"| {part.process} | {part.stage} | {part.cpu_ms:.2f} ms |" for part in results.parts]
+    total = sum(part.cpu_ms for part in results.parts)
+    return "\n".join([*lines, f"| all | | {total:.2f} ms |"]) + "\n"
+
+
+def memory(results: benchmark.Results) -> str:
+    """Resident memory at the end, and how it grew."""
+    lines = ["| server | process | resident |", "|---|---|---|"]
+    lines += [
+        f"| {server} | {process} | {mib:,.0f} MiB |"
+        for server, processes in results.rss_mib.items()
+        for process, mib in processes.items()
+    ]
+    half = [growth for growth in results.growth if growth.requests >= results.growth[-1].requests / 2]
+    if len(half) > 1:
+        slopes = {
+            process: statistics.linear_regression(
+                [growth.requests / 1000 for growth in half], [growth.rss_mib[process] for growth in half]
+            ).slope
+            for process in half[0].rss_mib
+        }
+        told = ", ".join(f"{process} {slope:+.2f}" for process, slope in slopes.items())
+        lines += [
+            "",
+            f"MiB by 1,000 requests, in the last half of {half[-1].requests:,} of mixed length: {told}.",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def throughput_plot(results: benchmark.Results, folder: Path) -> None:
+    """Items a second against clients."""
+    names = list(dict.fromkeys(run.workload for run in results.sweep))
+    figure, axes = plt.subplots(1, len(names), figsize=(9, 3.2), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        for server, runs in _by_server(run for run in results.sweep if run.workload == name).items():
+            axis.plot(
+                [run.clients for run in runs], [rate(run) for run in runs], "o-", label=server, color=COLOURS[server]
+            )
+        best = [one.items_a_second for one in results.ceilings if one.workload == name]
+        if best:
+            axis.axhline(statistics.median(best), ls=":", color=COLOURS["engine"], label="engine alone")
+        axis.set(
+            xscale="log", xlabel="clients", ylabel="texts a second", title=results.workloads[name].rpartition(",")[0]
+        )
+        axis.set_xticks(benchmark.SWEEP, [str(clients) for clients in benchmark.SWEEP])
+        axis.minorticks_off()
+        axis.set_ylim(0)
+    axes[0][0].legend(frameon=False)
+    _save(figure, folder / "throughput.svg")
+
+
+def latency_plot(results: benchmark.Results, folder: Path) -> None:
+    """Percentiles of latency at 16 clients."""
+    names = [name for name in ("short-16", "mixed-16") if name in results.workloads]
+    figure, axes = plt.subplots(1, len(names), figsize=(9, 3.2), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        for server, runs in _by_server(run for run in results.runs if run.workload == name).items():
+            places = [place for place in runs[0].latency_ms if float(place[1:]) >= 1]
+            values = [statistics.median(run.latency_ms[place] for run in runs) for place in places]
+            axis.plot([float(place[1:]) for place in places], values, label=server, color=COLOURS[server])
+        axis.set(xlabel="percentile", ylabel="ms", yscale="log", title=results.workloads[name])
+    axes[0][0].legend(frameon=False)
+    _save(figure, folder / "latency.svg")
+
+
+def padding_plot(results: benchmark.Results, folder: Path) -> None:
+    """Work on padding by workload."""
+    found = {name: runs for (name, server), runs in rates(results.runs).items() if server == CONCH}
+    figure, axis = plt.subplots(figsize=(9, 0.4 + 0.3 * len(found)))
+    axis.barh(
+        [results.workloads[name] for name in found],
+        [100 * median(runs, padding) for runs in found.values()],
+        color=COLOURS[CONCH],
+    )
+    axis.invert_yaxis()
+    axis.set(xlabel="work on padding, % of that on tokens")
+    _save(figure, folder / "padding.svg")
+
+
+def stages_plot(results: stages.Results, folder: Path) -> None:
+    """CPU time of a request, stacked."""
+    figure, axis = plt.subplots(figsize=(9, 1.6))
+    left = 0.0
+    colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    for part, colour in zip(results.parts, colours, strict=False):
+        axis.barh(0, part.cpu_ms, left=left, label=f"{part.process}: {part.stage}", color=colour)
+        left += part.cpu_ms
+    axis.set(yticks=[], xlabel="ms of CPU a request")
+    axis.legend(frameon=False, ncol=4, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.35))
+    _save(figure, folder / "stages.svg")
+
+
+def _by_server(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    found: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        found[run.server].append(run)
+    return found
+
+
+def _at(place: str) -> Callable[[Run], float]:
+    return lambda run: run.latency_ms[place]
+
+
+def _save(figure: "mpl.figure.Figure", file: Path) -> None:
+    figure.savefig(file, bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What experiments share: servers, clients, workloads, stored results."""

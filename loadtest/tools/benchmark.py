@@ -1,0 +1,62 @@
+"""What `make bench` stores. The capacity model and the reports read it."""
+
+import msgspec
+
+from loadtest.tools.results import STORED
+
+RESULTS = STORED / "bench.json"
+PERCENTILES = (*range(1, 100), 99.5, 99.9)
+SWEEP = (1, 2, 4, 8, 16, 32, 64)
+"""Clients."""
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A server under a workload for a while."""
+
+    workload: str
+    server: str
+    round: int
+    clients: int
+    seconds: float
+    requests: int
+    items: int
+    latency_ms: dict[str, float]
+    """By percentile."""
+    cpu_s: dict[str, float]
+    """Used in this time, by role, and by the clients."""
+    work: dict[str, float]
+    """What Triton has counted: rows, executions, tokens and padding, in tokens. Of Conch only."""
+
+
+class Ceiling(msgspec.Struct, frozen=True):
+    """The engine with a workload's rows, in one round."""
+
+    workload: str
+    round: int
+    items_a_second: float
+    tokens_a_second: float
+
+
+class Growth(msgspec.Struct, frozen=True):
+    """Conch's memory after so many requests."""
+
+    requests: int
+    rss_mib: dict[str, float]
+
+
+class Results(msgspec.Struct, frozen=True):
+    """All that was measured."""
+
+    machine: dict[str, str | int | float]
+    baseline: dict[str, str]
+    """Versions of what the compared server is made of."""
+    workloads: dict[str, str]
+    """What each is, by its short name."""
+    runs: list[Run]
+    sweep: list[Run]
+    ceilings: list[Ceiling]
+    peak_gflops: dict[str, float]
+    """Of large matrix products, by type of number."""
+    rss_mib: dict[str, dict[str, float]]
+    """At the end, by server and process."""
+    growth: list[Growth]

@@ -1,0 +1,78 @@
+"""Tables and pictures out of made results."""
+
+from pathlib import Path
+
+from loadtest.reports import performance
+from loadtest.tools.benchmark import PERCENTILES, Ceiling, Growth, Results, Run
+
+
+def run(workload: str, server: str, number: int, requests: int, clients: int = 16) -> Run:
+    latency = {f"p{place:g}": 10.0 + place for place in PERCENTILES}
+    work = {"rows": requests, "executions": requests / 4, "tokens": 18.0 * requests, "padding": 0.9 * requests}
+    return Run(workload, server, number, clients, 2.0, requests, requests, latency, {"clients": 0.1}, work)
+
+
+RESULTS = Results(
+    machine={"date": "2026-11-25"},
+    baseline={},
+    workloads={"short-16": "short texts, 16 clients", "images": "images, 4 clients"},
+    runs=[
+        run("short-16", "conch", 0, 600),
+        run("short-16", "conch (int8)", 0, 800),
+        run("short-16", "infinity (optimum)", 0, 200),
+        run("short-16", "infinity (torch)", 0, 100),
+        run("short-16", "conch", 1, 1000),
+        run("short-16", "infinity (optimum)", 1, 200),
+        run("short-16", "infinity (torch)", 1, 100),
+        run("images", "conch", 0, 80),
+    ],
+    sweep=[run("short-16", server, 0, 10, clients) for server in ("conch", "infinity (optimum)") for clients in (1, 2)],
+    ceilings=[Ceiling("short-16", 0, 800.0, 8000.0)],
+    peak_gflops={"float32": 100.0, "bfloat16": 212.4},
+    rss_mib={"conch": {"gateway": 99.5}},
+    growth=[Growth(requests, {"gateway": 90 + requests / 2000}) for requests in (0, 10_000, 20_000)],
+)
+
+
+def test_ratios_are_of_rounds_over_the_best_other_engine() -> None:
+    found = performance.rates(RESULTS.runs)
+    assert performance.ratios(found, "short-16", "conch") == [3.0, 5.0]
+    assert performance.ratios(found, "short-16", "conch (int8)") == [4.0]
+    assert performance.ratios(found, "images", "conch") == []
+
+
+def test_comparison_gives_medians_and_spread() -> None:
+    _, _, short, images, _, mean, _, quantised = performance.comparison(RESULTS).splitlines()
+    assert short == (
+        "| short texts, 16 clients | 400 (60.0 ms, 109.0 ms) | 400 (60.0 ms, 109.0 ms) | 100 (60.0 ms, 109.0 ms)"
+        " | 50 (60.0 ms, 109.0 ms) | **4.0** (3.0 to 5.0) | **4.0** (4.0 to 4.0) |"
+    )
+    assert images == "| images, 4 clients | 40 (60.0 ms, 109.0 ms) | - | - | - | - | - |"
+    assert mean == "Geometric mean of the 1 text workloads, conch: **4.00**."
+    assert quantised == "Geometric mean of the 1 text workloads, conch (int8): **4.00**."
+
+
+def test_batches_are_told_by_what_triton_counted() -> None:
+    assert "| short texts, 16 clients | 4.0 | 72 | 5.0% |" in performance.batches(RESULTS)
+
+
+def test_memory_is_told_with_its_slope() -> None:
+    assert "| conch | gateway | 100 MiB |" in performance.memory(RESULTS)
+    assert "gateway +0.50." in performance.memory(RESULTS)
+
+
+def test_ceiling_says_what_part_of_the_engine_is_used() -> None:
+    assert "| short texts, 16 clients | 800 | 8,000 | 50% |" in performance.ceilings(RESULTS)
+    assert "21.2 MFLOP" in performance.ceilings(RESULTS)
+    assert "10,003 tokens/s" in performance.ceilings(RESULTS)
+
+
+def test_pictures_are_the_same_whenever_they_are_made(tmp_path: Path) -> None:
+    made = []
+    for _ in range(2):
+        performance.throughput_plot(RESULTS, tmp_path)
+        performance.latency_plot(RESULTS, tmp_path)
+        performance.padding_plot(RESULTS, tmp_path)
+        made.append({file.name: file.read_bytes() for file in tmp_path.iterdir()})
+    assert set(made[0]) == {"throughput.svg", "latency.svg", "padding.svg"}
+    assert made[0] == made[1]
