@@ -14,8 +14,8 @@ from gateway.routes.openapi import OPERATIONS
 from gateway.routes.rerank import RerankRequest
 from loadtest.experiments.parity import CASES
 
-PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/operations.md")
-README, API, MODELS, OPERATIONS_PAGE = (Path(name).read_text() for name in PAGES)
+PAGES = ("README.md", "docs/api.md", "docs/models.md", "docs/configuration.md")
+README, API, MODELS, CONFIGURATION = (Path(name).read_text() for name in PAGES)
 
 
 def documented(page: str, heading: str) -> set[str]:
@@ -27,7 +27,7 @@ def documented(page: str, heading: str) -> set[str]:
 def test_settings_page_lists_the_variables_that_are_read() -> None:
     read = set(re.findall(r"\bGATEWAY_[A-Z_]*[A-Z]\b", Path("gateway/settings.py").read_text()))
     read |= set(re.findall(r"\bTRITON_[A-Z_]*[A-Z]\b", Path("embedded/triton.py").read_text()))
-    assert documented(OPERATIONS_PAGE, "## Settings") == read
+    assert documented(CONFIGURATION, "## Settings") == read
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_api_page_names_every_route_status_and_code() -> None:
 
 def test_every_make_target_in_the_readme_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", Path("Makefile").read_text(), re.MULTILINE))
-    used = set(re.findall(r"(?:^|`)make ([a-z]+)", README + MODELS + OPERATIONS_PAGE, re.MULTILINE))
+    used = set(re.findall(r"(?:^|`)make ([a-z]+)", README + MODELS + CONFIGURATION, re.MULTILINE))
     assert used
     assert used <= targets
 
