@@ -1,5 +1,5 @@
 /* global SwaggerUIBundle */
-// Swagger UI has a dark scheme, by class; this is for it to follow the reader's.
+// Swagger UI's dark scheme is a class. Follow the reader's preference.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const follow = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
 dark.addEventListener("change", follow);
@@ -10,5 +10,5 @@ SwaggerUIBundle({
   dom_id: "#main",
   deepLinking: true,
   defaultModelsExpandDepth: 0,
-  validatorUrl: null, // or it would ask a server elsewhere
+  validatorUrl: null, // by default it calls a server elsewhere
 });

@@ -112,9 +112,9 @@ async def faults(server: Server, repository: Path, what: Known, only: Sequence[s
         ("model unloaded and loaded again", reload),
         ("new version of the model", roll),
         ("shared memory full for 5 s", fill),
-        ("model answers NaN for 3 s", go_wrong("np.full_like(results, np.nan)")),
-        ("model answers half a vector for 3 s", go_wrong("np.ascontiguousarray(results[:, ::2])")),
-        ("another model takes 3 s a batch", be_slow),
+        ("model returns NaN for 3 s", go_wrong("np.full_like(results, np.nan)")),
+        ("model returns half a vector for 3 s", go_wrong("np.ascontiguousarray(results[:, ::2])")),
+        ("another model takes 3 s per batch", be_slow),
     )
     return [await play(name, url, what, fault) for name, fault in cases if only is None or name in only]
 

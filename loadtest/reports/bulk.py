@@ -28,10 +28,10 @@ def table(results: Results) -> str:
         for batch, at_once in itertools.product(BATCHES, AT_ONCE)
     }
     lines = [
-        "| texts a second | " + " | ".join(f"{batch} a request" for batch in BATCHES) + " |",
+        "| texts/s | " + " | ".join(f"{batch} per request" for batch in BATCHES) + " |",
         "|---|" + "---|" * len(BATCHES),
         *(
-            f"| {at_once} at once | " + " | ".join(f"{rates[batch, at_once]:.0f}" for batch in BATCHES) + " |"
+            f"| {at_once} concurrent | " + " | ".join(f"{rates[batch, at_once]:.0f}" for batch in BATCHES) + " |"
             for at_once in AT_ONCE
         ),
     ]

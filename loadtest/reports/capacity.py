@@ -9,7 +9,7 @@ from loadtest.experiments.capacity_check import RESULTS, Results
 from loadtest.reports import page
 from loadtest.tools.queueing import PERCENTILES
 
-PAGE = Path("docs/operations.md")
+PAGE = Path("docs/capacity.md")
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def table(results: Results) -> str:
     """A row a load."""
     heads = [f"p{one}" for one in PERCENTILES]
     lines = [
-        "| load | requests/s | " + " | ".join(f"{head} expected, measured" for head in heads) + " |",
+        "| load | requests/s | " + " | ".join(f"{head} estimated, measured" for head in heads) + " |",
         "|---|---|" + "---|" * len(heads),
     ]
     for check in results.checks:

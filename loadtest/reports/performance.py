@@ -61,7 +61,7 @@ def machine(about: Mapping[str, str | int | float], baseline: Mapping[str, str])
     return (
         f"{about['date']}, {about['cores']} cores of an {about['cpu']} ({about['features']}),"
         f" {about['memory_gib']} GiB, Linux {about['kernel']}, Python {about['python']}; {versions}."
-        f" Infinity-emb with {others}.\n"
+        f" infinity-emb with {others}.\n"
     )
 
 
@@ -121,7 +121,7 @@ def comparison(results: benchmark.Results) -> str:
 
 def batches(results: benchmark.Results) -> str:
     """How many rows an execution has, and how much of the work is padding."""
-    lines = ["| workload | rows an execution | tokens an execution | work on padding |", "|---|---|---|---|"]
+    lines = ["| workload | rows per execution | tokens per execution | work on padding |", "|---|---|---|---|"]
     for (name, server), runs in rates(results.runs).items():
         if server == CONCH:
             rows, tokens = (median(runs, _each(count)) for count in ("rows", "tokens"))
@@ -141,7 +141,7 @@ def _each(count: str) -> Callable[[Run], float]:
 def ceilings(results: benchmark.Results) -> str:
     """What part of the engine's best each workload gets."""
     found = rates(results.runs)
-    lines = ["| workload | engine alone: items/s | tokens/s | Conch gets |", "|---|---|---|---|"]
+    lines = ["| workload | engine alone: items/s | tokens/s | Conch reaches |", "|---|---|---|---|"]
     for name, about in results.workloads.items():
         best = [one for one in results.ceilings if one.workload == name]
         if best:
@@ -182,14 +182,14 @@ def analyser(results: perf.Results) -> str:
     shares = [pair["gateway"] / pair["triton"] for pair in pairs.values() if len(pair) == 2]
     lines += [
         "",
-        f"Of what Triton does, the gateway passes on **{statistics.median(shares):.0%}** with `documents-16`.",
+        f"With `documents-16`, the gateway reaches **{statistics.median(shares):.0%}** of Triton's throughput.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def where_time_goes(results: stages.Results) -> str:
     """CPU time of a request by process and stage."""
-    lines = ["| process | stage | CPU a request |", "|---|---|---|"]
+    lines = ["| process | stage | CPU per request |", "|---|---|---|"]
     lines += [f"| {part.process} | {part.stage} | {part.cpu_ms:.2f} ms |" for part in results.parts]
     total = sum(part.cpu_ms for part in results.parts)
     return "\n".join([*lines, f"| all | | {total:.2f} ms |"]) + "\n"
@@ -214,7 +214,7 @@ def memory(results: benchmark.Results) -> str:
         told = ", ".join(f"{process} {slope:+.2f}" for process, slope in slopes.items())
         lines += [
             "",
-            f"MiB by 1,000 requests, in the last half of {half[-1].requests:,} of mixed length: {told}.",
+            f"Growth in MiB per 1,000 requests, in the last half of {half[-1].requests:,} of mixed length: {told}.",
         ]
     return "\n".join(lines) + "\n"
 
@@ -232,7 +232,7 @@ def throughput_plot(results: benchmark.Results, folder: Path) -> None:
         if best:
             axis.axhline(statistics.median(best), ls=":", color=COLOURS["engine"], label="engine alone")
         axis.set(
-            xscale="log", xlabel="clients", ylabel="texts a second", title=results.workloads[name].rpartition(",")[0]
+            xscale="log", xlabel="clients", ylabel="texts per second", title=results.workloads[name].rpartition(",")[0]
         )
         axis.set_xticks(benchmark.SWEEP, [str(clients) for clients in benchmark.SWEEP])
         axis.minorticks_off()
@@ -277,7 +277,7 @@ def stages_plot(results: stages.Results, folder: Path) -> None:
     for part, colour in zip(results.parts, colours, strict=False):
         axis.barh(0, part.cpu_ms, left=left, label=f"{part.process}: {part.stage}", color=colour)
         left += part.cpu_ms
-    axis.set(yticks=[], xlabel="ms of CPU a request")
+    axis.set(yticks=[], xlabel="ms of CPU per request")
     axis.legend(frameon=False, ncol=4, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.35))
     _save(figure, folder / "stages.svg")
 

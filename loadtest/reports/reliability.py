@@ -38,7 +38,7 @@ def machine(about: Mapping[str, str | int | float]) -> str:
 
 def cases(found: list[Case]) -> str:
     """A row a case."""
-    heads = ("what happens", "requests", *KINDS, "unready after", "all well after", "longest answer")
+    heads = ("what happens", "requests", *KINDS, "unready after", "all well after", "longest response")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for case in found:
         counts = [f"{getattr(case, kind):,}" for kind in KINDS]
@@ -53,22 +53,22 @@ def overload(found: Overload) -> str:
     statuses = ", ".join(f"{count:,} x {status}" for status, count in sorted(found.statuses.items()))
     before, most = found.gateway_mib
     return (
-        "| | requests/s | answered with 200 /s | their p50 | their p99 | gateway's memory |\n"
+        "| | requests/s | 200 responses/s | p50 of these | p99 of these | gateway's memory |\n"
         "|---|---|---|---|---|---|\n"
-        f"| the most that it does | {found.peak_a_second:,.0f} | {found.peak_a_second:,.0f}"
+        f"| maximum load | {found.peak_a_second:,.0f} | {found.peak_a_second:,.0f}"
         f" | {found.peak_p50_ms:,.0f} ms | {found.peak_p99_ms:,.0f} ms | {before:,.0f} MiB |\n"
-        f"| five times as much offered | {found.offered_a_second:,.0f} | {found.goodput_a_second:,.0f}"
+        f"| five times the maximum | {found.offered_a_second:,.0f} | {found.goodput_a_second:,.0f}"
         f" ({found.goodput_a_second / found.peak_a_second:.0%}) | {found.accepted_p50_ms:,.0f} ms"
         f" | {found.accepted_p99_ms:,.0f} ms ({found.accepted_p99_ms / found.peak_p99_ms:.1f} x)"
         f" | {most:,.0f} MiB at most |\n"
         f"| five seconds later | {found.after_a_second:,.0f} | {found.after_a_second:,.0f} | | | |\n"
-        f"\nAnswers under the load: {statuses}.\n"
+        f"\nResponses under overload: {statuses}.\n"
     )
 
 
 def attacks(found: hostile.Results) -> str:
     """A row an attack."""
-    heads = ("attack", "stall", "/health/live", "text", "image", "image by URL", "memory", "goes on for", "answers")
+    heads = ("attack", "stall", "/health/live", "text", "image", "image by URL", "memory", "goes on for", "responses")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for case in found.cases:
         times = (case.stall_ms, case.live_ms, case.text_ms, case.image_ms, case.url_ms)
@@ -108,7 +108,7 @@ def endurance(found: soak.Results) -> str:
     statuses = sum((Counter(one.statuses) for one in found.minutes), Counter[str]())
     told = ", ".join(f"{number:,} x {status}" for status, number in sorted(statuses.items()))
     rates = ", ".join(f"{rate:.1f} {name}" for name, rate in found.requests_a_second.items())
-    return "\n".join([*lines, "", f"Requests a second: {rates}. Answers: {told}."]) + "\n"
+    return "\n".join([*lines, "", f"Requests per second: {rates}. Responses: {told}."]) + "\n"
 
 
 if __name__ == "__main__":

@@ -19,11 +19,12 @@ def main() -> int:
 
 def table(results: Results) -> str:
     """A row a phase."""
-    lines = ["| | requests | not answered correctly | longest answer | calls to each Triton |", "|---|---|---|---|---|"]
+    lines = ["| | requests | not answered correctly | longest response | calls to each Triton |"]
+    lines += ["|---|---|---|---|---|"]
     for one in results.phases:
         shares = ", ".join(f"{share:.0%}" for share in one.shares.values())
         lines.append(f"| {one.name} | {one.requests:,} | {one.not_correct} | {one.latest_ms:,.0f} ms | {shares} |")
-    lines += ["", f"The new one had its first call {results.pick_up_s:.1f} s after its address was there."]
+    lines += ["", f"The new Triton got its first call {results.pick_up_s:.1f} s after its address was in the name."]
     return "\n".join(lines) + "\n"
 
 

@@ -89,13 +89,13 @@ def _bodies() -> list[Attack]:
         _posts("32 MiB of short strings", short),
         _posts("32 MiB of short strings, three at once", short, connections=3),
         _posts("309,000 empty lists, on 16 connections", lambda: _listed(b"[]", 309_000), connections=16),
-        _posts("100,000 lists, one in another", lambda: b'{"input":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        _posts("100,000 nested lists", lambda: b'{"input":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
         _posts("150,000 unknown fields", lambda: fields(b"0")),
         _posts("150,000 unknown fields, each null", lambda: fields(b"null")),
         _posts("2,000 documents with 30 more fields each", documents, path=RERANK),
         _posts("299,000 token ids, on 4 connections", lambda: _listed(b"2000", 299_000), connections=4),
         _posts(
-            "299,000 token ids to cut, on 4 connections",
+            "299,000 token ids to truncate, on 4 connections",
             lambda: _listed(b"2000", 299_000)[:-1] + b',"truncate":true}',
             connections=4,
         ),
@@ -103,14 +103,14 @@ def _bodies() -> list[Attack]:
         _posts("32 MiB of Chinese in UTF-8", lambda: _embedding(["\u6587" * (MOST // 3 // 64 - 8)] * 64)),
         _posts("32 MiB of Chinese in escapes, three at once", escaped, connections=3),
         _posts("one text of 32 MiB with an emoji", lambda: _embedding(["\U0001f600" + "a" * (MOST - 64)])),
-        _posts("a model's name of 15 MiB", lambda: b'{"input":"a","model":"%s"}' % (b"\x7f" * 15 * MIB)),
-        _posts("a choice of 15 MiB", lambda: b'{"input":"a","truncation_side":"%s"}' % (b"\x7f" * 15 * MIB)),
+        _posts("a model name of 15 MiB", lambda: b'{"input":"a","model":"%s"}' % (b"\x7f" * 15 * MIB)),
+        _posts("an enum value of 15 MiB", lambda: b'{"input":"a","truncation_side":"%s"}' % (b"\x7f" * 15 * MIB)),
         _posts(
-            "two strings of 15 MiB of blanks for a model of images",
+            "two strings of 15 MiB of blanks for an image model",
             lambda: json.dumps({"model": IMAGE_MODEL, "input": [" " * 15 * MIB] * 2, "truncate": True}).encode(),
         ),
         _posts("32 MiB of lone surrogates", lambda: b'{"input":"' + b"\\ud83d" * ((MOST - 64) // 6) + b'"}'),
-        _posts("32 MiB that is no JSON", lambda: b"[" + b"\xff" * (MOST - 2)),
+        _posts("32 MiB of invalid JSON", lambda: b"[" + b"\xff" * (MOST - 2)),
         _posts("2,000 documents of 16 KB", lambda: _ranking(["word " * 3200] * 2000), path=RERANK),
         _posts(
             "two images of 15 MiB in base64, a third of it spaces", lambda: _of_images([hostile.spaced_base64()] * 2)
@@ -141,8 +141,8 @@ def _texts() -> list[Attack]:
 
 def _slow() -> list[Attack]:
     return [
-        Attack("a refused body in chunks of a byte, on 16 connections", 16, partial(_chunks, key="wrong")),
-        Attack("a body in chunks of a byte, on 16 connections", 16, partial(_chunks, key=None)),
+        Attack("a refused body in one-byte chunks, on 16 connections", 16, partial(_chunks, key="wrong")),
+        Attack("a body in one-byte chunks, on 16 connections", 16, partial(_chunks, key=None)),
     ]
 
 
@@ -158,13 +158,13 @@ def _images() -> list[Attack]:
 
     return [
         _posts("64 images of 224 bytes that are a million pixels wide", lambda: wide(64), connections=2),
-        _posts("8 large images behind a broken one", lambda: _pictures([b"broken", *[large()] * 8]), connections=2),
-        _posts("JPEGs of thousands of scans, on 4 connections", lambda: _pictures([scans()] * 2), connections=4),
+        _posts("8 large images after a broken one", lambda: _pictures([b"broken", *[large()] * 8]), connections=2),
+        _posts("JPEGs with thousands of scans, on 4 connections", lambda: _pictures([scans()] * 2), connections=4),
         _posts(
-            "JPEGs of EXIF parts, on 4 connections", lambda: _pictures([hostile.jpeg_of_exif_parts()]), connections=4
+            "JPEGs of EXIF segments, on 4 connections", lambda: _pictures([hostile.jpeg_of_exif_parts()]), connections=4
         ),
         _posts("PNGs of 36 million pixels, on 4 connections", lambda: _pictures([large()] * 2), connections=4),
-        Attack("256 of these images, and the client hangs up", 4, _hang_up, lambda: wide(256)),
+        Attack("256 such images, and the client disconnects", 4, _hang_up, lambda: wide(256)),
     ]
 
 
@@ -240,7 +240,7 @@ async def _hang_up(target: Target, body: bytes) -> None:
     writer.write(_head(target, EMBEDDINGS, f"content-length: {len(body)}") + body)
     await asyncio.sleep(1)
     writer.transport.abort()
-    target.statuses["hung up"] += 1
+    target.statuses["disconnected"] += 1
 
 
 async def _answer(target: Target, reader: asyncio.StreamReader) -> None:

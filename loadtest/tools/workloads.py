@@ -61,8 +61,8 @@ def workloads() -> Mapping[str, Workload]:
     return {
         **{f"short-{n}": _embedding(f"text of {SHORT_WORDS} words, {n} clients", n, short, 1) for n in (1, 16, 64)},
         "mixed-16": _embedding("text of 4 to 250 words, 16 clients", 16, mixed, 1),
-        "bulk-64": _embedding("64 such texts a request, 4 clients", 4, mixed, 64),
-        "bulk-256": _embedding("256 such texts a request, 2 clients", 2, mixed, 256),
+        "bulk-64": _embedding("64 such texts per request, 4 clients", 4, mixed, 64),
+        "bulk-256": _embedding("256 such texts per request, 2 clients", 2, mixed, 256),
         "documents-16": _embedding(
             "text of about 120 words, 16 clients", 16, texts(chance, chance.integers(*DOCUMENT_WORDS, TEXTS // 4)), 1
         ),

@@ -135,7 +135,7 @@ def test_pictures_are_chosen_and_removed(playground: Open, tmp_path: Path) -> No
     (tmp_path / "chosen.png").write_bytes(file(scene(40, 31, 1), "PNG"))
     (tmp_path / "notes.txt").write_text("no picture")
     page.set_input_files("#files", [tmp_path / "chosen.png", tmp_path / "notes.txt"])
-    expect(page.locator("#pictures-hint")).to_have_text("1 picture added. Not a picture: notes.txt.")
+    expect(page.locator("#pictures-hint")).to_have_text("1 image added. Not an image: notes.txt.")
     page.get_by_role("button", name="Remove chosen.png").click()
     expect(page.locator("#picture-list li")).to_have_count(5)
 
@@ -143,14 +143,14 @@ def test_pictures_are_chosen_and_removed(playground: Open, tmp_path: Path) -> No
 def test_pictures_are_left_out_for_models_that_take_none(playground: Open) -> None:
     page = playground()
     page.select_option("#compare-model", "all-minilm-l6-v2")
-    expect(page.locator("#pictures-left-out")).to_contain_text("takes texts only")
+    expect(page.locator("#pictures-left-out")).to_contain_text("accepts text only")
     assert np.array(compare(page)).shape == (5, 5)
 
 
 def test_dimensions_are_offered_where_a_model_has_several(visit: Visits, odd_client: httpx2.Client) -> None:
     page = visit(str(odd_client.base_url).rstrip("/"))
     page.select_option("#compare-model", "matryoshka")
-    assert page.locator("#dimensions option").all_inner_texts() == ["all 384", "64", "128", "384"]
+    assert page.locator("#dimensions option").all_inner_texts() == ["all (384)", "64", "128", "384"]
     page.select_option("#dimensions", "64")
     compare(page)
     expect(page.locator("#compare .summary")).to_contain_text("5 vectors of 64 dimensions")
@@ -169,13 +169,13 @@ def test_reranking_shows_the_apis_order_and_what_moved(playground: Open, client:
     shown = [float(text.removeprefix("score ")) for text in items.locator(".score").all_text_contents()]
     assert shown == pytest.approx([result["relevance_score"] for result in results], abs=0.011)
     moves = [
-        "stays" if result["index"] == place else f"{'up' if result['index'] > place else 'down'} from"
+        "unchanged" if result["index"] == place else f"{'up' if result['index'] > place else 'down'} from"
         for place, result in enumerate(results)
     ]
     said = [text.replace("↑ ", "").replace("↓ ", "") for text in items.locator(".moved").all_text_contents()]
     assert [text.rstrip("0123456789").strip() for text in said] == moves
     assert said[0] == "up from 5"  # the example shows something
-    expect(page.locator("#rerank .summary")).to_contain_text("Number 5 is on top now.")
+    expect(page.locator("#rerank .summary")).to_contain_text("Document 5 is now first.")
 
 
 def test_clear_takes_the_answer_away_too(playground: Open) -> None:
@@ -193,22 +193,22 @@ def test_curl_of_the_last_call_does_not_stand_beside_what_was_not_asked(playgrou
     page.fill("#texts", "")
     page.click("#compare [data-do=clear]")
     page.click("#compare .primary")
-    expect(page.locator("#compare .error")).to_contain_text("nothing to compare")
+    expect(page.locator("#compare .error")).to_contain_text("Add at least two inputs")
     expect(page.locator("#compare .curl")).to_be_hidden()
 
 
 def test_wrong_key_is_explained_and_a_right_one_works_and_is_kept_nowhere(visit: Visits, locked: Server) -> None:
     visit.failures |= {"/v1/models", "/v1/rerank"}
     page = visit(locked.url, permissions=["clipboard-read", "clipboard-write"])
-    expect(page.locator("#key-hint")).to_contain_text("asks for an API key")
+    expect(page.locator("#key-hint")).to_contain_text("requires an API key")
     page.click("#rerank .primary")
-    expect(page.locator("#rerank .error")).to_contain_text("enter one at the top of this page")
+    expect(page.locator("#rerank .error")).to_contain_text("Enter it at the top of this page")
     page.fill("#key", "wrong")
     page.keyboard.press("Enter")
     expect(page.locator("#key-hint")).to_contain_text("Status 401: this API key is not one of the server's")
     page.fill("#key", KEY)
     page.get_by_role("button", name="Use key").click()
-    expect(page.locator("#key-hint")).to_contain_text("The key is in use")
+    expect(page.locator("#key-hint")).to_contain_text("Key accepted")
     expect(page.locator("#rerank .error")).to_be_empty()
     cells = compare(page)
     command = copied(page, "#compare")
@@ -230,7 +230,7 @@ def test_without_a_key_the_page_says_where_to_enter_one(visit: Visits, locked: S
     visit.failures |= {"/v1/models", "/v1/rerank"}
     page = visit(locked.url)
     page.click("#rerank .primary")
-    expect(page.locator("#rerank .error")).to_contain_text("enter one at the top of this page")
+    expect(page.locator("#rerank .error")).to_contain_text("Enter it at the top of this page")
 
 
 def test_copied_curl_gives_the_same_ranking(playground: Open) -> None:
@@ -394,10 +394,10 @@ def test_server_that_goes_away_is_missed_and_welcomed_back(visit: Visits, reposi
         supervisor.send_signal(SIGSTOP)  # or it would start another one at once
         try:
             gateway.kill()
-            expect(health).to_have_text("The server does not answer; trying again", timeout=10_000)
-            expect(page.locator("#model-list .state").first).to_have_text("no answer")
+            expect(health).to_have_text("The server does not respond. Retrying…", timeout=10_000)
+            expect(page.locator("#model-list .state").first).to_have_text("no response")
             page.click("#rerank .primary")
-            expect(page.locator("#rerank .error")).to_have_text("No answer from the server.")
+            expect(page.locator("#rerank .error")).to_have_text("The server did not respond.")
         finally:
             supervisor.send_signal(SIGCONT)
         expect(health).to_have_text("Ready", timeout=60_000)
@@ -407,9 +407,9 @@ def test_server_that_goes_away_is_missed_and_welcomed_back(visit: Visits, reposi
 
 def test_models_say_what_they_do_and_how_busy_they_are(playground: Open) -> None:
     card = playground().locator("#model-list li", has_text="minilm-pictogram")
-    expect(card).to_contain_text("embeds texts and pictures in one space · 384 dimensions · up to 256 tokens")
+    expect(card).to_contain_text("embeds texts and images in one space · 384 dimensions · up to 256 tokens")
     expect(card.locator(".state")).to_have_text("ready")
-    expect(card.locator("dt")).to_have_text(["tokens waiting", "tokens at Triton", "tokens a second"])
+    expect(card.locator("dt")).to_have_text(["tokens waiting", "tokens at Triton", "tokens per second"])
     expect(card.locator("dd").first).to_have_text("0")
 
 

@@ -53,7 +53,7 @@ def test_new_version_of_a_model_costs_no_request(first: Server, entries: Path, w
     assert check(asyncio.run(faults(first, entries, what, ["new version of the model"]))).refused == 0
 
 
-@pytest.mark.parametrize("name", ["model answers NaN for 3 s", "model answers half a vector for 3 s"])
+@pytest.mark.parametrize("name", ["model returns NaN for 3 s", "model returns half a vector for 3 s"])
 def test_answers_that_are_none_are_no_vectors(first: Server, entries: Path, what: Known, name: str) -> None:
     assert check(asyncio.run(faults(first, entries, what, [name]))).refused > 0
 

@@ -16,8 +16,8 @@ def test_table_shows_medians() -> None:
         Run(batch, at_once, rate, 0.1) for batch, at_once in itertools.product(BATCHES, AT_ONCE) for rate in (1, 90, 7)
     ]
     rows = table(Results({}, runs)).splitlines()
-    assert rows[0] == "| texts a second | 1 a request | 16 a request | 64 a request | 256 a request |"
-    assert rows[2:] == [f"| {at_once} at once | 7 | 7 | 7 | 7 |" for at_once in AT_ONCE]
+    assert rows[0] == "| texts/s | 1 per request | 16 per request | 64 per request | 256 per request |"
+    assert rows[2:] == [f"| {at_once} concurrent | 7 | 7 | 7 | 7 |" for at_once in AT_ONCE]
 
 
 def test_texts_are_sent(server: Server) -> None:
@@ -32,4 +32,4 @@ def test_page_shows_what_is_stored() -> None:
 
 def test_client_takes_as_little_as_the_page_says() -> None:
     assert round(median(run.client_cpu_ms for run in STORED.runs if run.batch == 64), 2) == 0.06
-    assert "takes 0.06 ms of it a text" in Path("docs/bulk.md").read_text()
+    assert "0.06 ms of CPU time per text" in Path("docs/bulk.md").read_text()

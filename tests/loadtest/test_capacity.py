@@ -153,7 +153,7 @@ def test_page_says_of_the_h100_what_the_tool_does(capsys: pytest.CaptureFixture[
     most = 1 / least_s(cost, Demand(1, 1, np.array([128]), np.array([1.0])))
     page = " ".join(PAGE.read_text().split())
     assert "1.15 for each execution, 0 for each row, 0.0006 for each token" in said(given, capsys)
-    assert f"`--cost 1.15:0:0.0006` promises {round(most, -2):,.0f} texts of 128 tokens a second" in page
+    assert f"`--cost 1.15:0:0.0006` promises {round(most, -2):,.0f} texts of 128 tokens per second" in page
     assert "replicas: 1, " in said([*given, "--rate", str(0.94 * most)], capsys)
     assert "replicas: 2, " in said([*given, "--rate", str(0.96 * most)], capsys)
 

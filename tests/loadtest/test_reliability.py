@@ -34,7 +34,7 @@ def test_overload_says_what_is_left_of_the_peak() -> None:
         )
     )
     assert "| 1,000 | 180 (90%) | 700 ms | 900 ms (1.8 x) | 97 MiB at most |" in found
-    assert found.endswith("Answers under the load: 1,800 x 200, 8,000 x 429.\n")
+    assert found.endswith("Responses under overload: 1,800 x 200, 8,000 x 429.\n")
 
 
 def test_endurance_compares_the_first_quarter_with_the_last() -> None:
@@ -44,7 +44,7 @@ def test_endurance_compares_the_first_quarter_with_the_last() -> None:
     found = reliability.endurance(soak.Results({}, {"rerank": 2.0}, [minute(number) for number in range(8)]))
     assert "| rerank: p50, p99 | 20.5 ms, 40.0 ms | 26.5 ms, 40.0 ms |" in found
     assert "| gateway | 100 MiB | 106 MiB |" in found
-    assert found.endswith("Requests a second: 2.0 rerank. Answers: 80 x 200.\n")
+    assert found.endswith("Requests per second: 2.0 rerank. Responses: 80 x 200.\n")
 
 
 def test_attack_is_a_row_of_what_the_neighbour_noticed() -> None:

@@ -1,13 +1,13 @@
-/** The API of the server that this page is from. */
+/** The API of the server that this page comes from. */
 
-let key = ""; // here and nowhere else: no storage, no address, no document
+let key = ""; // kept here only: not in storage, an address or the document
 
 export const useKey = (text) => {
   key = text.trim();
 };
 export const hasKey = () => key !== "";
 
-/** What the server, or the want of one, has to say about a failure. */
+/** A failed call: the server's error, or no response. */
 export class ApiError extends Error {
   constructor(message, { status = 0, param = null, requestId = null } = {}) {
     super(message);
@@ -15,14 +15,14 @@ export class ApiError extends Error {
   }
 }
 
-/** Keys are bytes to the server: UTF-8, as a terminal would send them. */
+/** The server compares keys as bytes: send UTF-8, as a terminal does. */
 const asHeader = (text) => String.fromCharCode(...new TextEncoder().encode(text));
 
 /**
- * Ask the server; POST if there is a body.
+ * Call the server, by POST if there is a body.
  *
  * @returns {Promise<Response>} of any status
- * @throws {ApiError} there is no answer
+ * @throws {ApiError} there is no response
  */
 export async function ask(path, { body, timeout_ms = 120_000 } = {}) {
   const headers = {};
@@ -37,15 +37,15 @@ export async function ask(path, { body, timeout_ms = 120_000 } = {}) {
       signal: AbortSignal.timeout(timeout_ms),
     });
   } catch {
-    throw new ApiError("No answer from the server.");
+    throw new ApiError("The server did not respond.");
   }
 }
 
 /**
- * Ask the server for JSON.
+ * Call the server for JSON.
  *
- * @returns {Promise<{answer: object, ms: number}>} with the time from the request to the end of the answer
- * @throws {ApiError} it fails
+ * @returns {Promise<{answer: object, ms: number}>} with the time from the request to the end of the response
+ * @throws {ApiError} the call failed
  */
 export async function call(path, body) {
   const started = performance.now();
@@ -56,10 +56,10 @@ export async function call(path, body) {
   try {
     answer = JSON.parse(text);
   } catch {
-    if (response.ok) throw new ApiError("The answer broke off, or is no JSON.", response);
+    if (response.ok) throw new ApiError("The response is incomplete or not JSON.", response);
   }
   if (!response.ok) {
-    throw new ApiError(answer.error?.message ?? `The server answered with status ${response.status}.`, {
+    throw new ApiError(answer.error?.message ?? `The server responded with status ${response.status}.`, {
       status: response.status,
       param: answer.error?.param,
       requestId: response.headers.get("x-request-id"),

@@ -1,4 +1,4 @@
-/** How alike texts and pictures are: a heat map of the cosines of their embeddings. */
+/** The similarity of texts and images: a heat map of the cosines of their embeddings. */
 
 import { count, find, lines, make, quote, unseen } from "./dom.js";
 import { chosen } from "./models.js";
@@ -6,7 +6,7 @@ import * as panel from "./panel.js";
 import * as pictures from "./pictures.js";
 import { cosines, decode } from "./vectors.js";
 
-const MOST = 50; // inputs in a table; the API takes 2,048
+const MOST = 50; // inputs in a table; the API accepts 2,048
 
 const EXAMPLE = {
   texts: [
@@ -46,13 +46,13 @@ export function listen() {
   );
 }
 
-/** Fill in what shows something good. */
+/** Fill in a useful example. */
 export async function example() {
   texts.value = EXAMPLE.texts.join("\n");
   await pictures.showExamples(EXAMPLE.pictures);
 }
 
-/** The texts and pictures that the chosen model takes. */
+/** The texts and images that the selected model accepts. */
 function readInputs() {
   const takes = chosen("compare")?.input_modalities ?? ["text", "image"];
   const inputs = [
@@ -61,8 +61,8 @@ function readInputs() {
       ? pictures.all().map((picture) => ({ name: picture.name, value: { image: picture.url }, picture }))
       : []),
   ];
-  if (inputs.length < 2) throw new RangeError(`Two inputs at least, each ${takes.join(" or ")}: there is nothing to compare yet.`);
-  if (inputs.length > MOST) throw new RangeError(`${inputs.length} inputs: this table shows up to ${MOST}. The API takes 2,048.`);
+  if (inputs.length < 2) throw new RangeError(`Add at least two inputs (${takes.join(" or ")}) to compare.`);
+  if (inputs.length > MOST) throw new RangeError(`${inputs.length} inputs: this page compares up to ${MOST}. The API accepts 2,048.`);
   return inputs;
 }
 
@@ -84,7 +84,7 @@ function show(inputs, answer, ms) {
     summary:
       `${count(inputs.length, "vector")} of ${count(vectors[0].length, "dimension")} in ${Math.round(ms)} ms, ` +
       `${count(answer.usage.total_tokens, "token")}. ` +
-      `Most alike: ${quote(inputs[best.i].name)} and ${quote(inputs[best.j].name)}, ${best.cosine.toFixed(2)}.`,
+      `Most similar: ${quote(inputs[best.i].name)} and ${quote(inputs[best.j].name)}, ${best.cosine.toFixed(2)}.`,
     outcome: draw(inputs, matrix),
   };
 }
@@ -95,7 +95,7 @@ function draw(inputs, matrix) {
   const table = make(
     "table",
     {},
-    make("caption", { className: "unseen" }, "Cosines of each pair of inputs"),
+    make("caption", { className: "unseen" }, "Cosine similarity of each pair of inputs"),
     make("thead", {}, head),
     make("tbody", {}, ...body),
   );
@@ -110,7 +110,7 @@ function cell(inputs, cosine, i, j) {
   return td;
 }
 
-/** Two digits, and no minus in front of zero. */
+/** Two decimals, and no minus sign before zero. */
 const plain = (cosine) => cosine.toFixed(2).replace(/^-(0\.00)$/, "$1");
 
 const number = (i) => make("span", { className: "number", "aria-hidden": "true" }, String(i + 1));
@@ -132,5 +132,5 @@ function scale() {
     step.style.setProperty("--t", i / 47);
     return step;
   });
-  return make("p", { className: "scale" }, make("span", {}, "0 or less"), make("div", { "aria-hidden": "true" }, ...steps), make("span", {}, "1, the same"));
+  return make("p", { className: "scale" }, make("span", {}, "0 or less"), make("div", { "aria-hidden": "true" }, ...steps), make("span", {}, "1 (identical)"));
 }

@@ -1,4 +1,4 @@
-/** How the server is, asked every few seconds while somebody looks. */
+/** The state of the server, polled every few seconds while the page is visible. */
 
 import { ask } from "./api.js";
 import { find, make, say } from "./dom.js";
@@ -11,12 +11,12 @@ const TIMEOUT_MS = 5_000;
 const GAUGES = {
   conch_waiting_tokens: "tokens waiting",
   conch_in_flight_tokens: "tokens at Triton",
-  conch_tokens_per_second: "tokens a second",
+  conch_tokens_per_second: "tokens per second",
 };
 
 let hasMetrics = true;
 
-/** Keep the page in step with the server. */
+/** Keep the page up to date with the server. */
 export async function watch() {
   let before = "";
   for (;;) {
@@ -40,7 +40,7 @@ async function health() {
     if (status === "ready") return { state: "ready", text: "Ready" };
     return { state: "not ready", text: `Not ready: ${reason ?? response.status}` };
   } catch {
-    return { state: "gone", text: "The server does not answer; trying again" };
+    return { state: "gone", text: "The server does not respond. Retrying…" };
   }
 }
 
@@ -55,7 +55,7 @@ async function metrics() {
   }
 }
 
-/** Whether a gauge is a model's: an image-text model is two at Triton, NAME-text and NAME-image. */
+/** Whether a gauge belongs to a model: an image-text model is two models in Triton, NAME-text and NAME-image. */
 function isOf(label, id) {
   if (models.all().some((model) => model.id === label)) return label === id;
   return label === `${id}-text` || label === `${id}-image`;
@@ -64,17 +64,17 @@ function isOf(label, id) {
 function draw(samples, state) {
   const cards = models.all().map((model) => card(model, samples.filter(({ labels }) => isOf(labels.model, model.id)), state));
   const list = find("#model-list");
-  // Only what changed, or a screen reader would lose its place.
+  // Replace only what changed, so that screen readers keep their place.
   if (cards.length !== list.children.length) list.replaceChildren(...cards);
   else cards.forEach((card, i) => card.isEqualNode(list.children[i]) || list.children[i].replaceWith(card));
-  say(find("#models-hint"), cards.length && !hasMetrics ? "This server has no /metrics, so how much is waiting is not known." : "");
+  say(find("#models-hint"), cards.length && !hasMetrics ? "This server has no /metrics, so its queues are unknown." : "");
 }
 
 function card(model, samples, state) {
   const values = (name) => samples.filter((sample) => sample.name === name).map((sample) => sample.value);
   const ready = values("conch_model_ready");
   const isReady = ready.length ? ready.every((value) => value === 1) : state === "ready";
-  const words = { gone: "no answer", "not ready": "not ready", ready: "ready" };
+  const words = { gone: "no response", "not ready": "not ready", ready: "ready" };
   const itsState = state === "gone" ? "gone" : isReady ? "ready" : "not ready";
   const numbers = Object.entries(GAUGES).flatMap(([name, label]) => {
     const found = values(name);

@@ -1,4 +1,4 @@
-/** Prometheus' text format, as much of it as gauges need. */
+/** The part of Prometheus' text format that gauges need. */
 
 const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)/;
 const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;

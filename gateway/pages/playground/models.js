@@ -1,4 +1,4 @@
-/** The models that are served: what each can do, which are chosen, and how they are. */
+/** The served models: their capabilities, and which are selected. */
 
 import { ApiError, call, hasKey, useKey } from "./api.js";
 import { find, make, say } from "./dom.js";
@@ -6,10 +6,10 @@ import { setTaken } from "./pictures.js";
 
 const ROLES = {
   "text-embedding": { panel: "compare", does: "embeds texts" },
-  "image-embedding": { panel: "compare", does: "embeds pictures" },
-  "image-text": { panel: "compare", does: "embeds texts and pictures in one space" },
-  "late-interaction": { panel: "rerank", does: "ranks documents by their tokens" },
-  "cross-encoder": { panel: "rerank", does: "ranks documents, read with the query" },
+  "image-embedding": { panel: "compare", does: "embeds images" },
+  "image-text": { panel: "compare", does: "embeds texts and images in one space" },
+  "late-interaction": { panel: "rerank", does: "reranks documents by token similarity" },
+  "cross-encoder": { panel: "rerank", does: "reranks documents together with the query" },
 };
 
 export const KEY_ACCEPTED = "key-accepted";
@@ -21,18 +21,18 @@ let isKeyAsked = false;
 export const all = () => models;
 export const needsKey = () => isKeyAsked;
 
-/** The model that a panel asks, or undefined while none is known. */
+/** The selected model of a panel, or undefined if none is known yet. */
 export const chosen = (panel) => models.find((model) => model.id === select(panel).value);
 
 const select = (panel) => find(`#${panel}-model`);
 
-/** Ask for the list, and fill what depends on it; ask for a key if the server does. */
+/** Load the list and fill what depends on it. Ask for a key if the server requires one. */
 export async function load() {
   try {
     const { answer } = await call("v1/models");
     models = answer.data;
     if (isKeyAsked) {
-      say(find("#key-hint"), "The key is in use. It stays in the memory of this page, and is gone when you close or reload it.");
+      say(find("#key-hint"), "Key accepted. It stays in this page's memory until you close or reload the page.");
       document.dispatchEvent(new Event(KEY_ACCEPTED));
     }
   } catch (problem) {
@@ -60,10 +60,10 @@ function askForKey(problem) {
   isKeyAsked = true;
   models = [];
   find("#key-form").hidden = false;
-  say(find("#key-hint"), hasKey() ? `Status 401: ${problem.message}.` : "This server asks for an API key. It will stay in the memory of this page.");
+  say(find("#key-hint"), hasKey() ? `Status 401: ${problem.message}.` : "This server requires an API key. The key stays in this page's memory.");
 }
 
-/** Offer the models of a panel, keeping the choice if it is still there. */
+/** List the models of a panel, and keep the selection if it still exists. */
 function fill(panel, isBest) {
   const offered = models.filter((model) => ROLES[model.role]?.panel === panel);
   const before = select(panel).value;
@@ -74,16 +74,16 @@ function fill(panel, isBest) {
 
 function describe(panel) {
   const model = chosen(panel);
-  say(find(`#${panel}-model-hint`), model ? about(model) : "This server has no such model.");
+  say(find(`#${panel}-model-hint`), model ? about(model) : "This server has no model for this.");
   if (panel === "rerank") return;
   setTaken(model);
   const sizes = model?.supported_dimensions ?? [];
   find("#dimensions-field").hidden = sizes.length < 2;
-  const options = [make("option", { value: "" }, `all ${model?.dimensions ?? ""}`), ...sizes.map((size) => make("option", { value: size }, String(size)))];
+  const options = [make("option", { value: "" }, `all (${model?.dimensions ?? ""})`), ...sizes.map((size) => make("option", { value: size }, String(size)))];
   find("#dimensions").replaceChildren(...options);
 }
 
-/** In words: what it does, and its limits. */
+/** A model's task and limits in words. */
 export function about(model) {
   const facts = [ROLES[model.role]?.does ?? model.role];
   if (model.dimensions) facts.push(`${model.dimensions} dimensions`);

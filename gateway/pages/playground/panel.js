@@ -1,4 +1,4 @@
-/** What both panels do with a call: run it once at a time, say how it went, show what failed, and offer it as a curl. */
+/** What both panels share: make one call at a time, show its result or error, and show it as a curl command. */
 
 import { ApiError, call } from "./api.js";
 import * as curl from "./curl.js";
@@ -6,14 +6,14 @@ import { find, make, say } from "./dom.js";
 import { KEY_ACCEPTED, needsKey } from "./models.js";
 
 /**
- * Have a form ask the API when it is sent.
+ * Call the API when a form is submitted.
  *
  * @param {HTMLElement} section
  * @param {string} path of the API
  * @param {() => {body: object, show: (answer: object, ms: number) => {summary: string, outcome: Node}}} prepare
- *   reads the form; throws an Error with what is missing
- * @param {(param: string) => string} nameOf what an error is about, in words; "" where the field's name must do
- * @returns {() => void} takes the last answer away
+ *   reads the form; throws a RangeError that says what is missing
+ * @param {(param: string) => string} nameOf the input that an error is about, in words; "" to show the field's name
+ * @returns {() => void} removes the last result
  */
 export function listen(section, path, prepare, nameOf) {
   const form = find("form", section);
@@ -32,7 +32,7 @@ export function listen(section, path, prepare, nameOf) {
 
   const run = async () => {
     error.replaceChildren();
-    say(summary, "Asking…");
+    say(summary, "Running…");
     try {
       const { body, show } = prepare();
       curl.show(details, curl.command(path, body, needsKey()));
@@ -43,7 +43,7 @@ export function listen(section, path, prepare, nameOf) {
     } catch (problem) {
       say(summary, "");
       outcome.replaceChildren();
-      if (problem instanceof RangeError) details.hidden = true; // nothing was asked
+      if (problem instanceof RangeError) details.hidden = true; // no call was made
       error.replaceChildren(...explain(problem, nameOf));
       if (!(problem instanceof ApiError || problem instanceof RangeError)) throw problem;
     }
@@ -72,7 +72,7 @@ function explain(problem, nameOf) {
     problem.param ? `field ${problem.param}` : "",
     problem.requestId ? `request ${problem.requestId}` : "",
   ].filter(Boolean);
-  const said = make("p", {}, problem.status === 401 ? "The server asks for an API key: enter one at the top of this page." : problem.message);
+  const said = make("p", {}, problem.status === 401 ? "The server requires an API key. Enter it at the top of this page." : problem.message);
   if (about && about !== problem.param) said.append(` (${about})`);
   return facts.length ? [said, make("p", { className: "hint" }, facts.join(" · "))] : [said];
 }

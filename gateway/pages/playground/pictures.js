@@ -1,8 +1,8 @@
-/** The pictures to embed: chosen, dropped or pasted. */
+/** The images to embed: selected, dropped or pasted. */
 
 import { count, find, make, say } from "./dom.js";
 
-const SIDE = 128; // pixels that drawings become
+const SIDE = 128; // pixels of a rasterised drawing
 
 let pictures = []; // {name, url}: data: URIs, as the API takes them
 
@@ -11,11 +11,11 @@ const hint = find("#pictures-hint");
 
 export const all = () => pictures;
 
-/** Say whether the chosen model takes them. */
+/** Show whether the selected model accepts images. */
 export function setTaken(model) {
   const isTaken = !model || model.input_modalities.includes("image");
   list.classList.toggle("left-out", !isTaken);
-  say(find("#pictures-left-out"), isTaken || !pictures.length ? "" : `${model.id} takes texts only: the pictures are left out.`);
+  say(find("#pictures-left-out"), isTaken || !pictures.length ? "" : `${model.id} accepts text only. The images are ignored.`);
 }
 
 export const clear = () => set([]);
@@ -27,19 +27,19 @@ function set(others) {
   find("#files").dispatchEvent(new CustomEvent("pictures"));
 }
 
-/** Add files; those that are no pictures are named. */
+/** Add files, and name those that are not images. */
 async function add(files) {
   const read = await Promise.allSettled(files.map(readPicture));
   const added = read.filter((one) => one.status === "fulfilled").map((one) => one.value);
   const refused = files.filter((_, i) => read[i].status === "rejected").map((file) => file.name);
   set([...pictures, ...added]);
   const parts = [];
-  if (added.length) parts.push(`${count(added.length, "picture")} added.`);
-  if (refused.length) parts.push(`Not a picture: ${refused.join(", ")}.`);
+  if (added.length) parts.push(`${count(added.length, "image")} added.`);
+  if (refused.length) parts.push(`Not an image: ${refused.join(", ")}.`);
   say(hint, parts.join(" "));
 }
 
-/** Have these of the drawings that come with this page instead. */
+/** Replace the images with example drawings of this page. */
 export async function showExamples(names) {
   set(await Promise.all(names.map(async (name) => ({ name, url: await rasterise(`pages/examples/${name}.svg`) }))));
 }
@@ -55,7 +55,7 @@ async function readPicture(file) {
   return { name: file.name, url: file.type === "image/svg+xml" ? await rasterise(url) : url };
 }
 
-/** The API takes no drawings, so the browser makes pixels of them. */
+/** The API does not accept SVG, so the browser rasterises it. */
 async function rasterise(url) {
   const image = make("img", { src: url, width: SIDE, height: SIDE });
   await image.decode();

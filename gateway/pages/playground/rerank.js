@@ -1,4 +1,4 @@
-/** Which documents answer a query best, and what that moves. */
+/** Reranks documents by a query, and shows which ones moved. */
 
 import { count, find, isStill, lines, make, unseen } from "./dom.js";
 import { chosen } from "./models.js";
@@ -33,7 +33,7 @@ export function listen() {
   });
 }
 
-/** Fill in what shows something good. */
+/** Fill in a useful example. */
 export function example() {
   query.value = EXAMPLE.query;
   documents.value = EXAMPLE.documents.join("\n");
@@ -41,8 +41,8 @@ export function example() {
 
 function prepare() {
   const texts = lines(documents.value);
-  if (!query.value.trim()) throw new RangeError("A query is missing.");
-  if (!texts.length) throw new RangeError("There are no documents yet.");
+  if (!query.value.trim()) throw new RangeError("Enter a query.");
+  if (!texts.length) throw new RangeError("Enter at least one document.");
   return {
     body: { model: chosen("rerank")?.id, query: query.value, documents: texts, return_documents: false },
     show: (answer, ms) => show(texts, answer, ms),
@@ -57,7 +57,7 @@ function show(texts, answer, ms) {
   return {
     summary:
       `${count(texts.length, "document")} in ${Math.round(ms)} ms, ${count(answer.usage.total_tokens, "token")}. ` +
-      (first === 1 ? "Number 1 stays on top." : `Number ${first} is on top now.`),
+      (first === 1 ? "Document 1 stays first." : `Document ${first} is now first.`),
     outcome: make("ol", { className: "ranking" }, ...items),
   };
 }
@@ -82,7 +82,7 @@ function draw(texts, results) {
 }
 
 function moved(from, to) {
-  if (from === to) return make("span", { className: "moved" }, "stays");
+  if (from === to) return make("span", { className: "moved" }, "unchanged");
   const isUp = from > to;
   return make(
     "span",
@@ -93,7 +93,7 @@ function moved(from, to) {
   );
 }
 
-/** Let each document come from where it was. */
+/** Animate each document from its previous place. */
 function move(items, results) {
   if (isStill()) return;
   const tops = items.map((item) => item.offsetTop);

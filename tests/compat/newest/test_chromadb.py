@@ -5,14 +5,14 @@ from openai import NotFoundError
 
 from tests.compat.plain import MODEL, PROMPTED, QUERY, TEXTS, Plain, assert_same
 
-pytestmark = pytest.mark.client("chromadb", "as said with each call")
+pytestmark = pytest.mark.client("chromadb", "see each call")
 
 
 def vectors(found: list[object]) -> list[list[float]]:
     return [list(map(float, vector)) for vector in found]  # type: ignore[call-overload]
 
 
-@pytest.mark.call('`OpenAIEmbeddingFunction(api_base="URL/v1")`; `dimensions` go with names of "text-embedding-3" only')
+@pytest.mark.call('`OpenAIEmbeddingFunction(api_base="URL/v1")`; `dimensions` needs a name of "text-embedding-3"')
 def test_openai(url: str, plain: Plain) -> None:
     function = OpenAIEmbeddingFunction(api_key="unused", model_name=MODEL, api_base=f"{url}/v1")
     assert_same(vectors(function(TEXTS)), plain.embed(TEXTS))
@@ -34,7 +34,7 @@ def test_tei(url: str, plain: Plain) -> None:
     assert_same(vectors(HuggingFaceEmbeddingServer(url=f"{url}/embed")(TEXTS)), plain.embed(TEXTS))
 
 
-@pytest.mark.call("errors, as `openai` has them")
+@pytest.mark.call("errors, as in `openai`")
 def test_errors(url: str) -> None:
     with pytest.raises(NotFoundError, match="there is no model 'x'"):
         OpenAIEmbeddingFunction(api_key="unused", model_name="x", api_base=f"{url}/v1")(["a"])

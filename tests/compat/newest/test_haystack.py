@@ -32,7 +32,7 @@ def test_documents(url: str, plain: Plain) -> None:
     assert_same([document.embedding for document in documents], expected[:5])
 
 
-@pytest.mark.call("errors, as `openai` has them")
+@pytest.mark.call("errors, as in `openai`")
 def test_errors(url: str) -> None:
     with pytest.raises(NotFoundError, match="there is no model 'gpt-5'"):
         OpenAITextEmbedder(KEY, model="gpt-5", api_base_url=f"{url}/v1").run(text="a")

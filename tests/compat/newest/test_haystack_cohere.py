@@ -19,7 +19,7 @@ def test_text(url: str, plain: Plain) -> None:
     assert_same([found["embedding"]], plain.embed(f"query: {TEXTS[0]}"))
 
 
-@pytest.mark.call("`CohereDocumentEmbedder` of 100 documents, async too")
+@pytest.mark.call("`CohereDocumentEmbedder` of 100 documents, also async")
 def test_documents(url: str, plain: Plain) -> None:
     texts = [f"text {i}" for i in range(100)]
     embedder = CohereDocumentEmbedder(KEY, PROMPTED, api_base_url=url, progress_bar=False)
@@ -38,7 +38,7 @@ def test_ranking(url: str, plain: Plain) -> None:
     assert_ranked([(one.meta["number"], one.score) for one in best], plain.rank()[:2])
 
 
-@pytest.mark.call("errors, as `cohere` has them")
+@pytest.mark.call("errors, as in `cohere`")
 def test_errors(url: str) -> None:
     with pytest.raises(NotFoundError, match="there is no model 'x'"):
         CohereTextEmbedder(KEY, "x", api_base_url=url).run("a")

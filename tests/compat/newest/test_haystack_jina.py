@@ -53,7 +53,7 @@ def test_images(url: str, plain: Plain, tmp_path: Path) -> None:
     assert_same([document.embedding], plain.embed([{"image": PIXEL}], model=IMAGE_MODEL))
 
 
-@pytest.mark.call("`JinaRanker`, async too")
+@pytest.mark.call("`JinaRanker`, also async")
 def test_ranking(url: str, plain: Plain) -> None:
     ranker = JinaRanker(RERANKER, KEY, top_k=2, base_url=f"{url}/v1/rerank")
     documents = [Document(content=text, meta={"number": i}) for i, text in enumerate(TEXTS)]

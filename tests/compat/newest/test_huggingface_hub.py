@@ -8,7 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from tests.compat.plain import LONG, TEXTS, Plain, assert_same
 
-pytestmark = pytest.mark.client("huggingface-hub", '`InferenceClient("URL/embed")`; the path is that of the task')
+pytestmark = pytest.mark.client("huggingface-hub", '`InferenceClient("URL/embed")`; the path depends on the task')
 
 
 def client_of(url: str) -> Any:

@@ -8,7 +8,7 @@ from langchain_core.documents import Document
 from tests.compat.plain import IMAGE_MODEL, MODEL, PIXEL, QUERY, RERANKER, TEXTS, Plain, assert_ranked, assert_same
 
 pytestmark = pytest.mark.client(
-    "langchain-community", '`JINA_API_URL = "URL/v1/..."` in the module of the class, which takes no base URL'
+    "langchain-community", '`JINA_API_URL = "URL/v1/..."` in the module of the class, which has no setting for it'
 )
 
 

@@ -48,7 +48,7 @@ def test_fields(url: str, plain: Plain) -> None:
     assert_same(asked, plain.embed([f"query: {text}" for text in [*TEXTS, LONG]], truncate=True))
 
 
-@pytest.mark.call("errors, as `openai` has them")
+@pytest.mark.call("errors, as in `openai`")
 def test_errors(url: str) -> None:
     with pytest.raises(NotFoundError, match="there is no model 'gpt-5'"):
         embeddings(url, "gpt-5").embed_query("a")
@@ -56,7 +56,7 @@ def test_errors(url: str) -> None:
         embeddings(url).embed_query(LONG)
 
 
-@pytest.mark.call("with `check_embedding_ctx_length=True`: its cl100k ids are refused, and told why")
+@pytest.mark.call("with `check_embedding_ctx_length=True`: its cl100k ids are refused, with the reason")
 @pytest.mark.parametrize("model", [MODEL, "text-embedding-3-small"])
 def test_ids_of_another_tokenizer(url: str, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     litellm = find_spec("litellm")  # carries OpenAI's vocabulary, which is downloaded otherwise

@@ -18,7 +18,7 @@ from tests.compat.plain import (
     assert_same,
 )
 
-pytestmark = pytest.mark.client("litellm", "`api_base`, as said with each call")
+pytestmark = pytest.mark.client("litellm", "`api_base`: see each call")
 
 litellm.telemetry = False
 

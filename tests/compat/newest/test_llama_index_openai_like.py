@@ -34,7 +34,7 @@ def test_fields(url: str, plain: Plain) -> None:
     assert_same(found, plain.embed(TEXTS, model=PROMPTED, dimensions=128, task="retrieval.query"))
 
 
-@pytest.mark.call("errors, as `openai` has them")
+@pytest.mark.call("errors, as in `openai`")
 def test_errors(url: str) -> None:
     with pytest.raises(NotFoundError, match="there is no model 'x'"):
         embedding(url, "x").get_text_embedding("a")

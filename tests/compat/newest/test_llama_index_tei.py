@@ -8,7 +8,7 @@ from tests.compat.plain import LONG, MODEL, TEXTS, Plain, assert_same
 pytestmark = pytest.mark.client("llama-index-embeddings-text-embeddings-inference", '`base_url="URL"`')
 
 
-@pytest.mark.call("`get_text_embedding_batch`, long texts cut, async")
+@pytest.mark.call("`get_text_embedding_batch`, long texts truncated, async")
 def test_texts(url: str, plain: Plain) -> None:
     embedding = TextEmbeddingsInference(model_name=MODEL, base_url=url, text_instruction="", query_instruction="")
     expected = plain.embed([*TEXTS, LONG], truncate=True)

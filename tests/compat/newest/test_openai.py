@@ -73,7 +73,7 @@ def test_fields_beyond_openais(sdk: OpenAI, plain: Plain) -> None:
     assert [bits.data[0].embedding] == plain.embed("a", embedding_type="ubinary")
 
 
-@pytest.mark.call("`-query` and `-passage` behind the model's name")
+@pytest.mark.call("`-query` and `-passage` appended to the model's name")
 def test_purpose_in_the_models_name(sdk: OpenAI, plain: Plain) -> None:
     for suffix in ("query", "passage"):
         answer = sdk.embeddings.create(model=f"{PROMPTED}-{suffix}", input=TEXTS)
@@ -90,7 +90,7 @@ def test_async_client(url: str, plain: Plain) -> None:
     assert_same(asyncio.run(embed()), plain.embed([f"text {i}" for i in range(40)]))
 
 
-@pytest.mark.call("2,048 texts in a call")
+@pytest.mark.call("2,048 texts per call")
 def test_as_many_texts_as_openai_takes(sdk: OpenAI, plain: Plain) -> None:
     texts = [f"text {i}" for i in range(2048)]
     answer = sdk.embeddings.create(model=MODEL, input=texts)

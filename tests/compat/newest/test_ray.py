@@ -36,7 +36,7 @@ def embed(url: str, texts: Path, output: Path, *options: str) -> int:
     return main([str(texts), str(output), "--url", url, "--model", MODEL, "--shard-rows", "20", "--ray", "2", *options])
 
 
-@pytest.mark.call("`bulk` as tasks of Ray Data, errors and resuming included")
+@pytest.mark.call("`bulk` as tasks of Ray Data, including errors and resuming")
 def test_texts(url: str, texts: Path, tmp_path: Path, plain: Plain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where no worker is
     output = Path("vectors")
@@ -56,7 +56,7 @@ def test_texts(url: str, texts: Path, tmp_path: Path, plain: Plain, monkeypatch:
     assert all("has 402 tokens" in row["error"] for row, text in zip(found, ROWS, strict=True) if text == LONG)
 
 
-@pytest.mark.call("`bulk` where the server is away, or a file has changed: the error of the shard")
+@pytest.mark.call("`bulk` with an unreachable server or a changed file: the shard's error")
 def test_errors(url: str, texts: Path, tmp_path: Path) -> None:
     job = Job(MODEL, {}, "text", "id", 20, 384, find([str(texts)], ("text", "id")))
     shards = begin(job, str(tmp_path / "vectors"))

@@ -35,7 +35,7 @@ def test_ranking(url: str, plain: Plain) -> None:
     assert_ranked([(one.metadata["number"], one.metadata["relevance_score"]) for one in best], plain.rank()[:2])
 
 
-@pytest.mark.call("errors, as `cohere` has them")
+@pytest.mark.call("errors, as in `cohere`")
 def test_errors(url: str) -> None:
     with pytest.raises(NotFoundError, match="there is no model 'x'"):
         CohereRerank(model="x", base_url=url, cohere_api_key="unused").rerank(TEXTS, QUERY)

@@ -41,7 +41,7 @@ def test_ranking(url: str, plain: Plain) -> None:
         assert_ranked([(one.index, one.relevance_score) for one in answer.results], plain.rank()[:2])
 
 
-@pytest.mark.call("a key by `AuthenticatedClient`; errors: `UnexpectedStatus` with our message")
+@pytest.mark.call("a key with `AuthenticatedClient`; errors: `UnexpectedStatus` with our message")
 def test_keys_and_errors(url: str, guarded_url: str) -> None:
     client = AuthenticatedClient(base_url=guarded_url, token=KEY, raise_on_unexpected_status=True)
     body = OpenAIEmbeddingInputText(input_=TEXTS, model=MODEL)
