@@ -24,11 +24,11 @@ from loadtest.tools.workloads import Workload, workloads
 RESULTS = STORED / "stages.json"
 SAMPLES_A_SECOND = 200
 STAGES: Sequence[tuple[str, str]] = (
-    ("tokenise", "gateway/tokenize.py"),
+    ("tokenize", "gateway/text/tokenizer.py"),
     ("gRPC", "tritonclient/"),
     ("gRPC", "/grpc/"),
-    ("plan and pad", "gateway/service/rows.py"),
-    ("plan and pad", "gateway/service/parts.py"),
+    ("plan and pad", "gateway/service/text_batches.py"),
+    ("plan and pad", "gateway/service/batches.py"),
     ("write the reply", "write ("),
     ("write the reply", "create ("),
     ("parse the body", "read ("),

@@ -7,10 +7,10 @@ from loadtest.experiments.stages import OTHER, stage
     ("stack", "expected"),
     [
         (
-            ["run (/x/uvicorn/server.py:1)", "encode (/x/gateway/tokenize.py:9)", "_helper (/x/tokenizers/a.py:1)"],
-            "tokenise",
+            ["run (/x/uvicorn/server.py:1)", "encode (/x/gateway/text/tokenizer.py:9)", "_helper (/x/tokenizers/a.py:1)"],
+            "tokenize",
         ),
-        (["create (/x/gateway/routes/embeddings.py:9)", "run (/x/gateway/service/rows.py:9)"], "plan and pad"),
+        (["create (/x/gateway/routes/embeddings.py:9)", "run (/x/gateway/service/text_batches.py:9)"], "plan and pad"),
         (
             ["create (/x/gateway/routes/embeddings.py:9)", "write (/x/gateway/routes/embeddings.py:30)"],
             "write the reply",
