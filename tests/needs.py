@@ -8,8 +8,8 @@ import pytest
 
 from loadtest.tools.servers import EMBEDDED, PORTS
 
-MODELS = "tests.export.tiny"
-"""The module that writes models to export, which takes seconds for each."""
+EXPORTS = ("tests.export.tiny", "export.entry")
+"""Modules that write models to export, and export them, which takes seconds for each."""
 OURS = ("tests.", "loadtest.")
 """Modules whose functions are followed."""
 
@@ -22,7 +22,7 @@ def mark(item: pytest.Function) -> None:
     reached = [value for function in functions for value in reach(inspect.unwrap(function), seen)]
     if "repository" in item.fixturenames or any(value is EMBEDDED or value is PORTS for value in reached):
         item.add_marker("triton")
-    elif any(MODELS in (getattr(value, "__module__", ""), getattr(value, "__name__", "")) for value in reached):
+    elif any(getattr(value, attribute, "") in EXPORTS for value in reached for attribute in ("__module__", "__name__")):
         item.add_marker("slow")
 
 

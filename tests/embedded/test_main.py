@@ -67,6 +67,7 @@ def test_killed_triton_comes_back_and_the_gateway_with_it(repository: Path) -> N
         assert client.post("/v1/embeddings", json={"input": "a"}).json()["data"] == before
 
 
+@pytest.mark.slow
 def test_gateway_that_answers_nobody_but_goes_round_is_well(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

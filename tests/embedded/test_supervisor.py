@@ -13,6 +13,8 @@ import pytest
 from embedded.supervisor import Service, StartFailedError, Supervisor
 from tests.waiting import eventually
 
+pytestmark = pytest.mark.slow  # they wait for seconds
+
 
 def python(name: str, code: str, **options: object) -> Service:
     environment = dict(os.environ)
