@@ -8,8 +8,14 @@ import pytest
 
 from loadtest.tools.servers import EMBEDDED, PORTS
 
-EXPORTS = ("tests.export.tiny", "export.entry")
-"""Modules that write models to export, and export them, which takes seconds for each."""
+EXPORTS = (
+    "export.entry",
+    "export.isolation",
+    "export.pictogram.train",
+    "tests.export.machine",
+    "tests.export.tiny",
+)
+"""Modules that write, export or train models, or start processes that do: seconds for each, by measurement."""
 OURS = ("tests.", "loadtest.")
 """Modules whose functions are followed."""
 
