@@ -8,13 +8,13 @@ import pytest
 
 from loadtest.tools.servers import EMBEDDED, PORTS
 
-EXPORTS = (
+EXPORTS = {
     "export.entry",
     "export.isolation",
     "export.pictogram.train",
     "tests.export.machine",
     "tests.export.tiny",
-)
+}
 """Modules that write, export or train models, or start processes that do: seconds for each, by measurement."""
 OURS = ("tests.", "loadtest.")
 """Modules whose functions are followed."""
@@ -28,7 +28,8 @@ def mark(item: pytest.Function) -> None:
     reached = [value for function in functions for value in reach(inspect.unwrap(function), seen)]
     if "repository" in item.fixturenames or any(value is EMBEDDED or value is PORTS for value in reached):
         item.add_marker("triton")
-    elif any(getattr(value, attribute, "") in EXPORTS for value in reached for attribute in ("__module__", "__name__")):
+    names = {getattr(value, name, "") for value in reached for name in ("__module__", "__name__")}
+    if names & EXPORTS or (item.module.__name__.startswith("tests.export.") and "subprocess" in names):
         item.add_marker("slow")
 
 
