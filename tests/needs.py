@@ -16,6 +16,8 @@ EXPORTS = {
     "tests.export.tiny",
 }
 """Modules that write, export or train models, or start processes that do: seconds for each, by measurement."""
+BY_PROCESSES = ("tests.export.", "tests.generations.")
+"""Where processes that tests start are exports."""
 OURS = ("tests.", "loadtest.")
 """Modules whose functions are followed."""
 
@@ -29,7 +31,7 @@ def mark(item: pytest.Function) -> None:
     if "repository" in item.fixturenames or any(value is EMBEDDED or value is PORTS for value in reached):
         item.add_marker("triton")
     names = {getattr(value, name, "") for value in reached for name in ("__module__", "__name__")}
-    if names & EXPORTS or (item.module.__name__.startswith("tests.export.") and "subprocess" in names):
+    if names & EXPORTS or ("subprocess" in names and item.module.__name__.startswith(BY_PROCESSES)):
         item.add_marker("slow")
 
 
