@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint test test-export test-others bench perf chaos hostile soak audit compat images manifests scale evaluate precisions parity pictogram \
+.PHONY: help install serve check lint fast test test-export test-others bench perf chaos hostile soak coverage audit compat images manifests scale evaluate precisions parity pictogram \
 	screenshots swagger format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
@@ -27,6 +27,21 @@ lint: .venv/dev ## format check, linter, types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/python -m mypy
+
+fast: .venv/dev ## run the tests that need no Triton and do not take long, and see which branches they take (a minute)
+	$(COVERAGE) erase
+	$(COVERAGE) run -m pytest -m "not triton and not slow"
+	$(COVERAGE) combine --quiet
+	$(COVERAGE) report
+
+coverage: .venv/dev .generations/older/installed ## run all tests, and see which branches they and the processes that they start take
+	$(BIN)/python -m export
+	$(COVERAGE) erase
+	$(COVERAGE) run -m pytest
+	$(COVERAGE) combine --quiet
+	$(COVERAGE) report --show-missing
+	@echo "left out, since they need a GPU:" && git grep -n "pragma: needs a GPU" -- '*.py' || true
+COVERAGE := $(BIN)/python -m coverage
 
 test: .venv/dev .generations/older/installed ## run the tests, those against a real Triton included
 	$(BIN)/python -m export

@@ -8,8 +8,16 @@ import pytest
 
 from loadtest.tools.servers import EMBEDDED, PORTS
 
-MODELS = "tests.export.tiny"
-"""The module that writes models to export, which takes seconds for each."""
+EXPORTS = {
+    "export.entry",
+    "export.isolation",
+    "export.pictogram.train",
+    "tests.export.machine",
+    "tests.export.tiny",
+}
+"""Modules that write, export or train models, or start processes that do: seconds for each, by measurement."""
+BY_PROCESSES = ("tests.export.", "tests.generations.")
+"""Where processes that tests start are exports."""
 OURS = ("tests.", "loadtest.")
 """Modules whose functions are followed."""
 
@@ -22,7 +30,8 @@ def mark(item: pytest.Function) -> None:
     reached = [value for function in functions for value in reach(inspect.unwrap(function), seen)]
     if "repository" in item.fixturenames or any(value is EMBEDDED or value is PORTS for value in reached):
         item.add_marker("triton")
-    elif any(MODELS in (getattr(value, "__module__", ""), getattr(value, "__name__", "")) for value in reached):
+    names = {getattr(value, name, "") for value in reached for name in ("__module__", "__name__")}
+    if names & EXPORTS or ("subprocess" in names and item.module.__name__.startswith(BY_PROCESSES)):
         item.add_marker("slow")
 
 

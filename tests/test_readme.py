@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 
 from loadtest.tools.servers import PORTS, free_ports
 from tests.export.tiny import write_embedding
+from tests.waiting import eventually
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -44,11 +44,12 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             start_new_session=True,
         )
     try:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while "ready on http" not in (text := output.read_text()):
-            assert process.poll() is None, text
-            assert time.monotonic() < deadline, text
-            time.sleep(0.2)
+
+        def is_ready_or_ended() -> bool:
+            return "ready on http" in output.read_text() or process.poll() is not None
+
+        eventually(is_ready_or_ended, lambda: f"greeting in {output.read_text()}", START_TIMEOUT_S)
+        assert process.poll() is None, output.read_text()
         yield f"http://127.0.0.1:{ports['GATEWAY_PORT']}"
     finally:
         os.killpg(process.pid, signal.SIGINT)  # Ctrl-C, as the README says

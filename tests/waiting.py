@@ -1,8 +1,9 @@
 """Waiting for what happens by itself, in another thread, process or task."""
 
 import asyncio
+import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -12,12 +13,12 @@ ATTEMPTS = 20
 PAUSE_S = 0.02
 
 
-def eventually(condition: Callable[[], T], what: str | Callable[[], str], timeout_s: float = 30) -> T:
+def eventually(condition: Callable[[], T | None], what: str | Callable[[], str] = "", timeout_s: float = 30) -> T:
     """Wait until a condition holds; what it returns then.
 
     Args:
         condition: holds when what it returns is true. What it raises goes through.
-        what: is waited for, to be said if it does not come.
+        what: is waited for, to be said if it does not come; by default the condition's source.
         timeout_s: after which, and after ATTEMPTS, no more is waited.
 
     Raises:
@@ -27,21 +28,18 @@ def eventually(condition: Callable[[], T], what: str | Callable[[], str], timeou
         if found := condition():
             return found
         time.sleep(PAUSE_S)
-    raise _not_in(timeout_s, what)
+    raise _not_in(timeout_s, what, condition)
 
 
 async def eventually_async(
-    condition: Callable[[], Awaitable[T]] | Callable[[], T], what: str | Callable[[], str], timeout_s: float = 30
+    condition: Callable[[], T | None], what: str | Callable[[], str] = "", timeout_s: float = 30
 ) -> T:
-    """The same while an event loop goes on; the condition may be a coroutine."""
+    """The same while an event loop goes on."""
     for _ in _attempts(timeout_s):
-        found = condition()
-        if isinstance(found, Awaitable):
-            found = await found
-        if found:
+        if found := condition():
             return found
         await asyncio.sleep(PAUSE_S)
-    raise _not_in(timeout_s, what)
+    raise _not_in(timeout_s, what, condition)
 
 
 def _attempts(timeout_s: float) -> Iterator[int]:
@@ -51,5 +49,6 @@ def _attempts(timeout_s: float) -> Iterator[int]:
         attempt += 1
 
 
-def _not_in(timeout_s: float, what: str | Callable[[], str]) -> AssertionError:
-    return AssertionError(f"waited for {timeout_s:g} s, and there was no {what if isinstance(what, str) else what()}")
+def _not_in(timeout_s: float, what: str | Callable[[], str], condition: Callable[[], object]) -> AssertionError:
+    told = what if isinstance(what, str) else what()
+    return AssertionError(f"not within {timeout_s:g} s: {told or inspect.getsource(condition).strip()}")

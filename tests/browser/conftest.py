@@ -1,12 +1,13 @@
 """Chromium, and pages in it that may not complain, break the policy, or ask anybody else."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
+
+from tests.programs import program
 
 expect.set_options(timeout=20_000)  # of slow machines; what is there is seen at once
 
@@ -18,9 +19,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module")  # while Playwright runs, so does its event loop, and others cannot
 def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("no Chromium is installed; `apt-get install chromium` to run this")
+    executable = program("chromium", "chromium-browser", "google-chrome", package="chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=FLAGS.split())
         yield browser

@@ -1,4 +1,4 @@
-"""A row of the table for each call, told to `loadtest.compat`; and what the server itself answers."""
+"""A row of the table for each call, told to `loadtest.experiments.compat`; and what the server itself answers."""
 
 import json
 import os

@@ -1,6 +1,5 @@
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -12,7 +11,9 @@ import pytest
 
 from embedded.__main__ import gateway_is_well
 from gateway.settings import Settings
+from tests.programs import program
 from tests.serving import Server, serve, start
+from tests.waiting import eventually
 
 
 def child(server: Server, name: str) -> int:
@@ -24,17 +25,16 @@ def child(server: Server, name: str) -> int:
 
 
 def wait_until_ready(url: str, *, ready: bool, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    def is_so() -> bool:
         with contextlib.suppress(httpx2.HTTPError):
-            if (httpx2.get(f"{url}/health/ready").status_code == 200) == ready:
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"not {'ready' if ready else 'unready'} within {timeout_s} s")
+            return (httpx2.get(f"{url}/health/ready").status_code == 200) == ready
+        return False
+
+    eventually(is_so, "readiness" if ready else "end of readiness", timeout_s)
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl; apt-get install curl to run this")
 def test_greeting_has_a_command_for_each_endpoint_that_works(repository: Path) -> None:
+    program("curl", package="curl")
     with serve(repository) as server:
         server.wait_for("/v1/models")
         commands = [line.strip() for line in server.lines if line.startswith("  curl ")]
@@ -67,6 +67,7 @@ def test_killed_triton_comes_back_and_the_gateway_with_it(repository: Path) -> N
         assert client.post("/v1/embeddings", json={"input": "a"}).json()["data"] == before
 
 
+@pytest.mark.slow
 def test_gateway_that_answers_nobody_but_goes_round_is_well(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from embedded.supervisor import Service, StartFailedError, Supervisor
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.slow  # they wait for seconds
 
 
 def python(name: str, code: str, **options: object) -> Service:
@@ -83,17 +86,19 @@ def test_stop_while_starting_ends_the_services(tmp_path: Path) -> None:
     run([python("slow", counting(starts))], is_ready=is_ready, ready=lambda: pytest.fail("was never ready"))
 
 
+def has_ended(pid: str) -> bool:
+    try:
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()  # a zombie that waits for init
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def test_children_of_a_killed_service_end_with_it(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     child = f"import subprocess; p = subprocess.Popen(['sleep', '60']); open({str(pid)!r}, 'w').write(str(p.pid))"
     services = [python("parent", child + "; import time; time.sleep(60)")]
     run(services, is_ready=lambda: pid.exists() and pid.read_text() != "", ready=stop)
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{pid.read_text()}/cmdline").exists() and time.monotonic() < deadline:
-        if not Path(f"/proc/{pid.read_text()}/cmdline").read_bytes():  # a zombie that waits for init
-            return
-        time.sleep(0.05)
-    assert not Path(f"/proc/{pid.read_text()}").exists()
+    eventually(lambda: has_ended(pid.read_text()), "end of the child")
 
 
 PARENT = """

@@ -19,9 +19,9 @@ from tritonclient import grpc
 from export.entry import build
 from export.manifest import ModelSpec
 from export.samples import images
-from tests.end_to_end.test_model_control import eventually
 from tests.export import tiny
 from tests.serving import ADMIN, Server, serve
+from tests.waiting import eventually
 
 QUERY = "How do I reset my password?"
 DOCUMENTS = ["Water boils.", "Choose a new password in the settings of your account.", "Der Zug hat Verspätung."]

@@ -1,23 +1,13 @@
 """A model that Triton loads or unloads while it runs is served or not, without a restart."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
 
 from tests.serving import ADMIN, serve
+from tests.waiting import eventually
 
 RERANK = {"query": "sea", "documents": ["a sea snail"]}
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 15) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def test_loaded_model_is_served_and_unloaded_one_is_not(repository: Path, tmp_path: Path) -> None:
@@ -32,9 +22,9 @@ def test_loaded_model_is_served_and_unloaded_one_is_not(repository: Path, tmp_pa
         reranker.symlink_to((repository / names[1]).resolve())
         control = f"http://127.0.0.1:{server.ports['TRITON_HTTP_PORT']}/v2/repository/models/{names[1]}"
         assert httpx2.post(f"{control}/load", json={}, headers=ADMIN, timeout=30).status_code == 200
-        assert eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 200)
+        eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 200, "200 of the loaded model")
 
         assert httpx2.post(f"{control}/unload", json={}, headers=ADMIN, timeout=30).status_code == 200
-        assert eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 503)  # it may come again
-        assert eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 404)
+        eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 503, "503")  # it may come again
+        eventually(lambda: client.post("/v1/rerank", json=RERANK).status_code == 404, "404")
         assert client.get("/health/ready").status_code == 200

@@ -7,12 +7,13 @@ import pytest
 
 from gateway.catalog import Catalog
 from gateway.drain import Drain
-from gateway.health import FRESH_S, Code, Monitor
+from gateway.health import FRESH_S, Monitor
 from gateway.scheduling.admission import Lines
 from gateway.scheduling.threads import Threads
 from gateway.triton import ModelConfig, Triton
 from loadtest.tools.servers import free_ports
 from tests.serving import Server
+from tests.waiting import eventually_async
 
 
 class EmptyTriton(Triton):
@@ -25,32 +26,40 @@ class EmptyTriton(Triton):
         return []
 
 
-def watch(url: str, repository: Path, seconds: float, kind: type[Triton] = Triton) -> Code | None:
-    """The problem after a monitor has watched for a while."""
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "gateway.health")
+    return caplog
 
-    async def run() -> Code | None:
+
+def watch(
+    url: str, repository: Path, said: pytest.LogCaptureFixture, expected: str, kind: type[Triton] = Triton
+) -> None:
+    """Wait until a monitor has logged this, which it does when it has looked."""
+
+    async def run() -> None:
         triton = kind([url], timeout_s=5)
         monitor = Monitor(triton, Catalog(triton, repository), Lines(5), Threads(1, spare=0), Drain())
         watching = asyncio.create_task(monitor.run())
-        await asyncio.sleep(seconds)
+        await eventually_async(lambda: expected in said.messages, lambda: f"{expected!r} in {said.messages}")
         watching.cancel()
-        problem = monitor.problem()
         await triton.close()
-        return problem.code if problem is not None else None
 
-    return asyncio.run(run())
-
-
-def test_models_that_answer_probes_are_no_problem(server: Server, repository: Path) -> None:
-    assert watch(server.triton_url, repository, 2.5) is None
+    asyncio.run(run())
 
 
-def test_triton_that_is_not_there_is_the_problem(repository: Path) -> None:
-    assert watch(f"127.0.0.1:{free_ports(1)[0]}", repository, 0.5) == "triton_unreachable"
+def test_models_that_answer_probes_are_no_problem(
+    server: Server, repository: Path, said: pytest.LogCaptureFixture
+) -> None:
+    watch(server.triton_url, repository, said, "ready")
 
 
-def test_triton_without_an_entry_of_ours_is_the_problem(tmp_path: Path) -> None:
-    assert watch("127.0.0.1:1", tmp_path, 0.5, EmptyTriton) == "no_models"
+def test_triton_that_is_not_there_is_the_problem(repository: Path, said: pytest.LogCaptureFixture) -> None:
+    watch(f"127.0.0.1:{free_ports(1)[0]}", repository, said, "not ready: Triton does not answer")
+
+
+def test_triton_without_an_entry_of_ours_is_the_problem(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+    watch("127.0.0.1:1", tmp_path, said, "not ready: Triton serves no model that Conch exported", EmptyTriton)
 
 
 class Panic(BaseException):
@@ -69,15 +78,14 @@ class PanickingTriton(EmptyTriton):
         return await super().models()
 
 
-def test_watch_goes_on_whatever_happens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "gateway.health")
-    assert watch("127.0.0.1:1", tmp_path, 2.5, PanickingTriton) == "no_models"
-    assert caplog.messages == ["the look at Triton failed", "not ready: Triton serves no model that Conch exported"]
-    assert "said once" in caplog.text
+def test_watch_goes_on_whatever_happens(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+    watch("127.0.0.1:1", tmp_path, said, "not ready: Triton serves no model that Conch exported", PanickingTriton)
+    assert said.messages == ["the look at Triton failed", "not ready: Triton serves no model that Conch exported"]
+    assert "said once" in said.text
 
 
-def test_images_need_no_file_of_the_entry(server: Server, tmp_path: Path) -> None:
-    assert watch(server.triton_url, tmp_path, 2.5) is None
+def test_images_need_no_file_of_the_entry(server: Server, tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+    watch(server.triton_url, tmp_path, said, "ready")
 
 
 def test_model_may_be_silent_for_as_long_as_its_work_takes(server: Server, repository: Path) -> None:
@@ -86,16 +94,12 @@ def test_model_may_be_silent_for_as_long_as_its_work_takes(server: Server, repos
         catalog, lines = Catalog(triton, repository), Lines(100)
         monitor = Monitor(triton, catalog, lines, Threads(1, spare=0), Drain())
         watching = asyncio.create_task(monitor.run())
-        await asyncio.sleep(2.5)
-        assert monitor.problem() is None
+        await eventually_async(lambda: monitor.problem() is None, "readiness")
         watching.cancel()  # no probes any more
         line = lines.of("all-minilm-l6-v2")
         line.rate, line.in_flight = 100.0, 2000
-        await asyncio.sleep(FRESH_S + 0.5)
-        problem = monitor.problem()
-        assert problem is not None
-        assert "minilm-late-interaction" in problem.reason
-        assert "all-minilm-l6-v2" not in problem.reason
+        await eventually_async(lambda: "minilm-late-interaction" in str(monitor.problem()), timeout_s=2 * FRESH_S)
+        assert "all-minilm-l6-v2" not in str(monitor.problem())
         await triton.close()
 
     asyncio.run(run())

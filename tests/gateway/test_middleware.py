@@ -1,7 +1,6 @@
 import asyncio
 import json
 import socket
-import time
 
 import httpx2
 import pytest
@@ -13,16 +12,13 @@ from gateway.errors import InvalidKey
 from gateway.middleware import Authenticate
 from gateway.settings import Settings
 from tests.serving import Server
+from tests.waiting import eventually
 
 
 def log_line(server: Server, request_id: str) -> dict[str, object]:
-    for _ in range(100):
-        for line in list(server.lines):
-            if request_id in line:
-                fields: dict[str, object] = json.loads(line)
-                return fields
-        time.sleep(0.02)
-    raise AssertionError(f"no line about {request_id}")
+    lines = eventually(lambda: [line for line in server.lines if request_id in line], f"line about {request_id}")
+    fields: dict[str, object] = json.loads(lines[0])
+    return fields
 
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic right", "Bearer", "right", "Bearer right,other"])

@@ -22,8 +22,8 @@ import pytest
 from export import served
 from export.manifest import ModelSpec, load
 from export.served import Gateway
-from tests.end_to_end.test_model_control import eventually
 from tests.serving import ADMIN, Server, serve
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(1200)  # the first test waits for all folders and their export
 

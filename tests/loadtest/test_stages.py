@@ -7,7 +7,11 @@ from loadtest.experiments.stages import OTHER, stage
     ("stack", "expected"),
     [
         (
-            ["run (/x/uvicorn/server.py:1)", "encode (/x/gateway/text/tokenizer.py:9)", "_helper (/x/tokenizers/a.py:1)"],
+            [
+                "run (/x/uvicorn/server.py:1)",
+                "encode (/x/gateway/text/tokenizer.py:9)",
+                "_helper (/x/tokenizers/a.py:1)",
+            ],
             "tokenize",
         ),
         (["create (/x/gateway/routes/embeddings.py:9)", "run (/x/gateway/service/text_batches.py:9)"], "plan and pad"),

@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,9 @@ import httpx2
 import pytest
 
 from loadtest.tools.servers import free_ports, wait_until_ready
+from tests.programs import program
 from tests.serving import Server
+from tests.waiting import eventually
 
 CONFIGURATION = Path("observability")
 
@@ -25,11 +26,7 @@ class Tools:
 
 @pytest.fixture(scope="session")
 def tools() -> Tools:
-    found = [shutil.which(name) for name in ("prometheus", "promtool")]
-    if None in found:
-        pytest.skip("Prometheus is not installed: apt-get install prometheus")
-    prometheus, promtool = map(str, found)
-    return Tools(prometheus, promtool)
+    return Tools(*(program(name, package="prometheus") for name in ("prometheus", "promtool")))
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,8 @@ class Prometheus:
         assert answer["status"] == "success", answer
         return answer["data"]
 
-    def wait_for(self, expression: str, timeout_s: float = 30) -> None:
-        deadline = time.monotonic() + timeout_s
-        while not self.ask("query", query=expression)["result"]:
-            assert time.monotonic() < deadline, f"{expression} has no result"
-            time.sleep(0.2)
+    def wait_for(self, expression: str) -> None:
+        eventually(lambda: self.ask("query", query=expression)["result"], f"result of {expression}")
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """What the autoscalers of kubernetes/ ask Prometheus for, while there is much to do and when there is nothing."""
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import yaml
 
 from tests.observability.conftest import Prometheus
 from tests.serving import Server
+from tests.waiting import eventually
 
 COMPONENTS = Path("kubernetes/components")
 OURS = 'job=~"conch|triton"'
@@ -113,10 +113,8 @@ def test_metric_asks_for_more_pods_under_load_and_for_none_without(
         return found
 
     def wait_until(*, many: bool) -> None:
-        deadline = time.monotonic() + 45
-        while not all((value > 1.1) == many for value in pods()):  # it tolerates a tenth
-            assert time.monotonic() < deadline, pods()
-            time.sleep(0.5)
+        # It tolerates a tenth.
+        eventually(lambda: all((value > 1.1) == many for value in pods()), lambda: f"other number: {pods()}", 45)
 
     prometheus.wait_for('up{job="conch"} == 1 and on() nv_inference_pending_request_count{job="triton"} >= 0')
     wait_until(many=False)

@@ -1,7 +1,6 @@
 import base64
 import json
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 from tests.observability.conftest import Prometheus
 from tests.pictures import file, scene
+from tests.waiting import eventually
 
 DASHBOARD: dict[str, Any] = json.loads(Path("observability/dashboard.json").read_text())
 PANELS: dict[str, dict[str, Any]] = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
@@ -18,11 +18,11 @@ TEXTS = [f"text {i} of the traffic that the dashboard is to show" for i in range
 
 @pytest.fixture(scope="module")
 def watched(client: httpx2.Client, prometheus: Prometheus) -> Prometheus:
-    """Prometheus, after a few seconds of every kind of traffic."""
+    """Prometheus, when every kind of traffic has been sent until every panel shows something."""
     prometheus.wait_for('up{job="conch"} == 1 and on() up{job="triton"} == 1')
     image = base64.b64encode(file(scene(64, 64, 1), "PNG")).decode()
-    until = time.monotonic() + 5
-    while time.monotonic() < until:
+
+    def send_and_look() -> bool:
         for body in (
             {"input": TEXTS},
             {"input": ["a text", {"image": image}], "model": "minilm-pictogram"},
@@ -30,8 +30,20 @@ def watched(client: httpx2.Client, prometheus: Prometheus) -> Prometheus:
         ):
             client.post("/v1/embeddings", json=body)
         client.post("/v1/rerank", json={"query": "what is shown", "documents": TEXTS})
-    time.sleep(1)  # one more scrape of each
+        return not unshown(prometheus)
+
+    eventually(send_and_look, lambda: f"figures of {unshown(prometheus)}", timeout_s=60)
     return prometheus
+
+
+def unshown(prometheus: Prometheus) -> list[str]:
+    """Titles of panels that show nothing yet."""
+    return [title for title, panel in PANELS.items() if not all(figures(prometheus, one) for one in expressions(panel))]
+
+
+def figures(prometheus: Prometheus, expression: str) -> list[float]:
+    values = [float(series["value"][1]) for series in prometheus.ask("query", query=expression)["result"]]
+    return [value for value in values if math.isfinite(value)]
 
 
 def expressions(panel: dict[str, Any]) -> list[str]:
@@ -48,9 +60,7 @@ def expressions(panel: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("title", PANELS)
 def test_panel_shows_something(watched: Prometheus, title: str) -> None:
     for expression in expressions(PANELS[title]):
-        result = watched.ask("query", query=expression)["result"]
-        values = [float(series["value"][1]) for series in result]
-        assert any(math.isfinite(value) for value in values), f"{expression}: {result}"
+        assert figures(watched, expression), expression
 
 
 def test_panels_say_what_was_sent(watched: Prometheus) -> None:

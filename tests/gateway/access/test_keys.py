@@ -1,26 +1,16 @@
 import logging
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gateway.access.keys import MAX_BYTES, Keys
+from tests.waiting import eventually
 
 
 def good(keys: Keys, *given: str) -> list[bool]:
     """Which of these keys are good."""
     return [keys.owner(key.encode()) is not None for key in given]
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether something holds soon: the file is read in the background. Counts, since a machine may stand still."""
-    for _ in range(1000):
-        if holds():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_owner_is_told_by_a_name_that_is_not_the_key() -> None:
@@ -42,7 +32,7 @@ def test_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
     given = Keys(["fixed"], file, reread_s=0)
     assert given.owner(b"old")
     file.write_text("new\n\n newer \n")
-    assert eventually(lambda: good(given, "old", "new", "newer", "fixed") == [False, True, True, True])
+    eventually(lambda: good(given, "old", "new", "newer", "fixed") == [False, True, True, True], "effect of the file")
 
 
 def test_file_that_changes_within_a_tick_of_the_clock_is_read_again(tmp_path: Path) -> None:
@@ -52,7 +42,7 @@ def test_file_that_changes_within_a_tick_of_the_clock_is_read_again(tmp_path: Pa
     status = file.stat()
     file.write_text("new\n")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert eventually(lambda: good(given, "old", "new") == [False, True])
+    eventually(lambda: good(given, "old", "new") == [False, True], "effect of the file")
 
 
 def test_file_that_another_replaces_is_read_again(tmp_path: Path) -> None:
@@ -64,7 +54,7 @@ def test_file_that_another_replaces_is_read_again(tmp_path: Path) -> None:
     other.write_text("new\n")
     os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
     other.replace(file)
-    assert eventually(lambda: good(given, "old", "new") == [False, True])
+    eventually(lambda: good(given, "old", "new") == [False, True], "effect of the file")
 
 
 @pytest.mark.parametrize("other", ["fifo", "device", "large file"])
@@ -82,11 +72,11 @@ def test_what_is_no_file_of_keys_keeps_nobody_waiting_and_takes_no_key_away(
         file.symlink_to("/dev/zero")
     else:
         file.write_bytes(b"x\n" * MAX_BYTES)
-    assert eventually(lambda: given.owner(b"good") is not None and bool(caplog.messages))
+    eventually(lambda: given.owner(b"good") is not None and bool(caplog.messages), "effect of the file")
     assert given.owner(b"good")
     file.unlink()
     file.write_text("new\n")
-    assert eventually(lambda: good(given, "good", "new") == [False, True])
+    eventually(lambda: good(given, "good", "new") == [False, True], "effect of the file")
     assert caplog.messages == ["the file of keys cannot be read, those that it held stay good: OSError"]
 
 
@@ -110,7 +100,7 @@ def test_file_that_becomes_open_to_all_draws_a_warning(tmp_path: Path, caplog: p
     given = Keys([], file, reread_s=0)
     assert not caplog.messages
     file.chmod(0o666)
-    assert eventually(lambda: given.owner(b"good") is not None and bool(caplog.messages))
+    eventually(lambda: given.owner(b"good") is not None and bool(caplog.messages), "effect of the file")
     assert caplog.messages == ["every user of this machine may write to the file of keys"]
 
 
@@ -128,7 +118,7 @@ def test_file_that_vanishes_takes_no_key_away(tmp_path: Path, caplog: pytest.Log
     caplog.set_level(logging.WARNING, "gateway.access.keys")  # whatever other tests have left behind
     given = Keys([], file, reread_s=0)
     file.unlink()
-    assert eventually(lambda: given.owner(b"good") is not None and "FileNotFoundError" in caplog.text)
+    eventually(lambda: given.owner(b"good") is not None and "FileNotFoundError" in caplog.text, "effect of the file")
     assert given.owner(b"good")
 
 
@@ -137,5 +127,5 @@ def test_emptied_file_takes_all_its_keys_away_and_opens_nothing(tmp_path: Path) 
     file.write_text("good\n")
     given = Keys([], file, reread_s=0)
     file.write_text("")
-    assert eventually(lambda: given.owner(b"good") is None)
+    eventually(lambda: given.owner(b"good") is None, "effect of the file")
     assert given.are_asked_for

@@ -309,6 +309,7 @@ def test_answer_that_is_no_image_within_the_limits_is_refused(handler: Handler, 
     assert run("http://127.0.0.1:PORT/a", {"/a": handler}, PUBLIC)[0] == refusal
 
 
+@pytest.mark.slow  # it waits for as long as is allowed
 @pytest.mark.parametrize("handler", [drip, silence])
 def test_slow_server_is_given_up_in_time(handler: Handler) -> None:
     started = time.monotonic()

@@ -79,6 +79,7 @@ def test_processes_are_used_again_and_end_at_last() -> None:
     assert running() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", hostile.FILES)
 @pytest.mark.timeout(60)
 def test_hostile_file_takes_no_more_than_it_may(name: str) -> None:
@@ -112,6 +113,7 @@ def peak(process: psutil.Process) -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024 if "VmHWM:" in status else 0
 
 
+@pytest.mark.slow
 def test_file_that_takes_too_long_says_so() -> None:
     with pytest.raises(InvalidRequest, match=r"^image takes more than 5 s to decode$"):
         using(lambda decoders: decoders.read(hostile.jpeg_of_exif_parts(), PREPARATION, "image", Account()))
@@ -141,6 +143,7 @@ def test_process_that_dies_fails_its_image_alone() -> None:
     assert using(work) == "image cannot be decoded"
 
 
+@pytest.mark.slow
 def test_whoever_gives_up_ends_the_work() -> None:
     content = hostile.jpeg_of_exif_parts()
 
@@ -170,6 +173,7 @@ def test_image_that_nobody_waits_for_is_finished_if_it_soon_can_be() -> None:
     assert using(work) == set()
 
 
+@pytest.mark.slow
 def test_accounts_are_charged_for_what_their_images_cost() -> None:
     async def cost(decoders: Decoders, content: bytes) -> float:
         account = Account()
@@ -186,6 +190,7 @@ def test_accounts_are_charged_for_what_their_images_cost() -> None:
     assert slow == pytest.approx(CPU_S, abs=1)
 
 
+@pytest.mark.slow
 def test_keys_whose_images_are_slow_leave_a_process_for_others() -> None:
     slow = hostile.jpeg_of_exif_parts()
 

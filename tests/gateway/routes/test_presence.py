@@ -35,5 +35,5 @@ def test_nothing_more_is_decoded_for_a_client_that_has_gone(server: Server) -> N
     line = log_line(server, "left")
     assert (line["status"], line["error"]) == (499, "ClientGone")
     before = decoding_s(server)
-    time.sleep(1)
+    time.sleep(1)  # in which nothing may happen: enough for two of these images
     assert decoding_s(server) - before < 0.1

@@ -224,14 +224,14 @@ def test_rest_of_a_refused_body_that_never_comes_ends_the_connection(connection:
 def test_line_breaks_between_requests_begin_none(connection: socket.socket) -> None:
     for before in (b"", b"\r\n", b"\r\n"):
         connection.sendall(before)
-        time.sleep(0.1)
+        time.sleep(0.1)  # so that the server reads the line break alone
         connection.sendall(REQUEST + b"\r\n")
         assert connection.recv(2**16).startswith(b"HTTP/1.1 200 OK")
 
 
 def test_client_that_asked_to_close_gets_its_answer_before_its_body_is_done(connection: socket.socket) -> None:
     connection.sendall(FOREIGN + b"connection: close\r\ncontent-length: 3000000\r\n\r\n" + b" " * 2_000_000)
-    time.sleep(0.2)
+    time.sleep(0.2)  # so that the answer is there before the rest
     connection.sendall(b" " * 500_000)
     assert received(connection).startswith(b"HTTP/1.1 403 Forbidden")
 

@@ -3,7 +3,6 @@ import http.server
 import json
 import secrets
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from gateway.telemetry.configure import configure_spans
 from gateway.telemetry.spans import NO_SPANS
 from tests.serving import Server, serve
+from tests.waiting import eventually
 
 OURS: set[str] = set()
 """Traces that `embed_traced` began."""
@@ -66,10 +66,12 @@ class Collector:
     def of(self, trace: str, *names: str) -> dict[str, Span]:
         """A trace's spans by name, when all of these have come, or will not any more."""
         found: dict[str, Span] = {}
-        deadline = time.monotonic() + 12  # Triton sends every 5 s
-        while not found.keys() >= set(names) and time.monotonic() < deadline:
-            time.sleep(0.1)
-            found = {span.name: span for span in self.spans if span.trace == trace}
+
+        def are_there() -> bool:
+            found.update({span.name: span for span in self.spans if span.trace == trace})
+            return found.keys() >= set(names)
+
+        eventually(are_there, lambda: f"{set(names) - found.keys()} beside {found.keys()}")  # Triton sends every 5 s
         return found
 
 
