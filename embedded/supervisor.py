@@ -102,7 +102,7 @@ class Supervisor:
         while not stop.is_set() and not await asyncio.to_thread(is_ready):
             for name, process in self._processes.items():
                 if process.returncode is not None:
-                    raise StartFailedError(f"{name} ended with code {process.returncode} before it was ready")
+                    raise StartFailedError(f"{name} exited with code {process.returncode} before it was ready")
             if time.monotonic() > deadline:
                 raise StartFailedError(f"not ready within {self._start_timeout_s:g} s")
             await asyncio.sleep(0.1)
@@ -118,14 +118,14 @@ class Supervisor:
     async def _restart(self, service: Service) -> None:
         while True:
             code = await self._processes[service.name].wait()
-            print(f"{service.name} ended with code {code}; starting it again", file=sys.stderr, flush=True)
+            print(f"{service.name} exited with code {code}; restarting it", file=sys.stderr, flush=True)
             self._bury(service)
             while True:
                 await asyncio.sleep(RESTART_DELAY_S)
                 try:
                     await self._start(service)
                 except OSError as exc:
-                    print(f"{service.name} could not be started: {exc}", file=sys.stderr, flush=True)
+                    print(f"{service.name} could not be restarted: {exc}", file=sys.stderr, flush=True)
                 else:
                     break
 
@@ -143,7 +143,7 @@ class Supervisor:
             if await asyncio.to_thread(service.is_well):
                 well_at = now
             elif now - well_at > min(self._unwell_s, service.lost_s if now - lost_at < self._unwell_s else math.inf):
-                print(f"{service.name} does not work any more; ending it", file=sys.stderr, flush=True)
+                print(f"{service.name} is not responding; stopping it", file=sys.stderr, flush=True)
                 well_at = math.inf  # only once
                 self._kill(process.pid)
 

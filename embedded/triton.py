@@ -51,7 +51,7 @@ class Ports:
 def _port(environ: Mapping[str, str], variable: str, default: int) -> int:
     text = environ.get(variable, str(default))
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise UnsupportedError(f"{variable}={text} is not a port")
+        raise UnsupportedError(f"{variable}={text} must be a port number between 1 and 65535")
     return int(text)
 
 
@@ -70,7 +70,9 @@ def _check_free(port: int, variable: str) -> None:
         try:
             probe.bind((LOOPBACK, port))
         except OSError as exc:
-            raise UnsupportedError(f"port {port} is not free ({exc.strerror}); set {variable} to another one") from exc
+            raise UnsupportedError(
+                f"port {port} is not available ({exc.strerror}); set {variable} to another port"
+            ) from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +100,19 @@ class Triton:
         models = sorted(version.parent.name for version in repository.glob("*/1"))
         if not models:
             raise UnsupportedError(
-                f"{repository} holds no built models: run python -m export --repository {repository}"
+                f"{repository} contains no exported models: run python -m export --repository {repository}"
             )
         for model in models:
             _check_backend(repository / model / "config.pbtxt")
         if any(character.isspace() for character in str(scratch)):
-            raise UnsupportedError(f"the temporary folder {scratch} has a space in its path: set TMPDIR to another one")
+            raise UnsupportedError(
+                f"the path of the temporary folder {scratch} contains a space: set TMPDIR to another folder"
+            )
         wheel = find_wheel()
         version = "{}.{}".format(*sys.version_info)
         stub = wheel / "python_backend_stubs" / version / "triton_python_backend_stub"
         if not stub.is_file():
-            raise UnsupportedError(f"nvidia-pytriton has no backend for Python {version}; use 3.11, 3.12 or 3.13")
+            raise UnsupportedError(f"nvidia-pytriton does not support Python {version}; use 3.11, 3.12 or 3.13")
         shutil.copytree(wheel / "backends", scratch / "backends")
         shutil.copy(stub, scratch / "backends" / "python")
         (scratch / "models").symlink_to(repository.resolve())
@@ -173,8 +177,8 @@ def _check_backend(config: Path) -> None:
     backend = re.search(r'^backend: "(\w+)"$', text, re.MULTILINE)
     if backend and backend[1] != "python":
         raise UnsupportedError(
-            f"{config.parent} is for Triton's backend {backend[1]}, which the embedded Triton does not have: keep it in"
-            " a repository of its own"
+            f"{config.parent} needs Triton's {backend[1]} backend, which the embedded Triton does not have: move it to"
+            " another repository"
         )
 
 
@@ -186,13 +190,13 @@ def find_wheel() -> Path:
     """
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         raise UnsupportedError(
-            f"the embedded Triton runs on x86-64 Linux only, and this is {sys.platform} on {platform.machine()}"
+            f"the embedded Triton requires x86-64 Linux; this machine is {sys.platform} on {platform.machine()}"
         )
     # Found without being imported: its Python code wants packages that nothing else here does.
     found = importlib.util.find_spec("pytriton")
     if found is None or not found.submodule_search_locations:
         raise UnsupportedError(
-            "the Python package nvidia-pytriton, which holds Triton, is not installed: run make install"
+            "the Python package nvidia-pytriton, which contains Triton, is not installed: run make install"
         )
     return Path(found.submodule_search_locations[0]) / "tritonserver"
 
@@ -206,7 +210,7 @@ def _libpython(version: str) -> Path | None:
     if version == "3.13" or ctypes.util.find_library(f"python{version}"):
         return None
     raise UnsupportedError(
-        f"{name}, which Triton's python backend needs, is missing: apt-get install libpython{version}"
+        f"Triton's python backend needs {name}, which is missing: run apt-get install libpython{version}"
     )
 
 

@@ -167,9 +167,9 @@ class Catalog:
             except Exception as exc:  # noqa: BLE001 - a bad entry, whatever is wrong with it, must not hide the others
                 complaints[config.name] = f"{type(exc).__name__}: {exc}"[:MAX_COMPLAINT]
         for name in [name for name, model in models.items() if _missing(model)]:
-            complaints[name] = f"its variants {', '.join(_missing(models.pop(name)))} are not served"
+            complaints[name] = f"variants not served: {', '.join(_missing(models.pop(name)))}"
         for name, complaint in complaints.items() - self._complaints.items():
-            log.warning("model %s is left out: %s", name, complaint)
+            log.warning("model %s is not served: %s", name, complaint)
         self._vocabularies.keep({config.name for config in configs})
         now = time.monotonic()
         gone = {model.name: (model, now) for model in self.models} | self._gone
@@ -199,7 +199,7 @@ class Catalog:
             NotReady: Triton has not been reached yet, or serves the model no longer since a moment.
         """
         if self._known is None:
-            raise NotReady("Triton has not been reached yet")
+            raise NotReady("Triton has not responded yet")
         served = _of_roles(self.models, roles)
         found = _named(name, served)
         if found is not None:
@@ -243,10 +243,10 @@ def _joined(other: Model | None, known: _Known) -> Model:
     else:
         first = other.triton_models[0]
         if not _go_together(other, triton_model):
-            raise ValueError(f"its public name {triton_model.name!r} is taken by {first.triton_name}")
+            raise ValueError(f"its public name {triton_model.name!r} is already used by {first.triton_name}")
         if triton_model.width != first.width:
             raise ValueError(
-                f"it has {triton_model.width} dimensions, but {first.triton_name}, of the same model, has {first.width}"
+                f"it has {triton_model.width} dimensions, but {first.triton_name} of the same model has {first.width}"
             )
         model = other
     if isinstance(triton_model, ImageModel):

@@ -62,7 +62,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse parameters that contradict each other."""
         for size in self.dimensions:
             if size > self.width:
-                raise ValueError(f"dimensions has {size}, and the model {self.width}")
+                raise ValueError(f"dimensions contains {size}, but the model has only {self.width} dimensions")
 
 
 class TextParameters(Parameters, frozen=True, kw_only=True):
@@ -89,20 +89,20 @@ class TextParameters(Parameters, frozen=True, kw_only=True):
 
     def _complaints(self) -> Iterator[str]:
         if self.default_prompt is not None and self.default_prompt not in self.prompts:
-            yield f"default_prompt {self.default_prompt!r} is none of its prompts"
+            yield f"default_prompt {self.default_prompt!r} is not in prompts"
         for name, form in self.instructed_prompts.items():
             if name not in self.prompts or form.count(INSTRUCTION) != 1:
-                yield f"instructed_prompts {name!r} is none of its prompts, or has not one {INSTRUCTION}"
+                yield f"instructed_prompts {name!r} must be a name in prompts and contain {INSTRUCTION} exactly once"
         if self.activation not in ACTIVATIONS:
-            yield f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}"
+            yield f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}"
         if not 0 <= self.positive_class < self.width:
-            yield f"positive_class {self.positive_class} is none of its {self.width} classes"
+            yield f"positive_class must be between 0 and {self.width - 1}, not {self.positive_class}"
         if self.max_query_tokens is not None and not 1 <= self.max_query_tokens <= self.max_tokens:
-            yield f"max_query_tokens is {self.max_query_tokens}, not 1 to its max_tokens of {self.max_tokens}"
+            yield f"max_query_tokens must be between 1 and max_tokens ({self.max_tokens}), not {self.max_query_tokens}"
         if self.variant not in (self.variants or ("",)):
-            yield f"variant {self.variant!r} is none of its variants"
+            yield f"variant {self.variant!r} is not in variants"
         if self.length_buckets and max(self.length_buckets) < self.max_tokens:
-            yield f"length_buckets end at {max(self.length_buckets)}, below its max_tokens of {self.max_tokens}"
+            yield f"length_buckets must reach max_tokens ({self.max_tokens}), but end at {max(self.length_buckets)}"
 
 
 class ImageParameters(Parameters, frozen=True, kw_only=True):
@@ -118,11 +118,13 @@ class ImageParameters(Parameters, frozen=True, kw_only=True):
         """Refuse parameters that contradict each other."""
         super().__post_init__()
         if set(self.image_resize) not in ({"shortest_edge"}, {"height", "width"}):
-            raise ValueError(f"image_resize has {', '.join(self.image_resize)}, not shortest_edge or height and width")
+            raise ValueError(
+                f"image_resize must have shortest_edge, or height and width, not {', '.join(self.image_resize)}"
+            )
         shorter = self.image_resize.get("shortest_edge", 0)
         height, width = self.image_resize.get("height", shorter), self.image_resize.get("width", shorter)
         if height < self.image_height or width < self.image_width:
-            raise ValueError("image_resize is smaller than image_height and image_width, which are cut out of it")
+            raise ValueError("image_resize must not be smaller than image_height and image_width")
 
     @property
     def preparation(self) -> Preparation:
@@ -163,7 +165,7 @@ def read(config: ModelConfig, kind: type[Kind]) -> Kind:
         ValueError: something is missing, cannot be read, is out of bounds or contradicts another. Says what.
     """
     if "/" in config.name or config.name in {".", ".."}:
-        raise ValueError("its name is not that of a folder")
+        raise ValueError("its name is not a valid folder name")
     given: dict[str, Any] = {"name": config.name}
     for name, text in config.parameters.items():
         try:

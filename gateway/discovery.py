@@ -54,7 +54,7 @@ class Servers:
             del self._lookups[url]
         if len(found) > MAX_ADDRESSES and url not in self._crowded:
             self._crowded.add(url)
-            log.warning("%s has %d addresses; only the first %d are taken", url, len(found), MAX_ADDRESSES)
+            log.warning("%s has %d addresses; only the first %d are used", url, len(found), MAX_ADDRESSES)
         if found:
             taken = sorted(found)[:MAX_ADDRESSES]
             self._known[url] = tuple(f"[{one}]:{port}" if ":" in one else f"{one}:{port}" for one in taken)

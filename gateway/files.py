@@ -17,5 +17,5 @@ def read(path: Path, most_bytes: int) -> tuple[bytes, os.stat_result]:
             raise OSError(f"{path.name} is not a regular file")
         content = file.read(most_bytes + 1) if status.st_size <= most_bytes else b""
         if max(status.st_size, len(content)) > most_bytes:
-            raise OSError(f"{path.name} has more than {most_bytes:,} bytes")
+            raise OSError(f"{path.name} is larger than {most_bytes:,} bytes")
     return content, status

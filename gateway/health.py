@@ -55,7 +55,7 @@ class Monitor:
         if self._drain.began_at is not None:
             return Problem("stopping", "the server is stopping")
         if not self._is_live:
-            return Problem("triton_unreachable", "Triton does not answer")
+            return Problem("triton_unreachable", "Triton is not responding")
         if not self._catalog.models:
             return Problem("no_models", "Triton serves no model that Conch exported")
         stale = dict.fromkeys(
@@ -70,7 +70,7 @@ class Monitor:
 
     async def run(self) -> None:
         """Watch until cancelled, whatever happens: the gateway is as ready as the last look says."""
-        before: Problem | None = Problem("triton_unreachable", "not looked yet")
+        before: Problem | None = Problem("triton_unreachable", "not checked yet")
         while True:
             try:
                 await self._look()
@@ -78,7 +78,7 @@ class Monitor:
             except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
                 raise
             except BaseException:  # panics of Rust are no Exception
-                log.exception("the look at Triton failed")
+                log.exception("checking Triton failed")
             await asyncio.sleep(PERIOD_S)
 
     def _tell(self, before: Problem | None) -> Problem | None:

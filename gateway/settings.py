@@ -40,9 +40,9 @@ class Settings:
     """GATEWAY_API_KEYS_FILE, with a key a line; read again when it changes."""
     request_timeout_s: float = 30.0
     """GATEWAY_REQUEST_TIMEOUT, seconds until a request is given up."""
-    requests_a_minute: int | None = None
+    requests_per_minute: int | None = None
     """GATEWAY_REQUESTS_PER_MINUTE, of one key; without keys, of all clients together."""
-    tokens_a_minute: int | None = None
+    tokens_per_minute: int | None = None
     """GATEWAY_TOKENS_PER_MINUTE, the same."""
     drain_timeout_s: float = 10.0
     """GATEWAY_DRAIN_TIMEOUT, seconds that accepted requests have to be answered after a signal to stop."""
@@ -83,8 +83,8 @@ class Settings:
             api_keys=_api_keys(environ),
             api_keys_file=_api_keys_file(environ),
             request_timeout_s=_number(environ, "REQUEST_TIMEOUT", default.request_timeout_s, 0.1, 3600),
-            requests_a_minute=_quota(environ, "REQUESTS_PER_MINUTE"),
-            tokens_a_minute=_quota(environ, "TOKENS_PER_MINUTE"),
+            requests_per_minute=_quota(environ, "REQUESTS_PER_MINUTE"),
+            tokens_per_minute=_quota(environ, "TOKENS_PER_MINUTE"),
             drain_timeout_s=_number(environ, "DRAIN_TIMEOUT", default.drain_timeout_s, 0, 3600),
             max_body_bytes=max_body_bytes,
             max_bodies_bytes=int(_number(environ, "MAX_BODIES_BYTES", room, 1024, 2**40)),
@@ -97,12 +97,12 @@ class Settings:
         )
         if not settings.api_keys and settings.api_keys_file is None and not _is_loopback(settings.host):
             raise SettingsError(
-                f"{PREFIX}HOST={settings.host} would let anyone in: set {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE,"
-                " or listen on 127.0.0.1"
+                f"{PREFIX}HOST={settings.host} is not a loopback address, so API keys are required: set"
+                f" {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE, or listen on 127.0.0.1"
             )
         if settings.max_bodies_bytes < settings.max_body_bytes:
             raise SettingsError(
-                f"{PREFIX}MAX_BODIES_BYTES={settings.max_bodies_bytes} has no room for one body of"
+                f"{PREFIX}MAX_BODIES_BYTES={settings.max_bodies_bytes} must be at least"
                 f" {PREFIX}MAX_BODY_BYTES={settings.max_body_bytes}"
             )
         return settings
@@ -115,9 +115,9 @@ def _number(environ: Mapping[str, str], name: str, default: float, low: float, h
     try:
         value = type(default)(text)
     except ValueError:
-        raise SettingsError(f"{PREFIX}{name}={text!r} is not a number") from None
+        raise SettingsError(f"{PREFIX}{name}={text!r} must be a number") from None
     if not low <= value <= high:
-        raise SettingsError(f"{PREFIX}{name}={text} is not in {low:g}..{high:g}")
+        raise SettingsError(f"{PREFIX}{name}={text} must be between {low:.15g} and {high:.15g}")
     return value
 
 
@@ -129,7 +129,7 @@ def _triton_urls(environ: Mapping[str, str]) -> tuple[str, ...]:
     urls = tuple(url.strip() for url in environ.get(f"{PREFIX}TRITON_URL", "").split(",") if url.strip())
     for url in urls:
         if not re.fullmatch(r"(dns:///)?[^/\s]+:\d{1,5}", url):
-            raise SettingsError(f"{PREFIX}TRITON_URL={url} is neither host:port nor dns:///name:port")
+            raise SettingsError(f"{PREFIX}TRITON_URL={url} must be host:port or dns:///name:port")
     return urls
 
 
@@ -137,7 +137,7 @@ def _api_keys(environ: Mapping[str, str]) -> frozenset[str]:
     given = environ.get(f"{PREFIX}API_KEYS")
     found = frozenset(key.strip() for key in (given or "").split(",") if key.strip())
     if given is not None and not found:
-        raise SettingsError(f"{PREFIX}API_KEYS is set but holds no key")
+        raise SettingsError(f"{PREFIX}API_KEYS is set but contains no key")
     return found
 
 
@@ -150,7 +150,7 @@ def _api_keys_file(environ: Mapping[str, str]) -> Path | None:
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{PREFIX}API_KEYS_FILE={given}: {exc}") from exc
     if not found:
-        raise SettingsError(f"{PREFIX}API_KEYS_FILE={given} holds no key")
+        raise SettingsError(f"{PREFIX}API_KEYS_FILE={given} contains no key")
     return Path(given)
 
 
@@ -158,9 +158,9 @@ def _image_hosts(environ: Mapping[str, str]) -> Allowed | None:
     mode = environ.get(f"{PREFIX}IMAGE_URLS", "off")
     entries = [entry.strip() for entry in environ.get(f"{PREFIX}IMAGE_URL_HOSTS", "").split(",") if entry.strip()]
     if mode not in ("off", "allowlist", "public"):
-        raise SettingsError(f"{PREFIX}IMAGE_URLS={mode} is none of off, allowlist, public")
+        raise SettingsError(f"{PREFIX}IMAGE_URLS={mode} must be off, allowlist or public")
     if bool(entries) != (mode == "allowlist"):
-        raise SettingsError(f"{PREFIX}IMAGE_URL_HOSTS, a list of hosts, goes with {PREFIX}IMAGE_URLS=allowlist")
+        raise SettingsError(f"{PREFIX}IMAGE_URL_HOSTS and {PREFIX}IMAGE_URLS=allowlist must be set together")
     try:
         return {"off": None, "public": Allowed(everybody=True), "allowlist": Allowed.listed(entries)}[mode]
     except ValueError as exc:
@@ -171,7 +171,7 @@ def _choice(environ: Mapping[str, str], name: str, default: str, other: str) -> 
     """Whether a setting is its default, and not the one other thing that it can be."""
     given = environ.get(f"{PREFIX}{name}", default)
     if given not in (default, other):
-        raise SettingsError(f"{PREFIX}{name}={given} is neither {default} nor {other}")
+        raise SettingsError(f"{PREFIX}{name}={given} must be {default} or {other}")
     return given == default
 
 
@@ -180,11 +180,11 @@ def _cors_origins(environ: Mapping[str, str]) -> frozenset[str]:
     for origin in origins - {"*"}:
         if not ORIGIN.fullmatch(origin):
             raise SettingsError(
-                f"{PREFIX}CORS_ORIGINS: {origin!r} is no origin, such as https://app.example.com or"
-                " http://localhost:3000, without a path, in lower case"
+                f"{PREFIX}CORS_ORIGINS: {origin!r} is not an origin; use a lower-case scheme and host without a path,"
+                " such as https://app.example.com or http://localhost:3000"
             )
     if "*" in origins and len(origins) > 1:
-        raise SettingsError(f"{PREFIX}CORS_ORIGINS: * stands for all origins, and alone")
+        raise SettingsError(f"{PREFIX}CORS_ORIGINS: * allows all origins and must be the only one")
     return origins
 
 

@@ -139,13 +139,13 @@ class Triton:
             await asyncio.wait({call}, timeout=LOOK_S)
             if not call.done() and not replica.is_live:
                 call.add_done_callback(_forget)  # not cancelled: Triton 2.51 can crash when a call is
-                raise NotReady("Triton does not answer")
+                raise NotReady("Triton is not responding")
         return call.result()
 
     def _known(self) -> list[_Replica]:
         """At least one."""
         if not self._replicas:
-            raise NotReady("no Triton is known")
+            raise NotReady("no Triton server is known")
         return self._replicas
 
     def _by_preference(self, model: str) -> list[_Replica]:
@@ -250,9 +250,9 @@ def _read(result: aio.InferResult, model: str, output: str) -> NDArray[np.float3
     try:
         tensor: NDArray[np.float32] | None = result.as_numpy(output)
     except ValueError as exc:  # fewer bytes than the shape asks for
-        raise InferenceFailed(f"model {model!r} gave a broken output {output!r}") from exc
+        raise InferenceFailed(f"model {model!r} returned a malformed output {output!r}") from exc
     if tensor is None or tensor.dtype != np.float32:
-        raise InferenceFailed(f"model {model!r} gave no FP32 output {output!r}")
+        raise InferenceFailed(f"model {model!r} returned no FP32 output {output!r}")
     return tensor
 
 

@@ -104,7 +104,7 @@ class Line:
         enough_s = math.inf if bulk else max(SMALL_WAIT_S, LEAST_WAITING / self.rate)
         if wait_s > enough_s or wait_s + own_s > self._most_wait_s:
             raise Overloaded(
-                "more is waiting than can be done in time; try again later",
+                "the server is overloaded: its queue cannot be worked off in time; try again later",
                 headers={"retry-after": str(math.ceil(wait_s))},
             )
 

@@ -111,11 +111,14 @@ def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item]) -
         if item.image is not None and model.image is None:
             names = ", ".join(other.name for other in served if other.image is not None) or "none"
             raise InvalidRequest(
-                f"{item.place} holds an image; model {model.name!r} takes text only; models that take images: {names}",
+                f"{item.place} contains an image, but model {model.name!r} accepts only text;"
+                f" models that accept images: {names}",
                 param=item.where_image(),
             )
         if item.text is not None and model.text is None:
-            raise InvalidRequest(f"{item.place} holds a text; model {model.name!r} takes images only", param=item.place)
+            raise InvalidRequest(
+                f"{item.place} contains text, but model {model.name!r} accepts only images", param=item.place
+            )
         if not item.text and item.image is None:
             raise InvalidRequest(f"{item.place} is empty", param=item.place)
 

@@ -52,10 +52,8 @@ def instruct(text_model: TextModel, prompt: str, instruction: str | None) -> str
     if instruction is None:
         return prompt
     if prompt not in text_model.instructed:
-        prompted = f"its prompt {prompt!r} has" if text_model.instructed else "it has"
-        raise InvalidRequest(
-            f"instruction: model {text_model.name!r} takes none here, {prompted} no place for one", param=FIELD
-        )
+        where = f" with its prompt {prompt!r}" if text_model.instructed else ""
+        raise InvalidRequest(f"model {text_model.name!r} does not support instruction{where}", param=FIELD)
     return text_model.instructed[prompt].replace(INSTRUCTION, instruction)
 
 
@@ -92,4 +90,4 @@ def _prompt(text_model: TextModel, purpose: str | None, place: str) -> str:
     if purpose in text_model.variants:
         return text_model.default_prompt
     known = ", ".join([*text_model.variants, *text_model.prompts, *(name for names in PURPOSES for name in names)])
-    raise InvalidRequest(f"{place} is {quoted(purpose)}; model {text_model.name!r} knows {known}", param=place)
+    raise InvalidRequest(f"unknown {place} {quoted(purpose)}; model {text_model.name!r} accepts: {known}", param=place)

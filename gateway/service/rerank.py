@@ -101,8 +101,8 @@ async def _interact_late(
     computed = count + len(query_ids) * len(documents)  # wherever their batches part, the query is encoded again
     if computed > tokens.MAX_TOKENS:
         raise RequestTooLarge(
-            f"query has {len(query_ids)} tokens; with each of {len(documents)} documents that makes {computed} tokens,"
-            f" and a request may have {tokens.MAX_TOKENS}",
+            f"query has {len(query_ids)} tokens and is computed with each of {len(documents)} documents: {computed}"
+            f" tokens in total; the limit is {tokens.MAX_TOKENS}",
             param="query",
         )
     outputs = await text_batches.run(caller, model, [(query_ids, ids) for ids in document_ids])
@@ -188,7 +188,7 @@ def _frame(model: TextModel, query: str, place: str, most: int, instruction: str
     limit = min(model.max_tokens - frame.length, most)
     if limit < 1:
         raise InvalidRequest(
-            f"{place} leaves no room for a document: the limit of model {model.name!r} is {model.max_tokens} tokens",
+            f"{place} leaves no room for a document within the {model.max_tokens} tokens of model {model.name!r}",
             param=place,
         )
     return frame, limit

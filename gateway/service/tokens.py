@@ -106,9 +106,9 @@ def encode_now(
     for text, place in zip(texts, places, strict=True):
         ids = next(fresh) if isinstance(text, str) else text
         if not ids:
-            raise InvalidRequest(f"{place} makes no tokens with model {model.name!r}", param=place)
+            raise InvalidRequest(f"{place} produces no tokens with model {model.name!r}", param=place)
         if truncate == "none":
-            _check_tokens(model, len(ids) - around, place, limit, "" if frame is None else " beside this query")
+            _check_tokens(model, len(ids) - around, place, limit, "" if frame is None else " with this query")
         encoded.append(model.tokenizer.cut(ids, around + limit, frame, truncate))
     return encoded
 
@@ -123,7 +123,7 @@ def count(total: int, rows: Iterable[Sequence[int]], places: Iterable[str]) -> i
         total += len(ids)
         if total > MAX_TOKENS:
             raise RequestTooLarge(
-                f"up to {place}, the request has {total} tokens; it may have {MAX_TOKENS}", param=place
+                f"the request has {total} tokens up to {place}; the limit is {MAX_TOKENS}", param=place
             )
     return total
 
@@ -202,9 +202,7 @@ def frame_query(model: TextModel, query: str, place: str, instruction: str | Non
 def _check_characters(text: str, place: str, limit: int) -> None:
     most = limit * CHARACTERS_A_TOKEN
     if len(text) > most:
-        raise InvalidRequest(
-            f"{place} has {len(text)} characters; for {limit} tokens, which it may have, {most} are read", param=place
-        )
+        raise InvalidRequest(f"{place} has {len(text)} characters; the limit is {most} for {limit} tokens", param=place)
 
 
 def _check_tokens(model: TextModel, count: int, place: str, limit: int, where: str = "") -> None:
@@ -218,13 +216,13 @@ def _check_ids(model: TextModel, ids: list[int], place: str) -> None:
     """Refuse what another tokenizer made, which would be other words: what LangChain sends by default is cl100k's."""
     before, behind = model.tokenizer.before, model.tokenizer.behind
     if min(ids) < 0 or max(ids) >= model.vocabulary_size:
-        problem = f"holds a token id outside 0..{model.vocabulary_size - 1}, the vocabulary of model {model.name!r}"
+        problem = f"contains a token id outside 0..{model.vocabulary_size - 1}, the vocabulary of model {model.name!r}"
     elif ids[: len(before)] != before or ids[len(ids) - len(behind) :] != behind:
-        problem = f"does not begin with {before} and end with {behind}, as token ids of model {model.name!r} do"
+        problem = f"must start with {before} and end with {behind}, the special tokens of model {model.name!r}"
     else:
         return
     raise InvalidRequest(
-        f"{place} {problem}; token ids of another model's tokenizer do not work here, send text instead (LangChain's"
-        " OpenAIEmbeddings does with check_embedding_ctx_length=False)",
+        f"{place} {problem}; token ids of another model's tokenizer are not supported: send text (in LangChain's"
+        " OpenAIEmbeddings, set check_embedding_ctx_length=False)",
         param=place,
     )

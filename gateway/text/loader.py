@@ -52,7 +52,7 @@ class Vocabularies:
             stamp = await self._look(entry, file)
         except NotDone:
             if loaded is None:
-                raise NotDone(f"{file.name} is still being looked for after {self._wait_s:g} s") from None
+                raise NotDone(f"{file.name} is not available after {self._wait_s:g} s") from None
         else:
             if loaded is None or (loaded.stamp, loaded.template) != (stamp, template):
                 loaded = _Loaded(stamp, template, Work(partial(_load, file, template), self._wait_s))
@@ -60,7 +60,7 @@ class Vocabularies:
         try:
             return await loaded.tokenizer.result()
         except NotDone:
-            raise NotDone(f"{file.name} is still being read after {self._wait_s:g} s") from None
+            raise NotDone(f"{file.name} is not loaded after {self._wait_s:g} s") from None
         except (OSError, MemoryError):  # which may pass
             self._loaded.pop(entry)
             raise

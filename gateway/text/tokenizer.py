@@ -269,4 +269,4 @@ def _check_places(template: Template, counts: Mapping[str, int]) -> None:
     for place, count in counts.items():
         found = (template.prefix if place == QUERY else template.text).count(place)
         if found != count:
-            raise ValueError(f"the template has {found} places for {place}, not {count}")
+            raise ValueError(f"the template contains {place} {found} times instead of {count}")

@@ -88,7 +88,7 @@ def test_taken_port_is_one_sentence_and_exit_code_two(repository: Path) -> None:
         with start(repository, GATEWAY_PORT=port) as server:
             assert server.process.wait(10) == 2
     assert server.lines == [
-        f"serve: port {port} is not free (Address already in use); set GATEWAY_PORT to another one\n"
+        f"serve: port {port} is not available (Address already in use); set GATEWAY_PORT to another port\n"
     ]
 
 
@@ -96,7 +96,7 @@ def test_wrong_setting_is_one_sentence_and_exit_code_two(repository: Path) -> No
     with start(repository, GATEWAY_HOST="0.0.0.0") as server:
         assert server.process.wait(10) == 2
     (line,) = server.lines
-    assert line.startswith("serve: GATEWAY_HOST=0.0.0.0 would let anyone in: set GATEWAY_API_KEYS")
+    assert line.startswith("serve: GATEWAY_HOST=0.0.0.0 is not a loopback address, so API keys are required: set")
 
 
 def test_triton_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
@@ -104,5 +104,5 @@ def test_triton_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
     (tmp_path / "broken" / "config.pbtxt").write_text('backend: "no-such-backend" max_batch_size: 1')
     with start(tmp_path) as server:
         assert server.process.wait(30) == 1
-    assert any("triton ended with code 1 before it was ready" in line for line in server.lines)
+    assert any("triton exited with code 1 before it was ready" in line for line in server.lines)
     assert any("broken" in line for line in server.lines)

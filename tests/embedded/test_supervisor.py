@@ -38,7 +38,7 @@ def stop() -> None:
 
 
 def test_service_that_ends_before_it_is_ready_fails_the_start() -> None:
-    with pytest.raises(StartFailedError, match="bad ended with code 3 before it was ready"):
+    with pytest.raises(StartFailedError, match="bad exited with code 3 before it was ready"):
         run([python("bad", "raise SystemExit(3)")], is_ready=lambda: False, ready=lambda: None)
 
 

@@ -24,7 +24,9 @@ def test_taken_port_is_named_with_its_variable() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UnsupportedError, match=f"port {port} is not free .*; set GATEWAY_PORT to another one"):
+        with pytest.raises(
+            UnsupportedError, match=f"port {port} is not available .*; set GATEWAY_PORT to another port"
+        ):
             check_ports({"GATEWAY_PORT": port})
 
 
@@ -56,7 +58,7 @@ def test_no_path_on_the_command_line_is_the_repositorys_own(tmp_path: Path) -> N
 def test_repository_without_a_built_model_is_named(tmp_path: Path) -> None:
     (tmp_path / "only-a-config").mkdir()
     for repository in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UnsupportedError, match=f"{repository} holds no built models: run python -m export"):
+        with pytest.raises(UnsupportedError, match=f"{repository} contains no exported models: run python -m export"):
             Triton.prepare(repository, Ports(), tmp_path)
 
 
@@ -69,7 +71,7 @@ def test_only_built_models_are_loaded(tmp_path: Path) -> None:
 
 
 def test_scratch_folder_with_a_space_is_refused(repository: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="has a space in its path: set TMPDIR"):
+    with pytest.raises(UnsupportedError, match="contains a space: set TMPDIR"):
         Triton.prepare(repository, Ports(), tmp_path / "with a space")
 
 
@@ -87,7 +89,7 @@ def test_clean_up_removes_its_own_shared_memory_only(repository: Path, tmp_path:
 def test_entry_of_another_backend_is_named(tmp_path: Path) -> None:
     (tmp_path / "model" / "1").mkdir(parents=True)
     (tmp_path / "model" / "config.pbtxt").write_text('name: "model"\nbackend: "onnxruntime"\n')
-    with pytest.raises(UnsupportedError, match=f"{tmp_path}/model is for Triton's backend onnxruntime"):
+    with pytest.raises(UnsupportedError, match=f"{tmp_path}/model needs Triton's onnxruntime backend"):
         Triton.prepare(tmp_path, Ports(), tmp_path)
 
 

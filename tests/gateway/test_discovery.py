@@ -66,7 +66,7 @@ def test_only_so_many_addresses_of_a_name_are_taken_and_that_is_said_once(caplog
 
     asyncio.run(use())
     assert [record.getMessage() for record in caplog.records] == [
-        f"{NAME} has {MAX_ADDRESSES + 1} addresses; only the first {MAX_ADDRESSES} are taken"
+        f"{NAME} has {MAX_ADDRESSES + 1} addresses; only the first {MAX_ADDRESSES} are used"
     ]
 
 

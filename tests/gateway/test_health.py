@@ -72,7 +72,7 @@ class PanickingTriton(EmptyTriton):
 def test_watch_goes_on_whatever_happens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "gateway.health")
     assert watch("127.0.0.1:1", tmp_path, 2.5, PanickingTriton) == "no_models"
-    assert caplog.messages == ["the look at Triton failed", "not ready: Triton serves no model that Conch exported"]
+    assert caplog.messages == ["checking Triton failed", "not ready: Triton serves no model that Conch exported"]
     assert "said once" in caplog.text
 
 

@@ -100,7 +100,7 @@ def test_purpose_chooses_the_prompt(odd_client: httpx2.Client) -> None:
     assert PROMPTS == {"query": "question: ", "document": "passage: "}
     assert echo("sea", "search_query")["input_tokens"] == plain
     message = refused(odd_client, "/v2/embed", model="prompted", texts=["sea"], input_type="cooking")
-    assert message.startswith("input_type is 'cooking'; model 'prompted' knows query, document, ")
+    assert message.startswith("unknown input_type 'cooking'; model 'prompted' accepts: query, document, ")
 
 
 def test_ranking_is_that_of_v1(client: httpx2.Client) -> None:
@@ -133,7 +133,7 @@ def test_ranking_takes_what_v1_takes(odd_client: httpx2.Client) -> None:
         )
         assert found == expected
     message = refused(odd_client, "/v2/rerank", **body, instruction="find shells")
-    assert message.startswith("instruction: model 'public-score' takes none here")
+    assert message.startswith("model 'public-score' does not support instruction")
 
 
 def test_size_of_zero_is_all(client: httpx2.Client) -> None:
@@ -156,7 +156,10 @@ def test_documents_come_back_to_those_who_ask(client: httpx2.Client) -> None:
         ),
         ({"texts": []}, "texts: Expected `array` of length >= 1"),
         ({"texts": "a", "colour": 1}, "texts: Expected `array | null`, got `str`"),
-        ({"images": [PIXEL]}, "images[0] holds an image; model 'all-minilm-l6-v2' takes text only; models that take"),
+        (
+            {"images": [PIXEL]},
+            "images[0] contains an image, but model 'all-minilm-l6-v2' accepts only text; models that",
+        ),
         ({"texts": ["a"], "output_dimension": 7}, "output_dimension is 7; the embeddings of model"),
         ({"inputs": [{"content": [{"type": "text", "text": "a"}] * 2}]}, "inputs[0] holds two of a kind"),
         ({"texts": ["a"], "dimensions": 64}, "dimensions: here this is called output_dimension"),

@@ -101,7 +101,7 @@ def test_what_is_no_regular_file_is_refused_at_once(file: Path) -> None:
 
 def test_file_that_is_too_large_is_refused(file: Path) -> None:
     os.truncate(file, MAX_BYTES + 1)
-    refused(file, OSError, "tokenizer.json has more than 67,108,864 bytes")
+    refused(file, OSError, "tokenizer.json is larger than 67,108,864 bytes")
 
 
 def test_panic_is_an_ordinary_error(file: Path) -> None:
@@ -114,7 +114,7 @@ def test_tokenizer_that_takes_long_is_found_later(file: Path) -> None:
 
     async def run() -> None:
         vocabularies = Vocabularies(file.parents[1], wait_s=0.02)
-        with pytest.raises(NotDone, match=r"is still being (read|looked for) after 0\.02 s"):
+        with pytest.raises(NotDone, match=r"is not (loaded|available) after 0\.02 s"):
             await vocabularies.of(ENTRY, None)
         started = time.monotonic()
         while True:

@@ -144,9 +144,9 @@ def test_text_of_clients_holds_no_special_token(text: str) -> None:
 
 
 def test_template_without_a_place_for_the_query_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^the template has 0 places for \{query\}, not 1$"):
+    with pytest.raises(ValueError, match=r"^the template contains \{query\} 0 times instead of 1$"):
         TemplateTokenizer(byte_level(), Template("<Document>: ", ""))
-    with pytest.raises(ValueError, match=r"^the template has 0 places for \{instruction\}, not 1$"):
+    with pytest.raises(ValueError, match=r"^the template contains \{instruction\} 0 times instead of 1$"):
         TemplateTokenizer(byte_level(), Template(PREFIX, SUFFIX, instructed=Template(PREFIX, SUFFIX)))
 
 
