@@ -28,7 +28,7 @@ from scipy.optimize import nnls
 from tokenizers import Tokenizer
 
 from export.config import MAX_BATCH_SIZE
-from gateway.scheduling.admission import LEAST_UNDER_WAY, UNDER_WAY_S
+from gateway.scheduling.admission import IN_FLIGHT_S, MIN_IN_FLIGHT_TOKENS
 from loadtest import bench, machine, page
 from loadtest.client import BenchmarkError
 from loadtest.overload import Connection, ask
@@ -79,7 +79,7 @@ class Cost:
         executions that are so large cost little else.
         """
         rate = 1 / self.token_s if self.token_s else math.inf
-        return max(LEAST_UNDER_WAY, UNDER_WAY_S * rate) / 2
+        return max(MIN_IN_FLIGHT_TOKENS, IN_FLIGHT_S * rate) / 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def caller(request: Request) -> Caller:
     state = request.state
     gateway = state["gateway"]
     state["presence"].begin(request.receive)
-    return Caller(gateway.triton, gateway.lines, gateway.threads, state["account"], state["record"].timings)
+    return Caller(gateway.triton, gateway.queues, gateway.threads, state["account"], state["record"].timings)
 
 
 def find_model(request: Request, name: str | None, roles: frozenset[str]) -> Model:

@@ -18,7 +18,7 @@ from gateway.images.reader import Images
 from gateway.routes import large_json
 from gateway.routes.body_budget import Bodies, Body
 from gateway.routes.presence import Presence
-from gateway.scheduling.admission import Lines
+from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
 from gateway.scheduling.turns import Account
 from gateway.settings import Settings
@@ -40,7 +40,7 @@ class Gateway:
     catalog: Catalog
     monitor: Monitor
     images: Images
-    lines: Lines
+    queues: Queues
     drain: Drain
     metrics: Metrics
     bodies: Bodies

@@ -39,9 +39,9 @@ from gateway.service import prompts
 from gateway.service.embed import Embeddings, Item
 from gateway.service.rerank import score_pairs
 from gateway.service.text_batches import MAX_ROWS
-from gateway.service.tokens import MAX_TOKENS, Text, pieces
+from gateway.service.tokens import MAX_TOKENS, Text, token_spans
 from gateway.telemetry.timings import Stage
-from gateway.text.tokenizer import Piece, Truncate
+from gateway.text.tokenizer import TokenSpan, Truncate
 
 PIECES = 10_000
 """Tokens that are written at a time."""
@@ -313,12 +313,12 @@ async def tokenize(request: Request) -> Response:
         raise InvalidRequest(f"inputs have over {MAX_TOKENS} characters", param="inputs")
     prompted = [prompt + text for text in texts]
     special = body.add_special_tokens
-    written = await pieces(caller(request), text_model, prompted, _write, special=special)
+    written = await token_spans(caller(request), text_model, prompted, _write, special=special)
     note(request, len(texts), sum(count for count, _ in written))
     return json_response([content for _, content in written])
 
 
-def _write(found: list[Piece]) -> tuple[int, Raw]:
+def _write(found: list[TokenSpan]) -> tuple[int, Raw]:
     """How many tokens a text has, and these in JSON, written in parts: each holds the interpreter's lock."""
     parts = (msgspec.json.encode(found[i : i + PIECES])[1:-1] for i in range(0, len(found), PIECES))
     return len(found), Raw(b"[" + b",".join(parts) + b"]")
@@ -464,7 +464,7 @@ OPERATIONS = tuple(
             "teiTokenize",
             "Cut texts into tokens, as TEI does",
             tokenize,
-            list[list[Piece]],
+            list[list[TokenSpan]],
             TokenizeRequest,
             {"inputs": "a shell"},
         ),

@@ -8,7 +8,7 @@ import pytest
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.health import FRESH_S, Code, Monitor
-from gateway.scheduling.admission import Lines
+from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
 from gateway.triton import ModelConfig, Triton
 from loadtest.servers import free_ports
@@ -30,7 +30,7 @@ def watch(url: str, repository: Path, seconds: float, kind: type[Triton] = Trito
 
     async def run() -> Code | None:
         triton = kind([url], timeout_s=5)
-        monitor = Monitor(triton, Catalog(triton, repository), Lines(5), Threads(1, spare=0), Drain())
+        monitor = Monitor(triton, Catalog(triton, repository), Queues(5), Threads(1, spare=0), Drain())
         watching = asyncio.create_task(monitor.run())
         await asyncio.sleep(seconds)
         watching.cancel()
@@ -83,14 +83,14 @@ def test_images_need_no_file_of_the_entry(server: Server, tmp_path: Path) -> Non
 def test_model_may_be_silent_for_as_long_as_its_work_takes(server: Server, repository: Path) -> None:
     async def run() -> None:
         triton = Triton([server.triton_url], timeout_s=100)
-        catalog, lines = Catalog(triton, repository), Lines(100)
-        monitor = Monitor(triton, catalog, lines, Threads(1, spare=0), Drain())
+        catalog, queues = Catalog(triton, repository), Queues(100)
+        monitor = Monitor(triton, catalog, queues, Threads(1, spare=0), Drain())
         watching = asyncio.create_task(monitor.run())
         await asyncio.sleep(2.5)
         assert monitor.problem() is None
         watching.cancel()  # no probes any more
-        line = lines.of("all-minilm-l6-v2")
-        line.rate, line.in_flight = 100.0, 2000
+        queue = queues.get("all-minilm-l6-v2")
+        queue.rate, queue.in_flight = 100.0, 2000
         await asyncio.sleep(FRESH_S + 0.5)
         problem = monitor.problem()
         assert problem is not None

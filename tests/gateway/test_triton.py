@@ -49,7 +49,7 @@ def test_malformed_tensors_are_refused_by_the_model_alone(server: Server) -> Non
         triton = Triton([server.triton_url], timeout_s=10)
         good, bad = row(length=2), row(length=0)
         answers = await asyncio.gather(
-            *(triton.infer("all-minilm-l6-v2", tensors, "embedding") for tensors in [good, bad] * 8),
+            *(triton.infer("all-minilm-l6-v2", tensors, "embedding", (1, 384)) for tensors in [good, bad] * 8),
             return_exceptions=True,
         )
         await triton.close()
@@ -57,6 +57,19 @@ def test_malformed_tensors_are_refused_by_the_model_alone(server: Server) -> Non
         right = [answer for answer in answers[::2] if isinstance(answer, np.ndarray)]
         assert len(right) == 8
         assert all(np.array_equal(answer, right[0]) for answer in right)
+
+    asyncio.run(use())
+
+
+def test_only_an_answer_of_the_expected_shape_counts(server: Server) -> None:
+    async def use() -> None:
+        triton = Triton([server.triton_url], timeout_s=10)
+        with pytest.raises(InferenceFailed, match=r"returned shape \(1, 384\), expected \(1, 385\)$"):
+            await triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 385))
+        assert not triton.answered_at
+        await triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 384))
+        assert list(triton.answered_at) == ["all-minilm-l6-v2"]
+        await triton.close()
 
     asyncio.run(use())
 
@@ -95,7 +108,7 @@ def test_another_replica_is_asked_where_one_is_not_there(server: Server) -> None
         assert await triton.is_live()
         assert await triton.models()
         answers = await asyncio.gather(
-            *(triton.infer("all-minilm-l6-v2", row(length=2), "embedding") for _ in range(8))
+            *(triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 384)) for _ in range(8))
         )
         await triton.close()
         assert all(np.array_equal(answer, answers[0]) for answer in answers)
@@ -116,11 +129,14 @@ def test_servers_are_those_that_a_name_stands_for_at_the_time(server: Server) ->
         with pytest.raises(NotReady):
             await triton.models()
         with pytest.raises(NotReady):
-            await triton.infer("all-minilm-l6-v2", row(length=2), "embedding")
+            await triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 384))
         addresses[:] = [host]
         assert await triton.is_live()
         assert await triton.models()
-        calls = [asyncio.create_task(triton.infer("all-minilm-l6-v2", row(length=2), "embedding")) for _ in range(8)]
+        calls = [
+            asyncio.create_task(triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 384)))
+            for _ in range(8)
+        ]
         await asyncio.sleep(0)  # they are under way
         addresses[:] = ["127.0.0.2"]
         assert not await triton.is_live()

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from gateway.service.gather import ahead, gather
+from gateway.service.gather import gather, prefetch
 
 
 def test_results_are_in_order() -> None:
@@ -75,7 +75,7 @@ def test_so_many_are_made_ahead(count: int) -> None:
     counted = Counted()
 
     async def run() -> list[int]:
-        return [result async for result in ahead(counted.calls(count), 3)]
+        return [result async for result in prefetch(counted.calls(count), 3)]
 
     assert asyncio.run(run()) == list(range(count))
     assert counted.most == min(count, 3)
@@ -85,7 +85,7 @@ def test_nothing_is_made_for_whoever_has_had_enough() -> None:
     counted = Counted()
 
     async def run() -> None:
-        results = ahead(counted.calls(9), 3)
+        results = prefetch(counted.calls(9), 3)
         async for _ in results:
             break
         await results.aclose()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.text.hanging import NotDone
-from gateway.text.loader import Vocabularies
+from gateway.text.loader import TokenizerLoader
 from gateway.text.tokenizer import MAX_BYTES, Template
 
 ENTRY = "model"
@@ -40,30 +40,30 @@ def normalizing(file: Path, *normalizers: dict[str, Any]) -> None:
 def refused(file: Path, error: type[Exception], message: str) -> None:
     async def run() -> None:
         with pytest.raises(error, match=message):
-            await Vocabularies(file.parents[1]).of(ENTRY, None)
+            await TokenizerLoader(file.parents[1]).load(ENTRY, None)
 
     asyncio.run(run())
 
 
 def test_tokenizer_is_read_once(file: Path) -> None:
     async def run() -> None:
-        vocabularies = Vocabularies(file.parents[1])
-        first = await vocabularies.of(ENTRY, None)
-        assert await vocabularies.of(ENTRY, None) is first
+        loader = TokenizerLoader(file.parents[1])
+        first = await loader.load(ENTRY, None)
+        assert await loader.load(ENTRY, None) is first
         template = Template("{query} ", "")
-        assert await vocabularies.of(ENTRY, template) is not first
-        assert await vocabularies.of(ENTRY, Template("{query} ", "")) is await vocabularies.of(ENTRY, template)
+        assert await loader.load(ENTRY, template) is not first
+        assert await loader.load(ENTRY, Template("{query} ", "")) is await loader.load(ENTRY, template)
 
     asyncio.run(run())
 
 
 def test_tokenizer_that_is_replaced_is_read_again_though_its_times_are_the_same(file: Path) -> None:
     async def run() -> None:
-        vocabularies = Vocabularies(file.parents[1])
-        first = await vocabularies.of(ENTRY, None)
+        loader = TokenizerLoader(file.parents[1])
+        first = await loader.load(ENTRY, None)
         normalizing(file, {"type": "Lowercase"})
         os.utime(file, ns=times)
-        assert await vocabularies.of(ENTRY, None) is not first
+        assert await loader.load(ENTRY, None) is not first
 
     status = file.stat()
     times = (status.st_atime_ns, status.st_mtime_ns)
@@ -80,12 +80,12 @@ def test_tokenizer_that_is_mended_is_read_again(file: Path, bad: str | None) -> 
             file.write_text(content)
 
     async def run() -> None:
-        vocabularies = Vocabularies(file.parents[1])
+        loader = TokenizerLoader(file.parents[1])
         replace(bad)
         with pytest.raises(Exception, match=r"EOF while parsing|No such file"):
-            await vocabularies.of(ENTRY, None)
+            await loader.load(ENTRY, None)
         replace(good)
-        assert (await vocabularies.of(ENTRY, None)).before
+        assert (await loader.load(ENTRY, None)).before
 
     asyncio.run(run())
 
@@ -113,13 +113,13 @@ def test_tokenizer_that_takes_long_is_found_later(file: Path) -> None:
     normalizing(file, PREPEND, *[SLOW] * 20)
 
     async def run() -> None:
-        vocabularies = Vocabularies(file.parents[1], wait_s=0.02)
+        loader = TokenizerLoader(file.parents[1], wait_s=0.02)
         with pytest.raises(NotDone, match=r"is not (loaded|available) after 0\.02 s"):
-            await vocabularies.of(ENTRY, None)
+            await loader.load(ENTRY, None)
         started = time.monotonic()
         while True:
             try:
-                await vocabularies.of(ENTRY, None)
+                await loader.load(ENTRY, None)
                 break
             except NotDone:
                 assert time.monotonic() - started < 60

@@ -26,7 +26,7 @@ def test_cut_text_ends_as_transformers_truncates_it(tokenizer: TextTokenizer, mi
     reference = AutoTokenizer.from_pretrained(minilm_folder)
     for text, ids in zip(TEXTS, tokenizer.encode(TEXTS), strict=True):
         expected = reference(text, truncation=True, max_length=limit)["input_ids"]
-        assert tokenizer.cut(ids, limit) == expected
+        assert tokenizer.truncate(ids, limit) == expected
 
 
 @pytest.mark.parametrize("limit", [3, 16, 256])
@@ -36,7 +36,7 @@ def test_text_cut_at_its_start_is_as_transformers_truncates_it(
     reference = AutoTokenizer.from_pretrained(minilm_folder, truncation_side="left")
     for text, ids in zip(TEXTS, tokenizer.encode(TEXTS), strict=True):
         expected = reference(text, truncation=True, max_length=limit)["input_ids"]
-        assert tokenizer.cut(ids, limit, end="start") == expected
+        assert tokenizer.truncate(ids, limit, end="start") == expected
 
 
 QUERY = "Where do conches live?"
@@ -99,7 +99,7 @@ def test_cut_pair_ends_as_tokenizers_truncate_its_document(post_processor: Any) 
     tokenizer = TextTokenizer(byte_level(post_processor))
     frame = tokenizer.frame(QUERY)
     for ids, text in zip(rows(tokenizer, QUERY, TEXTS), TEXTS, strict=True):
-        assert tokenizer.cut(ids, 30, frame) == reference.encode(QUERY, text).ids
+        assert tokenizer.truncate(ids, 30, frame) == reference.encode(QUERY, text).ids
 
 
 PREFIX = "<|start|>Judge.<|end|>\n<|start|><Query>: {query}\n<Document>: "
@@ -171,14 +171,14 @@ def test_instruction_stands_in_its_place_and_is_no_template_itself(instructed: T
         # No token crosses a border, and it is none itself; those of the client stay.
         parts = written.replace(instruction, "\0").split("{|}")
         assert row == [id_ for part in parts for id_ in reference.encode(part.replace("\0", instruction)).ids]
-        assert tokenizer.cut(row, frame.length + 1, frame)[-len(frame.after) :] == frame.after
+        assert tokenizer.truncate(row, frame.length + 1, frame)[-len(frame.after) :] == frame.after
 
 
 def test_cut_row_ends_as_the_suffix_alone_does() -> None:
     tokenizer = TemplateTokenizer(byte_level(), Template("<Query>: {query}\n", " the sea"))
     frame = tokenizer.frame(QUERY)
     (row,) = rows(tokenizer, QUERY, ["a conch " * 10])
-    cut = tokenizer.cut(row, frame.length + 3, frame)
+    cut = tokenizer.truncate(row, frame.length + 3, frame)
     assert cut == row[: frame.head_length + 3] + byte_level().encode(" the sea").ids
 
 
@@ -203,7 +203,7 @@ def test_tokenizer_that_fails_is_an_error_of_ours(text: str, caplog: pytest.LogC
         lambda: tokenizer.encode([text]),
         lambda: tokenizer.encode(["a", text]),
         lambda: tokenizer.frame(text),
-        lambda: tokenizer.pieces(text, special=True),
+        lambda: tokenizer.token_spans(text, special=True),
     )
     for call in calls:
         with pytest.raises(TokenizerFailed):
