@@ -10,7 +10,7 @@ from signal import SIGINT, SIGKILL, SIGTERM, Signals
 import httpx2
 import pytest
 
-from embedded.__main__ import gateway_is_well
+from embedded.__main__ import gateway_is_healthy
 from gateway.settings import Settings
 from tests.serving import Server, serve, start
 
@@ -67,17 +67,17 @@ def test_killed_triton_comes_back_and_the_gateway_with_it(repository: Path) -> N
         assert client.post("/v1/embeddings", json={"input": "a"}).json()["data"] == before
 
 
-def test_gateway_that_answers_nobody_but_goes_round_is_well(tmp_path: Path) -> None:
+def test_gateway_that_answers_nobody_but_goes_round_is_healthy(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         settings = Settings(port=silent.getsockname()[1])
         heartbeat = tmp_path / "heartbeat"
-        assert not gateway_is_well(settings, heartbeat)
+        assert not gateway_is_healthy(settings, heartbeat)
         heartbeat.touch()
-        assert gateway_is_well(settings, heartbeat)
+        assert gateway_is_healthy(settings, heartbeat)
         os.utime(heartbeat, (0, 0))
-        assert not gateway_is_well(settings, heartbeat)
+        assert not gateway_is_healthy(settings, heartbeat)
 
 
 def test_taken_port_is_one_sentence_and_exit_code_two(repository: Path) -> None:

@@ -27,10 +27,10 @@ def run(
     services: list[Service],
     is_ready: Callable[[], bool],
     ready: Callable[[], object],
-    unwell_s: float = 60,
+    unhealthy_s: float = 60,
     start_timeout_s: float = 60,
 ) -> None:
-    asyncio.run(Supervisor(services, unwell_s, start_timeout_s).run(is_ready, ready))
+    asyncio.run(Supervisor(services, unhealthy_s, start_timeout_s).run(is_ready, ready))
 
 
 def stop() -> None:
@@ -113,7 +113,7 @@ def test_service_that_loses_a_child_and_does_not_work_is_started_again_if_it_nee
     def children() -> list[int]:
         return [int(line) for line in started.read_text().split()] if started.exists() else []
 
-    def is_well() -> bool:
+    def is_healthy() -> bool:
         return not killed or len(children()) > 1
 
     killed: list[int] = []
@@ -128,7 +128,7 @@ def test_service_that_loses_a_child_and_does_not_work_is_started_again_if_it_nee
         loop.call_later(2.5, kill)
         loop.call_later(10, stop)
 
-    parent = python("parent", PARENT.format(file=str(started)), is_well=is_well, lost_s=lost_s)
+    parent = python("parent", PARENT.format(file=str(started)), is_healthy=is_healthy, lost_s=lost_s)
     run([parent], lambda: bool(children()), ready)
     assert len(children()) == starts
     for child in children():
@@ -142,7 +142,7 @@ def test_service_that_was_never_well_is_left_alone(tmp_path: Path) -> None:
     def ready() -> None:
         asyncio.get_running_loop().call_later(4, stop)
 
-    run([python("slow", counting(starts), is_well=lambda: False)], lambda: True, ready, unwell_s=0)
+    run([python("slow", counting(starts), is_healthy=lambda: False)], lambda: True, ready, unhealthy_s=0)
     assert starts.read_text().count("started") == 1
 
 
@@ -153,7 +153,7 @@ def test_service_that_is_unwell_for_long_is_started_again(tmp_path: Path) -> Non
     def ready() -> None:
         asyncio.get_running_loop().call_later(8, stop)
 
-    run([python("stuck", counting(starts), is_well=lambda: next(looks, True))], lambda: True, ready, unwell_s=1)
+    run([python("stuck", counting(starts), is_healthy=lambda: next(looks, True))], lambda: True, ready, unhealthy_s=1)
     assert starts.read_text().count("started") == 2
 
 
@@ -163,8 +163,8 @@ def test_service_that_does_not_become_well_in_time_is_started_again(tmp_path: Pa
     def ready() -> None:
         asyncio.get_running_loop().call_later(6, stop)
 
-    services = [python("stuck", counting(starts), is_well=lambda: False)]
-    run(services, starts.exists, ready, unwell_s=0, start_timeout_s=1)
+    services = [python("stuck", counting(starts), is_healthy=lambda: False)]
+    run(services, starts.exists, ready, unhealthy_s=0, start_timeout_s=1)
     assert starts.read_text().count("started") >= 2
 
 
