@@ -33,7 +33,7 @@ def with_catalog(url: str, repository: Path, use: Callable[[Catalog], Awaitable[
     return asyncio.run(run())
 
 
-def test_models_are_read_out_of_triton(server: Server, repository: Path) -> None:
+def test_models_are_read_from_triton(server: Server, repository: Path) -> None:
     async def use(catalog: Catalog) -> None:
         await catalog.refresh()
         model = catalog.find("text-embedding-3-small", EMBEDDING_ROLES)
@@ -58,7 +58,7 @@ def test_unchanged_model_keeps_its_tokenizer(server: Server, repository: Path) -
     with_catalog(server.triton_url, repository, use)
 
 
-def test_without_triton_it_is_not_ready_rather_than_not_found(repository: Path) -> None:
+def test_model_is_not_ready_rather_than_not_found_without_triton(repository: Path) -> None:
     async def use(catalog: Catalog) -> None:
         with pytest.raises(NotReady):
             catalog.find("all-minilm-l6-v2", EMBEDDING_ROLES)
@@ -119,7 +119,7 @@ def read_text(
     return model.text
 
 
-def test_cross_encoder_without_parameters_answers_with_its_first_logit(repository: Path, tmp_path: Path) -> None:
+def test_cross_encoder_defaults_to_its_first_logit(repository: Path, tmp_path: Path) -> None:
     model = read_text(repository, tmp_path, {})
     assert (model.activation, model.positive_class, model.prefix) == ("none", 0, "")
 
@@ -132,7 +132,7 @@ def test_parameters_of_a_cross_encoder_are_read(repository: Path, tmp_path: Path
     assert (model.name, model.triton_name) == ("public", "model-0")
 
 
-def test_length_of_a_query_is_read(repository: Path, tmp_path: Path) -> None:
+def test_max_query_tokens_is_read(repository: Path, tmp_path: Path) -> None:
     parameters = {"role": "late-interaction", "max_query_tokens": "64"}
     assert read_text(repository, tmp_path, parameters).max_query_tokens == 64
 
@@ -181,7 +181,7 @@ def test_prompts_are_read(repository: Path, tmp_path: Path) -> None:
         ({"max_tokens": "64", "prompts": "[" * 5000}, "prompts"),
     ],
 )
-def test_model_whose_parameters_cannot_be_read_is_left_out(
+def test_model_with_invalid_parameters_is_not_served(
     repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, parameters: dict[str, str], complaint: str
 ) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")  # whatever other tests have left behind
@@ -193,7 +193,7 @@ def test_model_whose_parameters_cannot_be_read_is_left_out(
 
 
 @pytest.mark.parametrize("name", ["../model-1", "..", "a/b"])
-def test_name_that_leads_out_of_the_repository_is_refused(
+def test_name_with_a_path_is_refused(
     repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")
@@ -202,7 +202,7 @@ def test_name_that_leads_out_of_the_repository_is_refused(
     assert f"model {name} is not served: ValueError: its name is not a valid folder name" in caplog.text
 
 
-def test_entry_whose_file_cannot_be_read_hides_no_other(
+def test_unreadable_entry_does_not_hide_others(
     repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A FIFO without a writer, memory without end, a tokenizer that panics when it is first used."""
@@ -223,7 +223,7 @@ def test_entry_whose_file_cannot_be_read_hides_no_other(
     ]
 
 
-def test_public_name_is_given_once(repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_public_name_is_unique(repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")
     (model,) = read(repository, tmp_path, {"name": "public"}, {"name": "public"})
     assert [triton_model.triton_name for triton_model in model.triton_models] == ["model-0"]
@@ -242,14 +242,14 @@ IMAGE = {
 TEXT = {"role": "text-embedding", "name": "clip", "aliases": "c,d", "default": "true", "text_weight": "0.25"}
 
 
-def test_two_towers_are_one_model(repository: Path, tmp_path: Path) -> None:
+def test_text_and_image_models_form_one_model(repository: Path, tmp_path: Path) -> None:
     (model,) = read(repository, tmp_path, IMAGE | {"aliases": "c,d", "default": "true", "text_weight": "0.25"}, TEXT)
     assert (model.name, model.aliases, model.default, model.text_weight) == ("clip", ("c", "d"), True, 0.25)
     assert (model.role, model.width) == ("image-text", 3)
     assert [triton_model.triton_name for triton_model in model.triton_models] == ["model-1", "model-0"]
 
 
-def test_image_tower_alone_is_a_model_that_takes_images(repository: Path, tmp_path: Path) -> None:
+def test_image_model_alone_is_a_model(repository: Path, tmp_path: Path) -> None:
     (model,) = read(repository, tmp_path, IMAGE)
     assert (model.role, model.text, model.text_weight) == ("image-embedding", None, 0.5)
     assert model.image is not None
@@ -281,7 +281,7 @@ def test_shortest_edge_is_read(repository: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_towers_that_do_not_go_together_are_not_joined(
+def test_incompatible_models_are_not_merged(
     repository: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -298,7 +298,7 @@ def test_towers_that_do_not_go_together_are_not_joined(
 QUERY = {"role": "text-embedding", "name": "dual", "variants": "document,query", "variant": "query"}
 
 
-def test_variants_are_one_model_whose_first_is_the_default(repository: Path, tmp_path: Path) -> None:
+def test_variants_form_one_model_with_the_first_as_default(repository: Path, tmp_path: Path) -> None:
     (model,) = read(repository, tmp_path, QUERY, QUERY | {"variant": "document"})
     assert (model.name, model.role, list(model.variants)) == ("dual", "text-embedding", ["query", "document"])
     assert model.text is model.variants["document"]
@@ -315,7 +315,7 @@ def test_variants_are_one_model_whose_first_is_the_default(repository: Path, tmp
         ({"variant": "query"}, "model-1 is not served: ValueError: variant 'query' is not in variants"),
     ],
 )
-def test_model_is_served_once_all_its_variants_are(
+def test_model_is_served_only_with_all_its_variants(
     repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, second: dict[str, str], complaint: str
 ) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")

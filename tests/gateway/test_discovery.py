@@ -27,7 +27,7 @@ class NameServer:
         return self.addresses
 
 
-def test_given_servers_are_known_without_a_look() -> None:
+def test_fixed_servers_need_no_lookup() -> None:
     assert Servers(["a:1", "b:2", "a:1", NAME]).known() == ["a:1", "b:2"]
 
 
@@ -52,7 +52,7 @@ def test_servers_come_and_go_with_the_addresses() -> None:
     asyncio.run(use())
 
 
-def test_only_so_many_addresses_of_a_name_are_taken_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_addresses_over_the_limit_are_ignored_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "gateway.discovery")  # whatever other tests have left behind
     addresses = sorted(f"10.0.{i // 250}.{i % 250}" for i in range(MAX_ADDRESSES + 1))
 
@@ -70,7 +70,7 @@ def test_only_so_many_addresses_of_a_name_are_taken_and_that_is_said_once(caplog
     ]
 
 
-def test_name_without_an_address_keeps_those_it_had() -> None:
+def test_name_without_addresses_keeps_the_previous_ones() -> None:
     async def use() -> None:
         names = NameServer("10.0.0.1")
         servers = Servers([NAME], names.resolve)
@@ -82,7 +82,7 @@ def test_name_without_an_address_keeps_those_it_had() -> None:
     asyncio.run(use())
 
 
-def test_silent_name_server_is_asked_once_and_not_waited_for() -> None:
+def test_silent_name_server_is_asked_once_without_blocking() -> None:
     async def use() -> None:
         names = NameServer("10.0.0.1")
         names.seconds = 3 * LOOKUP_WAIT_S
@@ -99,5 +99,5 @@ def test_silent_name_server_is_asked_once_and_not_waited_for() -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_system_is_asked_by_default(host: str) -> None:
+def test_system_resolver_is_the_default(host: str) -> None:
     assert "127.0.0.1" in asyncio.run(resolve(host, 80))

@@ -41,15 +41,15 @@ def watch(url: str, repository: Path, seconds: float, kind: type[Triton] = Trito
     return asyncio.run(run())
 
 
-def test_models_that_answer_probes_are_no_problem(server: Server, repository: Path) -> None:
+def test_models_that_answer_probes_are_ready(server: Server, repository: Path) -> None:
     assert watch(server.triton_url, repository, 2.5) is None
 
 
-def test_triton_that_is_not_there_is_the_problem(repository: Path) -> None:
+def test_missing_triton_is_reported(repository: Path) -> None:
     assert watch(f"127.0.0.1:{free_ports(1)[0]}", repository, 0.5) == "triton_unreachable"
 
 
-def test_triton_without_an_entry_of_ours_is_the_problem(tmp_path: Path) -> None:
+def test_triton_without_entries_is_reported(tmp_path: Path) -> None:
     assert watch("127.0.0.1:1", tmp_path, 0.5, EmptyTriton) == "no_models"
 
 
@@ -69,18 +69,18 @@ class PanickingTriton(EmptyTriton):
         return await super().models()
 
 
-def test_watch_goes_on_whatever_happens(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_monitor_survives_panics(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "gateway.health")
     assert watch("127.0.0.1:1", tmp_path, 2.5, PanickingTriton) == "no_models"
     assert caplog.messages == ["checking Triton failed", "not ready: Triton serves no model that Conch exported"]
     assert "said once" in caplog.text
 
 
-def test_images_need_no_file_of_the_entry(server: Server, tmp_path: Path) -> None:
+def test_image_models_need_no_file(server: Server, tmp_path: Path) -> None:
     assert watch(server.triton_url, tmp_path, 2.5) is None
 
 
-def test_model_may_be_silent_for_as_long_as_its_work_takes(server: Server, repository: Path) -> None:
+def test_busy_model_may_be_silent_for_the_expected_time(server: Server, repository: Path) -> None:
     async def run() -> None:
         triton = Triton([server.triton_url], timeout_s=100)
         catalog, queues = Catalog(triton, repository), Queues(100)

@@ -7,12 +7,12 @@ from gateway.images.allowlist import Allowed
 from gateway.settings import KEYS, Settings, SettingsError
 
 
-def test_defaults_are_open_on_loopback_only() -> None:
+def test_default_is_loopback_without_keys() -> None:
     settings = Settings.from_env({})
     assert (settings.host, settings.port, settings.api_keys) == ("127.0.0.1", 8080, frozenset())
 
 
-def test_images_are_fetched_from_nowhere_unless_asked() -> None:
+def test_image_urls_are_disabled_by_default() -> None:
     assert Settings.from_env({}).image_hosts is None
     assert Settings.from_env({"GATEWAY_IMAGE_URLS": "public"}).image_hosts == Allowed(everybody=True)
 
@@ -92,36 +92,36 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         ({"GATEWAY_API_KEYS_FILE": "/no/such/file"}, "GATEWAY_API_KEYS_FILE=/no/such/file: [Errno 2] No such file"),
     ],
 )
-def test_wrong_setting_is_named(environ: dict[str, str], message: str) -> None:
+def test_invalid_setting_is_named(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_env(environ)
     assert message in str(caught.value)
 
 
-def test_empty_setting_counts_as_not_set() -> None:
+def test_empty_setting_counts_as_unset() -> None:
     names = set(re.findall(r"\bGATEWAY_[A-Z_]*[A-Z]\b", Path("gateway/settings.py").read_text())) - set(KEYS)
     assert Settings.from_env(dict.fromkeys(names, "")) == Settings()
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_empty_keys_are_a_mistake_and_do_not_open_the_server(name: str) -> None:
+def test_empty_keys_are_an_error(name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         Settings.from_env({name: ""})
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.example"])
-def test_listening_to_others_needs_keys(host: str) -> None:
+def test_other_hosts_require_keys(host: str) -> None:
     with pytest.raises(SettingsError, match="API keys are required"):
         Settings.from_env({"GATEWAY_HOST": host})
     assert Settings.from_env({"GATEWAY_HOST": host, "GATEWAY_API_KEYS": "k"}).host == host
 
 
 @pytest.mark.parametrize("host", ["localhost", "::1", "127.0.0.2"])
-def test_loopback_needs_no_keys(host: str) -> None:
+def test_loopback_requires_no_keys(host: str) -> None:
     assert Settings.from_env({"GATEWAY_HOST": host}).host == host
 
 
-def test_all_bodies_together_have_room_for_one() -> None:
+def test_total_body_limit_is_at_least_that_of_one() -> None:
     assert Settings.from_env({"GATEWAY_MAX_BODY_BYTES": "1000000000"}).max_bodies_bytes == 1_000_000_000
     with pytest.raises(SettingsError, match="GATEWAY_MAX_BODIES_BYTES=1024 must be at least GATEWAY_MAX_BODY_BYTES="):
         Settings.from_env({"GATEWAY_MAX_BODIES_BYTES": "1024"})

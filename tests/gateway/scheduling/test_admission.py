@@ -1,4 +1,4 @@
-"""Queues without Triton: a part is done when the test says so, or after as long as its tokens take."""
+"""Queues without Triton: a batch ends when the test says so, or after the time that its tokens take."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -10,29 +10,29 @@ from gateway.errors import Overloaded
 from gateway.scheduling.admission import MIN_IN_FLIGHT_TOKENS, SMALL_TOKENS, Admission, Queue, Queues
 
 RATE = 1_000_000.0
-"""Tokens a second of the make-believe model."""
+"""Tokens per second of the simulated model."""
 
 
 def known(rate: float = 10_000.0) -> Queue:
-    """A queue that lets no more than the least be under way."""
+    """A queue with a known rate, low enough for MIN_IN_FLIGHT_TOKENS to apply."""
     queue = Queue(timeout_s=1000)
     queue.rate = rate
     return queue
 
 
 class Model:
-    """Computes one part after the other, and writes down whose they were; parts of a request wait side by side."""
+    """Computes one batch at a time and records the order; the batches of a request wait concurrently."""
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
         self.order: list[str] = []
         self._turn = asyncio.Lock()
 
-    async def request(self, key: str, parts: int, tokens: int, name: str = "") -> None:
-        with self.queue.admit(key, parts * tokens) as admission:
-            await asyncio.gather(*(self._part(admission, tokens, name or key) for _ in range(parts)))
+    async def request(self, key: str, batches: int, tokens: int, name: str = "") -> None:
+        with self.queue.admit(key, batches * tokens) as admission:
+            await asyncio.gather(*(self._batch(admission, tokens, name or key) for _ in range(batches)))
 
-    async def _part(self, admission: Admission, tokens: int, name: str) -> None:
+    async def _batch(self, admission: Admission, tokens: int, name: str) -> None:
         await admission.acquire(tokens)
         async with self._turn:
             await asyncio.sleep(tokens / RATE)
@@ -44,7 +44,7 @@ def run(use: Callable[[], Coroutine[object, object, None]]) -> None:
     asyncio.run(use())
 
 
-def test_work_goes_at_once_as_long_as_there_is_room() -> None:
+def test_work_starts_at_once_while_there_is_room() -> None:
     async def use() -> None:
         queue = known()
         with queue.admit("a", 100) as admission:
@@ -56,7 +56,7 @@ def test_work_goes_at_once_as_long_as_there_is_room() -> None:
     run(use)
 
 
-def test_no_more_goes_to_triton_than_keeps_it_busy() -> None:
+def test_work_in_flight_is_limited() -> None:
     async def use() -> None:
         queue = Queue(timeout_s=10)
         with queue.admit("a", 3 * MIN_IN_FLIGHT_TOKENS) as admission:
@@ -73,7 +73,7 @@ def test_no_more_goes_to_triton_than_keeps_it_busy() -> None:
     run(use)
 
 
-def test_small_requests_go_in_front_of_bulk_work_that_came_first() -> None:
+def test_small_requests_overtake_bulk_work() -> None:
     async def use() -> None:
         model = Model(known())
         bulk = asyncio.create_task(model.request("a", 50, 1000, "bulk"))
@@ -86,7 +86,7 @@ def test_small_requests_go_in_front_of_bulk_work_that_came_first() -> None:
     run(use)
 
 
-def test_keys_get_the_same_however_much_they_ask_for() -> None:
+def test_keys_share_the_model_equally() -> None:
     async def use() -> None:
         model = Model(known())
         requests: list[Awaitable[None]] = [model.request("greedy", 50, 1000) for _ in range(3)]
@@ -99,7 +99,7 @@ def test_keys_get_the_same_however_much_they_ask_for() -> None:
     run(use)
 
 
-def test_a_flow_takes_nothing_that_it_cannot_do_in_time() -> None:
+def test_flow_that_cannot_be_served_in_time_is_refused() -> None:
     async def use() -> None:
         queue = known(rate=10_000)
         with queue.admit("bulk", 5000) as first:
@@ -119,7 +119,7 @@ def test_a_flow_takes_nothing_that_it_cannot_do_in_time() -> None:
     run(use)
 
 
-def test_bulk_work_that_cannot_be_done_in_time_is_refused_to_a_flow_with_nothing_waiting_too() -> None:
+def test_bulk_request_that_cannot_be_done_in_time_is_refused_on_an_empty_flow() -> None:
     async def use() -> None:
         queue = Queue(timeout_s=20)  # of which bulk work may wait 15 s
         queue.rate = 10_000.0
@@ -134,17 +134,17 @@ def test_bulk_work_that_cannot_be_done_in_time_is_refused_to_a_flow_with_nothing
     run(use)
 
 
-def test_flow_that_gave_up_is_not_behind_others_for_it() -> None:
+def test_cancelled_work_does_not_delay_its_flow() -> None:
     async def use() -> None:
         queue = known()
         with queue.admit("b", 8000) as busy:
             await busy.acquire(8000)
             with queue.admit("a", 100_000) as given_up:
-                parts = [asyncio.create_task(given_up.acquire(50_000)) for _ in range(2)]
+                batches = [asyncio.create_task(given_up.acquire(50_000)) for _ in range(2)]
                 await asyncio.sleep(0)
-                for part in parts:
-                    part.cancel()
-                await asyncio.gather(*parts, return_exceptions=True)
+                for batch in batches:
+                    batch.cancel()
+                await asyncio.gather(*batches, return_exceptions=True)
             with queue.admit("a", 5000) as small, queue.admit("b", 5000) as other:
                 turns = [asyncio.create_task(admission.acquire(5000)) for admission in (other, small)]
                 await asyncio.sleep(0)
@@ -157,7 +157,7 @@ def test_flow_that_gave_up_is_not_behind_others_for_it() -> None:
 
 
 @pytest.mark.parametrize(("timeout_s", "is_admitted"), [(100, True), (1, False)])
-def test_slow_model_lets_wait_what_it_can_do_before_the_timeout(timeout_s: float, is_admitted: bool) -> None:
+def test_slow_model_queues_what_fits_the_timeout(timeout_s: float, is_admitted: bool) -> None:
     async def use() -> None:
         queue = Queue(timeout_s)
         queue.rate = 200.0
@@ -173,7 +173,7 @@ def test_slow_model_lets_wait_what_it_can_do_before_the_timeout(timeout_s: float
     run(use)
 
 
-def test_what_is_refused_or_given_up_leaves_nothing_behind() -> None:
+def test_refused_and_cancelled_requests_leave_nothing_behind() -> None:
     async def use() -> None:
         queue = known()
         with queue.admit("a", 8000) as admission:
@@ -193,7 +193,7 @@ def test_what_is_refused_or_given_up_leaves_nothing_behind() -> None:
     run(use)
 
 
-def test_rate_is_learnt_from_what_is_done() -> None:
+def test_rate_is_measured() -> None:
     async def use() -> None:
         model = Model(Queue(timeout_s=10))
         await model.request("a", 40, 20_000)
@@ -202,7 +202,7 @@ def test_rate_is_learnt_from_what_is_done() -> None:
     run(use)
 
 
-def test_each_model_has_a_queue_of_its_own() -> None:
+def test_each_model_has_its_own_queue() -> None:
     queues = Queues(timeout_s=10)
     assert queues.get("a") is queues.get("a")
     assert queues.get("a") is not queues.get("b")

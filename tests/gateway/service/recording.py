@@ -1,4 +1,4 @@
-"""A Triton that needs no server, for what is sent there and what becomes of the answers."""
+"""A Triton client without a server. It records what is sent to it."""
 
 import asyncio
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from gateway.triton import Triton
 
 @dataclass
 class RecordingTriton(Triton):
-    """Answers each row with its first number; fails from the given call on."""
+    """Answers each row with its first value; fails from call `fail_at` on."""
 
     fail_at: int | None = None
     calls: list[Mapping[str, NDArray[np.generic]]] = field(default_factory=list)
@@ -27,7 +27,7 @@ class RecordingTriton(Triton):
         self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str, shape: tuple[int, int]
     ) -> NDArray[np.float32]:
         if self.fail_at is not None and len(self.calls) >= self.fail_at:
-            raise NotReady(f"{model} gave no {output}")
+            raise NotReady(f"{model} returned no {output}")
         self.calls.append(tensors)
         self.now += 1
         self.most_at_a_time = max(self.now, self.most_at_a_time)
@@ -40,5 +40,5 @@ class RecordingTriton(Triton):
 
 
 def caller(triton: Triton) -> Caller:
-    """Whoever has all of a Triton to itself."""
+    """A caller without competitors."""
     return Caller(triton, Queues(timeout_s=30), Threads(2, spare=2))

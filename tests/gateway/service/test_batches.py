@@ -19,13 +19,13 @@ async def numbered(rows: Sequence[int]) -> batches.Tensors:
     return {"numbers": np.array(rows, np.float32)[:, None]}
 
 
-def test_answers_are_put_in_the_order_of_the_rows() -> None:
+def test_results_are_in_the_order_of_the_rows() -> None:
     split = [Batch([3, 1], 2), Batch([0, 2, 4], 3)]
     results = asyncio.run(batches.infer(caller(RecordingTriton()), MODEL, split, numbered))
     assert results[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_no_batches_make_no_rows() -> None:
+def test_no_batches_give_no_rows() -> None:
     assert asyncio.run(batches.infer(caller(RecordingTriton()), MODEL, [], numbered)).shape == (0, 1)
 
 
@@ -35,14 +35,14 @@ def test_one_call_does_not_fill_the_queue() -> None:
     assert triton.most_at_a_time == batches.MAX_PREPARED
 
 
-def test_after_a_failure_nothing_more_is_sent() -> None:
+def test_nothing_is_sent_after_a_failure() -> None:
     triton = RecordingTriton(fail_at=3)
     with pytest.raises(NotReady):
         asyncio.run(batches.infer(caller(triton), MODEL, [Batch([i], 1) for i in range(100)], numbered))
     assert len(triton.calls) == 3
 
 
-def test_the_first_batch_that_fails_is_reported_though_a_later_one_fails_sooner() -> None:
+def test_error_is_that_of_the_first_failing_batch_in_order() -> None:
     async def tensors(rows: Sequence[int]) -> batches.Tensors:
         await asyncio.sleep(0.1 if rows == [2] else 0)
         if rows in ([2], [5]):
@@ -54,7 +54,7 @@ def test_the_first_batch_that_fails_is_reported_though_a_later_one_fails_sooner(
             asyncio.run(batches.infer(caller(RecordingTriton()), MODEL, [Batch([i], 1) for i in range(20)], tensors))
 
 
-def test_work_that_is_given_up_while_it_waits_is_never_sent() -> None:
+def test_call_cancelled_in_the_queue_is_never_sent() -> None:
     triton = RecordingTriton()
 
     async def use() -> None:
@@ -75,7 +75,7 @@ def test_work_that_is_given_up_while_it_waits_is_never_sent() -> None:
     asyncio.run(use())
 
 
-def test_a_failure_ends_the_batches_behind_it() -> None:
+def test_failure_cancels_later_batches() -> None:
     begun: list[int] = []
 
     async def tensors(rows: Sequence[int]) -> batches.Tensors:
@@ -90,7 +90,7 @@ def test_a_failure_ends_the_batches_behind_it() -> None:
     assert len(begun) <= batches.MAX_PREPARED + 1  # the first has made room for one
 
 
-def test_a_call_that_is_given_up_takes_room_until_triton_is_done() -> None:
+def test_cancelled_call_stays_in_flight_until_triton_is_done() -> None:
     done = asyncio.Event()
 
     class SlowTriton(RecordingTriton):

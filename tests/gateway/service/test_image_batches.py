@@ -29,7 +29,7 @@ def test_images_keep_their_order() -> None:
     assert triton.calls[0]["pixels"].dtype == np.uint8
 
 
-def test_large_images_travel_in_smaller_numbers() -> None:
+def test_batches_of_large_images_are_smaller() -> None:
     side = 512  # 768 KiB
     triton = RecordingTriton()
     asyncio.run(infer_images(caller(triton), model(side), 12, lambda index: plain(index, side)))
@@ -52,7 +52,7 @@ def test_one_call_leaves_room_for_others() -> None:
 
 
 @pytest.mark.parametrize("bad", [{3, 7}, {7, 90}, {0, 1, 2, 3}])
-def test_first_bad_image_is_the_one_reported(bad: set[int]) -> None:
+def test_error_is_that_of_the_first_bad_image(bad: set[int]) -> None:
     begun = 0
     others, others_found = bad - {min(bad)}, asyncio.Event()
 

@@ -18,7 +18,7 @@ def model() -> TextModel:
     return TextModel("m", "m", "text-embedding", "embedding", 1, 4, 512, 1000, tokenizer)
 
 
-def test_order_is_kept_whatever_travels_together(model: TextModel) -> None:
+def test_results_keep_the_order_of_the_rows(model: TextModel) -> None:
     triton = RecordingTriton()
     given = [([i] * (1 + (7 * i) % 5),) for i in range(30)]
     results = asyncio.run(infer_texts(caller(triton), model, given))
@@ -26,13 +26,13 @@ def test_order_is_kept_whatever_travels_together(model: TextModel) -> None:
     assert [len(call["input_ids"]) for call in triton.calls] == [4] * 7 + [2]
 
 
-def test_rows_of_similar_length_travel_together(model: TextModel) -> None:
+def test_batches_hold_rows_of_similar_length(model: TextModel) -> None:
     triton = RecordingTriton()
     asyncio.run(infer_texts(caller(triton), model, [([1] * (1 + i % 2 * 99),) for i in range(16)]))
     assert sorted(call["input_ids"].shape for call in triton.calls) == [(4, 1), (4, 1), (4, 100), (4, 100)]
 
 
-def test_tensors_are_those_of_the_contract(model: TextModel) -> None:
+def test_tensors_follow_the_contract(model: TextModel) -> None:
     triton = RecordingTriton()
     asyncio.run(infer_texts(caller(triton), model, [([5, 6, 7],), ([8],)]))
     (call,) = triton.calls
@@ -42,7 +42,7 @@ def test_tensors_are_those_of_the_contract(model: TextModel) -> None:
     assert call["length"].tolist() == [[1], [3]]
 
 
-def test_length_of_a_prefix_is_sent_to_models_that_take_it(model: TextModel) -> None:
+def test_prefix_length_is_sent_to_models_with_the_input(model: TextModel) -> None:
     triton = RecordingTriton()
     given = [([5, 6, 7],), ([8, 9],)]
     asyncio.run(infer_texts(caller(triton), model, given, prefixes=[2, 1]))
@@ -60,7 +60,7 @@ def test_length_of_a_prefix_is_sent_to_models_that_take_it(model: TextModel) -> 
     assert with_it["first_length"].tolist() == [[1], [2]]  # with their rows, the shorter one first
 
 
-def test_rows_are_padded_to_the_smallest_bucket_that_holds_the_longest(model: TextModel) -> None:
+def test_rows_are_padded_to_the_smallest_sufficient_bucket(model: TextModel) -> None:
     triton = RecordingTriton()
     bucketed = replace(model, length_buckets=(4, 8, 1000), max_batch_size=1)
     asyncio.run(infer_texts(caller(triton), bucketed, [([1] * length,) for length in (1, 4, 5, 8, 9)]))
@@ -68,7 +68,7 @@ def test_rows_are_padded_to_the_smallest_bucket_that_holds_the_longest(model: Te
     assert [int(call["length"][0, 0]) for call in triton.calls] == [1, 4, 5, 8, 9]
 
 
-def test_every_segment_has_a_bucket_of_its_own(model: TextModel) -> None:
+def test_segments_are_padded_independently(model: TextModel) -> None:
     triton = RecordingTriton()
     bucketed = replace(model, role="late-interaction", length_buckets=(4, 8))
     asyncio.run(infer_texts(caller(triton), bucketed, [([1, 2], [3] * 7)]))
@@ -76,7 +76,7 @@ def test_every_segment_has_a_bucket_of_its_own(model: TextModel) -> None:
     assert (call["query_ids"].shape, call["document_ids"].shape) == ((1, 4), (1, 8))
 
 
-def test_triton_is_asked_by_its_own_name(model: TextModel) -> None:
+def test_triton_name_is_used(model: TextModel) -> None:
     triton = RecordingTriton(fail_at=0)
-    with pytest.raises(NotReady, match="m-text gave no embedding"):
+    with pytest.raises(NotReady, match="m-text returned no embedding"):
         asyncio.run(infer_texts(caller(triton), replace(model, triton_name="m-text"), [([1],)]))

@@ -45,7 +45,7 @@ def refused(file: Path, error: type[Exception], message: str) -> None:
     asyncio.run(run())
 
 
-def test_tokenizer_is_read_once(file: Path) -> None:
+def test_tokenizer_is_loaded_once(file: Path) -> None:
     async def run() -> None:
         loader = TokenizerLoader(file.parents[1])
         first = await loader.load(ENTRY, None)
@@ -57,7 +57,7 @@ def test_tokenizer_is_read_once(file: Path) -> None:
     asyncio.run(run())
 
 
-def test_tokenizer_that_is_replaced_is_read_again_though_its_times_are_the_same(file: Path) -> None:
+def test_replaced_tokenizer_with_the_same_times_is_reloaded(file: Path) -> None:
     async def run() -> None:
         loader = TokenizerLoader(file.parents[1])
         first = await loader.load(ENTRY, None)
@@ -71,7 +71,7 @@ def test_tokenizer_that_is_replaced_is_read_again_though_its_times_are_the_same(
 
 
 @pytest.mark.parametrize("bad", ["{", None])
-def test_tokenizer_that_is_mended_is_read_again(file: Path, bad: str | None) -> None:
+def test_repaired_tokenizer_is_reloaded(file: Path, bad: str | None) -> None:
     good = file.read_text()
 
     def replace(content: str | None) -> None:
@@ -90,7 +90,7 @@ def test_tokenizer_that_is_mended_is_read_again(file: Path, bad: str | None) -> 
     asyncio.run(run())
 
 
-def test_what_is_no_regular_file_is_refused_at_once(file: Path) -> None:
+def test_irregular_file_is_refused_at_once(file: Path) -> None:
     file.unlink()
     os.mkfifo(file)
     refused(file, OSError, "tokenizer.json is not a regular file")
@@ -99,17 +99,17 @@ def test_what_is_no_regular_file_is_refused_at_once(file: Path) -> None:
     refused(file, OSError, "tokenizer.json is not a regular file")
 
 
-def test_file_that_is_too_large_is_refused(file: Path) -> None:
+def test_large_file_is_refused(file: Path) -> None:
     os.truncate(file, MAX_BYTES + 1)
     refused(file, OSError, "tokenizer.json is larger than 67,108,864 bytes")
 
 
-def test_panic_is_an_ordinary_error(file: Path) -> None:
+def test_panic_is_an_ordinary_exception(file: Path) -> None:
     normalizing(file, *PANICKING)
     refused(file, ValueError, "retry-limit-in-match over")
 
 
-def test_tokenizer_that_takes_long_is_found_later(file: Path) -> None:
+def test_slow_tokenizer_is_available_later(file: Path) -> None:
     normalizing(file, PREPEND, *[SLOW] * 20)
 
     async def run() -> None:
