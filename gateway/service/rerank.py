@@ -110,11 +110,11 @@ async def _interact_late(call: _Call) -> tuple[list[float], int]:
         limit = min(model.max_tokens, call.max_tokens)
         document_ids = await tokens.encode(caller, model, documents, call.places, limit, truncate=call.truncate)
     count = sum(map(len, document_ids))
-    computed = count + len(query_ids) * len(documents)  # every row contains the query
+    computed = count + len(query_ids) * len(documents)  # an upper bound: within a batch, the query is encoded once
     if computed > tokens.MAX_TOKENS:
         raise RequestTooLarge(
-            f"query has {len(query_ids)} tokens and is computed with each of {len(documents)} documents: {computed}"
-            f" tokens in total; the limit is {tokens.MAX_TOKENS}",
+            f"query has {len(query_ids)} tokens, counted with each of {len(documents)} documents: {computed} tokens in"
+            f" total; the limit is {tokens.MAX_TOKENS}",
             param="query",
         )
     outputs = await infer_texts(caller, model, [(query_ids, ids) for ids in document_ids])

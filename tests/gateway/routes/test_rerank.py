@@ -300,7 +300,7 @@ def test_query_counts_with_each_document_since_it_is_read_with_each(client: http
     documents = ["a " * 30] * 2048
     error = refused(client, 413, query="sea shells " * 60, documents=documents, model="minilm-late-interaction")
     assert error["param"] == "query"
-    assert "with each of 2048 documents that makes" in error["message"]
+    assert "counted with each of 2048 documents" in error["message"]
 
 
 def test_cross_encoder_gets_the_models_default_prompt_before_the_query(
