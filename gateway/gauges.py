@@ -14,8 +14,6 @@ from gateway.triton import Triton
 
 
 class Gauges(Collector):
-    """Of one gateway."""
-
     def __init__(self, triton: Triton, catalog: Catalog, lines: Lines, monitor: Monitor, drain: Drain) -> None:
         self._triton = triton
         self._catalog = catalog
@@ -24,21 +22,20 @@ class Gauges(Collector):
         self._drain = drain
 
     def collect(self) -> Iterator[Metric]:
-        """Read all gauges."""
         triton_models = [triton_model for model in self._catalog.models for triton_model in model.triton_models]
         lines = {triton_model.triton_name: self._lines.of(triton_model.triton_name) for triton_model in triton_models}
         ready = {triton_model.triton_name: self._monitor.is_well(triton_model) for triton_model in triton_models}
-        yield _gauge("info", "Of the gateway.", "version", {__version__: 1})
-        yield GaugeMetricFamily("conch_ready", "Whether all is well.", self._monitor.problem() is None)
-        yield GaugeMetricFamily("conch_requests_in_flight", "Not answered yet.", self._drain.in_flight)
-        yield _gauge("triton_up", "Whether a Triton answers.", "server", self._triton.live())
-        yield _gauge("model_ready", "Whether a model has answered lately.", "model", ready)
+        yield _gauge("info", "Version of the gateway.", "version", {__version__: 1})
+        yield GaugeMetricFamily("conch_ready", "Whether the gateway is ready.", self._monitor.problem() is None)
+        yield GaugeMetricFamily("conch_requests_in_flight", "Requests without a response yet.", self._drain.in_flight)
+        yield _gauge("triton_up", "Whether a Triton server answers.", "server", self._triton.live())
+        yield _gauge("model_ready", "Whether a model has answered recently.", "model", ready)
         waiting = {name: line.waiting for name, line in lines.items()}
-        yield _gauge("waiting_tokens", "Admitted, and not at Triton yet.", "model", waiting)
+        yield _gauge("waiting_tokens", "Tokens admitted but not yet sent to Triton.", "model", waiting)
         in_flight = {name: line.in_flight for name, line in lines.items()}
-        yield _gauge("in_flight_tokens", "At Triton.", "model", in_flight)
+        yield _gauge("in_flight_tokens", "Tokens being processed by Triton.", "model", in_flight)
         rates = {name: line.rate for name, line in lines.items()}
-        yield _gauge("tokens_per_second", "What a model does while it has work; 0: not known yet.", "model", rates)
+        yield _gauge("tokens_per_second", "Throughput of a model while busy; 0 if not measured yet.", "model", rates)
 
 
 def _gauge(name: str, documentation: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:

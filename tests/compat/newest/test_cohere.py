@@ -170,4 +170,4 @@ def test_keys_and_quotas(guarded_url: str) -> None:
 
     with pytest.raises(TooManyRequestsError) as spent:
         send()
-    assert "a minute" in spent.value.body["message"]
+    assert "per minute" in spent.value.body["message"]

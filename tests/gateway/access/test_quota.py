@@ -19,7 +19,7 @@ def test_quota_is_of_each_key() -> None:
     for _ in range(2):
         quotas.check("a")
         quotas.count("a", "requests", 1)
-    with pytest.raises(QuotaExceeded, match="this key may ask for 2 requests a minute") as caught:
+    with pytest.raises(QuotaExceeded, match="rate limit of 2 requests per minute exceeded") as caught:
         quotas.check("a")
     assert 1 <= int(caught.value.headers["retry-after"]) <= 60
     quotas.check("b")
@@ -29,7 +29,7 @@ def test_what_goes_over_is_counted_too() -> None:
     quotas = Quotas({"requests": None, "tokens": 10})
     quotas.count("a", "tokens", 300)
     assert quotas.headers("a")["x-ratelimit-remaining-tokens"] == "0"
-    with pytest.raises(QuotaExceeded, match="10 tokens a minute"):
+    with pytest.raises(QuotaExceeded, match="10 tokens per minute"):
         quotas.check("a")
 
 

@@ -9,7 +9,15 @@ from contextlib import suppress
 
 import pytest
 
-from gateway.server.protocol import CHUNK_BYTES, HEAD_BYTES, MAX_CHUNKS, MAX_PIPELINED, REST_BYTES, Flow, Joined
+from gateway.server.protocol import (
+    CHUNK_BYTES,
+    HEAD_BYTES,
+    MAX_CHUNKS,
+    MAX_PIPELINED,
+    REST_BYTES,
+    CoalescingTransport,
+    PipelineFlowControl,
+)
 from tests.serving import Server
 
 REQUEST = b"GET /health/live HTTP/1.1\r\nhost: a\r\n"
@@ -39,12 +47,12 @@ def test_headers_without_end_are_refused(connection: socket.socket) -> None:
     connection.sendall(REQUEST + b"x: ")
     for _ in range(HEAD_BYTES // 4096 + 1):
         connection.sendall(b"a" * 4096)
-    assert answer(connection) == (431, f"the headers are over {HEAD_BYTES} bytes")
+    assert answer(connection) == (431, f"the request headers exceed {HEAD_BYTES} bytes")
 
 
 def test_headers_that_come_too_slowly_are_refused(connection: socket.socket) -> None:
     connection.sendall(REQUEST)
-    assert answer(connection) == (408, "the headers were not complete within 10 s")
+    assert answer(connection) == (408, "the request headers were not complete within 10 s")
 
 
 def test_connection_that_rests_between_requests_is_kept(connection: socket.socket) -> None:
@@ -108,10 +116,10 @@ def test_trailers_are_taken_and_dropped(connection: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("headers", "message"),
     [
-        (b"", "there is no Host header"),
-        (b"host: a\r\nhost: a\r\n", "there is more than one Host header"),
-        (b"host: a, b\r\n", "the Host header is not a host"),
-        (b"host: a/b\r\n", "the Host header is not a host"),
+        (b"", "the request has no Host header"),
+        (b"host: a\r\nhost: a\r\n", "the request has more than one Host header"),
+        (b"host: a, b\r\n", "the Host header is not a valid host"),
+        (b"host: a/b\r\n", "the Host header is not a valid host"),
     ],
 )
 def test_request_without_one_host_is_refused(connection: socket.socket, headers: bytes, message: str) -> None:
@@ -132,7 +140,7 @@ def test_http_1_0_needs_no_host(connection: socket.socket) -> None:
 
 def test_transfer_encoding_that_is_not_decoded_is_refused(connection: socket.socket) -> None:
     connection.sendall(REQUEST + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n")
-    assert answer(connection) == (501, "the only transfer-encoding that is read is chunked")
+    assert answer(connection) == (501, "unsupported transfer-encoding; only chunked is supported")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +181,7 @@ def test_body_in_small_chunks_is_put_together(connection: socket.socket) -> None
 
 def test_body_in_small_chunks_without_end_is_refused(connection: socket.socket) -> None:
     connection.sendall(CHUNKED + b"1\r\n \r\n" * (MAX_CHUNKS + 1000))
-    assert answer(connection) == (400, f"the body comes in over {MAX_CHUNKS} chunks of under {CHUNK_BYTES} bytes")
+    assert answer(connection) == (400, f"the body has more than {MAX_CHUNKS} chunks smaller than {CHUNK_BYTES} bytes")
 
 
 FOREIGN = b"POST /v1/embeddings HTTP/1.1\r\nhost: example.com\r\n"
@@ -261,7 +269,7 @@ class Recording(asyncio.Transport):
 
 def test_no_more_is_read_while_a_request_waits() -> None:
     recording, waiting = Recording(), ["a request"]
-    flow = Flow(recording, waiting)
+    flow = PipelineFlowControl(recording, waiting)
     flow.pause_reading()
     flow.resume_reading()
     assert recording.done == ["paused"]
@@ -273,13 +281,13 @@ def test_no_more_is_read_while_a_request_waits() -> None:
 def test_head_and_body_are_sent_together() -> None:
     async def use() -> list[object]:
         recording = Recording()
-        joined = Joined(recording, asyncio.get_running_loop(), recording.close)
-        joined.write(b"head")
-        joined.write(b"body")
+        transport = CoalescingTransport(recording, asyncio.get_running_loop(), recording.close)
+        transport.write(b"head")
+        transport.write(b"body")
         await asyncio.sleep(0)
-        joined.write(b"next")
-        joined.close()
-        joined.write(b"too late")
+        transport.write(b"next")
+        transport.close()
+        transport.write(b"too late")
         await asyncio.sleep(0)
         return recording.done
 
