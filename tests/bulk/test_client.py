@@ -60,7 +60,7 @@ def test_key_is_sent_and_not_shown(api: Api) -> None:
 
 
 def test_null_is_not_sent(api: Api) -> None:
-    assert lengths(api, ["ab", None, ""]) == [2, "the text is null, or not UTF-8", 0]
+    assert lengths(api, ["ab", None, ""]) == [2, "the text is null or not UTF-8", 0]
     assert api.texts == ["ab", ""]
 
 
@@ -87,12 +87,12 @@ def test_server_that_asks_for_no_wait_is_not_run_over(api: Api) -> None:
 
 def test_server_that_stays_away_is_told_of(api: Api) -> None:
     api.answer = lambda _: error(503, "no model")
-    with pytest.raises(Unavailable, match=r"503 no model; the next attempt in \d s is beyond 0\.2 s of patience"):
+    with pytest.raises(Unavailable, match=r"503 no model; the next retry, in \d s, would exceed --patience \(0\.2 s\)"):
         lengths(api, ["ab"], patience_s=0.2)
 
 
 def test_nobody_listens() -> None:
-    with pytest.raises(Unavailable, match=r"ConnectError: .*; the next attempt"):
+    with pytest.raises(Unavailable, match=r"ConnectError: .*; the next retry"):
         asyncio.run(embed(Endpoint("http://127.0.0.1:1", "m", {}, 1, 1, 0.2), ["a"]))
 
 
@@ -144,7 +144,7 @@ def test_what_no_text_can_help_ends_the_job(api: Api, status: int, message: str)
 )
 def test_answer_of_something_else_ends_the_job(api: Api, content: bytes) -> None:
     api.answer = lambda _: (200, {}, content)
-    with pytest.raises(JobError, match="does not answer as an embedding API does"):
+    with pytest.raises(JobError, match="is not that of an embedding API"):
         lengths(api, ["a"])
 
 

@@ -73,8 +73,8 @@ def test_job_stops_when_the_server_goes_away_and_goes_on_later(
     api.answer = answer
     assert run(api, texts, tmp_path / "out", "--patience", "0.1") == 1
     said = capsys.readouterr().err
-    assert "503 gone; the next attempt" in said
-    assert "the same command goes on from here" in said
+    assert "503 gone; the next retry" in said
+    assert "run the same command again to resume" in said
     written = len(rows(tmp_path / "out"))
     assert 0 < written < 55
     api.asked.clear()
@@ -109,7 +109,7 @@ def test_job_goes_on_only_with_vectors_of_the_same_length(
     run(api, texts, tmp_path / "out")
     api.answer = lambda _: (200, {}, b'{"data": [{"index": 0, "embedding": "AACAPw=="}]}')
     assert run(api, texts, tmp_path / "out") == 2
-    assert "it differs in width" in capsys.readouterr().err
+    assert "which differs in width" in capsys.readouterr().err
 
 
 def test_lost_storage_stops_the_job_until_it_is_there_again(
@@ -124,7 +124,7 @@ def test_lost_storage_stops_the_job_until_it_is_there_again(
 
     api.answer = answer
     assert run(api, texts, tmp_path / "out") == 1
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
     hidden.rename(texts)
     assert run(api, texts, tmp_path / "out") == 0
     assert len(rows(tmp_path / "out")) == 55
@@ -150,7 +150,7 @@ def test_request_that_is_wrong_for_all_texts_ends_the_job_at_once(
 ) -> None:
     api.answer = lambda _: error(400, "dimensions: must be one of 64, 384")
     assert run(api, texts, tmp_path / "out", "--request", '{"dimensions": 5}') == 2
-    assert "refuses any text: dimensions: must be" in capsys.readouterr().err
+    assert "refused a test text: dimensions: must be" in capsys.readouterr().err
     assert len(api.asked) == 1
 
 

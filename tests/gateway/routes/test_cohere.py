@@ -149,19 +149,22 @@ def test_documents_come_back_to_those_who_ask(client: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({}, "exactly one of texts, images and inputs is needed, not none"),
+        ({}, "send exactly one of texts, images and inputs, not none"),
         (
             {"texts": ["a"], "images": [PIXEL]},
-            "exactly one of texts, images and inputs is needed, not texts and images",
+            "send exactly one of texts, images and inputs, not texts and images",
         ),
         ({"texts": []}, "texts: Expected `array` of length >= 1"),
         ({"texts": "a", "colour": 1}, "texts: Expected `array | null`, got `str`"),
         ({"images": [PIXEL]}, "images[0] holds an image; model 'all-minilm-l6-v2' takes text only; models that take"),
         ({"texts": ["a"], "output_dimension": 7}, "output_dimension is 7; the embeddings of model"),
-        ({"inputs": [{"content": [{"type": "text", "text": "a"}] * 2}]}, "inputs[0] holds two of a kind"),
-        ({"texts": ["a"], "dimensions": 64}, "dimensions: here this is called output_dimension"),
-        ({"texts": ["a"], "truncate_prompt_tokens": 64}, "truncate_prompt_tokens: here this is called max_tokens"),
-        ({"texts": ["a"], "normalized": False}, "normalized: vectors here always have length 1"),
+        (
+            {"inputs": [{"content": [{"type": "text", "text": "a"}] * 2}]},
+            "inputs[0] may hold only one text and one image",
+        ),
+        ({"texts": ["a"], "dimensions": 64}, "dimensions: use output_dimension instead"),
+        ({"texts": ["a"], "truncate_prompt_tokens": 64}, "truncate_prompt_tokens: use max_tokens instead"),
+        ({"texts": ["a"], "normalized": False}, "normalized: vectors are always normalised"),
     ],
 )
 def test_errors_are_cohere_s(client: httpx2.Client, body: dict[str, Any], message: str) -> None:

@@ -154,14 +154,14 @@ def test_other_servers_names_of_fields_mean_the_same(client: httpx2.Client) -> N
     assert raw["data"] == post(client, input="a", normalized=False)["data"]
     assert raw["data"] != post(client, input="a", normalize="true")["data"]
     message = refused(client, input="a", normalize=True, normalized=True)["message"]
-    assert message == "normalized and normalize say the same; send one of them"
+    assert message == "normalized and normalize have the same meaning; send only one of them"
 
 
 def test_undeclared_size_is_refused(client: httpx2.Client, odd_client: httpx2.Client) -> None:
     error = refused(client, input="a", dimensions=64)
     assert error["param"] == "dimensions"
-    assert error["message"] == "dimensions is 64; the embeddings of model 'all-minilm-l6-v2' can have 384"
-    assert "can have 64, 128, 384" in refused(odd_client, input="a", model="matryoshka", dimensions=65)["message"]
+    assert error["message"] == "dimensions is 64; model 'all-minilm-l6-v2' supports 384"
+    assert "supports 64, 128, 384" in refused(odd_client, input="a", model="matryoshka", dimensions=65)["message"]
 
 
 def test_long_input_is_refused_by_limit_index_and_length(client: httpx2.Client) -> None:
@@ -188,39 +188,39 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
     ("body", "param", "message"),
     [
         ({"input": ""}, "input", "input is empty"),
-        ({"input": []}, "input", "input holds 0 items; it must hold 1 to 2048"),
+        ({"input": []}, "input", "input has 0 items; it must have 1 to 2048"),
         ({"input": ["a", ""]}, "input[1]", "input[1] is empty"),
         ({"input": [[]]}, "input[0]", "input[0] is empty"),
-        ({"input": ["a"] * 2049}, "input", "input holds 2049 items"),
-        ({"input": [{}]}, "input[0]", "input[0] holds neither text nor image"),
+        ({"input": ["a"] * 2049}, "input", "input has 2049 items"),
+        ({"input": [{}]}, "input[0]", "input[0] has neither text nor image"),
         ({"input": [{"image": "AAAA"}]}, "input[0].image", "input[0] holds an image; model 'all-minilm-l6-v2' takes"),
         ({"input": [1, "a"]}, "input[0]", "input[0] is a token id among other inputs"),
         ({"input": [30522]}, "input[0]", "input[0] holds a token id outside 0..30521"),
         ({"input": [2**70]}, "input[0]", ""),
-        ({"input": [1] * 300_001}, "input", "input holds 300001 items"),
+        ({"input": [1] * 300_001}, "input", "input has 300001 items"),
         ({"input": "a" * 16_385}, "input", "input has 16385 characters; for 256 tokens, which it may have, 16384 are"),
         ({"input": [[101, 102], [-1]]}, "input[1]", "input[1] holds a token id outside 0..30521"),
         ({"input": [[101, 102], [15339, 1917]]}, "input[1]", "input[1] does not begin with [101] and end with [102]"),
-        ({"input": "a", "task": "query", "input_type": "query"}, "task", "task and input_type say the same"),
-        ({"input": "a", "truncate": False, "truncation": True}, "truncation", "truncate and truncation say the same"),
-        ({"input": {"image": "a", "url": "b"}}, "input", "input holds more than one of image, url and bytes"),
+        ({"input": "a", "task": "query", "input_type": "query"}, "task", "task and input_type have the same meaning"),
+        ({"input": "a", "truncate": False, "truncation": True}, "truncation", "truncate and truncation have the same"),
+        ({"input": {"image": "a", "url": "b"}}, "input", "input has more than one of image, url and bytes"),
         ({"input": [1.5]}, "input[0]", "input[0]: Expected"),
-        ({"input": "a", "late_chunking": True}, "late_chunking", "late_chunking: this is not supported: models pool"),
+        ({"input": "a", "late_chunking": True}, "late_chunking", "late_chunking: not supported: pooling is part"),
         ({"messages": [{"role": "user"}]}, "messages", "messages: conversations are not supported; send input"),
         ({"input": "a", "add_special_tokens": "false"}, "add_special_tokens", "add_special_tokens: special tokens are"),
-        ({"input": {"text": "a", "video": "b"}}, "input.video", "input.video: models take text and images only"),
+        ({"input": {"text": "a", "video": "b"}}, "input.video", "input.video: only text and images are supported"),
         ({"input": "a", "dimensions": -1}, "dimensions", "dimensions: Expected `int` >= 0"),
         ({"input": "a", "truncate_prompt_tokens": 7}, "truncate_prompt_tokens", "truncate_prompt_tokens is 7; it must"),
         ({"input": "a", "truncate_prompt_tokens": -2}, "truncate_prompt_tokens", "truncate_prompt_tokens: Expected"),
         (
             {"input": "a", "truncate_prompt_tokens": 9, "truncate": "NONE"},
             "truncate_prompt_tokens",
-            "truncate_prompt_tokens cuts what truncate says must not be cut",
+            "truncate_prompt_tokens contradicts truncate",
         ),
         ({"inputs": "a"}, "input", "input is required; unknown fields: 'inputs'"),
         ({"input": "a", "embedding_type": "int4"}, "embedding_type", "embedding_type: Invalid enum value 'int4'"),
         ({"input": "a", "embedding_type": []}, "embedding_type", "embedding_type: Expected `array` of length >= 1"),
-        ({"input": "a", "embedding_type": "int8", "normalized": False}, "normalized", "int8 and uint8 quantise"),
+        ({"input": "a", "embedding_type": "int8", "normalized": False}, "normalized", "int8 and uint8 need"),
         ({}, "input", "input is required"),
     ],
 )

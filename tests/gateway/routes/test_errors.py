@@ -23,7 +23,7 @@ def test_wrong_method_is_405_and_says_which_are_right(client: httpx2.Client) -> 
     response = client.get("/v1/embeddings")
     assert response.status_code == 405
     assert response.headers["allow"] == "POST"
-    assert response.json()["error"]["message"] == "/v1/embeddings does not take GET"
+    assert response.json()["error"]["message"] == "/v1/embeddings does not support GET"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_deadline_is_of_the_request_not_of_its_parts(odd_client: httpx2.Client) 
     started = time.monotonic()
     response = odd_client.post("/v1/embeddings", json={"input": ["a b"] * 1000, "model": "slow"})
     assert response.status_code == 504
-    assert response.json()["error"]["message"] == "no answer within 2 s"
+    assert response.json()["error"]["message"] == "no response within 2 s"
     assert time.monotonic() - started < 4
 
 

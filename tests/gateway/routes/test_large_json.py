@@ -135,14 +135,14 @@ def test_wrong_json_is_named_by_its_byte() -> None:
 
 @pytest.mark.parametrize("value", [b"7", b'"a,b"', b'{"a": 1}', b'""'])
 def test_more_values_than_a_request_can_have_are_refused(value: bytes) -> None:
-    with pytest.raises(RequestTooLarge, match=f"over ({MAX_VALUES} values|{MAX_CONTAINERS} lists and objects)"):
+    with pytest.raises(RequestTooLarge, match=f"more than ({MAX_VALUES} values|{MAX_CONTAINERS} lists and objects)"):
         decode(b"[" + b",".join([value] * (MAX_VALUES + 2)) + b"]", Any)
 
 
 @pytest.mark.parametrize("value", [b"[]", b"{}", b"[["])
 @pytest.mark.parametrize("filling", [b"", b'"%s",' % LONG.encode()])
 def test_more_lists_and_objects_than_a_request_can_have_are_refused(value: bytes, filling: bytes) -> None:
-    with pytest.raises(RequestTooLarge, match=f"over {MAX_CONTAINERS} lists and objects"):
+    with pytest.raises(RequestTooLarge, match=f"more than {MAX_CONTAINERS} lists and objects"):
         decode(b"[" + filling + b",".join([value] * (MAX_CONTAINERS + 1)) + b"]", Any)
 
 
@@ -161,9 +161,9 @@ def test_deep_nesting_is_refused(filling: str) -> None:
 
 
 def test_string_that_nobody_reads_is_refused() -> None:
-    with pytest.raises(RequestTooLarge, match=f"a string has over {MAX_STRING} characters"):
+    with pytest.raises(RequestTooLarge, match=f"a string has more than {MAX_STRING} characters"):
         decode(written(["a" * (MAX_STRING + 1)]), Any)
-    with pytest.raises(RequestTooLarge, match=f"a string that is not all ASCII has over {MAX_WIDE_STRING} characters"):
+    with pytest.raises(RequestTooLarge, match=f"a non-ASCII string has more than {MAX_WIDE_STRING} characters"):
         decode(written(["é" + "a" * MAX_WIDE_STRING]), Any)
 
 

@@ -81,7 +81,7 @@ def test_voyages_clients_find_results_where_they_look(client: httpx2.Client) -> 
     assert answer["object"] == "list"
     assert answer["results"] == post(client, query="sea", documents=DOCUMENTS, top_n=2)["results"]
     assert refused(client, query="sea", documents=["a", "sea " * 300], truncation=False)["param"] == "documents[1]"
-    assert refused(client, query="a", documents=["a"], top_n=1, top_k=1)["message"].startswith("top_n and top_k say")
+    assert refused(client, query="a", documents=["a"], top_n=1, top_k=1)["message"].startswith("top_n and top_k have")
 
 
 @pytest.mark.parametrize(("top_n", "count"), [(1, 1), (3, 3), (99, 4), (0, 4), (None, 4)])

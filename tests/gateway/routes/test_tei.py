@@ -81,7 +81,7 @@ def test_tokens_are_parts_of_their_text(client: httpx2.Client) -> None:
 
 
 def test_prediction_wants_a_cross_encoder(client: httpx2.Client) -> None:
-    assert refused(client, "/predict", inputs=["a", "b"]).endswith("is no cross-encoder, which predictions are made by")
+    assert refused(client, "/predict", inputs=["a", "b"]).endswith("is not a cross-encoder; /predict needs one")
     assert refused(client, "/predict", inputs=["a"]) == "inputs must be a pair of texts or a list of pairs"
 
 
@@ -99,7 +99,7 @@ def test_health_is_readiness(client: httpx2.Client) -> None:
 def test_vectors_of_tokens_are_not_to_be_had(client: httpx2.Client, path: str) -> None:
     answer = client.post(path, json={"inputs": "a"})
     assert answer.status_code == 404
-    message = f"there is no {path}: models pool in the graph, into one dense vector"
+    message = f"{path} is not supported: the exported graph pools into one dense vector"
     assert answer.json() == {"error": message, "error_type": "Validation"}
 
 
@@ -142,12 +142,16 @@ def test_unknown_fields_are_told(client: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
-        ("/embed", {"inputs": "a", "normalized": False}, "normalized: here this is called normalize"),
-        ("/embed", {"inputs": "a", "output_dimension": 64}, "output_dimension: here this is called dimensions"),
-        ("/embed", {"inputs": "a", "input_type": "query"}, "input_type: here this is called prompt_name"),
-        ("/embed", {"inputs": "a", "encoding_format": "base64"}, "encoding_format: here vectors are lists of floats"),
-        ("/rerank", {"query": "a", "texts": ["b"], "return_documents": True}, "return_documents: beside texts"),
-        ("/rerank", {"query": "a", "texts": ["b"], "truncate_prompt_tokens": 8}, "truncate_prompt_tokens: with"),
+        ("/embed", {"inputs": "a", "normalized": False}, "normalized: use normalize instead"),
+        ("/embed", {"inputs": "a", "output_dimension": 64}, "output_dimension: use dimensions instead"),
+        ("/embed", {"inputs": "a", "input_type": "query"}, "input_type: use prompt_name instead"),
+        ("/embed", {"inputs": "a", "encoding_format": "base64"}, "encoding_format: only lists of floats are supported"),
+        ("/rerank", {"query": "a", "texts": ["b"], "return_documents": True}, "return_documents: use return_text"),
+        (
+            "/rerank",
+            {"query": "a", "texts": ["b"], "truncate_prompt_tokens": 8},
+            "truncate_prompt_tokens: supported only with documents",
+        ),
     ],
 )
 def test_what_would_change_the_answer_elsewhere_is_refused(
