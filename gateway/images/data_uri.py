@@ -9,7 +9,7 @@ from gateway.errors import InvalidRequest
 MAX_BYTES = 10 * 2**20
 """The largest image file, whether sent or fetched."""
 MAX_CHARACTERS = MAX_BYTES * 3 // 2
-"""The longest base64 of such a file: a third more than its bytes, and room for line breaks."""
+"""The longest base64 of an image file: a third more than MAX_BYTES, and room for line breaks."""
 DATA_URI = re.compile(rb"\s*data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 """The head of a data: URI (RFC 2397, section 3), which may contain spaces."""
 URL_SAFE = bytes.maketrans(b"-_", b"+/")

@@ -165,7 +165,7 @@ def format_name(image: Image.Image) -> str:
 
 
 def _is_polyglot(file: bytes) -> bool:
-    """Whether other programs would read an image as an archive, a document or a script. Such a file is an attack."""
+    """Whether other programs would read an image as an archive, a document or a script, as in an attack."""
     ends = (file[:MARKED_BYTES] + file[-MARKED_BYTES:]).lower()
     return any(marker in ends for marker in MARKERS) or _ends_in_archive(file)
 

@@ -19,7 +19,8 @@ layout."""
 BYTES_PER_PIXEL = 6
 """Memory per pixel to decode and prepare most images: four bytes for the image, and two for copies of one channel."""
 WEBP_BYTES_PER_PIXEL = 20
-"""The same for WebP: the decoder's two canvases and its copy, Pillow's copy, and the image, of four bytes each."""
+"""Memory per pixel to decode a WebP: the decoder's two canvases and its copy, Pillow's copy, and the image, of four
+bytes each."""
 ORIENTATION = 0x0112
 UPRIGHT: Mapping[int, Transpose] = {
     2: Transpose.FLIP_LEFT_RIGHT,

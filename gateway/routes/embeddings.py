@@ -36,7 +36,7 @@ ALIASES = {
 IMAGE = re.compile(r"\s*data:image/", re.IGNORECASE)
 """The beginning of an image sent as a string, as some of Jina's clients do. For models that take texts and images."""
 BEGINNING = 256
-"""How many characters of a string are searched for it: matching millions of spaces takes long."""
+"""How many characters of a string to match with IMAGE: matching millions of spaces takes long."""
 
 
 class InputItem(Struct, forbid_unknown_fields=True):

@@ -25,11 +25,11 @@ MAX_CHUNKS = 512
 """The most chunks of a body, plus one for each CHUNK_BYTES of it. A chunk costs as much time as a kilobyte."""
 CHUNK_BYTES = 64
 CHUNKS_REFUSAL_DELAY_S = 0.1
-"""How long to wait before refusing such a body, since a client that is refused immediately retries immediately."""
+"""How long to wait before refusing a body with too many chunks: a client that is refused at once retries at once."""
 REST_TIMEOUT_S = 10.0
 """How long to receive the rest of a body after its response was sent. The connection can be reused afterwards."""
 REST_BYTES = 64 * 2**20
-"""The most bytes of such a rest."""
+"""How much of the rest of a body to receive after its response was sent."""
 DISCARD_PAUSE_S = 0.02
 """The pause between reads of data that is discarded: uvloop reads megabytes at a time from a fast client, while all
 other clients wait."""

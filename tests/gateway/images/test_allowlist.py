@@ -65,7 +65,7 @@ def reaches(allowlist: Allowlist, host: str, address: str, port: int = 443) -> b
     return rule is not None and ipaddress.ip_address(address) in rule
 
 
-def test_names_are_listed_one_by_one_or_with_all_below() -> None:
+def test_names_are_allowed_individually_or_with_all_subdomains() -> None:
     allowlist = Allowlist.parse(["Images.example.com", "*.cdn.example.com"])
     for name in ("images.example.com", "IMAGES.EXAMPLE.COM.", "a.cdn.example.com", "a.b.cdn.example.com"):
         assert reaches(allowlist, name, "1.1.1.1")
@@ -73,12 +73,12 @@ def test_names_are_listed_one_by_one_or_with_all_below() -> None:
         assert allowlist.rule(name, 443) is None
 
 
-def test_listed_name_is_no_way_to_a_private_address() -> None:
+def test_allowed_name_gives_no_access_to_private_addresses() -> None:
     allowlist = Allowlist.parse(["images.example.com", "10.0.0.0/8"])
     assert not reaches(allowlist, "images.example.com", "10.0.0.1")
 
 
-def test_name_may_be_listed_with_its_network() -> None:
+def test_name_may_have_a_network() -> None:
     allowlist = Allowlist.parse(["minio.internal=10.1.0.0/16", "minio.internal=fd12::/16"])
     for address, reached in (("10.1.2.3", True), ("fd12::1", True), ("1.1.1.1", True), ("10.2.0.1", False)):
         assert reaches(allowlist, "minio.internal", address) == reached
@@ -103,7 +103,7 @@ def test_listed_network_allows_its_addresses_and_no_others() -> None:
         ("[fd12::/16]:8443", "fd12::1", "fd12::1"),
     ],
 )
-def test_listed_port_is_the_only_one(entry: str, host: str, address: str) -> None:
+def test_only_the_given_port_is_allowed(entry: str, host: str, address: str) -> None:
     for port in (80, 443, 8000, 8443):
         assert reaches(Allowlist.parse([entry]), host, address, port) == (port == 8443)
         assert reaches(Allowlist.parse([entry.replace(":8443", "")]), host, address, port) == (port in (80, 443))

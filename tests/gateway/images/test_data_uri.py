@@ -30,7 +30,7 @@ def test_alphabets_differ_here() -> None:
         f"DATA:IMAGE/PNG;name=a.png;BASE64,{STANDARD}",
     ],
 )
-def test_every_way_to_write_a_file_is_read(text: str) -> None:
+def test_every_form_of_base64_is_read(text: str) -> None:
     assert decode(text.encode(), "image") == CONTENT
 
 
@@ -51,7 +51,7 @@ def test_every_way_to_write_a_file_is_read(text: str) -> None:
         ("AAAA" * (MAX_BYTES // 3 + 2), f"exceeds {MAX_BYTES} bytes"),
     ],
 )
-def test_what_is_no_file_is_refused(text: str, message: str) -> None:
+def test_text_without_an_image_is_refused(text: str, message: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         decode(text.encode("utf8", "surrogatepass"), "input[0].image")
     assert caught.value.message.startswith(f"input[0].image {message}")

@@ -265,7 +265,7 @@ async def redirect_and_flood(_: bytes, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-def test_what_a_redirect_says_besides_is_not_read() -> None:
+def test_body_of_a_redirect_is_not_read() -> None:
     started = time.monotonic()
     found, _ = run("http://127.0.0.1:PORT/a", {"/a": redirect_and_flood, "/b": reply()}, LOOPBACK)
     assert found == IMAGE
@@ -280,7 +280,7 @@ async def crumbs(_: bytes, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-def test_server_of_crumbs_is_given_up() -> None:
+def test_too_many_small_chunks_are_refused() -> None:
     found, _ = run("http://127.0.0.1:PORT/a", {"/a": crumbs}, PUBLIC)
     assert found == "the server sent the file in too many small chunks"
 
@@ -305,12 +305,12 @@ def test_three_redirects_are_followed(hops: int, expected: bytes | str) -> None:
         (flood, f"the file exceeds {MAX_BYTES} bytes"),
     ],
 )
-def test_answer_that_is_no_image_within_the_limits_is_refused(handler: Handler, refusal: str) -> None:
+def test_response_without_an_image_within_the_limits_is_refused(handler: Handler, refusal: str) -> None:
     assert run("http://127.0.0.1:PORT/a", {"/a": handler}, PUBLIC)[0] == refusal
 
 
 @pytest.mark.parametrize("handler", [drip, silence])
-def test_slow_server_is_given_up_in_time(handler: Handler) -> None:
+def test_slow_server_times_out(handler: Handler) -> None:
     started = time.monotonic()
     found, _ = run("http://127.0.0.1:PORT/a", {"/a": handler}, PUBLIC)
     assert found in ("the server took more than 5 s", "the server is unreachable or closed the connection")
@@ -320,11 +320,11 @@ def test_slow_server_is_given_up_in_time(handler: Handler) -> None:
 @pytest.mark.parametrize(
     "url", ["http://", "http://[::1", "http://a b/", "http://127.0.0.1:99999/", "http://" + "a" * 70_000]
 )
-def test_what_is_no_url_is_refused(url: str) -> None:
+def test_invalid_url_is_refused(url: str) -> None:
     assert isinstance(run(url, {}, LOOPBACK)[0], str)
 
 
-def test_cookies_do_not_go_from_one_fetch_to_another() -> None:
+def test_cookies_are_not_kept_between_fetches() -> None:
     routes = {"/a": reply(Set_Cookie="session=secret; Path=/")}
     _, world = run("http://127.0.0.1:PORT/a", routes, LOOPBACK, fetches=2)
     assert len(world.heads) == 2
@@ -351,7 +351,7 @@ def test_name_with_an_address_that_does_not_answer_is_reached_at_its_next() -> N
         *(f"http://127.0.0.1:PORT/{way}" for way in ("missing", "page", "large", "away", "inside")),
     ],
 )
-def test_nobody_learns_what_is_at_an_address_that_is_not_public(url: str) -> None:
+def test_errors_of_private_addresses_reveal_nothing(url: str) -> None:
     routes = {
         "/missing": reply(status="404 Not Found"),
         "/page": reply(kind="text/html"),
@@ -364,7 +364,7 @@ def test_nobody_learns_what_is_at_an_address_that_is_not_public(url: str) -> Non
 
 @pytest.mark.parametrize("allowed", [listed("127.0.0.1", "here.example=127.0.0.0/8"), anybody])
 @pytest.mark.parametrize("host", ["127.0.0.1", "here.example"])
-def test_other_ports_than_those_of_the_web_must_be_listed(allowed: Allowing, host: str) -> None:
+def test_other_ports_than_80_and_443_must_be_listed(allowed: Allowing, host: str) -> None:
     found, world = run(f"http://{host}:PORT/a", {"/a": reply()}, allowed, {"here.example": ["127.0.0.1"]})
     assert (found, world.resolved) == ("this server does not fetch from this host and port", [])
 

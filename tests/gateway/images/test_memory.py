@@ -15,7 +15,7 @@ async def take(limit: MemoryLimit, amount: int, order: list[int]) -> None:
         order.append(amount)
 
 
-def test_holders_share_what_there_is() -> None:
+def test_waiters_share_the_limit() -> None:
     async def run() -> None:
         limit = MemoryLimit(10)
         order: list[int] = []
@@ -29,7 +29,7 @@ def test_holders_share_what_there_is() -> None:
     asyncio.run(run())
 
 
-def test_failure_gives_back_too() -> None:
+def test_failure_releases_the_reservation() -> None:
     async def run() -> None:
         limit = MemoryLimit(1)
         for _ in range(3):

@@ -123,7 +123,7 @@ def test_broken_exif_is_none() -> None:
         (file(Image.new("RGB", (500, 1)), "GIF"), "has 500 x 1 pixels; the minimum is 2 x 2"),
     ],
 )
-def test_what_is_no_image_is_refused(content: bytes, message: str) -> None:
+def test_other_files_are_refused(content: bytes, message: str) -> None:
     assert refusal(content).startswith(f"input[3].image {message}")
 
 

@@ -18,7 +18,7 @@ def test_bodies_share_a_limit_until_their_requests_end() -> None:
         third.grow(LARGE)
 
 
-def test_what_has_come_in_counts() -> None:
+def test_received_bytes_are_counted() -> None:
     bodies = Bodies(max_bytes=LARGE, max_bytes_per_key=LARGE)
     with bodies.hold("") as body:
         for _ in range(LARGE + SMALL_BYTES):
@@ -27,7 +27,7 @@ def test_what_has_come_in_counts() -> None:
             body.grow(1)
 
 
-def test_small_bodies_always_have_room() -> None:
+def test_small_bodies_are_always_accepted() -> None:
     bodies = Bodies(max_bytes=LARGE, max_bytes_per_key=LARGE)
     with bodies.hold("") as large:
         large.grow(LARGE + SMALL_BYTES)
@@ -36,7 +36,7 @@ def test_small_bodies_always_have_room() -> None:
                 small.grow(SMALL_BYTES)
 
 
-def test_a_key_cannot_take_everything() -> None:
+def test_one_key_cannot_use_all_of_the_memory() -> None:
     bodies = Bodies(max_bytes=2 * LARGE, max_bytes_per_key=LARGE)
     with bodies.hold("one") as first, bodies.hold("one") as second, bodies.hold("other") as other:
         first.grow(LARGE)

@@ -38,7 +38,7 @@ def answer(connection: socket.socket) -> tuple[int, str]:
     return int(head.split()[1]), json.loads(body)["error"]["message"]
 
 
-def test_what_is_no_http_is_refused_in_the_form_of_every_error(connection: socket.socket) -> None:
+def test_malformed_http_is_refused_in_the_common_format(connection: socket.socket) -> None:
     connection.sendall(b"hello\r\n\r\n")
     assert answer(connection) == (400, "Invalid HTTP request received.")
 
@@ -50,12 +50,12 @@ def test_headers_without_end_are_refused(connection: socket.socket) -> None:
     assert answer(connection) == (431, f"the request headers exceed {HEAD_BYTES} bytes")
 
 
-def test_headers_that_come_too_slowly_are_refused(connection: socket.socket) -> None:
+def test_slow_headers_are_refused(connection: socket.socket) -> None:
     connection.sendall(REQUEST)
     assert answer(connection) == (408, "the request headers were not complete within 10 s")
 
 
-def test_connection_that_rests_between_requests_is_kept(connection: socket.socket) -> None:
+def test_idle_connection_between_requests_is_kept(connection: socket.socket) -> None:
     for _ in range(2):
         connection.sendall(REQUEST + b"\r\n")
         received = b""
@@ -91,14 +91,14 @@ def test_body_does_not_count_as_the_headers_of_the_next_request(connection: sock
     assert answers.count(b"HTTP/1.1 200 OK") == 2
 
 
-def test_wish_for_another_protocol_is_ignored(connection: socket.socket) -> None:
+def test_upgrade_header_is_ignored(connection: socket.socket) -> None:
     body = b'{"input": "a"}'
     head = POST % len(body) + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AA\r\n"
     connection.sendall(head + b"\r\n" + body + REQUEST + b"connection: close\r\n\r\n")
     assert received(connection).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_requests_that_do_not_wait_for_answers_are_refused(connection: socket.socket) -> None:
+def test_too_many_pipelined_requests_are_refused(connection: socket.socket) -> None:
     body = b'{"input": "a"}'
     connection.sendall((POST % len(body) + b"\r\n" + body) * 1000)
     assert (
@@ -106,7 +106,7 @@ def test_requests_that_do_not_wait_for_answers_are_refused(connection: socket.so
     )  # those that wait, and the one they wait for
 
 
-def test_trailers_are_taken_and_dropped(connection: socket.socket) -> None:
+def test_trailers_are_ignored(connection: socket.socket) -> None:
     connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
     connection.sendall(b'e\r\n{"input": "a"}\r\n0\r\n' + b"x-trailer: 1\r\n" * 1000 + b"\r\n")
     connection.sendall(REQUEST + b"connection: close\r\n\r\n")
@@ -128,7 +128,7 @@ def test_request_without_one_host_is_refused(connection: socket.socket, headers:
 
 
 @pytest.mark.parametrize("host", [b"", b"a", b"a:80", b"[::1]:8080", b"x_y-z.example.com"])
-def test_any_host_is_taken(connection: socket.socket, host: bytes) -> None:
+def test_any_valid_host_is_accepted(connection: socket.socket, host: bytes) -> None:
     connection.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: %s\r\nconnection: close\r\n\r\n" % host)
     assert received(connection).startswith(b"HTTP/1.1 200 OK")
 
@@ -152,7 +152,7 @@ def test_transfer_encoding_that_is_not_decoded_is_refused(connection: socket.soc
     ],
 )
 @pytest.mark.parametrize("apart", [False, True])
-def test_requests_behind_one_that_wishes_for_another_protocol_are_answered(
+def test_requests_after_an_upgrade_are_answered(
     connection: socket.socket, other: bytes, status: bytes, apart: bool
 ) -> None:
     whole = REQUEST + b"\r\n" + other + REQUEST + b"connection: close\r\n\r\n"
@@ -163,7 +163,7 @@ def test_requests_behind_one_that_wishes_for_another_protocol_are_answered(
 
 
 @pytest.mark.parametrize("target", [b"GET http://a", b"CONNECT a:443"])
-def test_request_in_front_of_one_that_is_none_is_answered(connection: socket.socket, target: bytes) -> None:
+def test_request_before_a_malformed_one_is_answered(connection: socket.socket, target: bytes) -> None:
     body = b'{"input": "a"}'
     first = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
     connection.sendall(first + target + b" HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -229,7 +229,7 @@ def test_rest_of_a_refused_body_that_never_comes_ends_the_connection(connection:
     assert drip(connection, b" ").startswith(b"HTTP/1.1 403 Forbidden")
 
 
-def test_line_breaks_between_requests_begin_none(connection: socket.socket) -> None:
+def test_line_breaks_between_requests_are_ignored(connection: socket.socket) -> None:
     for before in (b"", b"\r\n", b"\r\n"):
         connection.sendall(before)
         time.sleep(0.1)
@@ -237,7 +237,7 @@ def test_line_breaks_between_requests_begin_none(connection: socket.socket) -> N
         assert connection.recv(2**16).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_client_that_asked_to_close_gets_its_answer_before_its_body_is_done(connection: socket.socket) -> None:
+def test_client_that_closes_gets_its_response_before_its_body_is_complete(connection: socket.socket) -> None:
     connection.sendall(FOREIGN + b"connection: close\r\ncontent-length: 3000000\r\n\r\n" + b" " * 2_000_000)
     time.sleep(0.2)
     connection.sendall(b" " * 500_000)
