@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("bulk: stopped; run the same command again to resume")
         return 130
-    summary = f"; {refused} texts were refused in this run, see the column `error`" if refused else ""
+    summary = f"; texts refused in this run: {refused} (see the column `error`)" if refused else ""
     _say(f"complete: {args.vectors}{summary}")
     return 0
 
@@ -125,7 +125,7 @@ def _run(job: Job, pending: Sequence[Shard], engine: Callable[[Callable[[int], o
         for shard in engine(partial(progress.advance, bar)):
             if shard.refused:
                 refused += shard.refused
-                _say(f"part {shard.shard}: {shard.refused} texts refused, for example: {shard.example}")
+                _say(f"part {shard.shard}: {shard.refused} of {shard.rows} texts refused, for example: {shard.example}")
     return refused
 
 

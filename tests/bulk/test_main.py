@@ -38,7 +38,7 @@ def test_refused_texts_are_printed_and_recorded(
     api.answer = lambda given: error(400, "too long") if max(map(len, given)) > 50 else vectors(given)
     assert run(api, texts, tmp_path / "out") == 0
     assert [row["id"] for row in rows(tmp_path / "out") if row["error"] == "too long"] == ["t51", "t52", "t53", "t54"]
-    assert "4 texts were refused in this run: see `error`" in capsys.readouterr().err
+    assert "texts refused in this run: 4 (see the column `error`)" in capsys.readouterr().err
 
 
 def test_line_end_of_a_key_is_removed_and_an_invalid_key_is_not_printed(
