@@ -68,11 +68,11 @@ async def _parse(request: Request, body: bytearray, decoder: Callable[[bytearray
             parsed, ignored = decoder(body)
         else:
             parsed, ignored = await state["gateway"].json_threads.run(state["account"], partial(decoder, body))
-    ignore(request, ignored)
+    record_ignored(request, ignored)
     return parsed
 
 
-def ignore(request: Request, fields: Ignored) -> None:
+def record_ignored(request: Request, fields: Ignored) -> None:
     """Record unknown fields for the response header and the log line.
 
     Raises:

@@ -19,7 +19,7 @@ def caller(request: Request) -> Caller:
     """The caller of a request whose body has been read. From now on, the work stops if the client disconnects."""
     state = request.state
     gateway = state["gateway"]
-    state["presence"].begin(request.receive)
+    state["presence"].watch(request.receive)
     return Caller(gateway.triton, gateway.lines, gateway.threads, state["account"], state["record"].timings)
 
 
@@ -30,7 +30,7 @@ def find_model(request: Request, name: str | None, roles: frozenset[str]) -> Mod
     return model
 
 
-def find_model_for(request: Request, name: str | None, roles: frozenset[str]) -> tuple[Model, str | None]:
+def find_model_and_purpose(request: Request, name: str | None, roles: frozenset[str]) -> tuple[Model, str | None]:
     """Find the model that a request names, and the purpose if the name ends in one of prompts.SUFFIXES."""
     try:
         return find_model(request, name, roles), None
@@ -132,11 +132,11 @@ async def rank_texts(
         raw=raw,
         instruction=instruction,
     )
-    note(request, len(documents), ranking.tokens)
+    record_usage(request, len(documents), ranking.tokens)
     return ranking
 
 
-def note(request: Request, inputs: int, tokens: int) -> None:
+def record_usage(request: Request, inputs: int, tokens: int) -> None:
     """Record how many inputs and tokens a request has."""
     record = request.state["record"]
     record.inputs, record.tokens = inputs, tokens

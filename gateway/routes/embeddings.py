@@ -13,7 +13,7 @@ from gateway.contract import EMBEDDING_ROLES
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.body import read, resolve_aliases
-from gateway.routes.calls import embed_items, find_model_for
+from gateway.routes.calls import embed_items, find_model_and_purpose
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
 from gateway.routes.fields import TRUNCATIONS, Instruction, PromptTokens, Side, Truncation, resolve_truncation
@@ -183,7 +183,7 @@ async def create_for_deployment(request: Request) -> Response:
 async def _answer(request: Request, body: EmbeddingRequest) -> Response:
     resolve_aliases(body, ALIASES)
     body.dimensions = body.dimensions or None
-    model, suffix = find_model_for(request, body.model, EMBEDDING_ROLES)
+    model, suffix = find_model_and_purpose(request, body.model, EMBEDDING_ROLES)
     _check_output(body, model)
     items = read_inputs(body.input, body.modality or ("any" if model.image is not None else "text"))
     place, purpose = _purpose(body, suffix)

@@ -57,7 +57,7 @@ def decode(body: bytes | bytearray, body_type: type[T]) -> T:
         RequestTooLarge: the body has more values or longer strings than any valid request.
     """
     if len(body) > PIECE_BYTES:
-        return msgspec.convert(_Pieces(body).parse(), body_type)
+        return msgspec.convert(_PieceParser(body).parse(), body_type)
     containers = body.count(b"[") + body.count(b"{")
     if body.count(b",") > MAX_VALUES or containers > MAX_CONTAINERS or body.count(b":") > MAX_NAMES:
         _marks(body)
@@ -161,7 +161,7 @@ def _check_counts(commas: int, containers: int, names: int, marks: int) -> None:
         raise RequestTooLarge(f"the body has more than {MAX_NAMES} fields")
 
 
-class _Pieces:
+class _PieceParser:
     """Parses a body piece by piece, with the positions of its marks.
 
     `start` and `stop` delimit a span of bytes, `first` and `last` the marks in it; both are half-open.
@@ -182,23 +182,23 @@ class _Pieces:
     def _value(self, start: int, stop: int, first: int, last: int) -> object:
         if stop - start <= PIECE_BYTES:
             return _decode(self._body[start:stop], Any, start)
-        start = self._blank(start, stop)
+        start = self._skip_whitespace(start, stop)
         if start == stop:
             _refuse(f"expected a value (byte {start})")
         if first == last or self._at[first] != start:
             return self._scalar(start, stop)
         kind = self._kinds[first]
         if kind == ord('"'):
-            self._end(int(self._at[first + 1]), stop)
+            self._expect_end(int(self._at[first + 1]), stop)
             return self._string(start + 1, int(self._at[first + 1]))
         end = int(self._at[last - 1])
         if self._kinds[first : first + 1] + self._kinds[last - 1 : last] not in (b"[]", b"{}"):
             _refuse(f"the value that begins at byte {start} is not closed")
-        self._end(end, stop)
+        self._expect_end(end, stop)
         depths = self._depths[first : last - 1]
         if depths.min() < depths[0]:
             _refuse(f"expected ',' or the end (byte {start})")
-        if self._blank(start + 1, end) == end:
+        if self._skip_whitespace(start + 1, end) == end:
             return [] if kind == ord("[") else {}
         return self._list(first, last) if kind == ord("[") else self._object(first, last)
 
@@ -260,7 +260,7 @@ class _Pieces:
         parts: list[str] = []
         length = 0
         while start < stop:
-            cut = self._cut(start, stop)
+            cut = self._split_point(start, stop)
             parts.append(_decode(b'"' + self._body[start:cut] + b'"', str, start - 1))
             length += len(parts[-1])
             if length > MAX_STRING:
@@ -270,7 +270,7 @@ class _Pieces:
             start = cut
         return "".join(parts)
 
-    def _cut(self, start: int, stop: int) -> int:
+    def _split_point(self, start: int, stop: int) -> int:
         """Where to divide the rest of a string, outside of escapes, surrogate pairs and UTF-8 characters."""
         if stop - start <= PIECE_BYTES:
             return stop
@@ -290,10 +290,10 @@ class _Pieces:
     def _scalar(self, start: int, stop: int) -> object:
         """A number, true, false or null, followed by much whitespace."""
         token = self._body[start : min(start + PIECE_BYTES, stop)].split(maxsplit=1)[0]
-        self._end(start + len(token) - 1, stop)
+        self._expect_end(start + len(token) - 1, stop)
         return _decode(token, Any, start)
 
-    def _blank(self, start: int, stop: int) -> int:
+    def _skip_whitespace(self, start: int, stop: int) -> int:
         """The position of the first character after the whitespace at `start`."""
         while start < stop:
             piece = self._body[start : min(start + SCAN_BYTES, stop)]
@@ -303,7 +303,7 @@ class _Pieces:
                 break
         return start
 
-    def _end(self, at: int, stop: int) -> None:
+    def _expect_end(self, at: int, stop: int) -> None:
         """Raise InvalidRequest if anything but whitespace follows the end of a value."""
-        if (after := self._blank(at + 1, stop)) != stop:
+        if (after := self._skip_whitespace(at + 1, stop)) != stop:
             _refuse(f"trailing characters (byte {after})")

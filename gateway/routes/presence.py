@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self
 
-LOOK_AFTER_S = 0.1
+WATCH_AFTER_S = 0.1
 """When to start watching the connection. Requests that are answered sooner do not pay for it."""
 
 
@@ -17,7 +17,7 @@ class Presence:
         """Whether the client has disconnected."""
         self._deadline = deadline
         self._timer: asyncio.TimerHandle | None = None
-        self._look: asyncio.Task[None] | None = None
+        self._watcher: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -28,16 +28,16 @@ class Presence:
         """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._look is not None:
-            self._look.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
 
-    def begin(self, receive: Callable[[], Awaitable[Any]]) -> None:
+    def watch(self, receive: Callable[[], Awaitable[Any]]) -> None:
         """Start watching. The body must have been read, so that the only message left is the disconnection."""
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LOOK_AFTER_S, self._begin_look, receive)
+            self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watching, receive)
 
-    def _begin_look(self, receive: Callable[[], Awaitable[Any]]) -> None:
-        self._look = asyncio.ensure_future(self._wait(receive))
+    def _start_watching(self, receive: Callable[[], Awaitable[Any]]) -> None:
+        self._watcher = asyncio.ensure_future(self._wait(receive))
 
     async def _wait(self, receive: Callable[[], Awaitable[Any]]) -> None:
         while (await receive())["type"] != "http.disconnect":

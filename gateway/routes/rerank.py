@@ -10,7 +10,7 @@ from starlette.responses import Response
 from gateway.catalog import TextModel
 from gateway.contract import CROSS_ENCODER
 from gateway.errors import InvalidRequest
-from gateway.routes.body import ignore, read, resolve_aliases
+from gateway.routes.body import read, record_ignored, resolve_aliases
 from gateway.routes.calls import find_ranker, rank_texts
 from gateway.routes.decoding import MAX_IGNORED, Refused
 from gateway.routes.fields import Instruction, PromptTokens, Side, resolve_truncation
@@ -211,7 +211,7 @@ def _read_documents(
             if name != TEXT:
                 first.setdefault(name, i)
     if rank_fields is None:
-        ignore(request, {f"documents[].{name}": f"documents[{i}].{name}" for name, i in first.items()})
+        record_ignored(request, {f"documents[].{name}": f"documents[{i}].{name}" for name, i in first.items()})
     return texts
 
 

@@ -29,7 +29,7 @@ from gateway.errors import (
 )
 from gateway.routes import encodings
 from gateway.routes.body import read, read_one_of
-from gateway.routes.calls import caller, embed_items, find_model, find_ranker, note, rank_texts
+from gateway.routes.calls import caller, embed_items, find_model, find_ranker, rank_texts, record_usage
 from gateway.routes.decoding import Refused
 from gateway.routes.fields import Instruction
 from gateway.routes.http import Request, json_response, large_json_response
@@ -298,7 +298,7 @@ async def create_predictions(request: Request) -> Response:
     scores, tokens = await score_pairs(caller(request), text_model, pairs, truncate=truncate, raw=body.raw_scores)
     predictions = [[Prediction(score, "LABEL_0")] for score in scores]
     texts = [text for pair in pairs for text in pair]
-    note(request, len(texts), tokens)
+    record_usage(request, len(texts), tokens)
     content = predictions if isinstance(body.inputs[0], list) else predictions[0]
     return await _response(request, started, lambda: content, texts, tokens)
 
@@ -315,7 +315,7 @@ async def tokenize(request: Request) -> Response:
     prompted = [prompt + text for text in texts]
     special = body.add_special_tokens
     written = await pieces(caller(request), text_model, prompted, _write, special=special)
-    note(request, len(texts), sum(count for count, _ in written))
+    record_usage(request, len(texts), sum(count for count, _ in written))
     return json_response([content for _, content in written])
 
 

@@ -84,7 +84,7 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         ({"GATEWAY_IMAGE_URLS": "public", "GATEWAY_IMAGE_URL_HOSTS": "a.example"}, "goes with GATEWAY_IMAGE_URLS="),
         (
             {"GATEWAY_IMAGE_URLS": "allowlist", "GATEWAY_IMAGE_URL_HOSTS": "http://a.example"},
-            "'http://a.example' is neither the name of a host",
+            "'http://a.example' is not a host name",
         ),
         ({"GATEWAY_API_KEYS_FILE": "/no/such/file"}, "GATEWAY_API_KEYS_FILE=/no/such/file: [Errno 2] No such file"),
     ],
