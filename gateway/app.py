@@ -61,7 +61,7 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
     keys = Keys(settings.api_keys, settings.api_keys_file)
     authenticate = Middleware(Authenticate, keys=keys, origins=settings.cors_origins)
     quotas = Quotas({"requests": settings.requests_per_minute, "tokens": settings.tokens_per_minute})
-    rate_limit = [Middleware(RateLimit, quotas=quotas)] if quotas.are_any else []
+    rate_limit = [Middleware(RateLimit, quotas=quotas)] if quotas.enabled else []
 
     def guards(dialect: Dialect) -> list[Middleware]:
         speak = Middleware(ErrorDialect, dialect=dialect)

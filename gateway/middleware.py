@@ -124,7 +124,7 @@ class Authenticate:
         await self.app(scope, receive, send)
 
     def _key(self, headers: Headers) -> str:
-        if self.keys.are_asked_for:
+        if self.keys.required:
             return self._owner(headers)
         if is_cross_site(headers, self.origins):
             raise ForbiddenOrigin(

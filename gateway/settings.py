@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from gateway.access.keys import read
-from gateway.images.allowlist import Allowed
+from gateway.images.allowlist import Allowlist
 
 PREFIX = "GATEWAY_"
 KEYS = (f"{PREFIX}API_KEYS", f"{PREFIX}API_KEYS_FILE")
@@ -52,7 +52,7 @@ class Settings:
     """GATEWAY_MAX_BODIES_BYTES: limit for all bodies in flight; they take up to six times as much memory."""
     max_image_pixels: int = 40_000_000
     """GATEWAY_MAX_IMAGE_PIXELS: limit per image, and for all images that are decoded at a time."""
-    image_hosts: Allowed | None = None
+    image_hosts: Allowlist | None = None
     """GATEWAY_IMAGE_URLS (`off`, `allowlist` or `public`) and GATEWAY_IMAGE_URL_HOSTS: hosts of image URLs."""
     heartbeat_file: Path | None = None
     """GATEWAY_HEARTBEAT_FILE: touched every second while the event loop runs, for supervisors."""
@@ -154,7 +154,7 @@ def _api_keys_file(environ: Mapping[str, str]) -> Path | None:
     return Path(given)
 
 
-def _image_hosts(environ: Mapping[str, str]) -> Allowed | None:
+def _image_hosts(environ: Mapping[str, str]) -> Allowlist | None:
     mode = environ.get(f"{PREFIX}IMAGE_URLS", "off")
     entries = [entry.strip() for entry in environ.get(f"{PREFIX}IMAGE_URL_HOSTS", "").split(",") if entry.strip()]
     if mode not in ("off", "allowlist", "public"):
@@ -162,7 +162,7 @@ def _image_hosts(environ: Mapping[str, str]) -> Allowed | None:
     if bool(entries) != (mode == "allowlist"):
         raise SettingsError(f"{PREFIX}IMAGE_URL_HOSTS and {PREFIX}IMAGE_URLS=allowlist must be set together")
     try:
-        return {"off": None, "public": Allowed(everybody=True), "allowlist": Allowed.listed(entries)}[mode]
+        return {"off": None, "public": Allowlist(any_public=True), "allowlist": Allowlist.parse(entries)}[mode]
     except ValueError as exc:
         raise SettingsError(f"{PREFIX}IMAGE_URL_HOSTS: {exc}") from exc
 

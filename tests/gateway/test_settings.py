@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.images.allowlist import Allowed
+from gateway.images.allowlist import Allowlist
 from gateway.settings import KEYS, Settings, SettingsError
 
 
@@ -14,7 +14,7 @@ def test_default_is_loopback_without_keys() -> None:
 
 def test_image_urls_are_disabled_by_default() -> None:
     assert Settings.from_env({}).image_hosts is None
-    assert Settings.from_env({"GATEWAY_IMAGE_URLS": "public"}).image_hosts == Allowed(everybody=True)
+    assert Settings.from_env({"GATEWAY_IMAGE_URLS": "public"}).image_hosts == Allowlist(any_public=True)
 
 
 def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         drain_timeout_s=3,
         max_body_bytes=4096,
         max_image_pixels=1_000_000,
-        image_hosts=Allowed.listed(["images.example.com", "10.0.0.0/8"]),
+        image_hosts=Allowlist.parse(["images.example.com", "10.0.0.0/8"]),
         pages=False,
         cors_origins=frozenset({"https://app.example", "http://localhost:3000"}),
         ignores_unknown_fields=False,
@@ -87,7 +87,7 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         ({"GATEWAY_IMAGE_URLS": "public", "GATEWAY_IMAGE_URL_HOSTS": "a.example"}, "must be set together"),
         (
             {"GATEWAY_IMAGE_URLS": "allowlist", "GATEWAY_IMAGE_URL_HOSTS": "http://a.example"},
-            "'http://a.example' is neither the name of a host",
+            "'http://a.example' is not a host name",
         ),
         ({"GATEWAY_API_KEYS_FILE": "/no/such/file"}, "GATEWAY_API_KEYS_FILE=/no/such/file: [Errno 2] No such file"),
     ],
