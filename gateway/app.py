@@ -1,7 +1,7 @@
 """Builds the ASGI application."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 
 from starlette.applications import Starlette
@@ -72,8 +72,7 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
         async with _running(settings, drain, spans, metrics) as gateway:
             yield {"gateway": gateway}
 
-    app: ASGIApp
-    app = starlette = Starlette(
+    app = Starlette(
         routes=[
             *_api_routes(guards),
             Route("/openapi.json", openapi.show),
@@ -88,18 +87,22 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
         },
         lifespan=lifespan,
     )
-    starlette.router.redirect_slashes = False  # redirects are not JSON, and echo the client's Host header
-    if settings.cors_origins:
-        app = CORSMiddleware(
-            app,
-            allow_origins=settings.cors_origins,
-            allow_methods=("GET", "POST"),
-            allow_headers=("*",),
-            allow_credentials="*" not in settings.cors_origins,
-            allow_private_network=True,
-            expose_headers=EXPOSED,
-        )
-    return RequestLog(app, metrics, spans)
+    app.router.redirect_slashes = False  # redirects are not JSON, and echo the client's Host header
+    return RequestLog(_with_cors(app, settings.cors_origins), metrics, spans)
+
+
+def _with_cors(app: ASGIApp, origins: Set[str]) -> ASGIApp:
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        allow_credentials="*" not in origins,
+        allow_private_network=True,
+        expose_headers=EXPOSED,
+    )
 
 
 @asynccontextmanager

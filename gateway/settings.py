@@ -117,7 +117,7 @@ def _number(environ: Mapping[str, str], name: str, default: float, low: float, h
     except ValueError:
         raise SettingsError(f"{PREFIX}{name}={text!r} must be a number") from None
     if not low <= value <= high:
-        raise SettingsError(f"{PREFIX}{name}={text} must be between {low:.15g} and {high:.15g}")
+        raise SettingsError(f"{PREFIX}{name}={text} must be between {low:.16g} and {high:.16g}")
     return value
 
 
