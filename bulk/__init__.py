@@ -1,5 +1,5 @@
-"""Embeds the texts of Parquet files, as many as there are, through a server that speaks `/v1/embeddings`.
+"""Embeds any number of texts in Parquet files, through a server with the OpenAI API's `/v1/embeddings`.
 
-`job` cuts the files into shards, `client` embeds the texts of one, and `engines` work through them, here or on a Ray
-cluster. It imports nothing of Conch's other packages, so that it runs wherever the texts are.
+`job` divides the files into shards, `client` embeds the texts of a shard, and `engines` process the shards in this
+process or on a Ray cluster. The package imports nothing from the rest of Conch, so it runs wherever the texts are.
 """

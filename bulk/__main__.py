@@ -1,4 +1,4 @@
-"""`python -m bulk TEXTS... VECTORS --model NAME`: embed the texts of Parquet files, and go on where it was stopped."""
+"""Embed the texts in Parquet files through a server. Run the same command again to resume a job that was stopped."""
 
 import argparse
 import asyncio
@@ -25,84 +25,91 @@ from rich.progress import (
 from rich.text import Text
 
 from bulk.client import Endpoint, embed
-from bulk.engines import Done, here, on_ray
+from bulk.engines import Done, run_locally, run_on_ray
 from bulk.job import Job, JobError, Refusal, Shard, Unavailable, absolute, begin, find
 
 PROBE = "Is anybody there?"
+"""The text that is embedded before the job starts."""
 KEY = "CONCH_API_KEY"
+"""The environment variable with the API key."""
 
 console = Console(stderr=True, highlight=False)
 
 
-class _Said(logging.Handler):
-    """Lines beside the progress bar."""
+class _ConsoleHandler(logging.Handler):
+    """Prints log lines above the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         _say(record.getMessage())
 
 
 class _Speed(ProgressColumn):
-    """Texts a second, over the last minutes."""
+    """Texts per second over the last ten minutes."""
 
     def render(self, task: Task) -> Text:
         return Text("" if task.speed is None else f"{task.speed:,.0f}/s")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Embed; the exit code is 1 or, after Ctrl-C, 130 where more is to do, 2 where it cannot be done as asked."""
+    """Run a job.
+
+    Returns:
+        The exit code: 0 if the job is complete; 1, or 130 after Ctrl-C, if it can be resumed; 2 if it cannot be done.
+    """
     parser = _parser()
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     key = os.environ.get(KEY, "").strip()
     if not (key.isascii() and key.isprintable()):
-        parser.error(f"{KEY} holds characters that no key has")
+        parser.error(f"{KEY} contains characters that are not printable ASCII")
     endpoint = Endpoint(
-        url=asked.url,
-        model=asked.model,
-        request=asked.request,
-        batch=asked.batch,
-        at_once=asked.at_once,
-        patience_s=asked.patience,
+        url=args.url,
+        model=args.model,
+        request=args.request,
+        batch=args.batch,
+        at_once=args.at_once,
+        patience_s=args.patience,
         key=key or None,
     )
-    output = absolute(asked.vectors)
-    logging.getLogger("bulk").handlers = [_Said()]
+    output = absolute(args.vectors)
+    logging.getLogger("bulk").handlers = [_ConsoleHandler()]
     try:
-        sources = find(asked.texts, (asked.text, asked.id))
-        job = Job(asked.model, asked.request, asked.text, asked.id, asked.shard_rows, _width(endpoint), sources)
+        sources = find(args.texts, (args.text, args.id))
+        job = Job(args.model, args.request, args.text, args.id, args.shard_rows, _width(endpoint), sources)
         pending = begin(job, output)
-        if asked.ray is None:
-            engine = partial(here, job, endpoint, output, pending)
+        if args.ray is None:
+            engine = partial(run_locally, job, endpoint, output, pending)
         else:
-            engine = partial(on_ray, job, endpoint, output, pending, at_once=asked.ray)
-        refused = _work(job, pending, engine)
+            engine = partial(run_on_ray, job, endpoint, output, pending, concurrency=args.ray)
+        refused = _run(job, pending, engine)
     except JobError as exc:
         _say(f"bulk: {exc}")
         return 2
     except Unavailable as exc:
-        _say(f"bulk: {exc}; the same command goes on from here")
+        _say(f"bulk: {exc}; run the same command again to resume")
         return 1
     except KeyboardInterrupt:
-        _say("bulk: stopped; the same command goes on from here")
+        _say("bulk: stopped; run the same command again to resume")
         return 130
-    _say(f"complete: {asked.vectors}" + (f"; {refused} texts were refused in this run: see `error`" if refused else ""))
+    summary = f"; texts refused in this run: {refused} (see the column `error`)" if refused else ""
+    _say(f"complete: {args.vectors}{summary}")
     return 0
 
 
 def _say(text: str) -> None:
-    """A line, however long: it may go to a log."""
+    """Print a line without wrapping it, since it may go to a log."""
     console.print(text, markup=False, soft_wrap=True)
 
 
 def _width(endpoint: Endpoint) -> int:
-    """How long vectors are, by embedding a text: it also finds out now, not from a million refusals, what is wrong."""
+    """The number of dimensions, found by embedding a text. This also detects a wrong request before the job starts."""
     (result,) = asyncio.run(embed(endpoint, [PROBE]))
     if isinstance(result, Refusal):
-        raise JobError(f"{endpoint.url} refuses any text: {result.message}")
+        raise JobError(f"{endpoint.url} refused a test text: {result.message}")
     return len(result)
 
 
-def _work(job: Job, pending: Sequence[Shard], engine: Callable[[Callable[[int], object]], Iterator[Done]]) -> int:
-    """Show how far it is; how many texts were refused."""
+def _run(job: Job, pending: Sequence[Shard], engine: Callable[[Callable[[int], object]], Iterator[Done]]) -> int:
+    """Process the pending shards with a progress bar; the number of refused texts."""
     total, refused = sum(shard.rows for shard in job.shards()), 0
     left = sum(shard.rows for shard in pending)
     columns = (
@@ -115,51 +122,62 @@ def _work(job: Job, pending: Sequence[Shard], engine: Callable[[Callable[[int], 
     )
     with Progress(*columns, console=console, speed_estimate_period=600) as progress:
         bar = progress.add_task("", total=total, completed=total - left)
-        for shard in engine(partial(progress.advance, bar)) if pending else ():
+        for shard in engine(partial(progress.advance, bar)):
             if shard.refused:
                 refused += shard.refused
-                _say(f"part {shard.shard}: {shard.refused} refused; one of them: {shard.example}")
+                _say(f"part {shard.shard}: {shard.refused} of {shard.rows} texts refused, for example: {shard.example}")
     return refused
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bulk", description=__doc__)
     parser.add_argument(
-        "texts", nargs="+", help="Parquet files, or folders of them; paths, or URIs as s3://bucket/texts"
+        "texts", nargs="+", help="Parquet files or folders of them, as paths or URIs such as s3://bucket/texts"
     )
-    parser.add_argument("vectors", help="the folder of the results, likewise")
+    parser.add_argument("vectors", help="output folder, as a path or URI")
     parser.add_argument(
         "--url",
         type=_url,
         default="http://127.0.0.1:8080",
-        help=f"of the server, whose key is in {KEY}; by default %(default)s",
+        help=f"server URL; the API key is read from {KEY} (default: %(default)s)",
     )
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--text", default="text", metavar="COLUMN", help="of the texts; by default %(default)s")
-    parser.add_argument("--id", default="id", metavar="COLUMN", help="kept with the vectors; by default %(default)s")
+    parser.add_argument("--model", required=True, help="embedding model")
+    parser.add_argument("--text", default="text", metavar="COLUMN", help="column of texts (default: %(default)s)")
+    parser.add_argument(
+        "--id", default="id", metavar="COLUMN", help="column to copy to the results (default: %(default)s)"
+    )
     parser.add_argument(
         "--request",
         type=_fields,
         default={},
         metavar="JSON",
-        help='more fields of requests: {"input_type": "document"}',
+        help='additional request fields, such as {"input_type": "document"}',
     )
     parser.add_argument(
-        "--batch", type=_positive, default=64, metavar="TEXTS", help="in a request; by default %(default)s"
+        "--batch", type=_positive, default=64, metavar="TEXTS", help="texts per request (default: %(default)s)"
     )
-    parser.add_argument("--at-once", type=_positive, default=4, metavar="REQUESTS", help="by default %(default)s")
+    parser.add_argument(
+        "--at-once", type=_positive, default=4, metavar="REQUESTS", help="concurrent requests (default: %(default)s)"
+    )
     parser.add_argument(
         "--shard-rows",
         type=_positive,
         default=20_000,
         metavar="TEXTS",
-        help="in a file of results at most; by default %(default)s",
+        help="maximum number of texts per output file (default: %(default)s)",
     )
     parser.add_argument(
-        "--patience", type=float, default=600, metavar="S", help="how long to try again; by default %(default)s"
+        "--patience",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="how long to retry a failing request (default: %(default)s)",
     )
     parser.add_argument(
-        "--ray", type=_positive, metavar="SHARDS", help="at a time, on the Ray cluster that RAY_ADDRESS names"
+        "--ray",
+        type=_positive,
+        metavar="SHARDS",
+        help="run on the Ray cluster at RAY_ADDRESS, with this many concurrent shards",
     )
     return parser
 
@@ -167,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
 def _url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query:
-        raise argparse.ArgumentTypeError(f"no URL of a server: {text}")
+        raise argparse.ArgumentTypeError(f"not a server URL: {text}")
     return text.rstrip("/").removesuffix("/v1")
 
 
@@ -182,9 +200,9 @@ def _fields(text: str) -> Mapping[str, Any]:
     try:
         fields = json.loads(text)
     except ValueError as exc:
-        raise argparse.ArgumentTypeError(f"no JSON: {exc}") from None
+        raise argparse.ArgumentTypeError(f"invalid JSON: {exc}") from None
     if not isinstance(fields, dict) or {"input", "model", "encoding_format"} & fields.keys():
-        raise argparse.ArgumentTypeError('must be an object, without "input", "model" and "encoding_format"')
+        raise argparse.ArgumentTypeError('must be an object without "input", "model" and "encoding_format"')
     return fields
 
 

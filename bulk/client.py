@@ -1,4 +1,4 @@
-"""Embeds texts through a server: many requests at a time, each sent again while the server is busy or away."""
+"""Embeds texts through a server with concurrent requests, which are retried while the server is busy or unavailable."""
 
 import asyncio
 import base64
@@ -16,37 +16,39 @@ import numpy as np
 from bulk.job import JobError, Refusal, Unavailable, Vector
 
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+"""HTTP statuses after which to send the request again."""
 REFUSED = frozenset({400, 413, 422})
-"""For what is in the request: half of it may pass."""
+"""HTTP statuses that depend on the content of a request: half of it may succeed."""
 TIMEOUT_S = 120.0
-"""Of an attempt, from the connection to the end of the answer."""
+"""The time limit of one attempt, from the connection to the end of the response."""
 ANSWER_BYTES, VECTOR_BYTES = 2**20, 2**16
-"""The largest answer: a fixed part, and a part for each vector (enough for 10,000 numbers)."""
+"""The largest response: a fixed part, and a part per vector (enough for 10,000 dimensions)."""
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
 MESSAGE_CHARACTERS = 500
-NO_TEXT = "the text is null, or not UTF-8"
-WORTH_A_WORD_S = 2.0
-"""A shorter wait is daily life."""
+"""How much of an error message is kept."""
+NO_TEXT = "the text is null or not UTF-8"
+MIN_LOGGED_WAIT_S = 2.0
+"""Do not log shorter waits before a retry."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where texts are sent, and how."""
+    """A server, and how to send requests to it."""
 
     url: str
-    """Up to and without `/v1`."""
+    """Without `/v1`."""
     model: str
     request: Mapping[str, Any]
-    """More fields of each request."""
+    """Additional fields of each request."""
     batch: int
-    """Texts in a request."""
+    """Texts per request."""
     at_once: int
-    """Requests."""
+    """Concurrent requests."""
     patience_s: float
-    """How long to go on trying with a request."""
+    """How long to retry a request."""
     key: str | None = field(default=None, repr=False)
 
 
@@ -70,16 +72,16 @@ class _Failure(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
-    """What came back."""
+    """A response."""
 
     status: int
     content: bytes
     retry_after_s: float
-    """0 where nothing is said of it."""
+    """0 if the response has no Retry-After."""
 
     @property
     def message(self) -> str:
-        """OpenAI's, or what there is; a line that does nothing to a terminal."""
+        """The message in OpenAI's format, or else the content, without control characters."""
         try:
             text = msgspec.json.decode(self.content, type=_Failure).error.message
         except (msgspec.DecodeError, RecursionError):
@@ -87,52 +89,52 @@ class _Reply:
         return "".join(char if char.isprintable() else " " for char in text[:MESSAGE_CHARACTERS])
 
 
-def unwatched(_: int) -> None:
-    """Progress that nobody looks at."""
+def ignore_progress(_: int) -> None:
+    """A progress callback that does nothing."""
 
 
 async def embed(
-    endpoint: Endpoint, texts: Sequence[str | None], advance: Callable[[int], object] = unwatched
+    endpoint: Endpoint, texts: Sequence[str | None], advance: Callable[[int], object] = ignore_progress
 ) -> list[Vector | Refusal]:
-    """Embed texts, each to a vector [dimensions], or to why the server refuses it.
+    """Embed texts. The result for each is a vector [dimensions], or a refusal with the server's reason.
 
     Args:
-        endpoint: where.
+        endpoint: the server.
         texts: None for a missing text.
-        advance: called with the number of texts just done.
+        advance: called with the number of texts just completed.
 
     Raises:
-        JobError: the server refuses the key, the model, or does not answer as an embedding API does.
-        Unavailable: it did not answer for longer than `patience_s`.
+        JobError: the server rejects the API key or the model, or is not an embedding API.
+        Unavailable: a request failed for longer than `patience_s`.
     """
     results: list[Vector | Refusal] = [Refusal(NO_TEXT)] * len(texts)
-    given = [(row, text) for row, text in enumerate(texts) if text is not None]
-    free = asyncio.Semaphore(endpoint.at_once)
+    present = [(row, text) for row, text in enumerate(texts) if text is not None]
+    slots = asyncio.Semaphore(endpoint.at_once)
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
     if endpoint.key:
         headers["authorization"] = f"Bearer {endpoint.key}"
     limits = httpx2.Limits(max_connections=endpoint.at_once, max_keepalive_connections=endpoint.at_once)
 
-    async def part(rows: Sequence[tuple[int, str]]) -> None:
-        async with free:
-            found = await _embed(client, endpoint, [text for _, text in rows])
-        for (row, _), result in zip(rows, found, strict=True):
+    async def embed_batch(rows: Sequence[tuple[int, str]]) -> None:
+        async with slots:
+            embedded = await _embed(client, endpoint, [text for _, text in rows])
+        for (row, _), result in zip(rows, embedded, strict=True):
             results[row] = result
         advance(len(rows))
 
-    advance(len(texts) - len(given))
+    advance(len(texts) - len(present))
     async with httpx2.AsyncClient(headers=headers, limits=limits, timeout=TIMEOUT_S) as client:
         try:
             async with asyncio.TaskGroup() as group:
-                for first in range(0, len(given), endpoint.batch):
-                    group.create_task(part(given[first : first + endpoint.batch]))
-        except ExceptionGroup as failed:  # not except*: Python before 3.11.4 wraps what is raised in there
+                for first in range(0, len(present), endpoint.batch):
+                    group.create_task(embed_batch(present[first : first + endpoint.batch]))
+        except ExceptionGroup as failed:  # not except*: Python before 3.11.4 wraps exceptions raised in it
             raise failed.exceptions[0] from None
     return results
 
 
 async def _embed(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[str]) -> list[Vector | Refusal]:
-    """Embed texts in one request; in halves where that is refused, down to the text that is to blame."""
+    """Embed texts in one request. If it is refused, split it in half repeatedly to find the refused texts."""
     answer = await _post(client, endpoint, texts)
     if answer.status == 200:
         return _vectors(answer.content, len(texts))
@@ -145,13 +147,13 @@ async def _embed(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence
 
 
 async def _post(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[str]) -> _Reply:
-    """Send a request until it is answered; a time-out at the server (504) is final for several texts together."""
+    """Send a request, with retries. A timeout of the server (504) is retried only for a single text."""
     body = msgspec.json.encode(
         {"encoding_format": "base64", **endpoint.request, "model": endpoint.model, "input": texts}
     )
-    wait_s, given_up = FIRST_WAIT_S, time.monotonic() + endpoint.patience_s
+    wait_s, deadline = FIRST_WAIT_S, time.monotonic() + endpoint.patience_s
     while True:
-        asked_s = 0.0
+        retry_after_s = 0.0
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 answer = await _ask(client, endpoint, body, ANSWER_BYTES + VECTOR_BYTES * len(texts))
@@ -161,43 +163,42 @@ async def _post(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[
             if answer.status not in RETRIED or (answer.status == 504 and len(texts) > 1):
                 return answer
             problem = f"{answer.status} {answer.message}"
-            asked_s = answer.retry_after_s
-        # Of those that were refused together, no two come again at the same time.
-        pause_s = max(wait_s, asked_s) * random.uniform(1, 1.5)  # noqa: S311 - no secret
-        if time.monotonic() + pause_s > given_up:
-            beyond = f"the next attempt in {pause_s:.0f} s is beyond {endpoint.patience_s:g} s of patience"
-            raise Unavailable(f"{problem}; {beyond}")
-        if pause_s > WORTH_A_WORD_S:
-            log.warning("%s; trying again in %.0f s", problem, pause_s)
+            retry_after_s = answer.retry_after_s
+        # Jitter: requests that failed together must not be retried together.
+        pause_s = max(wait_s, retry_after_s) * random.uniform(1, 1.5)  # noqa: S311 - no secret
+        if time.monotonic() + pause_s > deadline:
+            limit = f"the next retry, in {pause_s:.0f} s, would exceed --patience ({endpoint.patience_s:g} s)"
+            raise Unavailable(f"{problem}; {limit}")
+        if pause_s > MIN_LOGGED_WAIT_S:
+            log.warning("%s; retrying in %.0f s", problem, pause_s)
         await asyncio.sleep(pause_s)
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
 
-async def _ask(client: httpx2.AsyncClient, endpoint: Endpoint, body: bytes, most_bytes: int) -> _Reply:
-    """Send a request once."""
+async def _ask(client: httpx2.AsyncClient, endpoint: Endpoint, body: bytes, max_bytes: int) -> _Reply:
     content = bytearray()
     async with client.stream("POST", f"{endpoint.url}/v1/embeddings", content=body) as answer:
         async for chunk in answer.aiter_raw():
             content += chunk
-            if len(content) > most_bytes:
-                raise _strange(f"over {most_bytes} bytes")
-    asked = answer.headers.get("retry-after", "")  # in seconds: dates, which it may hold as well, are not understood
-    return _Reply(answer.status_code, bytes(content), float(asked) if asked.isdecimal() else 0)
+            if len(content) > max_bytes:
+                raise _invalid(f"more than {max_bytes} bytes")
+    retry_after = answer.headers.get("retry-after", "")  # in seconds; a date is not supported
+    return _Reply(answer.status_code, bytes(content), float(retry_after) if retry_after.isdecimal() else 0)
 
 
 def _vectors(content: bytes, count: int) -> list[Vector | Refusal]:
     try:
         items = msgspec.json.decode(content, type=_Answer).data
         vectors = {item.index: np.frombuffer(base64.b64decode(item.embedding, validate=True), "<f4") for item in items}
-        found = [vectors[i] for i in range(count)]
+        ordered = [vectors[i] for i in range(count)]
     except (msgspec.DecodeError, RecursionError, ValueError, KeyError) as exc:
-        raise _strange(repr(exc)) from None
+        raise _invalid(repr(exc)) from None
     if len(items) != count:
-        raise _strange(f"{len(items)} vectors for {count} texts")
-    if not all(len(vector) and np.isfinite(vector).all() for vector in found):
-        raise _strange("a vector is empty, or not of finite numbers")
-    return [*found]
+        raise _invalid(f"{len(items)} vectors for {count} texts")
+    if not all(len(vector) and np.isfinite(vector).all() for vector in ordered):
+        raise _invalid("a vector is empty or has values that are not finite")
+    return [*ordered]
 
 
-def _strange(why: str) -> JobError:
-    return JobError(f"the server does not answer as an embedding API does: {why}")
+def _invalid(why: str) -> JobError:
+    return JobError(f"the response is not that of an embedding API: {why}")

@@ -1,4 +1,4 @@
-"""Work through shards: one after the other here, or many at a time on a Ray cluster."""
+"""Processes shards: one after another in this process, or concurrently on a Ray cluster."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from bulk.client import NO_TEXT, Endpoint, embed, unwatched
+from bulk.client import NO_TEXT, Endpoint, embed, ignore_progress
 from bulk.job import Job, JobError, Refusal, Shard, Unavailable, read, write
 
 
@@ -17,27 +17,27 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     shard: int
     rows: int
     refused: int
-    """Rows without a vector."""
+    """The number of rows without a vector."""
     example: str | None
-    """The reason for one of them; one other than a missing text, if there is any."""
+    """The reason for one of them, preferably one other than a missing text."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """Why a shard has no results."""
+    """A shard without results."""
 
     message: str
-    for_good: bool
-    """Whether trying again cannot help."""
+    is_permanent: bool
+    """Whether a retry would fail, too."""
 
 
 def embed_shard(
-    job: Job, endpoint: Endpoint, output: str, shard: Shard, advance: Callable[[int], object] = unwatched
+    job: Job, endpoint: Endpoint, output: str, shard: Shard, advance: Callable[[int], object] = ignore_progress
 ) -> Done:
-    """Read, embed and write a shard. May be done twice: the same file is written.
+    """Read, embed and write a shard. This is idempotent: it always writes the same file.
 
     Raises:
-        JobError: the file has changed, or the server refuses the key or the model.
-        Unavailable: the server did not answer for longer than is waited for, or the storage did not.
+        JobError: the source file has changed, or the server rejects the API key or the model.
+        Unavailable: the server failed for longer than `patience_s`, or the storage failed.
     """
     try:
         ids, texts = read(job, shard)
@@ -50,48 +50,50 @@ def embed_shard(
     return Done(shard.number, shard.rows, len(refusals), example)
 
 
-def here(
+def run_locally(
     job: Job, endpoint: Endpoint, output: str, shards: Sequence[Shard], advance: Callable[[int], object]
 ) -> Iterator[Done]:
-    """One shard after the other, in this process; `advance` is told of so many more texts."""
+    """Process one shard after another in this process. `advance` is called with the number of texts just completed."""
     for shard in shards:
         yield embed_shard(job, endpoint, output, shard, advance)
 
 
-def on_ray(
+def run_on_ray(
     job: Job,
     endpoint: Endpoint,
     output: str,
     shards: Sequence[Shard],
     advance: Callable[[int], object],
-    at_once: int,
+    concurrency: int,
 ) -> Iterator[Done]:
-    """So many shards at a time, by Ray Data, each a task on some machine of the cluster.
+    """Process shards as Ray Data tasks on the machines of a cluster, `concurrency` at a time.
 
-    Texts and results go from storage to storage and never through Ray, so both must be where every machine finds them.
-    Shards on a machine that is lost are done again by Ray. An error in a shard ends the job, as it does here.
+    Each task reads texts from the storage and writes results to it, so every machine needs access to both. Ray retries
+    the shards of lost machines. An error in a shard ends the job, as it does locally.
     """
+    if not shards:
+        return
     try:
-        import ray  # noqa: PLC0415 - for those who have it
+        import ray  # noqa: PLC0415 - an optional dependency
     except ModuleNotFoundError:
         raise JobError("Ray is not installed: pip install 'ray[data]'") from None
     ray.data.DataContext.get_current().enable_progress_bars = False
     data = ray.data.from_items([msgspec.to_builtins(shard) for shard in shards], override_num_blocks=len(shards))
-    done = data.map(partial(_embed_row, job, endpoint, output), concurrency=at_once, num_cpus=1)
+    done = data.map(partial(_embed_row, job, endpoint, output), concurrency=concurrency, num_cpus=1)
     for row in done.iter_rows():
         result = msgspec.convert(row, Done | Failed)
         if isinstance(result, Failed):
-            raise JobError(result.message) if result.for_good else Unavailable(result.message)
+            raise JobError(result.message) if result.is_permanent else Unavailable(result.message)
         advance(result.rows)
         yield result
 
 
 def _embed_row(job: Job, endpoint: Endpoint, output: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A shard's as rows of Ray Data, which an error would not pass whole."""
+    """`embed_shard` on rows of Ray Data. Returns errors as `Failed`, since Ray would wrap an exception."""
     result: Done | Failed
     try:
         result = embed_shard(job, endpoint, output, msgspec.convert(row, Shard))
     except (JobError, Unavailable) as exc:
-        result = Failed(str(exc), for_good=isinstance(exc, JobError))
-    found: dict[str, Any] = msgspec.to_builtins(result)
-    return found
+        result = Failed(str(exc), is_permanent=isinstance(exc, JobError))
+    converted: dict[str, Any] = msgspec.to_builtins(result)
+    return converted

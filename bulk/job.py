@@ -1,7 +1,7 @@
-"""What a job is: which texts, cut into which shards, and where their vectors go.
+"""A job: the texts, their shards, and the folder of their vectors.
 
-A shard is a stretch of a row group, embedded as a whole and written to a file of its own, which appears when it is
-complete. So a job that was stopped, anywhere and by anything, goes on with the shards that have no file yet.
+A shard is a range of rows in a row group. Its results are written to one file, which appears only when it is complete.
+A job that was stopped for any reason resumes with the shards that have no file yet.
 """
 
 import json
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 JOB_FILE = "_job.json"
-"""Readers of Parquet leave files out that begin so, and take the folder for a data set."""
+"""Parquet readers treat the folder as one data set, and skip files whose name begins with an underscore."""
 SUFFIX = ".parquet"
 RESULT_COLUMNS = ("embedding", "error")
 
@@ -33,16 +33,16 @@ Vector = NDArray[np.float32]
 
 
 class JobError(Exception):
-    """A job that cannot be done as it is asked for."""
+    """The job cannot be done as specified."""
 
 
-class Unavailable(Exception):  # noqa: N818 - it may be there again later
-    """The server, or what holds the texts and the results, does not answer for now."""
+class Unavailable(Exception):  # noqa: N818 - it may be available later
+    """The server or the storage is temporarily unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a text has no vector."""
+    """The reason why a text has no vector."""
 
     message: str
 
@@ -51,33 +51,33 @@ class Source(msgspec.Struct, frozen=True):
     """A Parquet file of texts."""
 
     root: str
-    """What was given, a URI or an absolute path: it says how to reach the file."""
+    """The URI or absolute path on the command line, which identifies the file system."""
     path: str
-    """Of the file there, as it was found: a name is no part of a URI, and may hold all that means something in one."""
+    """The path in that file system. It is kept apart from the URI, since it may contain any character."""
     size: int
-    """In bytes."""
+    """Bytes."""
     row_groups: tuple[int, ...]
-    """Rows of each."""
+    """The number of rows of each row group."""
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What is asked for; written beside the vectors, so that one folder never holds those of two jobs."""
+    """The specification of a job. It is stored with the vectors, so that a folder never holds those of two jobs."""
 
     model: str
     request: Mapping[str, Any]
-    """More fields of each request, as `dimensions` or `input_type`."""
+    """Additional fields of each request, such as `dimensions` or `input_type`."""
     text: str
     """The column of texts."""
     id: str
-    """The column that goes into the results with each vector."""
+    """The column that is copied to the results."""
     shard_rows: int
-    """At most."""
+    """The maximum number of rows of a shard."""
     width: int
-    """Numbers in a vector."""
+    """Dimensions of a vector."""
     sources: tuple[Source, ...]
 
     def shards(self) -> Iterator["Shard"]:
-        """All of them; the same ones each time."""
+        """All shards, in the same order each time."""
         number = 0
         for source in self.sources:
             for group, rows in enumerate(source.row_groups):
@@ -89,66 +89,66 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Shard(msgspec.Struct, frozen=True):
-    """Texts that are embedded as a whole."""
+    """A range of rows in a row group."""
 
     number: int
     root: str
     path: str
     size: int
-    """Of the file when the job began, in bytes."""
+    """The size of the file when the job started, in bytes."""
     row_group: int
     first: int
-    """Row of the group."""
+    """The first row, counted within the row group."""
     rows: int
 
     @property
     def name(self) -> str:
-        """The file of its vectors."""
+        """The name of the file of results."""
         return f"part-{self.number:07}{SUFFIX}"
 
 
 def find(uris: Sequence[str], columns: Sequence[str]) -> tuple[Source, ...]:
-    """Look at the files of texts; of a folder, at all below it whose names end with `.parquet`.
+    """Inspect the files of texts. A folder stands for all files below it whose names end in `.parquet`.
 
     Raises:
-        JobError: a file is missing, is named twice, is not Parquet, or lacks a column.
+        JobError: a file is missing, occurs twice, is not Parquet, or lacks a column.
     """
     found = [(root, path) for root in map(absolute, uris) for path in _files(root)]
     if not found:
         raise JobError(f"no {SUFFIX} file in {', '.join(uris)}")
-    (path, times), *_ = Counter(path for _, path in found).most_common(1)
-    if times > 1:
-        raise JobError(f"{path} is among the texts {times} times")
+    counts = Counter(path for _, path in found)
+    if duplicates := [path for path, count in counts.items() if count > 1]:
+        raise JobError(f"{duplicates[0]} is listed {counts[duplicates[0]]} times")
     return tuple(_source(root, path, columns) for root, path in found)
 
 
 def absolute(uri: str) -> str:
-    """What means the same wherever it is read."""
+    """A URI unchanged, or the absolute form of a path."""
     return uri if "://" in uri else str(Path(uri).resolve())
 
 
 def begin(job: Job, output: str) -> list[Shard]:
-    """Prepare the folder of the results, or find it as it was left.
+    """Create the output folder, or check that it belongs to this job.
 
     Returns:
-        The shards that are still to do.
+        The shards that have no results yet.
 
     Raises:
-        JobError: the folder is another job's, it is among the texts, or it cannot be written to.
+        JobError: the folder belongs to another job, is inside a folder of texts, or cannot be written to.
     """
     if job.id in RESULT_COLUMNS:
-        raise JobError(f"the column of ids may not be called {job.id}, as one of the results is")
+        raise JobError(f"the id column must not be named {job.id}: the results have a column of that name")
     system, folder = _resolve(output)
     for root in sorted({source.root for source in job.sources}):
         if folder.startswith(f"{_resolve(root)[1]}/"):
-            raise JobError(f"{output} is below {root}: its files would be texts the next time")
+            raise JobError(f"{output} is inside {root}: the next run would read its files as texts")
     try:
         system.create_dir(folder, recursive=True)
         sizes = _sizes(system, folder)
         parts = {name: size for name, size in sizes.items() if name.endswith(SUFFIX)}
         if JOB_FILE not in sizes:
             if parts:
-                raise JobError(f"{output} has {min(parts)} but no {JOB_FILE}: choose another folder")
+                raise JobError(f"{output} contains {min(parts)} but no {JOB_FILE}; choose another folder")
             _write(output, JOB_FILE, msgspec.json.format(msgspec.json.encode(job)))
         _check_owner(job, output)
     except OSError as exc:
@@ -157,33 +157,33 @@ def begin(job: Job, output: str) -> list[Shard]:
 
 
 def _check_owner(job: Job, output: str) -> None:
-    """Make sure that the folder is this job's: another one may have begun there at the same time."""
+    """Check that the folder belongs to this job: another job may have started in it at the same time."""
     system, folder = _resolve(output)
     with system.open_input_stream(f"{folder}/{JOB_FILE}") as file:
         content = file.read()
     try:
         former = msgspec.json.decode(content, type=Job)
     except msgspec.DecodeError as exc:
-        raise JobError(f"{output}/{JOB_FILE} is broken, choose another folder: {exc}") from None
+        raise JobError(f"{output}/{JOB_FILE} is not valid: {exc}; choose another folder") from None
     changed = [name for name in Job.__struct_fields__ if getattr(former, name) != getattr(job, name)]
     if changed:
         raise JobError(
-            f"{output} is of another job: it differs in {', '.join(changed)}; choose another folder, or delete it"
+            f"{output} belongs to another job, which differs in {', '.join(changed)}; use another folder or delete it"
         )
 
 
 def _sizes(system: fs.FileSystem, folder: str) -> dict[str, int]:
-    """Of files. A part of size 0 is what a machine that went down has left of one, and done again."""
-    found = system.get_file_info(fs.FileSelector(folder))
-    return {info.base_name: info.size for info in found if info.type == fs.FileType.File}
+    """The sizes of the files in a folder. A part of size 0 was left by a machine that crashed, and is written again."""
+    infos = system.get_file_info(fs.FileSelector(folder))
+    return {info.base_name: info.size for info in infos if info.type == fs.FileType.File}
 
 
 def read(job: Job, shard: Shard) -> tuple[pa.Array, list[str | None]]:
-    """A shard's ids and texts; None for null, and for what is not UTF-8.
+    """Read a shard's ids and texts. A text is None if it is null or not UTF-8.
 
     Raises:
-        JobError: the file is not as large as when the job began, or has other row groups or columns.
-        OSError: it cannot be read.
+        JobError: the file has another size than when the job started, or other row groups or columns.
+        OSError: the file cannot be read.
     """
     try:
         table = _row_group(shard.root, shard.path, shard.size, shard.row_group, (job.id, job.text))
@@ -196,27 +196,27 @@ def read(job: Job, shard: Shard) -> tuple[pa.Array, list[str | None]]:
 
 
 def _changed(path: str) -> JobError:
-    return JobError(f"{path} has changed since the job began")
+    return JobError(f"{path} has changed since the job started")
 
 
 def _text(value: pa.Scalar) -> str | None:
     try:
         text: str | None = value.as_py()
-    except UnicodeDecodeError:  # nobody checks when a file is written
+    except UnicodeDecodeError:  # Parquet writers do not check it
         return None
     return text
 
 
 def write(job: Job, shard: Shard, output: str, ids: pa.Array, results: Sequence[Vector | Refusal]) -> None:
-    """Write a shard's results: the id, `embedding` (float32, or null), and `error` (null where there is a vector).
+    """Write a shard's results: the id, `embedding` (float32 [width], or null), and `error` (null if there is a vector).
 
     Raises:
-        JobError: vectors are of another length than they were in the beginning, or the folder is another job's by now.
-        OSError: it cannot be written.
+        JobError: vectors have another size than when the job started, or the folder now belongs to another job.
+        OSError: the file cannot be written.
     """
     for result in results:
         if not isinstance(result, Refusal) and len(result) != job.width:
-            raise JobError(f"the server's vectors had {job.width} numbers in the beginning, and have {len(result)} now")
+            raise JobError(f"vectors had {job.width} dimensions when the job started, but now have {len(result)}")
     _check_owner(job, output)
     empty = np.zeros(job.width, np.float32)
     values = np.concatenate([empty if isinstance(result, Refusal) else result for result in results])
@@ -225,20 +225,20 @@ def write(job: Job, shard: Shard, output: str, ids: pa.Array, results: Sequence[
     errors = pa.array([result.message if isinstance(result, Refusal) else None for result in results], pa.string())
     table = pa.table({job.id: ids, "embedding": vectors, "error": errors})
     sink = pa.BufferOutputStream()
-    # Vectors do not compress, and a dictionary of them would only cost time.
+    # Vectors are not compressible, and a dictionary of them would only take time.
     pq.write_table(table, sink, use_dictionary=False, compression={job.id: "zstd", "error": "zstd"})
     _write(output, shard.name, sink.getvalue())
 
 
 def _write(output: str, name: str, content: bytes | pa.Buffer) -> None:
-    """Write a file that is there as a whole or not at all, whoever else writes the same one."""
+    """Write a file atomically, even if another process writes the same one."""
     system, folder = _resolve(output)
     unfinished = f"{folder}/.{name}.{uuid.uuid4().hex}"
     try:
         with system.open_output_stream(unfinished) as file:
             file.write(content)
         if isinstance(system, fs.LocalFileSystem):
-            _sync(unfinished)  # or the name is there after a loss of power, and nothing in the file
+            _sync(unfinished)  # otherwise the file could be empty after a power failure
         system.move(unfinished, f"{folder}/{name}")
     except OSError:
         with suppress(OSError):
@@ -255,14 +255,14 @@ def _sync(path: str) -> None:
 
 
 def _resolve(uri: str) -> tuple[fs.FileSystem, str]:
-    """Of an absolute path here, or of a URI that Arrow knows (`s3://`, `gs://`, `hdfs://`)."""
+    """The file system and path of an absolute local path, or of a URI that Arrow supports (`s3://`, `gs://`, ...)."""
     return _connect(uri) if "://" in uri else (fs.LocalFileSystem(), uri)
 
 
-@lru_cache(16)  # a client of S3 takes its time to begin
+@lru_cache(16)  # creating an S3 client takes long
 def _connect(uri: str) -> tuple[fs.FileSystem, str]:
     if urlsplit(uri).password is not None:
-        raise JobError("a URI may not hold a password, since it is written down: give it by the environment")
+        raise JobError("a URI must not contain a password, since URIs are stored; use environment variables")
     try:
         system, path = fs.FileSystem.from_uri(uri)
     except (OSError, pa.ArrowException) as exc:
@@ -271,19 +271,19 @@ def _connect(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def _files(uri: str) -> list[str]:
-    """Paths in its file system."""
+    """The paths of a file, or of the Parquet files in a folder, in their file system."""
     try:
         system, path = _resolve(uri)
         info = system.get_file_info(path)
         if info.type == fs.FileType.NotFound:
-            raise JobError(f"{uri}: there is no such file or folder")
+            raise JobError(f"{uri}: no such file or folder")
         if info.type == fs.FileType.File:
             return [path]
         below = system.get_file_info(fs.FileSelector(path, recursive=True))
     except (OSError, pa.ArrowException) as exc:
         raise JobError(f"{uri}: {exc}") from None
-    names = (one.path.removeprefix(path) for one in below if one.type == fs.FileType.File)
-    # Readers of Parquet leave out what begins so, too: it is unfinished, or of another kind.
+    names = (info.path.removeprefix(path) for info in below if info.type == fs.FileType.File)
+    # Skip hidden files and those that begin with an underscore, as Parquet readers do.
     return sorted(path + name for name in names if name.endswith(SUFFIX) and "/_" not in name and "/." not in name)
 
 
@@ -300,13 +300,14 @@ def _source(root: str, path: str, columns: Sequence[str]) -> Source:
     for column in columns:
         if names.count(column) != 1:
             problem = "several columns" if column in types else "no column"
-            raise JobError(f"{path} has {problem} {json.dumps(column)}; it has {', '.join(map(json.dumps, names))}")
+            available = ", ".join(map(json.dumps, names))
+            raise JobError(f"{path} has {problem} {json.dumps(column)}; its columns are {available}")
     if not (pa.types.is_string(types[columns[0]]) or pa.types.is_large_string(types[columns[0]])):
-        raise JobError(f"{path}: column {json.dumps(columns[0])} is of {types[columns[0]]}, not of strings")
+        raise JobError(f"{path}: column {json.dumps(columns[0])} has type {types[columns[0]]}, not string")
     return Source(root, path, size, groups)
 
 
-@lru_cache(1)  # the shards of a row group come one after the other
+@lru_cache(1)  # the shards of a row group are consecutive
 def _row_group(root: str, path: str, size: int, number: int, columns: tuple[str, ...]) -> pa.Table:
     with _resolve(root)[0].open_input_file(path) as file:
         if file.size() != size:

@@ -1,1 +1,1 @@
-"""Conch without Docker: the Triton inside the wheel nvidia-pytriton, and the gateway, as one foreground process."""
+"""Runs Conch without Docker: Triton from the nvidia-pytriton wheel and the gateway, as one foreground process."""

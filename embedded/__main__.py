@@ -1,4 +1,4 @@
-"""`python -m embedded`: Triton and the gateway in the foreground, until Ctrl-C or SIGTERM stops both."""
+"""`python -m embedded`: run Triton and the gateway in the foreground until Ctrl-C or SIGTERM."""
 
 import asyncio
 import http.client
@@ -17,21 +17,21 @@ from embedded.triton import EXIT_TIMEOUT_S, LOOPBACK, Ports, Triton, Unsupported
 from gateway.settings import Settings, SettingsError
 
 GATEWAY_STOP_S = 4.0
-"""More than it has to answer what it accepted: for errors, slow clients, and its own end."""
+"""Time to stop in addition to the drain timeout: for errors, slow clients and cleanup."""
 TRITON_STOP_S = EXIT_TIMEOUT_S + 1.0
 LOST_S = 3.0
-"""How long Triton may be unwell after it has lost the process of a model. Some end for a good reason, such as a new
-version of a model. The gateway starts its own again, which decode images."""
-BEAT_S = 5.0
-"""How old the last sign of life of a gateway may be that renews it every second."""
+"""How long Triton may be unhealthy after a model's process has ended. That may be normal, such as for a new version of
+a model. The gateway restarts its own processes, the image workers."""
+HEARTBEAT_S = 5.0
+"""Maximum age of the gateway's heartbeat file, which it touches every second."""
 LOG_LINES = 30
-"""Of Triton's errors, shown where it could not start."""
+"""Number of errors in Triton's log to show if it does not start."""
 ERROR_LINE = re.compile(r"(?:E\d{4} |error: )(?!.*CudaDriverHelper)")
-"""How lines of Triton's log begin that tell of an error; the last ones of all are tables of settings."""
+"""Start of an error line in Triton's log. The end of the log is no use: it is a table of settings."""
 
 
 def main() -> int:
-    """Run both; the exit code is 1 where something failed, 2 where a setting or the machine does not do."""
+    """Run both. The exit code is 1 if a service fails to start, 2 if a setting or the machine is unsuitable."""
     try:
         ports = Ports.from_env(os.environ)
         environment = {**os.environ, "GATEWAY_TRITON_URL": f"{LOOPBACK}:{ports.grpc}"}
@@ -62,7 +62,7 @@ def _serve(settings: Settings, environment: Mapping[str, str], ports: Ports, scr
             TRITON_STOP_S,
             log,
             triton.clean_up,
-            lambda: _problem(settings) in (None, "no_models"),  # where somebody unloaded it, Triton is well
+            lambda: _problem(settings) in (None, "no_models"),  # a model may have been unloaded on purpose
             LOST_S,
         ),
         Service(
@@ -70,7 +70,7 @@ def _serve(settings: Settings, environment: Mapping[str, str], ports: Ports, scr
             [sys.executable, "-m", "gateway"],
             {**environment, "GATEWAY_HEARTBEAT_FILE": str(heartbeat)},
             settings.drain_timeout_s + GATEWAY_STOP_S,
-            is_well=lambda: gateway_is_well(settings, heartbeat),
+            is_healthy=lambda: gateway_is_healthy(settings, heartbeat),
         ),
     ]
     print(f"starting Triton (log: {log}) and the gateway", flush=True)
@@ -85,7 +85,7 @@ def _serve(settings: Settings, environment: Mapping[str, str], ports: Ports, scr
 
 
 def _get(settings: Settings, path: str) -> tuple[int, bytes] | None:
-    """Status and body of what the gateway answers, if it does."""
+    """Status and body of the gateway's answer; None without an answer."""
     connection = http.client.HTTPConnection(_reachable(settings.host), settings.port, timeout=5)
     try:
         connection.request("GET", path)
@@ -97,11 +97,13 @@ def _get(settings: Settings, path: str) -> tuple[int, bytes] | None:
         connection.close()
 
 
-def gateway_is_well(settings: Settings, heartbeat: Path) -> bool:
-    """Whether the gateway's event loop goes round, or it answers: with a full disk it gives no signs, and under load it
-    may have no connection left."""
+def gateway_is_healthy(settings: Settings, heartbeat: Path) -> bool:
+    """Whether the gateway has a recent heartbeat, or answers.
+
+    With a full disk it cannot write the heartbeat, and under load it may have no free connection.
+    """
     with suppress(OSError):
-        if time.time() - heartbeat.stat().st_mtime < BEAT_S:
+        if time.time() - heartbeat.stat().st_mtime < HEARTBEAT_S:
             return True
     return _get(settings, "/health/live") is not None
 
@@ -112,14 +114,14 @@ def _is_ready(settings: Settings) -> bool:
 
 
 def _problem(settings: Settings) -> str | None:
-    """The code of what the gateway's readiness check reports; None if it is ready, or gone."""
+    """The code that the gateway's readiness check reports; None if it is ready or does not answer."""
     answer = _get(settings, "/health/ready")
     return json.loads(answer[1]).get("code") if answer is not None else None
 
 
 def _reachable(host: str) -> str:
-    """An address to reach a server by that listens on every one."""
-    return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104 - not bound to
+    """The address of a server for clients on this machine, also if it listens on all addresses."""
+    return {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)  # noqa: S104 - not an address to bind
 
 
 def _greet(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Runs services side by side: starts one again when it dies, stops all of them in order."""
+"""Runs processes, restarts those that die or hang, and stops all of them in order."""
 
 import asyncio
 import ctypes
@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_TIMEOUT_S = 180
-"""Large models take a minute to load and to warm up."""
+"""Large models take a minute to load and warm up."""
 RESTART_DELAY_S = 1.0
 PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
-
-
-UNWELL_S = 20.0
-"""How long a service may be unwell that was well: longer than any one execution of a model."""
-LOOK_S = 1.0
+UNHEALTHY_S = 20.0
+"""How long a service may be unhealthy before it is restarted: longer than any execution of a model."""
+CHECK_S = 1.0
+"""Interval of health checks."""
 MAX_LOG_BYTES = 16 * 2**20
 
 
@@ -30,7 +29,7 @@ def _nothing() -> None:
     pass
 
 
-def _well() -> bool:
+def _healthy() -> bool:
     return True
 
 
@@ -42,33 +41,32 @@ class Service:
     command: Sequence[str]
     environment: Mapping[str, str]
     stop_timeout_s: float
-    """How long it may take to end after SIGTERM."""
+    """Time to exit after SIGTERM."""
     log: Path | None = None
-    """Where its output goes, by default to the supervisor's own."""
+    """File for its output; by default the output goes to the supervisor's."""
     clean_up: Callable[[], None] = _nothing
-    """Called after each end of the process."""
-    is_well: Callable[[], bool] = _well
-    """Asked every second, in a thread. A process that does no longer what it did is ended and started again after
-    UNWELL_S. A fresh one has START_TIMEOUT_S more."""
+    """Called each time the process has ended."""
+    is_healthy: Callable[[], bool] = _healthy
+    """Health check, called every second in a thread. A process that is unhealthy for UNHEALTHY_S is restarted; a new
+    process has START_TIMEOUT_S more."""
     lost_s: float = math.inf
-    """In place of UNWELL_S, where it is shorter, for a service that has lost a child lately and does not work without
-    it."""
+    """Replaces UNHEALTHY_S, if it is shorter, after the service has lost a child process."""
     max_log_bytes: int = MAX_LOG_BYTES
-    """A log that is larger begins again, with what it held in a file beside it, `.1`."""
+    """A larger log is copied to a file with the suffix `.1` and emptied."""
 
 
 class StartFailedError(Exception):
-    """A service ended, or the time did, before everything worked."""
+    """A service exited, or the start timed out, before everything was ready."""
 
 
 class Supervisor:
-    """Keeps services running until it is told to stop."""
+    """Keeps services running until SIGINT or SIGTERM."""
 
     def __init__(
-        self, services: Sequence[Service], unwell_s: float = UNWELL_S, start_timeout_s: float = START_TIMEOUT_S
+        self, services: Sequence[Service], unhealthy_s: float = UNHEALTHY_S, start_timeout_s: float = START_TIMEOUT_S
     ) -> None:
         self.services = services
-        self._unwell_s = unwell_s
+        self._unhealthy_s = unhealthy_s
         self._start_timeout_s = start_timeout_s
         self._processes: dict[str, asyncio.subprocess.Process] = {}
 
@@ -76,11 +74,11 @@ class Supervisor:
         """Start the services in order, and stop them in reverse order when SIGINT or SIGTERM arrives.
 
         Args:
-            is_ready: asked a few times a second, in a thread, whether everything works.
-            ready: called once, when everything does.
+            is_ready: called repeatedly in a thread until it returns True.
+            ready: called once after that.
 
         Raises:
-            StartFailedError: a service ended, or START_TIMEOUT_S did, before everything worked.
+            StartFailedError: a service exited, or the start timed out, before everything was ready.
         """
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -102,7 +100,7 @@ class Supervisor:
         while not stop.is_set() and not await asyncio.to_thread(is_ready):
             for name, process in self._processes.items():
                 if process.returncode is not None:
-                    raise StartFailedError(f"{name} ended with code {process.returncode} before it was ready")
+                    raise StartFailedError(f"{name} exited with code {process.returncode} before it was ready")
             if time.monotonic() > deadline:
                 raise StartFailedError(f"not ready within {self._start_timeout_s:g} s")
             await asyncio.sleep(0.1)
@@ -118,41 +116,43 @@ class Supervisor:
     async def _restart(self, service: Service) -> None:
         while True:
             code = await self._processes[service.name].wait()
-            print(f"{service.name} ended with code {code}; starting it again", file=sys.stderr, flush=True)
-            self._bury(service)
+            print(f"{service.name} exited with code {code}; restarting it", file=sys.stderr, flush=True)
+            self._clean_up(service)
             while True:
                 await asyncio.sleep(RESTART_DELAY_S)
                 try:
                     await self._start(service)
                 except OSError as exc:
-                    print(f"{service.name} could not be started: {exc}", file=sys.stderr, flush=True)
+                    print(f"{service.name} could not be restarted: {exc}", file=sys.stderr, flush=True)
                 else:
                     break
 
     async def _watch(self, service: Service) -> None:
         process = None
-        well_at, lost_at, children = 0.0, -math.inf, frozenset[int]()
+        healthy_at, lost_at, children = 0.0, -math.inf, frozenset[int]()
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
             if process is not self._processes[service.name]:
                 process = self._processes[service.name]
-                well_at, lost_at, children = time.monotonic() + self._start_timeout_s, -math.inf, frozenset()
+                healthy_at, lost_at, children = time.monotonic() + self._start_timeout_s, -math.inf, frozenset()
             now, before, children = time.monotonic(), children, _children(process.pid)
             if before - children:
                 lost_at = now
-            if await asyncio.to_thread(service.is_well):
-                well_at = now
-            elif now - well_at > min(self._unwell_s, service.lost_s if now - lost_at < self._unwell_s else math.inf):
-                print(f"{service.name} does not work any more; ending it", file=sys.stderr, flush=True)
-                well_at = math.inf  # only once
+            has_lost_child = now - lost_at < self._unhealthy_s
+            limit_s = min(self._unhealthy_s, service.lost_s) if has_lost_child else self._unhealthy_s
+            if await asyncio.to_thread(service.is_healthy):
+                healthy_at = now
+            elif now - healthy_at > limit_s:
+                print(f"{service.name} is not responding; stopping it", file=sys.stderr, flush=True)
+                healthy_at = math.inf  # only once
                 self._kill(process.pid)
 
     async def _bound_log(self, service: Service) -> None:
         while service.log is not None:
-            await asyncio.sleep(LOOK_S)
-            with suppress(OSError):  # looked at again in a second
+            await asyncio.sleep(CHECK_S)
+            with suppress(OSError):  # tried again in a second
                 if service.log.stat().st_size > service.max_log_bytes:
-                    await asyncio.to_thread(_begin_again, service.log)
+                    await asyncio.to_thread(_rotate, service.log)
 
     async def _start(self, service: Service) -> None:
         output = service.log.open("ab") if service.log else None
@@ -162,7 +162,7 @@ class Supervisor:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            # A group of its own: a Ctrl-C in the terminal is for the supervisor, which stops the services in order.
+            # A process group of its own: Ctrl-C must reach only the supervisor, which stops the services in order.
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
@@ -178,11 +178,11 @@ class Supervisor:
                 process.terminate()
             with suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), service.stop_timeout_s)
-        self._bury(service)
+        self._clean_up(service)
         await process.wait()
 
-    def _bury(self, service: Service) -> None:
-        """End what is left of a service: children outlive a killed parent."""
+    def _clean_up(self, service: Service) -> None:
+        """Kill the remaining children of a service, which outlive a killed parent, and clean up after it."""
         self._kill(self._processes[service.name].pid)
         service.clean_up()
 
@@ -193,7 +193,7 @@ class Supervisor:
 
 
 def _children(pid: int) -> frozenset[int]:
-    """The processes that a process has started, and those in turn; none if it is gone itself."""
+    """All running descendants of a process; none if the process has ended."""
     try:
         lists = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:
@@ -203,20 +203,20 @@ def _children(pid: int) -> frozenset[int]:
 
 
 def _runs(pid: str) -> bool:
-    """Whether a process is more than an entry that its parent has not looked at yet (proc_pid_stat(5))."""
+    """Whether a process is not a zombie (proc_pid_stat(5))."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except OSError:
         return False
 
 
-def _begin_again(log: Path) -> None:
-    """Empty a log. Whoever writes to it appends, so goes on at the new end, and is never kept waiting."""
-    with suppress(OSError):  # a full disk is no reason to keep it
+def _rotate(log: Path) -> None:
+    """Copy a log to `.1` and empty it. The writer appends, so it continues at the new end without blocking."""
+    with suppress(OSError):  # empty it even if the disk is full
         shutil.copyfile(log, f"{log}.1")
     os.truncate(log, 0)
 
 
 def _die_with_parent() -> None:
-    """Let a service end with a supervisor that is killed; runs between fork and exec."""
+    """Make a service end when the supervisor is killed. Runs between fork and exec."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Starts the tritonserver binary of the wheel nvidia-pytriton. Only its files are used, not its Python API."""
+"""Starts Triton from the nvidia-pytriton wheel, of which only the files are used, not the Python API."""
 
 import ctypes.util
 import importlib.util
@@ -21,17 +21,17 @@ LOOPBACK = "127.0.0.1"
 EXIT_TIMEOUT_S = 3
 ADMIN_HEADER = "admin-key"
 GUARDED = "inference,metadata,model-config,model-repository,shared-memory,statistics,trace,logging"
-"""All of Triton's HTTP API but health. Any page in a browser on this machine can send requests to loopback, and to load
-a model is to run its code; but no page can send this header."""
+"""All of Triton's HTTP API except health requires the admin header. Web pages in a browser on this machine can send
+requests to loopback, and loading a model runs its code, but pages cannot send this header."""
 
 
 class UnsupportedError(Exception):
-    """This machine cannot run the embedded Triton, or not with these settings. One sentence that says what to do."""
+    """The embedded Triton cannot run on this machine or with these settings. The message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where Triton listens, on the loopback address only: 2.51 has known holes (docs/operations.md)."""
+    """Triton's ports, on loopback only: Triton 2.51 has known vulnerabilities (docs/security.md)."""
 
     http: int = 8000
     grpc: int = 8001
@@ -51,12 +51,12 @@ class Ports:
 def _port(environ: Mapping[str, str], variable: str, default: int) -> int:
     text = environ.get(variable, str(default))
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
-        raise UnsupportedError(f"{variable}={text} is not a port")
+        raise UnsupportedError(f"{variable}={text} must be a port number between 1 and 65535")
     return int(text)
 
 
 def check_ports(ports: Mapping[str, int]) -> None:
-    """Raise UnsupportedError if two ports, by the variables that set them, are equal or one is taken."""
+    """Raise UnsupportedError if two ports are equal or one is in use. `ports` maps variables to ports."""
     for variable, port in ports.items():
         twins = [name for name, other in ports.items() if other == port]
         if len(twins) > 1:
@@ -70,91 +70,105 @@ def _check_free(port: int, variable: str) -> None:
         try:
             probe.bind((LOOPBACK, port))
         except OSError as exc:
-            raise UnsupportedError(f"port {port} is not free ({exc.strerror}); set {variable} to another one") from exc
+            raise UnsupportedError(
+                f"port {port} is not available ({exc.strerror}); set {variable} to another port"
+            ) from exc
 
 
 @dataclass(frozen=True, slots=True)
 class Triton:
-    """How to start one Triton: its command line and environment."""
+    """How to start Triton: its command line and environment."""
 
     command: list[str]
     environment: dict[str, str]
     shared_memory_prefix: str
-    """Of the files in /dev/shm that its models talk through, which a killed Triton leaves behind."""
+    """Prefix of the files in /dev/shm that Triton shares with its models. They stay if Triton is killed."""
 
     @classmethod
     def prepare(cls, repository: Path, ports: Ports, scratch: Path) -> Self:
-        """Lay out what the binary needs.
+        """Check the models and this machine, and set up the folders that Triton reads.
 
         Args:
-            repository: the folder of entries.
-            ports: to listen on.
-            scratch: an empty folder, without a space in its path: the python backend starts its stub through an
-                unquoted shell command, so everything is reached through here.
+            repository: folder of the entries.
+            ports: ports to listen on.
+            scratch: an empty folder. Its path must not contain a space: the python backend starts its stub through an
+                unquoted shell command.
 
         Raises:
-            UnsupportedError: the platform or the Python will not do, or the wheel or the models are not there.
+            UnsupportedError: the platform, the Python version or the path is not supported, or the wheel or the models
+                are missing.
         """
-        models = sorted(version.parent.name for version in repository.glob("*/1"))
-        if not models:
-            raise UnsupportedError(
-                f"{repository} holds no built models: run python -m export --repository {repository}"
-            )
-        for model in models:
-            _check_backend(repository / model / "config.pbtxt")
+        models = _models(repository)
         if any(character.isspace() for character in str(scratch)):
-            raise UnsupportedError(f"the temporary folder {scratch} has a space in its path: set TMPDIR to another one")
+            raise UnsupportedError(
+                f"the path of the temporary folder {scratch} contains a space: set TMPDIR to another folder"
+            )
         wheel = find_wheel()
         version = "{}.{}".format(*sys.version_info)
         stub = wheel / "python_backend_stubs" / version / "triton_python_backend_stub"
         if not stub.is_file():
-            raise UnsupportedError(f"nvidia-pytriton has no backend for Python {version}; use 3.11, 3.12 or 3.13")
+            raise UnsupportedError(f"nvidia-pytriton does not support Python {version}; use 3.11, 3.12 or 3.13")
         shutil.copytree(wheel / "backends", scratch / "backends")
         shutil.copy(stub, scratch / "backends" / "python")
         (scratch / "models").symlink_to(repository.resolve())
         prefix = f"conch-{os.getpid()}-{ports.grpc}-"
-        options = {
-            "model-repository": scratch / "models",
-            "model-control-mode": "explicit",
-            "backend-directory": scratch / "backends",
-            "backend-config": f"python,shm-region-prefix-name={prefix}",
-            "http-address": LOOPBACK,
-            "http-port": ports.http,
-            "http-restricted-api": f"{GUARDED}:{ADMIN_HEADER}={admin_key(os.environ)}",
-            "grpc-address": LOOPBACK,
-            "grpc-port": ports.grpc,
-            # The gateway asks every 10 s whether this still lives; by default a second question is a reason to hang up.
-            "grpc-http2-min-recv-ping-interval-without-data": 5000,
-            "grpc-http2-max-ping-strikes": 0,
-            "metrics-address": LOOPBACK,
-            "metrics-port": ports.metrics,
-            "exit-timeout-secs": EXIT_TIMEOUT_S,
-        }
         return cls(
             command=[
                 str(wheel / "bin" / "tritonserver"),
                 "--disable-auto-complete-config",
-                *(f"--{name}={value}" for name, value in options.items()),
+                *(f"--{name}={value}" for name, value in _options(scratch, ports, prefix).items()),
                 *_tracing(os.environ),
-                *(f"--load-model={name}" for name in models),  # not "*": a config without a built model would fail
+                *(f"--load-model={name}" for name in models),  # not "*", which fails on a config without a built model
             ],
             environment=_environment(wheel, _libpython(version)),
             shared_memory_prefix=prefix,
         )
 
     def clean_up(self) -> None:
-        """Remove what a Triton that was killed left in shared memory."""
-        for file in Path("/dev/shm").glob(f"{self.shared_memory_prefix}*"):  # noqa: S108 - where the backend puts it
+        """Remove the shared memory that a killed Triton has left."""
+        for file in Path("/dev/shm").glob(f"{self.shared_memory_prefix}*"):  # noqa: S108 - the backend's choice
             file.unlink(missing_ok=True)
 
 
+def _models(repository: Path) -> list[str]:
+    """The names of the exported models. Raises UnsupportedError if there are none, or for another backend."""
+    models = sorted(version.parent.name for version in repository.glob("*/1"))
+    if not models:
+        raise UnsupportedError(
+            f"{repository} contains no exported models: run python -m export --repository {repository}"
+        )
+    for model in models:
+        _check_backend(repository / model / "config.pbtxt")
+    return models
+
+
+def _options(scratch: Path, ports: Ports, prefix: str) -> Mapping[str, object]:
+    return {
+        "model-repository": scratch / "models",
+        "model-control-mode": "explicit",
+        "backend-directory": scratch / "backends",
+        "backend-config": f"python,shm-region-prefix-name={prefix}",
+        "http-address": LOOPBACK,
+        "http-port": ports.http,
+        "http-restricted-api": f"{GUARDED}:{ADMIN_HEADER}={admin_key(os.environ)}",
+        "grpc-address": LOOPBACK,
+        "grpc-port": ports.grpc,
+        # Allow the gateway's keepalive pings every 10 s. By default Triton closes the connection at the second.
+        "grpc-http2-min-recv-ping-interval-without-data": 5000,
+        "grpc-http2-max-ping-strikes": 0,
+        "metrics-address": LOOPBACK,
+        "metrics-port": ports.metrics,
+        "exit-timeout-secs": EXIT_TIMEOUT_S,
+    }
+
+
 def admin_key(environ: Mapping[str, str]) -> str:
-    """What Triton's HTTP API asks for: TRITON_ADMIN_KEY, or else what nobody knows."""
+    """The key of Triton's HTTP API: TRITON_ADMIN_KEY, or a random one that nobody knows."""
     return environ.get("TRITON_ADMIN_KEY") or secrets.token_hex(24)
 
 
 def _tracing(environ: Mapping[str, str]) -> list[str]:
-    """Options by which Triton adds its own spans to the traces of requests, where a collector is named."""
+    """Options to send Triton's spans to the OpenTelemetry collector, if one is configured."""
     endpoint = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     if not endpoint or is_disabled(environ):
         return []
@@ -173,32 +187,32 @@ def _check_backend(config: Path) -> None:
     backend = re.search(r'^backend: "(\w+)"$', text, re.MULTILINE)
     if backend and backend[1] != "python":
         raise UnsupportedError(
-            f"{config.parent} is for Triton's backend {backend[1]}, which the embedded Triton does not have: keep it in"
-            " a repository of its own"
+            f"{config.parent} needs Triton's {backend[1]} backend, which the embedded Triton does not have: move it to"
+            " another repository"
         )
 
 
 def find_wheel() -> Path:
-    """The folder of the wheel that holds Triton.
+    """The folder of Triton in the nvidia-pytriton wheel.
 
     Raises:
-        UnsupportedError: it is not there, or does not run here.
+        UnsupportedError: the wheel is not installed, or does not support this platform.
     """
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         raise UnsupportedError(
-            f"the embedded Triton runs on x86-64 Linux only, and this is {sys.platform} on {platform.machine()}"
+            f"the embedded Triton requires x86-64 Linux; this machine is {sys.platform} on {platform.machine()}"
         )
-    # Found without being imported: its Python code wants packages that nothing else here does.
+    # Not imported: its Python code needs packages that are not installed.
     found = importlib.util.find_spec("pytriton")
     if found is None or not found.submodule_search_locations:
         raise UnsupportedError(
-            "the Python package nvidia-pytriton, which holds Triton, is not installed: run make install"
+            "the Python package nvidia-pytriton, which contains Triton, is not installed: run make install"
         )
     return Path(found.submodule_search_locations[0]) / "tritonserver"
 
 
 def _libpython(version: str) -> Path | None:
-    """The folder of libpython, which the stub is linked to; None where the loader or the wheel has it."""
+    """The folder of libpython, which the stub links to; None if the loader finds it or the wheel has it."""
     name = f"libpython{version}.so.1.0"
     folder = Path(sysconfig.get_config_var("LIBDIR"))
     if (folder / name).is_file():
@@ -206,7 +220,7 @@ def _libpython(version: str) -> Path | None:
     if version == "3.13" or ctypes.util.find_library(f"python{version}"):
         return None
     raise UnsupportedError(
-        f"{name}, which Triton's python backend needs, is missing: apt-get install libpython{version}"
+        f"Triton's python backend needs {name}, which is missing: run apt-get install libpython{version}"
     )
 
 
@@ -215,6 +229,6 @@ def _environment(wheel: Path, libpython: Path | None) -> dict[str, str]:
     return {
         **os.environ,
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
-        # The stub takes the packages of the environment whose python3 comes first here; it does not read PYTHONPATH.
+        # The stub uses the packages of the first python3 in PATH; it ignores PYTHONPATH.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
     }

@@ -1,8 +1,8 @@
-"""`python -m gateway`: serves the API until SIGINT or SIGTERM."""
+"""`python -m gateway`: serve the API until SIGINT or SIGTERM."""
 
 import os
 
-# gRPC reads both when it is imported, and would write a line of its own kind for each decoder that is started.
+# gRPC reads both on import. Otherwise it logs a line in its own format for each image worker started.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
@@ -21,21 +21,22 @@ from gateway.telemetry import logs
 from gateway.telemetry.configure import configure_spans
 
 KEEP_ALIVE_S = 75
-"""Longer than clients and load balancers keep an idle connection, so that the gateway is never the first to close."""
-SWITCH_S = 0.0005
+"""Longer than the idle timeouts of clients and load balancers, so that the gateway never closes first."""
+SWITCH_INTERVAL_S = 0.0005
+"""How long the event loop waits for a thread that holds the GIL, such as to parse JSON; Python's default is 5 ms."""
 CLOSE_S = 1
-"""For what is still on its way to clients when all is answered, or the time to answer is over."""
+"""Time to send responses to slow clients after draining."""
 
 
 def main() -> int:
-    """Run the server; the exit code is 2 where a setting is wrong."""
-    _be_polite()
-    # Or texts would go to threads that all share, where a batch waits for all that came before it.
+    """Run the server. The exit code is 2 if a setting is invalid."""
+    _yield_to_models()
+    # Otherwise tokenizers use one shared thread pool, in which each batch waits for all earlier ones.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as exc:
-        print(f"gateway: {exc}", file=sys.stderr)  # noqa: T201 - before there is a log
+        print(f"gateway: {exc}", file=sys.stderr)  # noqa: T201 - logging is not configured yet
         return 2
     logs.configure()
     drain = Drain()
@@ -54,18 +55,19 @@ def main() -> int:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=CLOSE_S,
     )
-    # The event loop waits so long, and not 5 ms, each time that a thread which parses JSON holds the interpreter.
-    sys.setswitchinterval(SWITCH_S)
-    # What is there by now stays: Python would look at all of it again and again, for 20 ms each time.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    # Exclude what is allocated so far from garbage collection, which takes 20 ms for it each time.
     gc.collect()
     gc.freeze()
     Server(config, drain, settings.drain_timeout_s, settings.heartbeat_file).run()
     return 0
 
 
-def _be_polite() -> None:
-    """Take a core when it is free, not from the threads of a model that wait for each other: 4 to 6 % more throughput
-    and lower latencies where both share a machine (sched(7), SCHED_BATCH)."""
+def _yield_to_models() -> None:
+    """Do not preempt the threads of models on the same machine (sched(7), SCHED_BATCH).
+
+    This gives 4 to 6 % more throughput and lower latencies: the threads of a model wait for each other.
+    """
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 

@@ -1,7 +1,7 @@
-"""Puts the gateway together."""
+"""Builds the ASGI application."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 
 from starlette.applications import Starlette
@@ -29,7 +29,7 @@ from gateway.routes.http import Gateway, with_deadline
 from gateway.routes.metrics import show as show_metrics
 from gateway.routes.operation import Operation
 from gateway.scheduling import cores
-from gateway.scheduling.admission import Lines
+from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
@@ -37,7 +37,7 @@ from gateway.telemetry.spans import NO_SPANS, Spans
 from gateway.triton import Triton
 
 PREFIXES = {"/v1": OPENAI, "/v2": COHERE, "/openai": OPENAI}
-"""Below these, unknown paths and methods need a key too, and are answered in this dialect."""
+"""Error dialects by path prefix. Below a prefix, even unknown paths and methods require a key."""
 EXPOSED = (
     "x-request-id",
     "x-conch-ignored-fields",
@@ -45,23 +45,23 @@ EXPOSED = (
     *tei.HEADERS,
     *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
 )
-"""Response headers that pages of other origins may read."""
+"""Response headers that web pages of other origins may read (CORS)."""
 Guards = Callable[[Dialect], list[Middleware]]
 
 
 def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASGIApp:
-    """The ASGI application. It starts, and reports that it is not ready, whether Triton is there or not.
+    """Build the ASGI application. It starts even if Triton is not there, and is then not ready.
 
     Args:
-        settings: of the gateway.
-        drain: begun by the server.
-        spans: of traces, if there are any.
+        settings: the gateway's settings.
+        drain: shutdown state, controlled by the server.
+        spans: records traces.
     """
     metrics = Metrics({operation.path for operation in openapi.DOCUMENTED})
     keys = Keys(settings.api_keys, settings.api_keys_file)
     authenticate = Middleware(Authenticate, keys=keys, origins=settings.cors_origins)
-    quotas = Quotas({"requests": settings.requests_a_minute, "tokens": settings.tokens_a_minute})
-    rate_limit = [Middleware(RateLimit, quotas=quotas)] if quotas.are_any else []
+    quotas = Quotas({"requests": settings.requests_per_minute, "tokens": settings.tokens_per_minute})
+    rate_limit = [Middleware(RateLimit, quotas=quotas)] if quotas.enabled else []
 
     def guards(dialect: Dialect) -> list[Middleware]:
         speak = Middleware(ErrorDialect, dialect=dialect)
@@ -72,8 +72,7 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
         async with _running(settings, drain, spans, metrics) as gateway:
             yield {"gateway": gateway}
 
-    app: ASGIApp
-    app = starlette = Starlette(
+    app = Starlette(
         routes=[
             *_api_routes(guards),
             Route("/openapi.json", openapi.show),
@@ -88,34 +87,38 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
         },
         lifespan=lifespan,
     )
-    starlette.router.redirect_slashes = False  # a redirect is not JSON, and repeats the client's Host header
-    if settings.cors_origins:
-        app = CORSMiddleware(
-            app,
-            allow_origins=settings.cors_origins,
-            allow_methods=("GET", "POST"),
-            allow_headers=("*",),
-            allow_credentials="*" not in settings.cors_origins,
-            allow_private_network=True,
-            expose_headers=EXPOSED,
-        )
-    return RequestLog(app, metrics, spans)
+    app.router.redirect_slashes = False  # redirects are not JSON, and echo the client's Host header
+    return RequestLog(_with_cors(app, settings.cors_origins), metrics, spans)
+
+
+def _with_cors(app: ASGIApp, origins: Set[str]) -> ASGIApp:
+    if not origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=("*",),
+        allow_credentials="*" not in origins,
+        allow_private_network=True,
+        expose_headers=EXPOSED,
+    )
 
 
 @asynccontextmanager
 async def _running(settings: Settings, drain: Drain, spans: Spans, metrics: Metrics) -> AsyncIterator[Gateway]:
-    """Everything that lives as long as the app. The order in which it is closed matters."""
+    """Open the state that all requests share, and close it in the right order."""
     triton = Triton(settings.triton_urls, settings.request_timeout_s, spans)
     catalog = Catalog(triton, settings.model_repository)
-    lines = Lines(settings.request_timeout_s)
+    queues = Queues(settings.request_timeout_s)
     threads = Threads(cores.count(), spare=2)
     json_threads = Threads(1, spare=1)
-    monitor = Monitor(triton, catalog, lines, threads, drain)
+    monitor = Monitor(triton, catalog, queues, threads, drain)
     images = Images(settings.max_image_pixels, settings.image_hosts)
     bodies = Bodies(settings.max_bodies_bytes, max(settings.max_bodies_bytes // 2, settings.max_body_bytes))
-    metrics.watch(Gauges(triton, catalog, lines, monitor, drain))
+    metrics.watch(Gauges(triton, catalog, queues, monitor, drain))
     watch = asyncio.create_task(monitor.run())
-    yield Gateway(settings, triton, catalog, monitor, images, lines, drain, metrics, bodies, threads, json_threads)
+    yield Gateway(settings, triton, catalog, monitor, images, queues, drain, metrics, bodies, threads, json_threads)
     watch.cancel()
     with suppress(asyncio.CancelledError):
         await watch
@@ -123,7 +126,7 @@ async def _running(settings: Settings, drain: Drain, spans: Spans, metrics: Metr
     await asyncio.to_thread(threads.close)
     await asyncio.to_thread(json_threads.close)
     await triton.close()
-    await asyncio.to_thread(spans.close)  # waits for the collector
+    await asyncio.to_thread(spans.close)  # waits for the trace collector
 
 
 def _api_routes(guards: Guards) -> Iterator[BaseRoute]:

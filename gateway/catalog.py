@@ -1,4 +1,4 @@
-"""What is served: read out of Triton, so that a model loaded there is served here without a restart."""
+"""The catalog of served models. It is read from Triton, so newly loaded models are served without a restart."""
 
 import asyncio
 import logging
@@ -20,110 +20,110 @@ from gateway.contract import (
 )
 from gateway.errors import ModelNotFound, NotReady, quoted
 from gateway.images.preparation import Preparation
-from gateway.text.loader import Vocabularies
+from gateway.text.loader import TokenizerLoader
 from gateway.text.tokenizer import TextTokenizer
 from gateway.triton import ModelConfig, Triton
 
 log = logging.getLogger(__name__)
 
 GONE_S = 10.0
-"""How long a model that Triton serves no longer is missed before it is unknown: it may be loaded again."""
-MAX_COMPLAINT = 500
-"""Characters. What a complaint quotes of an entry may be megabytes."""
+"""How long an unloaded model is reported as not ready before it is unknown: it may be loaded again."""
+MAX_PROBLEM = 500
+"""Maximum length of a logged problem in characters: it may quote an entry of megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class TritonModel:
-    """One Triton model: all of what clients call a model, or the side of it that takes texts or images."""
+    """A model in Triton: all of a public model, or its part for texts or images."""
 
     name: str
-    """What clients call the model."""
+    """Public name."""
     triton_name: str
     role: str
     output: str
     width: int
-    """Numbers a row of the output: an embedding's dimensions, a cross-encoder's classes, 1 for a score."""
+    """Values per row of the output: dimensions of an embedding, classes of a cross-encoder, or 1 for a score."""
     max_batch_size: int
 
 
 @dataclass(frozen=True, slots=True)
 class TextModel(TritonModel):
-    """One whose rows are token ids."""
+    """A Triton model whose input is token ids."""
 
     max_tokens: int
     vocabulary_size: int
     tokenizer: TextTokenizer
     prompts: Mapping[str, str] = field(default_factory=dict)
-    """What it was trained to find in front of texts of some kind, such as "query"."""
+    """Text that the model expects before inputs of a kind, by the name of the kind, such as "query"."""
     default_prompt: str = ""
-    """What goes in front of texts of no special kind."""
+    """The prompt of inputs for which no kind is parameters."""
     instructed: Mapping[str, str] = field(default_factory=dict)
-    """Those prompts that have a place for an instruction, to the same with INSTRUCTION there."""
+    """Maps each prompt that contains an instruction to its form with the placeholder INSTRUCTION."""
     activation: str = "none"
-    """How a cross-encoder's logits become scores."""
+    """How a cross-encoder's logits become scores; a name in ACTIVATIONS."""
     positive_class: int = 0
-    """The column of its logits that stands for relevance."""
+    """The column of a cross-encoder's logits that measures relevance."""
     max_query_tokens: int | None = None
-    """At which late interaction cuts a query, as the model was trained; None where it does not."""
+    """Query length at which a late-interaction model truncates, as in its training; None if it does not."""
     prefix: str = ""
-    """What it asks of each row, one of PREFIXES: how many tokens at the front stand apart. Most ask nothing."""
+    """The optional input that the model has, one of PREFIXES, or empty."""
     variants: tuple[str, ...] = ()
-    """Where the model has a Triton model for each of several purposes, the names of all, the default first."""
+    """Names of all variants of the public model, the default first; empty if it has none."""
     variant: str = ""
-    """Its own name among them."""
+    """The name of this variant."""
     length_buckets: tuple[int, ...] = ()
-    """The only lengths of rows that it takes, ascending, where it does not take all."""
+    """The padded lengths that the model accepts, ascending; empty if it accepts all."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageModel(TritonModel):
-    """One whose rows are images."""
+    """A Triton model whose input is images."""
 
     preparation: Preparation
     patches: int
-    """What it divides an image into, and an image counts for in `usage`."""
+    """Patches per image; reported in `usage` as tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What clients can name: one Triton model, or one for texts and one for images that share a vector space."""
+    """A public model: one Triton model, one per variant, or one for texts and one for images in one vector space."""
 
     name: str
     aliases: tuple[str, ...]
     default: bool
-    """Whether it answers requests of its kind that name no model."""
+    """Whether it answers requests that name no model."""
     created: int
-    """Seconds since 1970 when this gateway first saw it."""
+    """Unix time at which this gateway first saw it."""
     dimensions: tuple[int, ...]
-    """Shorter sizes that its embeddings may be cut to, as it was trained for them."""
+    """Sizes to which its embeddings may be shortened (Matryoshka)."""
     text_weight: float
-    """What the text counts in an item with text and image, of 1."""
+    """Weight of the text, 0..1, in the embedding of an item with text and image."""
     text: TextModel | None = None
-    """The default one, where there are variants."""
+    """The default variant, if there are variants."""
     image: ImageModel | None = None
     variants: Mapping[str, TextModel] = field(default_factory=dict)
-    """By name."""
+    """Text models by the name of the variant."""
 
     @property
     def triton_models(self) -> tuple[TritonModel, ...]:
-        """All of them, each once."""
+        """All Triton models of this model."""
         texts = self.variants.values() or (self.text,)
         return tuple(triton_model for triton_model in (*texts, self.image) if triton_model is not None)
 
     @property
     def width(self) -> int:
-        """The size of an output row, the same for all of its Triton models."""
+        """Values per row of the output, the same for all of its Triton models."""
         return self.triton_models[0].width
 
     @property
     def role(self) -> str:
-        """What it does: its Triton model's role, or "image-text"."""
+        """The role of its Triton model, or "image-text" if it has one for texts and one for images."""
         return "image-text" if self.text and self.image else self.triton_models[0].role
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """A Triton model, its parameters, and when it was first seen."""
+class _Entry:
+    """A valid entry, as it was last read."""
 
     parameters: Parameters
     created: int
@@ -131,75 +131,78 @@ class _Known:
 
 
 class Catalog:
-    """The models of one Triton, as of the last refresh."""
+    """The served models, as of the last refresh."""
 
     def __init__(self, triton: Triton, repository: Path) -> None:
         self._triton = triton
-        self._vocabularies = Vocabularies(repository)
-        self._known: dict[str, _Known] | None = None
+        self._tokenizers = TokenizerLoader(repository)
+        self._entries: dict[str, _Entry] | None = None
         self.models: list[Model] = []
-        """All of them, by name."""
+        """Sorted by name."""
         self._gone: dict[str, tuple[Model, float]] = {}
-        self._complaints: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
 
     async def refresh(self) -> None:
-        """Ask Triton what it serves.
+        """Update the models to those that are ready in Triton.
 
         Raises:
-            GatewayError: it does not answer; the catalog stays as it was.
+            GatewayError: Triton does not answer; the catalog is unchanged.
         """
         configs = [
             config
             for config in sorted(await self._triton.models(), key=lambda config: config.name)
-            if config.parameters.get("role") in EMBEDDING_ROLES | RERANK_ROLES  # or else it is somebody else's
+            if config.parameters.get("role")
+            in EMBEDDING_ROLES | RERANK_ROLES  # others are not entries of this contract
         ]
-        known: dict[str, _Known] = {}
+        entries: dict[str, _Entry] = {}
         models: dict[str, Model] = {}
-        complaints: dict[str, str] = {}
-        # At the same time: one whose file cannot be read keeps no other waiting.
-        tasks = [asyncio.create_task(self._know(config)) for config in configs]
+        problems: dict[str, str] = {}
+        # Concurrently: a file that hangs must not delay other models.
+        tasks = [asyncio.create_task(self._read(config)) for config in configs]
         await asyncio.gather(*tasks, return_exceptions=True)
         for config, task in zip(configs, tasks, strict=True):
             try:
                 fresh = task.result()
-                models[fresh.triton_model.name] = _joined(models.get(fresh.triton_model.name), fresh)
-                known[config.name] = fresh
-            except Exception as exc:  # noqa: BLE001 - a bad entry, whatever is wrong with it, must not hide the others
-                complaints[config.name] = f"{type(exc).__name__}: {exc}"[:MAX_COMPLAINT]
+                models[fresh.triton_model.name] = _merged(models.get(fresh.triton_model.name), fresh)
+                entries[config.name] = fresh
+            except Exception as exc:  # noqa: BLE001 - no fault of one entry may affect the others
+                problems[config.name] = f"{type(exc).__name__}: {exc}"[:MAX_PROBLEM]
         for name in [name for name, model in models.items() if _missing(model)]:
-            complaints[name] = f"its variants {', '.join(_missing(models.pop(name)))} are not served"
-        for name, complaint in complaints.items() - self._complaints.items():
-            log.warning("model %s is left out: %s", name, complaint)
-        self._vocabularies.keep({config.name for config in configs})
+            problems[name] = f"variants not served: {', '.join(_missing(models.pop(name)))}"
+        for name, problem in problems.items() - self._problems.items():
+            log.warning("model %s is not served: %s", name, problem)
+        self._tokenizers.retain({config.name for config in configs})
         now = time.monotonic()
         gone = {model.name: (model, now) for model in self.models} | self._gone
         self._gone = {name: one for name, one in gone.items() if name not in models and now - one[1] < GONE_S}
-        self._known, self._complaints = known, complaints
+        self._entries, self._problems = entries, problems
         self.models = [models[name] for name in sorted(models)]
 
-    async def _know(self, config: ModelConfig) -> _Known:
-        before = (self._known or {}).get(config.name)
-        given: Parameters
+    async def _read(self, config: ModelConfig) -> _Entry:
+        before = (self._entries or {}).get(config.name)
+        parameters: Parameters
         triton_model: TextModel | ImageModel
         if config.parameters["role"] == IMAGE_EMBEDDING:
-            given = read(config, ImageParameters)
-            triton_model = _image_model(config, given)
+            parameters = read(config, ImageParameters)
+            triton_model = _image_model(config, parameters)
         else:
-            given = read(config, TextParameters)
-            triton_model = _text_model(config, given, await self._vocabularies.of(config.name, given.template))
-        if before is not None and (before.parameters, before.triton_model) == (given, triton_model):
+            parameters = read(config, TextParameters)
+            triton_model = _text_model(
+                config, parameters, await self._tokenizers.load(config.name, parameters.template)
+            )
+        if before is not None and (before.parameters, before.triton_model) == (parameters, triton_model):
             return before
-        return _Known(given, before.created if before is not None else int(time.time()), triton_model)
+        return _Entry(parameters, before.created if before is not None else int(time.time()), triton_model)
 
     def find(self, name: str | None, roles: frozenset[str]) -> Model:
-        """The model that clients mean by a name or alias, or the default one.
+        """Find a model by name or alias, or the default model, among those with one of these roles.
 
         Raises:
-            ModelNotFound: there is none of these roles; names those that there are.
-            NotReady: Triton has not been reached yet, or serves the model no longer since a moment.
+            ModelNotFound: there is none; the message lists the models with these roles.
+            NotReady: Triton has not responded yet, or the model was unloaded within the last GONE_S.
         """
-        if self._known is None:
-            raise NotReady("Triton has not been reached yet")
+        if self._entries is None:
+            raise NotReady("Triton has not responded yet")
         served = _of_roles(self.models, roles)
         found = _named(name, served)
         if found is not None:
@@ -220,33 +223,33 @@ def _named(name: str | None, models: Sequence[Model]) -> Model | None:
     for model in models:
         if model.default if name is None else name == model.name:
             return model
-    # A name is its model's, whatever others are called besides.
+    # Names take precedence over aliases.
     return next((model for model in models if name in model.aliases), None)
 
 
-def _joined(other: Model | None, known: _Known) -> Model:
-    """A model with one Triton model, or a given model with one more.
+def _merged(other: Model | None, entry: _Entry) -> Model:
+    """Add a Triton model to a public model, which is created if it is None.
 
     Raises:
-        ValueError: the Triton models do not belong together.
+        ValueError: the Triton models cannot form one public model.
     """
-    triton_model, given = known.triton_model, known.parameters
+    triton_model, parameters = entry.triton_model, entry.parameters
     if other is None:
         model = Model(
             name=triton_model.name,
-            aliases=given.aliases,
-            default=given.default,
-            created=known.created,
-            dimensions=given.dimensions,
-            text_weight=given.text_weight,
+            aliases=parameters.aliases,
+            default=parameters.default,
+            created=entry.created,
+            dimensions=parameters.dimensions,
+            text_weight=parameters.text_weight,
         )
     else:
         first = other.triton_models[0]
-        if not _go_together(other, triton_model):
-            raise ValueError(f"its public name {triton_model.name!r} is taken by {first.triton_name}")
+        if not _is_compatible(other, triton_model):
+            raise ValueError(f"its public name {triton_model.name!r} is already used by {first.triton_name}")
         if triton_model.width != first.width:
             raise ValueError(
-                f"it has {triton_model.width} dimensions, but {first.triton_name}, of the same model, has {first.width}"
+                f"it has {triton_model.width} dimensions, but {first.triton_name} of the same model has {first.width}"
             )
         model = other
     if isinstance(triton_model, ImageModel):
@@ -257,8 +260,8 @@ def _joined(other: Model | None, known: _Known) -> Model:
     return replace(model, text=triton_model) if is_default else model
 
 
-def _go_together(model: Model, triton_model: TextModel | ImageModel) -> bool:
-    """Whether a Triton model is the other modality of a model, or one more of its variants."""
+def _is_compatible(model: Model, triton_model: TextModel | ImageModel) -> bool:
+    """Whether a Triton model is the other modality of a model, or another of its variants."""
     first, *more = model.triton_models
     if isinstance(first, TextModel) and isinstance(triton_model, TextModel):
         return (
@@ -269,43 +272,43 @@ def _go_together(model: Model, triton_model: TextModel | ImageModel) -> bool:
 
 
 def _missing(model: Model) -> list[str]:
-    """The variants that a model does not have, though another says that it should."""
+    """The variants that the first variant lists and the model does not have."""
     return [name for one in list(model.variants.values())[:1] for name in one.variants if name not in model.variants]
 
 
-def _text_model(config: ModelConfig, given: TextParameters, tokenizer: TextTokenizer) -> TextModel:
-    prompts = given.prompts
+def _text_model(config: ModelConfig, parameters: TextParameters, tokenizer: TextTokenizer) -> TextModel:
+    prompts = parameters.prompts
     return TextModel(
-        name=given.name,
+        name=parameters.name,
         triton_name=config.name,
         role=config.parameters["role"],
         output=config.output,
-        width=given.width,
-        max_batch_size=given.max_batch_size,
-        max_tokens=given.max_tokens,
-        vocabulary_size=given.vocabulary_size,
+        width=parameters.width,
+        max_batch_size=parameters.max_batch_size,
+        max_tokens=parameters.max_tokens,
+        vocabulary_size=parameters.vocabulary_size,
         tokenizer=tokenizer,
         prompts=prompts,
-        default_prompt=prompts[given.default_prompt] if given.default_prompt is not None else "",
-        instructed={prompts[name]: form for name, form in given.instructed_prompts.items()},
-        activation=given.activation,
-        positive_class=given.positive_class,
-        max_query_tokens=given.max_query_tokens,
+        default_prompt=prompts[parameters.default_prompt] if parameters.default_prompt is not None else "",
+        instructed={prompts[name]: form for name, form in parameters.instructed_prompts.items()},
+        activation=parameters.activation,
+        positive_class=parameters.positive_class,
+        max_query_tokens=parameters.max_query_tokens,
         prefix=next((name for name in PREFIXES if name in config.inputs), ""),
-        variants=given.variants,
-        variant=given.variant,
-        length_buckets=tuple(sorted(given.length_buckets)),
+        variants=parameters.variants,
+        variant=parameters.variant,
+        length_buckets=tuple(sorted(parameters.length_buckets)),
     )
 
 
-def _image_model(config: ModelConfig, given: ImageParameters) -> ImageModel:
+def _image_model(config: ModelConfig, parameters: ImageParameters) -> ImageModel:
     return ImageModel(
-        name=given.name,
+        name=parameters.name,
         triton_name=config.name,
         role=config.parameters["role"],
         output=config.output,
-        width=given.width,
-        max_batch_size=given.max_batch_size,
-        preparation=given.preparation,
-        patches=given.image_patches,
+        width=parameters.width,
+        max_batch_size=parameters.max_batch_size,
+        preparation=parameters.preparation,
+        patches=parameters.image_patches,
     )

@@ -1,7 +1,6 @@
 """The contract with a model repository: the roles, tensors and parameters of an entry (docs/repository-entry.md).
 
-Parameters are validated here, since anybody may have written them. `export/contract.py` is the other side of the
-contract; the two share no code.
+Parameters come from Triton and are validated here. `export/contract.py` is the writing side; the two share no code.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -26,32 +25,33 @@ SEGMENTS: Mapping[str, tuple[tuple[str, str], ...]] = {
     CROSS_ENCODER: (("input_ids", "length"),),
     LATE_INTERACTION: (("query_ids", "query_length"), ("document_ids", "document_length")),
 }
-"""Inputs of text models by role, one pair for each segment of a row: token ids INT64 [b, L], padded with 0, and their
-lengths INT32 [b, 1]."""
+"""Inputs of text models by role, one pair per segment of a row: token ids, INT64 [b, L], padded with 0, and their
+lengths, INT32 [b, 1]."""
 PREFIXES = ("first_length", "prompt_length")
-"""Optional inputs of text models, INT32 [b, 1]: how many tokens of a row belong to its first segment (cross-encoders),
-or to its prompt, which is not pooled (embedding models)."""
+"""Optional inputs of text models, INT32 [b, 1]: the number of leading tokens of a row that belong to the first segment
+(cross-encoders), or to the prompt, which is not pooled (embedding models)."""
 PIXELS = "pixels"
-"""The input of image models, UINT8 [b, 3, H, W], RGB."""
+"""The input of image models: RGB, UINT8 [b, 3, H, W]."""
 
 Kind = TypeVar("Kind", bound="Parameters")
 
 Name = Annotated[str, Meta(pattern=r"\A[^,<>\s\x00-\x1f\x7f]{1,256}\Z")]
-"""What clients may call a model: it comes back in answers, lines of the log and labels of metrics."""
+"""A public name of a model. It appears in responses, log lines and metric labels."""
 Names = Annotated[tuple[Name, ...], Meta(max_length=256)]
 Count = Annotated[int, Meta(ge=1, le=2**20)]
-"""Of what a row or a batch has. No model takes more than a million tokens."""
+"""A number of tokens, patches or dimensions. No model has more than a million."""
 Edge = Annotated[int, Meta(ge=1, le=4096)]
-"""Of an image as the model sees it, in pixels."""
+"""Height or width of the model's input image, in pixels."""
 Prompt = Annotated[str, Meta(max_length=2**16)]
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
-    """Of any entry."""
+    """Parameters of all entries."""
 
     width: Count
-    """Of the output, by the config itself; and so is the next."""
+    """Last dimension of the output, from config.pbtxt itself."""
     max_batch_size: Annotated[int, Meta(ge=1)]
+    """From config.pbtxt itself."""
     name: Name
     aliases: Names = ()
     default: bool = False
@@ -59,14 +59,13 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     text_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse parameters that contradict each other."""
         for size in self.dimensions:
             if size > self.width:
-                raise ValueError(f"dimensions has {size}, and the model {self.width}")
+                raise ValueError(f"dimensions contains {size}, but the model has only {self.width} dimensions")
 
 
 class TextParameters(Parameters, frozen=True, kw_only=True):
-    """Of one whose rows are token ids."""
+    """Parameters of models whose input is token ids."""
 
     max_tokens: Count
     vocabulary_size: Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -82,31 +81,30 @@ class TextParameters(Parameters, frozen=True, kw_only=True):
     length_buckets: tuple[Count, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse parameters that contradict each other."""
         super().__post_init__()
-        for complaint in self._complaints():
-            raise ValueError(complaint)
+        for problem in self._problems():
+            raise ValueError(problem)
 
-    def _complaints(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         if self.default_prompt is not None and self.default_prompt not in self.prompts:
-            yield f"default_prompt {self.default_prompt!r} is none of its prompts"
+            yield f"default_prompt {self.default_prompt!r} is not in prompts"
         for name, form in self.instructed_prompts.items():
             if name not in self.prompts or form.count(INSTRUCTION) != 1:
-                yield f"instructed_prompts {name!r} is none of its prompts, or has not one {INSTRUCTION}"
+                yield f"instructed_prompts {name!r} must be a name in prompts and contain {INSTRUCTION} exactly once"
         if self.activation not in ACTIVATIONS:
-            yield f"activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}"
+            yield f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}"
         if not 0 <= self.positive_class < self.width:
-            yield f"positive_class {self.positive_class} is none of its {self.width} classes"
+            yield f"positive_class must be between 0 and {self.width - 1}, not {self.positive_class}"
         if self.max_query_tokens is not None and not 1 <= self.max_query_tokens <= self.max_tokens:
-            yield f"max_query_tokens is {self.max_query_tokens}, not 1 to its max_tokens of {self.max_tokens}"
+            yield f"max_query_tokens must be between 1 and max_tokens ({self.max_tokens}), not {self.max_query_tokens}"
         if self.variant not in (self.variants or ("",)):
-            yield f"variant {self.variant!r} is none of its variants"
+            yield f"variant {self.variant!r} is not in variants"
         if self.length_buckets and max(self.length_buckets) < self.max_tokens:
-            yield f"length_buckets end at {max(self.length_buckets)}, below its max_tokens of {self.max_tokens}"
+            yield f"length_buckets must reach max_tokens ({self.max_tokens}), but end at {max(self.length_buckets)}"
 
 
 class ImageParameters(Parameters, frozen=True, kw_only=True):
-    """Of one whose rows are images."""
+    """Parameters of models whose input is images."""
 
     image_height: Edge
     image_width: Edge
@@ -115,18 +113,19 @@ class ImageParameters(Parameters, frozen=True, kw_only=True):
     image_patches: Count
 
     def __post_init__(self) -> None:
-        """Refuse parameters that contradict each other."""
         super().__post_init__()
         if set(self.image_resize) not in ({"shortest_edge"}, {"height", "width"}):
-            raise ValueError(f"image_resize has {', '.join(self.image_resize)}, not shortest_edge or height and width")
+            raise ValueError(
+                f"image_resize must have shortest_edge, or height and width, not {', '.join(self.image_resize)}"
+            )
         shorter = self.image_resize.get("shortest_edge", 0)
         height, width = self.image_resize.get("height", shorter), self.image_resize.get("width", shorter)
         if height < self.image_height or width < self.image_width:
-            raise ValueError("image_resize is smaller than image_height and image_width, which are cut out of it")
+            raise ValueError("image_resize must not be smaller than image_height and image_width")
 
     @property
     def preparation(self) -> Preparation:
-        """What is done to an image."""
+        """The preprocessing of an image."""
         edges = self.image_resize
         return Preparation(
             height=self.image_height,
@@ -144,30 +143,26 @@ def _pairs(text: str) -> dict[str, str]:
     return dict(pair.partition("=")[::2] for pair in text.split(","))
 
 
-FORMS: Mapping[str, Callable[[str], Any]] = {
+PARSERS: Mapping[str, Callable[[str], Any]] = {
     **dict.fromkeys(("aliases", "dimensions", "variants", "length_buckets"), _split),
     **dict.fromkeys(("prompts", "instructed_prompts", "template"), msgspec.json.decode),
     "image_resize": _pairs,
 }
-"""How those parameters are written that are more than one value; they all are strings."""
+"""Parsers of parameters with more than one value. Triton's parameters are strings."""
 
 
 def read(config: ModelConfig, kind: type[Kind]) -> Kind:
-    """Read the parameters of a config.
-
-    Args:
-        config: as Triton has it.
-        kind: what its role wants.
+    """Read and validate the parameters of a config.
 
     Raises:
-        ValueError: something is missing, cannot be read, is out of bounds or contradicts another. Says what.
+        ValueError: a parameter is missing, malformed, out of range or contradicts another one; the message names it.
     """
     if "/" in config.name or config.name in {".", ".."}:
-        raise ValueError("its name is not that of a folder")
+        raise ValueError("its name is not a valid folder name")
     given: dict[str, Any] = {"name": config.name}
     for name, text in config.parameters.items():
         try:
-            given[name] = FORMS.get(name, str)(text)
+            given[name] = PARSERS.get(name, str)(text)
         except (msgspec.DecodeError, RecursionError) as exc:
             raise ValueError(f"{name}: {exc}") from exc
     given |= {"width": config.width, "max_batch_size": config.max_batch_size}

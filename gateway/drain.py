@@ -1,4 +1,4 @@
-"""Stopping without losing anything: what was accepted is finished, what comes then is refused."""
+"""Graceful shutdown: accepted requests are finished, new ones are refused."""
 
 import asyncio
 import time
@@ -7,24 +7,24 @@ from contextlib import contextmanager
 
 
 class Drain:
-    """Whether the gateway is stopping, and what it still has to finish."""
+    """Whether the gateway is stopping, and the requests that it still has to finish."""
 
     def __init__(self) -> None:
         self.began_at: float | None = None
-        """On the monotonic clock."""
+        """Monotonic time at which the shutdown began, or None."""
         self.in_flight = 0
-        """Requests."""
+        """Number of unfinished requests."""
         self.gave_up = False
-        """Whether the time to finish was over."""
+        """Whether the drain timeout has expired."""
         self._deadlines: set[asyncio.Timeout] = set()
 
     def begin(self) -> None:
-        """Accept nothing more."""
+        """Refuse new requests from now on."""
         self.began_at = time.monotonic()
 
     @contextmanager
     def ends(self, deadline: asyncio.Timeout) -> Iterator[None]:
-        """Let a deadline come early, if what is under it is not done when the time to finish is over."""
+        """Make a request's deadline expire when the drain timeout does, if it is later."""
         self._deadlines.add(deadline)
         try:
             yield
@@ -32,7 +32,7 @@ class Drain:
             self._deadlines.discard(deadline)
 
     def give_up(self) -> None:
-        """Let all deadlines come."""
+        """Expire the deadlines of all unfinished requests."""
         self.gave_up = True
         for deadline in self._deadlines:
             if not deadline.expired():

@@ -1,4 +1,4 @@
-"""The body of an error answer: in OpenAI's form, unless the path belongs to another API."""
+"""Bodies of error responses. Each API has its own dialect; the default is OpenAI's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +9,6 @@ from gateway.errors import Answer
 
 
 class ErrorObject(Struct):
-    """What went wrong."""
-
     message: str
     type: str
     param: str | None
@@ -18,19 +16,19 @@ class ErrorObject(Struct):
 
 
 class ErrorResponse(Struct):
-    """The body of every failure."""
+    """An error response in OpenAI's format."""
 
     error: ErrorObject
     detail: str
-    """The message again, where clients of Jina look for it."""
+    """The message again, where Jina clients look for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What there is to tell of a failure."""
+    """An error, with all that a dialect may report of it."""
 
     kind: type[Exception]
-    """A GatewayError, or anything else, which is a bug."""
+    """A GatewayError; any other exception is a bug."""
     answer: Answer
     message: str
     param: str | None
@@ -39,7 +37,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one API writes errors."""
+    """The error format of one API."""
 
     body: type[Struct]
     write: Callable[[Failure], Struct]

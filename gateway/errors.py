@@ -1,19 +1,19 @@
-"""What a request can fail with, and the HTTP status of each failure: the one table.
+"""The errors of the API and the HTTP status of each.
 
 GatewayError
-├── InvalidRequest        the body is malformed, or a field is wrong
-├── InvalidKey            no API key, or an unknown one
-├── ForbiddenOrigin             without keys: a page of another site asks, in somebody's browser
-├── ModelNotFound         no model of that name does what was asked
-├── NoSuchRoute           no such path
-├── MethodNotAllowed      the path takes other methods
-├── UnsupportedEncoding   the body is compressed
-├── RequestTooLarge       more bytes than a body may have, or more tokens than a request
-├── QuotaExceeded         the key has asked for all that it may in this minute
-├── Overloaded            more work is waiting than can be done in time
-├── ClientGone            nobody is there to read an answer
-├── TokenizerFailed       a model's tokenizer broke down on a text
-├── InferenceFailed       Triton answered with an error, or with nonsense
+├── InvalidRequest        malformed body, or an invalid field
+├── InvalidKey            missing or unknown API key
+├── ForbiddenOrigin       a server without keys was asked by a web page of another site
+├── ModelNotFound         no model of that name supports the endpoint
+├── NoSuchRoute           unknown path
+├── MethodNotAllowed      the path supports other methods
+├── UnsupportedEncoding   compressed body
+├── RequestTooLarge       too many bytes in a body, or too many tokens in a request
+├── QuotaExceeded         the key's requests or tokens per minute are used up
+├── Overloaded            the queue is longer than can be worked off in time
+├── ClientGone            the client has disconnected
+├── TokenizerFailed       a model's tokenizer failed on a text, such as on a regular expression that takes too long
+├── InferenceFailed       Triton returned an error, or an invalid output
 ├── NotReady              Triton is down, or a model is not loaded
 └── DeadlineExceeded      no answer in time
 """
@@ -22,15 +22,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 MAX_MESSAGE = 500
-"""Characters. What a message quotes of a request may be megabytes."""
-
-
+"""Maximum length of a message in characters: a message may quote a request of megabytes."""
 MAX_QUOTED = 200
-"""Characters of one value that a message quotes."""
+"""Maximum length of one quoted value in characters."""
 
 
 def quoted(text: str) -> str:
-    """What a client sent, between quotation marks: no more than its beginning, since megabytes take long to escape."""
+    """Quote a value from a request, truncated first: escaping megabytes takes long."""
     return repr(text) if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]!r}..."
 
 
@@ -39,15 +37,15 @@ def _shortened(text: str) -> str:
 
 
 class GatewayError(Exception):
-    """Base of all; anything else that escapes is a bug and answered as an internal error."""
+    """The base class. Any other exception that reaches a client is a bug and becomes an internal error."""
 
     def __init__(self, message: str, *, param: str | None = None, headers: Mapping[str, str] | None = None) -> None:
-        """Describe the failure to the client.
+        """Describe the error to the client.
 
         Args:
-            message: one sentence; names the field and the limit.
-            param: the field at fault, as a path such as "input[3].text".
-            headers: of the answer, beside those that the table has.
+            message: one sentence that names the field and the limit.
+            param: path of the invalid field, such as "input[3].text".
+            headers: response headers, in addition to those in ANSWERS.
         """
         super().__init__(message)
         self.headers = headers or {}
@@ -55,69 +53,54 @@ class GatewayError(Exception):
         self.param = param if param is None else _shortened(param)
 
 
-class InvalidRequest(GatewayError):  # noqa: N818 - all of these are failures of a request, and named after it
-    """The body is malformed, or a field is wrong."""
+class InvalidRequest(GatewayError): ...
 
 
-class InvalidKey(GatewayError):  # noqa: N818
-    """No API key, or an unknown one."""
+class InvalidKey(GatewayError): ...
 
 
-class ForbiddenOrigin(GatewayError):  # noqa: N818
-    """A page of another site asks, in the browser of somebody who can reach this server."""
+class ForbiddenOrigin(GatewayError): ...
 
 
-class ModelNotFound(GatewayError):  # noqa: N818
-    """No model of that name does what was asked."""
+class ModelNotFound(GatewayError): ...
 
 
-class NoSuchRoute(GatewayError):  # noqa: N818
-    """No such path."""
+class NoSuchRoute(GatewayError): ...
 
 
-class MethodNotAllowed(GatewayError):  # noqa: N818
-    """The path takes other methods."""
+class MethodNotAllowed(GatewayError): ...
 
 
-class UnsupportedEncoding(GatewayError):  # noqa: N818
-    """The body is compressed."""
+class UnsupportedEncoding(GatewayError): ...
 
 
-class RequestTooLarge(GatewayError):  # noqa: N818
-    """More bytes than a body may have, or more tokens than a request."""
+class RequestTooLarge(GatewayError): ...
 
 
-class QuotaExceeded(GatewayError):  # noqa: N818
-    """The key has asked for all that it may in this minute."""
+class QuotaExceeded(GatewayError): ...
 
 
-class Overloaded(GatewayError):  # noqa: N818
-    """More work is waiting than can be done in time."""
+class Overloaded(GatewayError): ...
 
 
-class ClientGone(GatewayError):  # noqa: N818
-    """Nobody is there to read an answer."""
+class ClientGone(GatewayError): ...
 
 
-class TokenizerFailed(GatewayError):  # noqa: N818
-    """A model's tokenizer broke down on a text, as with a regular expression that never ends."""
+class TokenizerFailed(GatewayError): ...
 
 
-class InferenceFailed(GatewayError):  # noqa: N818
-    """Triton answered with an error, or with nonsense."""
+class InferenceFailed(GatewayError): ...
 
 
-class NotReady(GatewayError):  # noqa: N818
-    """Triton is down, or a model is not loaded."""
+class NotReady(GatewayError): ...
 
 
-class DeadlineExceeded(GatewayError):  # noqa: N818
-    """No answer in time."""
+class DeadlineExceeded(GatewayError): ...
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a failure looks to a client."""
+    """What a client receives for an error."""
 
     status: int
     type: str

@@ -9,36 +9,37 @@ from gateway import __version__
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.health import Monitor
-from gateway.scheduling.admission import Lines
+from gateway.scheduling.admission import Queues
 from gateway.triton import Triton
 
 
 class Gauges(Collector):
-    """Of one gateway."""
-
-    def __init__(self, triton: Triton, catalog: Catalog, lines: Lines, monitor: Monitor, drain: Drain) -> None:
+    def __init__(self, triton: Triton, catalog: Catalog, queues: Queues, monitor: Monitor, drain: Drain) -> None:
         self._triton = triton
         self._catalog = catalog
-        self._lines = lines
+        self._queues = queues
         self._monitor = monitor
         self._drain = drain
 
     def collect(self) -> Iterator[Metric]:
-        """Read all gauges."""
         triton_models = [triton_model for model in self._catalog.models for triton_model in model.triton_models]
-        lines = {triton_model.triton_name: self._lines.of(triton_model.triton_name) for triton_model in triton_models}
-        ready = {triton_model.triton_name: self._monitor.is_well(triton_model) for triton_model in triton_models}
-        yield _gauge("info", "Of the gateway.", "version", {__version__: 1})
-        yield GaugeMetricFamily("conch_ready", "Whether all is well.", self._monitor.problem() is None)
-        yield GaugeMetricFamily("conch_requests_in_flight", "Not answered yet.", self._drain.in_flight)
-        yield _gauge("triton_up", "Whether a Triton answers.", "server", self._triton.live())
-        yield _gauge("model_ready", "Whether a model has answered lately.", "model", ready)
-        waiting = {name: line.waiting for name, line in lines.items()}
-        yield _gauge("waiting_tokens", "Admitted, and not at Triton yet.", "model", waiting)
-        in_flight = {name: line.in_flight for name, line in lines.items()}
-        yield _gauge("in_flight_tokens", "At Triton.", "model", in_flight)
-        rates = {name: line.rate for name, line in lines.items()}
-        yield _gauge("tokens_per_second", "What a model does while it has work; 0: not known yet.", "model", rates)
+        queues = {
+            triton_model.triton_name: self._queues.get(triton_model.triton_name) for triton_model in triton_models
+        }
+        ready = {triton_model.triton_name: self._monitor.is_ready(triton_model) for triton_model in triton_models}
+        yield _gauge("info", "Version of the gateway.", "version", {__version__: 1})
+        yield GaugeMetricFamily("conch_ready", "1 if the gateway is ready.", self._monitor.problem() is None)
+        yield GaugeMetricFamily("conch_requests_in_flight", "Requests in flight.", self._drain.in_flight)
+        yield _gauge("triton_up", "1 if a Triton server answers.", "server", self._triton.live())
+        yield _gauge("model_ready", "1 if a model has answered recently.", "model", ready)
+        waiting = {name: queue.waiting for name, queue in queues.items()}
+        yield _gauge("waiting_tokens", "Tokens admitted and not yet sent to Triton.", "model", waiting)
+        in_flight = {name: queue.in_flight for name, queue in queues.items()}
+        yield _gauge("in_flight_tokens", "Tokens being computed by Triton.", "model", in_flight)
+        rates = {name: queue.rate for name, queue in queues.items()}
+        yield _gauge(
+            "tokens_per_second", "Throughput of a model while it has work; 0 if not known yet.", "model", rates
+        )
 
 
 def _gauge(name: str, documentation: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:

@@ -1,4 +1,4 @@
-"""Whether the gateway is ready: every model must have answered an inference recently."""
+"""Readiness: every model must have answered an inference recently."""
 
 import asyncio
 import logging
@@ -14,10 +14,11 @@ from gateway.contract import SEGMENTS
 from gateway.drain import Drain
 from gateway.errors import GatewayError
 from gateway.images.pool import Pixels
-from gateway.scheduling.admission import Lines
+from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
-from gateway.service import image_batches, text_batches
 from gateway.service.caller import Caller
+from gateway.service.image_batches import infer_images
+from gateway.service.text_batches import infer_texts
 from gateway.triton import Triton
 
 log = logging.getLogger(__name__)
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 Code = Literal["stopping", "triton_unreachable", "no_models", "model_unresponsive"]
 PERIOD_S = 1.0
 FRESH_S = 4.0
-"""How long an answer proves a model alive. Triton's own "ready" proves nothing: 2.51 keeps saying so of a model whose
-process is dead."""
+"""A model is ready for this long after an answer. Triton's own readiness is not enough: Triton 2.51 still reports a
+model as ready after its process has died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +36,18 @@ class Problem:
 
     code: Code
     reason: str
-    """For people. Programs decide by the code."""
+    """For people; programs use the code."""
 
 
 class Monitor:
-    """Keeps the catalog current, and once a second probes the models that nobody else has called."""
+    """Refreshes the catalog every second, and probes the models that no request has used meanwhile."""
 
-    def __init__(self, triton: Triton, catalog: Catalog, lines: Lines, threads: Threads, drain: Drain) -> None:
+    def __init__(self, triton: Triton, catalog: Catalog, queues: Queues, threads: Threads, drain: Drain) -> None:
         self._triton = triton
         self._catalog = catalog
-        self._lines = lines
+        self._queues = queues
         self._drain = drain
-        self._caller = Caller(triton, Lines(triton.timeout_s), threads)  # lines of its own, where nobody waits
+        self._caller = Caller(triton, Queues(triton.timeout_s), threads)  # separate queues: probes never wait
         self._is_live = False
         self._probes: dict[str, asyncio.Task[None]] = {}
 
@@ -55,43 +56,43 @@ class Monitor:
         if self._drain.began_at is not None:
             return Problem("stopping", "the server is stopping")
         if not self._is_live:
-            return Problem("triton_unreachable", "Triton does not answer")
+            return Problem("triton_unreachable", "Triton is not responding")
         if not self._catalog.models:
             return Problem("no_models", "Triton serves no model that Conch exported")
         stale = dict.fromkeys(
-            triton_model.name for triton_model in self._triton_models() if not self.is_well(triton_model)
+            triton_model.name for triton_model in self._triton_models() if not self.is_ready(triton_model)
         )
         return Problem("model_unresponsive", f"no recent answer from {', '.join(stale)}") if stale else None
 
-    def is_well(self, triton_model: TritonModel) -> bool:
-        """Whether a model has answered lately. One that has much to do may be silent for longer."""
-        patience_s = FRESH_S + min(self._lines.of(triton_model.triton_name).expected_s, self._triton.timeout_s)
-        return self._answered_within(triton_model, patience_s)
+    def is_ready(self, triton_model: TritonModel) -> bool:
+        """Whether a model has answered recently. The work in flight extends the time allowed."""
+        expected_s = self._queues.get(triton_model.triton_name).expected_s
+        return self._answered_within(triton_model, FRESH_S + min(expected_s, self._triton.timeout_s))
 
     async def run(self) -> None:
-        """Watch until cancelled, whatever happens: the gateway is as ready as the last look says."""
-        before: Problem | None = Problem("triton_unreachable", "not looked yet")
+        """Check every second until cancelled; no exception stops this."""
+        before: Problem | None = Problem("triton_unreachable", "not checked yet")
         while True:
             try:
-                await self._look()
-                before = self._tell(before)
+                await self._check()
+                before = self._log_change(before)
             except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
                 raise
-            except BaseException:  # panics of Rust are no Exception
-                log.exception("the look at Triton failed")
+            except BaseException:  # Rust panics are not Exceptions
+                log.exception("checking Triton failed")
             await asyncio.sleep(PERIOD_S)
 
-    def _tell(self, before: Problem | None) -> Problem | None:
-        """Log the problem if it has changed; returns it."""
+    def _log_change(self, before: Problem | None) -> Problem | None:
+        """Log the current problem if it differs from the previous one, and return it."""
         now = self.problem()
         if now != before:
             log.log(logging.WARNING if now else logging.INFO, "%s", f"not ready: {now.reason}" if now else "ready")
         return now
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         self._is_live = await self._triton.is_live()
         if self._is_live:
-            with suppress(GatewayError):  # gone between the two questions
+            with suppress(GatewayError):  # Triton may have stopped since the check
                 await self._catalog.refresh()
             self._send_probes()
 
@@ -99,21 +100,23 @@ class Monitor:
         return [triton_model for model in self._catalog.models for triton_model in model.triton_models]
 
     def _send_probes(self) -> None:
-        """Send each model a row of one token or a black image, unless it answers others or still owes the last one."""
+        """Probe each model that has not answered recently and has no probe pending."""
         for triton_model in self._triton_models():
             waiting = self._probes.get(triton_model.triton_name)
             if (waiting is None or waiting.done()) and not self._answered_within(triton_model, PERIOD_S):
                 self._probes[triton_model.triton_name] = asyncio.create_task(self._probe(triton_model))
 
     async def _probe(self, triton_model: TritonModel) -> None:
+        """Send a row of one token, or a black image."""
         try:
             if isinstance(triton_model, TextModel):
-                await text_batches.run(self._caller, triton_model, [tuple([0] for _ in SEGMENTS[triton_model.role])])
+                row = tuple([0] for _ in SEGMENTS[triton_model.role])
+                await infer_texts(self._caller, triton_model, [row])
             elif isinstance(triton_model, ImageModel):
                 size = (3, triton_model.preparation.height, triton_model.preparation.width)
-                await image_batches.run(self._caller, triton_model, 1, lambda _: _black(size))
+                await infer_images(self._caller, triton_model, 1, lambda _: _black(size))
         except GatewayError as exc:
-            log.debug("probe of %s: %s", triton_model.triton_name, exc)  # problem() tells when it matters
+            log.debug("probe of %s: %s", triton_model.triton_name, exc)  # problem() reports it if it lasts
 
     def _answered_within(self, triton_model: TritonModel, seconds: float) -> bool:
         answered_at = self._triton.answered_at.get(triton_model.triton_name)

@@ -1,4 +1,4 @@
-"""What happens around every request: its id and log line, the drain guard, authentication and the rate limit."""
+"""ASGI middleware: request id and log line, error dialect, drain guard, authentication and rate limit."""
 
 import logging
 import random
@@ -24,18 +24,18 @@ from gateway.telemetry.timings import Timings
 log = logging.getLogger("gateway.request")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-"""Ids that a client may choose. Anything else could forge log lines."""
+"""Request ids accepted from clients. Others could forge log lines."""
 TOKENS_PER_CPU_SECOND = 1000
-"""A request costs at least this many tokens of quota per second of CPU time spent on decoding and tokenizing. Usual
-text is tokenized a hundred times as fast; a photograph takes 10 to 100 ms to decode."""
+"""A request costs at least this many tokens of quota per second of CPU time spent on decoding and tokenizing. Real text
+is tokenized 100 times faster; a photograph takes 10 to 100 ms to decode."""
 MAX_PATH = 200
-"""Characters of a path in the log."""
+"""Maximum length of a logged path in characters."""
 PROBES = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
-"""Paths polled every second or so. They are logged at debug level, unless they are refused."""
+"""Paths that are polled about every second. They are logged at debug level, unless they fail."""
 
 
 class RequestLog:
-    """Gives each request an id and a record; counts and logs it when it is over. No input text is logged. Outermost."""
+    """Gives each request an id and a record, and counts and logs it at its end. No input text is logged. Outermost."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, spans: Spans) -> None:
         self.app = app
@@ -73,7 +73,7 @@ class RequestLog:
             try:
                 await self.app(scope, receive, send_with_id)
             except Exception:
-                # Starlette answers with 500 and raises again for uvicorn to log, but it is logged already.
+                # Starlette has sent a 500 and re-raises for uvicorn to log, but the error is logged already.
                 if not record.status:
                     raise
             finally:
@@ -92,7 +92,7 @@ class RequestLog:
 
 
 class ErrorDialect:
-    """Has errors written in the form of one API. Outside of everything that can fail."""
+    """Selects the error format of an API. Outside all middleware that may raise errors."""
 
     def __init__(self, app: ASGIApp, dialect: Dialect) -> None:
         self.app = app
@@ -110,9 +110,9 @@ class Authenticate:
         """Guard an app.
 
         Args:
-            app: receives the requests that pass.
-            keys: of the server.
-            origins: web origins that count as the server's own; "*" for all.
+            app: receives the accepted requests.
+            keys: the valid API keys.
+            origins: web origins treated as the server's own; "*" for all.
         """
         self.app = app
         self.keys = keys
@@ -124,7 +124,7 @@ class Authenticate:
         await self.app(scope, receive, send)
 
     def _key(self, headers: Headers) -> str:
-        if self.keys.are_asked_for:
+        if self.keys.required:
             return self._owner(headers)
         if is_cross_site(headers, self.origins):
             raise ForbiddenOrigin(
@@ -136,17 +136,17 @@ class Authenticate:
     def _owner(self, headers: Headers) -> str:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
-            key = headers.get("api-key", "")  # as Azure's clients send it
+            key = headers.get("api-key", "")  # the header of Azure's clients
         if not key:
             raise InvalidKey("an API key is required: send it as Authorization: Bearer YOUR_API_KEY")
-        owner = self.keys.owner(key.strip(" \t").encode("latin-1"))  # the bytes that were sent
+        owner = self.keys.owner(key.strip(" \t").encode("latin-1"))  # the bytes as sent
         if owner is None:
             raise InvalidKey("invalid API key")
         return owner
 
 
 class RateLimit:
-    """Keeps each key within its quotas. Inside of Authenticate."""
+    """Enforces the quotas of each key. Inside Authenticate."""
 
     def __init__(self, app: ASGIApp, quotas: Quotas) -> None:
         self.app = app
@@ -170,7 +170,7 @@ class RateLimit:
 
 
 class DrainGuard:
-    """Counts the requests in flight, and refuses new ones while the gateway is stopping."""
+    """Counts requests in flight, and refuses new ones while the gateway is stopping."""
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""What becomes of logits before they are sent as scores. All arrays are [n, C], a column for each class."""
+"""Activations that turn logits into scores. All arrays are [n, C], with one column per class."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,22 +7,22 @@ from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
 Scores = NDArray[np.float64]
-"""In float64, where good scores near 1 still differ."""
+"""float64, so that scores close to 1 still differ."""
 
 
 def none(logits: Logits) -> Scores:
-    """The logits themselves."""
+    """Return the logits unchanged."""
     return logits.astype(np.float64)
 
 
 def sigmoid(logits: Logits) -> Scores:
-    """Each logit to 0..1 by itself; no logit overflows."""
+    """Map each logit to 0..1, without overflow."""
     scores: Scores = np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
     return scores
 
 
 def softmax(logits: Logits) -> Scores:
-    """The logits of a row to shares of 1; no logit overflows."""
+    """Map each row to probabilities that sum to 1, without overflow."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=1, keepdims=True)
     powers = np.exp(shifted)

@@ -1,4 +1,4 @@
-"""The gateway's settings, all from the environment."""
+"""The settings of the gateway, read from environment variables."""
 
 import ipaddress
 import re
@@ -8,73 +8,73 @@ from pathlib import Path
 from typing import Self
 
 from gateway.access.keys import read
-from gateway.images.allowlist import Allowed
+from gateway.images.allowlist import Allowlist
 
 PREFIX = "GATEWAY_"
 KEYS = (f"{PREFIX}API_KEYS", f"{PREFIX}API_KEYS_FILE")
-"""Set but empty is a mistake there, a secret that did not arrive, and must not open the server."""
+"""If one of these is set but empty, a secret is missing. That is an error: it must not open the server."""
 
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z?#@,*]+")
-"""As browsers send it; programs made of pages have schemes of their own, such as app://obsidian.md."""
+"""An origin as browsers send it. Desktop apps have schemes of their own, such as app://obsidian.md."""
 
 
 class SettingsError(Exception):
-    """A setting is wrong. Names the variable."""
+    """A setting is invalid; the message names the variable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One field a variable: `request_timeout_s` is GATEWAY_REQUEST_TIMEOUT; docs/operations.md lists them."""
+    """One field per variable; docs/configuration.md describes them."""
 
     host: str = "127.0.0.1"
-    """GATEWAY_HOST, the address to listen on. Any but a loopback address needs API keys."""
+    """GATEWAY_HOST: address to listen on. Addresses other than loopback require API keys."""
     port: int = 8080
     """GATEWAY_PORT."""
     triton_urls: tuple[str, ...] = ("127.0.0.1:8001",)
-    """GATEWAY_TRITON_URL, host:port of Triton's gRPC service, dns:///name:port, or several, separated by commas."""
+    """GATEWAY_TRITON_URL: host:port or dns:///name:port of Triton's gRPC service; several are separated by commas."""
     model_repository: Path = Path("model_repository")
-    """GATEWAY_MODEL_REPOSITORY, the folder of entries; only the tokenizers are read from it."""
+    """GATEWAY_MODEL_REPOSITORY: folder of the entries; the gateway reads only tokenizers from it."""
     api_keys: frozenset[str] = frozenset()
-    """GATEWAY_API_KEYS, separated by commas."""
+    """GATEWAY_API_KEYS: separated by commas."""
     api_keys_file: Path | None = None
-    """GATEWAY_API_KEYS_FILE, with a key a line; read again when it changes."""
+    """GATEWAY_API_KEYS_FILE: one key per line; read again when it changes."""
     request_timeout_s: float = 30.0
-    """GATEWAY_REQUEST_TIMEOUT, seconds until a request is given up."""
-    requests_a_minute: int | None = None
-    """GATEWAY_REQUESTS_PER_MINUTE, of one key; without keys, of all clients together."""
-    tokens_a_minute: int | None = None
-    """GATEWAY_TOKENS_PER_MINUTE, the same."""
+    """GATEWAY_REQUEST_TIMEOUT: seconds until a request fails."""
+    requests_per_minute: int | None = None
+    """GATEWAY_REQUESTS_PER_MINUTE: limit per key; without keys, for all clients together."""
+    tokens_per_minute: int | None = None
+    """GATEWAY_TOKENS_PER_MINUTE: limit per key; without keys, for all clients together."""
     drain_timeout_s: float = 10.0
-    """GATEWAY_DRAIN_TIMEOUT, seconds that accepted requests have to be answered after a signal to stop."""
+    """GATEWAY_DRAIN_TIMEOUT: seconds that accepted requests have to finish after a signal to stop."""
     max_body_bytes: int = 32 * 2**20
-    """GATEWAY_MAX_BODY_BYTES."""
+    """GATEWAY_MAX_BODY_BYTES: limit per request body."""
     max_bodies_bytes: int = 256 * 2**20
-    """GATEWAY_MAX_BODIES_BYTES, of all requests under way; each takes up to six times as much memory meanwhile."""
+    """GATEWAY_MAX_BODIES_BYTES: limit for all bodies in flight; they take up to six times as much memory."""
     max_image_pixels: int = 40_000_000
-    """GATEWAY_MAX_IMAGE_PIXELS, which an image may declare, and all that are decoded at a time."""
-    image_hosts: Allowed | None = None
-    """GATEWAY_IMAGE_URLS (`off`, `allowlist` or `public`) and GATEWAY_IMAGE_URL_HOSTS: where images are fetched."""
+    """GATEWAY_MAX_IMAGE_PIXELS: limit per image, and for all images that are decoded at a time."""
+    image_hosts: Allowlist | None = None
+    """GATEWAY_IMAGE_URLS (`off`, `allowlist` or `public`) and GATEWAY_IMAGE_URL_HOSTS: hosts of image URLs."""
     heartbeat_file: Path | None = None
-    """GATEWAY_HEARTBEAT_FILE, which is touched every second while the event loop goes round: for supervisors."""
+    """GATEWAY_HEARTBEAT_FILE: touched every second while the event loop runs, for supervisors."""
     pages: bool = True
-    """GATEWAY_PAGES, `on` or `off`: whether `/` and `/docs` are served."""
+    """GATEWAY_PAGES: `on` or `off`; whether to serve `/` and `/docs`."""
     cors_origins: frozenset[str] = frozenset()
-    """GATEWAY_CORS_ORIGINS, separated by commas: whose pages may send requests; `*` is anyone's."""
+    """GATEWAY_CORS_ORIGINS: origins whose pages may send requests, separated by commas; `*` allows all."""
     ignores_unknown_fields: bool = True
-    """GATEWAY_UNKNOWN_FIELDS, `ignore` or `refuse`: what to do with fields that requests should not have."""
+    """GATEWAY_UNKNOWN_FIELDS: `ignore` or `refuse` unknown fields of requests."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Self:
-        """Read the settings out of an environment.
+        """Read the settings from environment variables.
 
         Raises:
-            SettingsError: a value cannot be read or is out of range, or the host is open to others without keys.
+            SettingsError: a value is malformed or out of range, or the host is not loopback and there are no keys.
         """
         default = cls()
-        # Empty is not set, as in a line of an .env file whose value was taken out.
+        # Empty variables count as unset, such as lines of an .env file without a value.
         environ = {name: value for name, value in environ.items() if value or name in KEYS}
         max_body_bytes = int(_number(environ, "MAX_BODY_BYTES", default.max_body_bytes, 1024, 2**30))
-        room = max(default.max_bodies_bytes, max_body_bytes)
+        default_max_bodies = max(default.max_bodies_bytes, max_body_bytes)
         settings = cls(
             host=environ.get(f"{PREFIX}HOST", default.host),
             port=int(_number(environ, "PORT", default.port, 1, 65535)),
@@ -83,11 +83,11 @@ class Settings:
             api_keys=_api_keys(environ),
             api_keys_file=_api_keys_file(environ),
             request_timeout_s=_number(environ, "REQUEST_TIMEOUT", default.request_timeout_s, 0.1, 3600),
-            requests_a_minute=_quota(environ, "REQUESTS_PER_MINUTE"),
-            tokens_a_minute=_quota(environ, "TOKENS_PER_MINUTE"),
+            requests_per_minute=_quota(environ, "REQUESTS_PER_MINUTE"),
+            tokens_per_minute=_quota(environ, "TOKENS_PER_MINUTE"),
             drain_timeout_s=_number(environ, "DRAIN_TIMEOUT", default.drain_timeout_s, 0, 3600),
             max_body_bytes=max_body_bytes,
-            max_bodies_bytes=int(_number(environ, "MAX_BODIES_BYTES", room, 1024, 2**40)),
+            max_bodies_bytes=int(_number(environ, "MAX_BODIES_BYTES", default_max_bodies, 1024, 2**40)),
             max_image_pixels=int(_number(environ, "MAX_IMAGE_PIXELS", default.max_image_pixels, 2**16, 2**30)),
             image_hosts=_image_hosts(environ),
             heartbeat_file=Path(beat) if (beat := environ.get(f"{PREFIX}HEARTBEAT_FILE")) else None,
@@ -97,12 +97,12 @@ class Settings:
         )
         if not settings.api_keys and settings.api_keys_file is None and not _is_loopback(settings.host):
             raise SettingsError(
-                f"{PREFIX}HOST={settings.host} would let anyone in: set {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE,"
-                " or listen on 127.0.0.1"
+                f"{PREFIX}HOST={settings.host} is not a loopback address, so API keys are required: set"
+                f" {PREFIX}API_KEYS or {PREFIX}API_KEYS_FILE, or listen on 127.0.0.1"
             )
         if settings.max_bodies_bytes < settings.max_body_bytes:
             raise SettingsError(
-                f"{PREFIX}MAX_BODIES_BYTES={settings.max_bodies_bytes} has no room for one body of"
+                f"{PREFIX}MAX_BODIES_BYTES={settings.max_bodies_bytes} must be at least"
                 f" {PREFIX}MAX_BODY_BYTES={settings.max_body_bytes}"
             )
         return settings
@@ -115,9 +115,9 @@ def _number(environ: Mapping[str, str], name: str, default: float, low: float, h
     try:
         value = type(default)(text)
     except ValueError:
-        raise SettingsError(f"{PREFIX}{name}={text!r} is not a number") from None
+        raise SettingsError(f"{PREFIX}{name}={text!r} must be a number") from None
     if not low <= value <= high:
-        raise SettingsError(f"{PREFIX}{name}={text} is not in {low:g}..{high:g}")
+        raise SettingsError(f"{PREFIX}{name}={text} must be between {low:.16g} and {high:.16g}")
     return value
 
 
@@ -129,7 +129,7 @@ def _triton_urls(environ: Mapping[str, str]) -> tuple[str, ...]:
     urls = tuple(url.strip() for url in environ.get(f"{PREFIX}TRITON_URL", "").split(",") if url.strip())
     for url in urls:
         if not re.fullmatch(r"(dns:///)?[^/\s]+:\d{1,5}", url):
-            raise SettingsError(f"{PREFIX}TRITON_URL={url} is neither host:port nor dns:///name:port")
+            raise SettingsError(f"{PREFIX}TRITON_URL={url} must be host:port or dns:///name:port")
     return urls
 
 
@@ -137,7 +137,7 @@ def _api_keys(environ: Mapping[str, str]) -> frozenset[str]:
     given = environ.get(f"{PREFIX}API_KEYS")
     found = frozenset(key.strip() for key in (given or "").split(",") if key.strip())
     if given is not None and not found:
-        raise SettingsError(f"{PREFIX}API_KEYS is set but holds no key")
+        raise SettingsError(f"{PREFIX}API_KEYS is set but contains no key")
     return found
 
 
@@ -150,28 +150,28 @@ def _api_keys_file(environ: Mapping[str, str]) -> Path | None:
     except (OSError, UnicodeDecodeError) as exc:
         raise SettingsError(f"{PREFIX}API_KEYS_FILE={given}: {exc}") from exc
     if not found:
-        raise SettingsError(f"{PREFIX}API_KEYS_FILE={given} holds no key")
+        raise SettingsError(f"{PREFIX}API_KEYS_FILE={given} contains no key")
     return Path(given)
 
 
-def _image_hosts(environ: Mapping[str, str]) -> Allowed | None:
+def _image_hosts(environ: Mapping[str, str]) -> Allowlist | None:
     mode = environ.get(f"{PREFIX}IMAGE_URLS", "off")
     entries = [entry.strip() for entry in environ.get(f"{PREFIX}IMAGE_URL_HOSTS", "").split(",") if entry.strip()]
     if mode not in ("off", "allowlist", "public"):
-        raise SettingsError(f"{PREFIX}IMAGE_URLS={mode} is none of off, allowlist, public")
+        raise SettingsError(f"{PREFIX}IMAGE_URLS={mode} must be off, allowlist or public")
     if bool(entries) != (mode == "allowlist"):
-        raise SettingsError(f"{PREFIX}IMAGE_URL_HOSTS, a list of hosts, goes with {PREFIX}IMAGE_URLS=allowlist")
+        raise SettingsError(f"{PREFIX}IMAGE_URL_HOSTS and {PREFIX}IMAGE_URLS=allowlist must be set together")
     try:
-        return {"off": None, "public": Allowed(everybody=True), "allowlist": Allowed.listed(entries)}[mode]
+        return {"off": None, "public": Allowlist(any_public=True), "allowlist": Allowlist.parse(entries)}[mode]
     except ValueError as exc:
         raise SettingsError(f"{PREFIX}IMAGE_URL_HOSTS: {exc}") from exc
 
 
 def _choice(environ: Mapping[str, str], name: str, default: str, other: str) -> bool:
-    """Whether a setting is its default, and not the one other thing that it can be."""
+    """Whether a setting with two values has its default value."""
     given = environ.get(f"{PREFIX}{name}", default)
     if given not in (default, other):
-        raise SettingsError(f"{PREFIX}{name}={given} is neither {default} nor {other}")
+        raise SettingsError(f"{PREFIX}{name}={given} must be {default} or {other}")
     return given == default
 
 
@@ -180,11 +180,11 @@ def _cors_origins(environ: Mapping[str, str]) -> frozenset[str]:
     for origin in origins - {"*"}:
         if not ORIGIN.fullmatch(origin):
             raise SettingsError(
-                f"{PREFIX}CORS_ORIGINS: {origin!r} is no origin, such as https://app.example.com or"
-                " http://localhost:3000, without a path, in lower case"
+                f"{PREFIX}CORS_ORIGINS: {origin!r} is not an origin; use a lower-case scheme and host without a path,"
+                " such as https://app.example.com or http://localhost:3000"
             )
     if "*" in origins and len(origins) > 1:
-        raise SettingsError(f"{PREFIX}CORS_ORIGINS: * stands for all origins, and alone")
+        raise SettingsError(f"{PREFIX}CORS_ORIGINS: * allows all origins and must be the only one")
     return origins
 
 

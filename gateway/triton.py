@@ -1,4 +1,4 @@
-"""The Triton client: the only module that speaks gRPC, and where Triton's errors end."""
+"""The Triton client. Only this module uses gRPC, and it maps all of Triton's errors to the gateway's own."""
 
 import asyncio
 import logging
@@ -23,27 +23,27 @@ MAX_MESSAGE_BYTES = 2**31 - 1
 CHANNEL = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # After a restart of Triton be back within a second, not after gRPC's two minutes.
+    # Reconnect within a second after Triton restarts; gRPC's default is up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A host that vanishes, or a process that is stopped, is noticed by its silence.
+    # Detect a lost host or a stopped process, which never close the connection.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # The texts are for Triton alone, which is near; http_proxy in the environment means the web.
+    # http_proxy is meant for the web, not for Triton, which is near.
     ("grpc.enable_http_proxy", 0),
 )
 CONTROL_TIMEOUT_S = 2.0
-"""For the small questions about health and models, which never queue."""
+"""Timeout of health and model queries, which Triton does not queue."""
 SUSPECT_S = 5.0
-"""How long a replica is asked last for a model that failed there."""
-LOOK_S = 0.5
-"""How often to look whether a replica that owes an answer still lives."""
+"""After a failure, a replica is the last choice for that model for this long."""
+POLL_S = 0.5
+"""Interval at which to check that a replica with a pending call is still alive."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What Triton says of one model that is ready."""
+    """Triton's config of a model that is ready."""
 
     name: str
     max_batch_size: int
@@ -61,60 +61,75 @@ class _Replica:
         self.url = url
         self.client = aio.InferenceServerClient(url, channel_args=CHANNEL)
         self.is_live = True
-        """As of the last look."""
+        """As of the last health check."""
         self.in_flight = 0
-        """Calls."""
+        """Number of pending calls."""
         self.failed_at: dict[str, float] = {}
-        """When, on the monotonic clock, each model failed that has not answered since."""
+        """Monotonic time of the last failure of each model that has not answered since."""
 
     def is_suspect(self, model: str) -> bool:
-        """Whether others should be asked first."""
+        """Whether the model failed here recently."""
         return time.monotonic() - self.failed_at.get(model, -SUSPECT_S) < SUSPECT_S
 
 
 class Triton:
-    """One Triton server, or several that serve the same. Belongs to the event loop it was made in."""
+    """One or more Triton servers with the same models. Use it in the event loop that created it."""
 
     def __init__(
         self, urls: Sequence[str], timeout_s: float, spans: Spans = NO_SPANS, resolve: Resolve = resolve
     ) -> None:
-        """Make clients; they connect when they are first used.
+        """Create the clients, which connect on first use.
 
         Args:
-            urls: host:port of the gRPC service of each, or dns:///name:port for all that have the name at the time.
-            timeout_s: the longest that an inference may wait in Triton's queue.
-            spans: the trace that an inference joins.
-            resolve: how names are looked up.
+            urls: host:port of each gRPC service, or dns:///name:port for all current addresses of a name.
+            timeout_s: maximum time that an inference may wait in Triton's queue.
+            spans: adds inferences to the trace of their request.
+            resolve: looks up host names.
         """
         self.timeout_s = timeout_s
         self._spans = spans
         self.answered_at: dict[str, float] = {}
-        """When, on the monotonic clock, each model last answered an inference, with numbers that can be used."""
+        """Monotonic time of each model's last valid answer to an inference."""
         self._servers = Servers(urls, resolve)
         self._replicas = [_Replica(url) for url in self._servers.known()]
         self._leaving: list[_Replica] = []
-        """Those that a name has lost, as long as calls are under way there."""
+        """Replicas whose address is gone, until their pending calls end."""
         self._turn = 0
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close all connections."""
         for replica in self._replicas + self._leaving:
             await replica.client.close()
 
-    async def infer(self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str) -> NDArray[np.float32]:
-        """Run one inference; where a replica fails, another is asked, once.
+    async def infer(
+        self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str, shape: tuple[int, int]
+    ) -> NDArray[np.float32]:
+        """Run one inference. If a replica fails, retry once on another.
 
         Args:
-            model: its Triton name.
-            tensors: the inputs by name, batch dimension first.
-            output: the name of the output.
+            model: Triton name of the model.
+            tensors: inputs by name, batch dimension first.
+            output: name of the output.
+            shape: expected shape of the output: [rows, width].
 
         Returns:
             The output, FP32.
 
         Raises:
-            GatewayError: Overloaded, NotReady, DeadlineExceeded (in Triton's queue) or InferenceFailed.
+            GatewayError: Overloaded, NotReady, DeadlineExceeded (in Triton's queue), or InferenceFailed (also for an
+                output of another type or shape, or with values that are not finite).
         """
+        answer = await self._infer_on_any(model, tensors, output)
+        if answer.shape != shape:
+            raise InferenceFailed(f"model {model!r} returned shape {answer.shape}, expected {shape}")
+        if not np.isfinite(answer).all():
+            raise InferenceFailed(f"model {model!r} returned values that are not finite")
+        self.answered_at[model] = time.monotonic()
+        return answer
+
+    async def _infer_on_any(
+        self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str
+    ) -> NDArray[np.float32]:
         inputs = []
         for name, tensor in tensors.items():
             item = aio.InferInput(name, tensor.shape, np_to_triton_dtype(tensor.dtype))
@@ -126,30 +141,30 @@ class Triton:
         try:
             return await self._infer_while_live(first, model, inputs, output)
         except (NotReady, InferenceFailed):
-            # Not one of the others of then, which may have left.
+            # Choose again: the other replicas may have changed.
             second = next((replica for replica in self._by_preference(model) if replica is not first), first)
             return await self._infer(second, model, inputs, output)
 
     async def _infer_while_live(
         self, replica: _Replica, model: str, inputs: list[aio.InferInput], output: str
     ) -> NDArray[np.float32]:
-        """Wait no longer for a replica that is stopped, or whose host is gone: connections are silent about both."""
+        """Stop waiting if health checks fail: a connection to a stopped process or lost host stays open."""
         call = asyncio.ensure_future(self._infer(replica, model, inputs, output))
         while not call.done():
-            await asyncio.wait({call}, timeout=LOOK_S)
+            await asyncio.wait({call}, timeout=POLL_S)
             if not call.done() and not replica.is_live:
-                call.add_done_callback(_forget)  # not cancelled: Triton 2.51 can crash when a call is
-                raise NotReady("Triton does not answer")
+                call.add_done_callback(_retrieve)  # do not cancel it: Triton 2.51 can crash
+                raise NotReady("Triton is not responding")
         return call.result()
 
     def _known(self) -> list[_Replica]:
-        """At least one."""
+        """All replicas. Raises NotReady if there are none."""
         if not self._replicas:
-            raise NotReady("no Triton is known")
+            raise NotReady("no Triton server is known")
         return self._replicas
 
     def _by_preference(self, model: str) -> list[_Replica]:
-        """The one first that does not fail and has least to do, in turns where they are equal."""
+        """All replicas, best first: live, without a recent failure, with the fewest calls; round-robin among equals."""
         known = self._known()
         self._turn += 1
         in_turn = [known[(self._turn + i) % len(known)] for i in range(len(known))]
@@ -158,7 +173,7 @@ class Triton:
     async def _infer(
         self, replica: _Replica, model: str, inputs: list[aio.InferInput], output: str
     ) -> NDArray[np.float32]:
-        # The time it may wait in Triton's queue, where the model's queue policy lets a client say so.
+        # Triton applies this to the time in its queue, if the model's queue policy allows it.
         queue_timeout_us = int(self.timeout_s * 1e6)
         replica.in_flight += 1
         try:
@@ -176,29 +191,29 @@ class Triton:
         return answer
 
     def live(self) -> dict[str, bool]:
-        """Of each server, by its host:port, whether it answered at the last look."""
+        """Whether each server, by host:port, answered the last health check."""
         return {replica.url: replica.is_live for replica in self._replicas}
 
     async def is_live(self) -> bool:
-        """Whether a server answers. It is never "ready" while a model is loaded, though all others work."""
-        await self._follow()
-        for answer in asyncio.as_completed([self._look(replica) for replica in self._replicas]):
+        """Check all servers; return whether any is live. "Ready" is no use: it is false while any model is loading."""
+        await self._discover()
+        for answer in asyncio.as_completed([self._check(replica) for replica in self._replicas]):
             if await answer:
-                return True  # the others go on looking
+                return True  # the other checks continue
         return False
 
-    async def _follow(self) -> None:
-        """Take the servers that the names stand for now."""
-        await self._servers.look()
+    async def _discover(self) -> None:
+        """Update the replicas to the current addresses."""
+        await self._servers.refresh()
         before = {replica.url: replica for replica in self._replicas}
         self._replicas = [before.pop(url) if url in before else _Replica(url) for url in self._servers.known()]
         idle = [replica for replica in self._leaving if not replica.in_flight]
-        # Those that leave now wait for the next look: a call may be about to begin there.
+        # Close replicas at the next check at the earliest: a call may be about to start there.
         self._leaving = [*(replica for replica in self._leaving if replica.in_flight), *before.values()]
         for replica in idle:
             await replica.client.close()
 
-    async def _look(self, replica: _Replica) -> bool:
+    async def _check(self, replica: _Replica) -> bool:
         try:
             with mapped_errors("server"):
                 replica.is_live = bool(await replica.client.is_server_live(client_timeout=CONTROL_TIMEOUT_S))
@@ -207,7 +222,7 @@ class Triton:
         return replica.is_live
 
     async def models(self) -> list[ModelConfig]:
-        """The models that are ready, in no order, by the first server that says so.
+        """The models that are ready, in no particular order, from the first server that answers.
 
         Raises:
             GatewayError: mostly NotReady.
@@ -219,8 +234,8 @@ class Triton:
         return await _models(last.client)
 
 
-def _forget(call: "asyncio.Future[NDArray[np.float32]]") -> None:
-    """Ask for the error of a call that nobody waits for, or asyncio would complain."""
+def _retrieve(call: "asyncio.Future[NDArray[np.float32]]") -> None:
+    """Read the exception of an abandoned call, which asyncio would log otherwise."""
     if not call.cancelled():
         call.exception()
 
@@ -249,14 +264,14 @@ async def _models(client: aio.InferenceServerClient) -> list[ModelConfig]:
 def _read(result: aio.InferResult, model: str, output: str) -> NDArray[np.float32]:
     try:
         tensor: NDArray[np.float32] | None = result.as_numpy(output)
-    except ValueError as exc:  # fewer bytes than the shape asks for
-        raise InferenceFailed(f"model {model!r} gave a broken output {output!r}") from exc
+    except ValueError as exc:  # fewer bytes than the shape needs
+        raise InferenceFailed(f"model {model!r} returned a malformed output {output!r}") from exc
     if tensor is None or tensor.dtype != np.float32:
-        raise InferenceFailed(f"model {model!r} gave no FP32 output {output!r}")
+        raise InferenceFailed(f"model {model!r} returned no FP32 output {output!r}")
     return tensor
 
 
-# One code, UNAVAILABLE, stands for three things that clients must tell apart. Texts of Triton's scheduler_utils.cc.
+# UNAVAILABLE has three causes that clients must tell apart. The texts are those of Triton's scheduler_utils.cc.
 MESSAGES: tuple[tuple[str, type[GatewayError], str], ...] = (
     ("Exceeds maximum queue size", Overloaded, "the queue of model {model!r} is full; try again later"),
     ("Request timeout expired", DeadlineExceeded, "model {model!r} was too busy to answer in time"),
@@ -270,7 +285,7 @@ STATUSES: Mapping[str, tuple[type[GatewayError], str]] = {
 
 @contextmanager
 def mapped_errors(model: str) -> Iterator[None]:
-    """Turn what the client library raises into the gateway's own errors; Triton's text goes to the log only."""
+    """Map the client library's errors to the gateway's own. Triton's text is only logged."""
     try:
         yield
     except InferenceServerException as exc:

@@ -1,4 +1,5 @@
-"""API keys: from the environment and a file, which may change while the gateway runs. Only their digests are kept."""
+"""API keys from the environment and from a file, which may change while the gateway runs. Only SHA-256 digests are
+kept."""
 
 import hashlib
 import hmac
@@ -15,91 +16,91 @@ from gateway import files
 log = logging.getLogger(__name__)
 
 REREAD_S = 1.0
+"""How often to check the key file for changes."""
 MAX_BYTES = 2**20
-"""Of the file of keys."""
+"""The largest key file."""
 WAIT_S = 0.05
-"""How long a request waits for the file to be read, which takes 0.1 ms unless what it is on hangs."""
+"""How long a request waits for the key file to be read. Reading takes 0.1 ms unless the file system hangs."""
 
 
 def read(file: Path) -> frozenset[str]:
-    """The keys in a file, one a line; lines that begin with # are none.
+    """The keys in a file, one per line. Lines that begin with # are comments.
 
     Raises:
-        OSError: it cannot be read, is no regular file, or is larger than MAX_BYTES.
-        UnicodeDecodeError: it is no text.
+        OSError: the file cannot be read, is not a regular file, or is larger than MAX_BYTES.
+        UnicodeDecodeError: the file is not UTF-8.
     """
-    return _parsed(files.read(file, MAX_BYTES)[0])
+    return _parse(files.read(file, MAX_BYTES)[0])
 
 
 class Keys:
-    """All keys that are good now."""
+    """The valid API keys."""
 
-    def __init__(self, given: Iterable[str], file: Path | None, reread_s: float = REREAD_S) -> None:
-        """Read the file.
+    def __init__(self, keys: Iterable[str], file: Path | None, reread_s: float = REREAD_S) -> None:
+        """Read the key file.
 
         Args:
-            given: keys that stay good.
-            file: of further ones.
-            reread_s: how often to look whether it has changed.
+            keys: valid for as long as the gateway runs.
+            file: holds more keys.
+            reread_s: how often to check the file for changes.
         """
-        self._given = [_digest(key.encode()) for key in given]
+        self._fixed = [_digest(key.encode()) for key in keys]
         self._file = file
-        self._of_file: list[bytes] = []
-        self._seen = b""
-        """The digest of all of the file."""
-        self._complaint = ""
-        self._is_open = False
+        self._from_file: list[bytes] = []
+        self._file_digest = b""
+        self._last_error = ""
+        self._is_world_writable = False
         self._reread_s = reread_s
-        self._looked_at = -math.inf
+        self._checked_at = -math.inf
         self._reader: Thread | None = None
         if file is not None:
             self._read(file)
 
     @property
-    def are_asked_for(self) -> bool:
-        """Whether a request needs one."""
-        return bool(self._given) or self._file is not None
+    def required(self) -> bool:
+        """Whether requests need an API key."""
+        return bool(self._fixed) or self._file is not None
 
     def owner(self, key: bytes) -> str | None:
-        """A name for a good key that does not give it away; None for any other."""
+        """The digest of a valid key, which identifies it without revealing it; None for an invalid key."""
         self._refresh()
-        given = _digest(key)
-        # Compares with every key, so that the time taken tells nothing of which one came near.
-        found = sum(hmac.compare_digest(given, digest) for digest in (*self._given, *self._of_file))
-        return given.hex() if found else None
+        digest = _digest(key)
+        # Compare with every key, so that the time taken does not depend on which one matches.
+        matches = sum(hmac.compare_digest(digest, valid) for valid in (*self._fixed, *self._from_file))
+        return digest.hex() if matches else None
 
     def _refresh(self) -> None:
-        """Have the file read, where that is due. What hangs is waited for once, and then read whenever it answers."""
-        if self._file is None or time.monotonic() - self._looked_at < self._reread_s:
+        """Read the file again if it is due. If the read hangs, only one request waits, and only for WAIT_S."""
+        if self._file is None or time.monotonic() - self._checked_at < self._reread_s:
             return
-        self._looked_at = time.monotonic()
+        self._checked_at = time.monotonic()
         if self._reader is None or not self._reader.is_alive():
             self._reader = Thread(target=self._read, args=(self._file,), daemon=True)
             self._reader.start()
             self._reader.join(WAIT_S)
 
     def _read(self, file: Path) -> None:
-        """Take the keys of the file: all of it is read, since times and sizes do not tell of every change."""
+        """Read the whole file: its time and size do not reveal every change."""
         try:
             content, status = files.read(file, MAX_BYTES)
-            keys = _parsed(content)
+            keys = _parse(content)
         except (OSError, UnicodeDecodeError) as exc:
-            if (complaint := type(exc).__name__) != self._complaint:
-                log.warning("the file of keys cannot be read, those that it held stay good: %s", complaint)
-            self._complaint = complaint
+            if (error := type(exc).__name__) != self._last_error:
+                log.warning("cannot read the API key file; the keys read before stay valid: %s", error)
+            self._last_error = error
             return
-        self._complaint = ""
-        is_open = bool(status.st_mode & stat.S_IWOTH)
-        if is_open and not self._is_open:
-            log.warning("every user of this machine may write to the file of keys")
-        self._is_open = is_open
-        if (seen := _digest(content)) != self._seen:
-            self._seen = seen
-            self._of_file = [_digest(key.encode()) for key in keys]
-            log.info("%d keys in the file of keys", len(keys))
+        self._last_error = ""
+        is_world_writable = bool(status.st_mode & stat.S_IWOTH)
+        if is_world_writable and not self._is_world_writable:
+            log.warning("the API key file is writable by every user of this machine")
+        self._is_world_writable = is_world_writable
+        if (file_digest := _digest(content)) != self._file_digest:
+            self._file_digest = file_digest
+            self._from_file = [_digest(key.encode()) for key in keys]
+            log.info("read %d keys from the API key file", len(keys))
 
 
-def _parsed(content: bytes) -> frozenset[str]:
+def _parse(content: bytes) -> frozenset[str]:
     lines = (line.strip() for line in content.decode("utf-8-sig").splitlines())
     return frozenset(line for line in lines if line and not line.startswith("#"))
 

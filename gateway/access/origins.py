@@ -1,4 +1,4 @@
-"""Whether a page of another site asks: browsers let any page send requests to a server on its reader's own machine."""
+"""Detects requests from web pages of other sites, which a browser lets reach any server on its user's machine."""
 
 import ipaddress
 from collections.abc import Mapping, Set
@@ -6,16 +6,16 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 LOCAL = (".localhost", ".local", ".internal")
-"""Ends of names that nobody can register (RFC 6761, RFC 6762, ICANN's resolution 2024.07.29.06)."""
+"""Suffixes of host names that cannot be registered (RFC 6761, RFC 6762, ICANN's resolution 2024.07.29.06)."""
 
 
 def is_cross_site(headers: Mapping[str, str], origins: Set[str] = frozenset()) -> bool:
-    """Tell by the headers of a request, names in lower case.
+    """Whether the headers of a request show that a page of another site sent it.
 
     Args:
-        headers: `host` tells of names that somebody has pointed at this machine (DNS rebinding), `origin` and
-            `sec-fetch-site` (www.w3.org/TR/fetch-metadata) of pages that send blindly. Programs send neither of these.
-        origins: whose pages are no others; "*" are all.
+        headers: with names in lower case. `host` reveals DNS rebinding; `origin` and `sec-fetch-site`
+            (www.w3.org/TR/fetch-metadata) reveal cross-site requests. Programs send neither of the latter two.
+        origins: count as the server's own; "*" for all.
     """
     host = headers.get("host", "")
     if not _is_local(host):
@@ -24,10 +24,10 @@ def is_cross_site(headers: Mapping[str, str], origins: Set[str] = frozenset()) -
         return False
     site = headers.get("sec-fetch-site", "")
     if site in ("same-origin", "none", "cross-site"):
-        return site == "cross-site"  # no page can say otherwise; behind a proxy, origin and host are different names
+        return site == "cross-site"  # pages cannot forge it; behind a proxy, origin and host may differ
     origin = headers.get("origin", "")
-    scheme, _, place = origin.partition("://")
-    return origin == "null" or (scheme in ("http", "https") and place != host)
+    scheme, _, origin_host = origin.partition("://")
+    return origin == "null" or (scheme in ("http", "https") and origin_host != host)
 
 
 @lru_cache(maxsize=16)

@@ -1,4 +1,4 @@
-"""Which hosts and addresses the gateway may fetch images from."""
+"""The hosts and addresses that the gateway may fetch images from."""
 
 import ipaddress
 import re
@@ -10,20 +10,20 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PORTS = (80, 443)
-"""Where nothing else is said: other services than web servers listen at others."""
+"""Allowed by default. Other ports may belong to services that are not web servers."""
 ENTRY = re.compile(r"(?P<host>\[[^\]]+\]|[^:=\[\]]+)(:(?P<port>[0-9]{1,5}))?(=(?P<network>.+))?")
 GLOBAL_IPV6 = ipaddress.IPv6Network("2000::/3")
-"""All that has been given out for use by everybody (IANA's IPv6 address space registry)."""
+"""The global unicast addresses allocated so far (IANA's IPv6 address space registry)."""
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""An IPv4 address in its last four bytes (RFC 6052, section 2.1)."""
+"""Addresses with an IPv4 address in their last four bytes (RFC 6052, section 2.1)."""
 ISATAP = (b"\0\0\x5e\xfe", b"\2\0\x5e\xfe")
-"""What stands before an IPv4 address in the last eight bytes (RFC 5214, section 6.1)."""
+"""Bytes 8 to 12 of addresses with an IPv4 address in their last four bytes (RFC 5214, section 6.1)."""
 RESERVED: tuple[Network, ...] = tuple(
     map(
         ipaddress.ip_network,
         (
             # https://www.iana.org/assignments/iana-ipv4-special-registry/ and .../iana-ipv6-special-registry/, and for
-            # multicast RFC 5771. Spelt out, since what the standard library calls global differs between versions of
+            # multicast RFC 5771. Listed here because the standard library's is_global differs between versions of
             # Python, and includes multicast.
             "0.0.0.0/8",  # this network
             "10.0.0.0/8",  # private
@@ -43,10 +43,10 @@ RESERVED: tuple[Network, ...] = tuple(
             "203.0.113.0/24",  # documentation
             "224.0.0.0/4",  # multicast
             "240.0.0.0/4",  # reserved, and broadcast
-            "168.63.129.16/32",  # Azure's host, a public address that only its guests reach
-            "2001::/23",  # protocol assignments, Teredo among them
+            "168.63.129.16/32",  # Azure's virtual host address, which is public but reachable from its guests only
+            "2001::/23",  # protocol assignments, including Teredo
             "2001:db8::/32",  # documentation
-            "2002::/16",  # 6to4, an IPv4 address in it
+            "2002::/16",  # 6to4, which embeds an IPv4 address
             "2620:4f:8000::/48",  # AS112
             "3fff::/20",  # documentation
         ),
@@ -55,7 +55,7 @@ RESERVED: tuple[Network, ...] = tuple(
 
 
 def is_global(address: Address) -> bool:
-    """Whether an address is one that everybody may offer a service at, in whatever form it is written."""
+    """Whether an address is publicly routable, also if it is an IPv4 address embedded in an IPv6 address."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_global(address.ipv4_mapped)
@@ -69,33 +69,34 @@ def is_global(address: Address) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
-    """The addresses that a host may have: global ones, and those of some networks."""
+class AddressRule:
+    """The addresses that a host may resolve to: public ones, and those of some networks."""
 
     networks: tuple[Network, ...] = ()
 
     def __contains__(self, address: Address) -> bool:
-        """Whether a connection may be made to this address."""
-        return self.public(address) or any(address in network for network in self.networks)
+        """Whether the gateway may connect to an address."""
+        return self.is_public(address) or any(address in network for network in self.networks)
 
-    def public(self, address: Address) -> bool:
-        """Whether everybody may offer a service at this address."""
+    def is_public(self, address: Address) -> bool:
+        """Whether an address is publicly routable."""
         return is_global(address)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A host, or a network, that images may come from."""
+    """A host or a network on the allowlist."""
 
     name: str | None
-    """In lower case; "*.example.com" stands for every name below example.com. None: URLs hold those of `network`."""
+    """A host name in lower case; "*.example.com" stands for all subdomains of example.com. None if URLs must contain
+    an address in `network`."""
     network: Network | None = None
-    """Addresses that may be used though they are not global."""
+    """Addresses that are allowed even if they are not public."""
     port: int | None = None
-    """None stands for all of PORTS."""
+    """None for all of PORTS."""
 
     def matches(self, host: str, port: int) -> bool:
-        """Whether it is for this host of a URL, a name in lower case or an address, and port."""
+        """Whether the entry covers a URL's host (a name in lower case, or an address) and port."""
         if port not in (PORTS if self.port is None else (self.port,)):
             return False
         if self.name is not None:
@@ -105,31 +106,31 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Allowed:
-    """The hosts that images may come from."""
+class Allowlist:
+    """The hosts that images may be fetched from."""
 
-    everybody: bool = False
-    """Whether any host with a global address will do."""
+    any_public: bool = False
+    """Whether every host with a public address is allowed."""
     entries: frozenset[Entry] = frozenset()
 
     @classmethod
-    def listed(cls, entries: Iterable[str]) -> Self:
-        """Read a list of names, addresses and networks, each with a port or without, and of names in a network.
+    def parse(cls, entries: Iterable[str]) -> Self:
+        """Parse host names, addresses and networks, each with an optional port, and host names with their network.
 
-        Such as images.example.com, 10.1.0.0/16, [fd12::1]:9000, and minio.internal:9000=10.1.0.0/16.
+        Examples: images.example.com, 10.1.0.0/16, [fd12::1]:9000, minio.internal:9000=10.1.0.0/16.
 
         Raises:
             ValueError: an entry is none of these.
         """
         return cls(entries=frozenset(map(_entry, entries)))
 
-    def reach(self, host: str, port: int) -> Reach | None:
-        """Which addresses a host of a URL may have; None if nothing is fetched from it."""
+    def rule(self, host: str, port: int) -> AddressRule | None:
+        """The addresses that a URL's host may resolve to; None if nothing may be fetched from this host and port."""
         host = host.lower().rstrip(".")
         matching = [entry for entry in self.entries if entry.matches(host, port)]
-        if not matching and not (self.everybody and port in PORTS):
+        if not matching and not (self.any_public and port in PORTS):
             return None
-        return Reach(tuple(entry.network for entry in matching if entry.network is not None))
+        return AddressRule(tuple(entry.network for entry in matching if entry.network is not None))
 
 
 def _entry(text: str) -> Entry:
@@ -143,7 +144,7 @@ def _entry(text: str) -> Entry:
             return Entry(None, network, port)
         if _is_name(host) and _network(host) is None and (match["network"] is None) == (network is None):
             return Entry(host.lower().rstrip("."), network, port)
-    raise ValueError(f"{text!r} is neither the name of a host nor an address or network, with or without a port")
+    raise ValueError(f"{text!r} is not a host name, an IP address or a network, each with an optional port")
 
 
 def _network(text: str) -> Network | None:

@@ -1,36 +1,35 @@
-"""A decoded image on white, as channels of eight bits."""
+"""Composites a decoded image on a white background and splits it into 8-bit channels."""
 
 from collections.abc import Iterator
 
 from PIL import Image, ImageChops
 
 STRIP_PIXELS = 2**20
-"""Converted at a time, in place: a copy of the whole would double its memory."""
-DEEP = range(2**16)
-"""Samples of 16 bits."""
+"""Convert this many pixels at a time, in place: a copy of the whole image would double its memory."""
+SAMPLES_16_BIT = range(2**16)
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom."""
 
 
 def channels(image: Image.Image, low: Image.Image | None = None) -> Iterator[Image.Image]:
-    """Red, green and blue of an image on white, or the one channel of a grey one.
+    """The red, green and blue channels of an image on white, or the single channel of a greyscale image.
 
     Args:
-        image: is changed.
+        image: is modified.
         low: the low bytes of its samples (`gateway.images.formats.low_bytes`).
     """
     if image.mode == "I;16":
-        yield _deep_grey(image)
+        yield _grey_16_bit(image)
         return
     if image.mode in ("1", "L", "P"):
         image = image.convert("L") if image.mode == "1" else image
         for table in _grey(image) if image.mode == "L" else _palette(image):
-            yield image.point(table, "L")  # a channel beside the image, not three or four
+            yield image.point(table, "L")  # needs memory for one more channel, not three or four
         return
     if image.has_transparency_data:
         image = image if image.mode in ("RGB", "RGBA") else image.convert("RGBA")
-        _put_on_white(image, low)
+        _composite(image, low)
     elif image.mode != "RGB":
         image = image.convert("RGB")
     for channel in "RGB":
@@ -38,34 +37,34 @@ def channels(image: Image.Image, low: Image.Image | None = None) -> Iterator[Ima
 
 
 def _grey(image: Image.Image) -> list[list[int]]:
-    """What each value becomes."""
+    """The lookup table for the channel of a greyscale image."""
     key = image.info.get("transparency")
     return [[255 if value == key else value for value in range(256)]]
 
 
 def _palette(image: Image.Image) -> list[list[int]]:
-    """What each value becomes in red, green and blue."""
+    """The lookup tables for the red, green and blue channels of a palette image."""
     image.apply_transparency()
     colours = image.getpalette("RGBA") or []
-    tables = ([_faded(*pair) for pair in zip(colours[i::4], colours[3::4], strict=True)] for i in range(3))
+    tables = ([_on_white(*pair) for pair in zip(colours[i::4], colours[3::4], strict=True)] for i in range(3))
     return [table + [0] * (256 - len(table)) for table in tables]
 
 
-def _faded(value: int, alpha: int) -> int:
+def _on_white(value: int, alpha: int) -> int:
     return 255 - round((255 - value) * alpha / 255)
 
 
-def _deep_grey(image: Image.Image) -> Image.Image:
+def _grey_16_bit(image: Image.Image) -> Image.Image:
     key = image.info.get("transparency")
     grey = Image.new("L", image.size)
-    table = [255 if value == key else round(value / 257) for value in DEEP]
+    table = [255 if value == key else round(value / 257) for value in SAMPLES_16_BIT]
     for box in _strips(image):
         grey.paste(image.crop(box).convert("I").point(table, "L"), box)
     return grey
 
 
-def _put_on_white(image: Image.Image, low: Image.Image | None) -> None:
-    """Composite an RGBA image, or an RGB image of which a colour is transparent, in place."""
+def _composite(image: Image.Image, low: Image.Image | None) -> None:
+    """Composite an RGBA image, or an RGB image with a transparent colour, on white, in place."""
     for box in _strips(image):
         strip = image.crop(box).convert("RGBA")
         if low is not None:
@@ -82,8 +81,8 @@ def _strips(image: Image.Image) -> Iterator[Box]:
         yield 0, top, image.width, min(top + rows, image.height)
 
 
-def leave_out(channel: Image.Image, covered: Box) -> None:
-    """Make white what an image's frame does not cover of its canvas."""
+def whiten_outside(channel: Image.Image, covered: Box) -> None:
+    """Make the part of the canvas white that the image's frame does not cover."""
     left, top, right, bottom = covered
     width, height = channel.size
     for box in ((0, 0, width, top), (0, bottom, width, height), (0, top, left, bottom), (right, top, width, bottom)):

@@ -1,6 +1,6 @@
-"""Opens image files: which formats are read, and what Pillow must be told of them before it decodes them.
+"""Opens image files: checks the format, and corrects how Pillow decodes some files.
 
-Importing this module changes what `PIL.Image.open` makes of PNG, JPEG, BMP and WebP.
+Importing this module changes how `PIL.Image.open` reads PNG, JPEG, BMP and WebP.
 """
 
 import io
@@ -11,33 +11,35 @@ from PIL.ImageFile import ImageFile
 
 from gateway.errors import InvalidRequest
 
-Image.MAX_IMAGE_PIXELS = None  # `gateway.images.preprocess` checks, before anything is decoded, and names the limit
+Image.MAX_IMAGE_PIXELS = None  # `gateway.images.preprocess` checks the size before decoding, and names the limit
 
 FORMATS: Mapping[str, str] = {"PNG": "PNG", "JPEG": "JPEG", "WEBP": "WebP", "GIF": "GIF", "BMP": "BMP"}
-"""Pillow's names of what is read, and everybody else's."""
+"""The supported formats: Pillow's name and the usual name."""
 MARKERS = (b"%pdf-", b"<?php", b"<script", b"<svg", b"<html", b"<!doctype")
-"""What other kinds of file have near one of their ends, in lower case."""
+"""Markers of other file types, in lower case, found near the beginning or the end of a file."""
 MARKED_BYTES = 1024
+"""How much of each end is searched for MARKERS."""
 PNG_BITS: Mapping[str, int] = {"L;2": 2, "L;4": 4, "L": 8, "RGB": 8, "RGB;16B": 16}
-"""Bits of a sample by Pillow's raw mode, where the transparent colour is left as it stands in the file."""
+"""Bits per sample by Pillow's raw mode, for the modes in which Pillow does not scale the transparent colour."""
 MAX_SCANS = 50
-"""Of a JPEG. Encoders write about ten; each goes through all of a progressive image, if it has ten bytes only."""
+"""The most scans of a JPEG. Encoders write about ten. Each scan of a progressive JPEG, even one of ten bytes, makes the
+decoder process the whole image."""
 ARITHMETIC_FRAMES = (0xFFC9, 0xFFCA, 0xFFCB, 0xFFCD, 0xFFCE, 0xFFCF)
-"""Of a JPEG with arithmetic coding (ITU-T T.81, table B.1)."""
+"""Start-of-frame markers of JPEGs with arithmetic coding (ITU-T T.81, table B.1)."""
 START_OF_SCAN = b"\xff\xda"
 BMP_CORE_HEADER = 12
-"""The size of BMP's oldest header (BITMAPCOREHEADER), which has the bits of a pixel at another offset."""
+"""The size of BMP's oldest header (BITMAPCOREHEADER), which has the bits per pixel at another offset."""
 BMP_RUN_LENGTHS = (1, 2)
-"""The compressions BI_RLE8 and BI_RLE4."""
+"""The compression methods BI_RLE8 and BI_RLE4."""
 WEBP_ANIMATED = 0x02
-"""The flag of an extended file (RFC 9649, section 2.7)."""
+"""The animation flag of a WebP file (RFC 9649, section 2.7)."""
 
 
 class _Png(PngImagePlugin.PngImageFile):
-    """Has its transparent colour (the tRNS chunk) as a value of the decoded image."""
+    """Converts the transparent colour (the tRNS chunk) to a value of the decoded image."""
 
     low_key: tuple[int, ...] | None = None
-    """The low bytes of a colour of 16 bits; Pillow decodes the high byte of each sample."""
+    """The low bytes of a 16-bit transparent colour; Pillow decodes only the high byte of each sample."""
 
     def _open(self) -> None:
         super()._open()
@@ -53,7 +55,7 @@ class _Png(PngImagePlugin.PngImageFile):
 
 
 class _Bitmap(BmpImagePlugin.BmpImageFile):
-    """Keeps a palette of greys, which Pillow drops as if pixels had 1 or 8 bits then, and not 4 or 8."""
+    """Keeps a greyscale palette. Pillow drops it and assumes 1 or 8 bits per pixel, even if there are 4 or 8."""
 
     def _open(self) -> None:
         super()._open()
@@ -71,7 +73,8 @@ class _Bitmap(BmpImagePlugin.BmpImageFile):
 
 
 class _WebP(WebPImagePlugin.WebPImageFile):
-    """Is transparent where its first frame leaves out some of the canvas, even if it declares no transparency."""
+    """Makes the canvas of an animation transparent where the first frame does not cover it, even if the file declares
+    no transparency."""
 
     def _open(self) -> None:
         super()._open()
@@ -83,7 +86,7 @@ class _WebP(WebPImagePlugin.WebPImageFile):
             self._mode = self.rawmode = "RGBA"
 
 
-def _note_arithmetic(self: JpegImagePlugin.JpegImageFile, marker: int) -> None:  # as Pillow has these
+def _note_arithmetic(self: JpegImagePlugin.JpegImageFile, marker: int) -> None:  # Pillow's signature
     JpegImagePlugin.SOF(self, marker)
     self.info["arithmetic"] = True
 
@@ -95,82 +98,80 @@ for _plugin in (_Png, _Bitmap, _WebP):
 
 
 def has_low_bytes(image: Image.Image) -> bool:
-    """Whether the low byte of each sample counts, to tell which colour of a PNG is transparent."""
+    """Whether the low byte of each sample is needed to find the transparent pixels of a PNG."""
     return isinstance(image, _Png) and image.low_key is not None
 
 
 def low_bytes(file: bytes, image: Image.Image) -> Image.Image | None:
-    """The low byte of each sample, if it counts."""
+    """The low byte of each sample, if it is needed."""
     if not isinstance(image, _Png) or image.low_key is None:
         return None
     low = Image.open(io.BytesIO(file), formats=("PNG",))
-    low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # little-endian: takes the other byte
+    low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # read as little-endian to get the low byte
     low.info["transparency"] = image.low_key
     return low
 
 
 def webp_canvas(file: bytes) -> tuple[int, int] | None:
-    """Width and height that a WebP file declares (RFC 9649, sections 2.5 to 2.7); None of other files."""
+    """The width and height that a WebP file declares (RFC 9649, sections 2.5 to 2.7); None for other formats."""
     if file[:4] != b"RIFF" or file[8:12] != b"WEBP":
         return None
-    kind, head = file[12:16], file[20:30].ljust(10, b"\0")
-    if kind == b"VP8X":
+    chunk, head = file[12:16], file[20:30].ljust(10, b"\0")
+    if chunk == b"VP8X":
         return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
-    if kind == b"VP8L":
+    if chunk == b"VP8L":
         bits = int.from_bytes(head[1:5], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
 
 
 def open_image(file: bytes, place: str) -> ImageFile:
-    """Read what stands at the beginning of a file; nothing of an image is decoded, except that WebP makes its canvas.
+    """Read the header of an image file. No pixels are decoded, but Pillow allocates the canvas of a WebP file.
 
     Args:
         file: PNG, JPEG, WebP, GIF or BMP.
-        place: what error messages call the image.
+        place: the field for error messages.
 
     Raises:
-        InvalidRequest: it is none of these, another kind of file as well, or of a kind that takes long to decode.
+        InvalidRequest: the file has another format, is also another file type, or would take long to decode.
     """
     try:
         image = Image.open(io.BytesIO(file), formats=tuple(FORMATS))
     except MemoryError:
         raise
     except Exception as exc:
-        raise InvalidRequest(f"{place} is not an image in {', '.join(FORMATS.values())}", param=place) from exc
-    if _is_something_else(file):
-        raise InvalidRequest(f"{place} is a {kind(image)} image and another kind of file at once", param=place)
+        raise InvalidRequest(f"{place} is not a PNG, JPEG, WebP, GIF or BMP image", param=place) from exc
+    if _is_polyglot(file):
+        raise InvalidRequest(f"{place} is both a {format_name(image)} image and another type of file", param=place)
     if image.format == "BMP" and image.info["compression"] in BMP_RUN_LENGTHS:
-        # Pillow expands it in Python: 200 bytes may take it seconds.
-        raise InvalidRequest(f"{place} is a compressed BMP image; send it as PNG, or without compression", param=place)
-    if kind(image) == "JPEG" and "arithmetic" in image.info:
-        # No browser reads it; 2 KB may take 6 s.
-        raise InvalidRequest(
-            f"{place} is a JPEG image with arithmetic coding; send it with Huffman coding", param=place
-        )
-    if kind(image) == "JPEG" and scans(file) > MAX_SCANS:
-        raise InvalidRequest(f"{place} is a JPEG image of more than {MAX_SCANS} scans", param=place)
+        # Pillow decodes run lengths in Python: 200 bytes may take seconds.
+        raise InvalidRequest(f"{place} is a compressed BMP; send an uncompressed BMP or a PNG", param=place)
+    if format_name(image) == "JPEG" and "arithmetic" in image.info:
+        # Browsers do not support it, and 2 KB may take 6 s.
+        raise InvalidRequest(f"{place} is a JPEG with arithmetic coding; use Huffman coding", param=place)
+    if format_name(image) == "JPEG" and scans(file) > MAX_SCANS:
+        raise InvalidRequest(f"{place} is a JPEG with more than {MAX_SCANS} scans", param=place)
     return image
 
 
 def scans(file: bytes) -> int:
-    """How many scans a JPEG has, those of a preview in it included."""
+    """The number of scans of a JPEG, including those of an embedded preview."""
     return file.count(START_OF_SCAN)
 
 
-def kind(image: Image.Image) -> str:
-    """What everybody calls the format of an image."""
-    return FORMATS.get(image.format or "", "JPEG")  # several JPEGs in one file are MPO to Pillow
+def format_name(image: Image.Image) -> str:
+    """The usual name of an image's format."""
+    return FORMATS.get(image.format or "", "JPEG")  # Pillow calls several JPEGs in one file MPO
 
 
-def _is_something_else(file: bytes) -> bool:
-    """Whether other programs would take an image for an archive, a document or a program: it was made to deceive."""
+def _is_polyglot(file: bytes) -> bool:
+    """Whether other programs would read an image as an archive, a document or a script, as in an attack."""
     ends = (file[:MARKED_BYTES] + file[-MARKED_BYTES:]).lower()
     return any(marker in ends for marker in MARKERS) or _ends_in_archive(file)
 
 
 def _ends_in_archive(file: bytes) -> bool:
-    """Whether a ZIP directory and its end stand at the end (APPNOTE.TXT 6.3.10, sections 4.3.12 and 4.3.16)."""
+    """Whether a file ends in a ZIP central directory (APPNOTE.TXT 6.3.10, sections 4.3.12 and 4.3.16)."""
     end = file.rfind(b"PK\x05\x06", -(22 + 2**16))
     if end < 0:
         return False

@@ -1,29 +1,29 @@
-"""A limit on how much of something is used at a time."""
+"""A limit on the memory that concurrent tasks use together."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Budget:
-    """So much, shared by those who hold a part of it; who comes first is served first, however much it asks for."""
+class MemoryLimit:
+    """A weighted semaphore. Waiters are served in the order in which they came, however much they ask for."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._free = size
         self._turn = asyncio.Lock()
-        self._returned = asyncio.Event()
+        self._released = asyncio.Event()
 
     @asynccontextmanager
-    async def hold(self, amount: int) -> AsyncIterator[None]:
-        """Wait for an amount, at most `size`, and give it back at the end."""
+    async def reserve(self, amount: int) -> AsyncIterator[None]:
+        """Wait until an amount, at most `size`, is free, and reserve it for the enclosed block."""
         async with self._turn:
             while self._free < amount:
-                self._returned.clear()
-                await self._returned.wait()
+                self._released.clear()
+                await self._released.wait()
             self._free -= amount
         try:
             yield
         finally:
             self._free += amount
-            self._returned.set()
+            self._released.set()

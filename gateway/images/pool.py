@@ -1,6 +1,6 @@
-"""The processes that decode images, started when they are first needed, with turns between keys.
+"""A pool of processes that decode images, started on demand and shared fairly between API keys.
 
-A file that makes its decoder crash, loop or fill the memory ends one of them and fails alone.
+An image that makes the decoder crash, loop or run out of memory ends one process; no other request fails.
 """
 
 import asyncio
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import InvalidRequest
-from gateway.images.memory import Budget
+from gateway.images.memory import MemoryLimit
 from gateway.images.preparation import Preparation
-from gateway.images.preprocess import PLAIN_BYTES
+from gateway.images.preprocess import BYTES_PER_PIXEL
 from gateway.images.worker import CPU_S, GO_ON, LENGTH_BYTES, Decoded, Job, Needed, Refused, packed
 from gateway.scheduling import cores
 from gateway.scheduling.turns import Account, Turns
@@ -29,46 +29,50 @@ Pixels = NDArray[np.uint8]
 """[3, H, W], RGB."""
 
 SPARE = 2
-"""Processes beyond the cores, for keys that have none: the kernel shares the cores between them."""
+"""Processes in addition to one per core, for keys that have none: the kernel shares the cores between them."""
 FINISH_S = 0.25
-"""For an image that nobody waits for any more: most are done by then, and a new process takes as long to start."""
+"""How long an image whose request was cancelled may continue. Most finish in this time, and starting a new process
+takes as long."""
 FOLDER = Path(__file__).parents[2]
-"""Where Python finds this package."""
+"""The folder that holds this package, from which Python imports it."""
 
 
-class Decoders:
-    """A pool of them. Belongs to the event loop it is used in."""
+class DecoderPool:
+    """A pool of decoder processes. Must be used in one event loop."""
 
     def __init__(self, max_pixels: int) -> None:
-        """Start none yet.
+        """Start no process yet.
 
         Args:
-            max_pixels: an image may have, and all large ones that are decoded at a time; fewer where their kind takes
-                more memory to decode.
+            max_pixels: the limit for one image, and for all large images decoded concurrently. It is lower for formats
+                that take more memory to decode.
         """
-        self._memory = Budget(max_pixels * PLAIN_BYTES)
+        self._memory = MemoryLimit(max_pixels * BYTES_PER_PIXEL)
         self._turns = Turns(cores.count(), SPARE)
         self._idle: list[_Decoder] = []
 
     async def close(self) -> None:
-        """End those that do nothing; none is doing anything any more."""
+        """End the processes. All of them must be idle."""
         while self._idle:
             await self._idle.pop().end()
 
-    async def read(self, given: str | bytes, preparation: Preparation, place: str, account: Account) -> Pixels:
-        """The pixels that a model sees of an image, UINT8 [3, H, W].
+    async def read(self, image: str | bytes, preparation: Preparation, place: str, account: Account) -> Pixels:
+        """Decode and preprocess an image.
 
         Args:
-            given: a file, or it as a data: URI or in base64.
-            preparation: of the model.
-            place: what error messages call it.
-            account: whose turn it takes, and who is charged, whether it succeeds or not.
+            image: the file, or a data: URI or base64 of it.
+            preparation: how the model's image processor resizes and crops.
+            place: the field for error messages.
+            account: whose turn is used, and who is charged for the CPU time, even if decoding fails.
+
+        Returns:
+            The model's input, UINT8 [3, H, W].
 
         Raises:
             InvalidRequest: it is not an image within the limits.
         """
         async with self._turns.take(account.key):
-            work = asyncio.ensure_future(self._decode(given, preparation, place, account))
+            work = asyncio.ensure_future(self._decode(image, preparation, place, account))
             try:
                 answer = await asyncio.shield(work)
             except asyncio.CancelledError:
@@ -83,13 +87,13 @@ class Decoders:
         return np.frombuffer(answer.pixels, np.uint8).reshape(3, preparation.height, preparation.width)
 
     async def _decode(
-        self, given: str | bytes, preparation: Preparation, place: str, account: Account
+        self, image: str | bytes, preparation: Preparation, place: str, account: Account
     ) -> Decoded | Refused:
         decoder = self._idle.pop() if self._idle else await _Decoder.start()
         began = time.monotonic()
         try:
-            answer = await self._ask(decoder, given, preparation, place)
-        except BaseException:  # it has died, or whoever waited has given up, and so does it
+            answer = await self._ask(decoder, image, preparation, place)
+        except BaseException:  # the process died, or the request was cancelled
             account.seconds += min(time.monotonic() - began, CPU_S)
             await decoder.end()
             raise
@@ -98,35 +102,35 @@ class Decoders:
         return answer
 
     async def _ask(
-        self, decoder: "_Decoder", given: str | bytes, preparation: Preparation, place: str
+        self, decoder: "_Decoder", image: str | bytes, preparation: Preparation, place: str
     ) -> Decoded | Refused:
-        # Here, and not before it was its turn: a copy of each image that waits might be too much.
-        content = given.encode("utf-8", "surrogatepass") if isinstance(given, str) else given
-        job = Job(place, preparation, self._memory.size, len(content), isinstance(given, str))
+        # Copied only now that a process is free: a copy of every waiting image could take too much memory.
+        content = image.encode("utf-8", "surrogatepass") if isinstance(image, str) else image
+        job = Job(place, preparation, self._memory.size, len(content), isinstance(image, str))
         try:
             return await decoder.ask(job, content, self._memory)
         except (EOFError, ConnectionError) as exc:
-            raise InvalidRequest(f"{place} {await decoder.problem()}", param=place) from exc
+            raise InvalidRequest(f"{place} {await decoder.exit_reason()}", param=place) from exc
 
 
 class _Decoder:
-    """One process."""
+    """One decoder process."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         if process.stdin is None or process.stdout is None:
-            raise ValueError("a process with pipes is wanted")
+            raise ValueError("the process must have pipes for stdin and stdout")
         self._process = process
         self._to, self._from = process.stdin, process.stdout
 
     @classmethod
     async def start(cls) -> "_Decoder":
         pipe = asyncio.subprocess.PIPE
-        # Pillow warns of what is odd in a file, with words of it.
+        # Pillow's warnings quote the file.
         command = (sys.executable, "-W", "ignore", "-m", "gateway.images.worker")
         return cls(await asyncio.create_subprocess_exec(*command, cwd=FOLDER, stdin=pipe, stdout=pipe))
 
-    async def ask(self, job: Job, content: bytes, memory: Budget) -> Decoded | Refused:
-        """Have an image decoded; a large one waits for the memory that others hold.
+    async def ask(self, job: Job, content: bytes, memory: MemoryLimit) -> Decoded | Refused:
+        """Send an image and receive the result. A large image first waits until enough memory is free.
 
         Raises:
             EOFError, ConnectionError: the process has ended.
@@ -137,7 +141,7 @@ class _Decoder:
         answer: Needed | Decoded | Refused = msgspec.msgpack.decode(await self._read(), type=Needed | Decoded | Refused)
         if not isinstance(answer, Needed):
             return answer
-        async with memory.hold(answer.size):
+        async with memory.reserve(answer.size):
             self._to.write(GO_ON)
             last: Decoded | Refused = msgspec.msgpack.decode(await self._read(), type=Decoded | Refused)
             return last
@@ -147,15 +151,15 @@ class _Decoder:
         return await self._from.readexactly(length)
 
     async def end(self) -> None:
-        """End it, whatever it is doing."""
+        """Kill the process."""
         with suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
 
-    async def problem(self) -> str:
-        """What to say of the image that ended it."""
-        code = await self._process.wait()  # not killed: asyncio loses the code of what dies in the same moment
+    async def exit_reason(self) -> str:
+        """Why the process ended, as a clause about the image."""
+        code = await self._process.wait()  # not killed first: asyncio would lose the exit code of a dying process
         if code == -signal.SIGXCPU:
             return f"takes more than {CPU_S} s to decode"
-        log.warning("a decoder ended with code %d", code)
+        log.warning("an image decoder exited with code %d", code)
         return "cannot be decoded"

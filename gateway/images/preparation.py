@@ -1,4 +1,4 @@
-"""The size that a model's image processor brings images to."""
+"""The resizing and cropping of a model's image processor."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,19 @@ from PIL.Image import Resampling
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """How a model's image processor brings an image to one size."""
+    """How a model's image processor brings images to one size."""
 
     height: int
     width: int
-    """What the model sees: the middle of the resized image."""
+    """The size of the model's input: the centre crop of the resized image."""
     resize: int | tuple[int, int]
-    """What the shorter side is resized to, or height and width, whatever shape that makes of an image."""
+    """The length of the shorter side after resizing; or height and width, which ignores the aspect ratio."""
     resample: Resampling
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height before the middle is cut out, of an image of this size."""
+        """The width and height of an image of this size after resizing and before cropping."""
         if isinstance(self.resize, tuple):
             return self.resize[1], self.resize[0]
         short, long = sorted((width, height))
-        other = int(self.resize * long / short)  # as transformers' get_resize_output_image_size rounds
+        other = int(self.resize * long / short)  # rounds as transformers' get_resize_output_image_size
         return (self.resize, other) if width <= height else (other, self.resize)

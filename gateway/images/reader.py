@@ -1,61 +1,63 @@
-"""Images as clients send them, in base64 or by URL, to pixels."""
+"""Reads images as clients send them, in base64 or by URL."""
 
 from gateway.errors import InvalidRequest
-from gateway.images.allowlist import Allowed
+from gateway.images.allowlist import Allowlist
 from gateway.images.data_uri import MAX_BYTES, MAX_CHARACTERS
 from gateway.images.fetch import Fetcher
-from gateway.images.pool import Decoders, Pixels
+from gateway.images.pool import DecoderPool, Pixels
 from gateway.images.preparation import Preparation
 from gateway.scheduling.turns import Account, Turns
 
-FETCHED = 16
-"""Files that are fetched or wait for a decoder; for others, URLs wait, and their time does not count yet."""
+MAX_FETCHES = 16
+"""The most images that are being fetched or, once fetched, wait for a decoder. Further URLs wait; the time limit of a
+fetch starts only when it does."""
 SPARE = 4
-"""More of them, for keys that have none."""
+"""Fetches in addition to MAX_FETCHES, for keys that have none."""
 HEAD_CHARACTERS = 256
-"""Of a data: URI, beside the file."""
+"""The longest head of a data: URI."""
 
 
 class Images:
-    """Reads images. Belongs to the event loop it is used in."""
+    """Reads images. Must be used in one event loop."""
 
-    def __init__(self, max_pixels: int, allowed: Allowed | None) -> None:
-        """Start no decoder yet.
+    def __init__(self, max_pixels: int, allowlist: Allowlist | None) -> None:
+        """Start no decoder process yet.
 
         Args:
-            max_pixels: an image may have, and all large ones that are decoded at a time.
-            allowed: where images may be fetched from; None fetches none.
+            max_pixels: the limit for one image, and for all large images decoded concurrently.
+            allowlist: where images may be fetched from; None to fetch none.
         """
-        self._decoders = Decoders(max_pixels)
-        self._fetcher = Fetcher(allowed) if allowed is not None else None
-        self._fetching = Turns(FETCHED, SPARE)
+        self._decoders = DecoderPool(max_pixels)
+        self._fetcher = Fetcher(allowlist) if allowlist is not None else None
+        self._fetching = Turns(MAX_FETCHES, SPARE)
 
     async def close(self) -> None:
-        """Close connections and end processes."""
         await self._decoders.close()
         if self._fetcher is not None:
             await self._fetcher.close()
 
     async def read(self, image: str, preparation: Preparation, place: str, account: Account) -> Pixels:
-        """The pixels that a model sees of an image.
+        """Fetch or decode an image, and preprocess it.
 
         Args:
             image: a data: URI, base64 in either alphabet, or an http(s) URL.
-            preparation: of the model.
-            place: what error messages call it, such as "input[3].image".
-            account: whose turns it takes, and who is charged.
+            preparation: how the model's image processor resizes and crops.
+            place: the field for error messages, such as "input[3].image".
+            account: whose turns are used, and who is charged for the CPU time.
+
+        Returns:
+            The model's input, UINT8 [3, H, W].
 
         Raises:
             InvalidRequest: it is none of these, cannot be fetched, or is not an image within the limits.
         """
         if not image[:8].lower().startswith(("http://", "https://")):
             if len(image) > MAX_CHARACTERS + HEAD_CHARACTERS:
-                raise InvalidRequest(f"{place} is over {MAX_BYTES} bytes", param=place)
+                raise InvalidRequest(f"{place} exceeds {MAX_BYTES} bytes", param=place)
             return await self._decoders.read(image, preparation, place, account)
         if self._fetcher is None:
             raise InvalidRequest(
-                f"{place} is a URL, and this server fetches none: send the image as a data: URI or in base64",
-                param=place,
+                f"{place} is a URL, but this server does not fetch images; send a data: URI or base64", param=place
             )
         async with self._fetching.take(account.key):
             content = await self._fetcher.fetch(image, place)

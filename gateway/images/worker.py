@@ -1,7 +1,8 @@
-"""A process that decodes images, within limits of memory and time that hold whatever a file does to its decoder.
+"""A process that decodes images, with hard limits on its memory and CPU time.
 
-`gateway.images.pool` starts these and talks to them: it sends a `Job` and the file behind it, and gets an answer. If that is
-`Needed`, an image takes more memory than the process may have yet, and a byte says that it may go on.
+`gateway.images.pool` starts these processes. It sends a `Job`, followed by the image, and receives `Decoded` or
+`Refused`. A large image is first answered with `Needed`: the process then waits for one byte before it allocates the
+memory.
 """
 
 import gc
@@ -20,11 +21,11 @@ from gateway.images import data_uri, preprocess
 from gateway.images.preparation import Preparation
 
 OPENING_BYTES = 40 * 2**20
-"""Memory to decode base64 in, and to read what stands around an image's pixels. Small images fit in it as a whole."""
+"""Memory to decode base64 and read an image's header. Small images are decoded within it."""
 SPARE_BYTES = 16 * 2**20
-"""Memory beside the pixels of a large one."""
+"""Memory in addition to the pixels of a large image."""
 CPU_S = 5
-"""For one image. The largest of each kind take one to two."""
+"""CPU seconds for one image. The largest image of each format takes one to two."""
 LENGTH_BYTES = 4
 GO_ON = b"\n"
 
@@ -33,42 +34,45 @@ Message = TypeVar("Message")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to decode."""
+    """An image to decode."""
 
     place: str
-    """What error messages call the image, such as "input[3].image"."""
+    """The field for error messages, such as "input[3].image"."""
     preparation: Preparation
     max_bytes: int
-    """Memory that any image may take."""
+    """The most memory that decoding may take."""
     size: int
-    """Bytes that follow."""
+    """The number of bytes of the image that follow."""
     is_text: bool
-    """Whether they are a data: URI or base64, or else the file."""
+    """Whether these bytes are a data: URI or base64 instead of the file."""
 
 
 class Needed(msgspec.Struct, tag=True):
-    """So much memory, in bytes."""
+    """The memory that decoding the image takes."""
 
     size: int
+    """Bytes."""
 
 
 class Decoded(msgspec.Struct, tag=True):
-    """Its pixels, UINT8 [3, H, W] as the model sees them."""
+    """A decoded and preprocessed image."""
 
     pixels: bytes
+    """UINT8 [3, H, W]."""
     seconds: float = 0.0
-    """CPU time that it took."""
+    """CPU time."""
 
 
 class Refused(msgspec.Struct, tag=True):
-    """Why it is not an image, or not one within the limits."""
+    """The error for an image that cannot be read or exceeds a limit."""
 
     message: str
     seconds: float = 0.0
+    """CPU time."""
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Process jobs until stdin is closed."""
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     own = _virtual_bytes()
@@ -94,7 +98,7 @@ def _answer(job: Job, source: BinaryIO, sink: BinaryIO) -> Decoded | Refused:
         return Refused(exc.message)
     except MemoryError:
         gc.collect()
-        return Refused(f"{job.place} takes more memory to decode than an image of its size should")
+        return Refused(f"{job.place} needs more memory to decode than an image of its size should")
 
 
 def _decode(job: Job, content: bytes, reserve: Callable[[int], None]) -> bytes:
@@ -104,31 +108,30 @@ def _decode(job: Job, content: bytes, reserve: Callable[[int], None]) -> bytes:
 
 
 def read(source: BinaryIO, kind: type[Message]) -> Message | None:
-    """One message, or None at the end of all."""
+    """Read one message; None at the end of the input."""
     length = source.read(LENGTH_BYTES)
     return msgspec.msgpack.decode(source.read(int.from_bytes(length, "little")), type=kind) if length else None
 
 
 def send(sink: BinaryIO, message: object) -> None:
-    """Write one message."""
     sink.write(packed(message))
     sink.flush()
 
 
 def packed(message: object) -> bytes:
-    """A message as it travels."""
+    """A message in MessagePack after its length."""
     content = msgspec.msgpack.encode(message)
     return len(content).to_bytes(LENGTH_BYTES, "little") + content
 
 
 def _limit_memory(size: int) -> None:
-    """Have no more memory than this many bytes in all: beyond, there is a MemoryError."""
+    """Limit the address space of this process, in bytes. Allocating more raises MemoryError."""
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (size, most))
 
 
 def _limit_time() -> None:
-    """Take no more time than CPU_S from now on: then, SIGXCPU ends this process."""
+    """Limit the CPU time from now on to CPU_S. SIGXCPU then ends this process."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + CPU_S, most))

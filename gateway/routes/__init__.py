@@ -1,1 +1,1 @@
-"""The HTTP side: a module for each API, thin over the service."""
+"""The HTTP layer: one module per API, each a thin layer over `gateway.service`."""

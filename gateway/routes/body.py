@@ -1,4 +1,4 @@
-"""Reading the body of a request."""
+"""Reads and validates request bodies."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -15,47 +15,47 @@ from gateway.routes.http import SMALL, Request
 T = TypeVar("T")
 
 MAX_NAME = 64
-"""Characters of an unknown field in headers and the log."""
+"""How many characters of an unknown field's name appear in the response header and the log."""
 UNSAFE = re.compile(r"[^A-Za-z0-9_.\[\]-]")
-"""Characters that could forge headers or log lines."""
+"""Characters of names that could forge headers or log lines."""
 
 
 async def read(request: Request, body_type: type[T]) -> T:
     """Read and validate a JSON body.
 
     Raises:
-        GatewayError: InvalidRequest, RequestTooLarge, UnsupportedEncoding or Overloaded; see `_receive` and `decode`.
+        GatewayError: see `_receive` and `decoding.decode`.
     """
     return await _parse(request, await _receive(request), partial(decode, body_type=body_type))
 
 
 async def read_one_of(request: Request, choose: Callable[[object], type[T]]) -> T:
-    """Read and validate a JSON body whose type depends on its content. Raises what `read` does.
+    """Read and validate a JSON body whose type depends on its content. Raises the same errors as `read`.
 
     Args:
-        request: whose body has not been read.
-        choose: gives the type for the parsed JSON.
+        request: its body has not been read.
+        choose: returns the type for the parsed JSON.
     """
     return await _parse(request, await _receive(request), partial(decode_one_of, choose=choose))
 
 
 async def _receive(request: Request) -> bytearray:
-    """Read a body.
+    """Receive a body.
 
     Raises:
-        UnsupportedEncoding: it is compressed.
-        RequestTooLarge: it is over the limit, more than which is never held, or has more values than any request.
-        Overloaded: there is no room for it beside the bodies of others.
+        UnsupportedEncoding: the body is compressed.
+        RequestTooLarge: the body exceeds the limit. No more than the limit is ever held in memory.
+        Overloaded: the bodies of all requests together would exceed the memory limit.
     """
     encoding = ", ".join(request.headers.getlist("content-encoding")) or "identity"
     if encoding.lower() != "identity":
-        raise UnsupportedEncoding(f"content-encoding is {encoding}; send the body as it is")
+        raise UnsupportedEncoding(f"content-encoding {encoding} is not supported; send the body uncompressed")
     gateway, held = request.state["gateway"], request.state["body"]
     limit = gateway.settings.max_body_bytes
     body = bytearray()
     async for chunk in request.stream():
         if len(body) + len(chunk) > limit:
-            raise RequestTooLarge(f"the body is over {limit} bytes")
+            raise RequestTooLarge(f"the body exceeds {limit} bytes")
         held.grow(len(chunk))
         body += chunk
     return body
@@ -68,38 +68,38 @@ async def _parse(request: Request, body: bytearray, decoder: Callable[[bytearray
             parsed, ignored = decoder(body)
         else:
             parsed, ignored = await state["gateway"].json_threads.run(state["account"], partial(decoder, body))
-    ignore(request, ignored)
+    record_ignored(request, ignored)
     return parsed
 
 
-def ignore(request: Request, fields: Ignored) -> None:
-    """Note fields that are unknown, for the answer's header and the line in the log.
+def record_ignored(request: Request, fields: Ignored) -> None:
+    """Record unknown fields for the response header and the log line.
 
     Raises:
-        InvalidRequest: there is one, and the settings say that it is an error.
+        InvalidRequest: there are unknown fields, and the settings make them an error.
     """
     if not fields:
         return
     if not request.state["gateway"].settings.ignores_unknown_fields:
         place = next(iter(fields.values()))
         raise InvalidRequest(f"unknown field {quoted(place)}", param=place)
-    noted = request.state["record"].ignored_fields
-    noted += [UNSAFE.sub("?", name[:MAX_NAME]) for name in islice(fields, MAX_IGNORED - len(noted))]
+    ignored = request.state["record"].ignored_fields
+    ignored += [UNSAFE.sub("?", name[:MAX_NAME]) for name in islice(fields, MAX_IGNORED - len(ignored))]
 
 
-def rename(body: Struct, names: Mapping[str, str]) -> None:
-    """Move what came in fields by other names into those that are read.
+def resolve_aliases(body: Struct, aliases: Mapping[str, str]) -> None:
+    """Copy the values of alias fields to the fields that they stand for.
 
     Args:
-        body: whose fields are None where nothing came.
-        names: read ones, by the others.
+        body: its fields are None if they were not sent.
+        aliases: alias to field.
 
     Raises:
-        InvalidRequest: both came.
+        InvalidRequest: both an alias and its field were sent.
     """
-    for other, name in names.items():
-        given = getattr(body, other)
-        if given is not None and getattr(body, name) is not None:
-            raise InvalidRequest(f"{name} and {other} say the same; send one of them", param=other)
-        if given is not None:
-            setattr(body, name, given)
+    for alias, name in aliases.items():
+        value = getattr(body, alias)
+        if value is not None and getattr(body, name) is not None:
+            raise InvalidRequest(f"{name} and {alias} have the same meaning; send only one of them", param=alias)
+        if value is not None:
+            setattr(body, name, value)

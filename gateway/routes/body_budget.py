@@ -1,4 +1,4 @@
-"""The bodies of all requests under way, which share a limit on memory."""
+"""The memory limit that the bodies of all requests in flight share."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from gateway.errors import Overloaded
 
 SMALL_BYTES = 64 * 2**10
-"""Of each body, which are not counted: a small request has room in any case."""
+"""This much of each body is not counted, so that small requests are always accepted."""
 
 
 class Body:
-    """What one request has sent so far, and holds until it is answered."""
+    """The size of one request's body as received so far. It is held until the response is sent."""
 
     def __init__(self, bodies: "Bodies", key: str) -> None:
         self._bodies = bodies
@@ -20,16 +20,16 @@ class Body:
         """Bytes."""
 
     def grow(self, size: int) -> None:
-        """Count more that has come in.
+        """Count bytes received.
 
         Raises:
-            Overloaded: there is no room for it.
+            Overloaded: the memory limit is reached.
         """
         self._bodies.take(self._key, max(0, self.size + size - SMALL_BYTES) - self._counted())
         self.size += size
 
     def release(self) -> None:
-        """Give all back."""
+        """Free the memory."""
         self._bodies.take(self._key, -self._counted())
         self.size = 0
 
@@ -38,27 +38,27 @@ class Body:
 
 
 class Bodies:
-    """Counts what has come in, not what is announced."""
+    """Counts the bytes received of all bodies, not their declared lengths."""
 
-    def __init__(self, most_bytes: int, most_of_key: int) -> None:
-        """Share memory.
+    def __init__(self, max_bytes: int, max_bytes_per_key: int) -> None:
+        """Set the limits.
 
         Args:
-            most_bytes: of all bodies together.
-            most_of_key: of those that came with one API key, so that nobody takes everything.
+            max_bytes: for all bodies together.
+            max_bytes_per_key: for the bodies sent with one API key, so that no client uses all of the memory.
         """
-        self._most_bytes = most_bytes
-        self._most_of_key = most_of_key
+        self._max_bytes = max_bytes
+        self._max_bytes_per_key = max_bytes_per_key
         self._by_key: Counter[str] = Counter()
         self.size = 0
-        """Bytes that are held, SMALL_BYTES of each body left out."""
+        """Bytes held, less SMALL_BYTES of each body."""
 
     @contextmanager
     def hold(self, key: str) -> Iterator[Body]:
-        """A body that is held as long as its request is under way.
+        """Hold a body until the end of its request.
 
         Args:
-            key: whose it is; empty where there are no keys.
+            key: the owner of the API key; empty if the server has no keys.
         """
         body = Body(self, key)
         try:
@@ -67,13 +67,11 @@ class Bodies:
             body.release()
 
     def take(self, key: str, size: int) -> None:
-        """Count what a body grew by, or gives back; raises Overloaded where there is no room."""
-        total, of_key = self.size + size, self._by_key[key] + size
-        if size > 0 and (total > self._most_bytes or (key and of_key > self._most_of_key)):
-            whose = "under way" if total > self._most_bytes else "under way with this API key"
-            raise Overloaded(
-                f"the requests {whose} hold as many bytes as they may; try again later, or send less at once"
-            )
-        self.size, self._by_key[key] = total, of_key
-        if not of_key:
+        """Count bytes that are allocated, or freed if negative; raises Overloaded if a limit is reached."""
+        total, key_total = self.size + size, self._by_key[key] + size
+        if size > 0 and (total > self._max_bytes or (key and key_total > self._max_bytes_per_key)):
+            scope = "in flight" if total > self._max_bytes else "in flight with this API key"
+            raise Overloaded(f"the request bodies {scope} reached the memory limit; try again later or send less")
+        self.size, self._by_key[key] = total, key_total
+        if not key_total:
             del self._by_key[key]

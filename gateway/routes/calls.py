@@ -1,4 +1,4 @@
-"""What routes ask of the service: find a model, embed, rank. Each call is noted in the request's record."""
+"""What the routes share to find a model, embed and rank. Each function notes its call in the request's record."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,22 +16,22 @@ from gateway.text.tokenizer import Truncate
 
 
 def caller(request: Request) -> Caller:
-    """On whose behalf a request is answered; its body has been read."""
+    """The caller of a request whose body has been read. From now on, the work stops if the client disconnects."""
     state = request.state
     gateway = state["gateway"]
-    state["presence"].begin(request.receive)
-    return Caller(gateway.triton, gateway.lines, gateway.threads, state["account"], state["record"].timings)
+    state["presence"].watch(request.receive)
+    return Caller(gateway.triton, gateway.queues, gateway.threads, state["account"], state["record"].timings)
 
 
 def find_model(request: Request, name: str | None, roles: frozenset[str]) -> Model:
-    """The model that a request names, noted for its line in the log; raises what `Catalog.find` does."""
+    """Find the model that a request names, and record it; raises the errors of `Catalog.find`."""
     model = request.state["gateway"].catalog.find(name, roles)
     request.state["record"].model = model.name
     return model
 
 
-def find_model_for(request: Request, name: str | None, roles: frozenset[str]) -> tuple[Model, str | None]:
-    """The model that a request names, and what its texts are for where the name ends in one of prompts.SUFFIXES."""
+def find_model_and_purpose(request: Request, name: str | None, roles: frozenset[str]) -> tuple[Model, str | None]:
+    """Find the model that a request names, and the purpose if the name ends in one of prompts.SUFFIXES."""
     try:
         return find_model(request, name, roles), None
     except ModelNotFound:
@@ -43,10 +43,10 @@ def find_model_for(request: Request, name: str | None, roles: frozenset[str]) ->
 
 
 def find_ranker(request: Request, name: str | None) -> TextModel:
-    """The model that ranks texts, by the name in a request; raises what `Catalog.find` does."""
+    """Find the model that a request names to rank texts; raises the errors of `Catalog.find`."""
     model = find_model(request, name, RERANK_ROLES)
     if model.text is None:
-        raise ModelNotFound(f"model {model.name!r} ranks no texts", param="model")
+        raise ModelNotFound(f"model {model.name!r} does not rank texts", param="model")
     return model.text
 
 
@@ -61,20 +61,20 @@ async def embed_items(
     max_tokens: int | None = None,
     instruction: str | None = None,
 ) -> Embeddings:
-    """Embed for a request, and note it in its line in the log.
+    """Embed for a request, and record it.
 
     Args:
-        request: whose body has been read.
+        request: its body has been read.
         model: an embedding model.
-        items: what to embed.
-        purpose: what the texts are for; see `prompts`.
-        place: the field that says so.
-        truncate: what to do with texts over the limit.
-        max_tokens: a limit below the model's own.
-        instruction: in place of the one that the model's prompt has.
+        items: texts, images, and pairs of both.
+        purpose: of the texts, such as "query"; see `prompts`.
+        place: the field that the purpose was sent in.
+        truncate: how to truncate texts over the limit.
+        max_tokens: a limit lower than the model's.
+        instruction: replaces the one in the model's prompt.
 
     Raises:
-        GatewayError: what `prompts.choose` and `embed` do, or there is an instruction for a model of images.
+        GatewayError: see `prompts.choose` and `embed`; or the model takes images only, but there is an instruction.
     """
     gateway = request.state["gateway"]
     if instruction is not None and model.text is None:
@@ -107,20 +107,20 @@ async def rank_texts(
     raw: bool = False,
     instruction: str | None = None,
 ) -> Ranking:
-    """Rank for a request, and note it in its record.
+    """Rank for a request, and record it.
 
     Args:
-        request: whose body has been read.
-        model: as `find_ranker` gives it.
+        request: its body has been read.
+        model: from `find_ranker`.
         query: never truncated.
-        documents: texts to rank by the query.
-        truncate: what to do with documents over the limit.
-        max_tokens: a limit for each document below the model's own.
-        raw: whether scores are a cross-encoder's logits.
-        instruction: in place of the one in the model's template or prompt.
+        documents: texts to rank by relevance to the query.
+        truncate: how to truncate documents over the limit.
+        max_tokens: a limit for each document, lower than the model's.
+        raw: whether to return a cross-encoder's logits as scores.
+        instruction: replaces the one in the model's template or prompt.
 
     Raises:
-        GatewayError: what `rerank` raises.
+        GatewayError: see `rerank`.
     """
     ranking = await rerank(
         caller(request),
@@ -132,11 +132,11 @@ async def rank_texts(
         raw=raw,
         instruction=instruction,
     )
-    note(request, len(documents), ranking.tokens)
+    record_usage(request, len(documents), ranking.tokens)
     return ranking
 
 
-def note(request: Request, inputs: int, tokens: int) -> None:
-    """Note in a request's record how much it asked for."""
+def record_usage(request: Request, inputs: int, tokens: int) -> None:
+    """Record how many inputs and tokens a request has."""
     record = request.state["record"]
     record.inputs, record.tokens = inputs, tokens

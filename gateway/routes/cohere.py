@@ -1,4 +1,4 @@
-"""POST /v2/embed, /v2/rerank and, for clients of Cohere's first API, /v1/embed."""
+"""Cohere's API: POST /v2/embed, /v2/rerank and, for clients of its first version, /v1/embed."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,98 +14,98 @@ from gateway.error_body import Dialect
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.body import read
-from gateway.routes.calls import embed_items, find_model
+from gateway.routes.calls import embed_items, find_model, find_ranker
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
-from gateway.routes.fields import TRUNCATIONS, Instruction, PromptTokens, Side, Truncation
+from gateway.routes.fields import TRUNCATIONS, Truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
-from gateway.routes.rerank import DOCUMENTS, QUERY, Document, RankFields, RerankRequest, as_object, rank_documents
+from gateway.routes.rerank import DOCUMENTS, QUERY, Document, RerankInput, RerankRequest, as_object, rank_documents
 from gateway.service.embed import Item
 from gateway.service.text_batches import MAX_ROWS
 
-UNIT = {name: Refused("vectors here always have length 1", (True,)) for name in ("normalized", "normalize")}
+NORMALIZED = {name: Refused("vectors are always normalised", (True,)) for name in ("normalized", "normalize")}
 
 
 class CohereError(Struct):
-    """The body of a failure."""
+    """The body of an error response."""
 
     id: str
     message: str
 
 
 class TextContent(Struct, tag="text", forbid_unknown_fields=True):
-    """A text in an input."""
+    """A text as part of an input."""
 
     text: str
 
 
 class ImageUrl(Struct, forbid_unknown_fields=True):
-    """Where an image is."""
+    """The location of an image."""
 
     url: str
-    """A data: URI, or an http(s) URL where the server fetches images."""
+    """A data: URI, or an http(s) URL if the server fetches images."""
     detail: str | None = None
-    """Accepted, not used."""
+    """Accepted but ignored."""
 
 
 class ImageContent(Struct, tag="image_url", forbid_unknown_fields=True):
-    """An image in an input."""
+    """An image as part of an input."""
 
     image_url: ImageUrl
 
 
 class EmbedInput(Struct, forbid_unknown_fields=True):
-    """What one vector is made of: a text, an image, or one of each."""
+    """The input for one vector: a text, an image, or one of each."""
 
     content: Annotated[list[TextContent | ImageContent], Meta(min_length=1, max_length=2)]
 
 
 class EmbedRequest(Struct, forbid_unknown_fields=True):
-    """What to embed and how to answer. Exactly one of texts, images and inputs is given."""
+    """The inputs to embed, in exactly one of `texts`, `images` and `inputs`, and the format of the vectors."""
 
     model: str
     """A name or alias from /v1/models."""
     input_type: str
-    """What the vectors are for: search_document, search_query, classification, clustering or image. The model's prompt
-    for it goes in front of texts."""
+    """The purpose of the vectors: search_document, search_query, classification, clustering or image. Selects the
+    prompt that the model puts before texts."""
     texts: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
     images: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
     inputs: Annotated[list[EmbedInput], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
     embedding_types: Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
-    """What numbers to send, float by default."""
+    """The number types of the vectors. Default: float."""
     output_dimension: Annotated[int, Meta(ge=0)] | None = None
-    """Cut vectors to this size and normalise again; only sizes that the model was trained for. 0 means all."""
+    """Truncate vectors to this many dimensions, which the model must support, and normalise them again. 0 for all."""
     truncate: Truncation | None = None
-    """Which end of a text over the model's limit to leave out, by default END; with NONE it is an error."""
+    """Which end of a text over the model's limit to cut off. Default: END. With NONE, such a text is an error."""
     max_tokens: Annotated[int, Meta(ge=8)] | None = None
-    """A limit below the model's own."""
+    """A limit lower than the model's."""
     priority: int | None = None
-    """Accepted, not used: turns are fair."""
-    refused: ClassVar[Mapping[str, Refused]] = UNIT | {
-        "dimensions": Refused("here this is called output_dimension"),
-        "truncate_prompt_tokens": Refused("here this is called max_tokens"),
+    """Accepted but ignored: scheduling is fair."""
+    refused: ClassVar[Mapping[str, Refused]] = NORMALIZED | {
+        "dimensions": Refused("use output_dimension instead"),
+        "truncate_prompt_tokens": Refused("use max_tokens instead"),
     }
 
 
 class V1EmbedRequest(Struct, forbid_unknown_fields=True):
-    """As EmbedRequest, less what the second API brought."""
+    """The inputs to embed, in exactly one of `texts` and `images`, and the format of the vectors."""
 
     model: str | None = None
-    """A name or alias from /v1/models; left out, the default embedding model answers."""
+    """A name or alias from /v1/models. Default: the default embedding model."""
     input_type: str | None = None
     texts: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
     images: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
     embedding_types: Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
-    """What numbers to send; left out, the answer is one list of float vectors."""
+    """The number types of the vectors. Without it, the response is one list of float vectors."""
     truncate: Truncation | None = None
-    refused: ClassVar[Mapping[str, Refused]] = UNIT | {
-        name: Refused("POST /v2/embed takes this") for name in ("inputs", "max_tokens", "output_dimension")
+    refused: ClassVar[Mapping[str, Refused]] = NORMALIZED | {
+        name: Refused("supported by POST /v2/embed only") for name in ("inputs", "max_tokens", "output_dimension")
     }
 
 
 class BilledUnits(Struct, omit_defaults=True):
-    """What was computed."""
+    """The usage of a request."""
 
     input_tokens: int = 0
     image_tokens: int = 0
@@ -113,20 +113,20 @@ class BilledUnits(Struct, omit_defaults=True):
 
 
 class ApiVersion(Struct):
-    """Of this API."""
+    """The version of the API."""
 
     version: Literal["1", "2"]
 
 
 class CohereMeta(Struct):
-    """About the answer."""
+    """The API version and the usage."""
 
     api_version: ApiVersion
     billed_units: BilledUnits
 
 
 class EmbedResponse(Struct, tag_field="response_type", tag="embeddings_by_type"):
-    """A list of vectors for each type that was asked for."""
+    """The vectors, as one list for each requested type."""
 
     id: str
     embeddings: dict[EmbeddingType, list[Raw]]
@@ -135,7 +135,7 @@ class EmbedResponse(Struct, tag_field="response_type", tag="embeddings_by_type")
 
 
 class FloatsResponse(Struct, tag_field="response_type", tag="embeddings_floats"):
-    """The first API's answer to those who ask for no type."""
+    """The vectors as one list of floats: the response of /v1/embed without `embedding_types`."""
 
     id: str
     embeddings: list[Raw]
@@ -143,34 +143,21 @@ class FloatsResponse(Struct, tag_field="response_type", tag="embeddings_floats")
     meta: CohereMeta
 
 
-class V2RerankRequest(Struct, forbid_unknown_fields=True):
-    """What to rank by what."""
+class V2RerankRequest(RerankInput):
+    """A query, and the documents to rank by their relevance to it."""
 
     model: str
-    query: Annotated[str, Meta(min_length=1)]
-    documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_ROWS)]
-    """Texts, or objects with a text."""
-    rank_fields: RankFields | None = None
-    """Which fields of documents to rank on, joined by line breaks in this order; by default `text`."""
     top_n: Annotated[int, Meta(ge=1)] | None = None
-    max_tokens_per_doc: Annotated[int, Meta(ge=8)] | None = None
-    """A limit below the model's own; documents over either are cut."""
+    """How many results to return, best first. Default: all."""
     return_documents: bool | None = None
-    """Whether results carry their document, as LiteLLM asks for."""
-    truncate_prompt_tokens: PromptTokens | None = None
-    """As on /v1/rerank, where vLLM's clients have it from."""
-    truncation_side: Side | None = None
-    raw_scores: bool | None = None
-    """Whether scores are a cross-encoder's logits."""
-    instruction: Instruction | None = None
-    """What makes a document relevant, as on /v1/rerank."""
-    refused: ClassVar[Mapping[str, Refused]] = RerankRequest.refused
+    """Whether results include their document, for LiteLLM. Default: false."""
     priority: int | None = None
-    """Accepted, not used: turns are fair."""
+    """Accepted but ignored: scheduling is fair."""
+    refused: ClassVar[Mapping[str, Refused]] = RerankRequest.refused
 
 
 class V2Result(Struct, omit_defaults=True):
-    """One document's place."""
+    """A document's score."""
 
     index: int
     relevance_score: float
@@ -178,7 +165,7 @@ class V2Result(Struct, omit_defaults=True):
 
 
 class V2RerankResponse(Struct):
-    """Results, best first."""
+    """The results by descending relevance."""
 
     id: str
     results: list[V2Result]
@@ -219,7 +206,7 @@ async def _embed(
         max_tokens=body.max_tokens if isinstance(body, EmbedRequest) else None,
     )
 
-    def make() -> EmbedResponse | FloatsResponse:
+    def build() -> EmbedResponse | FloatsResponse:
         floats = vectors.normalise(embedded.vectors[:, :size])
         rows = {kind: [Raw(row) for row in encodings.column(floats, kind)] for kind in kinds}
         meta = _meta(BilledUnits(input_tokens=embedded.text_tokens, image_tokens=embedded.image_tokens), version)
@@ -228,17 +215,17 @@ async def _embed(
             return FloatsResponse(request_id, rows["float"], texts, meta)
         return EmbedResponse(request_id, rows, texts, meta)
 
-    return await large_json_response(request, make, embedded.vectors.size * len(kinds))
+    return await large_json_response(request, build, embedded.vectors.size * len(kinds))
 
 
 def _items(body: EmbedRequest | V1EmbedRequest) -> list[Item]:
     inputs = body.inputs if isinstance(body, EmbedRequest) else None
     choices = {"texts": body.texts, "images": body.images, "inputs": inputs}
-    given = [name for name, choice in choices.items() if choice is not None]
-    if len(given) != 1:
+    sent = [name for name, choice in choices.items() if choice is not None]
+    if len(sent) != 1:
         raise InvalidRequest(
-            f"exactly one of texts, images and inputs is needed, not {' and '.join(given) or 'none'}",
-            param=given[0] if given else "texts",
+            f"send exactly one of texts, images and inputs, not {' and '.join(sent) or 'none'}",
+            param=sent[0] if sent else "texts",
         )
     if body.texts is not None:
         return [Item(f"texts[{i}]", text) for i, text in enumerate(body.texts)]
@@ -247,31 +234,18 @@ def _items(body: EmbedRequest | V1EmbedRequest) -> list[Item]:
     return [_item(item, f"inputs[{i}]") for i, item in enumerate(inputs or [])]
 
 
-def _item(given: EmbedInput, place: str) -> Item:
-    texts = [part.text for part in given.content if isinstance(part, TextContent)]
-    images = [part.image_url.url for part in given.content if isinstance(part, ImageContent)]
+def _item(embed_input: EmbedInput, place: str) -> Item:
+    texts = [part.text for part in embed_input.content if isinstance(part, TextContent)]
+    images = [part.image_url.url for part in embed_input.content if isinstance(part, ImageContent)]
     if len(texts) > 1 or len(images) > 1:
-        raise InvalidRequest(f"{place} holds two of a kind; one text and one image make a vector", param=place)
+        raise InvalidRequest(f"{place} may hold only one text and one image", param=place)
     return Item(place, next(iter(texts), None), next(iter(images), None), image_place=place)
 
 
 async def create_ranking(request: Request) -> Response:
     """Answer POST /v2/rerank."""
     body = await read(request, V2RerankRequest)
-    _, ranking = await rank_documents(
-        request,
-        RerankRequest(
-            query=body.query,
-            documents=body.documents,
-            model=body.model,
-            rank_fields=body.rank_fields,
-            raw_scores=body.raw_scores,
-            max_tokens_per_doc=body.max_tokens_per_doc,
-            truncate_prompt_tokens=body.truncate_prompt_tokens,
-            truncation_side=body.truncation_side,
-            instruction=body.instruction,
-        ),
-    )
+    ranking = await rank_documents(request, find_ranker(request, body.model), body)
     response = V2RerankResponse(
         id=request.state["record"].request_id,
         results=[
@@ -298,7 +272,7 @@ OPERATIONS = tuple(
             "post",
             "/v1/embed",
             "cohereV1Embed",
-            "Embed texts and images, as Cohere did first",
+            "Embed texts and images (Cohere v1)",
             create_v1_embeddings,
             EmbedResponse | FloatsResponse,
             V1EmbedRequest,
@@ -308,7 +282,7 @@ OPERATIONS = tuple(
             "post",
             "/v2/embed",
             "cohereEmbed",
-            "Embed texts and images, as Cohere does",
+            "Embed texts and images (Cohere v2)",
             create_embeddings,
             EmbedResponse,
             EmbedRequest,
@@ -318,7 +292,7 @@ OPERATIONS = tuple(
             "post",
             "/v2/rerank",
             "cohereRerank",
-            "Rank documents by a query, as Cohere does",
+            "Rank documents (Cohere v2)",
             create_ranking,
             V2RerankResponse,
             V2RerankRequest,

@@ -1,8 +1,8 @@
-"""JSON into the types of requests: strictly where that works, and otherwise as clients of other servers write it.
+"""Decodes JSON into request types: strictly if possible, otherwise with tolerance for clients of other servers.
 
-Clients send fields that this server does not have, null where they have nothing to say, and "true" for true. None of
-these fails a request: unknown fields are left out and told, null means the default, and "true" is a boolean. What would
-change the answer and cannot be had is refused (`Refused`).
+Clients send fields that this server does not have, null for the default, and "true" for true. None of these fails a
+request: unknown fields are ignored and reported, null means the default, and "true" is a boolean. A field that would
+change the response, but is not supported, is an error (`Refused`).
 """
 
 from collections.abc import Callable, Hashable, Mapping
@@ -19,60 +19,59 @@ from gateway.routes import large_json
 T = TypeVar("T")
 
 MISSING = "Object missing required field `"
-"""How msgspec's message begins that names one."""
+"""The beginning of msgspec's message for a missing field."""
 FLAGS = {"true": True, "false": False}
-"""Booleans as some clients write them, in any case."""
+"""Booleans that some clients send as strings, in upper or lower case."""
 MAX_CHOICE = 1000
-"""Characters of a string where there are a few to choose from; msgspec's message quotes all of a longer one."""
+"""The longest string, in characters, for a field with a fixed set of values. msgspec's message quotes all of it."""
 MAX_IGNORED = 16
-"""Fields that are told; a body may hold hundreds of thousands."""
+"""The most unknown fields that are reported; a body may hold hundreds of thousands."""
 
 Ignored = Mapping[str, str]
-"""Unknown fields, such as "documents[].id", and where each stands first, such as "documents[2].id"."""
+"""Unknown fields, such as "documents[].id", each with its first occurrence, such as "documents[2].id"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A field that other servers have, and that would change the answer. Types of requests list theirs as `refused`."""
+    """A field of other servers that is not supported and would change the response. Request types list theirs as
+    `refused`."""
 
     reason: str
-    """Why it cannot be had here, or what to send instead."""
+    """Why it is not supported, or what to send instead."""
     harmless: tuple[object, ...] = (False,)
-    """Values that ask for what this server does anyway. null and what is empty always do."""
+    """Values that are accepted because they ask for what this server does anyway. null and empty values always are."""
 
 
 @dataclass(slots=True)
 class Shape:
-    """What of a type matters here."""
+    """What decoding needs to know about a type."""
 
     objects: dict[str | None, "Object"] = field(default_factory=dict)
-    """Structs that a value may be, by tag."""
+    """The structs that a value may be, by tag."""
     tag_field: str | None = None
     items: "Shape | None" = None
-    """Of a list; None where there is nothing to look for in its items."""
+    """The shape of a list's items; None if they need no attention."""
     is_flag: bool = False
-    """Whether it may be a boolean, and no text."""
+    """Whether a value may be a boolean, but not any string."""
     is_choice: bool = False
-    """Whether it may be one of a few strings, and no other."""
+    """Whether a value may be a string from a fixed set, but not any other string."""
 
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """A struct."""
-
     fields: Mapping[str, Shape]
     required: frozenset[str]
     refused: Mapping[str, Refused]
 
 
 def decode(body: bytes | bytearray, body_type: type[T]) -> tuple[T, Ignored]:
-    """Parse JSON into a type, beside the fields that are unknown there.
+    """Parse JSON into a type, and report unknown fields.
 
     Raises:
-        InvalidRequest: it is not JSON, not of this type (names the field), or holds a field that is refused.
-        RequestTooLarge: it has more values than any request.
+        InvalidRequest: the body is not JSON, is not of this type (names the field), or holds a refused field.
+        RequestTooLarge: the body has more values than any valid request.
     """
-    if len(body) > large_json.PIECE_BYTES:  # to look at it again is cheaper than to parse it again
+    if len(body) > large_json.PIECE_BYTES:  # mending the parsed body is cheaper than parsing it twice
         return decode_one_of(body, lambda _: body_type)
     try:
         return large_json.decode(body, body_type), {}
@@ -81,7 +80,7 @@ def decode(body: bytes | bytearray, body_type: type[T]) -> tuple[T, Ignored]:
 
 
 def decode_one_of(body: bytes | bytearray, choose: Callable[[object], type[T]]) -> tuple[T, Ignored]:
-    """Parse JSON into the type that `choose` gives for it; otherwise as `decode`."""
+    """The same as `decode`, for the type that `choose` returns for the parsed JSON."""
     try:
         parsed = large_json.decode(body, Any)
     except msgspec.ValidationError as exc:
@@ -91,7 +90,7 @@ def decode_one_of(body: bytes | bytearray, choose: Callable[[object], type[T]]) 
 
 def _convert(parsed: object, body_type: type[T]) -> tuple[T, Ignored]:
     ignored: dict[str, str] = {}
-    shape = _shape_of(body_type)  # type: ignore[arg-type] # types can be hashed
+    shape = _shape_of(body_type)  # type: ignore[arg-type] # types are hashable
     try:
         return msgspec.convert(_mend(parsed, shape, "", "", ignored), body_type), ignored
     except msgspec.ValidationError as exc:
@@ -99,13 +98,13 @@ def _convert(parsed: object, body_type: type[T]) -> tuple[T, Ignored]:
 
 
 def _invalid(exc: msgspec.ValidationError, ignored: Ignored) -> InvalidRequest:
-    """What is wrong, in our words; msgspec's messages end in the place: "... - at `$.input[0]`"."""
+    """Rewrite a message of msgspec, which ends in the place, as in "... - at `$.input[0]`"."""
     message, _, place = str(exc).partition(" - at `$")
     path = place.rstrip("`").removeprefix(".")
     if message.startswith(MISSING):
         path = f"{path}.{message.removeprefix(MISSING).rstrip('`')}".removeprefix(".")
         message = f"{path} is required"
-        if ignored:  # one of them may be the field, misspelt
+        if ignored:  # one of them may be a misspelling of the field
             message += f"; unknown fields: {', '.join(map(quoted, ignored.values()))}"
     elif path:
         message = f"{path}: {message}"
@@ -113,14 +112,14 @@ def _invalid(exc: msgspec.ValidationError, ignored: Ignored) -> InvalidRequest:
 
 
 def _mend(value: object, shape: Shape, path: str, place: str, ignored: dict[str, str]) -> object:
-    """A value without unknown fields and nulls, its booleans as such.
+    """A value without unknown fields and nulls, and with booleans instead of "true" and "false".
 
     Args:
-        value: of JSON.
-        shape: of the type that it should have.
-        path: where it stands in all bodies, such as "documents[].id".
-        place: where it stands in this one, such as "documents[2].id".
-        ignored: takes the unknown fields.
+        value: parsed JSON.
+        shape: of the expected type.
+        path: the path without indexes, such as "documents[].id".
+        place: the path with indexes, such as "documents[2].id".
+        ignored: unknown fields are added to it.
     """
     if isinstance(value, str):
         if shape.is_choice:
@@ -154,15 +153,15 @@ def _mend_object(
     value: dict[str, object], known: Object, tag_field: str | None, path: str, place: str, ignored: dict[str, str]
 ) -> dict[str, object]:
     mended: dict[str, object] = {}
-    for name, given in value.items():
+    for name, item in value.items():
         shape = known.fields.get(name)
         if shape is not None:
-            if given is not None or name in known.required:
-                mended[name] = _mend(given, shape, _join(path, name), _join(place, name), ignored)
+            if item is not None or name in known.required:
+                mended[name] = _mend(item, shape, _join(path, name), _join(place, name), ignored)
         elif name == tag_field:
-            mended[name] = given
+            mended[name] = item
         elif name in known.refused:
-            _check(_join(place, name), given, known.refused[name])
+            _check_refused(item, known.refused[name], _join(place, name))
         elif len(ignored) < MAX_IGNORED:
             ignored.setdefault(_join(path, name), _join(place, name))
     return mended
@@ -172,11 +171,11 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _check(place: str, given: object, refused: Refused) -> None:
-    is_empty = given is None or (isinstance(given, str | list | dict) and not given)
-    if isinstance(given, str):
-        given = _flag(given)
-    if not is_empty and given not in refused.harmless:
+def _check_refused(value: object, refused: Refused, place: str) -> None:
+    is_empty = value is None or (isinstance(value, str | list | dict) and not value)
+    if isinstance(value, str):
+        value = _flag(value)
+    if not is_empty and value not in refused.harmless:
         raise InvalidRequest(f"{place}: {refused.reason}", param=place)
 
 
@@ -190,8 +189,8 @@ def _shape(info: types.Type) -> Shape:
     members = info.types if isinstance(info, types.UnionType) else (info,)
     for member in members:
         if isinstance(member, types.StructType):
-            fields = {one.encode_name: _shape(one.type) for one in member.fields}
-            required = frozenset(one.encode_name for one in member.fields if one.required)
+            fields = {item.encode_name: _shape(item.type) for item in member.fields}
+            required = frozenset(item.encode_name for item in member.fields if item.required)
             refused: Mapping[str, Refused] = getattr(member.cls, "refused", {})
             tag = member.tag if isinstance(member.tag, str) else None
             shape.objects[tag] = Object(fields, required, refused)

@@ -1,4 +1,4 @@
-"""POST /v1/embeddings, as OpenAI's clients and Jina's call it: texts, images, and both in one."""
+"""POST /v1/embeddings, for clients of OpenAI, Jina, Voyage and others: texts, images, and pairs of both."""
 
 import re
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from gateway.catalog import Model
 from gateway.contract import EMBEDDING_ROLES
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
-from gateway.routes.body import read, rename
-from gateway.routes.calls import embed_items, find_model_for
+from gateway.routes.body import read, resolve_aliases
+from gateway.routes.calls import embed_items, find_model_and_purpose
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
-from gateway.routes.fields import TRUNCATIONS, Instruction, PromptTokens, Side, Truncation, prompt_tokens
+from gateway.routes.fields import TRUNCATIONS, Instruction, PromptTokens, Side, Truncation, resolve_truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
 from gateway.service.embed import Embeddings, Item
@@ -25,7 +25,7 @@ from gateway.service.tokens import MAX_TOKENS
 from gateway.text.tokenizer import Truncate
 
 TokenIds = list[int]
-OTHER_NAMES = {
+ALIASES = {
     "output_dimension": "dimensions",
     "output_dtype": "embedding_type",
     "encoding_type": "embedding_type",
@@ -34,93 +34,95 @@ OTHER_NAMES = {
     "instruct": "instruction",
 }
 IMAGE = re.compile(r"\s*data:image/", re.IGNORECASE)
-"""How an image among texts begins, for models that take both: some clients of Jina send images as strings."""
+"""The beginning of an image sent as a string, as some of Jina's clients do. For models that take texts and images."""
 BEGINNING = 256
-"""Characters of a text in which an image begins: millions of blanks take long to match."""
+"""How many characters of a string to match with IMAGE: matching millions of spaces takes long."""
 
 
 class InputItem(Struct, forbid_unknown_fields=True):
-    """One input as an object. With text and image, both make one vector; an empty string counts as absent."""
+    """One input as an object. A text and an image together give one vector. An empty string counts as absent."""
 
     text: str = ""
     image: str = ""
-    """A data: URI, base64, or an http(s) URL where the server fetches images. PNG, JPEG, WebP, GIF or BMP."""
+    """A data: URI, base64, or an http(s) URL if the server fetches images. PNG, JPEG, WebP, GIF or BMP."""
     url: str = ""
-    """An image by its URL, as Jina's older clients have it."""
+    """The URL of an image, for older clients of Jina."""
     bytes: str = ""
-    """An image in base64, as they have it."""
+    """An image in base64, for older clients of Jina."""
     refused: ClassVar[Mapping[str, Refused]] = {
-        kind: Refused("models take text and images only") for kind in ("audio", "pdf", "video")
+        kind: Refused("only text and images are supported") for kind in ("audio", "pdf", "video")
     }
 
 
 class EmbeddingRequest(Struct, forbid_unknown_fields=True):
-    """What to embed and how to answer."""
+    """The inputs to embed, and the format of the vectors."""
 
     input: str | InputItem | list[str | int | TokenIds | InputItem]
-    """A text, an object, token ids, or a list that mixes texts, objects and lists of token ids."""
+    """A text, an object, token ids, or a list of texts, objects and lists of token ids."""
     model: str | None = None
-    """A name or alias from /v1/models; left out, the default embedding model answers."""
+    """A name or alias from /v1/models. Default: the default embedding model."""
     normalized: bool | None = None
-    """Whether to scale each vector to length 1, as by default."""
+    """Whether to scale each vector to length 1. Default: true."""
     encoding_format: Literal["float", "base64"] | None = None
-    """How floats are written: numbers, or base64 of little-endian float32."""
+    """How to write floats: as numbers, or as base64 of little-endian float32."""
     embedding_type: EmbeddingType | Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
-    """What numbers to send. A list of types makes `embedding` an object with a vector for each."""
+    """The number type of the vectors. For a list of types, `embedding` is an object with one vector for each."""
     dimensions: Annotated[int, Meta(ge=0)] | None = None
-    """Cut vectors to this size and normalise again; only sizes that the model was trained for. 0 means all."""
+    """Truncate vectors to this many dimensions, which the model must support, and normalise them again. 0 for all."""
     truncate: bool | Truncation | None = None
-    """Whether to cut inputs over the model's limit, or at which end, as NIM has it; otherwise they are an error."""
+    """Whether to truncate inputs over the model's limit or, as in NIM's API, at which end. Otherwise they are an
+    error."""
     output_dimension: Annotated[int, Meta(ge=0)] | None = None
-    """Voyage's name of dimensions."""
+    """Voyage's alias of dimensions."""
     output_dtype: EmbeddingType | None = None
-    """Voyage's name of embedding_type."""
+    """Voyage's alias of embedding_type."""
     encoding_type: EmbeddingType | Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
-    """LlamaIndex's name of embedding_type."""
+    """LlamaIndex's alias of embedding_type."""
     normalize: bool | None = None
-    """TEI's and vLLM's name of normalized."""
+    """TEI's and vLLM's alias of normalized."""
     truncation: bool | None = None
-    """Voyage's name of truncate."""
+    """Voyage's alias of truncate."""
     truncate_prompt_tokens: PromptTokens | None = None
-    """Cut inputs over this many tokens, or over the model's limit, if that is lower or this is -1, as vLLM has it."""
+    """Truncate inputs to this many tokens or the model's limit, whichever is lower, as in vLLM's API. -1 for the
+    model's limit."""
     truncation_side: Side | None = None
-    """Where inputs are cut, right by default; left keeps their end."""
+    """Which end of inputs over the limit to cut off. Default: right."""
     task: str | None = None
-    """What the texts are for, in Jina's words: retrieval.query, retrieval.passage, text-matching, classification,
-    separation. The model's prompt for it goes in front of them. Also the name of one of its prompts."""
+    """The purpose of the texts in Jina's terms: retrieval.query, retrieval.passage, text-matching, classification,
+    separation. Selects the prompt that the model puts before them. The name of a prompt works as well."""
     input_type: str | None = None
-    """The same in Cohere's, Voyage's and NIM's words: search_query, search_document, query, passage, ..."""
+    """The purpose in the terms of Cohere, Voyage and NIM: search_query, search_document, query, passage, ..."""
     prompt_name: str | None = None
-    """The same in TEI's: the name of one of the model's prompts."""
+    """The name of one of the model's prompts, as in TEI's API."""
     instruction: Instruction | None = None
-    """What queries are for, in place of what the model's prompt for them says; only for models whose prompt has a place
-    for it."""
+    """Tells the model what queries are for. Replaces the instruction in the model's query prompt; only for models that
+    have one there."""
     instruct: Instruction | None = None
-    """Another name of instruction."""
+    """An alias of instruction."""
     modality: Literal["text", "image"] | None = None
-    """What strings are, as Infinity has it; by default those that begin with data:image/ are images, for models that
-    take images, and all others are texts."""
+    """What strings are, as in Infinity's API. By default, strings that begin with data:image/ are images if the model
+    takes images; all others are texts."""
     user: str | None = None
-    """Accepted for OpenAI's sake, not used."""
+    """Accepted but ignored, for clients of OpenAI."""
     refused: ClassVar[Mapping[str, Refused]] = {
         "add_special_tokens": Refused("special tokens are always added", (True,)),
-        "chat_template": Refused("models have templates of their own; send input"),
-        "embedding_types": Refused("here this is called embedding_type", ("float", ["float"])),
-        "embed_dtype": Refused("floats are float32; for other types send embedding_type", ("float32",)),
-        "endianness": Refused("base64 is of little-endian floats", ("little", "native")),
-        "late_chunking": Refused("this is not supported: models pool in the graph, each input by itself"),
-        "max_tokens": Refused("here this is called truncate_prompt_tokens"),
+        "chat_template": Refused("chat templates are not supported; send input"),
+        "embedding_types": Refused("use embedding_type instead", ("float", ["float"])),
+        "embed_dtype": Refused("floats are float32; use embedding_type for other types", ("float32",)),
+        "endianness": Refused("base64 holds little-endian floats", ("little", "native")),
+        "late_chunking": Refused("not supported: pooling is part of the exported graph"),
+        "max_tokens": Refused("use truncate_prompt_tokens instead"),
         "messages": Refused("conversations are not supported; send input"),
-        "prompt": Refused("prompts are the model's own; prompt_name and instruction choose among them"),
-        "return_multivector": Refused("this is not supported: models pool in the graph, into one vector"),
-        "task_type": Refused("here this is called task"),
-        "truncation_direction": Refused("here this is called truncation_side", ("right", "Right")),
-        "use_activation": Refused("send normalized", (True,)),
+        "prompt": Refused("not supported; select one of the model's prompts by prompt_name, or send instruction"),
+        "return_multivector": Refused("not supported: the exported graph pools into one vector"),
+        "task_type": Refused("use task instead"),
+        "truncation_direction": Refused("use truncation_side instead", ("right", "Right")),
+        "use_activation": Refused("use normalized instead", (True,)),
     }
 
 
 class Embedding(Struct):
-    """One vector."""
+    """One vector, in the requested format."""
 
     object: Literal["embedding"]
     index: int
@@ -139,16 +141,16 @@ class Embedding(Struct):
 
 
 class EmbeddingTokensDetails(Struct):
-    """Tokens by what they are of."""
+    """The number of tokens by type of input."""
 
     text_tokens: int
-    """Special tokens included."""
+    """Includes special tokens."""
     image_tokens: int
-    """Patches that the model divides its images into."""
+    """The patches that the model divides images into."""
 
 
 class EmbeddingUsage(Struct):
-    """Tokens computed."""
+    """The number of tokens processed."""
 
     prompt_tokens: int
     total_tokens: int
@@ -156,10 +158,10 @@ class EmbeddingUsage(Struct):
 
 
 class EmbeddingResponse(Struct):
-    """The vectors in the order of the inputs."""
+    """The vectors, in the order of the inputs."""
 
     id: str
-    """Of the request; Mistral's clients want one."""
+    """The id of the request, for clients of Mistral."""
     object: Literal["list"]
     model: str
     data: list[Embedding]
@@ -172,16 +174,16 @@ async def create(request: Request) -> Response:
 
 
 async def create_for_deployment(request: Request) -> Response:
-    """Answer POST /openai/deployments/{model}/embeddings, as Azure's clients call it: the path names the model."""
+    """Answer POST /openai/deployments/{model}/embeddings of Azure's clients. The path names the model."""
     body = await read(request, EmbeddingRequest)
     body.model = request.path_params["model"]
     return await _answer(request, body)
 
 
 async def _answer(request: Request, body: EmbeddingRequest) -> Response:
-    rename(body, OTHER_NAMES)
+    resolve_aliases(body, ALIASES)
     body.dimensions = body.dimensions or None
-    model, suffix = find_model_for(request, body.model, EMBEDDING_ROLES)
+    model, suffix = find_model_and_purpose(request, body.model, EMBEDDING_ROLES)
     _check_output(body, model)
     items = read_inputs(body.input, body.modality or ("any" if model.image is not None else "text"))
     place, purpose = _purpose(body, suffix)
@@ -221,16 +223,17 @@ def _response(request_id: str, body: EmbeddingRequest, model: Model, embedded: E
 
 
 def _limit(body: EmbeddingRequest) -> tuple[Truncate, int | None]:
-    """What to do with inputs over the limit, and a limit below the model's own."""
-    asked = body.truncate
-    truncate: Truncate = TRUNCATIONS[asked] if isinstance(asked, str) else "end" if asked else "none"
-    is_refused = asked is False or asked == "NONE"
-    return prompt_tokens(body.truncate_prompt_tokens, body.truncation_side, truncate, is_refused=is_refused)
+    """How to truncate inputs over the limit, and a limit lower than the model's."""
+    truncate: Truncate = "end" if body.truncate else "none"
+    if isinstance(body.truncate, str):
+        truncate = TRUNCATIONS[body.truncate]
+    is_forbidden = body.truncate is False or body.truncate == "NONE"
+    return resolve_truncation(truncate, body.truncate_prompt_tokens, body.truncation_side, is_forbidden=is_forbidden)
 
 
 def _purpose(body: EmbeddingRequest, suffix: str | None) -> tuple[str, str | None]:
-    """What texts are for, behind the field that says so."""
-    given = {
+    """The field that holds the purpose of the texts, and the purpose."""
+    sent = {
         place: purpose
         for place, purpose in (
             ("task", body.task),
@@ -240,72 +243,72 @@ def _purpose(body: EmbeddingRequest, suffix: str | None) -> tuple[str, str | Non
         )
         if purpose is not None
     }
-    if len(given) > 1:
-        raise InvalidRequest(f"{' and '.join(given)} say the same; send one of them", param=next(iter(given)))
-    return next(iter(given.items()), ("task", None))
+    if len(sent) > 1:
+        raise InvalidRequest(
+            f"{' and '.join(sent)} have the same meaning; send only one of them", param=next(iter(sent))
+        )
+    return next(iter(sent.items()), ("task", None))
 
 
 def read_inputs(
-    given: str | InputItem | list[str | int | TokenIds | InputItem], strings: Literal["text", "image", "any"]
+    inputs: str | InputItem | list[str | int | TokenIds | InputItem], strings: Literal["text", "image", "any"]
 ) -> list[Item]:
-    """Bring every way of writing inputs into one.
+    """Convert every form of `input` to items.
 
     Args:
-        given: one input, or all.
-        strings: what strings among them are; "any" are images where they begin so.
+        inputs: one input, or a list of them.
+        strings: what strings are; "any" to treat those that begin like an image as images.
 
     Raises:
-        InvalidRequest: there are too many, an object is empty, or single token ids stand among other inputs.
+        InvalidRequest: there are too many, an object is empty, or single token ids are mixed with other inputs.
     """
-    if not isinstance(given, list):
-        return [_item(given, "input", strings)]
-    if 0 < len(given) <= MAX_TOKENS and {*map(type, given)} == {int}:
-        return [Item("input[0]", cast(TokenIds, given))]
-    if not 1 <= len(given) <= MAX_ROWS:
-        raise InvalidRequest(f"input holds {len(given)} items; it must hold 1 to {MAX_ROWS}", param="input")
-    return [_item(item, f"input[{i}]", strings) for i, item in enumerate(given)]
+    if not isinstance(inputs, list):
+        return [_item(inputs, "input", strings)]
+    if 0 < len(inputs) <= MAX_TOKENS and {*map(type, inputs)} == {int}:
+        return [Item("input[0]", cast(TokenIds, inputs))]
+    if not 1 <= len(inputs) <= MAX_ROWS:
+        raise InvalidRequest(f"input has {len(inputs)} items; it must have 1 to {MAX_ROWS}", param="input")
+    return [_item(item, f"input[{i}]", strings) for i, item in enumerate(inputs)]
 
 
 def _item(item: str | int | TokenIds | InputItem, place: str, strings: Literal["text", "image", "any"]) -> Item:
     if isinstance(item, int):
-        raise InvalidRequest(
-            f"{place} is a token id among other inputs; send each list of token ids as a list", param=place
-        )
+        raise InvalidRequest(f"{place} is a token id among other inputs; send token ids as lists", param=place)
     if isinstance(item, str) and (strings == "image" or (strings == "any" and IMAGE.match(item, 0, BEGINNING))):
         return Item(place, image=item.strip(), image_place=place)
     if not isinstance(item, InputItem):
         return Item(place, item)
     images = [image.strip() for image in (item.image, item.url, item.bytes) if image]
     if not item.text and not images:
-        raise InvalidRequest(f"{place} holds neither text nor image", param=place)
+        raise InvalidRequest(f"{place} has neither text nor image", param=place)
     if len(images) > 1:
-        raise InvalidRequest(f"{place} holds more than one of image, url and bytes", param=place)
+        raise InvalidRequest(f"{place} has more than one of image, url and bytes", param=place)
     return Item(place, item.text or None, images[0] if images else None)
 
 
 def _check_output(body: EmbeddingRequest, model: Model) -> None:
-    """Refuse what cannot be answered before anything is computed."""
+    """Reject formats that the model or the other fields rule out, before anything is computed."""
     kinds = _kinds(body)
     encodings.check(kinds, encodings.size(model, body.dimensions))
     if body.normalized is False and {*kinds} & {"int8", "uint8"}:
-        raise InvalidRequest("int8 and uint8 quantise normalised vectors; leave out normalized", param="normalized")
+        raise InvalidRequest("int8 and uint8 need normalised vectors; normalized must not be false", param="normalized")
 
 
 def _kinds(body: EmbeddingRequest) -> list[EmbeddingType]:
-    given = body.embedding_type
-    return list(dict.fromkeys(given)) if isinstance(given, list) else [given or "float"]
+    kinds = body.embedding_type
+    return list(dict.fromkeys(kinds)) if isinstance(kinds, list) else [kinds or "float"]
 
 
 def write(raw: vectors.Floats, body: EmbeddingRequest) -> list[bytes]:
     """The JSON of each row's `embedding`.
 
     Args:
-        raw: [n, d] as the model gives them.
-        body: says which numbers, and how they are written.
+        raw: [n, d], the model's output.
+        body: has the fields for dimensions, normalisation and number types.
     """
     size = body.dimensions or raw.shape[1]
-    unit = body.normalized is not False or size < raw.shape[1]
-    floats = vectors.normalise(raw[:, :size]) if unit else raw
+    normalizes = body.normalized is not False or size < raw.shape[1]
+    floats = vectors.normalise(raw[:, :size]) if normalizes else raw
     kinds = _kinds(body)
     columns = {kind: encodings.column(floats, _written(kind, body.encoding_format)) for kind in kinds}
     if not isinstance(body.embedding_type, list):

@@ -1,4 +1,4 @@
-"""How vectors are written in JSON."""
+"""Writes vectors as JSON, in the requested number types."""
 
 import base64
 from collections.abc import Sequence
@@ -12,32 +12,32 @@ from gateway.catalog import Model
 from gateway.errors import InvalidRequest
 
 EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
-"""float and base64 are numbers and little-endian float32 of the same; for the others see `gateway.vectors`."""
+"""float: JSON numbers. base64: the same numbers as little-endian float32. The others are described in
+`gateway.vectors`."""
 
 
 def size(model: Model, dimensions: int | None, place: str = "dimensions") -> int:
-    """How long vectors are to be.
+    """The number of dimensions of the vectors to send.
 
     Raises:
-        InvalidRequest: the model was not trained for that size.
+        InvalidRequest: the model does not support this number.
     """
     sizes = sorted({model.width, *model.dimensions})
     if dimensions is not None and dimensions not in sizes:
         raise InvalidRequest(
-            f"{place} is {dimensions}; the embeddings of model {model.name!r} can have {', '.join(map(str, sizes))}",
-            param=place,
+            f"{place} is {dimensions}; model {model.name!r} supports {', '.join(map(str, sizes))}", param=place
         )
     return dimensions or model.width
 
 
 def check(kinds: Sequence[EmbeddingType], size: int, place: str = "embedding_type") -> None:
-    """Raise InvalidRequest where bits do not fill bytes."""
+    """Raise InvalidRequest if the bits of binary vectors would not fill whole bytes."""
     if size % 8 and {*kinds} & {"binary", "ubinary"}:
-        raise InvalidRequest(f"binary and ubinary need dimensions in eights, not {size}", param=place)
+        raise InvalidRequest(f"binary and ubinary need a multiple of 8 dimensions, not {size}", param=place)
 
 
 def column(floats: vectors.Floats, kind: EmbeddingType) -> list[bytes]:
-    """The JSON of each row, [n, d], of length 1 for all kinds but float and base64."""
+    """The JSON of each row of `floats`, [n, d]. The rows must be normalised for all kinds except float and base64."""
     if kind == "base64":
         return [b'"%s"' % base64.b64encode(row) for row in np.ascontiguousarray(floats, "<f4")]
     numbers = floats if kind == "float" else vectors.QUANTISATIONS[kind](floats)

@@ -1,4 +1,4 @@
-"""Every failure in the error body of the path's API; in OpenAI's on all that are nobody else's."""
+"""Writes every error in the format of the path's API, OpenAI's by default."""
 
 import logging
 from http import HTTPStatus
@@ -15,8 +15,8 @@ log = logging.getLogger(__name__)
 
 
 async def gateway_error(request: Request, exc: Exception) -> Response:
-    """Answer one of our own errors."""
-    assert isinstance(exc, GatewayError)  # noqa: S101 - what it is registered for
+    """Respond to a GatewayError."""
+    assert isinstance(exc, GatewayError)  # noqa: S101 - it is registered for this class
     request.scope["state"]["record"].error = type(exc).__name__
     response = _respond(request, type(exc), ANSWERS[type(exc)], exc.message, exc.param)
     response.headers.update(exc.headers)
@@ -24,14 +24,14 @@ async def gateway_error(request: Request, exc: Exception) -> Response:
 
 
 async def http_exception(request: Request, exc: Exception) -> Response:
-    """Answer what the router raises for paths and methods that are not there."""
-    assert isinstance(exc, HTTPException)  # noqa: S101 - what it is registered for
+    """Respond to the router's errors for unknown paths and methods."""
+    assert isinstance(exc, HTTPException)  # noqa: S101 - it is registered for this class
     path = request.url.path
     error: GatewayError
     if exc.status_code == HTTPStatus.NOT_FOUND:
         error = NoSuchRoute(f"there is no {path}; see /openapi.json")
     elif exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        error = MethodNotAllowed(f"{path} does not take {request.method}")
+        error = MethodNotAllowed(f"{path} does not support {request.method}")
     else:
         error = InvalidRequest(exc.detail)
     response = await gateway_error(request, error)
@@ -40,14 +40,14 @@ async def http_exception(request: Request, exc: Exception) -> Response:
 
 
 async def client_disconnect(_: Request, __: Exception) -> Response:
-    """Note that the client hung up while it sent its body; nobody reads this answer. 499 is nginx's status for it."""
+    """Record that the client disconnected while it sent its body. Nobody reads this response; 499 is nginx's status."""
     return Response(status_code=499)
 
 
 async def internal_error(request: Request, exc: Exception) -> Response:
-    """Answer a bug: the log has the trace, the client has the request id to find it by."""
+    """Respond to a bug. The stack trace is logged; the request id in the response identifies it."""
     log.error("request %s failed", request.scope["state"]["record"].request_id, exc_info=exc)
-    message = "internal error; the server's log has it under this answer's x-request-id"
+    message = "internal error; find the details in the server's log by this response's x-request-id"
     return _respond(request, type(exc), INTERNAL, message, None)
 
 

@@ -1,4 +1,4 @@
-"""Fields that several APIs have in their requests, and what they mean together."""
+"""Request fields that several APIs share, and their combined meaning."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -10,50 +10,50 @@ from gateway.service.prompts import MAX_INSTRUCTION
 from gateway.text.tokenizer import Truncate
 
 MIN_TOKENS = 8
-"""The fewest tokens that a text may be truncated to, so that something is left between the special tokens."""
+"""The fewest tokens that a text may be truncated to, so that some text is left between the special tokens."""
 
 Truncation = Literal["NONE", "START", "END"]
-"""Which end of a text over the limit is cut off, in Cohere's and NIM's words."""
+"""Which end of a text over the limit is cut off, as in the APIs of Cohere and NIM."""
 TRUNCATIONS: Mapping[Truncation, Truncate] = {"NONE": "none", "START": "start", "END": "end"}
 
 PromptTokens = Annotated[int, msgspec.Meta(ge=-1)]
-"""How many tokens of a text to keep, in vLLM's words; see `prompt_tokens`."""
+"""How many tokens of a text to keep, as in vLLM's API; see `resolve_truncation`."""
 Side = Literal["left", "right"]
-"""Where a text is truncated, in vLLM's and TEI's words."""
+"""Which end of a text is cut off, as in vLLM's API."""
 
 Instruction = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_INSTRUCTION)]
-"""What a model is told to do with texts."""
+"""The task that an instruction-tuned model is given in its prompt."""
 
 
-def prompt_tokens(
-    asked: int | None, side: Side | None, truncate: Truncate, *, is_refused: bool
+def resolve_truncation(
+    truncate: Truncate, prompt_tokens: int | None, side: Side | None, *, is_forbidden: bool
 ) -> tuple[Truncate, int | None]:
-    """What truncate_prompt_tokens and truncation_side make of what is done with texts over the limit.
+    """Combine truncate with truncate_prompt_tokens and truncation_side.
 
     Args:
-        asked: how many tokens to keep; -1 are as many as the model takes.
-        side: where to cut.
-        truncate: what else is asked for.
-        is_refused: whether it is said outright that nothing may be cut.
+        truncate: how to truncate, according to the other fields.
+        prompt_tokens: truncate_prompt_tokens; -1 for the model's limit.
+        side: truncation_side.
+        is_forbidden: whether the request explicitly forbids truncation.
 
     Returns:
-        What to do, and a limit beside the model's own.
+        How to truncate, and a limit in addition to the model's.
 
     Raises:
-        InvalidRequest: these contradict each other, or nothing of a text would be left.
+        InvalidRequest: the fields contradict each other, or truncate_prompt_tokens is too small.
     """
-    if asked is not None and is_refused:
+    if prompt_tokens is not None and is_forbidden:
         raise InvalidRequest(
-            "truncate_prompt_tokens cuts what truncate says must not be cut; send one of them",
+            "truncate_prompt_tokens contradicts truncate, which forbids truncation; send only one of them",
             param="truncate_prompt_tokens",
         )
-    if asked is not None and 0 <= asked < MIN_TOKENS:
+    if prompt_tokens is not None and 0 <= prompt_tokens < MIN_TOKENS:
         raise InvalidRequest(
-            f"truncate_prompt_tokens is {asked}; it must be {MIN_TOKENS} or more, or -1 for the model's limit",
+            f"truncate_prompt_tokens is {prompt_tokens}; it must be {MIN_TOKENS} or more, or -1 for the model's limit",
             param="truncate_prompt_tokens",
         )
-    if asked is not None and truncate == "none":
+    if prompt_tokens is not None and truncate == "none":
         truncate = "end"
     if side is not None and truncate != "none":
         truncate = "start" if side == "left" else "end"
-    return truncate, asked if asked != -1 else None
+    return truncate, prompt_tokens if prompt_tokens != -1 else None

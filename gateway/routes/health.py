@@ -1,4 +1,4 @@
-"""GET /health/live and /health/ready, for load balancers and people."""
+"""GET /health, /health/live and /health/ready, for load balancers and people."""
 
 from dataclasses import replace
 from typing import Literal
@@ -13,7 +13,7 @@ from gateway.routes.operation import Operation
 
 
 class Health(Struct, omit_defaults=True):
-    """How the gateway is."""
+    """The state of the server."""
 
     status: Literal["live", "ready", "not ready"]
     code: Code | UnsetType = UNSET
@@ -23,12 +23,12 @@ class Health(Struct, omit_defaults=True):
 
 
 async def live(_: Request) -> Response:
-    """Answer as long as the process can."""
+    """Answer 200 as long as the process runs."""
     return json_response(Health("live"))
 
 
 async def ready(request: Request) -> Response:
-    """Answer 200 if every model has answered an inference in the last seconds, else 503 and the reason."""
+    """Answer 200 if every model has answered an inference in the last seconds, otherwise 503 and the reason."""
     problem = request.state["gateway"].monitor.problem()
     if problem is None:
         return json_response(Health("ready"))
@@ -38,8 +38,8 @@ async def ready(request: Request) -> Response:
 OPERATIONS = tuple(
     replace(operation, response=Health, tag="Health", needs_key=False)
     for operation in (
-        Operation("get", "/health", "health", "The same as /health/ready, where TEI has it", ready),
-        Operation("get", "/health/live", "healthLive", "Whether the process answers", live),
-        Operation("get", "/health/ready", "healthReady", "Whether every model answers", ready),
+        Operation("get", "/health", "health", "The same as /health/ready (TEI)", ready),
+        Operation("get", "/health/live", "healthLive", "Liveness: whether the process responds", live),
+        Operation("get", "/health/ready", "healthReady", "Readiness: whether every model responds", ready),
     )
 )

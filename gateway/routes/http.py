@@ -1,4 +1,4 @@
-"""What every route has: the gateway's state, the request's state, and JSON responses."""
+"""The state of the gateway and of a request, deadlines, and JSON responses."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ from gateway.images.reader import Images
 from gateway.routes import large_json
 from gateway.routes.body_budget import Bodies, Body
 from gateway.routes.presence import Presence
-from gateway.scheduling.admission import Lines
+from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
 from gateway.scheduling.turns import Account
 from gateway.settings import Settings
@@ -27,38 +27,39 @@ from gateway.telemetry.record import RequestRecord
 from gateway.triton import Triton
 
 SMALL = 2**16
-"""Bytes of JSON, or numbers to write, that are handled on the event loop: at most a millisecond, which is less than
-handing them to a thread costs a busy server."""
+"""The largest body in bytes, and the most numbers to write, that are handled on the event loop. This takes at most a
+millisecond, less than handing the work to a thread costs a busy server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """Everything that lives as long as the app."""
+    """The services that live as long as the app."""
 
     settings: Settings
     triton: Triton
     catalog: Catalog
     monitor: Monitor
     images: Images
-    lines: Lines
+    queues: Queues
     drain: Drain
     metrics: Metrics
     bodies: Bodies
     threads: Threads
-    """For work that leaves the interpreter to others."""
+    """For work that releases the interpreter lock."""
     json_threads: Threads
-    """For work on large JSON, which does not: the event loop shares the interpreter with no more of them."""
+    """For parsing and writing large JSON, which holds the interpreter lock. There are few, to keep the event loop
+    responsive."""
 
 
 class State(TypedDict):
-    """What a request carries beside itself."""
+    """The state of a request."""
 
     gateway: Gateway
     record: RequestRecord
     body: Body
     """How much of the body has been received."""
     account: Account
-    """Whose request it is. Tells keys apart without giving them away."""
+    """The owner of the request's API key, which identifies the key without revealing it."""
     presence: Presence
     dialect: Dialect
     """The error format of the path's API."""
@@ -69,7 +70,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def with_deadline(endpoint: Endpoint) -> Endpoint:
-    """Give an endpoint, reading the body included, no longer than the settings say."""
+    """Limit the time of an endpoint, including the time to read the body, to that of the settings."""
 
     async def timed(request: Request) -> Response:
         gateway = request.state["gateway"]
@@ -86,30 +87,29 @@ def with_deadline(endpoint: Endpoint) -> Endpoint:
                     return await endpoint(request)
         except TimeoutError as exc:
             if presence.is_gone:
-                raise ClientGone("the client has hung up") from exc
+                raise ClientGone("the client disconnected") from exc
             if gateway.drain.gave_up:
                 raise NotReady("the server is stopping", headers={"connection": "close"}) from exc
-            raise DeadlineExceeded(f"no answer within {timeout_s:g} s") from exc
+            raise DeadlineExceeded(f"no response within {timeout_s:g} s") from exc
 
     return timed
 
 
 def json_response(content: object, status: int = 200) -> Response:
-    """Write a JSON response."""
     return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
-async def large_json_response(request: Request, make: Callable[[], object], numbers: int = 0) -> Response:
-    """Write a JSON response that may be large.
+async def large_json_response(request: Request, build: Callable[[], object], numbers: int = 0) -> Response:
+    """Write a JSON response, in a thread if it may be large.
 
     Args:
-        request: whose body has been read, of which the response may hold the texts.
-        make: gives the content.
-        numbers: how many the content holds.
+        request: its body has been read. The response may repeat its texts.
+        build: returns the content.
+        numbers: how many numbers the content holds.
     """
     size = max(request.state["body"].size, numbers)
     if size <= SMALL:
-        return json_response(make())
+        return json_response(build())
     threads = request.state["gateway"].json_threads
-    written = await threads.run(request.state["account"], lambda: large_json.encode(make()))
-    return Response(written, media_type="application/json")
+    content = await threads.run(request.state["account"], lambda: large_json.encode(build()))
+    return Response(content, media_type="application/json")

@@ -1,5 +1,5 @@
-"""JSON of any size, parsed and written in steps of a few milliseconds: msgspec keeps all other threads waiting for as
-long as one call takes, and 32 MiB take it up to 100 ms."""
+"""Parses and writes large JSON in steps of a few milliseconds. One call of msgspec holds the interpreter lock until it
+returns, up to 100 ms for 32 MiB."""
 
 import re
 from collections.abc import Iterator
@@ -15,20 +15,22 @@ from gateway.errors import InvalidRequest, RequestTooLarge
 T = TypeVar("T")
 
 PIECE_BYTES = 2**20
-"""Parsed in one call."""
+"""The most JSON to parse in one call."""
 SCAN_BYTES = 2**18
 MAX_VALUES = 310_000
-"""In a body, as the commas between them count: the tokens that a request may have, and more. A value takes up to a
+"""The most values in a body, counted by commas: more than the tokens that a request may have. A value takes up to a
 hundred times as much memory as its text."""
 MAX_CONTAINERS = 32_768
-"""Lists and objects: sixteen for each input. Python looks at all of them again and again while they are made."""
+"""The most lists and objects in a body: sixteen for each input. Python's garbage collector visits them repeatedly while
+they are created."""
 MAX_NAMES = 65_536
-"""Of values in objects: 32 for each input."""
+"""The most fields of objects in a body: 32 for each input."""
 MAX_DEPTH = 100
 MAX_STRING = 16 * 2**20
-"""Characters: more than an image of the greatest size has in base64."""
+"""The longest string, in characters: longer than the base64 of the largest image."""
 MAX_WIDE_STRING = 4 * 2**20
-"""Of a string that is not all ASCII, for which Python takes up to four bytes each. No model reads as much."""
+"""The longest non-ASCII string. Python stores such strings in up to four bytes per character. No model reads texts of
+this length."""
 
 SPACE = b" \t\n\r"
 MARKS = b'{}[],:"'
@@ -41,21 +43,21 @@ SURROGATE = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 ESCAPE = re.compile(rb"(?P<pair>%s%s)|(?P<lone>%s|%s)|\\." % (*SURROGATE, *SURROGATE), re.DOTALL)
 HIGH, LOW = map(re.compile, SURROGATE)
 ESCAPE_BYTES = 6
-"""Of the longest escape, half a surrogate pair."""
+"""The length of the longest escape, half a surrogate pair."""
 BYTE = re.compile(r" \(byte (\d+)\)")
-"""Where msgspec's messages say that something is wrong."""
+"""The position in msgspec's messages."""
 
 
 def decode(body: bytes | bytearray, body_type: type[T]) -> T:
-    """Parse JSON of any size into a type; half a surrogate pair becomes U+FFFD.
+    """Parse JSON of any size into a type. Half a surrogate pair becomes U+FFFD.
 
     Raises:
-        msgspec.ValidationError: it is not of this type.
-        InvalidRequest: it is not JSON.
-        RequestTooLarge: it has more values, or longer strings, than any request.
+        msgspec.ValidationError: the JSON is not of this type.
+        InvalidRequest: the body is not JSON.
+        RequestTooLarge: the body has more values or longer strings than any valid request.
     """
     if len(body) > PIECE_BYTES:
-        return msgspec.convert(_Pieces(body).parse(), body_type)
+        return msgspec.convert(_PieceParser(body).parse(), body_type)
     containers = body.count(b"[") + body.count(b"{")
     if body.count(b",") > MAX_VALUES or containers > MAX_CONTAINERS or body.count(b":") > MAX_NAMES:
         _marks(body)
@@ -63,7 +65,7 @@ def decode(body: bytes | bytearray, body_type: type[T]) -> T:
 
 
 def encode(content: object) -> bytes:
-    """Write JSON, each element of a list by itself, and so on in lists of lists; one that two fields hold, once."""
+    """Write JSON, one call per element of a list, also in nested lists. A list that two fields hold is written once."""
     if isinstance(content, Struct):
         fields = {name: getattr(content, name) for name in content.__struct_fields__}
         lists = {name: value for name, value in fields.items() if isinstance(value, list)}
@@ -76,14 +78,14 @@ def encode(content: object) -> bytes:
     if isinstance(content, list):
         return (
             b"["
-            + b",".join(encode(one) if isinstance(one, list) else msgspec.json.encode(one) for one in content)
+            + b",".join(encode(item) if isinstance(item, list) else msgspec.json.encode(item) for item in content)
             + b"]"
         )
     return msgspec.json.encode(content)
 
 
 def _decode(piece: bytes | bytearray, piece_type: type[T], offset: int = 0) -> T:
-    """Parse what is no more than PIECE_BYTES; `offset` is its place in the body, for messages."""
+    """Parse at most PIECE_BYTES. `offset` is the position in the body, for messages."""
     try:
         return msgspec.json.decode(piece, type=piece_type)
     except UnicodeDecodeError:
@@ -94,7 +96,7 @@ def _decode(piece: bytes | bytearray, piece_type: type[T], offset: int = 0) -> T
         raise
     except msgspec.DecodeError as exc:
         repaired = _without_lone_surrogates(piece)
-        if repaired != piece:  # which has none any more
+        if repaired != piece:
             return _decode(repaired, piece_type, offset)
         _refuse(BYTE.sub(lambda found: f" (byte {int(found[1]) + offset})", str(exc)))
 
@@ -104,7 +106,7 @@ def _refuse(problem: str) -> NoReturn:
 
 
 def _utf8_problem(piece: bytes | bytearray, offset: int) -> str:
-    """msgspec counts from the beginning of the string."""
+    """Where the body is not UTF-8; msgspec counts from the beginning of the string instead."""
     try:
         piece.decode()
     except UnicodeDecodeError as exc:
@@ -117,17 +119,17 @@ def _without_lone_surrogates(piece: bytes | bytearray) -> bytes | bytearray:
 
 
 def _marks(body: bytes | bytearray) -> NDArray[np.int64]:
-    """Where the characters in MARKS are, those in strings left out.
+    """The positions of the characters in MARKS, except those inside strings.
 
     Raises:
-        RequestTooLarge: there are more values than any request has.
-        InvalidRequest: a string has no end.
+        RequestTooLarge: there are more values than in any valid request.
+        InvalidRequest: a string is not closed.
     """
     found: list[NDArray[np.int64]] = []
     commas = containers = names = marks = start = 0
     inside = False
     while start < len(body):
-        # Escapes of two characters become two others; the left of a run comes first, as in a parser.
+        # Replace escapes by two other characters, from left to right, as a parser reads them.
         piece = body[start : start + SCAN_BYTES].replace(rb"\\", b"..").replace(rb"\"", b"..")
         if piece.endswith(b"\\") and start + len(piece) < len(body):
             piece = piece[:-1]
@@ -151,18 +153,18 @@ def _marks(body: bytes | bytearray) -> NDArray[np.int64]:
 
 
 def _check_counts(commas: int, containers: int, names: int, marks: int) -> None:
-    if commas > MAX_VALUES or marks > len(MARKS) * MAX_VALUES:  # no JSON has more for so many commas
-        raise RequestTooLarge(f"the body holds over {MAX_VALUES} values")
+    if commas > MAX_VALUES or marks > len(MARKS) * MAX_VALUES:  # valid JSON has no more marks per comma
+        raise RequestTooLarge(f"the body has more than {MAX_VALUES} values")
     if containers > MAX_CONTAINERS:
-        raise RequestTooLarge(f"the body holds over {MAX_CONTAINERS} lists and objects")
+        raise RequestTooLarge(f"the body has more than {MAX_CONTAINERS} lists and objects")
     if names > MAX_NAMES:
-        raise RequestTooLarge(f"the body holds over {MAX_NAMES} fields")
+        raise RequestTooLarge(f"the body has more than {MAX_NAMES} fields")
 
 
-class _Pieces:
-    """A body that is parsed piece by piece, given where its marks are.
+class _PieceParser:
+    """Parses a body piece by piece, with the positions of its marks.
 
-    Spans are of bytes, from one place to before another; `first` and `last` are of their marks in the same way.
+    `start` and `stop` delimit a span of bytes, `first` and `last` the marks in it; both are half-open.
     """
 
     def __init__(self, body: bytes | bytearray) -> None:
@@ -175,56 +177,55 @@ class _Pieces:
             _refuse("it is nested too deeply")
 
     def parse(self) -> object:
-        """All of it."""
         return self._value(0, len(self._body), 0, len(self._at))
 
     def _value(self, start: int, stop: int, first: int, last: int) -> object:
         if stop - start <= PIECE_BYTES:
             return _decode(self._body[start:stop], Any, start)
-        start = self._blank(start, stop)
+        start = self._skip_whitespace(start, stop)
         if start == stop:
             _refuse(f"expected a value (byte {start})")
         if first == last or self._at[first] != start:
             return self._scalar(start, stop)
         kind = self._kinds[first]
         if kind == ord('"'):
-            self._end(int(self._at[first + 1]), stop)
+            self._expect_end(int(self._at[first + 1]), stop)
             return self._string(start + 1, int(self._at[first + 1]))
         end = int(self._at[last - 1])
         if self._kinds[first : first + 1] + self._kinds[last - 1 : last] not in (b"[]", b"{}"):
-            _refuse(f"what begins at byte {start} does not end")
-        self._end(end, stop)
+            _refuse(f"the value that begins at byte {start} is not closed")
+        self._expect_end(end, stop)
         depths = self._depths[first : last - 1]
         if depths.min() < depths[0]:
             _refuse(f"expected ',' or the end (byte {start})")
-        if self._blank(start + 1, end) == end:
+        if self._skip_whitespace(start + 1, end) == end:
             return [] if kind == ord("[") else {}
         return self._list(first, last) if kind == ord("[") else self._object(first, last)
 
     def _list(self, first: int, last: int) -> list[object]:
-        made: list[object] = []
+        items: list[object] = []
         for start, stop, inner, outer, count in self._runs(first, last):
             if stop - start > PIECE_BYTES:
-                made.append(self._value(start, stop, inner, outer))
+                items.append(self._value(start, stop, inner, outer))
                 continue
-            before = len(made)
-            made += _decode(b"[" + self._body[start:stop] + b"]", list[Any], start - 1)
-            if len(made) - before != count:
+            run = _decode(b"[" + self._body[start:stop] + b"]", list[Any], start - 1)
+            if len(run) != count:
                 _refuse(f"expected a value (byte {start})")
-        return made
+            items += run
+        return items
 
     def _object(self, first: int, last: int) -> dict[str, object]:
-        made: dict[str, object] = {}
+        fields: dict[str, object] = {}
         for start, stop, inner, outer, _ in self._runs(first, last):
             if stop - start > PIECE_BYTES:
                 name, value = self._pair(start, stop, inner, outer)
-                made[name] = value
+                fields[name] = value
                 continue
             run = _decode(b"{" + self._body[start:stop] + b"}", dict[str, Any], start - 1)
             if not run:
                 _refuse(f"expected a name (byte {start})")
-            made |= run
-        return made
+            fields |= run
+        return fields
 
     def _pair(self, start: int, stop: int, first: int, last: int) -> tuple[str, object]:
         if self._kinds[first : first + 3] != b'"":' or last - first < 3:
@@ -236,8 +237,11 @@ class _Pieces:
         return name, self._value(colon + 1, stop, first + 3, last)
 
     def _runs(self, first: int, last: int) -> Iterator[tuple[int, int, int, int, int]]:
-        """What a list or an object holds: spans and marks of as many elements as make a piece, and how many they are;
-        of one alone where it is larger."""
+        """Divide a list or an object into runs of elements of at most PIECE_BYTES, or of one larger element.
+
+        Yields:
+            start, stop, first, last, and the number of elements.
+        """
         depth = self._depths[first]
         inner = np.arange(first + 1, last - 1)
         kinds = np.frombuffer(self._kinds, np.uint8)[first + 1 : last - 1]
@@ -256,21 +260,21 @@ class _Pieces:
         parts: list[str] = []
         length = 0
         while start < stop:
-            cut = self._cut(start, stop)
+            cut = self._split_point(start, stop)
             parts.append(_decode(b'"' + self._body[start:cut] + b'"', str, start - 1))
             length += len(parts[-1])
             if length > MAX_STRING:
-                raise RequestTooLarge(f"a string has over {MAX_STRING} characters")
+                raise RequestTooLarge(f"a string has more than {MAX_STRING} characters")
             if length > MAX_WIDE_STRING and not all(part.isascii() for part in parts):
-                raise RequestTooLarge(f"a string that is not all ASCII has over {MAX_WIDE_STRING} characters")
+                raise RequestTooLarge(f"a non-ASCII string has more than {MAX_WIDE_STRING} characters")
             start = cut
         return "".join(parts)
 
-    def _cut(self, start: int, stop: int) -> int:
-        """Where to cut a string that goes on from `start`: no escape, surrogate pair or character is cut in two."""
+    def _split_point(self, start: int, stop: int) -> int:
+        """Where to divide the rest of a string, outside of escapes, surrogate pairs and UTF-8 characters."""
         if stop - start <= PIECE_BYTES:
             return stop
-        piece = self._body[start : start + PIECE_BYTES].replace(rb"\\", b"..")  # now a backslash begins an escape
+        piece = self._body[start : start + PIECE_BYTES].replace(rb"\\", b"..")  # every backslash left begins an escape
         cut = piece.rfind(b"\\", len(piece) - ESCAPE_BYTES)
         if cut >= 0:
             before = cut - ESCAPE_BYTES
@@ -279,18 +283,18 @@ class _Pieces:
             return start + cut
         cut = start + len(piece)
         for _ in range(3):
-            if self._body[cut] & 0xC0 == 0x80:  # within a character of UTF-8
+            if self._body[cut] & 0xC0 == 0x80:  # inside a UTF-8 character
                 cut -= 1
         return cut
 
     def _scalar(self, start: int, stop: int) -> object:
-        """A number or a name with much space behind it."""
+        """A number, true, false or null, followed by much whitespace."""
         token = self._body[start : min(start + PIECE_BYTES, stop)].split(maxsplit=1)[0]
-        self._end(start + len(token) - 1, stop)
+        self._expect_end(start + len(token) - 1, stop)
         return _decode(token, Any, start)
 
-    def _blank(self, start: int, stop: int) -> int:
-        """Where the space from `start` on ends."""
+    def _skip_whitespace(self, start: int, stop: int) -> int:
+        """The position of the first character after the whitespace at `start`."""
         while start < stop:
             piece = self._body[start : min(start + SCAN_BYTES, stop)]
             rest = piece.lstrip(SPACE)
@@ -299,7 +303,7 @@ class _Pieces:
                 break
         return start
 
-    def _end(self, at: int, stop: int) -> None:
-        """Refuse what follows on the end of a value."""
-        if (after := self._blank(at + 1, stop)) != stop:
+    def _expect_end(self, at: int, stop: int) -> None:
+        """Raise InvalidRequest if anything but whitespace follows the end of a value."""
+        if (after := self._skip_whitespace(at + 1, stop)) != stop:
             _refuse(f"trailing characters (byte {after})")

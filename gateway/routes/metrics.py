@@ -7,5 +7,4 @@ from gateway.routes.http import Request
 
 
 async def show(request: Request) -> Response:
-    """Answer with all metrics as text."""
     return Response(request.state["gateway"].metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)

@@ -1,4 +1,4 @@
-"""GET /v1/models and /v1/models/{id}: OpenAI's shape, and what a client needs to know beyond it."""
+"""GET /v1/models and /v1/models/{id}: OpenAI's format, with additional fields."""
 
 from typing import Literal
 
@@ -12,31 +12,31 @@ from gateway.routes.operation import Operation
 
 
 class ModelObject(Struct, omit_defaults=True):
-    """One model."""
+    """A model."""
 
     id: str
     object: Literal["model"]
     created: int
-    """Seconds since 1970 when this gateway first saw it."""
+    """The Unix time when this server first found the model."""
     owned_by: str
     role: str
     model_type: Literal["embedding", "rerank"]
-    """What it does, as Xinference's clients ask."""
+    """For Xinference's clients."""
     input_modalities: tuple[str, ...]
-    """What its inputs may be: "text", "image"."""
+    """The types of input: "text", "image"."""
     aliases: tuple[str, ...]
     max_tokens: int | UnsetType = UNSET
-    """Of a text; absent for models that take images only."""
+    """The longest text; absent for models that take images only."""
     dimensions: int | UnsetType = UNSET
-    """Of its embeddings; absent for rerankers."""
+    """The size of the embeddings; absent for rerankers."""
     supported_dimensions: tuple[int, ...] | UnsetType = UNSET
-    """All sizes that `dimensions` of a request may be, where there are several."""
+    """The values that `dimensions` of a request may have, if there are several."""
     tasks: tuple[str, ...] | UnsetType = UNSET
-    """What `task` of a request chooses among, the default first, where the model has variants."""
+    """The variants of the model that `task` of a request selects, the default first."""
 
 
 class ModelList(Struct):
-    """All models."""
+    """The models that are served."""
 
     object: Literal["list"]
     data: list[ModelObject]
@@ -49,14 +49,14 @@ async def list_models(request: Request) -> Response:
 
 
 async def retrieve(request: Request) -> Response:
-    """Answer GET /v1/models/{id}, for a name or an alias."""
+    """Answer GET /v1/models/{id}; the id may be an alias."""
     catalog = request.state["gateway"].catalog
     return json_response(_describe(catalog.find(request.path_params["id"], EMBEDDING_ROLES | RERANK_ROLES)))
 
 
 def _describe(model: Model) -> ModelObject:
     is_embedding = model.triton_models[0].role in EMBEDDING_ROLES
-    takes = (("text", model.text), ("image", model.image))
+    modalities = (("text", model.text), ("image", model.image))
     return ModelObject(
         id=model.name,
         object="model",
@@ -64,7 +64,7 @@ def _describe(model: Model) -> ModelObject:
         owned_by="conch",
         role=model.role,
         model_type="embedding" if is_embedding else "rerank",
-        input_modalities=tuple(name for name, triton_model in takes if triton_model is not None),
+        input_modalities=tuple(name for name, triton_model in modalities if triton_model is not None),
         aliases=model.aliases,
         max_tokens=model.text.max_tokens if model.text is not None else UNSET,
         dimensions=model.width if is_embedding else UNSET,
@@ -73,7 +73,7 @@ def _describe(model: Model) -> ModelObject:
     )
 
 
-LIST = Operation("get", "/v1/models", "listModels", "List models", list_models, ModelList)
+LIST = Operation("get", "/v1/models", "listModels", "List the models", list_models, ModelList)
 RETRIEVE = Operation("get", "/v1/models/{id}", "retrieveModel", "Describe a model", retrieve, ModelObject)
 OPERATIONS = (
     LIST,

@@ -1,4 +1,4 @@
-"""POST /v1/ranking, as NVIDIA's NeMo Retriever NIM has it and its clients call it."""
+"""POST /v1/ranking, the API of NVIDIA's NeMo Retriever NIM."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
@@ -15,51 +15,51 @@ from gateway.routes.operation import Operation
 from gateway.routes.rerank import DOCUMENTS, QUERY
 from gateway.service.text_batches import MAX_ROWS
 
-IMAGE = {"image": Refused("rerank models take text only")}
+IMAGE = {"image": Refused("images are not supported; rerank models take text only")}
 
 
 class Query(Struct, forbid_unknown_fields=True):
-    """A text that is not empty."""
+    """The query."""
 
     text: Annotated[str, Meta(min_length=1)]
     refused: ClassVar[Mapping[str, Refused]] = IMAGE
 
 
 class Passage(Struct, forbid_unknown_fields=True):
-    """A text."""
+    """A passage to rank."""
 
     text: str
     refused: ClassVar[Mapping[str, Refused]] = IMAGE
 
 
 class RankingRequest(Struct, forbid_unknown_fields=True):
-    """What to rank by what."""
+    """A query, and the passages to rank by their relevance to it."""
 
     query: Query
     passages: Annotated[list[Passage], Meta(min_length=1, max_length=MAX_ROWS)]
     model: str | None = None
-    """A name or alias from /v1/models; left out, the default rerank model answers."""
+    """A name or alias from /v1/models. Default: the default rerank model."""
     truncate: Truncation | None = None
-    """Which end of a passage over the limit to leave out; with NONE, the default, it is an error."""
+    """Which end of a passage over the model's limit to cut off. With NONE, the default, such a passage is an error."""
 
 
 class PassageRank(Struct):
-    """One passage's place."""
+    """A passage's score."""
 
     index: int
     logit: float
-    """Of a cross-encoder; of other models the score of /v1/rerank."""
+    """The logit of a cross-encoder; for other models, the score as on /v1/rerank."""
 
 
 class RankingUsage(Struct):
-    """Tokens computed."""
+    """The number of tokens processed."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class RankingResponse(Struct):
-    """Passages, best first."""
+    """The passages by descending relevance."""
 
     rankings: list[PassageRank]
     usage: RankingUsage
@@ -85,7 +85,7 @@ OPERATIONS = (
         "post",
         "/v1/ranking",
         "nimRanking",
-        "Rank passages, as NIM does",
+        "Rank passages (NIM)",
         create,
         RankingResponse,
         RankingRequest,

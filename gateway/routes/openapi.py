@@ -1,4 +1,4 @@
-"""GET /openapi.json, generated from the types that validate requests and write answers."""
+"""GET /openapi.json, generated from the types that validate requests and write responses."""
 
 import re
 from typing import Any
@@ -23,15 +23,15 @@ OPERATIONS = (
     *models.OPERATIONS,
     *health.OPERATIONS,
 )
-"""All of the API."""
+"""All routes of the API."""
 DOCUMENTED = tuple(operation for operation in OPERATIONS if operation.is_documented)
 
-KEY = {"type": "http", "scheme": "bearer", "description": "One of GATEWAY_API_KEYS, where the server has any."}
+KEY = {"type": "http", "scheme": "bearer", "description": "An API key of the server, if it requires one."}
 AZURE_KEY = {
     "type": "apiKey",
     "in": "header",
     "name": "api-key",
-    "description": "The same, as Azure's clients send it.",
+    "description": "An API key of the server, as Azure's clients send it.",
 }
 NULL = {"type": "null"}
 COMPONENT = "#/components/schemas/{name}"
@@ -39,34 +39,32 @@ COMPONENT = "#/components/schemas/{name}"
 
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    answers = [type_ for operation in DOCUMENTED for type_ in (operation.response, operation.dialect.body)]
-    bodies = [operation.request for operation in DOCUMENTED if operation.request is not None]
-    found, schemas = msgspec.json.schema_components(answers, ref_template=COMPONENT)
-    asked, of_bodies = msgspec.json.schema_components(bodies, ref_template=COMPONENT)
-    for schema in of_bodies.values():
-        _as_it_is_read(schema)
-    schemas.update(of_bodies)
-    requests = iter(asked)
-    described = iter(found)
+    response_types = [type_ for operation in DOCUMENTED for type_ in (operation.response, operation.dialect.body)]
+    request_types = [operation.request for operation in DOCUMENTED if operation.request is not None]
+    response_schemas, schemas = msgspec.json.schema_components(response_types, ref_template=COMPONENT)
+    request_schemas, in_requests = msgspec.json.schema_components(request_types, ref_template=COMPONENT)
+    for schema in in_requests.values():
+        _relax(schema)
+    schemas.update(in_requests)
+    requests, responses = iter(request_schemas), iter(response_schemas)
     paths: dict[str, dict[str, Any]] = {}
     for operation in DOCUMENTED:
-        response = next(described)
+        response, error = next(responses), next(responses)
         request = next(requests) if operation.request is not None else None
-        paths.setdefault(operation.path, {})[operation.method] = _describe(
-            operation, response, request, next(described)
-        )
+        paths.setdefault(operation.path, {})[operation.method] = _describe(operation, response, request, error)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Conch", "version": __version__},
         "tags": [{"name": tag} for tag in dict.fromkeys((SHARED, *(operation.tag for operation in DOCUMENTED)))],
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": {"key": KEY, "azureKey": AZURE_KEY}},
-        "security": [{}, {"key": []}, {"azureKey": []}],  # open where no keys are configured
+        "security": [{}, {"key": []}, {"azureKey": []}],  # the server may have no keys
     }
 
 
-def _as_it_is_read(schema: Schema) -> None:
-    """Say of an object in a body what `decoding` does: unknown fields are left out, null means the default."""
+def _relax(schema: Schema) -> None:
+    """Describe the tolerance of `decoding` for objects in requests: unknown fields are ignored, null means the
+    default."""
     schema.pop("additionalProperties", None)
     properties = schema.get("properties", {})
     for name in properties.keys() - set(schema.get("required", ())):
@@ -81,8 +79,8 @@ def _describe(operation: Operation, response: Schema, request: Schema | None, er
         "operationId": operation.id,
         "tags": [operation.tag],
         "responses": {
-            "200": {"description": "Done", "content": _json(response)},
-            "default": {"description": "Failed", "content": _json(error)},
+            "200": {"description": "Success", "content": _json(response)},
+            "default": {"description": "Error", "content": _json(error)},
         },
     }
     if request is not None:

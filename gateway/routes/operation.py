@@ -1,4 +1,4 @@
-"""An entry of the table of routes, from which the router, /openapi.json and the metrics' labels are made."""
+"""The entries of the table of routes, from which the router, /openapi.json and the metrics' labels are made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from gateway.error_body import OPENAI, Dialect
 from gateway.routes.http import Endpoint
 
 SHARED = "OpenAI, Jina, Voyage"
-"""The tag of operations that several APIs share."""
+"""The OpenAPI tag of operations that several APIs share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,21 +18,22 @@ class Operation:
     """One method of one path."""
 
     method: str
-    """In lower case, as OpenAPI has it."""
+    """In lower case, as in OpenAPI."""
     path: str
-    """A parameter such as "{id}" stands for any text, slashes included."""
+    """A parameter such as "{id}" matches any text, including slashes."""
     id: str
     summary: str
     endpoint: Endpoint
     response: Any = None
-    """A type."""
+    """The type of the response."""
     request: type[Struct] | None = None
+    """The type of the request's body."""
     example: Mapping[str, object] | None = None
-    """A request that the default models answer. (/predict takes a cross-encoder, and none is exported by default.)"""
+    """A request that works with the default models. (/predict needs a cross-encoder, which is not among them.)"""
     dialect: Dialect = OPENAI
     tag: str = SHARED
     needs_key: bool = True
-    """Whether it is guarded: by the keys, the rate limit and the drain guard."""
+    """Whether it requires an API key and is subject to the rate limit and the drain guard."""
     is_documented: bool = True
 
     def also(self, path: str, suffix: str, endpoint: Endpoint | None = None) -> "Operation":

@@ -1,4 +1,4 @@
-"""GET / and /docs, the pages for people, and the files that they load, all under /pages/."""
+"""GET / (the playground) and /docs (Swagger UI), and the files under /pages/ that they load."""
 
 import gzip
 import hashlib
@@ -13,18 +13,18 @@ from starlette.routing import BaseRoute, Route
 
 FOLDER = Path(__file__).parent.parent / "pages"
 PLACES = {"index.html": "/", "docs.html": "/docs"}
-"""Of the pages; every other file has its path in the folder."""
+"""The paths of the pages; every other file is served under /pages/ by its path in the folder."""
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-"""What is served, by suffix; licences and the like are there for people who read the folder."""
+"""The files that are served, by suffix; others, such as licences, are not."""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-NO_HTML_FROM_SCRIPTS = "; require-trusted-types-for 'script'; trusted-types 'none'"
-"""On the playground, which shows what people paste; Swagger UI at /docs writes the HTML of descriptions."""
+TRUSTED_TYPES = "; require-trusted-types-for 'script'; trusted-types 'none'"
+"""Prevents scripts from writing HTML. For the playground, which shows pasted text; Swagger UI at /docs writes HTML."""
 HEADERS = {
-    "cache-control": "no-cache",  # kept, but asked for by its ETag each time: an update shows at once
+    "cache-control": "no-cache",  # revalidated by ETag each time, so that an update is visible immediately
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
@@ -35,7 +35,7 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One file, as it is sent."""
+    """A static file and its headers."""
 
     content: bytes
     zipped: bytes
@@ -43,21 +43,21 @@ class Page:
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """Read a file."""
         content = file.read_bytes()
+        policy = POLICY + TRUSTED_TYPES if file.name == "index.html" else POLICY
         return cls(
             content,
             gzip.compress(content, mtime=0),
             {
                 **HEADERS,
-                "content-security-policy": POLICY + NO_HTML_FROM_SCRIPTS * (file.name == "index.html"),
+                "content-security-policy": policy,
                 "content-type": f"{TYPES[file.suffix]}; charset=utf-8",
-                "etag": f'W/"{hashlib.sha256(content).hexdigest()[:32]}"',  # weak: of the zipped bytes as well
+                "etag": f'W/"{hashlib.sha256(content).hexdigest()[:32]}"',  # weak: the gzipped bytes have the same one
             },
         )
 
     async def show(self, request: Request) -> Response:
-        """Answer GET or HEAD, with 304 where the client has this already."""
+        """Answer GET or HEAD, with 304 if the client has the current version."""
         if self.headers["etag"] in {tag.strip() for tag in request.headers.get("if-none-match", "").split(",")}:
             return Response(status_code=304, headers=self.headers)
         if "gzip" in request.headers.get("accept-encoding", ""):
@@ -66,7 +66,7 @@ class Page:
 
 
 def routes() -> Iterator[BaseRoute]:
-    """Read the folder, and make a route for each file in it that is served."""
+    """A route for each file in the folder that is served."""
     for file in sorted(FOLDER.rglob("*")):
         if file.suffix in TYPES:
             name = file.relative_to(FOLDER).as_posix()

@@ -1,4 +1,4 @@
-"""POST /v1/rerank, as the clients of Jina, Cohere, Voyage, Infinity and vLLM call it."""
+"""POST /v1/rerank, for clients of Jina, Cohere, Voyage, Infinity and vLLM."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,69 +10,73 @@ from starlette.responses import Response
 from gateway.catalog import TextModel
 from gateway.contract import CROSS_ENCODER
 from gateway.errors import InvalidRequest
-from gateway.routes.body import ignore, read, rename
+from gateway.routes.body import read, record_ignored, resolve_aliases
 from gateway.routes.calls import find_ranker, rank_texts
 from gateway.routes.decoding import MAX_IGNORED, Refused
-from gateway.routes.fields import Instruction, PromptTokens, Side, prompt_tokens
+from gateway.routes.fields import Instruction, PromptTokens, Side, resolve_truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
 from gateway.service.rerank import Ranking
 from gateway.service.text_batches import MAX_ROWS
 
 QUERY, DOCUMENTS = "Who plays a shell?", ["A conch can be blown like a trumpet.", "Brass is an alloy."]
-"""An example, for the operations that rank."""
-OTHER_NAMES = {"top_k": "top_n", "truncation": "truncate", "instruct": "instruction"}
-
+"""The example of the operations that rank."""
+ALIASES = {"top_k": "top_n", "truncation": "truncate", "instruct": "instruction"}
 
 Document = dict[str, Any]
-"""A document as an object: its text, and what else belongs to it."""
+"""A document as an object with a text and other fields."""
 TEXT = "text"
 RankFields = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=64)]
-"""Which fields of a document make its text, in this order; one that is named again counts once."""
+"""The fields of a document that form its text, in this order. A repeated field counts once."""
 
 
-class RerankRequest(Struct, forbid_unknown_fields=True):
-    """What to rank by what."""
+class RerankInput(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The fields that /v1/rerank and /v2/rerank share."""
 
     query: Annotated[str, Meta(min_length=1)]
-    """Never cut: it may fill half of the model's limit."""
+    """Never truncated. It may take up to half of the model's limit."""
     documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_ROWS)]
     """Texts, or objects with a text."""
-    model: str | None = None
-    """A name or alias from /v1/models; left out, the default rerank model answers."""
     rank_fields: RankFields | None = None
-    """Which fields of documents to rank on, joined by line breaks in this order; by default `text`."""
-    top_n: Annotated[int, Meta(ge=0)] | None = None
-    """How many results to send, best first; all of them by default, for 0 and beyond the last."""
-    return_documents: bool | None = None
-    """Whether results carry their document, as by default."""
+    """The fields of documents to rank on, joined by line breaks in this order. Default: `text`."""
     raw_scores: bool | None = None
-    """Whether scores are a cross-encoder's logits, as Infinity and TEI have it."""
+    """Whether scores are a cross-encoder's logits, as in the APIs of Infinity and TEI."""
     max_tokens_per_doc: Annotated[int, Meta(ge=8)] | None = None
-    """A limit below the model's own."""
-    truncate: bool | None = None
-    """Whether to cut documents over the limit, as by default; otherwise they are an error."""
-    top_k: Annotated[int, Meta(ge=1)] | None = None
-    """Voyage's name of top_n."""
-    truncation: bool | None = None
-    """Voyage's name of truncate."""
+    """A limit for each document, lower than the model's."""
     truncate_prompt_tokens: PromptTokens | None = None
-    """As vLLM has it, a limit below the model's own for a document, or for query and document where a model reads them
-    together. -1 is the model's."""
+    """A limit lower than the model's, as in vLLM's API: for a document, or for query and document together if the model
+    is a cross-encoder. -1 for the model's limit."""
     truncation_side: Side | None = None
-    """Where documents are cut, right by default; left keeps their end."""
+    """Which end of documents over the limit to cut off. Default: right."""
     instruction: Instruction | None = None
-    """What makes a document relevant, in place of what the model's template or prompt says; only for models that have a
-    place for it there."""
+    """Tells the model what makes a document relevant. Replaces the instruction in the model's template or prompt; only
+    for models that have one there."""
+
+
+class RerankRequest(RerankInput, kw_only=True):
+    """A query, and the documents to rank by their relevance to it."""
+
+    model: str | None = None
+    """A name or alias from /v1/models. Default: the default rerank model."""
+    top_n: Annotated[int, Meta(ge=0)] | None = None
+    """How many results to return, best first. Default, and for 0: all."""
+    return_documents: bool | None = None
+    """Whether results include their document. Default: true."""
+    truncate: bool | None = None
+    """Whether to truncate documents over the limit; if false, they are an error. Default: true."""
+    top_k: Annotated[int, Meta(ge=1)] | None = None
+    """Voyage's alias of top_n."""
+    truncation: bool | None = None
+    """Voyage's alias of truncate."""
     instruct: Instruction | None = None
-    """Another name of instruction."""
+    """An alias of instruction."""
     refused: ClassVar[Mapping[str, Refused]] = {
-        "use_activation": Refused("send raw_scores", (True,)),
+        "use_activation": Refused("use raw_scores instead", (True,)),
     }
 
 
 class Result(Struct, omit_defaults=True):
-    """One document's place."""
+    """A document's score."""
 
     index: int
     relevance_score: float
@@ -80,14 +84,14 @@ class Result(Struct, omit_defaults=True):
 
 
 class PromptTokensDetails(Struct):
-    """As OpenAI has it; nothing here is cached or sound."""
+    """OpenAI's details of input tokens. Always 0: there is no caching and no audio."""
 
     cached_tokens: int = 0
     audio_tokens: int = 0
 
 
 class CompletionTokensDetails(Struct):
-    """As OpenAI has it; nothing is generated."""
+    """OpenAI's details of output tokens. Always 0: nothing is generated."""
 
     reasoning_tokens: int = 0
     audio_tokens: int = 0
@@ -96,7 +100,7 @@ class CompletionTokensDetails(Struct):
 
 
 class RerankUsage(Struct):
-    """Tokens of the query, once, and of the documents as far as they were read; those around them included."""
+    """Tokens in the query (counted once) and the documents, after truncation, including special tokens."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -106,15 +110,15 @@ class RerankUsage(Struct):
 
 
 class RerankResponse(Struct):
-    """Results, best first; equal scores in the order of the documents."""
+    """The results by descending relevance. Documents with equal scores keep their order."""
 
     results: list[Result]
     usage: RerankUsage
     model: str
     data: list[Result] | UnsetType = UNSET
-    """The same as results, where Voyage's clients look for them: for those who send top_k or truncation."""
+    """The same as results, for Voyage's clients. Present if the request has top_k or truncation."""
     object: Literal["list"] | UnsetType = UNSET
-    """For the same clients; Infinity's refuse it."""
+    """Present in the same cases; Infinity's clients reject it."""
 
 
 async def create(request: Request) -> Response:
@@ -125,7 +129,9 @@ async def create(request: Request) -> Response:
 async def rank(request: Request, body: RerankRequest) -> Response:
     """Answer a request whose body has been read."""
     is_voyage = body.top_k is not None or body.truncation is not None
-    text_model, ranking = await rank_documents(request, body)
+    resolve_aliases(body, ALIASES)
+    text_model = find_ranker(request, body.model)
+    ranking = await rank_documents(request, text_model, body, truncates=body.truncate is not False)
     with_documents = body.return_documents is not False
     results = [
         Result(
@@ -151,49 +157,47 @@ async def rank(request: Request, body: RerankRequest) -> Response:
     return await large_json_response(request, lambda: response)
 
 
-async def rank_documents(request: Request, body: RerankRequest) -> tuple[TextModel, Ranking]:
-    """Which model ranks, and how."""
-    rename(body, OTHER_NAMES)
-    text_model = find_ranker(request, body.model)
+async def rank_documents(
+    request: Request, text_model: TextModel, body: RerankInput, *, truncates: bool = True
+) -> Ranking:
+    """Rank the documents of a request. If not `truncates`, documents over the limit are an error."""
     texts = _read_documents(request, body.documents, body.rank_fields)
-    is_whole = body.truncate is False
-    truncate, most = prompt_tokens(
-        body.truncate_prompt_tokens, body.truncation_side, "none" if is_whole else "end", is_refused=is_whole
+    truncate, limit = resolve_truncation(
+        "end" if truncates else "none", body.truncate_prompt_tokens, body.truncation_side, is_forbidden=not truncates
     )
-    ranking = await rank_texts(
+    return await rank_texts(
         request,
-        _limited(text_model, most),
+        _limited(text_model, limit),
         body.query,
         texts,
         truncate=truncate,
-        max_tokens=min(filter(None, (body.max_tokens_per_doc, most)), default=None),
+        max_tokens=min(filter(None, (body.max_tokens_per_doc, limit)), default=None),
         raw=body.raw_scores is True,
         instruction=body.instruction,
     )
-    return text_model, ranking
 
 
-def _limited(text_model: TextModel, most: int | None) -> TextModel:
-    """A model that reads query and document together, as though it took no more tokens than this."""
-    if most is None or text_model.role != CROSS_ENCODER:
+def _limited(text_model: TextModel, limit: int | None) -> TextModel:
+    """A cross-encoder with a lower limit for query and document together; any other model unchanged."""
+    if limit is None or text_model.role != CROSS_ENCODER:
         return text_model
-    return replace(text_model, max_tokens=min(text_model.max_tokens, most))
+    return replace(text_model, max_tokens=min(text_model.max_tokens, limit))
 
 
 def as_object(document: str | Document) -> Document:
-    """A document as results have it."""
+    """A document as results include it."""
     return {TEXT: document} if isinstance(document, str) else document
 
 
 def _read_documents(
     request: Request, documents: Sequence[str | Document], rank_fields: Sequence[str] | None
 ) -> list[str]:
-    """The text of every document; notes what is left out of objects where nobody has chosen among their fields.
+    """The text of every document. Without `rank_fields`, records the other fields of objects as ignored.
 
     Raises:
-        InvalidRequest: an object has no text, or none of the fields to rank on, or one of these is no string.
+        InvalidRequest: an object has no text, or none of the fields to rank on, or one of these is not a string.
     """
-    fields = list(dict.fromkeys(rank_fields or (TEXT,)))  # each once, or documents could become many times the body
+    fields = list(dict.fromkeys(rank_fields or (TEXT,)))  # each once, or the texts could be much larger than the body
     texts = []
     first: dict[str, int] = {}
     for i, document in enumerate(documents):
@@ -207,17 +211,17 @@ def _read_documents(
             if name != TEXT:
                 first.setdefault(name, i)
     if rank_fields is None:
-        ignore(request, {f"documents[].{name}": f"documents[{i}].{name}" for name, i in first.items()})
+        record_ignored(request, {f"documents[].{name}": f"documents[{i}].{name}" for name, i in first.items()})
     return texts
 
 
 def _text(document: Document, place: str, fields: Sequence[str]) -> str:
     parts = [(name, document[name]) for name in fields if document.get(name) is not None]
     if not parts:
-        wanted = f"{place}.{fields[0]}"
-        raise InvalidRequest(
-            f"{wanted} is required" if len(fields) == 1 else f"{place} has none of {', '.join(fields)}", param=wanted
-        )
+        missing = f"{place}.{fields[0]}"
+        if len(fields) == 1:
+            raise InvalidRequest(f"{missing} is required", param=missing)
+        raise InvalidRequest(f"{place} has none of the fields {', '.join(fields)}", param=missing)
     for name, part in parts:
         if not isinstance(part, str):
             raise InvalidRequest(f"{place}.{name}: Expected `str`", param=f"{place}.{name}")
@@ -229,7 +233,7 @@ OPERATIONS = (
         "post",
         "/v1/rerank",
         "rerank",
-        "Rank documents by a query",
+        "Rank documents by relevance to a query",
         create,
         RerankResponse,
         RerankRequest,

@@ -1,6 +1,6 @@
-"""The routes of Hugging Face's Text Embeddings Inference: /, /embed, /rerank, /predict, /similarity, /tokenize, /info.
+"""The API of Hugging Face's Text Embeddings Inference: /, /embed, /rerank, /predict, /similarity, /tokenize, /info.
 
-They name no model: the default one of their kind answers.
+Requests name no model; the default embedding or rerank model answers.
 """
 
 import time
@@ -29,7 +29,7 @@ from gateway.errors import (
 )
 from gateway.routes import encodings
 from gateway.routes.body import read, read_one_of
-from gateway.routes.calls import caller, embed_items, find_model, find_ranker, note, rank_texts
+from gateway.routes.calls import caller, embed_items, find_model, find_ranker, rank_texts, record_usage
 from gateway.routes.decoding import Refused
 from gateway.routes.fields import Instruction
 from gateway.routes.http import Request, json_response, large_json_response
@@ -39,15 +39,15 @@ from gateway.service import prompts
 from gateway.service.embed import Embeddings, Item
 from gateway.service.rerank import score_pairs
 from gateway.service.text_batches import MAX_ROWS
-from gateway.service.tokens import MAX_TOKENS, Text, pieces
+from gateway.service.tokens import MAX_TOKENS, Text, token_spans
 from gateway.telemetry.timings import Stage
-from gateway.text.tokenizer import Piece, Truncate
+from gateway.text.tokenizer import TokenSpan, Truncate
 
 PIECES = 10_000
-"""Tokens that are written at a time."""
+"""How many tokens to write in one call."""
 Direction = Literal["Left", "Right", "left", "right"]
 Truncation = bool | None
-"""Whether to cut texts over the model's limit, as TEI does by default; otherwise they are an error."""
+"""Whether to truncate texts over the model's limit, by default as in TEI. If false, they are an error."""
 ErrorType = Literal["Unhealthy", "Backend", "Overloaded", "Validation"]
 ERROR_TYPES: Mapping[type[Exception], ErrorType] = {
     NotReady: "Unhealthy",
@@ -57,21 +57,19 @@ ERROR_TYPES: Mapping[type[Exception], ErrorType] = {
     Overloaded: "Overloaded",
     QuotaExceeded: "Overloaded",
 }
-"""All others are "Validation"."""
-
-
+"""TEI's type of each error. All others are "Validation"."""
 TIMES: Mapping[str, Stage] = {
     "x-tokenization-time": "tokenize",
     "x-queue-time": "queue",
     "x-inference-time": "inference",
 }
-"""Stages whose time an answer tells, in milliseconds."""
+"""Response headers with the time of a stage, in milliseconds."""
 HEADERS = ("x-compute-tokens", "x-compute-characters", "x-total-time", *TIMES)
-"""What an answer tells of itself."""
+"""TEI's response headers."""
 
 
 class TeiError(Struct):
-    """The body of a failure."""
+    """The body of an error response."""
 
     error: str
     error_type: ErrorType
@@ -86,19 +84,19 @@ class TeiEmbedRequest(Struct, forbid_unknown_fields=True):
     truncate: Truncation = True
     truncation_direction: Direction = "Right"
     prompt_name: str | None = None
-    """The name of one of the model's prompts, which goes in front of the texts."""
+    """The name of one of the model's prompts, which is put before the texts."""
     dimensions: Annotated[int, Meta(ge=1)] | None = None
-    """Cut vectors to this size and normalise again; only sizes that the model was trained for."""
+    """Truncate vectors to this many dimensions, which the model must support, and normalise them again."""
     refused: ClassVar[Mapping[str, Refused]] = {
-        "encoding_format": Refused("here vectors are lists of floats; POST /v1/embeddings takes this", ("float",)),
-        "input_type": Refused("here this is called prompt_name"),
-        "normalized": Refused("here this is called normalize", (True,)),
-        "output_dimension": Refused("here this is called dimensions"),
+        "encoding_format": Refused("only lists of floats are supported; use POST /v1/embeddings", ("float",)),
+        "input_type": Refused("use prompt_name instead"),
+        "normalized": Refused("use normalize instead", (True,)),
+        "output_dimension": Refused("use dimensions instead"),
     }
 
 
 class TeiRerankRequest(Struct, forbid_unknown_fields=True):
-    """Texts to rank by a query."""
+    """A query, and the texts to rank by their relevance to it."""
 
     query: Annotated[str, Meta(min_length=1)]
     texts: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)]
@@ -108,17 +106,17 @@ class TeiRerankRequest(Struct, forbid_unknown_fields=True):
     """Whether scores are the model's logits."""
     return_text: bool = False
     top_n: Annotated[int, Meta(ge=0)] | None = None
-    """How many to send, best first; all of them by default and for 0."""
+    """How many results to return, best first. Default, and for 0: all."""
     instruction: Instruction | None = None
-    """What makes a text relevant, as on /v1/rerank."""
+    """Tells the model what makes a text relevant, as on /v1/rerank."""
     refused: ClassVar[Mapping[str, Refused]] = {
-        "return_documents": Refused("beside texts this is called return_text"),
-        "truncate_prompt_tokens": Refused("with documents in place of texts, this is taken"),
+        "return_documents": Refused("use return_text with texts"),
+        "truncate_prompt_tokens": Refused("supported only with documents instead of texts"),
     }
 
 
 class Rank(Struct, omit_defaults=True):
-    """One text's place."""
+    """A text's score."""
 
     index: int
     score: float
@@ -126,14 +124,14 @@ class Rank(Struct, omit_defaults=True):
 
 
 class Sentences(Struct, forbid_unknown_fields=True):
-    """What to compare with what."""
+    """A sentence, and those to compare with it."""
 
     source_sentence: Annotated[str, Meta(min_length=1)]
     sentences: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS - 1)]
 
 
 class SimilarityParameters(Struct, forbid_unknown_fields=True):
-    """How to read them."""
+    """How to embed the sentences."""
 
     truncate: Truncation = True
     truncation_direction: Direction = "Right"
@@ -141,14 +139,14 @@ class SimilarityParameters(Struct, forbid_unknown_fields=True):
 
 
 class SimilarityRequest(Struct, forbid_unknown_fields=True):
-    """A sentence and those that it is compared with."""
+    """Sentences to compare."""
 
     inputs: Sentences
     parameters: SimilarityParameters | None = None
 
 
 class TokenizeRequest(Struct, forbid_unknown_fields=True):
-    """Texts to cut into tokens."""
+    """Texts to tokenize."""
 
     inputs: str | Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)]
     add_special_tokens: bool = True
@@ -156,7 +154,7 @@ class TokenizeRequest(Struct, forbid_unknown_fields=True):
 
 
 class PredictRequest(Struct, forbid_unknown_fields=True):
-    """Pairs of texts for a cross-encoder."""
+    """Pairs of texts to score with a cross-encoder."""
 
     inputs: Annotated[
         list[str | Annotated[list[str], Meta(min_length=2, max_length=2)]], Meta(min_length=1, max_length=MAX_ROWS)
@@ -168,20 +166,20 @@ class PredictRequest(Struct, forbid_unknown_fields=True):
 
 
 class Prediction(Struct):
-    """What a model makes of a pair."""
+    """The score of a pair."""
 
     score: float
     label: str
 
 
 class Info(Struct):
-    """What is served."""
+    """The default embedding model and the limits of a request."""
 
     model_id: str
     model_type: dict[str, dict[str, str]]
     max_input_length: int
     max_batch_tokens: int
-    """In a request."""
+    """The most tokens in a request."""
     max_client_batch_size: int
     version: str
 
@@ -191,11 +189,11 @@ def _write_error(failure: Failure) -> Struct:
 
 
 TEI = Dialect(TeiError, _write_error)
-"""TEI's error bodies; the statuses are this server's own."""
+"""TEI's error bodies, with this server's own statuses."""
 
 
 async def create(request: Request) -> Response:
-    """Answer POST /, as /similarity where inputs are an object, and otherwise as /embed."""
+    """Answer POST / like /similarity if inputs is an object, otherwise like /embed."""
     started = time.perf_counter()
     body = await _read_any(request)
     if isinstance(body, SimilarityRequest):
@@ -222,15 +220,17 @@ async def _answer_embeddings(request: Request, started: float, body: TeiEmbedReq
     model, _ = _embedding_model(request)
     size = encodings.size(model, body.dimensions)
     items = _items(body.inputs)
-    embedded = await _embed(request, model, items, body.prompt_name, _cut(body.truncate, body.truncation_direction))
-    unit = body.normalize is not False or size < model.width
+    embedded = await _embed(
+        request, model, items, body.prompt_name, _truncate(body.truncate, body.truncation_direction)
+    )
+    normalizes = body.normalize is not False or size < model.width
 
-    def make() -> list[Raw]:
-        floats = vectors.normalise(embedded.vectors[:, :size]) if unit else embedded.vectors
+    def build() -> list[Raw]:
+        floats = vectors.normalise(embedded.vectors[:, :size]) if normalizes else embedded.vectors
         return [Raw(row) for row in encodings.column(floats, "float")]
 
     texts = [item.text for item in items]
-    return await _measured(request, started, make, texts, embedded.text_tokens, embedded.vectors.size)
+    return await _response(request, started, build, texts, embedded.text_tokens, embedded.vectors.size)
 
 
 async def create_similarities(request: Request) -> Response:
@@ -241,20 +241,21 @@ async def create_similarities(request: Request) -> Response:
 
 async def _compare(request: Request, started: float, body: SimilarityRequest) -> Response:
     model, _ = _embedding_model(request)
-    how = body.parameters or SimilarityParameters()
+    parameters = body.parameters or SimilarityParameters()
+    truncate = _truncate(parameters.truncate, parameters.truncation_direction)
     items = [
         Item("inputs.source_sentence", body.inputs.source_sentence),
         *(Item(f"inputs.sentences[{i}]", text) for i, text in enumerate(body.inputs.sentences)),
     ]
-    embedded = await _embed(request, model, items, how.prompt_name, _cut(how.truncate, how.truncation_direction))
+    embedded = await _embed(request, model, items, parameters.prompt_name, truncate)
     source, *others = vectors.normalise(embedded.vectors)
     texts = [item.text for item in items]
     cosines = [float(source @ other) for other in others]
-    return await _measured(request, started, lambda: cosines, texts, embedded.text_tokens)
+    return await _response(request, started, lambda: cosines, texts, embedded.text_tokens)
 
 
 async def create_ranking(request: Request) -> Response:
-    """Answer POST /rerank: as /v1/rerank where there are documents, and otherwise as TEI, the best first."""
+    """Answer POST /rerank: like /v1/rerank if the request has documents, otherwise like TEI."""
     started = time.perf_counter()
     body = await _read_ranking(request)
     if isinstance(body, RerankRequest):
@@ -264,7 +265,7 @@ async def create_ranking(request: Request) -> Response:
         find_ranker(request, None),
         body.query,
         body.texts,
-        truncate=_cut(body.truncate, body.truncation_direction),
+        truncate=_truncate(body.truncate, body.truncation_direction),
         raw=body.raw_scores,
         instruction=body.instruction,
     )
@@ -272,7 +273,7 @@ async def create_ranking(request: Request) -> Response:
         Rank(ranked.index, ranked.score, body.texts[ranked.index] if body.return_text else UNSET)
         for ranked in ranking.results[: body.top_n or None]
     ]
-    return await _measured(request, started, lambda: ranks, body.texts, ranking.tokens)
+    return await _response(request, started, lambda: ranks, body.texts, ranking.tokens)
 
 
 async def _read_ranking(request: Request) -> RerankRequest | TeiRerankRequest:
@@ -286,20 +287,20 @@ async def _read_ranking(request: Request) -> RerankRequest | TeiRerankRequest:
 
 
 async def create_predictions(request: Request) -> Response:
-    """Answer POST /predict: what a cross-encoder of one logit makes of each pair."""
+    """Answer POST /predict: score each pair with a cross-encoder of one logit."""
     started = time.perf_counter()
     body = await read(request, PredictRequest)
     pairs = _pairs(body.inputs)
     text_model = find_ranker(request, None)
     if text_model.role != CROSS_ENCODER:
-        raise InvalidRequest(f"model {text_model.name!r} is no cross-encoder, which predictions are made by")
-    cut = _cut(body.truncate, body.truncation_direction)
-    scores, tokens = await score_pairs(caller(request), text_model, pairs, truncate=cut, raw=body.raw_scores)
+        raise InvalidRequest(f"model {text_model.name!r} is not a cross-encoder; /predict needs one")
+    truncate = _truncate(body.truncate, body.truncation_direction)
+    scores, tokens = await score_pairs(caller(request), text_model, pairs, truncate=truncate, raw=body.raw_scores)
     predictions = [[Prediction(score, "LABEL_0")] for score in scores]
     texts = [text for pair in pairs for text in pair]
-    note(request, len(texts), tokens)
+    record_usage(request, len(texts), tokens)
     content = predictions if isinstance(body.inputs[0], list) else predictions[0]
-    return await _measured(request, started, lambda: content, texts, tokens)
+    return await _response(request, started, lambda: content, texts, tokens)
 
 
 async def tokenize(request: Request) -> Response:
@@ -310,22 +311,22 @@ async def tokenize(request: Request) -> Response:
     prompt = prompts.choose(text_model, body.prompt_name, "prompt_name")
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     if sum(map(len, texts)) > MAX_TOKENS:
-        raise InvalidRequest(f"inputs have over {MAX_TOKENS} characters", param="inputs")
+        raise InvalidRequest(f"inputs exceed {MAX_TOKENS} characters", param="inputs")
     prompted = [prompt + text for text in texts]
     special = body.add_special_tokens
-    written = await pieces(caller(request), text_model, prompted, _write, special=special)
-    note(request, len(texts), sum(count for count, _ in written))
+    written = await token_spans(caller(request), text_model, prompted, _write, special=special)
+    record_usage(request, len(texts), sum(count for count, _ in written))
     return json_response([content for _, content in written])
 
 
-def _write(found: list[Piece]) -> tuple[int, Raw]:
-    """How many tokens a text has, and these in JSON, written in parts: each holds the interpreter's lock."""
-    parts = (msgspec.json.encode(found[i : i + PIECES])[1:-1] for i in range(0, len(found), PIECES))
-    return len(found), Raw(b"[" + b",".join(parts) + b"]")
+def _write(tokens: list[TokenSpan]) -> tuple[int, Raw]:
+    """The number of tokens of a text, and their JSON. Written in parts, since each call holds the interpreter lock."""
+    parts = (msgspec.json.encode(tokens[i : i + PIECES])[1:-1] for i in range(0, len(tokens), PIECES))
+    return len(tokens), Raw(b"[" + b",".join(parts) + b"]")
 
 
 async def info(request: Request) -> Response:
-    """Answer GET /info, of the default embedding model."""
+    """Answer GET /info about the default embedding model."""
     model, text_model = _embedding_model(request)
     return json_response(
         Info(
@@ -340,8 +341,8 @@ async def info(request: Request) -> Response:
 
 
 async def refuse(request: Request) -> Response:
-    """Answer what TEI has and this server cannot have."""
-    raise NoSuchRoute(f"there is no {request.url.path}: models pool in the graph, into one dense vector")
+    """Answer the routes of TEI that this server does not support."""
+    raise NoSuchRoute(f"{request.url.path} is not supported: the exported graph pools into one dense vector")
 
 
 def _embedding_model(request: Request) -> tuple[Model, TextModel]:
@@ -357,24 +358,24 @@ async def _embed(
     return await embed_items(request, model, items, purpose=prompt_name, place="prompt_name", truncate=truncate)
 
 
-def _items(given: str | list[str | int | list[int]]) -> list[Item]:
-    if isinstance(given, str):
-        return [Item("inputs", given)]
-    if {*map(type, given)} == {int}:
-        return [Item("inputs", cast(list[int], given))]
-    if not 1 <= len(given) <= MAX_ROWS:
-        raise InvalidRequest(f"inputs holds {len(given)} items; it must hold 1 to {MAX_ROWS}", param="inputs")
+def _items(inputs: str | list[str | int | list[int]]) -> list[Item]:
+    if isinstance(inputs, str):
+        return [Item("inputs", inputs)]
+    if {*map(type, inputs)} == {int}:
+        return [Item("inputs", cast(list[int], inputs))]
+    if not 1 <= len(inputs) <= MAX_ROWS:
+        raise InvalidRequest(f"inputs has {len(inputs)} items; it must have 1 to {MAX_ROWS}", param="inputs")
     items = []
-    for i, item in enumerate(given):
+    for i, item in enumerate(inputs):
         if isinstance(item, int):
             raise InvalidRequest(f"inputs[{i}] is a token id among texts", param=f"inputs[{i}]")
         items.append(Item(f"inputs[{i}]", item))
     return items
 
 
-def _pairs(given: list[str | list[str]]) -> list[tuple[str, str]]:
-    texts = [item for item in given if isinstance(item, str)]
-    pairs = [(item[0], item[1]) for item in given if isinstance(item, list)]
+def _pairs(inputs: list[str | list[str]]) -> list[tuple[str, str]]:
+    texts = [item for item in inputs if isinstance(item, str)]
+    pairs = [(item[0], item[1]) for item in inputs if isinstance(item, list)]
     if not texts:
         return pairs
     if pairs or len(texts) != 2:
@@ -382,22 +383,22 @@ def _pairs(given: list[str | list[str]]) -> list[tuple[str, str]]:
     return [(texts[0], texts[1])]
 
 
-def _cut(truncate: Truncation, direction: Direction) -> Truncate:
+def _truncate(truncate: Truncation, direction: Direction) -> Truncate:
     if truncate is False:
         return "none"
     return "start" if direction.lower() == "left" else "end"
 
 
-async def _measured(
+async def _response(
     request: Request,
     started: float,
-    make: Callable[[], object],
+    build: Callable[[], object],
     texts: Sequence[Text | None],
     tokens: int,
     numbers: int = 0,
 ) -> Response:
-    """An answer with TEI's headers: what was computed, and how long it took, in milliseconds."""
-    response = await large_json_response(request, make, numbers)
+    """A response with TEI's headers: the tokens and characters processed, and the times in milliseconds."""
+    response = await large_json_response(request, build, numbers)
     timings = request.state["record"].timings
     seconds = {name: timings.longest_s(stage) for name, stage in TIMES.items()}
     seconds["x-total-time"] = time.perf_counter() - started
@@ -411,7 +412,7 @@ EMBED = Operation(
     "post",
     "/embed",
     "teiEmbed",
-    "Embed texts, as TEI does",
+    "Embed texts (TEI)",
     create_embeddings,
     list[list[float]],
     TeiEmbedRequest,
@@ -425,14 +426,14 @@ OPERATIONS = tuple(
             EMBED,
             path="/",
             id="teiEmbedAtRoot",
-            summary="The same as /embed, or as /similarity where inputs are an object",
+            summary="The same as /embed, or as /similarity if inputs is an object",
             endpoint=create,
         ),
         Operation(
             "post",
             "/rerank",
             "teiRerank",
-            "Rank texts, as TEI does, or documents, as /v1/rerank does",
+            "Rank texts (TEI), or documents as on /v1/rerank",
             create_ranking,
             list[Rank],
             TeiRerankRequest,
@@ -442,7 +443,7 @@ OPERATIONS = tuple(
             "post",
             "/predict",
             "teiPredict",
-            "Score pairs of texts, as TEI does",
+            "Score pairs of texts (TEI)",
             create_predictions,
             list[Prediction | list[Prediction]],
             PredictRequest,
@@ -452,7 +453,7 @@ OPERATIONS = tuple(
             "post",
             "/similarity",
             "teiSimilarity",
-            "Compare sentences, as TEI does",
+            "Compare sentences (TEI)",
             create_similarities,
             list[float],
             SimilarityRequest,
@@ -462,13 +463,13 @@ OPERATIONS = tuple(
             "post",
             "/tokenize",
             "teiTokenize",
-            "Cut texts into tokens, as TEI does",
+            "Tokenize texts (TEI)",
             tokenize,
-            list[list[Piece]],
+            list[list[TokenSpan]],
             TokenizeRequest,
             {"inputs": "a shell"},
         ),
-        Operation("get", "/info", "teiInfo", "Describe the default embedding model, as TEI does", info, Info),
+        Operation("get", "/info", "teiInfo", "Describe the default embedding model (TEI)", info, Info),
         *(Operation("post", path, "", "", refuse, is_documented=False) for path in ("/embed_all", "/embed_sparse")),
     )
 )

@@ -1,9 +1,9 @@
-"""Whose work goes to a model next, and what is refused: counted in tokens, fair, no more than can be done in time.
+"""Admission control and fair queueing of the work for each model, measured in tokens.
 
-Each model has a line. So much work is under way at Triton that it never waits for the gateway, and no more, so that
-what comes later can still go first. The rest waits here, in flows: a key's small requests are one, its bulk ones
-another. Flows take turns by tokens (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), so that neither a key
-nor bulk work starves others. A flow with more waiting than can be done in time takes nothing more.
+Triton is kept busy with a small amount of work in flight. Everything else waits here, where later requests can still
+overtake it. Each API key has two flows per model: one for small requests and one for bulk work. The flows share the
+model by tokens (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), so neither a key nor bulk work starves
+others. A flow with more queued work than can be done in time gets no more admitted.
 """
 
 import asyncio
@@ -19,147 +19,136 @@ from itertools import count
 from gateway.errors import Overloaded
 
 SMALL_TOKENS = 2048
-"""A request of more is bulk work."""
+"""Requests with more tokens are bulk work."""
 SMALL_WAIT_S = 0.5
-"""The longest that small requests are let wait: whoever sends one sits in front of it."""
-LEAST_WAITING = 4096
-"""Tokens that may wait in any case: a slow model is not for those who cannot."""
+"""Maximum expected wait of small requests, which are usually interactive."""
+MIN_QUEUE_TOKENS = 4096
+"""Always allow this much to queue, so that slow models stay usable."""
 BULK_SHARE = 0.75
-"""Of the request timeout, the longest that any are let wait."""
-UNDER_WAY_S = 0.4
-"""Work at Triton, by the time that it takes: about two executions of 64 texts on two cores."""
-LEAST_UNDER_WAY = 2048
-"""Tokens at Triton at least: as long as the rate is not known, and for models that are so slow that less would be less
-than a batch."""
+"""Maximum expected wait of any request, as a share of the request timeout."""
+IN_FLIGHT_S = 0.4
+"""Work in flight at Triton, as the time that it takes: about two executions of 64 texts on two cores."""
+MIN_IN_FLIGHT_TOKENS = 2048
+"""Least work in flight: used until the rate is known, and so that slow models still get a full batch."""
 WINDOW_S = 2.0
-"""Of work that the rate is taken over, with a weight that falls by e in so long a time: executions end in bursts."""
-LEAST_WINDOW_S = 0.25
-"""As long as there is less, the rate is not known."""
+"""Time constant of the exponentially weighted rate. It spans several executions, because they end in bursts."""
+MIN_WINDOW_S = 0.25
+"""The rate is unknown until this much work time has been observed."""
 
 Key = str
 
 
 @dataclass(slots=True)
 class _Flow:
-    """Requests that wait for each other."""
+    """Requests that are served one after the other: the small or the bulk requests of one key."""
 
-    waiting: int = 0
-    """Tokens that are admitted and not at Triton yet."""
+    queued: int = 0
+    """Tokens admitted and not yet sent to Triton."""
     finish: float = 0.0
-    """The virtual time at which all that it has asked for is served."""
+    """Virtual time at which all of its requests so far are served."""
 
 
 @dataclass(order=True, slots=True)
-class _Turn:
-    """A part that waits."""
+class _Waiter:
+    """A queued batch, ordered by virtual start time, then by arrival."""
 
     start: float
-    """Virtual time."""
     number: int
     tokens: int = field(compare=False)
-    come: "asyncio.Future[None]" = field(compare=False)
+    granted: "asyncio.Future[None]" = field(compare=False)
 
 
-class Line:
-    """The work for one model. Belongs to the event loop it is used in."""
+class Queue:
+    """The queue of one model. Use it in one event loop only."""
 
     def __init__(self, timeout_s: float) -> None:
-        """Begin empty.
-
-        Args:
-            timeout_s: after which requests are given up.
-        """
+        """Create an empty queue for requests with this timeout."""
         self.in_flight = 0
         """Tokens at Triton."""
         self.rate = 0.0
-        """Tokens a second that Triton does as long as it has any; 0 as long as that is not known."""
-        self._most_wait_s = BULK_SHARE * timeout_s
+        """Tokens per second that Triton computes while it has work; 0 until known."""
+        self._max_wait_s = BULK_SHARE * timeout_s
         self._flows: dict[tuple[Key, bool], _Flow] = defaultdict(_Flow)
-        self._turns: list[_Turn] = []
+        self._waiters: list[_Waiter] = []  # a heap
         self._numbers = count()
-        self._now = 0.0  # virtual: where the last part that went began
+        self._now = 0.0  # virtual time: the start of the latest batch sent
         self._sampled_at = 0.0
-        self._done = 0.0  # tokens, in the window
+        self._done = 0.0  # tokens in the window
         self._window_s = 0.0
 
     @property
     def waiting(self) -> int:
-        """Tokens that wait here."""
-        return sum(flow.waiting for flow in self._flows.values())
+        """Tokens queued here."""
+        return sum(flow.queued for flow in self._flows.values())
 
     @property
     def expected_s(self) -> float:
-        """How long what is at Triton should take; 0 as long as that is not known."""
+        """Expected duration of the work in flight; 0 until the rate is known."""
         return self.in_flight / self.rate if self.rate else 0.0
 
     def check(self, key: Key, tokens: int) -> None:
-        """Raise Overloaded if a request of so many tokens would not be admitted."""
+        """Raise Overloaded if a request of this size would not be admitted."""
         bulk = tokens > SMALL_TOKENS
-        if not self._turns or not self.rate:
-            return  # nobody waits, or nobody knows for how long
+        if not self._waiters or not self.rate:
+            return  # nothing is queued, or the wait cannot be estimated
         flow = self._flows.get((key, bulk), _Flow())
-        active = sum(other.waiting > 0 for other in self._flows.values()) + (not flow.waiting)
-        wait_s = flow.waiting * active / self.rate
+        active = sum(other.queued > 0 for other in self._flows.values()) + (not flow.queued)
+        wait_s = flow.queued * active / self.rate
         own_s = tokens * active / self.rate
-        enough_s = math.inf if bulk else max(SMALL_WAIT_S, LEAST_WAITING / self.rate)
-        if wait_s > enough_s or wait_s + own_s > self._most_wait_s:
+        limit_s = math.inf if bulk else max(SMALL_WAIT_S, MIN_QUEUE_TOKENS / self.rate)
+        if wait_s > limit_s or wait_s + own_s > self._max_wait_s:
             raise Overloaded(
-                "more is waiting than can be done in time; try again later",
+                "the server is overloaded: the request would wait too long in the queue; try again later",
                 headers={"retry-after": str(math.ceil(wait_s))},
             )
 
     @contextmanager
-    def admit(self, key: Key, tokens: int) -> Iterator["Ticket"]:
-        """Let a request in.
-
-        Args:
-            key: whose it is.
-            tokens: of all its parts.
+    def admit(self, key: Key, tokens: int) -> Iterator["Admission"]:
+        """Admit a request with this many tokens in all of its batches.
 
         Raises:
-            Overloaded: too much of the kind is waiting already.
+            Overloaded: too much is queued in the request's flow.
         """
         self.check(key, tokens)
-        place = (key, tokens > SMALL_TOKENS)
-        ticket = Ticket(self, self._flows[place], tokens)
-        ticket.flow.waiting += tokens
+        admission = Admission(self, self._flows[key, tokens > SMALL_TOKENS], tokens)
+        admission.flow.queued += tokens
         try:
-            yield ticket
+            yield admission
         finally:
-            ticket.flow.waiting -= ticket.left
+            admission.flow.queued -= admission.left
 
-    async def wait(self, flow: _Flow, tokens: int) -> None:
-        """Wait until a part may go to Triton, and count it as under way."""
+    async def acquire(self, flow: _Flow, tokens: int) -> None:
+        """Wait until a batch may be sent to Triton, and count it as in flight."""
         start = max(self._now, flow.finish)
         flow.finish = start + tokens
-        if not self._turns and self._has_room():
-            self._go(start, tokens)
+        if not self._waiters and self._has_room():
+            self._start(start, tokens)
             return
-        turn = _Turn(start, next(self._numbers), tokens, asyncio.get_running_loop().create_future())
-        heapq.heappush(self._turns, turn)
+        waiter = _Waiter(start, next(self._numbers), tokens, asyncio.get_running_loop().create_future())
+        heapq.heappush(self._waiters, waiter)
         try:
-            await turn.come
+            await waiter.granted
         except asyncio.CancelledError:
-            if turn.come.done() and not turn.come.cancelled():  # it had come in the same moment
-                self.leave(tokens, done=False)
-            else:  # the flow has not had it
+            if waiter.granted.done() and not waiter.granted.cancelled():  # granted just before the cancellation
+                self.release(tokens, done=False)
+            else:  # the flow did not use this time
                 flow.finish = max(self._now, flow.finish - tokens)
             raise
 
-    def leave(self, tokens: int, *, done: bool) -> None:
-        """A part is no longer under way: the next ones may go."""
+    def release(self, tokens: int, *, done: bool) -> None:
+        """Count a batch as no longer in flight, and let waiting batches start. `done`: Triton computed it."""
         self.in_flight -= tokens
         self._sample(tokens, done=done)
-        while self._turns and (self._turns[0].come.done() or self._has_room()):
-            turn = heapq.heappop(self._turns)
-            if not turn.come.done():  # else it was given up
-                self._go(turn.start, turn.tokens)
-                turn.come.set_result(None)
+        while self._waiters and (self._waiters[0].granted.done() or self._has_room()):
+            waiter = heapq.heappop(self._waiters)
+            if not waiter.granted.done():  # otherwise it was cancelled
+                self._start(waiter.start, waiter.tokens)
+                waiter.granted.set_result(None)
 
     def _has_room(self) -> bool:
-        return self.in_flight <= max(LEAST_UNDER_WAY, self.rate * UNDER_WAY_S)
+        return self.in_flight <= max(MIN_IN_FLIGHT_TOKENS, self.rate * IN_FLIGHT_S)
 
-    def _go(self, start: float, tokens: int) -> None:
+    def _start(self, start: float, tokens: int) -> None:
         self._now = max(self._now, start)
         if not self.in_flight:
             self._sampled_at = time.monotonic()
@@ -173,36 +162,36 @@ class Line:
         weight = math.exp(-seconds / WINDOW_S)
         self._done = weight * self._done + tokens
         self._window_s = weight * self._window_s + seconds
-        if self._window_s >= LEAST_WINDOW_S:
+        if self._window_s >= MIN_WINDOW_S:
             self.rate = self._done / self._window_s
 
 
 @dataclass(slots=True)
-class Ticket:
-    """A request that was let in."""
+class Admission:
+    """An admitted request."""
 
-    line: Line
+    queue: Queue
     flow: _Flow
     left: int
-    """Tokens of it that have not gone to Triton."""
+    """Tokens not yet sent to Triton."""
 
-    async def turn(self, tokens: int) -> None:
-        """Wait until a part of so many tokens may go to Triton; whoever waited has to `leave` the line in the end."""
-        await self.line.wait(self.flow, tokens)
+    async def acquire(self, tokens: int) -> None:
+        """Wait until a batch of this size may be sent to Triton. The caller must `release` it on the queue."""
+        await self.queue.acquire(self.flow, tokens)
         self.left -= tokens
-        self.flow.waiting -= tokens
+        self.flow.queued -= tokens
 
 
-class Lines:
-    """The lines of all models."""
+class Queues:
+    """The queues of all models."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._lines: dict[str, Line] = {}
+        self._queues: dict[str, Queue] = {}
 
-    def of(self, model: str) -> Line:
-        """The line of a model, by its Triton name."""
-        line = self._lines.get(model)
-        if line is None:
-            line = self._lines[model] = Line(self._timeout_s)
-        return line
+    def get(self, model: str) -> Queue:
+        """Return the queue of a model by its Triton name, created on first use."""
+        queue = self._queues.get(model)
+        if queue is None:
+            queue = self._queues[model] = Queue(self._timeout_s)
+        return queue

@@ -1,15 +1,15 @@
-"""How many cores there are for this process."""
+"""The number of CPU cores available to this process."""
 
 import math
 import os
 from pathlib import Path
 
 LIMIT = Path("/sys/fs/cgroup/cpu.max")
-"""A container's: microseconds of CPU time, and of the period in which it may use them (kernel.org, cgroup-v2)."""
+"""CPU limit of the container: quota and period in microseconds (kernel.org, cgroup-v2)."""
 
 
 def count(limit: Path = LIMIT) -> int:
-    """Those that it may run on, and no more than a container's limit is worth: a pod sees all cores of its node."""
+    """Count the cores that the process may use: its affinity, at most the container's limit (a pod sees all cores)."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = limit.read_text().split()

@@ -1,4 +1,4 @@
-"""Work in threads, so that the event loop goes on meanwhile, with turns between keys."""
+"""A thread pool that API keys share fairly."""
 
 import asyncio
 import time
@@ -12,28 +12,27 @@ Result = TypeVar("Result")
 
 
 class Threads:
-    """A pool of threads. Belongs to the event loop it is used in."""
+    """A thread pool. Use it in one event loop only."""
 
     def __init__(self, count: int, spare: int) -> None:
-        """Start none yet.
+        """Create the pool; threads start on demand.
 
         Args:
-            count: how many work at a time.
-            spare: more of them, for keys that have none: the kernel shares the cores between all.
+            count: threads that one key may use at a time.
+            spare: further threads for keys that have none; the kernel shares the cores among all threads.
         """
         self.count = count
-        """How many of one key work at a time."""
         self._turns = Turns(count, spare)
         self._pool = ThreadPoolExecutor(count + spare, thread_name_prefix="work")
 
     def close(self) -> None:
-        """Wait for what is under way, and end them."""
+        """Wait for running work, then stop the threads."""
         self._pool.shutdown()
 
     async def run(self, account: Account, work: Callable[[], Result]) -> Result:
-        """Do work in a thread when its turn has come.
+        """Run work in a thread when it is the key's turn, and charge the CPU time to the account.
 
-        A thread cannot be stopped: if whoever waits gives up, the turn is over when the work is.
+        Threads cannot be stopped: if the caller is cancelled, the turn ends when the work does.
         """
         await self._turns.begin(account.key)
         loop = asyncio.get_running_loop()
@@ -46,7 +45,7 @@ class Threads:
                 loop.call_soon_threadsafe(self._end, account, time.thread_time() - began)
 
         done = loop.run_in_executor(self._pool, do)
-        done.add_done_callback(_look)  # or asyncio would log the error of work that nobody waits for any more
+        done.add_done_callback(_retrieve)  # or asyncio logs the error of work whose caller was cancelled
         return await asyncio.shield(done)
 
     def _end(self, account: Account, seconds: float) -> None:
@@ -54,6 +53,6 @@ class Threads:
         self._turns.end(account.key)
 
 
-def _look(done: asyncio.Future[Result]) -> None:
+def _retrieve(done: asyncio.Future[Result]) -> None:
     if not done.cancelled():
         done.exception()

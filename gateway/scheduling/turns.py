@@ -1,4 +1,4 @@
-"""A limit on how many do something at a time, shared between keys by the time that it takes them."""
+"""A semaphore that API keys share fairly, by the time that they hold it."""
 
 import asyncio
 import time
@@ -10,19 +10,20 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Account:
-    """What a request is charged to: whose turns it takes, and what was done for it."""
+    """The API key of a request, and the CPU time spent on it."""
 
     key: str = ""
+    """An id of the key, not the key itself; empty on a server without keys."""
     seconds: float = 0.0
-    """CPU time of the threads and processes that worked for it."""
+    """CPU time of threads and processes that worked for the request."""
 
 
 @dataclass(slots=True)
 class _Flow:
-    """One key's turns."""
+    """The turns of one key."""
 
     used: float
-    """Seconds that it has held turns for, counted from where the others stood when it came."""
+    """Seconds for which it has held turns, starting at the least-used active flow when the key arrived."""
     held: int = 0
     waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
 
@@ -32,25 +33,25 @@ class _Flow:
 
 
 class Turns:
-    """So many at a time. Of the keys that wait, the one that has held turns for the least time goes next.
+    """A fair semaphore. The waiting key that has held turns for the least time goes next.
 
-    A turn is never taken back, so a key with long ones could hold them all. A key that holds none may therefore take a
-    spare one beyond the size. One key alone has the use of `size`.
+    Turns are not preempted, so one key with long turns could hold all of them. A key that holds none may therefore take
+    one of `spare` further turns. A single key never holds more than `size`.
 
-    Belongs to the event loop it is used in.
+    Use it in one event loop only.
     """
 
     def __init__(self, size: int, spare: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self._size = size
-        self._most = size + spare
+        self._limit = size + spare
         self._clock = clock
         self._counted_at = clock()
         self._flows: dict[str, _Flow] = {}
-        """Of the keys that hold turns or wait, and of those that have used more than any of these."""
+        """By key: active flows, and inactive ones that have used more than any active one."""
 
     @asynccontextmanager
     async def take(self, key: str) -> AsyncIterator[None]:
-        """Wait for a turn, and give it back at the end."""
+        """Hold a turn."""
         await self.begin(key)
         try:
             yield
@@ -58,7 +59,7 @@ class Turns:
             self.end(key)
 
     async def begin(self, key: str) -> None:
-        """Wait for a turn; whoever has had it has to `end` it."""
+        """Wait for a turn. The caller must `end` it."""
         self._count()
         flow = self._flow(key)
         turn = asyncio.get_running_loop().create_future()
@@ -68,27 +69,27 @@ class Turns:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                with suppress(ValueError):  # `_admit` may have come past it
+                with suppress(ValueError):  # `_admit` may have removed it
                     flow.waiting.remove(turn)
-            else:  # it had come in the same moment
+            else:  # granted just before the cancellation
                 self.end(key)
             raise
 
     def end(self, key: str) -> None:
-        """Give a turn back."""
+        """Release a turn."""
         self._count()
         self._flows[key].held -= 1
         self._admit()
 
     def _count(self) -> None:
-        """Charge the turns that are held for the time since the last count."""
+        """Charge held turns for the time since the last count."""
         now = self._clock()
         for flow in self._flows.values():
             flow.used += flow.held * (now - self._counted_at)
         self._counted_at = now
 
     def _flow(self, key: str) -> _Flow:
-        """A key's flow. One that comes, or comes again, has no credit from the time when it was away."""
+        """The flow of a key. A key that was away gets no credit for that time."""
         least = min((flow.used for flow in self._flows.values() if flow.is_active), default=None)
         self._flows = {
             name: flow
@@ -100,13 +101,13 @@ class Turns:
     def _admit(self) -> None:
         while (flow := self._next()) is not None:
             turn = flow.waiting.popleft()
-            if not turn.done():  # else it was given up
+            if not turn.done():  # otherwise it was cancelled
                 flow.held += 1
                 turn.set_result(None)
 
     def _next(self) -> _Flow | None:
         held = sum(flow.held for flow in self._flows.values())
-        if held >= self._most:
+        if held >= self._limit:
             return None
         waiting = [flow for flow in self._flows.values() if flow.waiting and (held < self._size or not flow.held)]
         return min(waiting, key=lambda flow: flow.used, default=None)

@@ -1,4 +1,4 @@
-"""HTTP on a connection: uvicorn's, with limits on what comes before a request is one."""
+"""uvicorn's HTTP protocol with limits on headers, chunks, pipelining and slow clients."""
 
 import asyncio
 import re
@@ -14,43 +14,44 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from gateway.error_body import ErrorObject, ErrorResponse
 
 HEAD_BYTES = 64 * 2**10
-"""Of a request's line and headers, as they come in; what comes in one piece with their end is not counted."""
-HEAD_S = 10.0
-"""From the connection, or from the first byte of a later request, until its headers are complete."""
-READ_S = 30.0
-"""A client that takes nothing of its answers for so long is gone."""
+"""The largest request line and headers. Data received together with the end of the headers is not counted."""
+HEAD_TIMEOUT_S = 10.0
+"""How long a client may take to send the headers, from the connection or from the first byte of a later request."""
+READ_TIMEOUT_S = 30.0
+"""Disconnect a client that reads nothing of its response for this long."""
 MAX_PIPELINED = 8
-"""Requests on a connection that wait for the answer of another."""
+"""The most requests on a connection that wait for the response to an earlier one."""
 MAX_CHUNKS = 512
-"""Pieces that a body may come in, beside one for each CHUNK_BYTES of it: each costs as much as a kilobyte does."""
+"""The most chunks of a body, plus one for each CHUNK_BYTES of it. A chunk costs as much time as a kilobyte."""
 CHUNK_BYTES = 64
-TOO_MANY_S = 0.1
-"""Until that is said: a client that is answered at once comes again at once."""
-REST_S = 10.0
-"""For the rest of a body that came after its answer, all of it together; a connection is used again after that."""
+CHUNKS_REFUSAL_DELAY_S = 0.1
+"""How long to wait before refusing a body with too many chunks: a client that is refused at once retries at once."""
+REST_TIMEOUT_S = 10.0
+"""How long to receive the rest of a body after its response was sent. The connection can be reused afterwards."""
 REST_BYTES = 64 * 2**20
-"""Of such a rest."""
-PACE_S = 0.02
-"""Between two looks at what nobody reads: uvloop takes megabytes at a time from a client that sends fast, while all
-others wait."""
+"""How much of the rest of a body to receive after its response was sent."""
+DISCARD_PAUSE_S = 0.02
+"""The pause between reads of data that is discarded: uvloop reads megabytes at a time from a fast client, while all
+other clients wait."""
 LINGER_S = 1.0
-"""How long to take what a refused client still sends: closed at once, the kernel would cut it off from the answer."""
+"""How long to keep receiving from a client after refusing it. If the socket were closed while the client sends, the
+kernel would discard the response."""
 HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*", re.ASCII)
-"""RFC 9110, section 7.2: a name or an address, and a port."""
+"""A name or an address, with an optional port (RFC 9110, section 7.2)."""
 
 
 class _TooManyChunksError(Exception):
-    """Ends the parser's work on what has come in."""
+    """Stops the parser."""
 
 
-class Joined:
-    """A transport that sends together what is written in one turn of the event loop: uvicorn writes a head and a body,
-    and each would be a system call, and wake the client."""
+class CoalescingTransport:
+    """A transport that sends everything written in one iteration of the event loop together. uvicorn writes headers and
+    body separately, which would cost two system calls and wake the client twice."""
 
     def __init__(
         self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, close: Callable[[], None]
     ) -> None:
-        """Write to a transport; `close` hangs up, now or later."""
+        """Write to a transport; `close` closes it, now or later."""
         self._transport = transport
         self._loop = loop
         self._close = close
@@ -58,23 +59,22 @@ class Joined:
         self._written: list[bytes] = []
 
     def __getattr__(self, name: str) -> object:
-        """All else is the transport's."""
+        """Pass everything else on to the transport."""
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Send soon."""
+        """Send at the end of this iteration of the event loop."""
         if not self._written:
             self._loop.call_soon(self._flush)
         self._written.append(data)
 
     def close(self) -> None:
-        """Send what is written, and hang up."""
+        """Send what was written, then close."""
         self._flush()
         self._is_closed = True
         self._close()
 
     def is_closing(self) -> bool:
-        """Whether nothing more is answered."""
         return self._is_closed or self._transport.is_closing()
 
     def _flush(self) -> None:
@@ -83,23 +83,23 @@ class Joined:
         self._written.clear()
 
 
-class Flow(FlowControl):
-    """Takes nothing more from a client while one of its requests waits for the answer of another: each look whether the
-    client is still there would let in more of a body that nobody counts yet."""
+class PipelineFlowControl(FlowControl):
+    """Does not read from a client while one of its requests waits for an earlier response. Otherwise, checking whether
+    the client is still connected would receive more of a body that is not counted yet."""
 
     def __init__(self, transport: asyncio.Transport, waiting: Collection[object]) -> None:
         super().__init__(transport)
         self._waiting = waiting
 
     def resume_reading(self) -> None:
-        """Take more, if nothing waits."""
+        """Resume, unless a request is waiting."""
         if not self._waiting:
             super().resume_reading()
 
 
 class Protocol(HttpToolsProtocol):
-    """Hangs up on clients that send headers or bodies without end, by size or by time, that do not read, or do not
-    wait."""
+    """Disconnects clients that exceed the limits on the size and time of headers and bodies, on pipelined requests, or
+    on the time to read a response."""
 
     _socket: asyncio.Transport
     _head_bytes = 0
@@ -112,25 +112,25 @@ class Protocol(HttpToolsProtocol):
     _rest_timer: asyncio.TimerHandle | None = None
     _wants_upgrade = False
     _answering: RequestResponseCycle | None = None
-    """The request that is under way, while others may wait in the pipeline."""
+    """The request being answered, while others may wait in the pipeline."""
     _refused = False
-    """Nothing more is read of requests."""
-    _is_wrong = False
-    """What came is no HTTP as we take it: the rest is not even taken in."""
+    """No more requests are read."""
+    _is_malformed = False
+    """The client does not speak HTTP correctly: the rest of its data is not even received."""
     _lingers = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._socket = transport
         self._parts: list[bytes] = []
-        super().connection_made(cast(asyncio.Transport, Joined(transport, self.loop, self._close)))
-        self.flow = Flow(transport, self.pipeline)
+        super().connection_made(cast(asyncio.Transport, CoalescingTransport(transport, self.loop, self._close)))
+        self.flow = PipelineFlowControl(transport, self.pipeline)
         self._begin_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
         self._end_rest()
         self.resume_writing()
-        if self._answering is not None and not self._answering.response_complete:  # uvicorn tells the last one only
+        if self._answering is not None and not self._answering.response_complete:  # uvicorn notifies only the last one
             self._answering.disconnected = True
             self._answering.message_event.set()
         super().connection_lost(exc)
@@ -138,7 +138,7 @@ class Protocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._read_timer is None:
-            self._read_timer = self.loop.call_later(READ_S, self.transport.abort)
+            self._read_timer = self.loop.call_later(READ_TIMEOUT_S, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -151,7 +151,7 @@ class Protocol(HttpToolsProtocol):
         self._begin_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_timer is not None:  # else it is a trailer, which nobody reads
+        if self._head_timer is not None:  # otherwise it is a trailer, which is ignored
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -159,13 +159,13 @@ class Protocol(HttpToolsProtocol):
             self._wants_upgrade = True
             return
         if len(self.pipeline) >= MAX_PIPELINED:
-            self._refuse(HTTPStatus.TOO_MANY_REQUESTS, f"over {MAX_PIPELINED} requests wait for the answer of another")
-        elif (problem := self._problem()) is not None:
+            self._refuse(HTTPStatus.TOO_MANY_REQUESTS, f"more than {MAX_PIPELINED} pipelined requests")
+        elif (problem := self._header_problem()) is not None:
             self._refuse(*problem)
         if self._refused:
             return
         self._end_head()
-        super().on_headers_complete()  # may raise, and then this is no request
+        super().on_headers_complete()  # may raise, and then there is no request
         self._in_body = True
         self._body_bytes = self._chunks = 0
         if not self.pipeline:
@@ -197,12 +197,12 @@ class Protocol(HttpToolsProtocol):
         if self._in_body and self.cycle.response_complete and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self._rest_bytes = 0
-            self._rest_timer = self.loop.call_later(REST_S, self.transport.close)
+            self._rest_timer = self.loop.call_later(REST_TIMEOUT_S, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
         in_head = self._head_timer is not None
         if not in_head and not self._in_body:
-            data = data.lstrip(b"\r\n")  # between requests (RFC 9112, section 2.2), where it would stop a timer
+            data = data.lstrip(b"\r\n")  # allowed between requests (RFC 9112, section 2.2), but it would stop a timer
         if self._refused or self._rest_timer is not None:
             self._pause()
         if self._refused or not data:
@@ -213,7 +213,7 @@ class Protocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-                self._refuse(status, f"the headers are over {HEAD_BYTES} bytes")
+                self._refuse(status, f"the request headers exceed {HEAD_BYTES} bytes")
         if self._rest_timer is not None:
             self._rest_bytes += len(data)
             if self._rest_bytes > REST_BYTES:
@@ -222,10 +222,10 @@ class Protocol(HttpToolsProtocol):
     def _pause(self) -> None:
         if not self._socket.is_closing():
             self._socket.pause_reading()
-            if not self._is_wrong:
-                self.loop.call_later(PACE_S, self._go_on)
+            if not self._is_malformed:
+                self.loop.call_later(DISCARD_PAUSE_S, self._resume_reading)
 
-    def _go_on(self) -> None:
+    def _resume_reading(self) -> None:
         if not self._socket.is_closing() and not self.flow.read_paused:
             self._socket.resume_reading()
 
@@ -238,8 +238,8 @@ class Protocol(HttpToolsProtocol):
             except httptools.HttpParserError as exc:
                 if isinstance(exc.__context__, _TooManyChunksError):
                     self._refused = True
-                    message = f"the body comes in over {MAX_CHUNKS} chunks of under {CHUNK_BYTES} bytes"
-                    self.loop.call_later(TOO_MANY_S, self._refuse, HTTPStatus.BAD_REQUEST, message)
+                    message = f"the body has more than {MAX_CHUNKS} chunks smaller than {CHUNK_BYTES} bytes"
+                    self.loop.call_later(CHUNKS_REFUSAL_DELAY_S, self._refuse, HTTPStatus.BAD_REQUEST, message)
                 else:
                     self.send_400_response("Invalid HTTP request received.")
                 return
@@ -248,8 +248,8 @@ class Protocol(HttpToolsProtocol):
                 return
 
     def _without_upgrade(self) -> bytes:
-        """The head of a request that wishes for another protocol, as Java does, for HTTP/2, without that wish: the
-        parser takes nothing behind it for HTTP. Nothing, where it was a CONNECT, which is answered like all else."""
+        """The request line and headers without the Upgrade header. Java's client asks for HTTP/2 this way, and the
+        parser does not parse what follows an upgrade. Empty for a CONNECT, which gets an ordinary response."""
         if not self._wants_upgrade:
             return b""
         self._wants_upgrade = False
@@ -259,7 +259,7 @@ class Protocol(HttpToolsProtocol):
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def _hand_over(self) -> None:
-        """Pass on what came of a body, however many chunks it came in."""
+        """Pass on the chunks of a body received so far, as one."""
         if self._parts:
             body = b"".join(self._parts)
             self._parts.clear()
@@ -267,29 +267,29 @@ class Protocol(HttpToolsProtocol):
                 super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no HTTP, in the form of every other error."""
+        """Refuse malformed HTTP, in the format of every other error."""
         self._refuse(HTTPStatus.BAD_REQUEST, msg)
 
-    def _problem(self) -> tuple[HTTPStatus, str] | None:
-        """What is wrong with the headers (RFC 9112, sections 3.2 and 6.1)."""
+    def _header_problem(self) -> tuple[HTTPStatus, str] | None:
+        """The status and message if the headers are invalid (RFC 9112, sections 3.2 and 6.1)."""
         hosts = []
         for name, value in self.headers:
             if name == b"host":
                 hosts.append(value)
             elif name == b"transfer-encoding" and value.lower() != b"chunked":
-                return HTTPStatus.NOT_IMPLEMENTED, "the only transfer-encoding that is read is chunked"
+                return HTTPStatus.NOT_IMPLEMENTED, "unsupported transfer-encoding; only chunked is supported"
         if len(hosts) > 1:
-            return HTTPStatus.BAD_REQUEST, "there is more than one Host header"
+            return HTTPStatus.BAD_REQUEST, "the request has more than one Host header"
         if not hosts:
             is_old = self.parser.get_http_version() == "1.0"
-            return None if is_old else (HTTPStatus.BAD_REQUEST, "there is no Host header")
-        return None if HOST.fullmatch(hosts[0]) else (HTTPStatus.BAD_REQUEST, "the Host header is not a host")
+            return None if is_old else (HTTPStatus.BAD_REQUEST, "the request has no Host header")
+        return None if HOST.fullmatch(hosts[0]) else (HTTPStatus.BAD_REQUEST, "the Host header is not a valid host")
 
     def _begin_head(self) -> None:
         if self._head_timer is None and not self._refused:
             self._head_bytes = 0
-            message = f"the headers were not complete within {HEAD_S:g} s"
-            self._head_timer = self.loop.call_later(HEAD_S, self._refuse, HTTPStatus.REQUEST_TIMEOUT, message)
+            message = f"the request headers were not complete within {HEAD_TIMEOUT_S:g} s"
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._refuse, HTTPStatus.REQUEST_TIMEOUT, message)
 
     def _end_head(self) -> None:
         if self._head_timer is not None:
@@ -307,17 +307,17 @@ class Protocol(HttpToolsProtocol):
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
             if not self._in_body or cycle.response_started or self.pipeline:
-                cycle.keep_alive = False  # the answer of another request comes first, and is the last
+                cycle.keep_alive = False  # the response to another request comes first, and is the last
                 return
             cycle.disconnected = True
             cycle.message_event.set()
-        self._is_wrong = True
-        if self._rest_timer is None:  # else there is an answer already
+        self._is_malformed = True
+        if self._rest_timer is None:  # otherwise there is a response already
             self.transport.write(_error(status, message))
         self.transport.close()
 
     def _close(self) -> None:
-        """Hang up, but not on a client that sends: the kernel would drop the answer, too."""
+        """Close the connection, but linger if the client is sending: the kernel would discard the response."""
         if self._socket.is_closing() or self._lingers:
             return
         self._end_rest()
@@ -330,7 +330,7 @@ class Protocol(HttpToolsProtocol):
         else:
             self._socket.close()
         if self._socket.get_write_buffer_size():
-            self.loop.call_later(READ_S, self._socket.abort)
+            self.loop.call_later(READ_TIMEOUT_S, self._socket.abort)
 
 
 def _error(status: HTTPStatus, message: str) -> bytes:

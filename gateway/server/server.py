@@ -1,4 +1,4 @@
-"""uvicorn's server, which drains before it stops."""
+"""uvicorn's server with a graceful shutdown."""
 
 import time
 from contextlib import suppress
@@ -10,14 +10,14 @@ import uvicorn
 from gateway.drain import Drain
 
 TICKS_PER_SECOND = 10
-"""Of uvicorn's loop."""
+"""How often uvicorn calls on_tick."""
 GIVE_UP_S = 1.0
-"""Time for the error answers of requests that were not finished in time."""
+"""How long to wait for the error responses of requests that were not finished in time."""
 
 
 class Server(uvicorn.Server):
-    """Stops listening only when all that was accepted is answered: what is not done in time, with an error. Gives a
-    sign of life each second, if there is a file for it."""
+    """Stops listening only after every accepted request has a response; requests unfinished after `timeout_s` get an
+    error. Touches the heartbeat file, if there is one, every second."""
 
     def __init__(
         self, config: uvicorn.Config, drain: Drain, timeout_s: float, heartbeat_file: Path | None = None
@@ -28,17 +28,17 @@ class Server(uvicorn.Server):
         self._timeout_s = timeout_s
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain; a second signal stops at once."""
+        """Start draining; a second signal stops the server immediately."""
         if self._drain.began_at is None:
             self._drain.begin()
-            self._captured_signals.append(sig)  # raised again in the end, as uvicorn does
+            self._captured_signals.append(sig)  # raised again at the end, as uvicorn does
         else:
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        """Look, ten times a second, whether it is time to stop."""
+        """Check whether draining is over. uvicorn calls this ten times per second."""
         if self._heartbeat_file is not None and counter % TICKS_PER_SECOND == 0:
-            with suppress(OSError):  # its folder may be gone, which is no reason to end
+            with suppress(OSError):  # a missing folder must not stop the server
                 self._heartbeat_file.touch()
         if self._drain.began_at is not None:
             over_s = time.monotonic() - self._drain.began_at - self._timeout_s

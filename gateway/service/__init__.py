@@ -1,1 +1,1 @@
-"""What the gateway does, whatever the dialect it is asked in: embed and rerank, without HTTP."""
+"""Embedding and reranking, independent of HTTP and of the API in use."""

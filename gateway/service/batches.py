@@ -1,7 +1,6 @@
-"""Rows to outputs: a call is cut into requests that Triton can batch, and the answers are put in order."""
+"""Sends the rows of a call to Triton in batches and puts the outputs back in order."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,83 +9,72 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.catalog import TritonModel
-from gateway.errors import InferenceFailed
-from gateway.scheduling.admission import Line, Ticket
+from gateway.scheduling.admission import Admission, Queue
 from gateway.service.caller import Caller
 from gateway.service.gather import gather
 from gateway.telemetry.timings import TritonCall
 
 Tensors = Mapping[str, NDArray[np.generic]]
-"""A request's inputs by name, rows first."""
+"""The inputs of one Triton request by name, batch dimension first."""
 
-IN_FLIGHT = 8
-"""Parts of one call that are made and wait for their turn at a time: a call of thousands of rows is never whole in
-memory twice."""
+MAX_PREPARED = 8
+"""Batches of one call that are built or queued at a time, so that the tensors of a call of thousands of rows are never
+all in memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Rows that make one request to Triton."""
+class Batch:
+    """The rows of one Triton request."""
 
     rows: Sequence[int]
-    """At most model.max_batch_size, by their places in the call."""
+    """Indices of rows in the call, at most model.max_batch_size."""
     tokens: int
-    """What it counts for."""
+    """Its size for admission: the tokens of its texts or the patches of its images."""
 
 
-async def run(
-    caller: Caller, model: TritonModel, parts: Sequence[Part], tensors: Callable[[Sequence[int]], Awaitable[Tensors]]
+async def infer(
+    caller: Caller, model: TritonModel, batches: Sequence[Batch], tensors: Callable[[Sequence[int]], Awaitable[Tensors]]
 ) -> NDArray[np.float32]:
-    """Compute every row: [n, model.width], in the order of the rows.
+    """Compute all rows: FP32 [n, model.width], in the order of the rows.
 
     Args:
-        caller: on whose behalf.
-        model: of any role.
-        parts: together rows 0..n-1.
-        tensors: makes a part's inputs, when its turn has come.
+        caller: the request to work for.
+        model: a model of any role.
+        batches: rows 0 to n - 1, each in one batch.
+        tensors: builds the inputs of the given rows; called when a batch is next.
 
     Raises:
-        GatewayError: of the first part, in their order, that failed; those not begun by then are not. Overloaded before
-            any is.
+        GatewayError: Overloaded before any batch is sent; otherwise the error of the first batch that failed. Batches
+            after it that have not been sent are not sent.
     """
-    results = np.empty((sum(len(part.rows) for part in parts), model.width), np.float32)
-    slots = asyncio.Semaphore(IN_FLIGHT)
+    results = np.empty((sum(len(batch.rows) for batch in batches), model.width), np.float32)
+    slots = asyncio.Semaphore(MAX_PREPARED)
 
-    async def run_part(ticket: Ticket, part: Part) -> None:
+    async def infer_batch(admission: Admission, batch: Batch) -> None:
         await slots.acquire()
-        answer = await _infer(caller, ticket, model, part, await tensors(part.rows))
-        results[part.rows] = _checked(answer, (len(part.rows), model.width))
-        caller.triton.answered_at[model.triton_name] = time.monotonic()
-        slots.release()  # not of a part that failed, or another would begin
+        results[batch.rows] = await _send(caller, admission, model, batch, await tensors(batch.rows))
+        slots.release()  # not after a failure: no further batch may start
 
-    line = caller.lines.of(model.triton_name)
-    with line.admit(caller.account.key, sum(part.tokens for part in parts)) as ticket:
-        await gather(*(run_part(ticket, part) for part in parts))
+    queue = caller.queues.get(model.triton_name)
+    with queue.admit(caller.account.key, sum(batch.tokens for batch in batches)) as admission:
+        await gather(*(infer_batch(admission, batch) for batch in batches))
     return results
 
 
-async def _infer(
-    caller: Caller, ticket: Ticket, model: TritonModel, part: Part, tensors: Tensors
+async def _send(
+    caller: Caller, admission: Admission, model: TritonModel, batch: Batch, tensors: Tensors
 ) -> NDArray[np.float32]:
-    timings = caller.timings
+    timings, name, rows = caller.timings, model.triton_name, len(batch.rows)
     with timings.stage("queue"):
-        await ticket.turn(part.tokens)
-    timings.calls.append(TritonCall(model.triton_name, len(part.rows), part.tokens))
-    with timings.stage("inference", model=model.triton_name, rows=len(part.rows), tokens=part.tokens):
-        call = asyncio.ensure_future(caller.triton.infer(model.triton_name, tensors, model.output))
-        call.add_done_callback(partial(_leave, ticket.line, part.tokens))
-        # Whoever gives up waiting does not cancel it: Triton 2.51 can crash when a call is (server issue 7368).
+        await admission.acquire(batch.tokens)
+    timings.calls.append(TritonCall(name, rows, batch.tokens))
+    with timings.stage("inference", model=name, rows=rows, tokens=batch.tokens):
+        call = asyncio.ensure_future(caller.triton.infer(name, tensors, model.output, (rows, model.width)))
+        call.add_done_callback(partial(_release, admission.queue, batch.tokens))
+        # Do not cancel the call when the client gives up: Triton 2.51 can crash (server issue 7368).
         return await asyncio.shield(call)
 
 
-def _leave(line: Line, tokens: int, call: "asyncio.Future[NDArray[np.float32]]") -> None:
-    """Make room in the line, when Triton is really done; asking for the error tells asyncio that somebody did."""
-    line.leave(tokens, done=not call.cancelled() and call.exception() is None)
-
-
-def _checked(results: NDArray[np.float32], shape: tuple[int, int]) -> NDArray[np.float32]:
-    if results.shape != shape:
-        raise InferenceFailed(f"the model answered with shape {results.shape} where {shape} was due")
-    if not np.isfinite(results).all():
-        raise InferenceFailed("the model answered with numbers that are not finite")
-    return results
+def _release(queue: Queue, tokens: int, call: "asyncio.Future[NDArray[np.float32]]") -> None:
+    """Free the capacity once Triton has finished. Reading the exception also keeps asyncio from logging it."""
+    queue.release(tokens, done=not call.cancelled() and call.exception() is None)

@@ -1,4 +1,4 @@
-"""Texts and images to embeddings."""
+"""Embeds texts and images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,44 +11,47 @@ from gateway.catalog import ImageModel, Model, TextModel
 from gateway.errors import InvalidRequest
 from gateway.images.pool import Pixels
 from gateway.images.reader import Images
-from gateway.service import image_batches, text_batches, tokens
+from gateway.service import tokens
 from gateway.service.caller import Caller
 from gateway.service.gather import gather
+from gateway.service.image_batches import infer_images
+from gateway.service.text_batches import infer_texts
 from gateway.service.tokens import Text
 from gateway.text.tokenizer import Truncate
 from gateway.vectors import normalise
 
-NOTHING = np.empty((0, 1), np.float32)
-"""The vectors of no rows, of any width."""
+Vectors = NDArray[np.float32]
+
+NO_VECTORS = np.empty((0, 1), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What one vector is made of: a text, an image, or both."""
+    """The input of one vector: a text, an image, or both."""
 
     place: str
-    """What error messages call it, such as "input[3]"."""
+    """The item's field in error messages, such as "input[3]"."""
     text: Text | None = None
     image: str | None = None
     """A data: URI, base64 or an http(s) URL."""
     image_place: str = ""
-    """What they call the image, if not "input[3].image"."""
+    """The image's field in error messages, if it is not "input[3].image"."""
 
     def where_image(self) -> str:
-        """What error messages call its image."""
+        """The image's field in error messages."""
         return self.image_place or f"{self.place}.image"
 
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """The answer to one call."""
+    """The result of one call."""
 
-    vectors: NDArray[np.float32]
-    """[n, d], in the order of the items; not normalised, but for those of items with text and image."""
+    vectors: Vectors
+    """[n, d], in the order of the items; not normalised, except those of items with text and image."""
     text_tokens: int
-    """What was computed, special tokens and the model's prompt included."""
+    """Tokens of all texts, including special tokens and the model's prompt, excluding truncated ones."""
     image_tokens: int
-    """The patches of all images."""
+    """Patches of all images."""
 
 
 async def embed(
@@ -62,48 +65,49 @@ async def embed(
     truncate: Truncate,
     max_tokens: int | None = None,
 ) -> Embeddings:
-    """Embed items.
-
-    A text and an image in one item make one vector: the mean of both vectors, each of length 1 and with the weight that
-    the model gives it, and of length 1 again.
+    """Embed items. An item with text and image gets one vector: the normalised weighted mean of both unit vectors.
 
     Args:
-        caller: on whose behalf.
-        reader: of images.
-        served: all models, to name those that take images where this one does not.
+        caller: the request to work for.
+        reader: fetches and decodes images.
+        served: all models, to name those that accept images if this one does not.
         model: an embedding model.
-        items: 1 to 2,048 of them.
-        prompt: put in front of those texts that are not token ids.
+        items: 1 to 2,048 items.
+        prompt: put before all texts, but not before token ids.
         truncate: what to do with texts over the limit.
         max_tokens: a limit below the model's own.
 
     Raises:
-        GatewayError: InvalidRequest, or what `parts.run` raises.
+        GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
     """
     _check_kinds(served, model, items)
     caller.check(
         model.text, sum(tokens.estimate(_prompted(prompt, item.text)) for item in items if item.text is not None)
     )
-    if model.image is not None:
-        caller.check(model.image, model.image.patches * sum(item.image is not None for item in items))
-    has_text = np.array([item.text is not None for item in items])
-    has_image = np.array([item.image is not None for item in items])
+    patches = model.image.patches * sum(item.image is not None for item in items) if model.image else 0
+    caller.check(model.image, patches)
     with caller.timings.stage("tokenize"):
         ids = await _encode(caller, model.text, items, prompt, max_tokens, truncate) if model.text else []
         prefixes = await _prefixes(caller, model.text, items, prompt, ids) if model.text else []
-    # Images first: one that cannot be read ends the work on texts.
+    # Images first: an image that cannot be read cancels the work on texts.
     image_vectors, text_vectors = await gather(
         _embed_images(caller, reader, model.image, items), _embed_texts(caller, model.text, ids, prefixes)
     )
-    of_text, of_image = np.zeros((2, len(items), model.width), np.float32)
-    of_text[has_text] = text_vectors
-    of_image[has_image] = image_vectors
-    vectors = np.where(has_image[:, None], of_image, of_text)
-    both = has_text & has_image
-    mean = model.text_weight * normalise(of_text[both]) + (1 - model.text_weight) * normalise(of_image[both])
-    vectors[both] = normalise(mean)
-    patches = model.image.patches if model.image else 0
-    return Embeddings(vectors, sum(map(len, ids)), int(has_image.sum()) * patches)
+    vectors = _combine(model, items, text_vectors, image_vectors)
+    return Embeddings(vectors, sum(map(len, ids)), patches)
+
+
+def _combine(model: Model, items: Sequence[Item], texts: Vectors, images: Vectors) -> Vectors:
+    """One vector per item [n, d], given those of all texts and of all images, in the order of the items."""
+    has_text = np.array([item.text is not None for item in items])
+    has_image = np.array([item.image is not None for item in items])
+    vectors = np.empty((len(items), model.width), np.float32)
+    vectors[has_text] = texts
+    vectors[has_image] = images
+    text_rows, image_rows = has_image[has_text], has_text[has_image]  # those of items with both
+    mean = model.text_weight * normalise(texts[text_rows]) + (1 - model.text_weight) * normalise(images[image_rows])
+    vectors[has_text & has_image] = normalise(mean)
+    return vectors
 
 
 def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item]) -> None:
@@ -111,11 +115,14 @@ def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item]) -
         if item.image is not None and model.image is None:
             names = ", ".join(other.name for other in served if other.image is not None) or "none"
             raise InvalidRequest(
-                f"{item.place} holds an image; model {model.name!r} takes text only; models that take images: {names}",
+                f"{item.place} contains an image, but model {model.name!r} accepts only text;"
+                f" models that accept images: {names}",
                 param=item.where_image(),
             )
         if item.text is not None and model.text is None:
-            raise InvalidRequest(f"{item.place} holds a text; model {model.name!r} takes images only", param=item.place)
+            raise InvalidRequest(
+                f"{item.place} contains text, but model {model.name!r} accepts only images", param=item.place
+            )
         if not item.text and item.image is None:
             raise InvalidRequest(f"{item.place} is empty", param=item.place)
 
@@ -145,39 +152,33 @@ async def _encode(
 async def _prefixes(
     caller: Caller, text_model: TextModel, items: Sequence[Item], prompt: str, ids: Sequence[list[int]]
 ) -> list[int]:
-    """How many ids of each row are the prompt's, for models that leave them out of their vectors.
+    """The number of ids of each row that belong to the prompt, for models that exclude the prompt from pooling.
 
-    As sentence-transformers counts them (Transformer._get_prompt_length): the tokens of the prompt alone, the special
-    one in front included and the one behind not.
+    As in sentence-transformers (Transformer._get_prompt_length): the tokens of the prompt alone, with the special token
+    before it and without the one after it.
     """
     if not text_model.prefix:
         return []
-    (alone,) = await caller.read(len(prompt), partial(text_model.tokenizer.encode, [prompt])) if prompt else [[]]
+    (alone,) = await caller.tokenize(len(prompt), partial(text_model.tokenizer.encode, [prompt])) if prompt else [[]]
     length = len(alone) - bool(text_model.tokenizer.behind) if alone else 0
     texts = [item.text for item in items if item.text is not None]
     return [min(length, len(row)) if isinstance(text, str) else 0 for text, row in zip(texts, ids, strict=True)]
 
 
 async def _embed_texts(
-    caller: Caller, text_model: TextModel | None, ids: Sequence[list[int]], prefixes: Sequence[int]
-) -> NDArray[np.float32]:
-    return (
-        await text_batches.run(caller, text_model, [(row,) for row in ids], prefixes)
-        if text_model is not None
-        else NOTHING
-    )
+    caller: Caller, model: TextModel | None, ids: Sequence[list[int]], prefixes: Sequence[int]
+) -> Vectors:
+    return NO_VECTORS if model is None else await infer_texts(caller, model, [(row,) for row in ids], prefixes)
 
 
-async def _embed_images(
-    caller: Caller, reader: Images, text_model: ImageModel | None, items: Sequence[Item]
-) -> NDArray[np.float32]:
-    if text_model is None:
-        return NOTHING
-    preparation = text_model.preparation
-    given = [(item.image, item.where_image()) for item in items if item.image is not None]
+async def _embed_images(caller: Caller, reader: Images, model: ImageModel | None, items: Sequence[Item]) -> Vectors:
+    if model is None:
+        return NO_VECTORS
+    preparation = model.preparation
+    images = [(item.image, item.where_image()) for item in items if item.image is not None]
 
     async def read(index: int) -> Pixels:
-        image, place = given[index]
+        image, place = images[index]
         return await reader.read(image, preparation, place, caller.account)
 
-    return await image_batches.run(caller, text_model, len(given), read)
+    return await infer_images(caller, model, len(images), read)

@@ -1,4 +1,4 @@
-"""Many things at a time, and their results in order."""
+"""Runs awaitables concurrently and returns their results in order."""
 
 import asyncio
 from collections import deque
@@ -10,15 +10,15 @@ Result = TypeVar("Result")
 
 
 async def gather(*awaitables: Awaitable[Result]) -> list[Result]:
-    """All results in order, or the exception of the first that failed, in their order and not in time.
+    """Return all results in order, or raise the exception of the first awaitable, by position, that failed.
 
-    Those behind one that failed are cancelled; those in front of it are waited for, so that the same call always fails
-    with the same error.
+    Awaitables after a failed one are cancelled. Those before it are awaited, so that the same call always fails with
+    the same error.
     """
     tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     wanted = len(tasks)
 
-    def look(index: int, task: asyncio.Future[Result]) -> None:
+    def check(index: int, task: asyncio.Future[Result]) -> None:
         nonlocal wanted
         if index < wanted and (task.cancelled() or task.exception() is not None):
             behind, wanted = tasks[index + 1 : wanted], index
@@ -26,7 +26,7 @@ async def gather(*awaitables: Awaitable[Result]) -> list[Result]:
                 later.cancel()
 
     for index, task in enumerate(tasks):
-        task.add_done_callback(partial(look, index))
+        task.add_done_callback(partial(check, index))
     results: list[Result] = []
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(outcome, BaseException):
@@ -35,19 +35,19 @@ async def gather(*awaitables: Awaitable[Result]) -> list[Result]:
     return results
 
 
-async def ahead(calls: Sequence[Callable[[], Awaitable[Result]]], most: int) -> AsyncGenerator[Result, None]:
-    """Each result in order, while the next ones are made: so many at a time. At the end, those are cancelled."""
+async def prefetch(calls: Sequence[Callable[[], Awaitable[Result]]], limit: int) -> AsyncGenerator[Result, None]:
+    """Yield each result in order while up to `limit` calls run. Closing the generator cancels those still running."""
     if len(calls) == 1:
         yield await calls[0]()
         return
-    in_flight: deque[asyncio.Future[Result]] = deque()
+    running: deque[asyncio.Future[Result]] = deque()
     try:
         for call in calls:
-            in_flight.append(asyncio.ensure_future(call()))
-            if len(in_flight) == most:
-                yield await in_flight.popleft()
-        while in_flight:
-            yield await in_flight.popleft()
+            running.append(asyncio.ensure_future(call()))
+            if len(running) == limit:
+                yield await running.popleft()
+        while running:
+            yield await running.popleft()
     finally:
-        for task in in_flight:
+        for task in running:
             task.cancel()

@@ -1,4 +1,4 @@
-"""Images to outputs."""
+"""Runs image models on images."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,42 +10,44 @@ from gateway.catalog import ImageModel
 from gateway.contract import PIXELS
 from gateway.images.pool import Pixels
 from gateway.service import batches
+from gateway.service.batches import Batch
 from gateway.service.caller import Caller
 from gateway.service.gather import gather
 
-PART_BYTES = 4 * 2**20
-"""Of pixels in one request, unless one image alone has more."""
-IN_PREPARATION = 8
-"""Images of one call that may be fetched and decoded at a time, so that a call of thousands leaves room for others."""
+BATCH_BYTES = 4 * 2**20
+"""Pixels in one batch, in bytes, unless a single image has more."""
+MAX_PREPARED_IMAGES = 8
+"""Images of one call that are fetched or decoded at a time, so that large calls leave room for others."""
 
 
-async def run(
+async def infer_images(
     caller: Caller, model: ImageModel, count: int, read: Callable[[int], Awaitable[Pixels]]
 ) -> NDArray[np.float32]:
-    """Compute every image: [count, model.width], in their order.
+    """Compute all images: FP32 [count, model.width], in order.
 
     Args:
-        caller: on whose behalf.
-        model: which.
-        count: how many there are.
-        read: gives the pixels of one of them, UINT8 [3, H, W], when its turn has come: never are all in memory.
+        caller: the request to work for.
+        model: an image model.
+        count: number of images.
+        read: returns the pixels of one image, UINT8 [3, H, W]; called just before they are needed, so that never all
+            are in memory.
 
     Raises:
-        GatewayError: what `read` does, of the first image in their order that fails, and what `batches.run` does.
+        GatewayError: the error of the first image that cannot be read, or what `batches.infer` raises.
     """
-    slots = asyncio.Semaphore(IN_PREPARATION)
+    slots = asyncio.Semaphore(MAX_PREPARED_IMAGES)
 
     async def read_one(index: int) -> Pixels:
         await slots.acquire()
         pixels = await read(index)
-        slots.release()  # not of an image that failed, or another would begin
+        slots.release()  # not after a failure: no further image may start
         return pixels
 
-    async def tensors(part: Sequence[int]) -> batches.Tensors:
-        with caller.timings.stage("decode", images=len(part)):
-            return {PIXELS: np.stack(await gather(*map(read_one, part)))}
+    async def tensors(rows: Sequence[int]) -> batches.Tensors:
+        with caller.timings.stage("decode", images=len(rows)):
+            return {PIXELS: np.stack(await gather(*map(read_one, rows)))}
 
-    bytes_each = 3 * model.preparation.height * model.preparation.width
-    size = min(model.max_batch_size, max(1, PART_BYTES // bytes_each))
-    cut = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    return await batches.run(caller, model, [batches.Part(rows, len(rows) * model.patches) for rows in cut], tensors)
+    image_bytes = 3 * model.preparation.height * model.preparation.width
+    size = min(model.max_batch_size, max(1, BATCH_BYTES // image_bytes))
+    parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
+    return await batches.infer(caller, model, [Batch(rows, len(rows) * model.patches) for rows in parts], tensors)

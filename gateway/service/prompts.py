@@ -1,7 +1,6 @@
-"""Which variant of a model texts go to, which of its prompts goes in front of them, and an instruction in it.
+"""Chooses the variant and the prompt of a model, and inserts an instruction.
 
-
-Either is named by its own name, or by what the field calls the purpose of the texts.
+Clients name a variant or a prompt directly, or the purpose of the texts in the vocabulary of any vendor.
 """
 
 from dataclasses import replace
@@ -11,30 +10,30 @@ from gateway.errors import InvalidRequest, quoted
 from gateway.text.tokenizer import INSTRUCTION
 
 MAX_INSTRUCTION = 4096
-"""Characters of an instruction; real ones are a sentence or two."""
+"""Maximum length of an instruction in characters; real ones are a sentence or two."""
 SIDES: tuple[tuple[str, ...], ...] = (
     ("query", "search_query", "retrieval.query", "question", "retrieval_query"),
     ("document", "passage", "search_document", "retrieval.passage", "corpus", "retrieval_passage"),
 )
-"""Names of the two sides of a search."""
+"""Purposes of the two sides of a search."""
 PURPOSES = (
     *SIDES,
     ("classification",),
     ("clustering", "separation"),
     ("text-matching", "sts", "similarity", "text_matching"),
 )
-"""Names of one purpose: those of sentence-transformers first, then Cohere's input_type, Jina's task, NIM's and Voyage's
-input_type, and what model cards use."""
+"""Synonyms of each purpose: the names of sentence-transformers first, then those of Cohere's input_type, Jina's task,
+NIM's and Voyage's input_type, and model cards."""
 FIELD = "instruction"
-"""What requests call it."""
+"""The field of requests that holds an instruction."""
 SUFFIXES = ("-query", "-passage")
-"""Of a model's name, as NIM has them, for clients that can choose nothing but the model."""
+"""NIM's suffixes of model names, for clients that can set only the model."""
 
 
 def for_purpose(model: Model, purpose: str | None) -> Model:
-    """A model whose text model is its variant for texts of a purpose, or else its default one.
+    """The model with its text model for a purpose: the matching variant, or the default.
 
-    "retrieval" may be one variant for queries and documents, which its prompts tell apart.
+    A variant named "retrieval" is for queries and documents; its prompts distinguish them.
     """
     names = next((names for names in PURPOSES if purpose in names), ())
     for name in (purpose or "", *names, *(name.partition(".")[0] for name in names)):
@@ -44,36 +43,34 @@ def for_purpose(model: Model, purpose: str | None) -> Model:
 
 
 def instruct(text_model: TextModel, prompt: str, instruction: str | None) -> str:
-    """A prompt with an instruction in place of the model's own, or as it is without one.
+    """The prompt with this instruction instead of its own; the unchanged prompt if it is None.
 
     Raises:
-        InvalidRequest: there is an instruction, and the prompt has no place for it.
+        InvalidRequest: the prompt does not support an instruction.
     """
     if instruction is None:
         return prompt
     if prompt not in text_model.instructed:
-        prompted = f"its prompt {prompt!r} has" if text_model.instructed else "it has"
-        raise InvalidRequest(
-            f"instruction: model {text_model.name!r} takes none here, {prompted} no place for one", param=FIELD
-        )
+        where = f" with its prompt {prompt!r}" if text_model.instructed else ""
+        raise InvalidRequest(f"model {text_model.name!r} does not support instruction{where}", param=FIELD)
     return text_model.instructed[prompt].replace(INSTRUCTION, instruction)
 
 
 def choose(text_model: TextModel, purpose: str | None, place: str, instruction: str | None = None) -> str:
-    """What to put in front of texts that are not token ids.
+    """Choose the prompt to put before texts.
 
-    A model that has no prompt for a purpose gets its default one; but a side of a search gets none, as in
-    sentence-transformers' encode_query and encode_document: the default may be the other side's. An instruction is for
-    queries, if no purpose is named.
+    If the model has no prompt for a purpose, its default prompt is used. For the sides of a search none is used, as in
+    sentence-transformers' encode_query and encode_document: the default may be that of the other side. Without a
+    purpose, an instruction is for queries, unless the default prompt supports it.
 
     Args:
-        text_model: whose prompts.
-        purpose: the name of one of its prompts, or one of PURPOSES; None for its default.
-        place: the field that says so.
-        instruction: in place of the one that the prompt has.
+        text_model: the model with the prompts.
+        purpose: the name of a prompt or a variant, or one of PURPOSES; None for the default.
+        place: the field that holds the purpose.
+        instruction: replaces the instruction in the prompt.
 
     Raises:
-        InvalidRequest: it is neither, or the prompt has no place for an instruction.
+        InvalidRequest: the purpose is unknown, or the prompt does not support an instruction.
     """
     if purpose is None and instruction is not None and text_model.default_prompt not in text_model.instructed:
         purpose = "query"
@@ -92,4 +89,4 @@ def _prompt(text_model: TextModel, purpose: str | None, place: str) -> str:
     if purpose in text_model.variants:
         return text_model.default_prompt
     known = ", ".join([*text_model.variants, *text_model.prompts, *(name for names in PURPOSES for name in names)])
-    raise InvalidRequest(f"{place} is {quoted(purpose)}; model {text_model.name!r} knows {known}", param=place)
+    raise InvalidRequest(f"unknown {place} {quoted(purpose)}; model {text_model.name!r} accepts: {known}", param=place)

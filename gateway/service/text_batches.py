@@ -1,4 +1,4 @@
-"""Rows of token ids to outputs."""
+"""Runs text models on rows of token ids."""
 
 from collections.abc import Sequence
 
@@ -8,58 +8,59 @@ from numpy.typing import NDArray
 from gateway.catalog import TextModel
 from gateway.contract import SEGMENTS
 from gateway.service import batches
+from gateway.service.batches import Batch
 from gateway.service.caller import Caller
 
 Row = tuple[Sequence[int], ...]
-"""Token ids of each segment of a row: query and document for late interaction, one for all else."""
+"""Token ids of each segment: query and document for late interaction, one segment for all other roles."""
 
-PART_TOKENS = 2048
-"""In one request to Triton, unless one row alone has more. What waits for its turn does so behind whole requests."""
+BATCH_TOKENS = 2048
+"""Tokens in one batch, unless a single row has more. Other requests wait for whole batches."""
 MAX_ROWS = 2048
-"""Texts, images or documents in one call."""
+"""Maximum number of texts, images or documents in one call."""
 
 
-async def run(
+async def infer_texts(
     caller: Caller, model: TextModel, rows: Sequence[Row], prefixes: Sequence[int] = ()
 ) -> NDArray[np.float32]:
-    """Compute every row: [n, model.width], in the order given.
-
-    Rows of similar length travel together, so that little is padded.
+    """Compute all rows: FP32 [n, model.width], in the order given. Batches hold rows of similar length.
 
     Args:
-        caller: on whose behalf.
-        model: of any role.
-        rows: each of 1 to model.max_tokens ids in every segment.
-        prefixes: for models that have `model.prefix`, how many ids of each row it counts; one if left out.
+        caller: the request to work for.
+        model: a text model of any role.
+        rows: each with 1 to model.max_tokens ids in every segment.
+        prefixes: the value of the input `model.prefix` for each row, if the model has one; 1 for each by default.
 
     Raises:
-        GatewayError: what `batches.run` does.
+        GatewayError: what `batches.infer` raises.
     """
 
-    async def tensors(part: Sequence[int]) -> batches.Tensors:
-        made = _tensors(model, [rows[i] for i in part])
+    async def tensors(indices: Sequence[int]) -> batches.Tensors:
+        inputs = _tensors(model, [rows[i] for i in indices])
         if model.prefix:
-            made[model.prefix] = np.array([[prefixes[i] if prefixes else 1] for i in part], np.int32)
-        return made
+            inputs[model.prefix] = np.array([[prefixes[i] if prefixes else 1] for i in indices], np.int32)
+        return inputs
 
-    return await batches.run(caller, model, _cut([sum(map(len, row)) for row in rows], model.max_batch_size), tensors)
+    lengths = [sum(map(len, row)) for row in rows]
+    return await batches.infer(caller, model, _split(lengths, model.max_batch_size), tensors)
 
 
-def _cut(tokens: Sequence[int], most_rows: int) -> list[batches.Part]:
-    """Parts of rows of similar length, given the tokens of each row."""
-    cut: list[batches.Part] = []
-    part: list[int] = []
+def _split(lengths: Sequence[int], max_rows: int) -> list[Batch]:
+    """Batches of rows of similar length, given the tokens of each row."""
+    split: list[Batch] = []
+    batch: list[int] = []
     total = 0
-    for row in sorted(range(len(tokens)), key=tokens.__getitem__):
-        if part and (len(part) == most_rows or total + tokens[row] > PART_TOKENS):
-            cut.append(batches.Part(part, total))
-            part, total = [], 0
-        part.append(row)
-        total += tokens[row]
-    return [*cut, batches.Part(part, total)] if part else cut
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) == max_rows or total + lengths[row] > BATCH_TOKENS):
+            split.append(Batch(batch, total))
+            batch, total = [], 0
+        batch.append(row)
+        total += lengths[row]
+    return [*split, Batch(batch, total)] if batch else split
 
 
 def _tensors(model: TextModel, rows: Sequence[Row]) -> dict[str, NDArray[np.generic]]:
+    """The inputs in SEGMENTS, padded to the longest row or to a length bucket of the model."""
     tensors: dict[str, NDArray[np.generic]] = {}
     for (ids_name, length_name), segment in zip(SEGMENTS[model.role], zip(*rows, strict=True), strict=True):
         lengths = np.fromiter(map(len, segment), np.int32, len(segment))

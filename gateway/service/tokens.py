@@ -1,4 +1,4 @@
-"""Texts to token ids within a model's limits, at a cost that the limits bound too."""
+"""Turns texts into token ids within the limits of a model. The limits also bound the cost of tokenizing."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
@@ -8,29 +8,29 @@ from typing import TypeVar
 from gateway.catalog import TextModel
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.service.caller import Caller
-from gateway.service.gather import ahead
-from gateway.text.tokenizer import Frame, Piece, Truncate
+from gateway.service.gather import prefetch
+from gateway.text.tokenizer import PairFrame, TokenSpan, Truncate
 
 Written = TypeVar("Written")
 Result = TypeVar("Result")
 Text = str | list[int]
-"""Text, or token ids of the model's own vocabulary, special tokens included, taken as they are."""
+"""A text, or token ids of the model's vocabulary including special tokens."""
 
 MAX_TOKENS = 300_000
-"""In one request; a query that is read together with every document counts with each."""
-CHARACTERS_A_TOKEN = 64
-"""No more of a text is read than this many characters for each token that the model takes. Real text has 2 to 6."""
-USUAL_CHARACTERS = 4
-"""For a token, about, where nothing depends on how many there are."""
+"""Maximum number of tokens in one request. A query that is encoded with each document counts each time."""
+MAX_CHARACTERS_PER_TOKEN = 64
+"""Characters of a text that are read for each token allowed. Real text has 2 to 6 per token."""
+TYPICAL_CHARACTERS_PER_TOKEN = 4
+"""For estimates of the number of tokens."""
 SLICE_CHARACTERS = 32_768
-"""Tokenised in one turn, unless one text alone has more: 8 ms of work, or 130 ms of text that was made to be slow."""
+"""Characters tokenized in one turn, unless a single text has more: 8 ms of work, or 130 ms for an adversarial text."""
 ROW_CHARACTERS = 16
-"""A text costs as much as if it were so much longer."""
+"""Fixed cost of a text, in characters."""
 
 
 def estimate(text: Text) -> int:
-    """About how many tokens a text has; at least one."""
-    return len(text) if isinstance(text, list) else 1 + len(text) // USUAL_CHARACTERS
+    """Estimate the number of tokens of a text, at least 1."""
+    return len(text) if isinstance(text, list) else 1 + len(text) // TYPICAL_CHARACTERS_PER_TOKEN
 
 
 async def encode(
@@ -41,47 +41,47 @@ async def encode(
     limit: int,
     *,
     truncate: Truncate,
-    frame: Frame | None = None,
+    frame: PairFrame | None = None,
 ) -> list[list[int]]:
-    """Token ids of each text, special tokens included, at most `limit` of them, or of the row it makes in a frame.
+    """Token ids of each text with special tokens, or of its row in a frame.
 
     Args:
-        caller: on whose behalf.
-        model: whose tokenizer and vocabulary count.
-        texts: none of them empty, unless the model should see nothing but what is put around it.
-        places: what error messages call each text, such as "input[3]".
-        limit: tokens a text may have, those of the frame not counted.
+        caller: the request to work for.
+        model: the model whose tokenizer is used.
+        texts: texts, or token ids if there is no frame.
+        places: the field of each text in error messages, such as "input[3]".
+        limit: maximum number of tokens of a text, without those of the frame.
         truncate: what to do with texts over the limit.
-        frame: put around every text, none of which is token ids then.
+        frame: the query-document frame to put each text into.
 
     Raises:
-        InvalidRequest: a text is over the limit or makes no tokens, or token ids are not the model's.
-        RequestTooLarge: all are more than MAX_TOKENS.
-        TokenizerFailed: the tokenizer does.
+        InvalidRequest: a text is over the limit or produces no tokens, or token ids are not the model's.
+        RequestTooLarge: the texts have more than MAX_TOKENS in total.
+        TokenizerFailed: the tokenizer raised an error.
     """
     check(model, texts, places, limit, truncate=truncate)
-    beside = len(frame.before) + len(frame.text) + len(frame.tail) if frame is not None else 0
-    most = limit * CHARACTERS_A_TOKEN
-    sizes = [ROW_CHARACTERS + beside + min(len(text), most) for text in texts]
+    frame_size = len(frame.before) + len(frame.text) + len(frame.tail) if frame is not None else 0
+    max_characters = limit * MAX_CHARACTERS_PER_TOKEN
+    sizes = [ROW_CHARACTERS + frame_size + min(len(text), max_characters) for text in texts]
 
     def read(part: slice) -> list[list[int]]:
         return encode_now(model, texts[part], places[part], limit, truncate=truncate, frame=frame)
 
     encoded: list[list[int]] = []
     total = 0
-    left = iter(places)
+    remaining = iter(places)
     async with in_slices(caller, sizes, read) as rows:
         async for fresh in rows:
-            total = count(total, fresh, left)
+            total = add_tokens(total, fresh, remaining)
             encoded += fresh
     return encoded
 
 
 def check(model: TextModel, texts: Sequence[Text], places: Sequence[str], limit: int, *, truncate: Truncate) -> None:
-    """Refuse what can be seen to be wrong before any text is tokenised."""
+    """Raise InvalidRequest for what is wrong without tokenizing."""
     for text, place in zip(texts, places, strict=True):
         if isinstance(text, list):
-            if truncate == "none":  # of a few hundred ids, not of hundreds of thousands, each is looked at
+            if truncate == "none":  # first, so that not every id of a huge list is checked
                 _check_tokens(model, len(text), place, limit)
             _check_ids(model, text, place)
         elif truncate == "none":
@@ -95,58 +95,63 @@ def encode_now(
     limit: int,
     *,
     truncate: Truncate,
-    frame: Frame | None = None,
+    frame: PairFrame | None = None,
 ) -> list[list[int]]:
-    """What `encode` does, here, for texts that have been checked."""
-    most = limit * CHARACTERS_A_TOKEN
-    part = slice(-most, None) if truncate == "start" else slice(most)
-    around = frame.length if frame is not None else 0
+    """`encode` in the current thread, for texts that `check` has accepted."""
+    max_characters = limit * MAX_CHARACTERS_PER_TOKEN
+    part = slice(-max_characters, None) if truncate == "start" else slice(max_characters)
+    frame_length = frame.length if frame is not None else 0
     fresh = iter(model.tokenizer.encode([text[part] for text in texts if isinstance(text, str)], frame))
     encoded: list[list[int]] = []
     for text, place in zip(texts, places, strict=True):
         ids = next(fresh) if isinstance(text, str) else text
         if not ids:
-            raise InvalidRequest(f"{place} makes no tokens with model {model.name!r}", param=place)
+            raise InvalidRequest(f"{place} produces no tokens with model {model.name!r}", param=place)
         if truncate == "none":
-            _check_tokens(model, len(ids) - around, place, limit, "" if frame is None else " beside this query")
-        encoded.append(model.tokenizer.cut(ids, around + limit, frame, truncate))
+            _check_tokens(model, len(ids) - frame_length, place, limit, "" if frame is None else " with this query")
+        encoded.append(model.tokenizer.truncate(ids, frame_length + limit, frame, truncate))
     return encoded
 
 
-def count(total: int, rows: Iterable[Sequence[int]], places: Iterable[str]) -> int:
-    """How many tokens there are with those of more rows, whose places come next.
+def add_tokens(total: int, rows: Iterable[Sequence[int]], places: Iterable[str]) -> int:
+    """Add the tokens of rows to the total of a request. Consumes the place of each row.
 
     Raises:
-        RequestTooLarge: over MAX_TOKENS.
+        RequestTooLarge: the total is over MAX_TOKENS.
     """
     for ids, place in zip(rows, places, strict=False):
         total += len(ids)
         if total > MAX_TOKENS:
             raise RequestTooLarge(
-                f"up to {place}, the request has {total} tokens; it may have {MAX_TOKENS}", param=place
+                f"the request has {total} tokens up to {place}; the limit is {MAX_TOKENS}", param=place
             )
     return total
 
 
-async def pieces(
-    caller: Caller, model: TextModel, texts: Sequence[str], write: Callable[[list[Piece]], Written], *, special: bool
+async def token_spans(
+    caller: Caller,
+    model: TextModel,
+    texts: Sequence[str],
+    write: Callable[[list[TokenSpan]], Written],
+    *,
+    special: bool,
 ) -> list[Written]:
-    """What is written of the tokens of each text as parts of it.
+    """Tokenize texts and write the tokens of each.
 
     Args:
-        caller: on whose behalf.
-        model: whose tokenizer counts.
-        texts: which.
-        write: makes something of the tokens of one text, in the same thread: there may be many.
-        special: whether special tokens are among them.
+        caller: the request to work for.
+        model: the model whose tokenizer is used.
+        texts: texts of any length.
+        write: writes the tokens of one text; called in the tokenizing thread, since there may be many.
+        special: whether to include special tokens.
 
     Raises:
-        TokenizerFailed: the tokenizer does.
+        TokenizerFailed: the tokenizer raised an error.
     """
     sizes = [ROW_CHARACTERS + len(text) for text in texts]
 
     def read(part: slice) -> list[Written]:
-        return [write(model.tokenizer.pieces(text, special=special)) for text in texts[part]]
+        return [write(model.tokenizer.token_spans(text, special=special)) for text in texts[part]]
 
     async with in_slices(caller, sizes, read) as results:
         return [written async for fresh in results for written in fresh]
@@ -155,19 +160,19 @@ async def pieces(
 def in_slices(
     caller: Caller, sizes: Sequence[int], read: Callable[[slice], list[Result]]
 ) -> "aclosing[AsyncGenerator[list[Result], None]]":
-    """What is read of each slice of texts, in order; closed early, it reads no more.
+    """Tokenize texts in slices and yield the results in order. Closing the iterator stops the work.
 
     Args:
-        caller: on whose behalf.
-        sizes: the characters of each text.
-        read: reads a slice of them, here or in a thread.
+        caller: the request to work for.
+        sizes: number of characters of each text.
+        read: tokenizes a slice of the texts; may run in a thread.
     """
-    calls = [partial(caller.read, sum(sizes[part]), partial(read, part)) for part in slices(sizes)]
-    return aclosing(ahead(calls, caller.threads.count))
+    calls = [partial(caller.tokenize, sum(sizes[part]), partial(read, part)) for part in slices(sizes)]
+    return aclosing(prefetch(calls, caller.threads.count))
 
 
 def slices(sizes: Iterable[int]) -> Iterator[slice]:
-    """Which texts to tokenise together, given the characters of each."""
+    """Group texts into slices of about SLICE_CHARACTERS, given the characters of each."""
     start = end = total = 0
     for size in sizes:
         if end > start and total + size > SLICE_CHARACTERS:
@@ -179,18 +184,18 @@ def slices(sizes: Iterable[int]) -> Iterator[slice]:
         yield slice(start, end)
 
 
-def frame_query(model: TextModel, query: str, place: str, instruction: str | None = None) -> Frame:
-    """What stands around every document of a model that reads it together with the query.
+def frame_query(model: TextModel, query: str, place: str, instruction: str | None = None) -> PairFrame:
+    """The frame of all documents for a query.
 
     Args:
-        model: whose tokenizer counts.
-        query: a text.
-        place: what error messages call it.
-        instruction: for a template that takes one.
+        model: a cross-encoder.
+        query: the text of the query.
+        place: the field of the query in error messages.
+        instruction: for templates that support one.
 
     Raises:
-        InvalidRequest: more than half of the model's tokens would stand in front of the document.
-        TokenizerFailed: the tokenizer does.
+        InvalidRequest: more than half of the model's tokens would come before the document.
+        TokenizerFailed: the tokenizer raised an error.
     """
     limit = model.max_tokens // 2
     _check_characters(query + (instruction or ""), place, limit)
@@ -200,10 +205,10 @@ def frame_query(model: TextModel, query: str, place: str, instruction: str | Non
 
 
 def _check_characters(text: str, place: str, limit: int) -> None:
-    most = limit * CHARACTERS_A_TOKEN
-    if len(text) > most:
+    max_characters = limit * MAX_CHARACTERS_PER_TOKEN
+    if len(text) > max_characters:
         raise InvalidRequest(
-            f"{place} has {len(text)} characters; for {limit} tokens, which it may have, {most} are read", param=place
+            f"{place} has {len(text)} characters; the limit is {max_characters} for {limit} tokens", param=place
         )
 
 
@@ -215,16 +220,16 @@ def _check_tokens(model: TextModel, count: int, place: str, limit: int, where: s
 
 
 def _check_ids(model: TextModel, ids: list[int], place: str) -> None:
-    """Refuse what another tokenizer made, which would be other words: what LangChain sends by default is cl100k's."""
+    """Raise InvalidRequest for token ids of another tokenizer; LangChain sends cl100k's by default."""
     before, behind = model.tokenizer.before, model.tokenizer.behind
     if min(ids) < 0 or max(ids) >= model.vocabulary_size:
-        problem = f"holds a token id outside 0..{model.vocabulary_size - 1}, the vocabulary of model {model.name!r}"
+        problem = f"contains a token id outside 0..{model.vocabulary_size - 1}, the vocabulary of model {model.name!r}"
     elif ids[: len(before)] != before or ids[len(ids) - len(behind) :] != behind:
-        problem = f"does not begin with {before} and end with {behind}, as token ids of model {model.name!r} do"
+        problem = f"must start with {before} and end with {behind}, the special tokens of model {model.name!r}"
     else:
         return
     raise InvalidRequest(
-        f"{place} {problem}; token ids of another model's tokenizer do not work here, send text instead (LangChain's"
-        " OpenAIEmbeddings does with check_embedding_ctx_length=False)",
+        f"{place} {problem}; token ids of another model's tokenizer are not supported: send text (in LangChain's"
+        " OpenAIEmbeddings, set check_embedding_ctx_length=False)",
         param=place,
     )

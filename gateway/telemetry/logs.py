@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on standard output."""
+"""Structured logs: one JSON object per line on standard output."""
 
 import logging
 import sys
@@ -7,16 +7,15 @@ from datetime import UTC, datetime
 import orjson
 
 CHATTY = ("gateway", "uvicorn.error")
-"""Loggers whose lines of level info hold nothing that clients or other servers said."""
+"""Loggers whose info lines are written: they contain nothing that clients or other servers sent."""
 MAX_CHARACTERS = 16 * 2**10
-"""Of a message or a trace: it may quote what somebody else has made long."""
+"""The longest message or stack trace that is logged: either may quote long input."""
 
 
 class JsonFormatter(logging.Formatter):
-    """Time, level, logger and message, and the fields that a record was given as `extra={"fields": ...}`."""
+    """Writes the time, level, logger and message, and the fields passed as `extra={"fields": ...}`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one record."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -30,13 +29,13 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure() -> None:
-    """Send level info of CHATTY, and warnings of all others, to standard output.
+    """Log to standard output: CHATTY from level info, all other loggers from level warning.
 
-    Other libraries say at level info what they do, such as the URLs that they fetch, whose signatures are passwords.
+    Other libraries log at level info what they do, such as the URLs that they fetch, which may hold signatures.
     """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
-    # Not shown, and not free.
+    # These fields are not written, and collecting them costs time.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for name in CHATTY:

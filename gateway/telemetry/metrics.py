@@ -1,7 +1,7 @@
-"""What Prometheus is told. Labels are bounded: paths and statuses are the API's, models those that are served.
+"""Prometheus metrics of requests. Labels are bounded: to the paths and statuses of the API, and the served models.
 
-A gateway is one process, and its metrics are its own: where several run, Prometheus scrapes and adds them up.
-`model` is what clients call a model; of what goes on at Triton, it is the name that Triton's own metrics have.
+Each gateway is one process with its own metrics: Prometheus scrapes every replica and adds them up. The label `model`
+is the model's public name; in metrics of calls to Triton, it is the name in Triton, as in Triton's own metrics.
 """
 
 import re
@@ -24,17 +24,15 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 ROWS = tuple(2**i for i in range(9))
 TOKENS = tuple(2**i for i in range(3, 15))
 
-disable_created_metrics()  # type: ignore[no-untyped-call] # each sample would have another, of when it began
+disable_created_metrics()  # type: ignore[no-untyped-call] # it would double the number of series
 
 
 class Metrics:
-    """Of one gateway."""
-
     def __init__(self, paths: Set[str]) -> None:
-        """Begin at zero.
+        """Start all counters at zero.
 
         Args:
-            paths: of the API, which requests are told apart by; all others are "other". "{id}" is any part of one.
+            paths: the paths of the API, which become the label `path`; "{id}" matches any text.
         """
         self._paths = paths
         self._templates = [
@@ -49,34 +47,38 @@ class Metrics:
         def histogram(name: str, documentation: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"conch_{name}", documentation, labels, registry=registry, buckets=buckets)
 
-        # Looked up by cache: prometheus_client's own way to a child takes longer than what is done with it.
-        self._requests = cache(counter("requests", "Answered requests.", "path", "model", "status").labels)
-        self._errors = cache(counter("errors", "Failed requests, by class of error.", "model", "type").labels)
+        # Cached, since prometheus_client's own lookup of a child takes longer than updating it.
+        self._requests = cache(counter("requests", "Requests answered.", "path", "model", "status").labels)
+        self._errors = cache(counter("errors", "Requests that failed, by error class.", "model", "type").labels)
         self._inputs = cache(counter("request_inputs", "Texts, images and documents in requests.", "model").labels)
-        self._tokens = cache(counter("request_tokens", "Tokens that requests were told in usage.", "model").labels)
+        self._tokens = cache(counter("request_tokens", "Tokens reported to clients in usage.", "model").labels)
         self._images = cache(counter("request_images", "Images in requests.", "model").labels)
-        self._ignored = cache(counter("ignored_fields", "Unknown fields in requests, left out.", "path").labels)
+        self._ignored = cache(counter("ignored_fields", "Unknown request fields that were ignored.", "path").labels)
         self._seconds = cache(
-            histogram("request_duration_seconds", "From the head to the end of the answer.", SECONDS, "path").labels
+            histogram(
+                "request_duration_seconds", "From the request headers to the end of the response.", SECONDS, "path"
+            ).labels
         )
         self._stages = cache(
-            histogram("stage_duration_seconds", "Where the time of requests goes.", SECONDS, "stage", "model").labels
+            histogram(
+                "stage_duration_seconds", "Time that requests spend in a stage.", SECONDS, "stage", "model"
+            ).labels
         )
-        self._part_rows = cache(histogram("part_rows", "Rows in a call to Triton.", ROWS, "model").labels)
-        self._part_tokens = cache(histogram("part_tokens", "Tokens in a call to Triton.", TOKENS, "model").labels)
+        self._part_rows = cache(histogram("part_rows", "Rows per call to Triton.", ROWS, "model").labels)
+        self._part_tokens = cache(histogram("part_tokens", "Tokens per call to Triton.", TOKENS, "model").labels)
 
     def watch(self, state: Collector) -> None:
-        """Have the state of the gateway told too."""
+        """Also export the gauges of this collector."""
         self._registry.register(state)
 
     def route(self, path: str) -> str:
-        """What a path is counted as."""
+        """The `path` label of a path: its template, or "other" if the API has no such path."""
         if path in self._paths:
             return path
         return next((template for template, pattern in self._templates if pattern.fullmatch(path)), "other")
 
     def count(self, record: RequestRecord) -> None:
-        """Count a request that is over."""
+        """Count a finished request."""
         model, route = record.model, record.route
         self._requests(route, model, str(record.status)).inc()
         self._seconds(route).observe(record.duration_s)
@@ -95,5 +97,5 @@ class Metrics:
                 counter(model).inc(amount)
 
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it (prometheus.io/docs/instrumenting/exposition_formats)."""
+        """All metrics in Prometheus's text format (prometheus.io/docs/instrumenting/exposition_formats)."""
         return generate_latest(self._registry)

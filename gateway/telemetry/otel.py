@@ -1,4 +1,4 @@
-"""Spans for OpenTelemetry. Imported only where traces are asked for."""
+"""OpenTelemetry spans. Imported only if tracing is on."""
 
 import logging
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from gateway.telemetry.spans import Attributes, Spans
 
 SERVICE = "conch-gateway"
-"""Unless OTEL_SERVICE_NAME has another name."""
+"""The default service name; OTEL_SERVICE_NAME overrides it."""
 ATTRIBUTES: Mapping[str, str] = {
     "http.request.method": "method",
     "http.response.status_code": "status",
@@ -26,15 +26,16 @@ ATTRIBUTES: Mapping[str, str] = {
     "conch.tokens": "tokens",
     "conch.images": "images",
 }
-"""Of a request's span, by the fields of its line in the log; names as in opentelemetry.io/docs/specs/semconv/http."""
+"""Attributes of a request's span, each with the log field that it is read from. The names follow
+opentelemetry.io/docs/specs/semconv/http."""
 
 
 class Traced(Spans):
-    """Makes spans, which a thread sends. No client's text is in them, nor an error's message, which may quote it."""
+    """Spans that a background thread exports. They hold no input text and no error messages, which may quote it."""
 
     def __init__(self) -> None:
-        """Begin a thread that sends them where the environment says."""
-        logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)  # it warns in the words of the client
+        """Start the export thread. The environment says where to send spans."""
+        logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)  # its warnings quote the client
         resource = Resource({SERVICE_NAME: SERVICE}).merge(OTELResourceDetector().detect())
         self._provider = TracerProvider(resource=resource)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -42,7 +43,6 @@ class Traced(Spans):
         self._propagator = TraceContextTextMapPropagator()
 
     def request(self, name: str, headers: Mapping[str, str]) -> AbstractContextManager[object]:
-        """A span of its own, or within the client's."""
         return self._tracer.start_as_current_span(
             name,
             self._propagator.extract(headers),
@@ -52,13 +52,11 @@ class Traced(Spans):
         )
 
     def child(self, name: str, attributes: Attributes) -> AbstractContextManager[object]:
-        """A span within."""
         return self._tracer.start_as_current_span(
             name, attributes=attributes, record_exception=False, set_status_on_exception=False
         )
 
     def describe(self, route: str, line: Mapping[str, Any]) -> None:
-        """Say what the log says."""
         span = trace.get_current_span()
         for name, key in ATTRIBUTES.items():
             if key in line:
@@ -68,18 +66,15 @@ class Traced(Spans):
             span.set_status(trace.StatusCode.ERROR)
 
     def ids(self) -> Mapping[str, str]:
-        """The trace's."""
         context = trace.get_current_span().get_span_context()
         return {"trace_id": trace.format_trace_id(context.trace_id)}
 
     def outgoing(self) -> dict[str, str] | None:
-        """The header traceparent."""
         if not trace.get_current_span().get_span_context().trace_flags.sampled:
-            return None  # Triton 2.51 would record what was not to be
+            return None  # Triton 2.51 would record unsampled spans too
         headers: dict[str, str] = {}
         self._propagator.inject(headers)
-        return {"traceparent": headers["traceparent"]}  # tracestate may be longer than gRPC takes
+        return {"traceparent": headers["traceparent"]}  # tracestate may be longer than gRPC allows
 
     def close(self) -> None:
-        """Send what is not sent yet."""
         self._provider.shutdown()

@@ -1,4 +1,4 @@
-"""The spans of a trace, as the rest of the gateway sees them: there are none unless a collector is named."""
+"""The tracing interface of the gateway. The spans here do nothing; gateway.telemetry.otel exports them."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -8,31 +8,32 @@ Attributes = Mapping[str, str | int]
 
 
 class Spans:
-    """Makes none. All but `request` is about the span that is open."""
+    """Spans that do nothing. All methods except `request` act on the current span."""
 
     def request(self, name: str, headers: Mapping[str, str]) -> AbstractContextManager[object]:
-        """The span of a request, within that of the client where it names one (www.w3.org/TR/trace-context)."""
+        """Open the span of a request, as a child of the client's span if the headers name one
+        (www.w3.org/TR/trace-context)."""
         del name, headers
         return nullcontext()
 
     def child(self, name: str, attributes: Attributes) -> AbstractContextManager[object]:
-        """A span within."""
+        """Open a child span."""
         del name, attributes
         return nullcontext()
 
     def describe(self, route: str, line: Mapping[str, Any]) -> None:
-        """Say of a request's span what its line in the log says."""
+        """Set the fields of a request's log line as attributes of its span."""
 
     def ids(self) -> Mapping[str, str]:
-        """Its ids, by their names in the log."""
+        """The trace id, by its name in the log."""
         return {}
 
     def outgoing(self) -> dict[str, str] | None:
-        """The headers by which another service joins."""
+        """The headers that let another service continue the trace; None to start no trace there."""
         return None
 
     def close(self) -> None:
-        """Send what is not sent yet."""
+        """Export the remaining spans."""
 
 
 NO_SPANS = Spans()

@@ -1,4 +1,4 @@
-"""Where the time of a request goes. Metrics, headers and traces are made from it."""
+"""The time that a request spends in each stage, for metrics, response headers and traces."""
 
 import time
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from typing import Literal
 from gateway.telemetry.spans import NO_SPANS, Spans
 
 Stage = Literal["parse", "tokenize", "decode", "queue", "inference", "reply"]
-"""parse: from the complete body to checked fields. tokenize: texts to tokens. decode: images to pixels, fetching
-included. queue: the wait for a turn at Triton. inference: Triton's queue and the model. reply: the rest, until the last
-byte of the answer is handed over."""
+"""parse: validate the body. tokenize: texts to tokens. decode: images to pixels, including fetching. queue: wait for a
+slot at Triton. inference: Triton's queue and the model. reply: the rest, until the last byte of the response is handed
+to the socket."""
 
 
 @dataclass(frozen=True, slots=True)
 class TritonCall:
-    """One inference request that was sent to Triton."""
+    """One inference request sent to Triton."""
 
     model: str
     """The model's name in Triton."""
@@ -33,11 +33,11 @@ class Timings:
     """Seconds of each stage that has ended. A stage is listed once per batch of the request."""
     calls: list[TritonCall] = field(default_factory=list)
     ended_at: float = 0.0
-    """When the last stage ended, by time.perf_counter."""
+    """When the last stage ended, in seconds of time.perf_counter."""
 
     @contextmanager
     def stage(self, name: Stage, **attributes: str | int) -> Iterator[None]:
-        """Time what is done within, and open a span for it with these attributes."""
+        """Time the enclosed block, in a span with these attributes."""
         started = time.perf_counter()
         try:
             with self.spans.child(name, attributes):
@@ -46,7 +46,7 @@ class Timings:
             self.end(name, started)
 
     def end(self, name: Stage, started: float) -> None:
-        """Record the time since `started`, by time.perf_counter."""
+        """Record the time since `started`, in seconds of time.perf_counter."""
         self.ended_at = time.perf_counter()
         self.times.append((name, self.ended_at - started))
 

@@ -1,4 +1,4 @@
-"""Work that may never end, such as reading from a network mount that hangs, in threads of its own."""
+"""Runs work that may hang, such as reading from a dead network mount, in a thread of its own."""
 
 import asyncio
 import time
@@ -12,33 +12,28 @@ Result = TypeVar("Result")
 
 
 class NotDone(Exception):  # noqa: N818 - nothing has failed
-    """A function has not ended yet. No TimeoutError, which a function may raise itself."""
+    """The work has not finished yet. Not a TimeoutError, which the work itself may raise."""
 
 
 class Work(Generic[Result]):
-    """A function at work in a thread of its own, from now on.
+    """A function that runs in a daemon thread of its own.
 
-    Unlike those of `asyncio.to_thread`, this thread takes no place from others while it hangs, and the process does not
-    wait for it when it ends. Belongs to the event loop it is made in.
+    Unlike with `asyncio.to_thread`, a hanging thread takes no worker from a shared pool and does not block the exit of
+    the process. Use it in the event loop that created it.
     """
 
     def __init__(self, function: Callable[[], Result], wait_s: float) -> None:
-        """Start.
-
-        Args:
-            function: what to do.
-            wait_s: how long to wait for its result, counted from here.
-        """
+        """Start the function; `result` waits until `wait_s` seconds from now."""
         self._loop = asyncio.get_running_loop()
         self._ends = time.monotonic() + wait_s
         self._future: asyncio.Future[Result] = self._loop.create_future()
         Thread(target=self._run, args=(function,), daemon=True).start()
 
     async def result(self) -> Result:
-        """What the function returned or raised.
+        """Return what the function returned, or raise what it raised.
 
         Raises:
-            NotDone: it has not ended yet. It goes on, and may be asked again.
+            NotDone: the function has not finished in time. It continues, and `result` may be called again.
         """
         await asyncio.wait({self._future}, timeout=max(0.0, self._ends - time.monotonic()))
         if not self._future.done():
@@ -48,11 +43,11 @@ class Work(Generic[Result]):
     def _run(self, function: Callable[[], Result]) -> None:
         try:
             settle = partial(self._future.set_result, function())
-        except Exception as exc:  # noqa: BLE001 - whatever it is, `result` raises it
+        except Exception as exc:  # noqa: BLE001 - `result` raises it
             settle = partial(self._fail, exc)
-        with suppress(RuntimeError):  # the loop has ended meanwhile
+        with suppress(RuntimeError):  # the loop has closed meanwhile
             self._loop.call_soon_threadsafe(settle)
 
     def _fail(self, exc: Exception) -> None:
         self._future.set_exception(exc)
-        self._future.exception()  # or asyncio would complain where nobody asks any more
+        self._future.exception()  # or asyncio logs it if `result` is not called again

@@ -1,4 +1,4 @@
-"""Panics of Rust as ordinary errors: PyO3 raises a BaseException, which passes whatever catches an Exception."""
+"""Turns Rust panics into ordinary exceptions. PyO3 raises a BaseException, which `except Exception` does not catch."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def panics_as(error: Callable[[str], Exception]) -> Iterator[None]:
-    """Raise an error of the caller's in place of a panic, made from what the panic says. A decorator, too."""
+    """Raise `error(message)` instead of a panic. Context manager and decorator."""
     try:
         yield
     except BaseException as exc:
-        if type(exc).__name__ != "PanicException":  # pyo3_runtime's, which cannot be imported
+        if type(exc).__name__ != "PanicException":  # from pyo3_runtime, which cannot be imported
             raise
         raise error(str(exc)) from None

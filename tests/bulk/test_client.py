@@ -36,13 +36,13 @@ def test_vector_is_of_float32(api: Api) -> None:
     assert vector.tolist() == [3, 1]
 
 
-def test_requests_hold_so_many_texts_and_what_is_asked_for(api: Api) -> None:
+def test_requests_have_the_batch_size_and_the_additional_fields(api: Api) -> None:
     lengths(api, ["a"] * 9, request={"dimensions": 2})
     assert sorted(len(body.pop("input")) for body in api.asked) == [1, 4, 4]
     assert all(body == {"model": "m", "dimensions": 2, "encoding_format": "base64"} for body in api.asked)
 
 
-def test_so_many_requests_are_under_way_and_no_more(api: Api) -> None:
+def test_number_of_concurrent_requests_is_limited(api: Api) -> None:
     def answer(texts: list[str]) -> Answer:
         time.sleep(0.02)
         return vectors(texts)
@@ -60,54 +60,54 @@ def test_key_is_sent_and_not_shown(api: Api) -> None:
 
 
 def test_null_is_not_sent(api: Api) -> None:
-    assert lengths(api, ["ab", None, ""]) == [2, "the text is null, or not UTF-8", 0]
+    assert lengths(api, ["ab", None, ""]) == [2, "the text is null or not UTF-8", 0]
     assert api.texts == ["ab", ""]
 
 
 @pytest.mark.parametrize("failure", [error(429, "busy"), error(503, "not ready"), error(502, "failed"), None])
-def test_request_is_sent_again(api: Api, failure: Answer | None) -> None:
+def test_failed_request_is_retried(api: Api, failure: Answer | None) -> None:
     api.answer = after([failure, failure])
     assert lengths(api, ["ab"]) == [2]
     assert len(api.asked) == 3
 
 
-def test_wait_is_what_the_server_asks_for(api: Api) -> None:
+def test_retry_after_is_respected(api: Api) -> None:
     api.answer = after([error(429, "busy", retry_after="1")])
     started = time.monotonic()
     assert lengths(api, ["ab"]) == [2]
     assert time.monotonic() - started >= 1
 
 
-def test_server_that_asks_for_no_wait_is_not_run_over(api: Api) -> None:
+def test_retry_without_retry_after_is_delayed(api: Api) -> None:
     api.answer = lambda _: error(429, "busy", retry_after="0")
     with pytest.raises(Unavailable):
         lengths(api, ["ab"], patience_s=2.0)
     assert len(api.asked) <= 3
 
 
-def test_server_that_stays_away_is_told_of(api: Api) -> None:
+def test_error_names_the_failure_after_the_last_retry(api: Api) -> None:
     api.answer = lambda _: error(503, "no model")
-    with pytest.raises(Unavailable, match=r"503 no model; the next attempt in \d s is beyond 0\.2 s of patience"):
+    with pytest.raises(Unavailable, match=r"503 no model; the next retry, in \d s, would exceed --patience \(0\.2 s\)"):
         lengths(api, ["ab"], patience_s=0.2)
 
 
-def test_nobody_listens() -> None:
-    with pytest.raises(Unavailable, match=r"ConnectError: .*; the next attempt"):
+def test_refused_connection_is_unavailable() -> None:
+    with pytest.raises(Unavailable, match=r"ConnectError: .*; the next retry"):
         asyncio.run(embed(Endpoint("http://127.0.0.1:1", "m", {}, 1, 1, 0.2), ["a"]))
 
 
-def test_text_that_is_refused_does_not_take_its_neighbours_along(api: Api) -> None:
+def test_refused_text_does_not_affect_others(api: Api) -> None:
     api.answer = lambda texts: error(400, "'input' is too long") if max(map(len, texts)) > 5 else vectors(texts)
     found = lengths(api, ["x" * n for n in (1, 2, 9, 3, 4, 8, 5)])
     assert found == [1, 2, "'input' is too long", 3, 4, "'input' is too long", 5]
 
 
-def test_refusal_speaks_of_the_text_and_not_of_its_place_in_a_request(api: Api) -> None:
+def test_refusal_does_not_name_the_index_in_the_request(api: Api) -> None:
     api.answer = lambda _: error(400, "input[0] has 900 tokens")
     assert lengths(api, ["a", "b"]) == ["the text has 900 tokens"] * 2
 
 
-def test_progress_is_told_of_every_text_once(api: Api) -> None:
+def test_progress_counts_every_text_once(api: Api) -> None:
     told: list[int] = []
     asyncio.run(embed(Endpoint(api.url, "m", {}, 2, 1, 1), ["a", None, "b", "c"], told.append))
     assert told == [1, 2, 1]
@@ -120,7 +120,7 @@ def test_request_that_is_too_large_is_halved(api: Api, status: int) -> None:
 
 
 @pytest.mark.parametrize(("status", "message"), [(401, "wrong key"), (403, "not yours"), (404, "no such model")])
-def test_what_no_text_can_help_ends_the_job(api: Api, status: int, message: str) -> None:
+def test_error_for_all_texts_ends_the_job(api: Api, status: int, message: str) -> None:
     api.answer = lambda _: error(status, message)
     with pytest.raises(JobError, match=f"{status} {message}"):
         lengths(api, ["a"] * 50)
@@ -142,17 +142,17 @@ def test_what_no_text_can_help_ends_the_job(api: Api, status: int, message: str)
         bytes(2**20 + 2**16 + 1),
     ],
 )
-def test_answer_of_something_else_ends_the_job(api: Api, content: bytes) -> None:
+def test_response_of_another_server_ends_the_job(api: Api, content: bytes) -> None:
     api.answer = lambda _: (200, {}, content)
-    with pytest.raises(JobError, match="does not answer as an embedding API does"):
+    with pytest.raises(JobError, match="is not that of an embedding API"):
         lengths(api, ["a"])
 
 
-def test_message_does_nothing_to_a_terminal_and_is_cut(api: Api) -> None:
+def test_message_has_no_control_characters_and_is_shortened(api: Api) -> None:
     api.answer = lambda _: error(400, "\x1b[2J\x07" + "a" * 10_000)
     assert lengths(api, ["a"]) == [" [2J " + "a" * 495]
 
 
-def test_error_without_openais_words_is_told_as_it_is(api: Api) -> None:
+def test_error_in_another_format_is_kept(api: Api) -> None:
     api.answer = lambda _: (400, {}, b"no")
     assert lengths(api, ["a"]) == ["no"]

@@ -38,7 +38,7 @@ def test_file_may_be_named_by_a_uri(texts: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a?scheme=http&endpoint_override=example.com#", "a%2fb", "with space"])
-def test_name_that_was_found_is_no_part_of_a_uri(texts: Path, name: str) -> None:
+def test_special_characters_in_file_names_are_kept(texts: Path, name: str) -> None:
     copy(texts / "a.parquet", texts / f"{name}.parquet")
     found = find([texts.as_uri()], COLUMNS)
     assert str(texts / f"{name}.parquet") in {source.path for source in found}
@@ -48,7 +48,7 @@ def test_name_that_was_found_is_no_part_of_a_uri(texts: Path, name: str) -> None
 
 
 def test_password_in_a_uri_is_refused() -> None:
-    with pytest.raises(JobError, match="may not hold a password") as refused:
+    with pytest.raises(JobError, match="must not contain a password") as refused:
         find(["s3://name:secret@bucket/texts"], COLUMNS)
     assert "secret" not in str(refused.value)
 
@@ -56,18 +56,18 @@ def test_password_in_a_uri_is_refused() -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (("body", "id"), 'has no column "body"; it has "id", "text", "other"'),
+        (("body", "id"), 'has no column "body"; its columns are "id", "text", "other"'),
         (("text", "key"), 'has no column "key"'),
-        (("other", "id"), 'column "other" is of int64, not of strings'),
+        (("other", "id"), 'column "other" has type int64, not string'),
     ],
 )
-def test_columns_are_looked_at_first(texts: Path, columns: tuple[str, str], message: str) -> None:
+def test_columns_are_checked_first(texts: Path, columns: tuple[str, str], message: str) -> None:
     with pytest.raises(JobError, match=message):
         find([str(texts)], columns)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match=r"nothing\.parquet: there is no such file or folder"):
+    with pytest.raises(JobError, match=r"nothing\.parquet: no such file or folder"):
         find([str(tmp_path / "nothing.parquet")], COLUMNS)
 
 
@@ -82,7 +82,7 @@ def test_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
         find([str(tmp_path)], COLUMNS)
 
 
-def test_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_duplicate_column_is_refused(tmp_path: Path) -> None:
     column = pa.array(["a"])
     pq.write_table(pa.Table.from_arrays([column, column, column], ["id", "text", "text"]), tmp_path / "a.parquet")
     with pytest.raises(JobError, match='has several columns "text"'):
@@ -121,10 +121,10 @@ def test_shard_of_refusals_only_is_written(texts: Path, tmp_path: Path) -> None:
     assert pq.read_table(f"{output}/{shard.name}").column("embedding").null_count == 4
 
 
-def test_vectors_of_another_length_are_no_results(texts: Path, tmp_path: Path) -> None:
+def test_vectors_of_another_length_are_refused(texts: Path, tmp_path: Path) -> None:
     asked, output = job(texts), str(tmp_path / "vectors")
     (shard, *_) = begin(asked, output)
-    with pytest.raises(JobError, match="had 2 numbers in the beginning, and have 3 now"):
+    with pytest.raises(JobError, match="had 2 dimensions when the job started, but now have 3"):
         write(asked, shard, output, read(asked, shard)[0], [np.ones(size, np.float32) for size in (2, 2, 3, 2)])
 
 
@@ -141,7 +141,7 @@ def test_spelling_of_a_path_does_not_matter(texts: Path, monkeypatch: pytest.Mon
     assert find(["."], COLUMNS) == find(["../texts/"], COLUMNS) == find([str(texts)], COLUMNS)
 
 
-def test_folder_that_cannot_be_made_is_told_of(texts: Path, tmp_path: Path) -> None:
+def test_error_for_a_folder_that_cannot_be_created_names_it(texts: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(JobError, match="file: "):
         begin(job(texts), str(tmp_path / "file"))
@@ -149,82 +149,82 @@ def test_folder_that_cannot_be_made_is_told_of(texts: Path, tmp_path: Path) -> N
         begin(job(texts), "odd://bucket")
 
 
-def test_job_goes_on_with_the_shards_that_are_not_written(texts: Path, tmp_path: Path) -> None:
+def test_job_resumes_with_the_missing_shards(texts: Path, tmp_path: Path) -> None:
     asked, output = job(texts), str(tmp_path / "vectors")
     first, second, *others = begin(asked, output)
     write(asked, second, output, read(asked, second)[0], [Refusal("no")] * 4)
     assert begin(asked, output) == [first, *others]
 
 
-def test_part_that_a_crash_left_empty_is_done_again(texts: Path, tmp_path: Path) -> None:
+def test_empty_part_after_a_crash_is_written_again(texts: Path, tmp_path: Path) -> None:
     asked, output = job(texts), tmp_path / "vectors"
     pending = begin(asked, str(output))
     (output / pending[0].name).touch()
     assert begin(asked, str(output)) == pending
 
 
-def test_job_file_that_a_crash_left_empty_is_told_of(texts: Path, tmp_path: Path) -> None:
+def test_empty_job_file_after_a_crash_is_an_error(texts: Path, tmp_path: Path) -> None:
     begin(job(texts), str(tmp_path / "vectors"))
     (tmp_path / "vectors" / "_job.json").write_bytes(b"")
-    with pytest.raises(JobError, match=r"_job\.json is broken"):
+    with pytest.raises(JobError, match=r"_job\.json is not valid"):
         begin(job(texts), str(tmp_path / "vectors"))
 
 
-def test_folder_that_has_become_another_jobs_is_noticed(texts: Path, tmp_path: Path) -> None:
+def test_folder_that_now_belongs_to_another_job_is_detected(texts: Path, tmp_path: Path) -> None:
     asked, output = job(texts), tmp_path / "vectors"
     (shard, *_) = begin(asked, str(output))
     begin(job(texts, model="n"), str(tmp_path / "other"))
     copy(tmp_path / "other" / "_job.json", output / "_job.json")
-    with pytest.raises(JobError, match="it differs in model"):
+    with pytest.raises(JobError, match="which differs in model"):
         write(asked, shard, str(output), read(asked, shard)[0], [Refusal("no")] * 4)
     assert not list(output.glob("*.parquet"))
 
 
 @pytest.mark.parametrize("column", ["embedding", "error"])
-def test_ids_may_not_be_called_as_the_results_are(texts: Path, tmp_path: Path, column: str) -> None:
-    with pytest.raises(JobError, match=f"may not be called {column}"):
+def test_id_column_must_not_have_the_name_of_a_result(texts: Path, tmp_path: Path, column: str) -> None:
+    with pytest.raises(JobError, match=f"must not be named {column}"):
         begin(job(texts, id=column), str(tmp_path / "vectors"))
 
 
-def test_results_may_not_be_among_the_texts(texts: Path) -> None:
-    with pytest.raises(JobError, match="its files would be texts the next time"):
+def test_results_must_not_be_inside_the_texts(texts: Path) -> None:
+    with pytest.raises(JobError, match="the next run would read its files as texts"):
         begin(job(texts), str(texts / "vectors"))
 
 
-def test_unfinished_file_counts_for_nothing(texts: Path, tmp_path: Path) -> None:
+def test_unfinished_file_is_ignored(texts: Path, tmp_path: Path) -> None:
     asked, output = job(texts), tmp_path / "vectors"
     pending = begin(asked, str(output))
     (output / f".{pending[0].name}.0123").write_bytes(b"half")
     assert begin(asked, str(output)) == pending
 
 
-def test_folder_of_another_job_is_refused_and_the_difference_named(texts: Path, tmp_path: Path) -> None:
+def test_folder_of_another_job_is_refused_and_the_difference_is_named(texts: Path, tmp_path: Path) -> None:
     begin(job(texts), str(tmp_path / "vectors"))
-    with pytest.raises(JobError, match="it differs in model, shard_rows;"):
+    with pytest.raises(JobError, match="which differs in model, shard_rows;"):
         begin(job(texts, 5, model="n"), str(tmp_path / "vectors"))
 
 
 def test_more_texts_are_another_job(texts: Path, tmp_path: Path) -> None:
     begin(job(texts), str(tmp_path / "vectors"))
     copy(texts / "a.parquet", texts / "c.parquet")
-    with pytest.raises(JobError, match="it differs in sources;"):
+    with pytest.raises(JobError, match="which differs in sources;"):
         begin(job(texts), str(tmp_path / "vectors"))
 
 
-def test_folder_with_parts_of_nobody_is_refused(texts: Path, tmp_path: Path) -> None:
+def test_folder_with_parts_but_no_job_file_is_refused(texts: Path, tmp_path: Path) -> None:
     copy(texts / "a.parquet", tmp_path / "a.parquet")
     for _ in range(2):
-        with pytest.raises(JobError, match=r"has a\.parquet but no _job\.json"):
+        with pytest.raises(JobError, match=r"contains a\.parquet but no _job\.json"):
             begin(job(texts), str(tmp_path))
     assert not (tmp_path / "_job.json").exists()
 
 
-def test_folder_that_cannot_be_written_to_is_told_of(texts: Path) -> None:
+def test_error_for_a_read_only_folder_names_it(texts: Path) -> None:
     with pytest.raises(JobError, match="/proc/vectors: "):
         begin(job(texts), "/proc/vectors")
 
 
-def test_file_that_could_not_be_written_leaves_nothing(texts: Path, tmp_path: Path) -> None:
+def test_failed_write_leaves_no_file(texts: Path, tmp_path: Path) -> None:
     asked, output = job(texts), tmp_path / "vectors"
     (shard, *_) = begin(asked, str(output))
     (output / shard.name / "in the way").mkdir(parents=True)
@@ -234,21 +234,21 @@ def test_file_that_could_not_be_written_leaves_nothing(texts: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", [".a.parquet", "_a.parquet", "_temporary/0/a.parquet"])
-def test_unfinished_files_are_no_texts(texts: Path, name: str) -> None:
+def test_unfinished_files_are_not_texts(texts: Path, name: str) -> None:
     before = find([str(texts)], COLUMNS)
     (texts / name).parent.mkdir(parents=True, exist_ok=True)
     copy(texts / "a.parquet", texts / name)
     assert find([str(texts)], COLUMNS) == before
 
 
-def test_file_that_is_named_twice_is_refused(texts: Path) -> None:
-    with pytest.raises(JobError, match=r"a\.parquet is among the texts 2 times"):
+def test_duplicate_file_is_refused(texts: Path) -> None:
+    with pytest.raises(JobError, match=r"a\.parquet is listed 2 times"):
         find([str(texts), str(texts / "a.parquet")], COLUMNS)
 
 
-def test_file_that_has_changed_since_is_noticed(texts: Path) -> None:
+def test_changed_file_is_detected(texts: Path) -> None:
     asked = job(texts)
     (source, _) = asked.sources
     for size, first in ((source.size, 8), (source.size + 1, 0)):
-        with pytest.raises(JobError, match="has changed since the job began"):
+        with pytest.raises(JobError, match="has changed since the job started"):
             read(asked, Shard(0, source.root, source.path, size, 0, first, 4))

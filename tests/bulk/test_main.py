@@ -32,16 +32,16 @@ def test_every_text_gets_its_vector(api: Api, texts: Path, tmp_path: Path) -> No
     assert rows(tmp_path / "out") == [{"id": f"t{row}", "embedding": [row, 1], "error": None} for row in range(55)]
 
 
-def test_refused_texts_are_told_of_and_written_down(
+def test_refused_texts_are_printed_and_recorded(
     api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.answer = lambda given: error(400, "too long") if max(map(len, given)) > 50 else vectors(given)
     assert run(api, texts, tmp_path / "out") == 0
     assert [row["id"] for row in rows(tmp_path / "out") if row["error"] == "too long"] == ["t51", "t52", "t53", "t54"]
-    assert "4 texts were refused in this run: see `error`" in capsys.readouterr().err
+    assert "texts refused in this run: 4 (see the column `error`)" in capsys.readouterr().err
 
 
-def test_key_with_a_line_end_loses_it_and_one_that_is_none_is_not_shown(
+def test_line_end_of_a_key_is_removed_and_an_invalid_key_is_not_printed(
     api: Api,
     texts: Path,
     tmp_path: Path,
@@ -57,14 +57,14 @@ def test_key_with_a_line_end_loses_it_and_one_that_is_none_is_not_shown(
     assert "sec" not in capsys.readouterr().err.partition("error:")[2]
 
 
-def test_complete_job_asks_for_nothing_but_the_probe(api: Api, texts: Path, tmp_path: Path) -> None:
+def test_complete_job_sends_only_the_probe(api: Api, texts: Path, tmp_path: Path) -> None:
     run(api, texts, tmp_path / "out")
     api.asked.clear()
     assert run(api, texts, tmp_path / "out") == 0
     assert len(api.asked) == 1
 
 
-def test_job_stops_when_the_server_goes_away_and_goes_on_later(
+def test_job_stops_when_the_server_is_unavailable_and_resumes_later(
     api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def answer(given: list[str]) -> Answer:
@@ -73,8 +73,8 @@ def test_job_stops_when_the_server_goes_away_and_goes_on_later(
     api.answer = answer
     assert run(api, texts, tmp_path / "out", "--patience", "0.1") == 1
     said = capsys.readouterr().err
-    assert "503 gone; the next attempt" in said
-    assert "the same command goes on from here" in said
+    assert "503 gone; the next retry" in said
+    assert "run the same command again to resume" in said
     written = len(rows(tmp_path / "out"))
     assert 0 < written < 55
     api.asked.clear()
@@ -84,7 +84,7 @@ def test_job_stops_when_the_server_goes_away_and_goes_on_later(
     assert len(rows(tmp_path / "out")) == 55
 
 
-def test_job_that_is_killed_goes_on(api: Api, texts: Path, tmp_path: Path) -> None:
+def test_killed_job_resumes(api: Api, texts: Path, tmp_path: Path) -> None:
     def slow(given: list[str]) -> Answer:
         time.sleep(0.05)
         return vectors(given)
@@ -103,16 +103,16 @@ def test_job_that_is_killed_goes_on(api: Api, texts: Path, tmp_path: Path) -> No
     assert [row["id"] for row in rows(output)] == [f"t{row}" for row in range(55)]
 
 
-def test_job_goes_on_only_with_vectors_of_the_same_length(
+def test_job_resumes_only_with_vectors_of_the_same_length(
     api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(api, texts, tmp_path / "out")
     api.answer = lambda _: (200, {}, b'{"data": [{"index": 0, "embedding": "AACAPw=="}]}')
     assert run(api, texts, tmp_path / "out") == 2
-    assert "it differs in width" in capsys.readouterr().err
+    assert "which differs in width" in capsys.readouterr().err
 
 
-def test_lost_storage_stops_the_job_until_it_is_there_again(
+def test_unavailable_storage_stops_the_job_until_it_is_back(
     api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hidden = texts.with_name("hidden")
@@ -124,7 +124,7 @@ def test_lost_storage_stops_the_job_until_it_is_there_again(
 
     api.answer = answer
     assert run(api, texts, tmp_path / "out") == 1
-    assert "the same command goes on from here" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
     hidden.rename(texts)
     assert run(api, texts, tmp_path / "out") == 0
     assert len(rows(tmp_path / "out")) == 55
@@ -137,7 +137,7 @@ def test_lost_storage_stops_the_job_until_it_is_there_again(
         (["--id", "key"], 'has no column "key"'),
     ],
 )
-def test_job_that_cannot_be_done_says_why(
+def test_impossible_job_prints_the_reason(
     api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: Sequence[str], message: str
 ) -> None:
     assert run(api, texts, tmp_path / "out", *options) == 2
@@ -145,23 +145,21 @@ def test_job_that_cannot_be_done_says_why(
     assert not api.asked
 
 
-def test_request_that_is_wrong_for_all_texts_ends_the_job_at_once(
+def test_request_that_is_wrong_for_all_texts_ends_the_job_immediately(
     api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api.answer = lambda _: error(400, "dimensions: must be one of 64, 384")
     assert run(api, texts, tmp_path / "out", "--request", '{"dimensions": 5}') == 2
-    assert "refuses any text: dimensions: must be" in capsys.readouterr().err
+    assert "refused a test text: dimensions: must be" in capsys.readouterr().err
     assert len(api.asked) == 1
 
 
-def test_ray_that_is_missing_is_told_of(
-    api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_ray_is_reported(api: Api, texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(api, texts, tmp_path / "out", "--ray", "2") == 2
     assert "Ray is not installed: pip install 'ray[data]'" in capsys.readouterr().err
 
 
-def test_wrong_model_does_not_spoil_the_folder(api: Api, texts: Path, tmp_path: Path) -> None:
+def test_wrong_model_leaves_the_folder_usable(api: Api, texts: Path, tmp_path: Path) -> None:
     api.answer = lambda _: error(404, "there is no model 'm'")
     assert run(api, texts, tmp_path / "out") == 2
     api.answer = vectors
@@ -189,7 +187,7 @@ def test_key_comes_from_the_environment(api: Api, texts: Path, tmp_path: Path, m
     assert api.keys == {"Bearer secret"}
 
 
-def test_vectors_are_those_that_conch_answers(server: Server, tmp_path: Path) -> None:
+def test_vectors_are_those_of_conch(server: Server, tmp_path: Path) -> None:
     texts = [f"{number} {'words and ' * (number % 40)}more" for number in range(300)]
     pq.write_table(pa.table({"id": range(300), "text": texts}), tmp_path / "texts.parquet")
     output, model = tmp_path / "out", "all-minilm-l6-v2"
@@ -203,7 +201,7 @@ def test_vectors_are_those_that_conch_answers(server: Server, tmp_path: Path) ->
         assert np.dot(np.array(found[i]["embedding"]), item.embedding) > 0.9999
 
 
-def test_json_lines_become_parquet_as_the_page_says(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_conversion_of_json_lines_in_the_docs_works(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", Path("docs/bulk.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     Path("texts").mkdir()

@@ -9,7 +9,7 @@ from signal import SIGINT, SIGKILL, SIGTERM, Signals
 import httpx2
 import pytest
 
-from embedded.__main__ import gateway_is_well
+from embedded.__main__ import gateway_is_healthy
 from gateway.settings import Settings
 from tests.programs import program
 from tests.serving import Server, serve, start
@@ -33,7 +33,7 @@ def wait_until_ready(url: str, *, ready: bool, timeout_s: float = 30) -> None:
     eventually(is_so, "readiness" if ready else "end of readiness", timeout_s)
 
 
-def test_greeting_has_a_command_for_each_endpoint_that_works(repository: Path) -> None:
+def test_commands_in_the_greeting_work(repository: Path) -> None:
     program("curl", package="curl")
     with serve(repository) as server:
         server.wait_for("/v1/models")
@@ -45,7 +45,7 @@ def test_greeting_has_a_command_for_each_endpoint_that_works(repository: Path) -
 
 
 @pytest.mark.parametrize("how", [SIGINT, SIGTERM])
-def test_signal_stops_both_within_ten_seconds_and_leaves_nothing(repository: Path, how: Signals) -> None:
+def test_signal_stops_both_within_ten_seconds(repository: Path, how: Signals) -> None:
     with serve(repository) as server:
         pids = [child(server, name) for name in ("tritonserver", "gateway")]
         started = time.monotonic()
@@ -56,7 +56,7 @@ def test_signal_stops_both_within_ten_seconds_and_leaves_nothing(repository: Pat
         assert not list(Path("/dev/shm").glob(f"conch-{server.process.pid}-*"))  # noqa: S108
 
 
-def test_killed_triton_comes_back_and_the_gateway_with_it(repository: Path) -> None:
+def test_killed_triton_is_restarted(repository: Path) -> None:
     with serve(repository) as server, httpx2.Client(base_url=server.url, timeout=30) as client:
         before = client.post("/v1/embeddings", json={"input": "a"}).json()["data"]
         os.kill(child(server, "tritonserver"), SIGKILL)
@@ -68,20 +68,20 @@ def test_killed_triton_comes_back_and_the_gateway_with_it(repository: Path) -> N
 
 
 @pytest.mark.slow
-def test_gateway_that_answers_nobody_but_goes_round_is_well(tmp_path: Path) -> None:
+def test_gateway_with_a_heartbeat_is_healthy(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         settings = Settings(port=silent.getsockname()[1])
         heartbeat = tmp_path / "heartbeat"
-        assert not gateway_is_well(settings, heartbeat)
+        assert not gateway_is_healthy(settings, heartbeat)
         heartbeat.touch()
-        assert gateway_is_well(settings, heartbeat)
+        assert gateway_is_healthy(settings, heartbeat)
         os.utime(heartbeat, (0, 0))
-        assert not gateway_is_well(settings, heartbeat)
+        assert not gateway_is_healthy(settings, heartbeat)
 
 
-def test_taken_port_is_one_sentence_and_exit_code_two(repository: Path) -> None:
+def test_port_in_use_exits_with_code_two(repository: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -89,21 +89,21 @@ def test_taken_port_is_one_sentence_and_exit_code_two(repository: Path) -> None:
         with start(repository, GATEWAY_PORT=port) as server:
             assert server.process.wait(10) == 2
     assert server.lines == [
-        f"serve: port {port} is not free (Address already in use); set GATEWAY_PORT to another one\n"
+        f"serve: port {port} is not available (Address already in use); set GATEWAY_PORT to another port\n"
     ]
 
 
-def test_wrong_setting_is_one_sentence_and_exit_code_two(repository: Path) -> None:
+def test_invalid_setting_exits_with_code_two(repository: Path) -> None:
     with start(repository, GATEWAY_HOST="0.0.0.0") as server:
         assert server.process.wait(10) == 2
     (line,) = server.lines
-    assert line.startswith("serve: GATEWAY_HOST=0.0.0.0 would let anyone in: set GATEWAY_API_KEYS")
+    assert line.startswith("serve: GATEWAY_HOST=0.0.0.0 is not a loopback address, so API keys are required: set")
 
 
-def test_triton_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
+def test_failed_start_shows_the_errors_of_triton(tmp_path: Path) -> None:
     (tmp_path / "broken" / "1").mkdir(parents=True)
     (tmp_path / "broken" / "config.pbtxt").write_text('backend: "no-such-backend" max_batch_size: 1')
     with start(tmp_path) as server:
         assert server.process.wait(30) == 1
-    assert any("triton ended with code 1 before it was ready" in line for line in server.lines)
+    assert any("triton exited with code 1 before it was ready" in line for line in server.lines)
     assert any("broken" in line for line in server.lines)

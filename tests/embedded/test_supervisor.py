@@ -30,22 +30,22 @@ def run(
     services: list[Service],
     is_ready: Callable[[], bool],
     ready: Callable[[], object],
-    unwell_s: float = 60,
+    unhealthy_s: float = 60,
     start_timeout_s: float = 60,
 ) -> None:
-    asyncio.run(Supervisor(services, unwell_s, start_timeout_s).run(is_ready, ready))
+    asyncio.run(Supervisor(services, unhealthy_s, start_timeout_s).run(is_ready, ready))
 
 
 def stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_service_that_ends_before_it_is_ready_fails_the_start() -> None:
-    with pytest.raises(StartFailedError, match="bad ended with code 3 before it was ready"):
+def test_service_that_exits_early_fails_the_start() -> None:
+    with pytest.raises(StartFailedError, match="bad exited with code 3 before it was ready"):
         run([python("bad", "raise SystemExit(3)")], is_ready=lambda: False, ready=lambda: None)
 
 
-def test_service_that_dies_is_started_again_and_cleaned_up_after(tmp_path: Path) -> None:
+def test_dead_service_is_cleaned_up_and_restarted(tmp_path: Path) -> None:
     starts, cleaned = tmp_path / "starts", []
     code = f"import os; open({str(starts)!r}, 'a').write('started\\n'); os.kill(os.getpid(), 9)"
     dying = python("dying", f"import time; time.sleep(0.5); {code}", clean_up=lambda: cleaned.append(1))
@@ -58,7 +58,7 @@ def test_service_that_dies_is_started_again_and_cleaned_up_after(tmp_path: Path)
     assert len(cleaned) >= 2
 
 
-def test_stop_ends_services_last_first_and_by_force_if_need_be(tmp_path: Path) -> None:
+def test_services_stop_in_reverse_order_and_are_killed_if_necessary(tmp_path: Path) -> None:
     log = tmp_path / "ends"
     write = f"open({str(log)!r}, 'a').write"
     handler = "import signal, sys, time; signal.signal(15, lambda *_: ({0}('{1}\\n'), sys.exit()))"
@@ -75,7 +75,7 @@ def test_stop_ends_services_last_first_and_by_force_if_need_be(tmp_path: Path) -
     assert time.monotonic() - started < 8
 
 
-def test_stop_while_starting_ends_the_services(tmp_path: Path) -> None:
+def test_stop_during_start_stops_the_services(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
 
     def is_ready() -> bool:
@@ -93,7 +93,7 @@ def has_ended(pid: str) -> bool:
         return True
 
 
-def test_children_of_a_killed_service_end_with_it(tmp_path: Path) -> None:
+def test_children_of_a_killed_service_are_killed(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     child = f"import subprocess; p = subprocess.Popen(['sleep', '60']); open({str(pid)!r}, 'w').write(str(p.pid))"
     services = [python("parent", child + "; import time; time.sleep(60)")]
@@ -110,15 +110,13 @@ time.sleep(60)
 
 
 @pytest.mark.parametrize(("lost_s", "starts"), [(3, 2), (math.inf, 1)])
-def test_service_that_loses_a_child_and_does_not_work_is_started_again_if_it_needs_it(
-    tmp_path: Path, lost_s: float, starts: int
-) -> None:
+def test_unhealthy_service_without_its_child_is_restarted_sooner(tmp_path: Path, lost_s: float, starts: int) -> None:
     started = tmp_path / "children"
 
     def children() -> list[int]:
         return [int(line) for line in started.read_text().split()] if started.exists() else []
 
-    def is_well() -> bool:
+    def is_healthy() -> bool:
         return not killed or len(children()) > 1
 
     killed: list[int] = []
@@ -133,7 +131,7 @@ def test_service_that_loses_a_child_and_does_not_work_is_started_again_if_it_nee
         loop.call_later(2.5, kill)
         loop.call_later(10, stop)
 
-    parent = python("parent", PARENT.format(file=str(started)), is_well=is_well, lost_s=lost_s)
+    parent = python("parent", PARENT.format(file=str(started)), is_healthy=is_healthy, lost_s=lost_s)
     run([parent], lambda: bool(children()), ready)
     assert len(children()) == starts
     for child in children():
@@ -141,39 +139,39 @@ def test_service_that_loses_a_child_and_does_not_work_is_started_again_if_it_nee
             os.kill(child, signal.SIGKILL)
 
 
-def test_service_that_was_never_well_is_left_alone(tmp_path: Path) -> None:
+def test_service_that_is_not_yet_healthy_is_left_alone(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
 
     def ready() -> None:
         asyncio.get_running_loop().call_later(4, stop)
 
-    run([python("slow", counting(starts), is_well=lambda: False)], lambda: True, ready, unwell_s=0)
+    run([python("slow", counting(starts), is_healthy=lambda: False)], lambda: True, ready, unhealthy_s=0)
     assert starts.read_text().count("started") == 1
 
 
-def test_service_that_is_unwell_for_long_is_started_again(tmp_path: Path) -> None:
+def test_unhealthy_service_is_restarted(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     looks = iter([True, *[False] * 3])
 
     def ready() -> None:
         asyncio.get_running_loop().call_later(8, stop)
 
-    run([python("stuck", counting(starts), is_well=lambda: next(looks, True))], lambda: True, ready, unwell_s=1)
+    run([python("stuck", counting(starts), is_healthy=lambda: next(looks, True))], lambda: True, ready, unhealthy_s=1)
     assert starts.read_text().count("started") == 2
 
 
-def test_service_that_does_not_become_well_in_time_is_started_again(tmp_path: Path) -> None:
+def test_service_that_never_becomes_healthy_is_restarted(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
 
     def ready() -> None:
         asyncio.get_running_loop().call_later(6, stop)
 
-    services = [python("stuck", counting(starts), is_well=lambda: False)]
-    run(services, starts.exists, ready, unwell_s=0, start_timeout_s=1)
+    services = [python("stuck", counting(starts), is_healthy=lambda: False)]
+    run(services, starts.exists, ready, unhealthy_s=0, start_timeout_s=1)
     assert starts.read_text().count("started") >= 2
 
 
-def test_log_that_is_too_large_begins_again_while_the_service_writes(tmp_path: Path) -> None:
+def test_large_log_is_rotated_while_the_service_writes(tmp_path: Path) -> None:
     log = tmp_path / "log"
     write = "for i in range(10**9): print(f'line {i}', flush=True); time.sleep(0.001)"
     service = python("talker", f"import time\n{write}", log=log, max_log_bytes=2000)

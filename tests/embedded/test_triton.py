@@ -14,17 +14,19 @@ def test_ports_come_from_the_environment() -> None:
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "grpc", "-1", ""])
-def test_wrong_port_is_named(port: str) -> None:
+def test_invalid_port_is_named(port: str) -> None:
     with pytest.raises(UnsupportedError, match="TRITON_HTTP_PORT="):
         Ports.from_env({"TRITON_HTTP_PORT": port})
 
 
-def test_taken_port_is_named_with_its_variable() -> None:
+def test_port_in_use_is_named_with_its_variable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(UnsupportedError, match=f"port {port} is not free .*; set GATEWAY_PORT to another one"):
+        with pytest.raises(
+            UnsupportedError, match=f"port {port} is not available .*; set GATEWAY_PORT to another port"
+        ):
             check_ports({"GATEWAY_PORT": port})
 
 
@@ -33,7 +35,7 @@ def test_equal_ports_are_named_by_their_variables() -> None:
         check_ports({"GATEWAY_PORT": 1, "TRITON_HTTP_PORT": 1, "TRITON_GRPC_PORT": 2})
 
 
-def test_triton_is_reached_from_this_machine_only(repository: Path, tmp_path: Path) -> None:
+def test_triton_listens_on_loopback_only(repository: Path, tmp_path: Path) -> None:
     triton = Triton.prepare(repository, Ports(), tmp_path)
     assert {option for option in triton.command if "-address=" in option} == {
         "--http-address=127.0.0.1",
@@ -42,7 +44,7 @@ def test_triton_is_reached_from_this_machine_only(repository: Path, tmp_path: Pa
     }
 
 
-def test_no_path_on_the_command_line_is_the_repositorys_own(tmp_path: Path) -> None:
+def test_paths_on_the_command_line_are_in_the_scratch_folder(tmp_path: Path) -> None:
     # Its path may hold a space, which the python backend does not bear.
     repository = tmp_path / "with a space"
     scratch = tmp_path / "scratch"
@@ -53,10 +55,10 @@ def test_no_path_on_the_command_line_is_the_repositorys_own(tmp_path: Path) -> N
     assert (scratch / "models").samefile(repository)
 
 
-def test_repository_without_a_built_model_is_named(tmp_path: Path) -> None:
+def test_repository_without_models_is_named(tmp_path: Path) -> None:
     (tmp_path / "only-a-config").mkdir()
     for repository in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(UnsupportedError, match=f"{repository} holds no built models: run python -m export"):
+        with pytest.raises(UnsupportedError, match=f"{repository} contains no exported models: run python -m export"):
             Triton.prepare(repository, Ports(), tmp_path)
 
 
@@ -69,7 +71,7 @@ def test_only_built_models_are_loaded(tmp_path: Path) -> None:
 
 
 def test_scratch_folder_with_a_space_is_refused(repository: Path, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="has a space in its path: set TMPDIR"):
+    with pytest.raises(UnsupportedError, match="contains a space: set TMPDIR"):
         Triton.prepare(repository, Ports(), tmp_path / "with a space")
 
 
@@ -87,11 +89,11 @@ def test_clean_up_removes_its_own_shared_memory_only(repository: Path, tmp_path:
 def test_entry_of_another_backend_is_named(tmp_path: Path) -> None:
     (tmp_path / "model" / "1").mkdir(parents=True)
     (tmp_path / "model" / "config.pbtxt").write_text('name: "model"\nbackend: "onnxruntime"\n')
-    with pytest.raises(UnsupportedError, match=f"{tmp_path}/model is for Triton's backend onnxruntime"):
+    with pytest.raises(UnsupportedError, match=f"{tmp_path}/model needs Triton's onnxruntime backend"):
         Triton.prepare(tmp_path, Ports(), tmp_path)
 
 
-def test_triton_does_nothing_for_pages_in_a_browser(server: Server) -> None:
+def test_triton_refuses_requests_without_the_admin_header(server: Server) -> None:
     url = f"http://127.0.0.1:{server.ports['TRITON_HTTP_PORT']}/v2"
     page = {"origin": "https://evil.example", "content-type": "text/plain"}
     for path in ("repository/models/all-minilm-l6-v2/load", "repository/index", "models/all-minilm-l6-v2/infer"):
@@ -101,6 +103,6 @@ def test_triton_does_nothing_for_pages_in_a_browser(server: Server) -> None:
     assert httpx2.post(f"{url}/repository/index", content=b"{}", headers=ADMIN).status_code == 200
 
 
-def test_key_of_triton_is_another_each_time_unless_it_is_given() -> None:
+def test_admin_key_is_random_unless_set() -> None:
     assert admin_key({}) != admin_key({})
     assert admin_key({"TRITON_ADMIN_KEY": "given"}) == "given"

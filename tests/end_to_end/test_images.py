@@ -156,7 +156,7 @@ def test_models_say_what_they_take(client: httpx2.Client) -> None:
 def test_text_model_names_those_that_take_images(client: httpx2.Client) -> None:
     error = refused(client, ["a", {"image": coded(IMAGES[0])}], model="all-minilm-l6-v2")
     assert error["param"] == "input[1].image"
-    assert error["message"].endswith("takes text only; models that take images: minilm-pictogram")
+    assert error["message"].endswith("accepts only text; models that accept images: minilm-pictogram")
 
 
 @contextmanager

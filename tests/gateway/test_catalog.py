@@ -33,7 +33,7 @@ def with_catalog(url: str, repository: Path, use: Callable[[Catalog], Awaitable[
     return asyncio.run(run())
 
 
-def test_models_are_read_out_of_triton(server: Server, repository: Path) -> None:
+def test_models_are_read_from_triton(server: Server, repository: Path) -> None:
     async def use(catalog: Catalog) -> None:
         await catalog.refresh()
         model = catalog.find("text-embedding-3-small", EMBEDDING_ROLES)
@@ -58,7 +58,7 @@ def test_unchanged_model_keeps_its_tokenizer(server: Server, repository: Path) -
     with_catalog(server.triton_url, repository, use)
 
 
-def test_without_triton_it_is_not_ready_rather_than_not_found(repository: Path) -> None:
+def test_model_is_not_ready_rather_than_not_found_without_triton(repository: Path) -> None:
     async def use(catalog: Catalog) -> None:
         with pytest.raises(NotReady):
             catalog.find("all-minilm-l6-v2", EMBEDDING_ROLES)
@@ -119,7 +119,7 @@ def read_text(
     return model.text
 
 
-def test_cross_encoder_without_parameters_answers_with_its_first_logit(repository: Path, tmp_path: Path) -> None:
+def test_cross_encoder_defaults_to_its_first_logit(repository: Path, tmp_path: Path) -> None:
     model = read_text(repository, tmp_path, {})
     assert (model.activation, model.positive_class, model.prefix) == ("none", 0, "")
 
@@ -132,7 +132,7 @@ def test_parameters_of_a_cross_encoder_are_read(repository: Path, tmp_path: Path
     assert (model.name, model.triton_name) == ("public", "model-0")
 
 
-def test_length_of_a_query_is_read(repository: Path, tmp_path: Path) -> None:
+def test_max_query_tokens_is_read(repository: Path, tmp_path: Path) -> None:
     parameters = {"role": "late-interaction", "max_query_tokens": "64"}
     assert read_text(repository, tmp_path, parameters).max_query_tokens == 64
 
@@ -146,29 +146,32 @@ def test_prompts_are_read(repository: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parameters", "complaint"),
     [
-        ({"activation": "relu"}, "activation 'relu' is none of none, sigmoid, softmax"),
-        ({"positive_class": "3"}, "positive_class 3 is none of its 3 classes"),
+        ({"activation": "relu"}, "activation must be one of none, sigmoid, softmax, not 'relu'"),
+        ({"positive_class": "3"}, "positive_class must be between 0 and 2, not 3"),
         ({"positive_class": "yes"}, "positive_class: Expected `int`"),
         ({"template": "{"}, "template: Input data was truncated"),
         ({"template": '{"prefix": "{query}"}'}, "missing required field `suffix`"),
-        ({"template": '{"prefix": "", "suffix": ""}'}, "the template has 0 places for {query}, not 1"),
+        ({"template": '{"prefix": "", "suffix": ""}'}, "the template contains {query} 0 times instead of 1"),
         (
             {"template": '{"prefix": "{query}", "suffix": "", "instructed": {"prefix": "{query}", "suffix": ""}}'},
-            "the template has 0 places for {instruction}, not 1",
+            "the template contains {instruction} 0 times instead of 1",
         ),
-        ({"instructed_prompts": '{"query": "Instruct: {instruction}"}'}, "instructed_prompts 'query' is none of its"),
+        (
+            {"instructed_prompts": '{"query": "Instruct: {instruction}"}'},
+            "instructed_prompts 'query' must be a name",
+        ),
         ({"prompts": '["query: "]'}, "Expected `object`, got `array`"),
-        ({"default_prompt": "query"}, "default_prompt 'query' is none of its prompts"),
-        ({"max_query_tokens": "65"}, "max_query_tokens is 65, not 1 to its max_tokens of 64"),
-        ({"max_query_tokens": "0"}, "max_query_tokens is 0, not 1 to its max_tokens of 64"),
+        ({"default_prompt": "query"}, "default_prompt 'query' is not in prompts"),
+        ({"max_query_tokens": "65"}, "max_query_tokens must be between 1 and max_tokens (64), not 65"),
+        ({"max_query_tokens": "0"}, "max_query_tokens must be between 1 and max_tokens (64), not 0"),
         ({"length_buckets": "32,x"}, "length_buckets[1]: Expected `int`"),
-        ({"length_buckets": "16,32"}, "length_buckets end at 32, below its max_tokens of 64"),
+        ({"length_buckets": "16,32"}, "length_buckets must reach max_tokens (64), but end at 32"),
         *(({"max_tokens": text}, "max_tokens: Expected `int`") for text in ("-5", "0", "1" + "0" * 300, "1e300", "x")),
         *(({"vocabulary_size": text}, "vocabulary_size: Expected `int`") for text in ("-1", "0", "9" * 30)),
         *(({"text_weight": text}, "text_weight: Expected `float`") for text in ("nan", "-0.1", "1.1", "inf", "half")),
         ({"dimensions": "2,0"}, "dimensions[1]: Expected `int` >= 1"),
         ({"dimensions": "-5"}, "dimensions[0]: Expected `int` >= 1"),
-        ({"dimensions": "2,4"}, "dimensions has 4, and the model 3"),
+        ({"dimensions": "2,4"}, "dimensions contains 4, but the model has only 3 dimensions"),
         ({"default": "perhaps"}, "default: Expected `bool`"),
         *(({"name": name}, "name: Expected `str`") for name in ("", "a b", "a\n", "<script>", "a\x07", "x" * 10**6)),
         ({"aliases": "good,<b>"}, "aliases[1]: Expected `str`"),
@@ -178,28 +181,28 @@ def test_prompts_are_read(repository: Path, tmp_path: Path) -> None:
         ({"max_tokens": "64", "prompts": "[" * 5000}, "prompts"),
     ],
 )
-def test_model_whose_parameters_cannot_be_read_is_left_out(
+def test_model_with_invalid_parameters_is_not_served(
     repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, parameters: dict[str, str], complaint: str
 ) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")  # whatever other tests have left behind
     assert [model.name for model in read(repository, tmp_path, parameters, {})] == ["model-1"]
     (message,) = caplog.messages
-    assert message.startswith("model model-0 is left out: ")
+    assert message.startswith("model model-0 is not served: ")
     assert complaint in message
     assert len(message) < 600
 
 
 @pytest.mark.parametrize("name", ["../model-1", "..", "a/b"])
-def test_name_that_leads_out_of_the_repository_is_refused(
+def test_name_with_a_path_is_refused(
     repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")
     (model,) = read(repository, tmp_path, {}, {"triton_name": name})
     assert model.name == "model-0"
-    assert f"model {name} is left out: ValueError: its name is not that of a folder" in caplog.text
+    assert f"model {name} is not served: ValueError: its name is not a valid folder name" in caplog.text
 
 
-def test_entry_whose_file_cannot_be_read_hides_no_other(
+def test_unreadable_entry_does_not_hide_others(
     repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A FIFO without a writer, memory without end, a tokenizer that panics when it is first used."""
@@ -213,18 +216,18 @@ def test_entry_whose_file_cannot_be_read_hides_no_other(
     normalizing(entries[2] / "tokenizer.json", *PANICKING)
     bad = [{"triton_name": entry.name} for entry in entries]
     assert [model.name for model in read(repository, tmp_path, *bad, {}, times=3)] == ["model-3"]
-    assert sorted(message.partition(" is left out")[0] for message in caplog.messages) == [
+    assert sorted(message.partition(" is not served")[0] for message in caplog.messages) == [
         "model fifo",
         "model panic",
         "model zero",
     ]
 
 
-def test_public_name_is_given_once(repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_public_name_is_unique(repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")
     (model,) = read(repository, tmp_path, {"name": "public"}, {"name": "public"})
     assert [triton_model.triton_name for triton_model in model.triton_models] == ["model-0"]
-    assert "its public name 'public' is taken by model-0" in caplog.text
+    assert "its public name 'public' is already used by model-0" in caplog.text
 
 
 IMAGE = {
@@ -239,14 +242,14 @@ IMAGE = {
 TEXT = {"role": "text-embedding", "name": "clip", "aliases": "c,d", "default": "true", "text_weight": "0.25"}
 
 
-def test_two_towers_are_one_model(repository: Path, tmp_path: Path) -> None:
+def test_text_and_image_models_form_one_model(repository: Path, tmp_path: Path) -> None:
     (model,) = read(repository, tmp_path, IMAGE | {"aliases": "c,d", "default": "true", "text_weight": "0.25"}, TEXT)
     assert (model.name, model.aliases, model.default, model.text_weight) == ("clip", ("c", "d"), True, 0.25)
     assert (model.role, model.width) == ("image-text", 3)
     assert [triton_model.triton_name for triton_model in model.triton_models] == ["model-1", "model-0"]
 
 
-def test_image_tower_alone_is_a_model_that_takes_images(repository: Path, tmp_path: Path) -> None:
+def test_image_model_alone_is_a_model(repository: Path, tmp_path: Path) -> None:
     (model,) = read(repository, tmp_path, IMAGE)
     assert (model.role, model.text, model.text_weight) == ("image-embedding", None, 0.5)
     assert model.image is not None
@@ -262,14 +265,14 @@ def test_shortest_edge_is_read(repository: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("second", "width", "complaint"),
     [
-        (TEXT, 4, "it has 4 dimensions, but model-0, of the same model, has 3"),
-        (IMAGE, 3, "its public name 'clip' is taken by model-0"),
-        (TEXT | {"role": "cross-encoder"}, 3, "its public name 'clip' is taken by model-0"),
+        (TEXT, 4, "it has 4 dimensions, but model-0 of the same model has 3"),
+        (IMAGE, 3, "its public name 'clip' is already used by model-0"),
+        (TEXT | {"role": "cross-encoder"}, 3, "its public name 'clip' is already used by model-0"),
         (IMAGE | {"name": "other", "image_height": "0"}, 3, "image_height: Expected `int` >= 1"),
         (IMAGE | {"name": "other", "image_width": "1000000000"}, 3, "image_width: Expected `int` <= 4096"),
         (IMAGE | {"name": "other", "image_patches": "-4"}, 3, "image_patches: Expected `int` >= 1"),
-        (IMAGE | {"name": "other", "image_resize": "shortest_edge=60"}, 3, "image_resize is smaller than image_height"),
-        (IMAGE | {"name": "other", "image_resize": "height=50"}, 3, "not shortest_edge or height and width"),
+        (IMAGE | {"name": "other", "image_resize": "shortest_edge=60"}, 3, "image_resize must not be smaller"),
+        (IMAGE | {"name": "other", "image_resize": "height=50"}, 3, "must have shortest_edge, or height and width"),
         (IMAGE | {"name": "other", "image_resample": "cubist"}, 3, "image_resample: Invalid enum value 'cubist'"),
         (
             IMAGE | {"name": "other", "image_resize": "longest_edge=64"},
@@ -278,7 +281,7 @@ def test_shortest_edge_is_read(repository: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_towers_that_do_not_go_together_are_not_joined(
+def test_incompatible_models_are_not_merged(
     repository: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -295,7 +298,7 @@ def test_towers_that_do_not_go_together_are_not_joined(
 QUERY = {"role": "text-embedding", "name": "dual", "variants": "document,query", "variant": "query"}
 
 
-def test_variants_are_one_model_whose_first_is_the_default(repository: Path, tmp_path: Path) -> None:
+def test_variants_form_one_model_with_the_first_as_default(repository: Path, tmp_path: Path) -> None:
     (model,) = read(repository, tmp_path, QUERY, QUERY | {"variant": "document"})
     assert (model.name, model.role, list(model.variants)) == ("dual", "text-embedding", ["query", "document"])
     assert model.text is model.variants["document"]
@@ -305,14 +308,14 @@ def test_variants_are_one_model_whose_first_is_the_default(repository: Path, tmp
 @pytest.mark.parametrize(
     ("second", "complaint"),
     [
-        ({"name": "other"}, "model dual is left out: its variants document are not served"),
-        (QUERY, "model model-1 is left out: ValueError: its public name 'dual' is taken by model-0"),
-        (QUERY | {"variants": "query"}, "model-1 is left out: ValueError: its public name 'dual' is taken"),
-        (QUERY | {"variant": "passage"}, "model-1 is left out: ValueError: variant 'passage' is none of its variants"),
-        ({"variant": "query"}, "model-1 is left out: ValueError: variant 'query' is none of its variants"),
+        ({"name": "other"}, "model dual is not served: variants not served: document"),
+        (QUERY, "model model-1 is not served: ValueError: its public name 'dual' is already used by model-0"),
+        (QUERY | {"variants": "query"}, "model-1 is not served: ValueError: its public name 'dual' is already used"),
+        (QUERY | {"variant": "passage"}, "model-1 is not served: ValueError: variant 'passage' is not in variants"),
+        ({"variant": "query"}, "model-1 is not served: ValueError: variant 'query' is not in variants"),
     ],
 )
-def test_model_is_served_once_all_its_variants_are(
+def test_model_is_served_only_with_all_its_variants(
     repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, second: dict[str, str], complaint: str
 ) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")

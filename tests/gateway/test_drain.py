@@ -18,7 +18,7 @@ TEXTS = ["some words " * 100] * 512
 """Seconds of work."""
 
 
-def test_what_was_accepted_is_answered_and_what_comes_then_is_refused(repository: Path, tmp_path: Path) -> None:
+def test_accepted_requests_finish_and_new_ones_are_refused(repository: Path, tmp_path: Path) -> None:
     async def use(port: int, gateway: int) -> tuple[int, int, int]:
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=90) as client:
             accepted = asyncio.create_task(client.post("/v1/embeddings", json={"input": TEXTS}))
@@ -35,7 +35,7 @@ def test_what_was_accepted_is_answered_and_what_comes_then_is_refused(repository
         assert asyncio.run(use(server.port, gateway)) == (503, 503, 200)
 
 
-def test_what_is_not_done_in_time_is_told_so(repository: Path, tmp_path: Path) -> None:
+def test_unfinished_requests_get_503_at_the_drain_timeout(repository: Path, tmp_path: Path) -> None:
     async def use(port: int, gateway: int) -> tuple[int, str]:
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=90) as client:
             accepted = asyncio.create_task(client.post("/v1/embeddings", json={"input": TEXTS}))
@@ -49,7 +49,7 @@ def test_what_is_not_done_in_time_is_told_so(repository: Path, tmp_path: Path) -
         assert asyncio.run(use(server.port, gateway)) == (503, "the server is stopping")
 
 
-def test_nothing_to_answer_is_no_reason_to_wait(repository: Path, tmp_path: Path) -> None:
+def test_idle_gateway_stops_at_once(repository: Path, tmp_path: Path) -> None:
     with conch(repository, tmp_path / "log", GATEWAY_DRAIN_TIMEOUT="60") as server:
         (gateway,) = (process for process, role in server.roles() if role == "gateway")
         started = time.monotonic()
@@ -58,7 +58,7 @@ def test_nothing_to_answer_is_no_reason_to_wait(repository: Path, tmp_path: Path
         assert time.monotonic() - started < 5
 
 
-def test_event_loop_gives_signs_of_life(tmp_path: Path) -> None:
+def test_heartbeat_file_is_touched(tmp_path: Path) -> None:
     heartbeat = tmp_path / "heartbeat"
     settings = {"GATEWAY_HEARTBEAT_FILE": str(heartbeat), "GATEWAY_PORT": str(free_ports(1)[0])}
     with subprocess.Popen(

@@ -36,7 +36,7 @@ REAL = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCh
 
 
 @given(st.binary() | VALUES.map(lambda value: json.dumps(value).encode()))
-def test_parser_raises_errors_of_our_own_only(body: bytes) -> None:
+def test_parser_raises_only_gateway_errors(body: bytes) -> None:
     for kind in (EmbeddingRequest, RerankRequest):
         try:
             parsed, _ = decode(body, kind)
@@ -55,19 +55,19 @@ def check(answer: httpx2.Response) -> None:
 
 @REAL
 @given(BODIES)
-def test_any_body_for_embeddings_has_an_answer(client: httpx2.Client, body: Mapping[str, object]) -> None:
+def test_any_body_for_embeddings_gets_a_response(client: httpx2.Client, body: Mapping[str, object]) -> None:
     check(client.post("/v1/embeddings", content=json.dumps(body).encode()))
 
 
 @REAL
 @given(BODIES)
-def test_any_body_for_rerank_has_an_answer(client: httpx2.Client, body: Mapping[str, object]) -> None:
+def test_any_body_for_rerank_gets_a_response(client: httpx2.Client, body: Mapping[str, object]) -> None:
     check(client.post("/v1/rerank", content=json.dumps(body).encode()))
 
 
 @REAL
 @given(st.lists(VALUES, min_size=1, max_size=4))
-def test_any_input_has_an_answer(client: httpx2.Client, given_input: list[object]) -> None:
+def test_any_input_gets_a_response(client: httpx2.Client, given_input: list[object]) -> None:
     check(client.post("/v1/embeddings", content=json.dumps({"input": given_input, "truncate": True}).encode()))
 
 
@@ -89,7 +89,7 @@ def test_any_input_has_an_answer(client: httpx2.Client, given_input: list[object
         ('{"input": ' + "[" * 5000 + "]" * 5000 + "}", 400),
     ],
 )
-def test_extremes_have_a_vector_or_a_clear_error(client: httpx2.Client, body: str, status: int) -> None:
+def test_extreme_inputs_get_a_vector_or_a_clear_error(client: httpx2.Client, body: str, status: int) -> None:
     answer = client.post("/v1/embeddings", content=body.encode())
     assert answer.status_code == status, answer.text
     check(answer)

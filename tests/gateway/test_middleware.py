@@ -22,7 +22,7 @@ def log_line(server: Server, request_id: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic right", "Bearer", "right", "Bearer right,other"])
-def test_without_a_right_key_v1_is_401(locked: httpx2.Client, header: str | None) -> None:
+def test_v1_without_a_valid_key_is_401(locked: httpx2.Client, header: str | None) -> None:
     response = locked.get("/v1/models", headers={"authorization": header} if header else {})
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
@@ -30,7 +30,7 @@ def test_without_a_right_key_v1_is_401(locked: httpx2.Client, header: str | None
 
 
 @pytest.mark.parametrize("header", ["Bearer right", "bearer other", "Bearer  right", "Bearer clé".encode()])
-def test_any_of_the_keys_opens_v1(locked: httpx2.Client, header: str | bytes) -> None:
+def test_every_key_is_accepted(locked: httpx2.Client, header: str | bytes) -> None:
     raw = header if isinstance(header, bytes) else header.encode()
     assert locked.get("/v1/models", headers=[(b"authorization", raw)]).status_code == 200
 
@@ -62,11 +62,11 @@ def test_metrics_need_a_key_like_the_rest(locked: httpx2.Client) -> None:
     assert locked.get("/metrics", headers={"authorization": "Bearer right"}).status_code == 200
 
 
-def test_unknown_paths_of_v1_tell_strangers_nothing(locked: httpx2.Client) -> None:
+def test_unknown_paths_are_401_without_a_key(locked: httpx2.Client) -> None:
     assert locked.get("/v1/nothing").status_code == 401
 
 
-def test_key_that_is_not_ascii_is_wrong_not_a_crash() -> None:
+def test_key_that_is_not_ascii_is_401() -> None:
     async def call() -> None:
         async def app(*_: object) -> None:
             raise AssertionError("let in")
@@ -78,7 +78,7 @@ def test_key_that_is_not_ascii_is_wrong_not_a_crash() -> None:
     asyncio.run(call())
 
 
-def test_request_id_is_given_back_and_logged_with_the_request(client: httpx2.Client, server: Server) -> None:
+def test_request_id_is_returned_and_logged(client: httpx2.Client, server: Server) -> None:
     response = client.post("/v1/embeddings", json={"input": "top secret"}, headers={"x-request-id": "trace-1.a:b"})
     assert response.headers["x-request-id"] == "trace-1.a:b"
     line = log_line(server, "trace-1.a:b")
@@ -112,7 +112,7 @@ def test_names_that_clients_send_are_not_logged(client: httpx2.Client, server: S
     assert not any("mistaken text" in line for line in server.lines)
 
 
-def test_client_that_hangs_up_is_no_failure_of_ours(server: Server) -> None:
+def test_disconnected_client_is_not_a_server_error(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.ports["GATEWAY_PORT"])) as connection:
         head = "POST /v1/embeddings HTTP/1.1\r\nhost: a\r\nx-request-id: gone\r\ncontent-length: 100\r\n\r\n"
         connection.sendall(head.encode() + b'{"input": ')
@@ -121,5 +121,5 @@ def test_client_that_hangs_up_is_no_failure_of_ours(server: Server) -> None:
     assert "trace" not in line
 
 
-def test_app_can_be_made_without_triton_or_environment() -> None:
+def test_app_can_be_created_without_triton_or_environment() -> None:
     assert callable(create_app(Settings(), Drain()))

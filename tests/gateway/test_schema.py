@@ -20,7 +20,7 @@ OPERATIONS = [found.ok() for found in SCHEMA.get_all_operations() if isinstance(
 
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
-def test_every_answer_is_one_that_the_schema_knows(server: Server, operation: Any, mode: GenerationMode) -> None:
+def test_every_response_conforms_to_the_schema(server: Server, operation: Any, mode: GenerationMode) -> None:
     if mode is GenerationMode.NEGATIVE and operation.method == "get":
         return  # nothing about them can be wrong
 

@@ -3,18 +3,18 @@ from pathlib import Path
 
 import pytest
 
-from gateway.images.allowlist import Allowed
+from gateway.images.allowlist import Allowlist
 from gateway.settings import KEYS, Settings, SettingsError
 
 
-def test_defaults_are_open_on_loopback_only() -> None:
+def test_default_is_loopback_without_keys() -> None:
     settings = Settings.from_env({})
     assert (settings.host, settings.port, settings.api_keys) == ("127.0.0.1", 8080, frozenset())
 
 
-def test_images_are_fetched_from_nowhere_unless_asked() -> None:
+def test_image_urls_are_disabled_by_default() -> None:
     assert Settings.from_env({}).image_hosts is None
-    assert Settings.from_env({"GATEWAY_IMAGE_URLS": "public"}).image_hosts == Allowed(everybody=True)
+    assert Settings.from_env({"GATEWAY_IMAGE_URLS": "public"}).image_hosts == Allowlist(any_public=True)
 
 
 def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
@@ -49,12 +49,12 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         api_keys=frozenset({"one", "two"}),
         api_keys_file=keys,
         request_timeout_s=2.5,
-        requests_a_minute=60,
-        tokens_a_minute=100_000,
+        requests_per_minute=60,
+        tokens_per_minute=100_000,
         drain_timeout_s=3,
         max_body_bytes=4096,
         max_image_pixels=1_000_000,
-        image_hosts=Allowed.listed(["images.example.com", "10.0.0.0/8"]),
+        image_hosts=Allowlist.parse(["images.example.com", "10.0.0.0/8"]),
         pages=False,
         cors_origins=frozenset({"https://app.example", "http://localhost:3000"}),
         ignores_unknown_fields=False,
@@ -64,61 +64,64 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "message"),
     [
-        ({"GATEWAY_PORT": "http"}, "GATEWAY_PORT='http' is not a number"),
-        ({"GATEWAY_TRITON_URL": "triton"}, "GATEWAY_TRITON_URL=triton is neither host:port nor dns:///name:port"),
-        ({"GATEWAY_TRITON_URL": "http://triton:8000"}, "is neither host:port nor dns:///name:port"),
-        ({"GATEWAY_PORT": "0"}, "GATEWAY_PORT=0 is not in 1..65535"),
-        ({"GATEWAY_TOKENS_PER_MINUTE": "0"}, "GATEWAY_TOKENS_PER_MINUTE=0 is not in"),
-        ({"GATEWAY_REQUEST_TIMEOUT": "nan"}, "GATEWAY_REQUEST_TIMEOUT=nan is not in"),
-        ({"GATEWAY_API_KEYS": " , "}, "holds no key"),
-        ({"GATEWAY_PAGES": "no"}, "GATEWAY_PAGES=no is neither on nor off"),
-        ({"GATEWAY_UNKNOWN_FIELDS": "off"}, "GATEWAY_UNKNOWN_FIELDS=off is neither ignore nor refuse"),
-        ({"GATEWAY_CORS_ORIGINS": "app.example"}, "GATEWAY_CORS_ORIGINS: 'app.example' is no origin"),
-        ({"GATEWAY_CORS_ORIGINS": "https://app.example/"}, "GATEWAY_CORS_ORIGINS: 'https://app.example/' is no"),
-        ({"GATEWAY_CORS_ORIGINS": "https://App.example"}, "GATEWAY_CORS_ORIGINS: 'https://App.example' is no origin"),
-        ({"GATEWAY_CORS_ORIGINS": "https://*.example"}, "GATEWAY_CORS_ORIGINS: 'https://*.example' is no origin"),
-        ({"GATEWAY_CORS_ORIGINS": "*, https://a.example"}, "GATEWAY_CORS_ORIGINS: * stands for all origins"),
-        ({"GATEWAY_IMAGE_URLS": "on"}, "GATEWAY_IMAGE_URLS=on is none of off, allowlist, public"),
-        ({"GATEWAY_IMAGE_URLS": "allowlist"}, "goes with GATEWAY_IMAGE_URLS=allowlist"),
-        ({"GATEWAY_IMAGE_URL_HOSTS": "a.example"}, "goes with GATEWAY_IMAGE_URLS=allowlist"),
-        ({"GATEWAY_IMAGE_URLS": "public", "GATEWAY_IMAGE_URL_HOSTS": "a.example"}, "goes with GATEWAY_IMAGE_URLS="),
+        ({"GATEWAY_PORT": "http"}, "GATEWAY_PORT='http' must be a number"),
+        ({"GATEWAY_TRITON_URL": "triton"}, "GATEWAY_TRITON_URL=triton must be host:port or dns:///name:port"),
+        ({"GATEWAY_TRITON_URL": "http://triton:8000"}, "must be host:port or dns:///name:port"),
+        ({"GATEWAY_PORT": "0"}, "GATEWAY_PORT=0 must be between 1 and 65535"),
+        ({"GATEWAY_TOKENS_PER_MINUTE": "0"}, "GATEWAY_TOKENS_PER_MINUTE=0 must be between"),
+        ({"GATEWAY_REQUEST_TIMEOUT": "nan"}, "GATEWAY_REQUEST_TIMEOUT=nan must be between"),
+        ({"GATEWAY_API_KEYS": " , "}, "contains no key"),
+        ({"GATEWAY_PAGES": "no"}, "GATEWAY_PAGES=no must be on or off"),
+        ({"GATEWAY_UNKNOWN_FIELDS": "off"}, "GATEWAY_UNKNOWN_FIELDS=off must be ignore or refuse"),
+        ({"GATEWAY_CORS_ORIGINS": "app.example"}, "GATEWAY_CORS_ORIGINS: 'app.example' is not an origin"),
+        ({"GATEWAY_CORS_ORIGINS": "https://app.example/"}, "GATEWAY_CORS_ORIGINS: 'https://app.example/' is not"),
+        (
+            {"GATEWAY_CORS_ORIGINS": "https://App.example"},
+            "GATEWAY_CORS_ORIGINS: 'https://App.example' is not",
+        ),
+        ({"GATEWAY_CORS_ORIGINS": "https://*.example"}, "GATEWAY_CORS_ORIGINS: 'https://*.example' is not an origin"),
+        ({"GATEWAY_CORS_ORIGINS": "*, https://a.example"}, "GATEWAY_CORS_ORIGINS: * allows all origins"),
+        ({"GATEWAY_IMAGE_URLS": "on"}, "GATEWAY_IMAGE_URLS=on must be off, allowlist or public"),
+        ({"GATEWAY_IMAGE_URLS": "allowlist"}, "GATEWAY_IMAGE_URLS=allowlist must be set together"),
+        ({"GATEWAY_IMAGE_URL_HOSTS": "a.example"}, "GATEWAY_IMAGE_URLS=allowlist must be set together"),
+        ({"GATEWAY_IMAGE_URLS": "public", "GATEWAY_IMAGE_URL_HOSTS": "a.example"}, "must be set together"),
         (
             {"GATEWAY_IMAGE_URLS": "allowlist", "GATEWAY_IMAGE_URL_HOSTS": "http://a.example"},
-            "'http://a.example' is neither the name of a host",
+            "'http://a.example' is not a host name",
         ),
         ({"GATEWAY_API_KEYS_FILE": "/no/such/file"}, "GATEWAY_API_KEYS_FILE=/no/such/file: [Errno 2] No such file"),
     ],
 )
-def test_wrong_setting_is_named(environ: dict[str, str], message: str) -> None:
+def test_invalid_setting_is_named(environ: dict[str, str], message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         Settings.from_env(environ)
     assert message in str(caught.value)
 
 
-def test_empty_setting_counts_as_not_set() -> None:
+def test_empty_setting_counts_as_unset() -> None:
     names = set(re.findall(r"\bGATEWAY_[A-Z_]*[A-Z]\b", Path("gateway/settings.py").read_text())) - set(KEYS)
     assert Settings.from_env(dict.fromkeys(names, "")) == Settings()
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_empty_keys_are_a_mistake_and_do_not_open_the_server(name: str) -> None:
+def test_empty_keys_are_an_error(name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         Settings.from_env({name: ""})
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.example"])
-def test_listening_to_others_needs_keys(host: str) -> None:
-    with pytest.raises(SettingsError, match="would let anyone in"):
+def test_other_hosts_require_keys(host: str) -> None:
+    with pytest.raises(SettingsError, match="API keys are required"):
         Settings.from_env({"GATEWAY_HOST": host})
     assert Settings.from_env({"GATEWAY_HOST": host, "GATEWAY_API_KEYS": "k"}).host == host
 
 
 @pytest.mark.parametrize("host", ["localhost", "::1", "127.0.0.2"])
-def test_loopback_needs_no_keys(host: str) -> None:
+def test_loopback_requires_no_keys(host: str) -> None:
     assert Settings.from_env({"GATEWAY_HOST": host}).host == host
 
 
-def test_all_bodies_together_have_room_for_one() -> None:
+def test_total_body_limit_is_at_least_that_of_one() -> None:
     assert Settings.from_env({"GATEWAY_MAX_BODY_BYTES": "1000000000"}).max_bodies_bytes == 1_000_000_000
-    with pytest.raises(SettingsError, match="GATEWAY_MAX_BODIES_BYTES=1024 has no room for one body"):
+    with pytest.raises(SettingsError, match="GATEWAY_MAX_BODIES_BYTES=1024 must be at least GATEWAY_MAX_BODY_BYTES="):
         Settings.from_env({"GATEWAY_MAX_BODIES_BYTES": "1024"})

@@ -27,7 +27,7 @@ from tests.serving import Server
         ("INTERNAL", "Failed to process the request", InferenceFailed),
     ],
 )
-def test_errors_of_one_code_are_told_apart_by_message(status: str, message: str, error: type[GatewayError]) -> None:
+def test_errors_of_one_code_are_distinguished_by_message(status: str, message: str, error: type[GatewayError]) -> None:
     with pytest.raises(error) as caught, mapped_errors("m"):
         raise InferenceServerException(message, status=f"StatusCode.{status}")
     assert caught.value.__cause__ is not None
@@ -35,7 +35,7 @@ def test_errors_of_one_code_are_told_apart_by_message(status: str, message: str,
 
 
 @pytest.mark.parametrize("code", grpc.StatusCode)
-def test_every_code_of_grpc_becomes_an_error_of_ours(code: grpc.StatusCode) -> None:
+def test_every_grpc_code_becomes_a_gateway_error(code: grpc.StatusCode) -> None:
     with pytest.raises(GatewayError), mapped_errors("m"):
         raise InferenceServerException("no text", status=str(code))
 
@@ -44,12 +44,12 @@ def row(length: int) -> dict[str, NDArray[np.generic]]:
     return {"input_ids": np.array([[101, 102]], np.int64), "length": np.array([[length]], np.int32)}
 
 
-def test_malformed_tensors_are_refused_by_the_model_alone(server: Server) -> None:
+def test_malformed_tensors_fail_only_their_own_request(server: Server) -> None:
     async def use() -> None:
         triton = Triton([server.triton_url], timeout_s=10)
         good, bad = row(length=2), row(length=0)
         answers = await asyncio.gather(
-            *(triton.infer("all-minilm-l6-v2", tensors, "embedding") for tensors in [good, bad] * 8),
+            *(triton.infer("all-minilm-l6-v2", tensors, "embedding", (1, 384)) for tensors in [good, bad] * 8),
             return_exceptions=True,
         )
         await triton.close()
@@ -61,7 +61,20 @@ def test_malformed_tensors_are_refused_by_the_model_alone(server: Server) -> Non
     asyncio.run(use())
 
 
-def test_server_that_is_not_there_is_not_ready() -> None:
+def test_only_an_answer_of_the_expected_shape_counts(server: Server) -> None:
+    async def use() -> None:
+        triton = Triton([server.triton_url], timeout_s=10)
+        with pytest.raises(InferenceFailed, match=r"returned shape \(1, 384\), expected \(1, 385\)$"):
+            await triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 385))
+        assert not triton.answered_at
+        await triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 384))
+        assert list(triton.answered_at) == ["all-minilm-l6-v2"]
+        await triton.close()
+
+    asyncio.run(use())
+
+
+def test_missing_server_is_not_ready() -> None:
     async def use() -> None:
         triton = Triton([f"127.0.0.1:{free_ports(1)[0]}"], timeout_s=5)
         assert not await triton.is_live()
@@ -73,7 +86,7 @@ def test_server_that_is_not_there_is_not_ready() -> None:
 
 
 @pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
-def test_proxies_of_the_environment_are_not_asked_for_triton(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_variables_are_ignored_for_triton(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def use() -> None:
         triton = Triton([f"127.0.0.1:{free_ports(1)[0]}"], timeout_s=5)
         assert not await triton.is_live()
@@ -89,13 +102,13 @@ def test_proxies_of_the_environment_are_not_asked_for_triton(variable: str, monk
             proxy.accept()
 
 
-def test_another_replica_is_asked_where_one_is_not_there(server: Server) -> None:
+def test_failed_call_is_retried_on_another_replica(server: Server) -> None:
     async def use() -> None:
         triton = Triton([f"127.0.0.1:{free_ports(1)[0]}", server.triton_url], timeout_s=10)
         assert await triton.is_live()
         assert await triton.models()
         answers = await asyncio.gather(
-            *(triton.infer("all-minilm-l6-v2", row(length=2), "embedding") for _ in range(8))
+            *(triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 384)) for _ in range(8))
         )
         await triton.close()
         assert all(np.array_equal(answer, answers[0]) for answer in answers)
@@ -103,7 +116,7 @@ def test_another_replica_is_asked_where_one_is_not_there(server: Server) -> None
     asyncio.run(use())
 
 
-def test_servers_are_those_that_a_name_stands_for_at_the_time(server: Server) -> None:
+def test_servers_follow_the_addresses_of_a_name(server: Server) -> None:
     host, _, port = server.triton_url.partition(":")
     addresses: list[str] = []
 
@@ -116,11 +129,14 @@ def test_servers_are_those_that_a_name_stands_for_at_the_time(server: Server) ->
         with pytest.raises(NotReady):
             await triton.models()
         with pytest.raises(NotReady):
-            await triton.infer("all-minilm-l6-v2", row(length=2), "embedding")
+            await triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 384))
         addresses[:] = [host]
         assert await triton.is_live()
         assert await triton.models()
-        calls = [asyncio.create_task(triton.infer("all-minilm-l6-v2", row(length=2), "embedding")) for _ in range(8)]
+        calls = [
+            asyncio.create_task(triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 384)))
+            for _ in range(8)
+        ]
         await asyncio.sleep(0)  # they are under way
         addresses[:] = ["127.0.0.2"]
         assert not await triton.is_live()

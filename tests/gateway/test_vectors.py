@@ -20,7 +20,7 @@ def units(rows: int, dimensions: int) -> Floats:
 
 @pytest.mark.parametrize("kind", ["binary", "ubinary"])
 @given(floats=FLOATS)
-def test_binary_equals_sentence_transformers_bit_for_bit(kind: Packed, floats: Floats) -> None:
+def test_binary_equals_sentence_transformers(kind: Packed, floats: Floats) -> None:
     expected = np.asarray(quantize_embeddings(floats, precision=kind))
     actual = vectors.QUANTISATIONS[kind](floats)
     assert actual.dtype == expected.dtype
@@ -28,18 +28,18 @@ def test_binary_equals_sentence_transformers_bit_for_bit(kind: Packed, floats: F
 
 
 @pytest.mark.parametrize(("kind", "zero"), [("int8", 0), ("uint8", 128)])
-def test_bytes_keep_the_cosine(kind: str, zero: int) -> None:
+def test_int8_and_uint8_keep_the_cosine(kind: str, zero: int) -> None:
     floats = units(500, 384)
     restored = vectors.QUANTISATIONS[kind](floats).astype(np.float32) - zero
     assert (vectors.normalise(restored) * floats).sum(1).min() > 0.9995
 
 
-def test_bytes_of_a_vector_do_not_depend_on_its_neighbours() -> None:
+def test_quantisation_is_independent_of_other_vectors() -> None:
     floats = units(10, 384)
     assert np.array_equal(vectors.int8(floats)[3:4], vectors.int8(floats[3:4]))
 
 
-def test_components_out_of_range_are_cut_off_not_wrapped() -> None:
+def test_values_out_of_range_are_clipped() -> None:
     spike = np.array([[1] + [0] * 383, [-1] + [0] * 383], np.float32)
     assert vectors.int8(spike)[:, 0].tolist() == [127, -127]
     assert vectors.uint8(spike)[:, 0].tolist() == [255, 1]

@@ -70,7 +70,7 @@ def test_gateway_finds_and_uses_the_models_by_name(ports: Ports) -> None:
             "input_ids": np.array([[101, 102]], np.int64),
             "length": np.array([[2]], np.int32),
         }
-        assert (await client.infer("all-minilm-l6-v2", row, "embedding")).shape == (1, 384)
+        assert (await client.infer("all-minilm-l6-v2", row, "embedding", (1, 384))).shape == (1, 384)
         await client.close()
 
     asyncio.run(use())

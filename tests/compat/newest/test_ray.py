@@ -9,8 +9,8 @@ import pytest
 import ray
 
 from bulk.__main__ import main
-from bulk.client import Endpoint, unwatched
-from bulk.engines import on_ray
+from bulk.client import Endpoint, ignore_progress
+from bulk.engines import run_on_ray
 from bulk.job import Job, JobError, Unavailable, begin, find
 from tests.compat.plain import LONG, MODEL, TEXTS, Plain, assert_same
 
@@ -51,7 +51,7 @@ def test_texts(url: str, texts: Path, tmp_path: Path, plain: Plain, monkeypatch:
     assert [row["id"] for row in found] == list(range(len(ROWS)))
     assert_same([row["embedding"] for row in found[: len(TEXTS)]], plain.embed(TEXTS))
     assert {row["error"] for row, text in zip(found, ROWS, strict=True) if text is None} == {
-        "the text is null, or not UTF-8"
+        "the text is null or not UTF-8"
     }
     assert all("has 402 tokens" in row["error"] for row, text in zip(found, ROWS, strict=True) if text == LONG)
 
@@ -62,7 +62,7 @@ def test_errors(url: str, texts: Path, tmp_path: Path) -> None:
     shards = begin(job, str(tmp_path / "vectors"))
     away = Endpoint("http://127.0.0.1:1", MODEL, {}, 64, 4, patience_s=0)
     with pytest.raises(Unavailable, match="ConnectError"):
-        list(on_ray(job, away, str(tmp_path / "vectors"), shards, unwatched, 2))
+        list(run_on_ray(job, away, str(tmp_path / "vectors"), shards, ignore_progress, 2))
     pq.write_table(pq.read_table(texts).slice(0, 90), texts, row_group_size=50)
-    with pytest.raises(JobError, match="has changed since the job began"):
-        list(on_ray(job, Endpoint(url, MODEL, {}, 64, 4, 1), str(tmp_path / "vectors"), shards, unwatched, 2))
+    with pytest.raises(JobError, match="has changed since the job started"):
+        list(run_on_ray(job, Endpoint(url, MODEL, {}, 64, 4, 1), str(tmp_path / "vectors"), shards, ignore_progress, 2))

@@ -66,7 +66,7 @@ def served(tower: Tower, pairs: list[tuple[str, str]], instruction: str | None =
         frame = tokenizer.frame(prompt + query, instruction)
         (ids,) = tokenizer.encode([document], frame)
         assert tower.vocabulary is not None
-        return tokenizer.cut(ids, tower.vocabulary.max_tokens, frame), frame.first_length
+        return tokenizer.truncate(ids, tower.vocabulary.max_tokens, frame), frame.first_length
 
     made = [row(*pair) for pair in pairs]
     length = torch.tensor([len(ids) for ids, _ in made])

@@ -52,7 +52,7 @@ def ids(tower: Tower, side: str, texts: list[str]) -> list[list[int]]:
     most = int(tower.parameters["max_query_tokens"] or limit(tower)) if side == "query" else limit(tower)
     tokenizer = TextTokenizer(tower.vocabulary.tokenizer)
     encoded = tower.vocabulary.tokenizer.encode_batch([prompts.get(side, "") + text for text in texts])
-    return [tokenizer.cut(one.ids, most) for one in encoded]
+    return [tokenizer.truncate(one.ids, most) for one in encoded]
 
 
 def scores(tower: Tower) -> Tensor:

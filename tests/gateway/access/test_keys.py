@@ -15,7 +15,7 @@ def good(keys: Keys, *given: str) -> list[bool]:
 
 def test_owner_is_told_by_a_name_that_is_not_the_key() -> None:
     given = Keys(["right", "other"], None)
-    assert given.are_asked_for
+    assert given.required
     names = {given.owner(b"right"), given.owner(b"other")}
     assert len(names) == 2
     assert not any(name is None or "right" in name for name in names)
@@ -23,7 +23,7 @@ def test_owner_is_told_by_a_name_that_is_not_the_key() -> None:
 
 
 def test_without_keys_none_is_asked_for() -> None:
-    assert not Keys([], None).are_asked_for
+    assert not Keys([], None).required
 
 
 def test_file_is_read_again_when_it_changes(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_file_that_another_replaces_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("other", ["fifo", "device", "large file"])
-def test_what_is_no_file_of_keys_keeps_nobody_waiting_and_takes_no_key_away(
+def test_unreadable_key_file_delays_nobody_and_removes_no_key(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, other: str
 ) -> None:
     file = tmp_path / "keys"
@@ -77,10 +77,10 @@ def test_what_is_no_file_of_keys_keeps_nobody_waiting_and_takes_no_key_away(
     file.unlink()
     file.write_text("new\n")
     eventually(lambda: good(given, "good", "new") == [False, True], "effect of the file")
-    assert caplog.messages == ["the file of keys cannot be read, those that it held stay good: OSError"]
+    assert caplog.messages == ["cannot read the API key file; the keys read before stay valid: OSError"]
 
 
-def test_file_that_anybody_may_write_to_draws_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_world_writable_file_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "gateway.access.keys")
     file = tmp_path / "keys"
     file.write_text("good\n")
@@ -89,10 +89,10 @@ def test_file_that_anybody_may_write_to_draws_a_warning(tmp_path: Path, caplog: 
     assert not caplog.messages
     file.chmod(0o666)
     Keys([], file)
-    assert caplog.messages == ["every user of this machine may write to the file of keys"]
+    assert caplog.messages == ["the API key file is writable by every user of this machine"]
 
 
-def test_file_that_becomes_open_to_all_draws_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_file_that_becomes_world_writable_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "gateway.access.keys")
     file = tmp_path / "keys"
     file.write_text("good\n")
@@ -101,10 +101,10 @@ def test_file_that_becomes_open_to_all_draws_a_warning(tmp_path: Path, caplog: p
     assert not caplog.messages
     file.chmod(0o666)
     eventually(lambda: given.owner(b"good") is not None and bool(caplog.messages), "effect of the file")
-    assert caplog.messages == ["every user of this machine may write to the file of keys"]
+    assert caplog.messages == ["the API key file is writable by every user of this machine"]
 
 
-def test_comments_in_the_file_are_no_keys(tmp_path: Path) -> None:
+def test_comments_in_the_file_are_not_keys(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("# of the team for search\nright\n  # old: wrong\n")
     given = Keys([], file)
@@ -112,7 +112,7 @@ def test_comments_in_the_file_are_no_keys(tmp_path: Path) -> None:
     assert not given.owner(b"# of the team for search")
 
 
-def test_file_that_vanishes_takes_no_key_away(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_deleted_file_removes_no_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "keys"
     file.write_text("good\n")
     caplog.set_level(logging.WARNING, "gateway.access.keys")  # whatever other tests have left behind
@@ -122,10 +122,10 @@ def test_file_that_vanishes_takes_no_key_away(tmp_path: Path, caplog: pytest.Log
     assert given.owner(b"good")
 
 
-def test_emptied_file_takes_all_its_keys_away_and_opens_nothing(tmp_path: Path) -> None:
+def test_emptied_file_removes_its_keys_but_a_key_is_still_required(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("good\n")
     given = Keys([], file, reread_s=0)
     file.write_text("")
     eventually(lambda: given.owner(b"good") is None, "effect of the file")
-    assert given.are_asked_for
+    assert given.required

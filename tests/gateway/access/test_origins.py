@@ -19,7 +19,7 @@ from gateway.access.origins import is_cross_site
         {"host": "127.0.0.1:8080", "origin": "https://conch.example", "sec-fetch-site": "same-origin"},
     ],
 )
-def test_programs_and_its_own_pages_are_none(headers: dict[str, str]) -> None:
+def test_programs_and_own_pages_are_not_cross_site(headers: dict[str, str]) -> None:
     assert not is_cross_site(headers)
 
 
@@ -35,11 +35,11 @@ def test_programs_and_its_own_pages_are_none(headers: dict[str, str]) -> None:
         {"host": "localhost:8080", "sec-fetch-site": "cross-site"},
     ],
 )
-def test_pages_of_other_sites_are(headers: dict[str, str]) -> None:
+def test_pages_of_other_sites_are_cross_site(headers: dict[str, str]) -> None:
     assert is_cross_site(headers)
 
 
-def test_listed_origins_are_none_on_local_names_alone() -> None:
+def test_allowed_origins_are_not_cross_site_by_local_names_only() -> None:
     page = {"host": "localhost:8080", "origin": "https://app.example", "sec-fetch-site": "cross-site"}
     assert not is_cross_site(page, {"https://app.example"})
     assert is_cross_site(page, {"https://other.example", "http://app.example"})
@@ -49,7 +49,7 @@ def test_listed_origins_are_none_on_local_names_alone() -> None:
     assert is_cross_site(page | {"host": "evil.example"}, {"*"})
 
 
-def test_other_sites_are_refused_where_there_are_no_keys(client: httpx2.Client) -> None:
+def test_cross_site_requests_are_refused_without_keys(client: httpx2.Client) -> None:
     foreign = {"origin": "https://evil.example", "content-type": "text/plain"}
     for path in ("/v1/embeddings", "/v2/embed", "/embed"):
         assert client.post(path, content=b'{"input": "a"}', headers=foreign).status_code == 403
@@ -58,6 +58,6 @@ def test_other_sites_are_refused_where_there_are_no_keys(client: httpx2.Client) 
     assert answer.json()["error"]["code"] == "forbidden_origin"
 
 
-def test_whoever_has_a_key_may_come_from_anywhere(locked: httpx2.Client) -> None:
+def test_requests_with_a_key_may_be_cross_site(locked: httpx2.Client) -> None:
     headers = {"origin": "https://app.example", "host": "conch.example", "authorization": "Bearer right"}
     assert locked.get("/v1/models", headers=headers).status_code == 200

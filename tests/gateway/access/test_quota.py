@@ -14,26 +14,26 @@ from tests.serving import serve, start
 MUCH = 10**9
 
 
-def test_quota_is_of_each_key() -> None:
+def test_each_key_has_its_own_quota() -> None:
     quotas = Quotas({"requests": 2, "tokens": None})
     for _ in range(2):
         quotas.check("a")
         quotas.count("a", "requests", 1)
-    with pytest.raises(QuotaExceeded, match="this key may ask for 2 requests a minute") as caught:
+    with pytest.raises(QuotaExceeded, match="rate limit of 2 requests per minute exceeded") as caught:
         quotas.check("a")
     assert 1 <= int(caught.value.headers["retry-after"]) <= 60
     quotas.check("b")
 
 
-def test_what_goes_over_is_counted_too() -> None:
+def test_usage_over_the_limit_is_counted() -> None:
     quotas = Quotas({"requests": None, "tokens": 10})
     quotas.count("a", "tokens", 300)
     assert quotas.headers("a")["x-ratelimit-remaining-tokens"] == "0"
-    with pytest.raises(QuotaExceeded, match="10 tokens a minute"):
+    with pytest.raises(QuotaExceeded, match="10 tokens per minute"):
         quotas.check("a")
 
 
-def test_without_limits_nothing_is_said() -> None:
+def test_without_limits_there_are_no_headers() -> None:
     quotas = Quotas({"requests": None, "tokens": None})
     quotas.count("a", "tokens", 10**9)
     quotas.check("a")
@@ -53,7 +53,7 @@ def left(answer: httpx2.Response) -> int:
     return int(answer.headers["x-ratelimit-remaining-tokens"])
 
 
-def test_tokens_that_are_only_shown_count_too(generous: httpx2.Client) -> None:
+def test_tokens_of_tokenize_count(generous: httpx2.Client) -> None:
     answer = generous.post("/tokenize", json={"inputs": ["a conch", "a " * 1000]})
     assert answer.status_code == 200
     before = left(answer)
@@ -61,7 +61,7 @@ def test_tokens_that_are_only_shown_count_too(generous: httpx2.Client) -> None:
     assert before - left(answer) == sum(map(len, answer.json())) > 1000
 
 
-def test_image_that_fails_counts_by_what_it_cost(generous: httpx2.Client) -> None:
+def test_failed_image_counts_by_its_cpu_time(generous: httpx2.Client) -> None:
     """Its decoder has worked for a while when it sees that the file is broken."""
     broken = base64.b64encode(file(Image.new("RGB", (6000, 5000), "teal"), "PNG")[:-2000]).decode()
     before = left(generous.post("/tokenize", json={"inputs": "a"}))
@@ -78,7 +78,7 @@ def limited(repository: Path) -> Iterator[httpx2.Client]:
             yield client
 
 
-def test_answers_say_what_is_left_until_nothing_is(limited: httpx2.Client) -> None:
+def test_headers_report_the_remaining_quota(limited: httpx2.Client) -> None:
     first = limited.post("/v1/embeddings", json={"input": "one two three four five"})
     assert first.status_code == 200
     assert first.headers["x-ratelimit-limit-tokens"] == "10"

@@ -2,7 +2,7 @@ import ipaddress
 
 import pytest
 
-from gateway.images.allowlist import Allowed, is_global
+from gateway.images.allowlist import Allowlist, is_global
 
 
 @pytest.mark.parametrize(
@@ -60,36 +60,36 @@ def test_address_of_a_public_service_is_global(address: str) -> None:
     assert is_global(ipaddress.ip_address(address))
 
 
-def reaches(allowed: Allowed, host: str, address: str, port: int = 443) -> bool:
-    reach = allowed.reach(host, port)
-    return reach is not None and ipaddress.ip_address(address) in reach
+def reaches(allowlist: Allowlist, host: str, address: str, port: int = 443) -> bool:
+    rule = allowlist.rule(host, port)
+    return rule is not None and ipaddress.ip_address(address) in rule
 
 
-def test_names_are_listed_one_by_one_or_with_all_below() -> None:
-    allowed = Allowed.listed(["Images.example.com", "*.cdn.example.com"])
+def test_names_are_allowed_individually_or_with_all_subdomains() -> None:
+    allowlist = Allowlist.parse(["Images.example.com", "*.cdn.example.com"])
     for name in ("images.example.com", "IMAGES.EXAMPLE.COM.", "a.cdn.example.com", "a.b.cdn.example.com"):
-        assert reaches(allowed, name, "1.1.1.1")
+        assert reaches(allowlist, name, "1.1.1.1")
     for name in ("example.com", "cdn.example.com", "images.example.com.evil.org", "evilcdn.example.com", "1.1.1.1"):
-        assert allowed.reach(name, 443) is None
+        assert allowlist.rule(name, 443) is None
 
 
-def test_listed_name_is_no_way_to_a_private_address() -> None:
-    allowed = Allowed.listed(["images.example.com", "10.0.0.0/8"])
-    assert not reaches(allowed, "images.example.com", "10.0.0.1")
+def test_allowed_name_gives_no_access_to_private_addresses() -> None:
+    allowlist = Allowlist.parse(["images.example.com", "10.0.0.0/8"])
+    assert not reaches(allowlist, "images.example.com", "10.0.0.1")
 
 
-def test_name_may_be_listed_with_its_network() -> None:
-    allowed = Allowed.listed(["minio.internal=10.1.0.0/16", "minio.internal=fd12::/16"])
+def test_name_may_have_a_network() -> None:
+    allowlist = Allowlist.parse(["minio.internal=10.1.0.0/16", "minio.internal=fd12::/16"])
     for address, reached in (("10.1.2.3", True), ("fd12::1", True), ("1.1.1.1", True), ("10.2.0.1", False)):
-        assert reaches(allowed, "minio.internal", address) == reached
-    assert allowed.reach("10.1.2.3", 443) is None
+        assert reaches(allowlist, "minio.internal", address) == reached
+    assert allowlist.rule("10.1.2.3", 443) is None
 
 
 def test_listed_network_allows_its_addresses_and_no_others() -> None:
-    allowed = Allowed.listed(["10.1.0.0/16", "fd12::/16"])
-    assert reaches(allowed, "10.1.2.3", "10.1.2.3")
-    assert reaches(allowed, "fd12::1", "fd12::1")
-    assert allowed.reach("10.2.0.1", 443) is None
+    allowlist = Allowlist.parse(["10.1.0.0/16", "fd12::/16"])
+    assert reaches(allowlist, "10.1.2.3", "10.1.2.3")
+    assert reaches(allowlist, "fd12::1", "fd12::1")
+    assert allowlist.rule("10.2.0.1", 443) is None
 
 
 @pytest.mark.parametrize(
@@ -103,17 +103,17 @@ def test_listed_network_allows_its_addresses_and_no_others() -> None:
         ("[fd12::/16]:8443", "fd12::1", "fd12::1"),
     ],
 )
-def test_listed_port_is_the_only_one(entry: str, host: str, address: str) -> None:
+def test_only_the_given_port_is_allowed(entry: str, host: str, address: str) -> None:
     for port in (80, 443, 8000, 8443):
-        assert reaches(Allowed.listed([entry]), host, address, port) == (port == 8443)
-        assert reaches(Allowed.listed([entry.replace(":8443", "")]), host, address, port) == (port in (80, 443))
+        assert reaches(Allowlist.parse([entry]), host, address, port) == (port == 8443)
+        assert reaches(Allowlist.parse([entry.replace(":8443", "")]), host, address, port) == (port in (80, 443))
 
 
 def test_public_allows_every_name_but_no_private_address() -> None:
-    allowed = Allowed(everybody=True)
-    assert reaches(allowed, "anything.example", "1.1.1.1")
-    assert not reaches(allowed, "anything.example", "127.0.0.1")
-    assert allowed.reach("anything.example", 8080) is None
+    allowlist = Allowlist(any_public=True)
+    assert reaches(allowlist, "anything.example", "1.1.1.1")
+    assert not reaches(allowlist, "anything.example", "127.0.0.1")
+    assert allowlist.rule("anything.example", 8080) is None
 
 
 @pytest.mark.parametrize(
@@ -137,5 +137,5 @@ def test_public_allows_every_name_but_no_private_address() -> None:
     ],
 )
 def test_entry_that_is_neither_name_nor_network_is_refused(entry: str) -> None:
-    with pytest.raises(ValueError, match="is neither the name of a host nor an address or network"):
-        Allowed.listed([entry])
+    with pytest.raises(ValueError, match="is not a host name, an IP address or a network"):
+        Allowlist.parse([entry])

@@ -12,14 +12,14 @@ import pytest
 
 from gateway.errors import InvalidRequest
 from gateway.images import fetch
-from gateway.images.allowlist import Address, Allowed, Reach, is_global
+from gateway.images.allowlist import Address, AddressRule, Allowlist, is_global
 from gateway.images.data_uri import MAX_BYTES
 from gateway.images.fetch import Fetcher
 from tests.pictures import file, scene
 
 IMAGE = file(scene(20, 30, 1), "PNG")
 
-Allowing = Callable[[int], Allowed]
+Allowing = Callable[[int], Allowlist]
 """Where images are fetched, given the server's port."""
 Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 """Answers a request, of which it is given the head."""
@@ -119,7 +119,7 @@ def run(
             for _ in range(fetches):
                 found = await fetcher.fetch(url.replace("PORT", str(world.port)), "input[0].image")
         except InvalidRequest as exc:
-            found = exc.message.removeprefix("input[0].image cannot be fetched: its ")
+            found = exc.message.removeprefix("input[0].image cannot be fetched: ")
         finally:
             await fetcher.close()
             server.close()
@@ -128,33 +128,33 @@ def run(
     return asyncio.run(use()), world
 
 
-class LoopbackIsPublic(Allowed):
+class LoopbackIsPublic(Allowlist):
     """Loopback addresses stand for public ones."""
 
-    def reach(self, host: str, port: int) -> Reach | None:
-        found = Allowed.reach(self, host, port)
+    def rule(self, host: str, port: int) -> AddressRule | None:
+        found = Allowlist.rule(self, host, port)
         return None if found is None else PublicLoopback(found.networks)
 
 
-class PublicLoopback(Reach):
-    def public(self, address: Address) -> bool:
+class PublicLoopback(AddressRule):
+    def is_public(self, address: Address) -> bool:
         return address.is_loopback or is_global(address)
 
 
-def listed(*entries: str, kind: type[Allowed] = Allowed) -> Allowing:
+def listed(*entries: str, kind: type[Allowlist] = Allowlist) -> Allowing:
     """A list of hosts, in which PORT stands for the server's."""
-    return lambda port: kind.listed(entry.replace("PORT", str(port)) for entry in entries)
+    return lambda port: kind.parse(entry.replace("PORT", str(port)) for entry in entries)
 
 
 HOSTS = ("127.0.0.0/8:PORT", "here.example:PORT=127.0.0.0/8", "*.here.example:PORT=127.0.0.0/8")
 LOOPBACK = listed(*HOSTS)
 """As an operator would allow an image host in a network of his own."""
 PUBLIC = listed(*HOSTS, kind=LoopbackIsPublic)
-INSIDE = "server, which has no public address, gives no image"
+INSIDE = "the server, which has a private address, returned no image"
 
 
-def anybody(_: int) -> Allowed:
-    return Allowed(everybody=True)
+def anybody(_: int) -> Allowlist:
+    return Allowlist(any_public=True)
 
 
 def test_image_is_fetched() -> None:
@@ -191,7 +191,7 @@ def test_rebound_name_is_checked_at_its_new_address_too() -> None:
 
     routes = {"/a": redirect("http://here.example:PORT/b"), "/b": reply()}
     found, world = run("http://here.example:PORT/a", routes, PUBLIC, Rebinding())
-    assert found == "host has no address that this server fetches from"
+    assert found == "the host has no address that this server may fetch from"
     assert world.reached == ["127.0.0.5"]
 
 
@@ -202,12 +202,12 @@ def test_rebound_name_is_checked_at_its_new_address_too() -> None:
 def test_name_of_which_any_address_is_not_public_is_refused(addresses: list[str]) -> None:
     routes = {"/a": reply()}
     found, world = run("http://evil.example/a", routes, anybody, {"evil.example": addresses})
-    assert (found, world.reached) == ("host has no address that this server fetches from", [])
+    assert (found, world.reached) == ("the host has no address that this server may fetch from", [])
 
 
 def test_unknown_name_is_refused_in_the_same_words() -> None:
     found, _ = run("http://nowhere.example/a", {}, anybody)
-    assert found == "host has no address that this server fetches from"
+    assert found == "the host has no address that this server may fetch from"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_every_way_to_write_loopback_is_refused(host: str) -> None:
     """With the system's own resolver."""
 
     async def use() -> str:
-        fetcher = Fetcher(Allowed(everybody=True))
+        fetcher = Fetcher(Allowlist(any_public=True))
         try:
             with pytest.raises(InvalidRequest) as caught:
                 await fetcher.fetch(f"http://{host}/a", "image")
@@ -236,19 +236,19 @@ def test_every_way_to_write_loopback_is_refused(host: str) -> None:
             await fetcher.close()
         return caught.value.message
 
-    assert asyncio.run(use()).endswith("its host has no address that this server fetches from")
+    assert asyncio.run(use()).endswith("the host has no address that this server may fetch from")
 
 
 @pytest.mark.parametrize(
     ("location", "refusal"),
     [
-        ("http://10.0.0.1/b", "host or port is not one that this server fetches from"),
-        ("http://169.254.169.254/latest/meta-data", "host or port is not one that this server fetches from"),
-        ("http://elsewhere.example:PORT/b", "host or port is not one that this server fetches from"),
-        ("http://private.here.example:PORT/b", "host has no address that this server fetches from"),
-        ("http://user:secret@127.0.0.1:PORT/b", "user name or password is not allowed"),
-        ("file:///etc/passwd", "scheme is neither http nor https"),
-        ("gopher://127.0.0.1:PORT/b", "scheme is neither http nor https"),
+        ("http://10.0.0.1/b", "this server does not fetch from this host and port"),
+        ("http://169.254.169.254/latest/meta-data", "this server does not fetch from this host and port"),
+        ("http://elsewhere.example:PORT/b", "this server does not fetch from this host and port"),
+        ("http://private.here.example:PORT/b", "the host has no address that this server may fetch from"),
+        ("http://user:secret@127.0.0.1:PORT/b", "the URL must not contain a user name or password"),
+        ("file:///etc/passwd", "the URL scheme must be http or https"),
+        ("gopher://127.0.0.1:PORT/b", "the URL scheme must be http or https"),
     ],
 )
 def test_redirect_is_checked_like_the_url_itself(location: str, refusal: str) -> None:
@@ -265,7 +265,7 @@ async def redirect_and_flood(_: bytes, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-def test_what_a_redirect_says_besides_is_not_read() -> None:
+def test_body_of_a_redirect_is_not_read() -> None:
     started = time.monotonic()
     found, _ = run("http://127.0.0.1:PORT/a", {"/a": redirect_and_flood, "/b": reply()}, LOOPBACK)
     assert found == IMAGE
@@ -280,12 +280,12 @@ async def crumbs(_: bytes, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-def test_server_of_crumbs_is_given_up() -> None:
+def test_too_many_small_chunks_are_refused() -> None:
     found, _ = run("http://127.0.0.1:PORT/a", {"/a": crumbs}, PUBLIC)
-    assert found == "server sends it in too many pieces"
+    assert found == "the server sent the file in too many small chunks"
 
 
-@pytest.mark.parametrize(("hops", "expected"), [(3, IMAGE), (4, "server redirects more than 3 times")])
+@pytest.mark.parametrize(("hops", "expected"), [(3, IMAGE), (4, "the server redirected more than 3 times")])
 def test_three_redirects_are_followed(hops: int, expected: bytes | str) -> None:
     routes = {f"/{i}": redirect(f"/{i + 1}") for i in range(hops)} | {f"/{hops}": reply()}
     assert run("http://127.0.0.1:PORT/0", routes, PUBLIC)[0] == expected
@@ -294,38 +294,38 @@ def test_three_redirects_are_followed(hops: int, expected: bytes | str) -> None:
 @pytest.mark.parametrize(
     ("handler", "refusal"),
     [
-        (reply(status="404 Not Found"), "server answers with status 404"),
-        (reply(status="500 Oops"), "server answers with status 500"),
-        (reply(kind="text/html"), "content type is not that of an image"),
-        (reply(kind="image/svg+xml"), "content type is not that of an image"),
-        (reply(kind=""), "content type is not that of an image"),
-        (reply(Content_Encoding="gzip"), "content is compressed"),
-        (reply(Content_Length=str(len(IMAGE) + 1)), "server cannot be reached, or breaks off"),
-        (reply(bytes(MAX_BYTES + 1)), f"file is over {MAX_BYTES} bytes"),
-        (flood, f"file is over {MAX_BYTES} bytes"),
+        (reply(status="404 Not Found"), "the server responded with status 404"),
+        (reply(status="500 Oops"), "the server responded with status 500"),
+        (reply(kind="text/html"), "the content type is not a supported image type"),
+        (reply(kind="image/svg+xml"), "the content type is not a supported image type"),
+        (reply(kind=""), "the content type is not a supported image type"),
+        (reply(Content_Encoding="gzip"), "the response is compressed"),
+        (reply(Content_Length=str(len(IMAGE) + 1)), "the server is unreachable or closed the connection"),
+        (reply(bytes(MAX_BYTES + 1)), f"the file exceeds {MAX_BYTES} bytes"),
+        (flood, f"the file exceeds {MAX_BYTES} bytes"),
     ],
 )
-def test_answer_that_is_no_image_within_the_limits_is_refused(handler: Handler, refusal: str) -> None:
+def test_response_without_an_image_within_the_limits_is_refused(handler: Handler, refusal: str) -> None:
     assert run("http://127.0.0.1:PORT/a", {"/a": handler}, PUBLIC)[0] == refusal
 
 
 @pytest.mark.slow  # it waits for as long as is allowed
 @pytest.mark.parametrize("handler", [drip, silence])
-def test_slow_server_is_given_up_in_time(handler: Handler) -> None:
+def test_slow_server_times_out(handler: Handler) -> None:
     started = time.monotonic()
     found, _ = run("http://127.0.0.1:PORT/a", {"/a": handler}, PUBLIC)
-    assert found in ("server took more than 5 s", "server cannot be reached, or breaks off")
+    assert found in ("the server took more than 5 s", "the server is unreachable or closed the connection")
     assert time.monotonic() - started < 2 * fetch.TIMEOUT_S
 
 
 @pytest.mark.parametrize(
     "url", ["http://", "http://[::1", "http://a b/", "http://127.0.0.1:99999/", "http://" + "a" * 70_000]
 )
-def test_what_is_no_url_is_refused(url: str) -> None:
+def test_invalid_url_is_refused(url: str) -> None:
     assert isinstance(run(url, {}, LOOPBACK)[0], str)
 
 
-def test_cookies_do_not_go_from_one_fetch_to_another() -> None:
+def test_cookies_are_not_kept_between_fetches() -> None:
     routes = {"/a": reply(Set_Cookie="session=secret; Path=/")}
     _, world = run("http://127.0.0.1:PORT/a", routes, LOOPBACK, fetches=2)
     assert len(world.heads) == 2
@@ -352,7 +352,7 @@ def test_name_with_an_address_that_does_not_answer_is_reached_at_its_next() -> N
         *(f"http://127.0.0.1:PORT/{way}" for way in ("missing", "page", "large", "away", "inside")),
     ],
 )
-def test_nobody_learns_what_is_at_an_address_that_is_not_public(url: str) -> None:
+def test_errors_of_private_addresses_reveal_nothing(url: str) -> None:
     routes = {
         "/missing": reply(status="404 Not Found"),
         "/page": reply(kind="text/html"),
@@ -365,19 +365,19 @@ def test_nobody_learns_what_is_at_an_address_that_is_not_public(url: str) -> Non
 
 @pytest.mark.parametrize("allowed", [listed("127.0.0.1", "here.example=127.0.0.0/8"), anybody])
 @pytest.mark.parametrize("host", ["127.0.0.1", "here.example"])
-def test_other_ports_than_those_of_the_web_must_be_listed(allowed: Allowing, host: str) -> None:
+def test_other_ports_than_80_and_443_must_be_listed(allowed: Allowing, host: str) -> None:
     found, world = run(f"http://{host}:PORT/a", {"/a": reply()}, allowed, {"here.example": ["127.0.0.1"]})
-    assert (found, world.resolved) == ("host or port is not one that this server fetches from", [])
+    assert (found, world.resolved) == ("this server does not fetch from this host and port", [])
 
 
 def test_listed_name_does_not_reach_a_network_that_is_listed_for_itself() -> None:
     allowed = listed("here.example:PORT", "127.0.0.0/8:PORT")
     found, world = run("http://here.example:PORT/a", {"/a": reply()}, allowed, {"here.example": ["127.0.0.1"]})
-    assert (found, world.reached) == ("host has no address that this server fetches from", [])
+    assert (found, world.reached) == ("the host has no address that this server may fetch from", [])
 
 
 def test_redirect_from_https_to_http_is_refused() -> None:
     requests = {scheme: httpx2.Request("GET", f"{scheme}://here.example/") for scheme in ("http", "https")}
     with pytest.raises(fetch.RefusedError, match="from https to http"):
-        fetch.following(requests["https"], requests["http"])
-    assert fetch.following(requests["http"], requests["https"]) is requests["https"]
+        fetch.redirected(requests["https"], requests["http"])
+    assert fetch.redirected(requests["http"], requests["https"]) is requests["https"]

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from gateway.images.memory import Budget
+from gateway.images.memory import MemoryLimit
 
 
 async def settle() -> None:
@@ -10,17 +10,17 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def take(budget: Budget, amount: int, order: list[int]) -> None:
-    async with budget.hold(amount):
+async def take(limit: MemoryLimit, amount: int, order: list[int]) -> None:
+    async with limit.reserve(amount):
         order.append(amount)
 
 
-def test_holders_share_what_there_is() -> None:
+def test_waiters_share_the_limit() -> None:
     async def run() -> None:
-        budget = Budget(10)
+        limit = MemoryLimit(10)
         order: list[int] = []
-        async with budget.hold(4), budget.hold(6):
-            waiting = asyncio.create_task(take(budget, 1, order))
+        async with limit.reserve(4), limit.reserve(6):
+            waiting = asyncio.create_task(take(limit, 1, order))
             await settle()
             assert order == []
         await waiting
@@ -29,14 +29,14 @@ def test_holders_share_what_there_is() -> None:
     asyncio.run(run())
 
 
-def test_failure_gives_back_too() -> None:
+def test_failure_releases_the_reservation() -> None:
     async def run() -> None:
-        budget = Budget(1)
+        limit = MemoryLimit(1)
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
-                async with budget.hold(1):
+                async with limit.reserve(1):
                     raise ZeroDivisionError
-        async with budget.hold(1):
+        async with limit.reserve(1):
             pass
 
     asyncio.run(run())
@@ -44,14 +44,14 @@ def test_failure_gives_back_too() -> None:
 
 def test_whoever_gives_up_waiting_takes_nothing() -> None:
     async def run() -> None:
-        budget = Budget(10)
+        limit = MemoryLimit(10)
         order: list[int] = []
-        async with budget.hold(10):
-            waiting = asyncio.create_task(take(budget, 10, order))
+        async with limit.reserve(10):
+            waiting = asyncio.create_task(take(limit, 10, order))
             await settle()
             waiting.cancel()
             await settle()
-        await asyncio.wait_for(take(budget, 10, order), 5)
+        await asyncio.wait_for(take(limit, 10, order), 5)
         assert order == [10]
 
     asyncio.run(run())
@@ -59,10 +59,10 @@ def test_whoever_gives_up_waiting_takes_nothing() -> None:
 
 def test_large_request_is_not_passed_by_small_ones_for_ever() -> None:
     async def run() -> None:
-        budget = Budget(10)
+        limit = MemoryLimit(10)
         order: list[int] = []
-        async with budget.hold(5):
-            tasks = [asyncio.create_task(take(budget, amount, order)) for amount in (10, 1, 2, 3)]
+        async with limit.reserve(5):
+            tasks = [asyncio.create_task(take(limit, amount, order)) for amount in (10, 1, 2, 3)]
             await settle()
             assert order == []
         await asyncio.gather(*tasks)

@@ -15,9 +15,9 @@ from PIL.Image import Resampling
 
 from gateway.errors import InvalidRequest
 from gateway.images import preprocess
-from gateway.images.pool import Decoders
+from gateway.images.pool import DecoderPool
 from gateway.images.preparation import Preparation
-from gateway.images.preprocess import PLAIN_BYTES
+from gateway.images.preprocess import BYTES_PER_PIXEL
 from gateway.images.worker import CPU_S
 from gateway.scheduling.turns import Account
 from tests import hostile
@@ -31,9 +31,9 @@ LARGE = file(scene(2400, 2400, 0), "JPEG")
 Result = TypeVar("Result")
 
 
-def using(work: Callable[[Decoders], Awaitable[Result]], max_pixels: int = 40_000_000) -> Result:
+def using(work: Callable[[DecoderPool], Awaitable[Result]], max_pixels: int = 40_000_000) -> Result:
     async def run() -> Result:
-        decoders = Decoders(max_pixels)
+        decoders = DecoderPool(max_pixels)
         try:
             return await work(decoders)
         finally:
@@ -58,19 +58,19 @@ def command(process: psutil.Process) -> list[str]:
 @pytest.mark.parametrize("content", [GOOD, LARGE], ids=["small", "large"])
 def test_pixels_are_those_of_this_process(content: bytes) -> None:
     found = using(lambda decoders: decoders.read(content, PREPARATION, "image", Account()))
-    here = preprocess.read(content, PREPARATION, "image", 40_000_000 * PLAIN_BYTES, lambda _: None)
+    here = preprocess.read(content, PREPARATION, "image", 40_000_000 * BYTES_PER_PIXEL, lambda _: None)
     assert found.shape == (3, 48, 64)
     assert found.tobytes() == here
 
 
 def test_refusal_names_the_image() -> None:
-    with pytest.raises(InvalidRequest, match=r"^input\[3\]\.image is not an image in") as caught:
+    with pytest.raises(InvalidRequest, match=r"^input\[3\]\.image is not a PNG") as caught:
         using(lambda decoders: decoders.read(b"nonsense", PREPARATION, "input[3].image", Account()))
     assert caught.value.param == "input[3].image"
 
 
 def test_processes_are_used_again_and_end_at_last() -> None:
-    async def work(decoders: Decoders) -> set[int]:
+    async def work(decoders: DecoderPool) -> set[int]:
         for _ in range(10):
             await decoders.read(GOOD, PREPARATION, "image", Account())
         return {process.pid for process in running()}
@@ -86,7 +86,7 @@ def test_hostile_file_takes_no_more_than_it_may(name: str) -> None:
     """It becomes pixels or a refusal, whichever, but another image beside it is not held up, and memory is bounded."""
     content = hostile.FILES[name]()
 
-    async def work(decoders: Decoders) -> float:
+    async def work(decoders: DecoderPool) -> float:
         await asyncio.gather(*(decoders.read(GOOD, PREPARATION, "image", Account()) for _ in range(2)))
         before = sum(map(peak, running()))
         bad = asyncio.create_task(decoders.read(content, PREPARATION, "image", Account()))
@@ -121,17 +121,17 @@ def test_file_that_takes_too_long_says_so() -> None:
 
 @pytest.mark.parametrize("name", ["a GIF of one large frame", "a thin PNG"])
 def test_file_that_takes_more_memory_than_it_seems_to_says_so(name: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"^image takes more memory to decode than an image of its size should$"):
+    with pytest.raises(InvalidRequest, match=r"^image needs more memory to decode than an image of its size should$"):
         using(lambda decoders: decoders.read(hostile.FILES[name](), PREPARATION, "image", Account()))
 
 
 def test_base64_of_spaces_is_decoded_within_memory() -> None:
-    with pytest.raises(InvalidRequest, match=r"^image is not an image in"):
+    with pytest.raises(InvalidRequest, match=r"^image is not a PNG, JPEG, WebP"):
         using(lambda decoders: decoders.read(hostile.spaced_base64(), PREPARATION, "image", Account()))
 
 
 def test_process_that_dies_fails_its_image_alone() -> None:
-    async def work(decoders: Decoders) -> str:
+    async def work(decoders: DecoderPool) -> str:
         await decoders.read(GOOD, PREPARATION, "image", Account())
         for process in running():
             process.kill()
@@ -147,7 +147,7 @@ def test_process_that_dies_fails_its_image_alone() -> None:
 def test_whoever_gives_up_ends_the_work() -> None:
     content = hostile.jpeg_of_exif_parts()
 
-    async def work(decoders: Decoders) -> None:
+    async def work(decoders: DecoderPool) -> None:
         for _ in range(2 * len(os.sched_getaffinity(0))):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(decoders.read(content, PREPARATION, "image", Account()), 0.5)
@@ -160,7 +160,7 @@ def test_whoever_gives_up_ends_the_work() -> None:
 def test_image_that_nobody_waits_for_is_finished_if_it_soon_can_be() -> None:
     """So that others find the process."""
 
-    async def work(decoders: Decoders) -> set[int]:
+    async def work(decoders: DecoderPool) -> set[int]:
         await decoders.read(GOOD, PREPARATION, "image", Account())
         found = {process.pid for process in running()}
         for _ in range(5):
@@ -175,13 +175,13 @@ def test_image_that_nobody_waits_for_is_finished_if_it_soon_can_be() -> None:
 
 @pytest.mark.slow
 def test_accounts_are_charged_for_what_their_images_cost() -> None:
-    async def cost(decoders: Decoders, content: bytes) -> float:
+    async def cost(decoders: DecoderPool, content: bytes) -> float:
         account = Account()
         with suppress(InvalidRequest):
             await decoders.read(content, PREPARATION, "image", account)
         return account.seconds
 
-    async def work(decoders: Decoders) -> list[float]:
+    async def work(decoders: DecoderPool) -> list[float]:
         return [await cost(decoders, content) for content in (LARGE, LARGE[:-5000], hostile.jpeg_of_exif_parts())]
 
     good, broken, slow = using(work)
@@ -194,7 +194,7 @@ def test_accounts_are_charged_for_what_their_images_cost() -> None:
 def test_keys_whose_images_are_slow_leave_a_process_for_others() -> None:
     slow = hostile.jpeg_of_exif_parts()
 
-    async def work(decoders: Decoders) -> None:
+    async def work(decoders: DecoderPool) -> None:
         account = Account("hostile")
         held = [asyncio.create_task(decoders.read(slow, PREPARATION, "image", account)) for _ in range(16)]
         await asyncio.sleep(0.1)
@@ -212,7 +212,7 @@ def test_large_images_take_turns_and_give_back_what_they_held() -> None:
     """Each takes all that there is."""
     broken = LARGE[:-5000]
 
-    async def work(decoders: Decoders) -> list[object]:
+    async def work(decoders: DecoderPool) -> list[object]:
         files = [LARGE if i % 2 else broken for i in range(8)]
         reads = (decoders.read(content, PREPARATION, "image", Account()) for content in files)
         return await asyncio.gather(*reads, return_exceptions=True)

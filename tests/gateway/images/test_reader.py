@@ -5,10 +5,10 @@ import pytest
 from PIL.Image import Resampling
 
 from gateway.errors import InvalidRequest
-from gateway.images.allowlist import Allowed
+from gateway.images.allowlist import Allowlist
 from gateway.images.data_uri import MAX_CHARACTERS
 from gateway.images.preparation import Preparation
-from gateway.images.reader import FETCHED, Images
+from gateway.images.reader import MAX_FETCHES, Images
 from gateway.scheduling.turns import Account
 from tests.pictures import file, scene
 
@@ -34,12 +34,12 @@ def test_file_becomes_pixels() -> None:
 
 @pytest.mark.parametrize("url", ["http://example.com/a.png", "HTTPS://example.com/a.png"])
 def test_url_is_refused_where_none_is_fetched(url: str) -> None:
-    with pytest.raises(InvalidRequest, match="is a URL, and this server fetches none"):
+    with pytest.raises(InvalidRequest, match="is a URL, but this server does not fetch images"):
         read(url)
 
 
 def test_text_that_is_far_too_long_is_not_even_decoded() -> None:
-    with pytest.raises(InvalidRequest, match=r"^image is over 10485760 bytes$"):
+    with pytest.raises(InvalidRequest, match=r"^image exceeds 10485760 bytes$"):
         read("A" * (MAX_CHARACTERS + 257))
 
 
@@ -61,12 +61,14 @@ def test_no_more_files_are_fetched_than_may_wait_for_a_decoder() -> None:
     async def run() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-        images = Images(10**6, Allowed.listed([url.removeprefix("http://").rstrip("/")]))
+        images = Images(10**6, Allowlist.parse([url.removeprefix("http://").rstrip("/")]))
         try:
-            await asyncio.gather(*(images.read(url, PREPARATION, f"image {i}", Account()) for i in range(2 * FETCHED)))
+            await asyncio.gather(
+                *(images.read(url, PREPARATION, f"image {i}", Account()) for i in range(2 * MAX_FETCHES))
+            )
         finally:
             await images.close()
             server.close()
 
     asyncio.run(run())
-    assert most == FETCHED
+    assert most == MAX_FETCHES

@@ -7,10 +7,10 @@ LARGE = 10 * SMALL_BYTES
 
 
 def test_bodies_share_a_limit_until_their_requests_end() -> None:
-    bodies = Bodies(most_bytes=LARGE, most_of_key=LARGE)
+    bodies = Bodies(max_bytes=LARGE, max_bytes_per_key=LARGE)
     with bodies.hold("") as first:
         first.grow(LARGE)
-        with bodies.hold("") as second, pytest.raises(Overloaded, match="under way"):
+        with bodies.hold("") as second, pytest.raises(Overloaded, match="in flight reached the memory limit"):
             second.grow(LARGE)
         assert bodies.size == LARGE - SMALL_BYTES
     assert bodies.size == 0
@@ -18,8 +18,8 @@ def test_bodies_share_a_limit_until_their_requests_end() -> None:
         third.grow(LARGE)
 
 
-def test_what_has_come_in_counts() -> None:
-    bodies = Bodies(most_bytes=LARGE, most_of_key=LARGE)
+def test_received_bytes_are_counted() -> None:
+    bodies = Bodies(max_bytes=LARGE, max_bytes_per_key=LARGE)
     with bodies.hold("") as body:
         for _ in range(LARGE + SMALL_BYTES):
             body.grow(1)
@@ -27,8 +27,8 @@ def test_what_has_come_in_counts() -> None:
             body.grow(1)
 
 
-def test_small_bodies_always_have_room() -> None:
-    bodies = Bodies(most_bytes=LARGE, most_of_key=LARGE)
+def test_small_bodies_are_always_accepted() -> None:
+    bodies = Bodies(max_bytes=LARGE, max_bytes_per_key=LARGE)
     with bodies.hold("") as large:
         large.grow(LARGE + SMALL_BYTES)
         for _ in range(100):
@@ -36,8 +36,8 @@ def test_small_bodies_always_have_room() -> None:
                 small.grow(SMALL_BYTES)
 
 
-def test_a_key_cannot_take_everything() -> None:
-    bodies = Bodies(most_bytes=2 * LARGE, most_of_key=LARGE)
+def test_one_key_cannot_use_all_of_the_memory() -> None:
+    bodies = Bodies(max_bytes=2 * LARGE, max_bytes_per_key=LARGE)
     with bodies.hold("one") as first, bodies.hold("one") as second, bodies.hold("other") as other:
         first.grow(LARGE)
         with pytest.raises(Overloaded, match="with this API key"):

@@ -54,7 +54,7 @@ def test_every_type_is_a_list_of_its_own(client: httpx2.Client) -> None:
     assert np.frombuffer(base64.b64decode(found["base64"][1]), "<f4").tolist() == pytest.approx(found["float"][1])
 
 
-def test_first_api_answers_one_list_of_floats_unless_asked_for_types(client: httpx2.Client) -> None:
+def test_v1_embed_returns_one_list_of_floats_unless_types_are_requested(client: httpx2.Client) -> None:
     answer = client.post("/v1/embed", json={"texts": ["a shell", "a trumpet"]}).json()
     assert set(answer) == {"id", "embeddings", "texts", "meta", "response_type"}
     assert answer["response_type"] == "embeddings_floats"
@@ -63,7 +63,7 @@ def test_first_api_answers_one_list_of_floats_unless_asked_for_types(client: htt
     typed = client.post("/v1/embed", json={"texts": ["a shell"], "embedding_types": ["float", "ubinary"]}).json()
     assert typed["response_type"] == "embeddings_by_type"
     assert set(typed["embeddings"]) == {"float", "ubinary"}
-    assert refused(client, "/v1/embed", texts=["a"], inputs=[{}]) == "inputs: POST /v2/embed takes this"
+    assert refused(client, "/v1/embed", texts=["a"], inputs=[{}]) == "inputs: supported by POST /v2/embed only"
 
 
 def test_images_and_content_lists_are_those_of_v1(client: httpx2.Client) -> None:
@@ -76,14 +76,14 @@ def test_images_and_content_lists_are_those_of_v1(client: httpx2.Client) -> None
 
 
 @pytest.mark.parametrize(("truncate", "kept"), [("END", "sea"), ("START", "shell")])
-def test_either_end_of_a_long_text_is_left_out(client: httpx2.Client, truncate: str, kept: str) -> None:
+def test_long_text_can_be_truncated_at_either_end(client: httpx2.Client, truncate: str, kept: str) -> None:
     text = "sea " * 254 + "shell " * 254
     cut = embed(client, texts=[text], truncate=truncate)
     assert cut["meta"]["billed_units"]["input_tokens"] == 256
     assert cut["embeddings"]["float"] == reference(client, [f"{kept} " * 254])
 
 
-def test_limit_below_the_models_own(client: httpx2.Client) -> None:
+def test_limit_can_be_lower_than_the_models(client: httpx2.Client) -> None:
     cut = embed(client, texts=["sea " * 100], max_tokens=10)
     assert cut["meta"]["billed_units"]["input_tokens"] == 10
     body: dict[str, Any] = {"model": "all-minilm-l6-v2", "input_type": "search_query", "texts": ["sea " * 100]}
@@ -92,7 +92,7 @@ def test_limit_below_the_models_own(client: httpx2.Client) -> None:
     )
 
 
-def test_purpose_chooses_the_prompt(odd_client: httpx2.Client) -> None:
+def test_input_type_selects_the_prompt(odd_client: httpx2.Client) -> None:
     def echo(text: str, purpose: str) -> Any:
         return embed(odd_client, model="prompted", texts=[text], input_type=purpose)["meta"]["billed_units"]
 
@@ -100,7 +100,7 @@ def test_purpose_chooses_the_prompt(odd_client: httpx2.Client) -> None:
     assert PROMPTS == {"query": "question: ", "document": "passage: "}
     assert echo("sea", "search_query")["input_tokens"] == plain
     message = refused(odd_client, "/v2/embed", model="prompted", texts=["sea"], input_type="cooking")
-    assert message.startswith("input_type is 'cooking'; model 'prompted' knows query, document, ")
+    assert message.startswith("unknown input_type 'cooking'; model 'prompted' accepts: query, document, ")
 
 
 def test_ranking_is_that_of_v1(client: httpx2.Client) -> None:
@@ -133,14 +133,14 @@ def test_ranking_takes_what_v1_takes(odd_client: httpx2.Client) -> None:
         )
         assert found == expected
     message = refused(odd_client, "/v2/rerank", **body, instruction="find shells")
-    assert message.startswith("instruction: model 'public-score' takes none here")
+    assert message.startswith("model 'public-score' does not support instruction")
 
 
-def test_size_of_zero_is_all(client: httpx2.Client) -> None:
+def test_dimension_of_zero_means_all(client: httpx2.Client) -> None:
     assert embed(client, texts=["a"], output_dimension=0)["embeddings"] == embed(client, texts=["a"])["embeddings"]
 
 
-def test_documents_come_back_to_those_who_ask(client: httpx2.Client) -> None:
+def test_documents_are_returned_on_request(client: httpx2.Client) -> None:
     body = {"model": "minilm-late-interaction", "query": "a", "documents": ["b"], "return_documents": True}
     (result,) = client.post("/v2/rerank", json=body).json()["results"]
     assert result["document"] == {"text": "b"}
@@ -149,22 +149,25 @@ def test_documents_come_back_to_those_who_ask(client: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({}, "exactly one of texts, images and inputs is needed, not none"),
+        ({}, "send exactly one of texts, images and inputs, not none"),
         (
             {"texts": ["a"], "images": [PIXEL]},
-            "exactly one of texts, images and inputs is needed, not texts and images",
+            "send exactly one of texts, images and inputs, not texts and images",
         ),
         ({"texts": []}, "texts: Expected `array` of length >= 1"),
         ({"texts": "a", "colour": 1}, "texts: Expected `array | null`, got `str`"),
-        ({"images": [PIXEL]}, "images[0] holds an image; model 'all-minilm-l6-v2' takes text only; models that take"),
-        ({"texts": ["a"], "output_dimension": 7}, "output_dimension is 7; the embeddings of model"),
-        ({"inputs": [{"content": [{"type": "text", "text": "a"}] * 2}]}, "inputs[0] holds two of a kind"),
-        ({"texts": ["a"], "dimensions": 64}, "dimensions: here this is called output_dimension"),
-        ({"texts": ["a"], "truncate_prompt_tokens": 64}, "truncate_prompt_tokens: here this is called max_tokens"),
-        ({"texts": ["a"], "normalized": False}, "normalized: vectors here always have length 1"),
+        ({"images": [PIXEL]}, "images[0] contains an image, but model 'all-minilm-l6-v2' accepts only text; models"),
+        ({"texts": ["a"], "output_dimension": 7}, "output_dimension is 7; model 'all-minilm-l6-v2' supports 384"),
+        (
+            {"inputs": [{"content": [{"type": "text", "text": "a"}] * 2}]},
+            "inputs[0] may hold only one text and one image",
+        ),
+        ({"texts": ["a"], "dimensions": 64}, "dimensions: use output_dimension instead"),
+        ({"texts": ["a"], "truncate_prompt_tokens": 64}, "truncate_prompt_tokens: use max_tokens instead"),
+        ({"texts": ["a"], "normalized": False}, "normalized: vectors are always normalised"),
     ],
 )
-def test_errors_are_cohere_s(client: httpx2.Client, body: dict[str, Any], message: str) -> None:
+def test_errors_have_the_format_of_cohere(client: httpx2.Client, body: dict[str, Any], message: str) -> None:
     given = {"model": "all-minilm-l6-v2", "input_type": "search_query", **body}
     assert refused(client, "/v2/embed", **given).startswith(message)
 
@@ -174,6 +177,6 @@ def test_unknown_model_is_not_found(client: httpx2.Client) -> None:
     assert refused(client, "/v2/rerank", 404, model="x", **documents).startswith("there is no model 'x'")
 
 
-def test_missing_key_is_told_in_the_same_shape(repository: Path) -> None:
+def test_missing_key_is_reported_in_the_same_format(repository: Path) -> None:
     with serve(repository, GATEWAY_API_KEYS="k") as guarded, httpx2.Client(base_url=guarded.url) as client:
         assert refused(client, "/v2/rerank", 401, query="a").startswith("an API key is required")

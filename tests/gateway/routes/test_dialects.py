@@ -25,7 +25,7 @@ from gateway.routes.tei import TeiEmbedRequest, TeiRerankRequest
         ),
     ],
 )
-def test_table_says_what_each_dialect_takes(head: str, types: tuple[type[Struct], ...]) -> None:
+def test_table_lists_the_fields_of_each_dialect(head: str, types: tuple[type[Struct], ...]) -> None:
     _, _, table = Path("docs/api.md").read_text().partition(head + "\n")
     rows = [row.strip("|").split("|") for row in table.partition("\n\n")[0].splitlines()[1:]]
     for column, type_ in enumerate(types, start=1):

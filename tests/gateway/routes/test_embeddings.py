@@ -133,13 +133,13 @@ def test_cut_vectors_are_normalised_even_where_full_ones_are_not(odd_client: htt
 
 
 @pytest.mark.parametrize(("truncate", "kept"), [("START", "shell"), ("END", "sea")])
-def test_either_end_of_a_long_text_may_go(client: httpx2.Client, truncate: str, kept: str) -> None:
+def test_long_input_can_be_truncated_at_either_end(client: httpx2.Client, truncate: str, kept: str) -> None:
     text = "sea " * 254 + "shell " * 254
     assert post(client, input=text, truncate=truncate)["data"] == post(client, input=f"{kept} " * 254)["data"]
     assert refused(client, input=text, truncate="NONE")["message"].startswith("input has 510 tokens")
 
 
-def test_voyages_names_of_fields_mean_the_same(client: httpx2.Client, odd_client: httpx2.Client) -> None:
+def test_voyages_aliases_have_the_same_meaning(client: httpx2.Client, odd_client: httpx2.Client) -> None:
     short = post(odd_client, input="a", model="matryoshka", output_dimension=64)
     assert short["data"] == post(odd_client, input="a", model="matryoshka", dimensions=64)["data"]
     bits = post(client, input="sea " * 400, truncation=True, output_dtype="ubinary")
@@ -147,30 +147,30 @@ def test_voyages_names_of_fields_mean_the_same(client: httpx2.Client, odd_client
     assert (bits["data"], bits["usage"]) == (expected["data"], expected["usage"])
 
 
-def test_other_servers_names_of_fields_mean_the_same(client: httpx2.Client) -> None:
+def test_other_aliases_have_the_same_meaning(client: httpx2.Client) -> None:
     bits = post(client, input="a", encoding_type="binary", dimensions=0)
     assert bits["data"] == post(client, input="a", embedding_type="binary")["data"]
     raw = post(client, input="a", normalize=False)
     assert raw["data"] == post(client, input="a", normalized=False)["data"]
     assert raw["data"] != post(client, input="a", normalize="true")["data"]
     message = refused(client, input="a", normalize=True, normalized=True)["message"]
-    assert message == "normalized and normalize say the same; send one of them"
+    assert message == "normalized and normalize have the same meaning; send only one of them"
 
 
 def test_undeclared_size_is_refused(client: httpx2.Client, odd_client: httpx2.Client) -> None:
     error = refused(client, input="a", dimensions=64)
     assert error["param"] == "dimensions"
-    assert error["message"] == "dimensions is 64; the embeddings of model 'all-minilm-l6-v2' can have 384"
-    assert "can have 64, 128, 384" in refused(odd_client, input="a", model="matryoshka", dimensions=65)["message"]
+    assert error["message"] == "dimensions is 64; model 'all-minilm-l6-v2' supports 384"
+    assert "supports 64, 128, 384" in refused(odd_client, input="a", model="matryoshka", dimensions=65)["message"]
 
 
-def test_long_input_is_refused_by_limit_index_and_length(client: httpx2.Client) -> None:
+def test_error_for_a_long_input_names_index_length_and_limit(client: httpx2.Client) -> None:
     error = refused(client, input=["short", "long " * 300])
     assert error["param"] == "input[1]"
     assert error["message"] == "input[1] has 302 tokens; the limit of model 'all-minilm-l6-v2' is 256"
 
 
-def test_long_input_is_cut_where_asked_and_usage_counts_what_is_left(client: httpx2.Client) -> None:
+def test_long_input_is_truncated_on_request_and_usage_counts_the_rest(client: httpx2.Client) -> None:
     cut = post(client, input=["long " * 300], truncate=True)
     assert cut["usage"]["total_tokens"] == 256
     assert np.array_equal(vectors(cut), vectors(post(client, input=["long " * 254])))
@@ -188,39 +188,39 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
     ("body", "param", "message"),
     [
         ({"input": ""}, "input", "input is empty"),
-        ({"input": []}, "input", "input holds 0 items; it must hold 1 to 2048"),
+        ({"input": []}, "input", "input has 0 items; it must have 1 to 2048"),
         ({"input": ["a", ""]}, "input[1]", "input[1] is empty"),
         ({"input": [[]]}, "input[0]", "input[0] is empty"),
-        ({"input": ["a"] * 2049}, "input", "input holds 2049 items"),
-        ({"input": [{}]}, "input[0]", "input[0] holds neither text nor image"),
-        ({"input": [{"image": "AAAA"}]}, "input[0].image", "input[0] holds an image; model 'all-minilm-l6-v2' takes"),
+        ({"input": ["a"] * 2049}, "input", "input has 2049 items"),
+        ({"input": [{}]}, "input[0]", "input[0] has neither text nor image"),
+        ({"input": [{"image": "AAAA"}]}, "input[0].image", "input[0] contains an image, but model 'all-minilm"),
         ({"input": [1, "a"]}, "input[0]", "input[0] is a token id among other inputs"),
-        ({"input": [30522]}, "input[0]", "input[0] holds a token id outside 0..30521"),
+        ({"input": [30522]}, "input[0]", "input[0] contains a token id outside 0..30521"),
         ({"input": [2**70]}, "input[0]", ""),
-        ({"input": [1] * 300_001}, "input", "input holds 300001 items"),
-        ({"input": "a" * 16_385}, "input", "input has 16385 characters; for 256 tokens, which it may have, 16384 are"),
-        ({"input": [[101, 102], [-1]]}, "input[1]", "input[1] holds a token id outside 0..30521"),
-        ({"input": [[101, 102], [15339, 1917]]}, "input[1]", "input[1] does not begin with [101] and end with [102]"),
-        ({"input": "a", "task": "query", "input_type": "query"}, "task", "task and input_type say the same"),
-        ({"input": "a", "truncate": False, "truncation": True}, "truncation", "truncate and truncation say the same"),
-        ({"input": {"image": "a", "url": "b"}}, "input", "input holds more than one of image, url and bytes"),
+        ({"input": [1] * 300_001}, "input", "input has 300001 items"),
+        ({"input": "a" * 16_385}, "input", "input has 16385 characters; the limit is 16384 for 256 tokens"),
+        ({"input": [[101, 102], [-1]]}, "input[1]", "input[1] contains a token id outside 0..30521"),
+        ({"input": [[101, 102], [15339, 1917]]}, "input[1]", "input[1] must start with [101] and end with [102]"),
+        ({"input": "a", "task": "query", "input_type": "query"}, "task", "task and input_type have the same meaning"),
+        ({"input": "a", "truncate": False, "truncation": True}, "truncation", "truncate and truncation have the same"),
+        ({"input": {"image": "a", "url": "b"}}, "input", "input has more than one of image, url and bytes"),
         ({"input": [1.5]}, "input[0]", "input[0]: Expected"),
-        ({"input": "a", "late_chunking": True}, "late_chunking", "late_chunking: this is not supported: models pool"),
+        ({"input": "a", "late_chunking": True}, "late_chunking", "late_chunking: not supported: pooling is part"),
         ({"messages": [{"role": "user"}]}, "messages", "messages: conversations are not supported; send input"),
         ({"input": "a", "add_special_tokens": "false"}, "add_special_tokens", "add_special_tokens: special tokens are"),
-        ({"input": {"text": "a", "video": "b"}}, "input.video", "input.video: models take text and images only"),
+        ({"input": {"text": "a", "video": "b"}}, "input.video", "input.video: only text and images are supported"),
         ({"input": "a", "dimensions": -1}, "dimensions", "dimensions: Expected `int` >= 0"),
         ({"input": "a", "truncate_prompt_tokens": 7}, "truncate_prompt_tokens", "truncate_prompt_tokens is 7; it must"),
         ({"input": "a", "truncate_prompt_tokens": -2}, "truncate_prompt_tokens", "truncate_prompt_tokens: Expected"),
         (
             {"input": "a", "truncate_prompt_tokens": 9, "truncate": "NONE"},
             "truncate_prompt_tokens",
-            "truncate_prompt_tokens cuts what truncate says must not be cut",
+            "truncate_prompt_tokens contradicts truncate",
         ),
         ({"inputs": "a"}, "input", "input is required; unknown fields: 'inputs'"),
         ({"input": "a", "embedding_type": "int4"}, "embedding_type", "embedding_type: Invalid enum value 'int4'"),
         ({"input": "a", "embedding_type": []}, "embedding_type", "embedding_type: Expected `array` of length >= 1"),
-        ({"input": "a", "embedding_type": "int8", "normalized": False}, "normalized", "int8 and uint8 quantise"),
+        ({"input": "a", "embedding_type": "int8", "normalized": False}, "normalized", "int8 and uint8 need"),
         ({}, "input", "input is required"),
     ],
 )
@@ -231,24 +231,24 @@ def test_bad_request_names_the_field(client: httpx2.Client, body: dict[str, Any]
     assert error["type"] == "invalid_request_error"
 
 
-def test_more_tokens_than_a_request_may_hold_are_refused(client: httpx2.Client) -> None:
+def test_more_tokens_than_a_request_may_have_are_refused(client: httpx2.Client) -> None:
     response = client.post("/v1/embeddings", json={"input": ["so " * 200] * 1500})
     assert response.status_code == 413
     error = response.json()["error"]
-    assert error["message"] == "up to input[1485], the request has 300172 tokens; it may have 300000"
+    assert error["message"] == "the request has 300172 tokens up to input[1485]; the limit is 300000"
 
 
-def test_unknown_model_is_404_and_names_those_there_are(client: httpx2.Client) -> None:
+def test_unknown_model_is_404_and_lists_the_served_models(client: httpx2.Client) -> None:
     error = refused(client, 404, input="a", model="gpt-5")
     assert error["code"] == "model_not_found"
     assert "served here: all-minilm-l6-v2" in error["message"]
 
 
-def test_reranker_is_no_embedding_model(client: httpx2.Client) -> None:
+def test_reranker_is_not_an_embedding_model(client: httpx2.Client) -> None:
     refused(client, 404, input="a", model="minilm-late-interaction")
 
 
-def test_text_of_megabytes_is_cut_before_it_is_tokenised(client: httpx2.Client) -> None:
+def test_text_of_megabytes_is_truncated_before_tokenization(client: httpx2.Client) -> None:
     giant = post(client, input="long " * 2_000_000, truncate=True)
     assert giant["usage"]["total_tokens"] == 256
     assert np.array_equal(vectors(giant), vectors(post(client, input="long " * 254)))
@@ -264,14 +264,14 @@ def echo(client: httpx2.Client, given: Any, **body: Any) -> list[list[float]]:
     return [item["embedding"] for item in post(client, input=given, normalized=False, **body)["data"]]
 
 
-def test_default_prompt_is_put_in_front_of_texts_but_not_of_token_ids(odd_client: httpx2.Client) -> None:
+def test_default_prompt_is_put_before_texts_but_not_before_token_ids(odd_client: httpx2.Client) -> None:
     prompt = PROMPTS["document"]
     written, ids = echo(odd_client, [prompt + "a conch is a sea snail", SHELL], model="bucketed")
     prompted, as_given = echo(odd_client, ["a conch is a sea snail", SHELL], model="prompted")
     assert (prompted[0], as_given[0]) == (written[0], ids[0])
 
 
-def test_prompt_counts_as_the_text_it_is_in_front_of(odd_client: httpx2.Client) -> None:
+def test_tokens_of_the_prompt_count_as_tokens_of_the_text(odd_client: httpx2.Client) -> None:
     assert (
         post(odd_client, input="sea", model="prompted")["usage"]["total_tokens"] == 2 + 2 + 1
     )  # "passage", ":", "sea"
@@ -289,7 +289,7 @@ def test_prompt_counts_as_the_text_it_is_in_front_of(odd_client: httpx2.Client) 
         {"model": "prompted-query"},
     ],
 )
-def test_purpose_of_texts_chooses_the_prompt(odd_client: httpx2.Client, body: dict[str, str]) -> None:
+def test_purpose_of_texts_selects_the_prompt(odd_client: httpx2.Client, body: dict[str, str]) -> None:
     (written,) = echo(odd_client, PROMPTS["query"] + "a conch", model="bucketed")
     (prompted,) = echo(odd_client, "a conch", **{"model": "prompted"} | body)
     assert prompted[0] == written[0]
@@ -297,7 +297,7 @@ def test_purpose_of_texts_chooses_the_prompt(odd_client: httpx2.Client, body: di
 
 @pytest.mark.parametrize("body", [{}, {"input_type": "query"}, {"task": "retrieval.query"}])
 @pytest.mark.parametrize("field", ["instruction", "instruct"])
-def test_instruction_stands_in_its_place_in_the_prompt(
+def test_instruction_replaces_the_one_in_the_prompt(
     odd_client: httpx2.Client, field: str, body: dict[str, str]
 ) -> None:
     (written,) = echo(odd_client, "Instruct: rank {instruction}\nQuery: a conch", model="bucketed")
@@ -306,16 +306,16 @@ def test_instruction_stands_in_its_place_in_the_prompt(
 
 
 @pytest.mark.parametrize(
-    ("body", "reason"),
+    ("body", "where"),
     [
-        ({"model": "prompted"}, "it has no place for one"),
-        ({"model": "embedding-instructed", "input_type": "document"}, "its prompt 'passage: ' has no place for one"),
+        ({"model": "prompted"}, ""),
+        ({"model": "embedding-instructed", "input_type": "document"}, " with its prompt 'passage: '"),
     ],
 )
-def test_instruction_without_a_place_is_refused(odd_client: httpx2.Client, body: dict[str, Any], reason: str) -> None:
+def test_instruction_without_a_place_is_refused(odd_client: httpx2.Client, body: dict[str, Any], where: str) -> None:
     error = refused(odd_client, input="a conch", instruction="rank shells", **body)
     assert error["param"] == "instruction"
-    assert error["message"] == f"instruction: model {body['model']!r} takes none here, {reason}"
+    assert error["message"] == f"model {body['model']!r} does not support instruction{where}"
 
 
 def test_rows_are_padded_to_their_bucket(odd_client: httpx2.Client) -> None:
@@ -336,12 +336,12 @@ def test_rows_are_padded_to_their_bucket(odd_client: httpx2.Client) -> None:
         ({"truncate": "START", "truncate_prompt_tokens": 10}, "shell " * 8),
     ],
 )
-def test_texts_are_cut_where_vllms_fields_say(client: httpx2.Client, fields: dict[str, Any], kept: str) -> None:
+def test_texts_are_truncated_as_vllms_fields_say(client: httpx2.Client, fields: dict[str, Any], kept: str) -> None:
     cut = post(client, input="sea " * 300 + "shell " * 300, **fields)
     assert np.array_equal(vectors(cut), vectors(post(client, input=kept)))
 
 
-def test_what_is_unknown_is_ignored_and_told(client: httpx2.Client) -> None:
+def test_unknown_fields_are_ignored_and_reported(client: httpx2.Client) -> None:
     given = {"input": [{"text": "a", "id": 7}, {"text": "b", "id": None}], "drop_params": True, "wéird\n\x00": [1]}
     response = client.post("/v1/embeddings", json=given)
     assert response.status_code == 200
@@ -350,7 +350,7 @@ def test_what_is_unknown_is_ignored_and_told(client: httpx2.Client) -> None:
     assert 'conch_ignored_fields_total{path="/v1/embeddings"}' in client.get("/metrics").text
 
 
-def test_nothing_is_told_where_all_is_known(client: httpx2.Client) -> None:
+def test_header_is_absent_without_unknown_fields(client: httpx2.Client) -> None:
     given = {"input": "a", "late_chunking": False, "messages": None, "dimensions": None, "truncate": None}
     response = client.post("/v1/embeddings", json=given)
     assert response.status_code == 200
@@ -371,7 +371,7 @@ def test_strings_that_look_like_images_are_texts_to_models_of_text(client: httpx
 
 
 @pytest.mark.parametrize("prefix", ["data:image/png", "DATA:image/png", "data:IMAGE/PNG", " \n data:image/png"])
-def test_images_are_known_by_their_prefix_in_any_case(client: httpx2.Client, prefix: str) -> None:
+def test_images_are_recognised_by_their_prefix_in_any_case(client: httpx2.Client, prefix: str) -> None:
     uri = f"{prefix};base64,{PIXEL.partition(',')[2]}"
     image = post(client, input={"image": PIXEL}, model="minilm-pictogram")["data"]
     for given in (uri, {"image": uri}, [uri]):
@@ -380,7 +380,7 @@ def test_images_are_known_by_their_prefix_in_any_case(client: httpx2.Client, pre
         assert answer["usage"]["prompt_tokens_details"]["image_tokens"] > 0
 
 
-def test_modality_says_what_strings_are(client: httpx2.Client) -> None:
+def test_modality_determines_the_type_of_strings(client: httpx2.Client) -> None:
     bare = PIXEL.partition(",")[2]
     image = post(client, input=bare, modality="image", model="minilm-pictogram")
     assert image["data"] == post(client, input={"image": PIXEL}, model="minilm-pictogram")["data"]
@@ -409,18 +409,18 @@ UNKNOWN = "\x7f" * 1000
 @pytest.mark.parametrize(
     ("field", "status"), [("model", 404), ("task", 400), ("input_type", 400), ("prompt_name", 400)]
 )
-def test_names_that_nobody_knows_are_quoted_in_part(client: httpx2.Client, field: str, status: int) -> None:
+def test_long_unknown_names_are_shortened(client: httpx2.Client, field: str, status: int) -> None:
     message = refused(client, status, input="a", **{field: UNKNOWN})["message"]
     assert f"{UNKNOWN[:200]!r}..."[:400] in message
 
 
-def test_image_among_texts_begins_soon() -> None:
+def test_only_the_beginning_of_a_string_is_searched_for_an_image() -> None:
     for blanks, kind in ((200, "image"), (10_000, "text")):
         (item,) = read_inputs([" " * blanks + PIXEL], "any")
         assert getattr(item, kind)
 
 
-def test_size_of_zero_is_all_by_either_name(client: httpx2.Client) -> None:
+def test_dimension_of_zero_means_all_by_either_name(client: httpx2.Client) -> None:
     assert len({len(post(client, input="a", **{name: 0})["data"][0]["embedding"]) for name in SIZES} | {384}) == 1
 
 
@@ -434,6 +434,6 @@ def test_size_of_zero_is_all_by_either_name(client: httpx2.Client) -> None:
         ("prompt", "", "query: "),
     ],
 )
-def test_what_has_another_name_here_is_refused(client: httpx2.Client, name: str, harmless: Any, other: Any) -> None:
+def test_fields_with_another_name_here_are_refused(client: httpx2.Client, name: str, harmless: Any, other: Any) -> None:
     assert post(client, input="a", **{name: harmless})["data"] == post(client, input="a")["data"]
     assert refused(client, input="a", **{name: other})["param"] == name

@@ -19,11 +19,11 @@ def test_unknown_path_is_404_in_the_common_body(client: httpx2.Client) -> None:
         }
 
 
-def test_wrong_method_is_405_and_says_which_are_right(client: httpx2.Client) -> None:
+def test_wrong_method_is_405_and_lists_the_allowed_ones(client: httpx2.Client) -> None:
     response = client.get("/v1/embeddings")
     assert response.status_code == 405
     assert response.headers["allow"] == "POST"
-    assert response.json()["error"]["message"] == "/v1/embeddings does not take GET"
+    assert response.json()["error"]["message"] == "/v1/embeddings does not support GET"
 
 
 @pytest.mark.parametrize(
@@ -36,18 +36,18 @@ def test_wrong_method_is_405_and_says_which_are_right(client: httpx2.Client) -> 
         ("slow", 504, "deadline_exceeded"),
     ],
 )
-def test_failing_model_is_an_honest_error(odd_client: httpx2.Client, model: str, status: int, code: str) -> None:
+def test_failing_model_is_502(odd_client: httpx2.Client, model: str, status: int, code: str) -> None:
     response = odd_client.post("/v1/embeddings", json={"input": "a", "model": model})
     assert response.status_code == status
     assert response.json()["error"]["code"] == code
     assert "secret" not in response.text
 
 
-def test_deadline_is_of_the_request_not_of_its_parts(odd_client: httpx2.Client) -> None:
+def test_deadline_applies_to_the_whole_request(odd_client: httpx2.Client) -> None:
     started = time.monotonic()
     response = odd_client.post("/v1/embeddings", json={"input": ["a b"] * 1000, "model": "slow"})
     assert response.status_code == 504
-    assert response.json()["error"]["message"] == "no answer within 2 s"
+    assert response.json()["error"]["message"] == "no response within 2 s"
     assert time.monotonic() - started < 4
 
 

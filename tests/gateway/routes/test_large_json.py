@@ -40,11 +40,11 @@ def written(value: object, *, ascii_only: bool = False) -> bytes:
         [list(range(300_000)), {"a": [], "b": {}}],
     ],
 )
-def test_large_body_is_what_it_says(value: object, ascii_only: bool) -> None:
+def test_large_body_is_parsed_correctly(value: object, ascii_only: bool) -> None:
     assert decode(written(value, ascii_only=ascii_only), object) == value
 
 
-def test_any_cut_between_pieces_leaves_a_text_whole() -> None:
+def test_text_across_pieces_stays_whole() -> None:
     rng = random.Random(0)
     for _ in range(30):
         text = "".join(rng.choices(["a", '"', "\\", "é", "漢", "😀", ",", "\n"], k=997)) * (PIECE_BYTES // 997)
@@ -83,7 +83,7 @@ def test_any_cut_between_pieces_leaves_a_text_whole() -> None:
         b"[%s]",
     ],
 )
-def test_large_body_that_is_no_json_is_refused(body: bytes) -> None:
+def test_large_body_that_is_not_json_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="the body is not valid JSON"):
         decode(body % LONG.encode(), Any)
 
@@ -99,7 +99,7 @@ def test_large_body_that_is_no_json_is_refused(body: bytes) -> None:
         (SPACE + b'"a"' + SPACE, "a"),
     ],
 )
-def test_space_between_values_means_nothing(body: bytes, value: object) -> None:
+def test_whitespace_between_values_is_ignored(body: bytes, value: object) -> None:
     assert decode(body, object) == value
 
 
@@ -111,7 +111,7 @@ def test_half_a_surrogate_pair_becomes_a_replacement_character(lone: str, fillin
     assert decode(body.encode(), object) == [expected]
 
 
-def test_pair_among_halves_is_not_cut_in_two() -> None:
+def test_surrogate_pair_among_halves_is_not_divided() -> None:
     for missing in range(30):
         start = "a" * (PIECE_BYTES - missing)
         body = f'"{start}\\ud83d\\ud83d\\ude00\\ude00{start}"'
@@ -119,7 +119,7 @@ def test_pair_among_halves_is_not_cut_in_two() -> None:
 
 
 @pytest.mark.parametrize("before", [b"", b'"%s", ' % LONG.encode()])
-def test_wrong_utf8_is_named_by_its_byte(before: bytes) -> None:
+def test_error_for_invalid_utf8_names_the_byte(before: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
         decode(b"[" + before + b'"abc\xff"]', Any)
     assert caught.value.message == (
@@ -127,7 +127,7 @@ def test_wrong_utf8_is_named_by_its_byte(before: bytes) -> None:
     )
 
 
-def test_wrong_json_is_named_by_its_byte() -> None:
+def test_error_for_invalid_json_names_the_byte() -> None:
     with pytest.raises(InvalidRequest) as caught:
         decode(b'["%s", 1x]' % LONG.encode(), Any)
     assert caught.value.message.endswith(f"(byte {PIECE_BYTES + 6})")
@@ -135,19 +135,19 @@ def test_wrong_json_is_named_by_its_byte() -> None:
 
 @pytest.mark.parametrize("value", [b"7", b'"a,b"', b'{"a": 1}', b'""'])
 def test_more_values_than_a_request_can_have_are_refused(value: bytes) -> None:
-    with pytest.raises(RequestTooLarge, match=f"over ({MAX_VALUES} values|{MAX_CONTAINERS} lists and objects)"):
+    with pytest.raises(RequestTooLarge, match=f"more than ({MAX_VALUES} values|{MAX_CONTAINERS} lists and objects)"):
         decode(b"[" + b",".join([value] * (MAX_VALUES + 2)) + b"]", Any)
 
 
 @pytest.mark.parametrize("value", [b"[]", b"{}", b"[["])
 @pytest.mark.parametrize("filling", [b"", b'"%s",' % LONG.encode()])
 def test_more_lists_and_objects_than_a_request_can_have_are_refused(value: bytes, filling: bytes) -> None:
-    with pytest.raises(RequestTooLarge, match=f"over {MAX_CONTAINERS} lists and objects"):
+    with pytest.raises(RequestTooLarge, match=f"more than {MAX_CONTAINERS} lists and objects"):
         decode(b"[" + filling + b",".join([value] * (MAX_CONTAINERS + 1)) + b"]", Any)
 
 
 @pytest.mark.parametrize("text", ['",\\' * MAX_VALUES, "[{" * MAX_VALUES, "word, " * MAX_VALUES, '[\\"' * MAX_VALUES])
-def test_marks_in_texts_are_no_values(text: str) -> None:
+def test_marks_in_texts_are_not_counted(text: str) -> None:
     assert decode(written([text]), object) == [text]
 
 
@@ -160,10 +160,10 @@ def test_deep_nesting_is_refused(filling: str) -> None:
     assert decode(body.encode(), list[Any])
 
 
-def test_string_that_nobody_reads_is_refused() -> None:
-    with pytest.raises(RequestTooLarge, match=f"a string has over {MAX_STRING} characters"):
+def test_too_long_string_is_refused() -> None:
+    with pytest.raises(RequestTooLarge, match=f"a string has more than {MAX_STRING} characters"):
         decode(written(["a" * (MAX_STRING + 1)]), Any)
-    with pytest.raises(RequestTooLarge, match=f"a string that is not all ASCII has over {MAX_WIDE_STRING} characters"):
+    with pytest.raises(RequestTooLarge, match=f"a non-ASCII string has more than {MAX_WIDE_STRING} characters"):
         decode(written(["é" + "a" * MAX_WIDE_STRING]), Any)
 
 

@@ -43,11 +43,11 @@ def test_unknown_model_is_404(client: httpx2.Client) -> None:
     assert response.json()["error"]["code"] == "model_not_found"
 
 
-def test_matryoshka_sizes_are_told(odd_client: httpx2.Client) -> None:
+def test_matryoshka_dimensions_are_listed(odd_client: httpx2.Client) -> None:
     assert odd_client.get("/v1/models/matryoshka").json()["supported_dimensions"] == [64, 128, 384]
 
 
-def test_cross_encoder_goes_by_its_public_name(odd_client: httpx2.Client) -> None:
+def test_cross_encoder_is_listed_by_its_public_name(odd_client: httpx2.Client) -> None:
     model = odd_client.get("/v1/models/public-score").json()
     assert (model["role"], model["max_tokens"]) == ("cross-encoder", 256)
     assert "dimensions" not in model

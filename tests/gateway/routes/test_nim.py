@@ -18,7 +18,7 @@ def test_ranking_is_that_of_v1_rerank(client: httpx2.Client) -> None:
     assert answer["usage"]["total_tokens"] == expected["usage"]["total_tokens"]
 
 
-def test_long_passages_are_refused_unless_an_end_may_go(client: httpx2.Client) -> None:
+def test_long_passages_are_refused_unless_truncation_is_allowed(client: httpx2.Client) -> None:
     refused = client.post("/v1/ranking", json=body("sea", ["a", "sea " * 300]))
     assert refused.status_code == 400
     assert refused.json()["error"]["param"] == "documents[1]"
@@ -29,4 +29,4 @@ def test_long_passages_are_refused_unless_an_end_may_go(client: httpx2.Client) -
 def test_images_are_refused(client: httpx2.Client) -> None:
     given = {"query": {"text": "a"}, "passages": [{"text": "b", "image": "c"}]}
     message = client.post("/v1/ranking", json=given).json()["error"]["message"]
-    assert message == "passages[0].image: rerank models take text only"
+    assert message == "passages[0].image: images are not supported; rerank models take text only"

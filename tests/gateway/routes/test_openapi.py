@@ -48,6 +48,6 @@ def test_example_is_answered_by_the_default_models(client: httpx2.Client, operat
     path = operation.path.replace("{model}", "all-minilm-l6-v2")
     answer = client.post(path, json=operation.example)
     if operation.path == "/predict":  # by a cross-encoder, of which there is none
-        assert "is no cross-encoder" in answer.json()["error"]
+        assert "is not a cross-encoder" in answer.json()["error"]
     else:
         assert answer.status_code == 200, answer.text

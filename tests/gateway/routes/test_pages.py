@@ -49,14 +49,14 @@ def test_every_file_that_a_page_names_is_served(client: httpx2.Client) -> None:
         assert client.get(f"/{name}").status_code == 200, name
 
 
-def test_pages_name_nothing_that_is_elsewhere() -> None:
+def test_pages_load_nothing_from_other_servers() -> None:
     for file in FOLDER.rglob("*"):
         if file.suffix in {".html", ".css", ".js"} and "swagger-ui" not in file.parts:
             assert "//" not in re.sub(r"(/\*.*?\*/|(?<!:)//.*?$)", "", file.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/pages/common.css", "/pages/docs.js", "/pages/icon.svg"])
-def test_everything_is_sent_with_headers_that_shut_others_out(client: httpx2.Client, path: str) -> None:
+def test_security_headers_are_sent_with_every_file(client: httpx2.Client, path: str) -> None:
     headers = client.get(path).headers
     policy = dict(directive.strip().split(" ", 1) for directive in headers["content-security-policy"].split(";"))
     assert policy["default-src"] == policy["base-uri"] == policy["form-action"] == policy["frame-ancestors"] == "'none'"
@@ -71,7 +71,7 @@ def test_scripts_of_the_playground_cannot_write_html(client: httpx2.Client) -> N
     assert "require-trusted-types-for 'script'" in client.get("/").headers["content-security-policy"]
 
 
-def test_what_a_client_has_is_not_sent_again(client: httpx2.Client) -> None:
+def test_cached_files_are_not_sent_again(client: httpx2.Client) -> None:
     first = client.get("/pages/common.css")
     assert first.headers["cache-control"] == "no-cache"
     again = client.get("/pages/common.css", headers={"if-none-match": f'"other", {first.headers["etag"]}'})
@@ -81,7 +81,7 @@ def test_what_a_client_has_is_not_sent_again(client: httpx2.Client) -> None:
     assert changed.status_code == 200
 
 
-def test_files_are_zipped_for_who_takes_it(client: httpx2.Client) -> None:
+def test_files_are_gzipped_for_clients_that_accept_it(client: httpx2.Client) -> None:
     zipped = client.get("/pages/swagger-ui/swagger-ui-bundle.js", headers={"accept-encoding": "gzip"})
     plain = client.get("/pages/swagger-ui/swagger-ui-bundle.js", headers={"accept-encoding": "identity"})
     assert zipped.headers["content-encoding"] == "gzip"
@@ -106,7 +106,7 @@ def test_other_methods_are_405(client: httpx2.Client) -> None:
     "path",
     ["/pages/", "/pages/nothing.js", "/pages/index.html", "/pages/swagger-ui/LICENSE", "/pages/..%2froutes%2fpages.py"],
 )
-def test_what_is_no_page_is_404_in_the_common_body(client: httpx2.Client, path: str) -> None:
+def test_unknown_page_is_404_in_the_common_body(client: httpx2.Client, path: str) -> None:
     response = client.get(path)
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "not_found"
@@ -118,6 +118,6 @@ def test_pages_can_be_switched_off(closed: httpx2.Client) -> None:
     assert closed.get("/openapi.json").status_code == 200
 
 
-def test_licences_of_what_is_not_ours_are_kept_beside_it() -> None:
+def test_licences_of_third_party_files_are_included() -> None:
     assert "Apache License" in (FOLDER / "swagger-ui/LICENSE").read_text()
     assert "DOMPurify" in (FOLDER / "swagger-ui/swagger-ui-bundle.js.LICENSE.txt").read_text()

@@ -28,7 +28,7 @@ def decoding_s(server: Server) -> float:
     return spent_s
 
 
-def test_nothing_more_is_decoded_for_a_client_that_has_gone(server: Server) -> None:
+def test_decoding_stops_when_the_client_disconnects(server: Server) -> None:
     body = {"model": MODEL, "input": [{"image": SLOW}] * 200}
     with httpx2.Client(base_url=server.url) as client, pytest.raises(httpx2.ReadTimeout):
         client.post("/v1/embeddings", json=body, headers={"x-request-id": "left"}, timeout=1)

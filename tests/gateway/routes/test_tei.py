@@ -34,7 +34,7 @@ def test_vectors_are_those_of_v1(client: httpx2.Client, given: Any) -> None:
     assert np.array(post(client, "/embed", inputs=given)) == pytest.approx(np.array(reference(client, given)), abs=1e-4)
 
 
-def test_headers_say_what_was_computed(client: httpx2.Client) -> None:
+def test_headers_report_usage(client: httpx2.Client) -> None:
     headers = client.post("/embed", json={"inputs": ["a shell", "a trumpet"]}).headers
     assert (headers["x-compute-tokens"], headers["x-compute-characters"]) == ("8", "16")
     stages = ("x-tokenization-time", "x-queue-time", "x-inference-time")
@@ -42,7 +42,7 @@ def test_headers_say_what_was_computed(client: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize(("direction", "kept"), [("Right", "sea"), ("Left", "shell")])
-def test_long_texts_are_cut_unless_told_otherwise(client: httpx2.Client, direction: str, kept: str) -> None:
+def test_long_texts_are_truncated_by_default(client: httpx2.Client, direction: str, kept: str) -> None:
     text = "sea " * 254 + "shell " * 254
     assert post(client, "/embed", inputs=text, truncation_direction=direction) == reference(client, f"{kept} " * 254)
     message = refused(client, "/embed", inputs=["a", text], truncate=False)
@@ -62,7 +62,7 @@ def test_ranking_is_that_of_v1(client: httpx2.Client) -> None:
     assert all(set(rank) == {"index", "score"} for rank in post(client, "/rerank", query="a", texts=texts))
     (best,) = post(client, "/rerank", query="sea shells", texts=texts, top_n=1)
     assert best["index"] == 1
-    assert refused(client, "/rerank", query="a", texts=texts, instruction="b").startswith("instruction: model")
+    assert refused(client, "/rerank", query="a", texts=texts, instruction="b").endswith("does not support instruction")
 
 
 def test_similarities_are_cosines(client: httpx2.Client) -> None:
@@ -80,8 +80,8 @@ def test_tokens_are_parts_of_their_text(client: httpx2.Client) -> None:
     assert plain == tokens[1:-1]
 
 
-def test_prediction_wants_a_cross_encoder(client: httpx2.Client) -> None:
-    assert refused(client, "/predict", inputs=["a", "b"]).endswith("is no cross-encoder, which predictions are made by")
+def test_prediction_needs_a_cross_encoder(client: httpx2.Client) -> None:
+    assert refused(client, "/predict", inputs=["a", "b"]).endswith("is not a cross-encoder; /predict needs one")
     assert refused(client, "/predict", inputs=["a"]) == "inputs must be a pair of texts or a list of pairs"
 
 
@@ -96,19 +96,19 @@ def test_health_is_readiness(client: httpx2.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/embed_all", "/embed_sparse"])
-def test_vectors_of_tokens_are_not_to_be_had(client: httpx2.Client, path: str) -> None:
+def test_token_embeddings_are_not_supported(client: httpx2.Client, path: str) -> None:
     answer = client.post(path, json={"inputs": "a"})
     assert answer.status_code == 404
-    message = f"there is no {path}: models pool in the graph, into one dense vector"
+    message = f"{path} is not supported: the exported graph pools into one dense vector"
     assert answer.json() == {"error": message, "error_type": "Validation"}
 
 
 @pytest.mark.parametrize("given", [[], ["a", 5], [["a", "b"]], 5])
-def test_bad_inputs_are_refused_in_teis_shape(client: httpx2.Client, given: Any) -> None:
+def test_bad_inputs_are_refused_in_teis_format(client: httpx2.Client, given: Any) -> None:
     refused(client, "/embed", inputs=given)
 
 
-def test_rerank_answers_in_the_shape_that_the_body_has(client: httpx2.Client) -> None:
+def test_rerank_answers_in_the_format_of_the_body(client: httpx2.Client) -> None:
     body = {"query": "sea shells", "documents": ["Brass.", "A conch."], "texts": None}
     expected, answer = client.post("/v1/rerank", json=body), client.post("/rerank", json=body)
     assert (answer.status_code, answer.json()) == (200, expected.json())
@@ -123,7 +123,7 @@ def test_rerank_answers_in_the_shape_that_the_body_has(client: httpx2.Client) ->
     assert refused(client, "/rerank", query="a", texts=1, documents=None).startswith("texts: Expected")
 
 
-def test_bare_url_answers_what_its_inputs_say(client: httpx2.Client) -> None:
+def test_root_path_answers_by_the_type_of_inputs(client: httpx2.Client) -> None:
     assert post(client, "/", inputs=["a shell"], normalize=False) == post(
         client, "/embed", inputs=["a shell"], normalize=False
     )
@@ -132,7 +132,7 @@ def test_bare_url_answers_what_its_inputs_say(client: httpx2.Client) -> None:
     assert refused(client, "/") == "inputs is required"
 
 
-def test_unknown_fields_are_told(client: httpx2.Client) -> None:
+def test_unknown_fields_are_reported(client: httpx2.Client) -> None:
     body = {"inputs": "a shell", "normalise": False, "truncation_direction": None, "truncate": "true"}
     response = client.post("/embed", json=body)
     assert response.status_code == 200
@@ -142,22 +142,24 @@ def test_unknown_fields_are_told(client: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
-        ("/embed", {"inputs": "a", "normalized": False}, "normalized: here this is called normalize"),
-        ("/embed", {"inputs": "a", "output_dimension": 64}, "output_dimension: here this is called dimensions"),
-        ("/embed", {"inputs": "a", "input_type": "query"}, "input_type: here this is called prompt_name"),
-        ("/embed", {"inputs": "a", "encoding_format": "base64"}, "encoding_format: here vectors are lists of floats"),
-        ("/rerank", {"query": "a", "texts": ["b"], "return_documents": True}, "return_documents: beside texts"),
-        ("/rerank", {"query": "a", "texts": ["b"], "truncate_prompt_tokens": 8}, "truncate_prompt_tokens: with"),
+        ("/embed", {"inputs": "a", "normalized": False}, "normalized: use normalize instead"),
+        ("/embed", {"inputs": "a", "output_dimension": 64}, "output_dimension: use dimensions instead"),
+        ("/embed", {"inputs": "a", "input_type": "query"}, "input_type: use prompt_name instead"),
+        ("/embed", {"inputs": "a", "encoding_format": "base64"}, "encoding_format: only lists of floats are supported"),
+        ("/rerank", {"query": "a", "texts": ["b"], "return_documents": True}, "return_documents: use return_text"),
+        (
+            "/rerank",
+            {"query": "a", "texts": ["b"], "truncate_prompt_tokens": 8},
+            "truncate_prompt_tokens: supported only with documents",
+        ),
     ],
 )
-def test_what_would_change_the_answer_elsewhere_is_refused(
-    client: httpx2.Client, path: str, body: dict[str, Any], message: str
-) -> None:
+def test_unsupported_fields_are_refused(client: httpx2.Client, path: str, body: dict[str, Any], message: str) -> None:
     assert refused(client, path, **body).startswith(message)
 
 
 @pytest.mark.parametrize("filling", ["", "a" * PIECE_BYTES])
-def test_large_bodies_lose_nothing_where_a_path_has_two_types(client: httpx2.Client, filling: str) -> None:
+def test_large_bodies_are_complete_on_paths_with_two_types(client: httpx2.Client, filling: str) -> None:
     for path, body in (
         ("/rerank", {"query": "sea", "texts": [f"sea {filling}", "b"]}),
         ("/rerank", {"query": "sea", "documents": [f"sea {filling}", "b"]}),

@@ -1,4 +1,4 @@
-"""Lines without Triton: a part is done when the test says so, or after as long as its tokens take."""
+"""Queues without Triton: a batch ends when the test says so, or after the time that its tokens take."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -7,63 +7,63 @@ from contextlib import nullcontext
 import pytest
 
 from gateway.errors import Overloaded
-from gateway.scheduling.admission import LEAST_UNDER_WAY, SMALL_TOKENS, Line, Lines, Ticket
+from gateway.scheduling.admission import MIN_IN_FLIGHT_TOKENS, SMALL_TOKENS, Admission, Queue, Queues
 
 RATE = 1_000_000.0
-"""Tokens a second of the make-believe model."""
+"""Tokens per second of the simulated model."""
 
 
-def known(rate: float = 10_000.0) -> Line:
-    """A line that lets no more than the least be under way."""
-    line = Line(timeout_s=1000)
-    line.rate = rate
-    return line
+def known(rate: float = 10_000.0) -> Queue:
+    """A queue with a known rate, low enough for MIN_IN_FLIGHT_TOKENS to apply."""
+    queue = Queue(timeout_s=1000)
+    queue.rate = rate
+    return queue
 
 
 class Model:
-    """Computes one part after the other, and writes down whose they were; parts of a request wait side by side."""
+    """Computes one batch at a time and records the order; the batches of a request wait concurrently."""
 
-    def __init__(self, line: Line) -> None:
-        self.line = line
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
         self.order: list[str] = []
         self._turn = asyncio.Lock()
 
-    async def request(self, key: str, parts: int, tokens: int, name: str = "") -> None:
-        with self.line.admit(key, parts * tokens) as ticket:
-            await asyncio.gather(*(self._part(ticket, tokens, name or key) for _ in range(parts)))
+    async def request(self, key: str, batches: int, tokens: int, name: str = "") -> None:
+        with self.queue.admit(key, batches * tokens) as admission:
+            await asyncio.gather(*(self._batch(admission, tokens, name or key) for _ in range(batches)))
 
-    async def _part(self, ticket: Ticket, tokens: int, name: str) -> None:
-        await ticket.turn(tokens)
+    async def _batch(self, admission: Admission, tokens: int, name: str) -> None:
+        await admission.acquire(tokens)
         async with self._turn:
             await asyncio.sleep(tokens / RATE)
         self.order.append(name)
-        self.line.leave(tokens, done=True)
+        self.queue.release(tokens, done=True)
 
 
 def run(use: Callable[[], Coroutine[object, object, None]]) -> None:
     asyncio.run(use())
 
 
-def test_work_goes_at_once_as_long_as_there_is_room() -> None:
+def test_work_starts_at_once_while_there_is_room() -> None:
     async def use() -> None:
-        line = known()
-        with line.admit("a", 100) as ticket:
-            await ticket.turn(100)
-            assert (line.in_flight, line.waiting) == (100, 0)
-            line.leave(100, done=True)
-        assert (line.in_flight, line.waiting) == (0, 0)
+        queue = known()
+        with queue.admit("a", 100) as admission:
+            await admission.acquire(100)
+            assert (queue.in_flight, queue.waiting) == (100, 0)
+            queue.release(100, done=True)
+        assert (queue.in_flight, queue.waiting) == (0, 0)
 
     run(use)
 
 
-def test_no_more_goes_to_triton_than_keeps_it_busy() -> None:
+def test_work_in_flight_is_limited() -> None:
     async def use() -> None:
-        line = Line(timeout_s=10)
-        with line.admit("a", 3 * LEAST_UNDER_WAY) as ticket:
-            turns = [asyncio.create_task(ticket.turn(LEAST_UNDER_WAY // 2)) for _ in range(6)]
+        queue = Queue(timeout_s=10)
+        with queue.admit("a", 3 * MIN_IN_FLIGHT_TOKENS) as admission:
+            turns = [asyncio.create_task(admission.acquire(MIN_IN_FLIGHT_TOKENS // 2)) for _ in range(6)]
             await asyncio.sleep(0)
             assert [turn.done() for turn in turns] == [True, True, True, False, False, False]
-            line.leave(LEAST_UNDER_WAY // 2, done=True)
+            queue.release(MIN_IN_FLIGHT_TOKENS // 2, done=True)
             await asyncio.sleep(0)
             assert sum(turn.done() for turn in turns) == 4
             await turns[3]
@@ -73,7 +73,7 @@ def test_no_more_goes_to_triton_than_keeps_it_busy() -> None:
     run(use)
 
 
-def test_small_requests_go_in_front_of_bulk_work_that_came_first() -> None:
+def test_small_requests_overtake_bulk_work() -> None:
     async def use() -> None:
         model = Model(known())
         bulk = asyncio.create_task(model.request("a", 50, 1000, "bulk"))
@@ -86,7 +86,7 @@ def test_small_requests_go_in_front_of_bulk_work_that_came_first() -> None:
     run(use)
 
 
-def test_keys_get_the_same_however_much_they_ask_for() -> None:
+def test_keys_share_the_model_equally() -> None:
     async def use() -> None:
         model = Model(known())
         requests: list[Awaitable[None]] = [model.request("greedy", 50, 1000) for _ in range(3)]
@@ -99,56 +99,56 @@ def test_keys_get_the_same_however_much_they_ask_for() -> None:
     run(use)
 
 
-def test_a_flow_takes_nothing_that_it_cannot_do_in_time() -> None:
+def test_flow_that_cannot_be_served_in_time_is_refused() -> None:
     async def use() -> None:
-        line = known(rate=10_000)
-        with line.admit("bulk", 5000) as first:
-            await first.turn(5000)
-            with line.admit("a", 2000) as second, line.admit("a", 2000), line.admit("a", 2000):  # 0.6 s of work
-                waiting = asyncio.create_task(second.turn(2000))
+        queue = known(rate=10_000)
+        with queue.admit("bulk", 5000) as first:
+            await first.acquire(5000)
+            with queue.admit("a", 2000) as second, queue.admit("a", 2000), queue.admit("a", 2000):  # 0.6 s of work
+                waiting = asyncio.create_task(second.acquire(2000))
                 await asyncio.sleep(0)
-                with pytest.raises(Overloaded) as caught, line.admit("a", 100):
+                with pytest.raises(Overloaded) as caught, queue.admit("a", 100):
                     pass
                 assert caught.value.headers == {"retry-after": "1"}
-                with line.admit("b", 100):  # another key's turn comes sooner
+                with queue.admit("b", 100):  # another key's turn comes sooner
                     pass
-                with line.admit("a", SMALL_TOKENS + 1):  # bulk work may wait longer
+                with queue.admit("a", SMALL_TOKENS + 1):  # bulk work may wait longer
                     pass
                 waiting.cancel()
 
     run(use)
 
 
-def test_bulk_work_that_cannot_be_done_in_time_is_refused_to_a_flow_with_nothing_waiting_too() -> None:
+def test_bulk_request_that_cannot_be_done_in_time_is_refused_on_an_empty_flow() -> None:
     async def use() -> None:
-        line = Line(timeout_s=20)  # of which bulk work may wait 15 s
-        line.rate = 10_000.0
-        with line.admit("a", 100_000) as first:
-            await first.turn(5000)
-            waiting = asyncio.create_task(first.turn(5000))
+        queue = Queue(timeout_s=20)  # of which bulk work may wait 15 s
+        queue.rate = 10_000.0
+        with queue.admit("a", 100_000) as first:
+            await first.acquire(5000)
+            waiting = asyncio.create_task(first.acquire(5000))
             await asyncio.sleep(0)
-            with line.admit("b", 70_000), pytest.raises(Overloaded), line.admit("c", 70_000):  # 21 s between three
+            with queue.admit("b", 70_000), pytest.raises(Overloaded), queue.admit("c", 70_000):  # 21 s between three
                 pass
             waiting.cancel()
 
     run(use)
 
 
-def test_flow_that_gave_up_is_not_behind_others_for_it() -> None:
+def test_cancelled_work_does_not_delay_its_flow() -> None:
     async def use() -> None:
-        line = known()
-        with line.admit("b", 8000) as busy:
-            await busy.turn(8000)
-            with line.admit("a", 100_000) as given_up:
-                parts = [asyncio.create_task(given_up.turn(50_000)) for _ in range(2)]
+        queue = known()
+        with queue.admit("b", 8000) as busy:
+            await busy.acquire(8000)
+            with queue.admit("a", 100_000) as given_up:
+                batches = [asyncio.create_task(given_up.acquire(50_000)) for _ in range(2)]
                 await asyncio.sleep(0)
-                for part in parts:
-                    part.cancel()
-                await asyncio.gather(*parts, return_exceptions=True)
-            with line.admit("a", 5000) as small, line.admit("b", 5000) as other:
-                turns = [asyncio.create_task(ticket.turn(5000)) for ticket in (other, small)]
+                for batch in batches:
+                    batch.cancel()
+                await asyncio.gather(*batches, return_exceptions=True)
+            with queue.admit("a", 5000) as small, queue.admit("b", 5000) as other:
+                turns = [asyncio.create_task(admission.acquire(5000)) for admission in (other, small)]
                 await asyncio.sleep(0)
-                line.leave(8000, done=True)
+                queue.release(8000, done=True)
                 await asyncio.sleep(0)
                 assert [turn.done() for turn in turns] == [False, True]  # b has had 8,000
                 turns[0].cancel()
@@ -157,52 +157,52 @@ def test_flow_that_gave_up_is_not_behind_others_for_it() -> None:
 
 
 @pytest.mark.parametrize(("timeout_s", "is_admitted"), [(100, True), (1, False)])
-def test_slow_model_lets_wait_what_it_can_do_before_the_timeout(timeout_s: float, is_admitted: bool) -> None:
+def test_slow_model_queues_what_fits_the_timeout(timeout_s: float, is_admitted: bool) -> None:
     async def use() -> None:
-        line = Line(timeout_s)
-        line.rate = 200.0
-        with line.admit("bulk", 5000) as first:
-            await first.turn(5000)
-            with line.admit("a", 1000) as second:
-                waiting = asyncio.create_task(second.turn(1000))
+        queue = Queue(timeout_s)
+        queue.rate = 200.0
+        with queue.admit("bulk", 5000) as first:
+            await first.acquire(5000)
+            with queue.admit("a", 1000) as second:
+                waiting = asyncio.create_task(second.acquire(1000))
                 await asyncio.sleep(0)
-                with nullcontext() if is_admitted else pytest.raises(Overloaded), line.admit("a", 100):
+                with nullcontext() if is_admitted else pytest.raises(Overloaded), queue.admit("a", 100):
                     pass
                 waiting.cancel()
 
     run(use)
 
 
-def test_what_is_refused_or_given_up_leaves_nothing_behind() -> None:
+def test_refused_and_cancelled_requests_leave_nothing_behind() -> None:
     async def use() -> None:
-        line = known()
-        with line.admit("a", 8000) as ticket:
-            await ticket.turn(8000)
-            given_up = asyncio.create_task(Model(line).request("a", 2, 1500))
+        queue = known()
+        with queue.admit("a", 8000) as admission:
+            await admission.acquire(8000)
+            given_up = asyncio.create_task(Model(queue).request("a", 2, 1500))
             await asyncio.sleep(0)
-            assert line.waiting == 3000
+            assert queue.waiting == 3000
             given_up.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await given_up
-            assert line.waiting == 0
-            line.leave(8000, done=False)
-        assert line.in_flight == 0
-        with line.admit("a", 5) as ticket:
-            await ticket.turn(5)
+            assert queue.waiting == 0
+            queue.release(8000, done=False)
+        assert queue.in_flight == 0
+        with queue.admit("a", 5) as admission:
+            await admission.acquire(5)
 
     run(use)
 
 
-def test_rate_is_learnt_from_what_is_done() -> None:
+def test_rate_is_measured() -> None:
     async def use() -> None:
-        model = Model(Line(timeout_s=10))
+        model = Model(Queue(timeout_s=10))
         await model.request("a", 40, 20_000)
-        assert 0.3 * RATE < model.line.rate < 1.1 * RATE  # sleeping takes longer than it should
+        assert 0.3 * RATE < model.queue.rate < 1.1 * RATE  # sleeping takes longer than it should
 
     run(use)
 
 
-def test_each_model_has_a_line_of_its_own() -> None:
-    lines = Lines(timeout_s=10)
-    assert lines.of("a") is lines.of("a")
-    assert lines.of("a") is not lines.of("b")
+def test_each_model_has_its_own_queue() -> None:
+    queues = Queues(timeout_s=10)
+    assert queues.get("a") is queues.get("a")
+    assert queues.get("a") is not queues.get("b")

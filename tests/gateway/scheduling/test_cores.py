@@ -18,10 +18,10 @@ ALL = len(os.sched_getaffinity(0))
         ("1000000000 100000", ALL),
     ],
 )
-def test_container_has_as_many_cores_as_its_limit_is_worth(tmp_path: Path, limit: str, count: int) -> None:
+def test_container_limit_is_rounded_up_to_cores(tmp_path: Path, limit: str, count: int) -> None:
     (tmp_path / "cpu.max").write_text(f"{limit}\n")
     assert cores.count(tmp_path / "cpu.max") == count
 
 
-def test_process_without_a_limit_has_all_that_it_may_run_on(tmp_path: Path) -> None:
+def test_process_without_a_limit_may_use_its_affinity(tmp_path: Path) -> None:
     assert cores.count(tmp_path / "cpu.max") == ALL

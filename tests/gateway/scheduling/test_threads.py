@@ -29,7 +29,7 @@ def compute(seconds: float = 0.05) -> None:
         pass
 
 
-def test_account_is_charged_for_what_was_computed_and_not_for_waiting() -> None:
+def test_account_is_charged_for_cpu_time_and_not_for_waiting() -> None:
     async def work(threads: Threads) -> None:
         account = Account()
         await threads.run(account, lambda: time.sleep(0.1))
@@ -40,7 +40,7 @@ def test_account_is_charged_for_what_was_computed_and_not_for_waiting() -> None:
     using(work)
 
 
-def test_failure_is_told_and_charged() -> None:
+def test_failed_work_raises_and_is_charged() -> None:
     def fail() -> None:
         compute()
         raise KeyError("a")
@@ -54,7 +54,7 @@ def test_failure_is_told_and_charged() -> None:
     using(work)
 
 
-def test_another_key_has_a_thread_while_one_has_all() -> None:
+def test_another_key_gets_a_spare_thread() -> None:
     async def work(threads: Threads) -> None:
         go_on = threading.Event()
         held = [asyncio.create_task(threads.run(Account("a"), go_on.wait)) for _ in range(threads.count + SPARE)]
@@ -65,7 +65,7 @@ def test_another_key_has_a_thread_while_one_has_all() -> None:
     using(work)
 
 
-def test_whoever_gives_up_has_the_turn_until_the_work_is_done() -> None:
+def test_cancelled_caller_holds_the_turn_until_the_work_is_done() -> None:
     async def work(threads: Threads) -> None:
         go_on, begun = threading.Event(), threading.Semaphore(0)
 
@@ -89,7 +89,7 @@ def test_whoever_gives_up_has_the_turn_until_the_work_is_done() -> None:
     using(work)
 
 
-def test_error_that_nobody_waits_for_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_error_of_cancelled_work_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def work(threads: Threads) -> None:
         go_on = threading.Event()
 

@@ -41,23 +41,23 @@ def run(*asked: tuple[str, float], size: int = 1, spare: int = 0) -> tuple[str, 
     return "".join(order), most
 
 
-def test_keys_take_turns_however_many_each_has_waiting() -> None:
+def test_keys_alternate_however_much_they_have_waiting() -> None:
     order, _ = run(*[("g", 1)] * 4, *[("m", 1)] * 2)
     assert order == "gmgmgg"
 
 
-def test_key_whose_turns_are_long_gets_fewer_of_them() -> None:
+def test_key_with_long_turns_gets_fewer() -> None:
     order, _ = run(*[("s", 5)] * 3, *[("q", 1)] * 7)
     assert order == "sqqqqqsqqs"
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_no_more_than_so_many_at_a_time(size: int) -> None:
+def test_size_is_the_limit(size: int) -> None:
     order, most = run(*((key, 1) for key in "abcabcabc"), size=size)
     assert (len(order), most) == (9, size)
 
 
-def test_spare_turns_are_for_keys_that_hold_none() -> None:
+def test_spare_turns_go_to_keys_without_a_turn() -> None:
     _, most = run(*[("a", 1)] * 9, size=2, spare=2)
     assert most == 2
     order, most = run(*[("a", 9)] * 4, ("b", 1), ("b", 1), ("c", 1), ("d", 1), size=2, spare=2)
@@ -79,7 +79,7 @@ async def asking(turns: Turns, key: str) -> asyncio.Task[None]:
     return task
 
 
-def test_turns_that_still_go_on_count() -> None:
+def test_running_turns_count() -> None:
     async def work(turns: Turns, clock: Clock) -> None:
         for key in ("slow", "slow", "quick"):
             await turns.begin(key)
@@ -92,7 +92,7 @@ def test_turns_that_still_go_on_count() -> None:
     using(work, size=3)
 
 
-def test_key_that_was_away_has_no_credit() -> None:
+def test_returning_key_has_no_credit() -> None:
     async def work(turns: Turns, clock: Clock) -> None:
         await turns.begin("here")
         clock.now = 100
@@ -109,7 +109,7 @@ def test_key_that_was_away_has_no_credit() -> None:
     using(work)
 
 
-def test_key_that_leaves_for_a_moment_has_still_had_its_time() -> None:
+def test_briefly_idle_key_keeps_its_usage() -> None:
     async def work(turns: Turns, clock: Clock) -> None:
         for key in ("slow", "slow", "other"):
             await turns.begin(key)
@@ -125,7 +125,7 @@ def test_key_that_leaves_for_a_moment_has_still_had_its_time() -> None:
     using(work, size=3)
 
 
-def test_turn_that_was_given_up_goes_to_the_next() -> None:
+def test_cancelled_turn_goes_to_the_next() -> None:
     async def work(turns: Turns, _: Clock) -> None:
         await turns.begin("a")
         given_up, waiting = [await asking(turns, key) for key in "ab"]
@@ -137,7 +137,7 @@ def test_turn_that_was_given_up_goes_to_the_next() -> None:
     using(work)
 
 
-def test_turn_that_comes_to_one_who_gives_up_is_given_back() -> None:
+def test_turn_granted_to_a_cancelled_waiter_is_released() -> None:
     async def work(turns: Turns, _: Clock) -> None:
         await turns.begin("a")
         waiting = await asking(turns, "b")
@@ -149,7 +149,7 @@ def test_turn_that_comes_to_one_who_gives_up_is_given_back() -> None:
     using(work)
 
 
-def test_turn_that_ends_while_its_next_gives_up_is_not_lost() -> None:
+def test_turn_is_not_lost_if_the_next_waiter_is_cancelled() -> None:
     async def work(turns: Turns, _: Clock) -> None:
         await turns.begin("a")
         waiting = await asking(turns, "b")

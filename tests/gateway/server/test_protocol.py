@@ -9,7 +9,15 @@ from contextlib import suppress
 
 import pytest
 
-from gateway.server.protocol import CHUNK_BYTES, HEAD_BYTES, MAX_CHUNKS, MAX_PIPELINED, REST_BYTES, Flow, Joined
+from gateway.server.protocol import (
+    CHUNK_BYTES,
+    HEAD_BYTES,
+    MAX_CHUNKS,
+    MAX_PIPELINED,
+    REST_BYTES,
+    CoalescingTransport,
+    PipelineFlowControl,
+)
 from tests.serving import Server
 
 REQUEST = b"GET /health/live HTTP/1.1\r\nhost: a\r\n"
@@ -30,7 +38,7 @@ def answer(connection: socket.socket) -> tuple[int, str]:
     return int(head.split()[1]), json.loads(body)["error"]["message"]
 
 
-def test_what_is_no_http_is_refused_in_the_form_of_every_error(connection: socket.socket) -> None:
+def test_malformed_http_is_refused_in_the_common_format(connection: socket.socket) -> None:
     connection.sendall(b"hello\r\n\r\n")
     assert answer(connection) == (400, "Invalid HTTP request received.")
 
@@ -39,15 +47,15 @@ def test_headers_without_end_are_refused(connection: socket.socket) -> None:
     connection.sendall(REQUEST + b"x: ")
     for _ in range(HEAD_BYTES // 4096 + 1):
         connection.sendall(b"a" * 4096)
-    assert answer(connection) == (431, f"the headers are over {HEAD_BYTES} bytes")
+    assert answer(connection) == (431, f"the request headers exceed {HEAD_BYTES} bytes")
 
 
-def test_headers_that_come_too_slowly_are_refused(connection: socket.socket) -> None:
+def test_slow_headers_are_refused(connection: socket.socket) -> None:
     connection.sendall(REQUEST)
-    assert answer(connection) == (408, "the headers were not complete within 10 s")
+    assert answer(connection) == (408, "the request headers were not complete within 10 s")
 
 
-def test_connection_that_rests_between_requests_is_kept(connection: socket.socket) -> None:
+def test_idle_connection_between_requests_is_kept(connection: socket.socket) -> None:
     for _ in range(2):
         connection.sendall(REQUEST + b"\r\n")
         received = b""
@@ -83,14 +91,14 @@ def test_body_does_not_count_as_the_headers_of_the_next_request(connection: sock
     assert answers.count(b"HTTP/1.1 200 OK") == 2
 
 
-def test_wish_for_another_protocol_is_ignored(connection: socket.socket) -> None:
+def test_upgrade_header_is_ignored(connection: socket.socket) -> None:
     body = b'{"input": "a"}'
     head = POST % len(body) + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AA\r\n"
     connection.sendall(head + b"\r\n" + body + REQUEST + b"connection: close\r\n\r\n")
     assert received(connection).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_requests_that_do_not_wait_for_answers_are_refused(connection: socket.socket) -> None:
+def test_too_many_pipelined_requests_are_refused(connection: socket.socket) -> None:
     body = b'{"input": "a"}'
     connection.sendall((POST % len(body) + b"\r\n" + body) * 1000)
     assert (
@@ -98,7 +106,7 @@ def test_requests_that_do_not_wait_for_answers_are_refused(connection: socket.so
     )  # those that wait, and the one they wait for
 
 
-def test_trailers_are_taken_and_dropped(connection: socket.socket) -> None:
+def test_trailers_are_ignored(connection: socket.socket) -> None:
     connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
     connection.sendall(b'e\r\n{"input": "a"}\r\n0\r\n' + b"x-trailer: 1\r\n" * 1000 + b"\r\n")
     connection.sendall(REQUEST + b"connection: close\r\n\r\n")
@@ -108,10 +116,10 @@ def test_trailers_are_taken_and_dropped(connection: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("headers", "message"),
     [
-        (b"", "there is no Host header"),
-        (b"host: a\r\nhost: a\r\n", "there is more than one Host header"),
-        (b"host: a, b\r\n", "the Host header is not a host"),
-        (b"host: a/b\r\n", "the Host header is not a host"),
+        (b"", "the request has no Host header"),
+        (b"host: a\r\nhost: a\r\n", "the request has more than one Host header"),
+        (b"host: a, b\r\n", "the Host header is not a valid host"),
+        (b"host: a/b\r\n", "the Host header is not a valid host"),
     ],
 )
 def test_request_without_one_host_is_refused(connection: socket.socket, headers: bytes, message: str) -> None:
@@ -120,7 +128,7 @@ def test_request_without_one_host_is_refused(connection: socket.socket, headers:
 
 
 @pytest.mark.parametrize("host", [b"", b"a", b"a:80", b"[::1]:8080", b"x_y-z.example.com"])
-def test_any_host_is_taken(connection: socket.socket, host: bytes) -> None:
+def test_any_valid_host_is_accepted(connection: socket.socket, host: bytes) -> None:
     connection.sendall(b"GET /openapi.json HTTP/1.1\r\nhost: %s\r\nconnection: close\r\n\r\n" % host)
     assert received(connection).startswith(b"HTTP/1.1 200 OK")
 
@@ -132,7 +140,7 @@ def test_http_1_0_needs_no_host(connection: socket.socket) -> None:
 
 def test_transfer_encoding_that_is_not_decoded_is_refused(connection: socket.socket) -> None:
     connection.sendall(REQUEST + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n")
-    assert answer(connection) == (501, "the only transfer-encoding that is read is chunked")
+    assert answer(connection) == (501, "unsupported transfer-encoding; only chunked is supported")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +152,7 @@ def test_transfer_encoding_that_is_not_decoded_is_refused(connection: socket.soc
     ],
 )
 @pytest.mark.parametrize("apart", [False, True])
-def test_requests_behind_one_that_wishes_for_another_protocol_are_answered(
+def test_requests_after_an_upgrade_are_answered(
     connection: socket.socket, other: bytes, status: bytes, apart: bool
 ) -> None:
     whole = REQUEST + b"\r\n" + other + REQUEST + b"connection: close\r\n\r\n"
@@ -155,7 +163,7 @@ def test_requests_behind_one_that_wishes_for_another_protocol_are_answered(
 
 
 @pytest.mark.parametrize("target", [b"GET http://a", b"CONNECT a:443"])
-def test_request_in_front_of_one_that_is_none_is_answered(connection: socket.socket, target: bytes) -> None:
+def test_request_before_a_malformed_one_is_answered(connection: socket.socket, target: bytes) -> None:
     body = b'{"input": "a"}'
     first = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
     connection.sendall(first + target + b" HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -173,7 +181,7 @@ def test_body_in_small_chunks_is_put_together(connection: socket.socket) -> None
 
 def test_body_in_small_chunks_without_end_is_refused(connection: socket.socket) -> None:
     connection.sendall(CHUNKED + b"1\r\n \r\n" * (MAX_CHUNKS + 1000))
-    assert answer(connection) == (400, f"the body comes in over {MAX_CHUNKS} chunks of under {CHUNK_BYTES} bytes")
+    assert answer(connection) == (400, f"the body has more than {MAX_CHUNKS} chunks smaller than {CHUNK_BYTES} bytes")
 
 
 FOREIGN = b"POST /v1/embeddings HTTP/1.1\r\nhost: example.com\r\n"
@@ -221,7 +229,7 @@ def test_rest_of_a_refused_body_that_never_comes_ends_the_connection(connection:
     assert drip(connection, b" ").startswith(b"HTTP/1.1 403 Forbidden")
 
 
-def test_line_breaks_between_requests_begin_none(connection: socket.socket) -> None:
+def test_line_breaks_between_requests_are_ignored(connection: socket.socket) -> None:
     for before in (b"", b"\r\n", b"\r\n"):
         connection.sendall(before)
         time.sleep(0.1)  # so that the server reads the line break alone
@@ -229,7 +237,7 @@ def test_line_breaks_between_requests_begin_none(connection: socket.socket) -> N
         assert connection.recv(2**16).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_client_that_asked_to_close_gets_its_answer_before_its_body_is_done(connection: socket.socket) -> None:
+def test_client_that_closes_gets_its_response_before_its_body_is_complete(connection: socket.socket) -> None:
     connection.sendall(FOREIGN + b"connection: close\r\ncontent-length: 3000000\r\n\r\n" + b" " * 2_000_000)
     time.sleep(0.2)  # so that the answer is there before the rest
     connection.sendall(b" " * 500_000)
@@ -261,7 +269,7 @@ class Recording(asyncio.Transport):
 
 def test_no_more_is_read_while_a_request_waits() -> None:
     recording, waiting = Recording(), ["a request"]
-    flow = Flow(recording, waiting)
+    flow = PipelineFlowControl(recording, waiting)
     flow.pause_reading()
     flow.resume_reading()
     assert recording.done == ["paused"]
@@ -273,13 +281,13 @@ def test_no_more_is_read_while_a_request_waits() -> None:
 def test_head_and_body_are_sent_together() -> None:
     async def use() -> list[object]:
         recording = Recording()
-        joined = Joined(recording, asyncio.get_running_loop(), recording.close)
-        joined.write(b"head")
-        joined.write(b"body")
+        transport = CoalescingTransport(recording, asyncio.get_running_loop(), recording.close)
+        transport.write(b"head")
+        transport.write(b"body")
         await asyncio.sleep(0)
-        joined.write(b"next")
-        joined.close()
-        joined.write(b"too late")
+        transport.write(b"next")
+        transport.close()
+        transport.write(b"too late")
         await asyncio.sleep(0)
         return recording.done
 

@@ -1,4 +1,4 @@
-"""A Triton that needs no server, for what is sent there and what becomes of the answers."""
+"""A Triton client without a server. It records what is sent to it."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.errors import NotReady
-from gateway.scheduling.admission import Lines
+from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
 from gateway.service.caller import Caller
 from gateway.triton import Triton
@@ -16,17 +16,18 @@ from gateway.triton import Triton
 
 @dataclass
 class RecordingTriton(Triton):
-    """Answers each row with its first number; fails from the given call on."""
+    """Answers each row with its first value; fails from call `fail_at` on."""
 
     fail_at: int | None = None
     calls: list[Mapping[str, NDArray[np.generic]]] = field(default_factory=list)
-    answered_at: dict[str, float] = field(default_factory=dict)
     now: int = 0
     most_at_a_time: int = 0
 
-    async def infer(self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str) -> NDArray[np.float32]:
+    async def infer(
+        self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str, shape: tuple[int, int]
+    ) -> NDArray[np.float32]:
         if self.fail_at is not None and len(self.calls) >= self.fail_at:
-            raise NotReady(f"{model} gave no {output}")
+            raise NotReady(f"{model} returned no {output}")
         self.calls.append(tensors)
         self.now += 1
         self.most_at_a_time = max(self.now, self.most_at_a_time)
@@ -34,9 +35,10 @@ class RecordingTriton(Triton):
         self.now -= 1
         given = next(iter(tensors.values()))
         first: NDArray[np.float32] = given.reshape(len(given), -1)[:, :1].astype(np.float32)
+        assert first.shape == shape
         return first
 
 
 def caller(triton: Triton) -> Caller:
-    """Whoever has all of a Triton to itself."""
-    return Caller(triton, Lines(timeout_s=30), Threads(2, spare=2))
+    """A caller without competitors."""
+    return Caller(triton, Queues(timeout_s=30), Threads(2, spare=2))

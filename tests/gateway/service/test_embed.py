@@ -19,7 +19,7 @@ def tokenizer(repository: Path) -> TextTokenizer:
 def sent(
     tokenizer: TextTokenizer, prefix: str, prompt: str, *texts: str | list[int], limit: int = 256
 ) -> dict[int, int]:
-    """What a model is told of the front of each text, by how many tokens the text has with its prompt."""
+    """The prefix length sent for each text, by the number of tokens of the text with its prompt."""
     triton_model = TextModel("m", "m", "text-embedding", "embedding", 1, 8, limit, 30522, tokenizer, prefix=prefix)
     model = Model("m", (), default=True, created=0, dimensions=(), text_weight=0.5, text=triton_model)
     items = [Item(f"input[{i}]", text) for i, text in enumerate(texts)]
@@ -36,8 +36,8 @@ def sent(
     }
 
 
-def test_model_is_told_the_tokens_of_the_prompt(tokenizer: TextTokenizer, minilm_folder: Path) -> None:
-    # sentence-transformers: those of the prompt alone, less the [SEP] behind.
+def test_model_receives_the_length_of_the_prompt(tokenizer: TextTokenizer, minilm_folder: Path) -> None:
+    # sentence-transformers counts the tokens of the prompt alone, without the final [SEP].
     reference = AutoTokenizer.from_pretrained(minilm_folder)
     prompt = "Represent this question: "
     alone = len(reference(prompt).input_ids) - 1
@@ -45,13 +45,13 @@ def test_model_is_told_the_tokens_of_the_prompt(tokenizer: TextTokenizer, minilm
     assert sent(tokenizer, "prompt_length", prompt, "a shell", ids) == {alone + 3: alone, len(ids): 0}
 
 
-def test_prompt_is_not_longer_than_a_row_that_is_cut(tokenizer: TextTokenizer) -> None:
+def test_prompt_is_not_longer_than_a_truncated_row(tokenizer: TextTokenizer) -> None:
     assert sent(tokenizer, "prompt_length", "one two three four five six seven eight nine ", "ten", limit=8) == {8: 8}
 
 
-def test_without_a_prompt_nothing_is_left_out(tokenizer: TextTokenizer) -> None:
+def test_length_is_zero_without_a_prompt(tokenizer: TextTokenizer) -> None:
     assert sent(tokenizer, "prompt_length", "", "a shell") == {4: 0}
 
 
-def test_other_models_are_told_nothing(tokenizer: TextTokenizer) -> None:
+def test_models_without_the_input_do_not_receive_it(tokenizer: TextTokenizer) -> None:
     assert sent(tokenizer, "", "query: ", "a shell") == {6: 6}  # there is no such tensor

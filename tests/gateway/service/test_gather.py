@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from gateway.service.gather import ahead, gather
+from gateway.service.gather import gather, prefetch
 
 
 def test_results_are_in_order() -> None:
@@ -15,7 +15,7 @@ def test_results_are_in_order() -> None:
     assert asyncio.run(gather(*map(one, range(4)))) == [0, 1, 2, 3]
 
 
-def test_those_behind_a_failure_are_ended_and_those_in_front_are_not() -> None:
+def test_failure_cancels_later_awaitables_only() -> None:
     ended: list[int] = []
 
     async def one(i: int) -> int:
@@ -33,7 +33,7 @@ def test_those_behind_a_failure_are_ended_and_those_in_front_are_not() -> None:
     assert ended == [3, 4, 5]
 
 
-def test_whoever_gives_up_ends_all() -> None:
+def test_cancelling_cancels_all() -> None:
     ended: list[int] = []
 
     async def one(i: int) -> None:
@@ -51,7 +51,7 @@ def test_whoever_gives_up_ends_all() -> None:
 
 
 class Counted:
-    """Calls of which it knows how many are under way."""
+    """Counts its calls in flight."""
 
     def __init__(self) -> None:
         self.begun = self.now = self.most = 0
@@ -71,21 +71,21 @@ class Counted:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 9])
-def test_so_many_are_made_ahead(count: int) -> None:
+def test_calls_up_to_the_limit_run_ahead(count: int) -> None:
     counted = Counted()
 
     async def run() -> list[int]:
-        return [result async for result in ahead(counted.calls(count), 3)]
+        return [result async for result in prefetch(counted.calls(count), 3)]
 
     assert asyncio.run(run()) == list(range(count))
     assert counted.most == min(count, 3)
 
 
-def test_nothing_is_made_for_whoever_has_had_enough() -> None:
+def test_closing_cancels_the_calls_ahead() -> None:
     counted = Counted()
 
     async def run() -> None:
-        results = ahead(counted.calls(9), 3)
+        results = prefetch(counted.calls(9), 3)
         async for _ in results:
             break
         await results.aclose()

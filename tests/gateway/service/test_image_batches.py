@@ -8,7 +8,7 @@ from gateway.catalog import ImageModel
 from gateway.errors import InvalidRequest
 from gateway.images.pool import Pixels
 from gateway.images.preparation import Preparation
-from gateway.service import image_batches
+from gateway.service.image_batches import MAX_PREPARED_IMAGES, infer_images
 from tests.gateway.service.recording import RecordingTriton, caller
 
 
@@ -23,16 +23,16 @@ async def plain(index: int, side: int = 8) -> Pixels:
 
 def test_images_keep_their_order() -> None:
     triton = RecordingTriton()
-    results = asyncio.run(image_batches.run(caller(triton), model(max_batch_size=4), 30, plain))
+    results = asyncio.run(infer_images(caller(triton), model(max_batch_size=4), 30, plain))
     assert results[:, 0].tolist() == list(range(30))
     assert [len(call["pixels"]) for call in triton.calls] == [4] * 7 + [2]
     assert triton.calls[0]["pixels"].dtype == np.uint8
 
 
-def test_large_images_travel_in_smaller_numbers() -> None:
+def test_batches_of_large_images_are_smaller() -> None:
     side = 512  # 768 KiB
     triton = RecordingTriton()
-    asyncio.run(image_batches.run(caller(triton), model(side), 12, lambda index: plain(index, side)))
+    asyncio.run(infer_images(caller(triton), model(side), 12, lambda index: plain(index, side)))
     assert [len(call["pixels"]) for call in triton.calls] == [5, 5, 2]
 
 
@@ -47,12 +47,12 @@ def test_one_call_leaves_room_for_others() -> None:
         now -= 1
         return await plain(index)
 
-    asyncio.run(image_batches.run(caller(RecordingTriton()), model(max_batch_size=4), 100, read))
-    assert most == image_batches.IN_PREPARATION
+    asyncio.run(infer_images(caller(RecordingTriton()), model(max_batch_size=4), 100, read))
+    assert most == MAX_PREPARED_IMAGES
 
 
 @pytest.mark.parametrize("bad", [{3, 7}, {7, 90}, {0, 1, 2, 3}])
-def test_first_bad_image_is_the_one_reported(bad: set[int]) -> None:
+def test_error_is_that_of_the_first_bad_image(bad: set[int]) -> None:
     begun = 0
     others, others_found = bad - {min(bad)}, asyncio.Event()
 
@@ -70,5 +70,5 @@ def test_first_bad_image_is_the_one_reported(bad: set[int]) -> None:
         return await plain(index)
 
     with pytest.raises(InvalidRequest, match=f"^image {min(bad)}$"):
-        asyncio.run(image_batches.run(caller(RecordingTriton()), model(max_batch_size=4), 1000, read))
+        asyncio.run(infer_images(caller(RecordingTriton()), model(max_batch_size=4), 1000, read))
     assert begun < 200

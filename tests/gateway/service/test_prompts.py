@@ -32,29 +32,27 @@ def triton_model(
         ("clustering", "d: "),
     ],
 )
-def test_purposes_of_all_vendors_find_the_models_own_prompt(
-    repository: Path, purpose: str | None, expected: str
-) -> None:
+def test_purposes_of_all_vendors_find_the_prompt(repository: Path, purpose: str | None, expected: str) -> None:
     assert choose(triton_model(repository, PROMPTS, "d: "), purpose, "task") == expected
 
 
-def test_own_name_goes_before_any_other_of_the_same_purpose(repository: Path) -> None:
+def test_exact_name_takes_precedence_over_synonyms(repository: Path) -> None:
     own = {"query": "q: ", "retrieval.query": "r: "}
     assert choose(triton_model(repository, own), "retrieval.query", "task") == "r: "
 
 
-def test_model_without_prompts_takes_every_purpose(repository: Path) -> None:
+def test_model_without_prompts_accepts_every_purpose(repository: Path) -> None:
     assert choose(triton_model(repository, {}), "search_query", "input_type") == ""
 
 
 @pytest.mark.parametrize("purpose", ["query", "search_document"])
-def test_side_of_a_search_never_gets_the_default_prompt(repository: Path, purpose: str) -> None:
+def test_search_purposes_never_use_the_default_prompt(repository: Path, purpose: str) -> None:
     assert choose(triton_model(repository, {"news": "n: "}, "n: "), purpose, "input_type") == ""
 
 
-def test_unknown_purpose_is_refused_by_its_field(repository: Path) -> None:
+def test_unknown_purpose_names_its_field(repository: Path) -> None:
     with pytest.raises(
-        InvalidRequest, match="task is 'cooking'; model 'm' knows query, passage, STS-B, query, search_"
+        InvalidRequest, match="unknown task 'cooking'; model 'm' accepts: query, passage, STS-B, query, search_"
     ):
         choose(triton_model(repository, PROMPTS), "cooking", "task")
 
@@ -65,18 +63,16 @@ FORMS = {INSTRUCT["query"]: "Instruct: {instruction}\nQuery: "}
 
 @pytest.mark.parametrize("purpose", [None, "query", "search_query"])
 @pytest.mark.parametrize("instruction", ["rank shells", "{instruction}\nQuery: {query}"])
-def test_instruction_takes_the_place_of_the_prompts_own(
-    repository: Path, purpose: str | None, instruction: str
-) -> None:
+def test_instruction_replaces_that_of_the_prompt(repository: Path, purpose: str | None, instruction: str) -> None:
     chosen = choose(triton_model(repository, INSTRUCT, instructed=FORMS), purpose, "task", instruction)
     assert chosen == f"Instruct: {instruction}\nQuery: "
 
 
-def test_instruction_without_a_place_is_refused_by_its_field(repository: Path) -> None:
-    with pytest.raises(InvalidRequest, match="instruction: model 'm' takes none here, it has no place") as caught:
+def test_unsupported_instruction_names_its_field(repository: Path) -> None:
+    with pytest.raises(InvalidRequest, match=r"^model 'm' does not support instruction$") as caught:
         choose(triton_model(repository, PROMPTS), None, "task", "rank shells")
     assert caught.value.param == "instruction"
-    with pytest.raises(InvalidRequest, match="takes none here, its prompt '' has no place"):
+    with pytest.raises(InvalidRequest, match=r"^model 'm' does not support instruction with its prompt ''$"):
         choose(triton_model(repository, INSTRUCT, instructed=FORMS), "document", "task", "rank shells")
 
 
@@ -95,7 +91,7 @@ def test_instruction_without_a_place_is_refused_by_its_field(repository: Path) -
         ("", "query", ""),
     ],
 )
-def test_purposes_of_all_vendors_find_the_models_own_variant(
+def test_purposes_of_all_vendors_find_the_variant(
     repository: Path, variants: str, purpose: str | None, expected: str
 ) -> None:
     names = tuple(filter(None, variants.split(",")))
@@ -112,5 +108,5 @@ def test_purposes_of_all_vendors_find_the_models_own_variant(
 
 def test_unknown_purpose_names_the_variants(repository: Path) -> None:
     own = replace(triton_model(repository, {}), variants=("code", "text"), variant="code")
-    with pytest.raises(InvalidRequest, match="task is 'cooking'; model 'm' knows code, text, query, search_query"):
+    with pytest.raises(InvalidRequest, match="unknown task 'cooking'; model 'm' accepts: code, text, query, search_"):
         choose(own, "cooking", "task")

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models
 
 from gateway.catalog import TextModel
 from gateway.errors import NotReady
-from gateway.service import text_batches
+from gateway.service.text_batches import infer_texts
 from gateway.text.tokenizer import TextTokenizer
 from tests.gateway.service.recording import RecordingTriton, caller
 
@@ -18,23 +18,23 @@ def model() -> TextModel:
     return TextModel("m", "m", "text-embedding", "embedding", 1, 4, 512, 1000, tokenizer)
 
 
-def test_order_is_kept_whatever_travels_together(model: TextModel) -> None:
+def test_results_keep_the_order_of_the_rows(model: TextModel) -> None:
     triton = RecordingTriton()
     given = [([i] * (1 + (7 * i) % 5),) for i in range(30)]
-    results = asyncio.run(text_batches.run(caller(triton), model, given))
+    results = asyncio.run(infer_texts(caller(triton), model, given))
     assert results[:, 0].tolist() == list(range(30))
     assert [len(call["input_ids"]) for call in triton.calls] == [4] * 7 + [2]
 
 
-def test_rows_of_similar_length_travel_together(model: TextModel) -> None:
+def test_batches_hold_rows_of_similar_length(model: TextModel) -> None:
     triton = RecordingTriton()
-    asyncio.run(text_batches.run(caller(triton), model, [([1] * (1 + i % 2 * 99),) for i in range(16)]))
+    asyncio.run(infer_texts(caller(triton), model, [([1] * (1 + i % 2 * 99),) for i in range(16)]))
     assert sorted(call["input_ids"].shape for call in triton.calls) == [(4, 1), (4, 1), (4, 100), (4, 100)]
 
 
-def test_tensors_are_those_of_the_contract(model: TextModel) -> None:
+def test_tensors_follow_the_contract(model: TextModel) -> None:
     triton = RecordingTriton()
-    asyncio.run(text_batches.run(caller(triton), model, [([5, 6, 7],), ([8],)]))
+    asyncio.run(infer_texts(caller(triton), model, [([5, 6, 7],), ([8],)]))
     (call,) = triton.calls
     assert call["input_ids"].dtype == np.int64
     assert call["input_ids"].tolist() == [[8, 0, 0], [5, 6, 7]]
@@ -42,12 +42,12 @@ def test_tensors_are_those_of_the_contract(model: TextModel) -> None:
     assert call["length"].tolist() == [[1], [3]]
 
 
-def test_length_of_a_prefix_is_sent_to_models_that_take_it(model: TextModel) -> None:
+def test_prefix_length_is_sent_to_models_with_the_input(model: TextModel) -> None:
     triton = RecordingTriton()
     given = [([5, 6, 7],), ([8, 9],)]
-    asyncio.run(text_batches.run(caller(triton), model, given, prefixes=[2, 1]))
+    asyncio.run(infer_texts(caller(triton), model, given, prefixes=[2, 1]))
     asyncio.run(
-        text_batches.run(
+        infer_texts(
             caller(triton),
             replace(model, role="cross-encoder", prefix="first_length"),
             given,
@@ -60,23 +60,23 @@ def test_length_of_a_prefix_is_sent_to_models_that_take_it(model: TextModel) -> 
     assert with_it["first_length"].tolist() == [[1], [2]]  # with their rows, the shorter one first
 
 
-def test_rows_are_padded_to_the_smallest_bucket_that_holds_the_longest(model: TextModel) -> None:
+def test_rows_are_padded_to_the_smallest_sufficient_bucket(model: TextModel) -> None:
     triton = RecordingTriton()
     bucketed = replace(model, length_buckets=(4, 8, 1000), max_batch_size=1)
-    asyncio.run(text_batches.run(caller(triton), bucketed, [([1] * length,) for length in (1, 4, 5, 8, 9)]))
+    asyncio.run(infer_texts(caller(triton), bucketed, [([1] * length,) for length in (1, 4, 5, 8, 9)]))
     assert [call["input_ids"].shape[1] for call in triton.calls] == [4, 4, 8, 8, 1000]
     assert [int(call["length"][0, 0]) for call in triton.calls] == [1, 4, 5, 8, 9]
 
 
-def test_every_segment_has_a_bucket_of_its_own(model: TextModel) -> None:
+def test_segments_are_padded_independently(model: TextModel) -> None:
     triton = RecordingTriton()
     bucketed = replace(model, role="late-interaction", length_buckets=(4, 8))
-    asyncio.run(text_batches.run(caller(triton), bucketed, [([1, 2], [3] * 7)]))
+    asyncio.run(infer_texts(caller(triton), bucketed, [([1, 2], [3] * 7)]))
     (call,) = triton.calls
     assert (call["query_ids"].shape, call["document_ids"].shape) == ((1, 4), (1, 8))
 
 
-def test_triton_is_asked_by_its_own_name(model: TextModel) -> None:
+def test_triton_name_is_used(model: TextModel) -> None:
     triton = RecordingTriton(fail_at=0)
-    with pytest.raises(NotReady, match="m-text gave no embedding"):
-        asyncio.run(text_batches.run(caller(triton), replace(model, triton_name="m-text"), [([1],)]))
+    with pytest.raises(NotReady, match="m-text returned no embedding"):
+        asyncio.run(infer_texts(caller(triton), replace(model, triton_name="m-text"), [([1],)]))

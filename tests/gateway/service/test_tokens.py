@@ -26,25 +26,25 @@ def test_texts_and_token_ids_keep_their_order(model: TextModel) -> None:
     assert encode(model, ["sea", [101, 102], "snail"]) == [[101, 2712, 102], [101, 102], [101, 10879, 102]]
 
 
-def test_texts_of_many_slices_are_those_of_one(model: TextModel) -> None:
+def test_slicing_does_not_change_the_result(model: TextModel) -> None:
     texts: list[Text] = [f"{i} " + "sea " * (i % 200) for i in range(2900)]
     assert sum(map(len, texts)) > 2 * SLICE_CHARACTERS
     sliced = encode(model, texts, truncate="end")
     assert [sliced[i] for i in (0, 1499, 2899)] == encode(model, [texts[i] for i in (0, 1499, 2899)], truncate="end")
 
 
-def test_text_with_more_characters_than_are_read_is_refused_or_cut(model: TextModel) -> None:
+def test_text_with_too_many_characters_is_refused_or_truncated(model: TextModel) -> None:
     text = "sea " * 161  # 644 characters, of which 640 are read for 10 tokens
-    with pytest.raises(InvalidRequest, match=r"input\[0\] has 644 characters; for 10 tokens, .* 640 are read"):
+    with pytest.raises(InvalidRequest, match=r"input\[0\] has 644 characters; the limit is 640 for 10 tokens"):
         encode(model, [text], limit=10)
     assert encode(model, [text], limit=10, truncate="end") == [[101] + [2712] * 8 + [102]]
 
 
-def test_token_ids_are_cut_like_text(model: TextModel) -> None:
+def test_token_ids_are_truncated_like_text(model: TextModel) -> None:
     assert encode(model, [[101, *[2712] * 20, 102]], limit=5, truncate="end") == [[101, 2712, 2712, 2712, 102]]
 
 
-def test_counting_stops_at_the_first_text_too_many(model: TextModel) -> None:
+def test_error_names_the_first_text_over_the_total_limit(model: TextModel) -> None:
     with pytest.raises(RequestTooLarge) as caught:
         encode(model, [[101, *[2712] * 198, 102]] * 2000)
     assert caught.value.param == "input[1500]"
@@ -59,12 +59,12 @@ def pairs(
     return asyncio.run(found)
 
 
-def test_limit_of_a_framed_text_is_its_own(model: TextModel) -> None:
+def test_limit_excludes_the_frame(model: TextModel) -> None:
     assert pairs(model, "sea", ["snail " * 9, "snail"], limit=2) == [
         [101, 2712, 102, 10879, 10879, 102],
         [101, 2712, 102, 10879, 102],
     ]
-    with pytest.raises(InvalidRequest, match=r"documents\[0\] has 9 tokens; the limit .* beside this query is 2"):
+    with pytest.raises(InvalidRequest, match=r"documents\[0\] has 9 tokens; the limit .* with this query is 2"):
         pairs(model, "sea", ["snail " * 9], limit=2, truncate="none")
 
 
@@ -74,9 +74,9 @@ def test_query_counts_with_every_document(model: TextModel) -> None:
     assert caught.value.param == "documents[1500]"
 
 
-def test_query_may_have_half_of_the_tokens(model: TextModel) -> None:
+def test_query_has_at_most_half_of_the_tokens(model: TextModel) -> None:
     assert len(pairs(model, "sea " * 126, [""])[0]) == 128 + 1
     with pytest.raises(InvalidRequest, match=r"query has 129 tokens; the limit of model 'm' is 128"):
         pairs(model, "sea " * 127, [""])
-    with pytest.raises(InvalidRequest, match=r"query has 8193 characters; for 128 tokens"):
+    with pytest.raises(InvalidRequest, match=r"query has 8193 characters; the limit is 8192 for 128 tokens"):
         pairs(model, "x" * 8193, [""])

@@ -25,7 +25,7 @@ def said() -> list[dict[str, str]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_only_own_lines_are_logged_at_level_info() -> None:
+def test_only_the_gateways_lines_are_logged_at_level_info() -> None:
     levels: dict[str, list[str]] = {}
     for line in said()[:-1]:
         levels.setdefault(line["logger"], []).append(line["level"])

@@ -35,11 +35,11 @@ def metrics() -> Metrics:
         ("/wp-login.php", "other"),
     ],
 )
-def test_paths_that_clients_make_up_are_one(metrics: Metrics, path: str, route: str) -> None:
+def test_unknown_paths_have_one_label(metrics: Metrics, path: str, route: str) -> None:
     assert metrics.route(path) == route
 
 
-def test_request_is_counted_by_what_its_log_line_says(metrics: Metrics) -> None:
+def test_metrics_agree_with_the_log_line(metrics: Metrics) -> None:
     record = RequestRecord("id", "POST", "/", "other", model="m", status=429, duration_s=0.5, error="Overloaded")
     record.inputs, record.tokens, record.images, record.ignored_fields = 3, 40, 1, ["a", "b"]
     metrics.count(record)
@@ -53,7 +53,7 @@ def test_request_is_counted_by_what_its_log_line_says(metrics: Metrics) -> None:
     assert value(text, "conch_request_duration_seconds_sum", path="other") == 0.5
 
 
-def test_stages_and_parts_are_told_apart(metrics: Metrics) -> None:
+def test_stages_and_calls_are_counted_separately(metrics: Metrics) -> None:
     times: list[tuple[Stage, float]] = [("queue", 0.25), ("queue", 0.5), ("inference", 2.0)]
     timings = Timings(times=times, calls=[TritonCall("tower", 4, 100)])
     metrics.count(RequestRecord("id", "POST", "/", "other", timings, model="m", status=200, duration_s=3.0))
@@ -65,7 +65,7 @@ def test_stages_and_parts_are_told_apart(metrics: Metrics) -> None:
     assert value(text, "conch_part_tokens_sum", model="tower") == 100
 
 
-def test_gateway_tells_how_it_is(client: httpx2.Client) -> None:
+def test_gauges_show_the_state_of_the_gateway(client: httpx2.Client) -> None:
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert value(answer.text, "conch_ready") == 1
@@ -94,7 +94,7 @@ def test_image_model_shows_the_decoding_of_images(client: httpx2.Client) -> None
     assert value(text, "conch_request_images_total", model="minilm-pictogram") >= 1
 
 
-def test_names_that_clients_make_up_are_no_labels(client: httpx2.Client) -> None:
+def test_unknown_names_are_not_labels(client: httpx2.Client) -> None:
     client.post("/v1/embeddings", json={"input": "a", "model": "made up by a client"})
     client.get("/made/up/by/a/client")
     assert "made" not in client.get("/metrics").text

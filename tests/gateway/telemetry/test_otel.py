@@ -142,7 +142,7 @@ def test_line_in_the_log_has_the_trace(traced: Server) -> None:
     traced.wait_for(f'"trace_id":"{trace}"')
 
 
-def test_failure_is_told_by_its_class_and_never_quotes_the_client(traced: Server, collector: Collector) -> None:
+def test_span_of_a_failure_has_its_class_and_quotes_no_input(traced: Server, collector: Collector) -> None:
     trace = "2" * 32
     embed(traced, "what was sent", f"00-{trace}-{CLIENT}-01", model="what was meant")
     span = collector.of(trace, "POST /v1/embeddings")["POST /v1/embeddings"]
@@ -150,14 +150,14 @@ def test_failure_is_told_by_its_class_and_never_quotes_the_client(traced: Server
     assert not any(b"what was" in body for body in collector.bodies)
 
 
-def test_only_what_the_client_wants_recorded_is(traced: Server, collector: Collector) -> None:
+def test_unsampled_requests_are_not_recorded(traced: Server, collector: Collector) -> None:
     trace = "3" * 32
     embed(traced, "a", f"00-{trace}-{CLIENT}-00").raise_for_status()
     embed_traced(traced, collector, "POST /v1/embeddings", "compute")
     assert not [span for span in collector.spans if span.trace == trace]
 
 
-def test_probes_and_the_gateways_own_questions_make_no_spans(traced: Server, collector: Collector) -> None:
+def test_probes_and_health_checks_have_no_spans(traced: Server, collector: Collector) -> None:
     for path in ("/health/ready", "/metrics"):
         httpx2.get(traced.url + path, headers={"traceparent": f"00-{'6' * 32}-{CLIENT}-01"})
     embed_traced(traced, collector, "compute")
@@ -172,6 +172,6 @@ def test_probes_and_the_gateways_own_questions_make_no_spans(traced: Server, col
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_SDK_DISABLED": "true"},
     ],
 )
-def test_without_a_collector_there_is_nothing(environ: dict[str, str]) -> None:
+def test_without_a_collector_there_are_no_spans(environ: dict[str, str]) -> None:
     assert configure_spans(environ) is NO_SPANS
     assert NO_SPANS.outgoing() is None

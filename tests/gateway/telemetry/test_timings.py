@@ -5,7 +5,7 @@ import pytest
 from gateway.telemetry.timings import Timings
 
 
-def test_time_of_a_stage_is_noted_even_if_it_fails() -> None:
+def test_time_of_a_failed_stage_is_recorded() -> None:
     timings = Timings()
     with pytest.raises(ValueError, match="broken"), timings.stage("parse"):
         raise ValueError("broken")
@@ -20,7 +20,7 @@ async def _two_at_a_time(timings: Timings) -> None:
     await asyncio.gather(one(0.01), one(0.05))
 
 
-def test_parts_under_way_together_count_as_long_as_the_longest() -> None:
+def test_concurrent_batches_count_as_the_longest() -> None:
     timings = Timings()
     asyncio.run(_two_at_a_time(timings))
     assert 0.05 <= timings.longest_s("inference") < sum(seconds for _, seconds in timings.times)

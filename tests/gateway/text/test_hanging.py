@@ -7,7 +7,7 @@ import pytest
 from gateway.text.hanging import NotDone, Work
 
 
-def test_result_or_error_of_a_function_is_its_own() -> None:
+def test_result_and_error_are_those_of_the_function() -> None:
     async def run() -> None:
         assert await Work(lambda: 1, wait_s=60).result() == 1
         failing = Work(lambda: 1 // 0, wait_s=60)
@@ -18,7 +18,7 @@ def test_result_or_error_of_a_function_is_its_own() -> None:
     asyncio.run(run())
 
 
-def test_work_that_hangs_keeps_neither_its_caller_nor_the_end_of_the_loop_waiting() -> None:
+def test_hanging_work_blocks_neither_its_caller_nor_the_loop() -> None:
     go_on = Event()
 
     async def run() -> None:
@@ -35,7 +35,7 @@ def test_work_that_hangs_keeps_neither_its_caller_nor_the_end_of_the_loop_waitin
     assert not thread.is_alive()
 
 
-def test_work_that_ends_after_a_first_question_answers_a_second() -> None:
+def test_work_that_finishes_late_has_a_result() -> None:
     go_on = Event()
 
     async def run() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.text.hanging import NotDone
-from gateway.text.loader import Vocabularies
+from gateway.text.loader import TokenizerLoader
 from gateway.text.tokenizer import MAX_BYTES, Template
 
 ENTRY = "model"
@@ -40,30 +40,30 @@ def normalizing(file: Path, *normalizers: dict[str, Any]) -> None:
 def refused(file: Path, error: type[Exception], message: str) -> None:
     async def run() -> None:
         with pytest.raises(error, match=message):
-            await Vocabularies(file.parents[1]).of(ENTRY, None)
+            await TokenizerLoader(file.parents[1]).load(ENTRY, None)
 
     asyncio.run(run())
 
 
-def test_tokenizer_is_read_once(file: Path) -> None:
+def test_tokenizer_is_loaded_once(file: Path) -> None:
     async def run() -> None:
-        vocabularies = Vocabularies(file.parents[1])
-        first = await vocabularies.of(ENTRY, None)
-        assert await vocabularies.of(ENTRY, None) is first
+        loader = TokenizerLoader(file.parents[1])
+        first = await loader.load(ENTRY, None)
+        assert await loader.load(ENTRY, None) is first
         template = Template("{query} ", "")
-        assert await vocabularies.of(ENTRY, template) is not first
-        assert await vocabularies.of(ENTRY, Template("{query} ", "")) is await vocabularies.of(ENTRY, template)
+        assert await loader.load(ENTRY, template) is not first
+        assert await loader.load(ENTRY, Template("{query} ", "")) is await loader.load(ENTRY, template)
 
     asyncio.run(run())
 
 
-def test_tokenizer_that_is_replaced_is_read_again_though_its_times_are_the_same(file: Path) -> None:
+def test_replaced_tokenizer_with_the_same_times_is_reloaded(file: Path) -> None:
     async def run() -> None:
-        vocabularies = Vocabularies(file.parents[1])
-        first = await vocabularies.of(ENTRY, None)
+        loader = TokenizerLoader(file.parents[1])
+        first = await loader.load(ENTRY, None)
         normalizing(file, {"type": "Lowercase"})
         os.utime(file, ns=times)
-        assert await vocabularies.of(ENTRY, None) is not first
+        assert await loader.load(ENTRY, None) is not first
 
     status = file.stat()
     times = (status.st_atime_ns, status.st_mtime_ns)
@@ -71,7 +71,7 @@ def test_tokenizer_that_is_replaced_is_read_again_though_its_times_are_the_same(
 
 
 @pytest.mark.parametrize("bad", ["{", None])
-def test_tokenizer_that_is_mended_is_read_again(file: Path, bad: str | None) -> None:
+def test_repaired_tokenizer_is_reloaded(file: Path, bad: str | None) -> None:
     good = file.read_text()
 
     def replace(content: str | None) -> None:
@@ -80,17 +80,17 @@ def test_tokenizer_that_is_mended_is_read_again(file: Path, bad: str | None) -> 
             file.write_text(content)
 
     async def run() -> None:
-        vocabularies = Vocabularies(file.parents[1])
+        loader = TokenizerLoader(file.parents[1])
         replace(bad)
         with pytest.raises(Exception, match=r"EOF while parsing|No such file"):
-            await vocabularies.of(ENTRY, None)
+            await loader.load(ENTRY, None)
         replace(good)
-        assert (await vocabularies.of(ENTRY, None)).before
+        assert (await loader.load(ENTRY, None)).before
 
     asyncio.run(run())
 
 
-def test_what_is_no_regular_file_is_refused_at_once(file: Path) -> None:
+def test_irregular_file_is_refused_at_once(file: Path) -> None:
     file.unlink()
     os.mkfifo(file)
     refused(file, OSError, "tokenizer.json is not a regular file")
@@ -99,27 +99,27 @@ def test_what_is_no_regular_file_is_refused_at_once(file: Path) -> None:
     refused(file, OSError, "tokenizer.json is not a regular file")
 
 
-def test_file_that_is_too_large_is_refused(file: Path) -> None:
+def test_large_file_is_refused(file: Path) -> None:
     os.truncate(file, MAX_BYTES + 1)
-    refused(file, OSError, "tokenizer.json has more than 67,108,864 bytes")
+    refused(file, OSError, "tokenizer.json is larger than 67,108,864 bytes")
 
 
-def test_panic_is_an_ordinary_error(file: Path) -> None:
+def test_panic_is_an_ordinary_exception(file: Path) -> None:
     normalizing(file, *PANICKING)
     refused(file, ValueError, "retry-limit-in-match over")
 
 
-def test_tokenizer_that_takes_long_is_found_later(file: Path) -> None:
+def test_slow_tokenizer_is_available_later(file: Path) -> None:
     normalizing(file, PREPEND, *[SLOW] * 20)
 
     async def run() -> None:
-        vocabularies = Vocabularies(file.parents[1], wait_s=0.02)
-        with pytest.raises(NotDone, match=r"is still being (read|looked for) after 0\.02 s"):
-            await vocabularies.of(ENTRY, None)
+        loader = TokenizerLoader(file.parents[1], wait_s=0.02)
+        with pytest.raises(NotDone, match=r"is not (loaded|available) after 0\.02 s"):
+            await loader.load(ENTRY, None)
         started = time.monotonic()
         while True:
             try:
-                await vocabularies.of(ENTRY, None)
+                await loader.load(ENTRY, None)
                 break
             except NotDone:
                 assert time.monotonic() - started < 60

@@ -3,7 +3,7 @@ import pytest
 from gateway.text.panics import panics_as
 
 
-def test_other_errors_pass() -> None:
+def test_other_errors_are_unchanged() -> None:
     @panics_as(ValueError)
     def interrupted() -> None:
         raise KeyboardInterrupt
