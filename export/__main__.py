@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -14,10 +14,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export import add, isolation, served
-from export.entry import PROOF, Entry, build, check, is_built
+from export import add
+from export.entry import PROOF, Entry, is_built
 from export.errors import ExportError, ManifestError
 from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
+from export.plans.build import PLAN
+from export.repository import build, check
+from export.served.check import Gateway, check_served
+from export.sources import isolation
 
 _EPILOG = "python -m export add SOURCE writes the table of a new model, and builds it: see python -m export add --help"
 
@@ -71,8 +75,8 @@ def _act(arguments: argparse.Namespace, spec: ModelSpec, progress: Callable[[str
     """Do to one model what is asked for; nothing, if it is to be built and is."""
     run = partial(isolation.run, isolation.limits(arguments))
     if arguments.url is not None:
-        gateway = served.Gateway(arguments.url, os.environ.get(KEY))
-        return served.check(spec, arguments.repository, gateway, progress, run)
+        gateway = Gateway(arguments.url, os.environ.get(KEY))
+        return check_served(spec, arguments.repository, gateway, progress, run)
     if arguments.check:
         return check(spec, arguments.repository, progress, run)
     if not arguments.force and is_built(spec, arguments.repository):
@@ -163,6 +167,8 @@ def _run(
             stages.finish()
     if entries:
         console.print(_report(entries))
+        for note in _notes(entries):
+            console.print(f"export: {note}", markup=False, highlight=False, soft_wrap=True)
     for failure in failures:
         print(f"export: {failure}", file=sys.stderr)
     if specs and not entries and not failures:
@@ -214,6 +220,15 @@ def _report(entries: Sequence[Entry]) -> Table:
                 seconds,
             )
     return table
+
+
+def _notes(entries: Sequence[Entry]) -> Iterator[str]:
+    """What there is to say of entries beside their measurements."""
+    for entry in entries:
+        if "not_bf16" in entry.proof:
+            yield f"{entry.folder.name} is served in fp32: {entry.proof['not_bf16']}"
+        if entry.proof["backend"] == "tensorrt" and not (entry.folder / "1" / PLAN).is_file():
+            yield f"{entry.folder.name}: build its plan with `python -m export.plans ENTRY` in the serving image"
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from export import isolation, source
 from export.errors import ManifestError
-from export.inspection import Finding, inspect
 from export.manifest import MANIFEST, NAME, Backend, ModelSpec, Pooling, Precision, Task, load, parse
+from export.sources import isolation
+from export.sources.inspection import Finding, inspect
+from export.sources.resolve import describe, is_remote
 
 _ORDER = (
     "task",
@@ -85,13 +86,13 @@ def prepare(arguments: argparse.Namespace) -> Addition:
         raise ManifestError(f"{manifest.name} [{name}]: is there already; choose another name with --name")
     where = _absolute(arguments.source)
     draft = ModelSpec(name=name, task="text-embedding", source=where, revision=arguments.revision)
-    found = source.describe(draft)
+    found = describe(draft)
     given = {key: value for key in _ORDER if key != "source" and (value := getattr(arguments, key, None)) is not None}
     inspection = inspect(name, found.folder, given)
     keys = {**inspection.keys, **{key: Finding(value, "") for key, value in given.items()}}
     keys["source"] = Finding(_written(where, manifest), "")
     open_ = list(inspection.open)
-    if source.is_remote(draft):
+    if is_remote(draft):
         keys["revision"] = Finding(found.revision, f"{arguments.revision or 'the default branch'} when it was added")
         alias = arguments.source
         owner = next((spec.name for spec in specs.values() if alias in (spec.name, *spec.aliases)), None)

@@ -9,7 +9,6 @@ import torch.onnx._internal.torchscript_exporter.utils
 import transformers.models.bert.modeling_bert
 from tqdm import tqdm  # type: ignore[import-untyped] # its types are a package of their own
 
-from export import config, graph, half, planning, verify
-from export.tasks import TASKS
+from export import pipeline
 
 tqdm.get_lock()  # a semaphore, which the process that makes it removes

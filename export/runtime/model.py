@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as triton
-from engine import Engine, InvalidTensorsError, Limits, Row, read_rows
+from conch_runtime.contract import InvalidTensorsError, Limits, Row, read_rows
+from conch_runtime.engine import Engine
 from numpy.typing import NDArray
 
 set_destructor = ctypes.pythonapi.PyCapsule_SetDestructor

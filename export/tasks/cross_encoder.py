@@ -17,16 +17,18 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-from export import pair_template, prompts, samples
-from export.encoder import RowEncoder
 from export.errors import SourceError
-from export.heads import CrossEncoder, last_token
-from export.loading import Model, architecture, load_model, loading, model_options, read_settings
+from export.loading.models import Model, architecture, load_model, loading, model_options, read_settings
 from export.manifest import ModelSpec
+from export.packing.encoder import RowEncoder
+from export.packing.heads import CrossEncoder, last_token
+from export.packing.rows import Rows
 from export.rerankers import BORDER, DOCUMENT, QUERY, RERANKERS, PairTemplate, Reranker
-from export.rows import Rows
-from export.runtime.engine import Ids, Row
-from export.tower import CROSS_ENCODER, FIRST_LENGTH, TEXT, Tower, Vocabulary, vocabulary
+from export.runtime.contract import Ids, Row
+from export.tasks import pair_template, prompts
+from export.tasks.vocabulary import vocabulary
+from export.tower import CROSS_ENCODER, FIRST_LENGTH, TEXT, Tower, Vocabulary
+from export.verification import samples
 
 MODULES = ("Transformer", "LogitScore")
 """Of sentence-transformers, that a folder may list: the first alone, or both."""

@@ -14,34 +14,38 @@ from transformers import (
     AutoModelForImageClassification,
 )
 
-from export import samples
-from export.encoder import RowEncoder
 from export.errors import SourceError
-from export.heads import Encode, ImageEmbedding, Pool, Project, TextEmbedding
-from export.loading import Model, architecture, load_model, load_processor, load_tokenizer, loading
+from export.loading.models import Model, architecture, load_model, load_processor, load_tokenizer, loading
 from export.manifest import ModelSpec
-from export.rows import Rows
-from export.runtime.engine import Row
-from export.source import resolve_image
+from export.packing.encoder import RowEncoder
+from export.packing.heads import Encode, ImageEmbedding, Pool, Project, TextEmbedding
+from export.packing.rows import Rows
+from export.runtime.contract import Row
 from export.tasks import text_embedding
-from export.tower import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Tower, check_dimensions, vocabulary
+from export.tasks.vocabulary import check_dimensions, vocabulary
+from export.tower import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Tower
+from export.verification import samples
 
 RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Pillow's numbers, as preprocessor_config.json has them."""
 
 
-def load(spec: ModelSpec, folder: Path) -> list[Tower]:
+def load(spec: ModelSpec, folder: Path, image_folder: Path | None = None) -> list[Tower]:
     """Load both towers: `NAME-text` and `NAME-image` in Triton, NAME to clients.
+
+    Args:
+        spec: the model's table.
+        folder: holds both towers, or the text tower alone.
+        image_folder: holds the image tower, if `folder` does not.
 
     Raises:
         SourceError: a tower cannot be loaded, or is of no known kind.
     """
-    image = resolve_image(spec)
-    if image is None:
+    if image_folder is None:
         return _joint(spec, folder)
     (text,) = text_embedding.load(spec, folder)
     text = replace(text, name=f"{spec.name}-text")
-    vision = _vision(spec, image.folder)
+    vision = _vision(spec, image_folder)
     if vision.width != text.width:
         raise SourceError(f"[{spec.name}] image_source: has {vision.width} dimensions, where source has {text.width}")
     return [_public(spec, text), _public(spec, vision)]

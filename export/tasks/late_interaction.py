@@ -15,15 +15,16 @@ from sentence_transformers.util import mean_maxsim
 from torch import Tensor
 from torch.nn import functional
 
-from export import samples
-from export.encoder import RowEncoder
 from export.errors import SourceError
-from export.heads import LateInteraction
-from export.loading import Model, check_module, loading, model_options
+from export.loading.models import Model, check_module, loading, model_options
 from export.manifest import ModelSpec
-from export.rows import Rows
-from export.runtime.engine import Array, Row
-from export.tower import DOCUMENT, LATE_INTERACTION, QUERY, Tower, Vocabulary, vocabulary
+from export.packing.encoder import RowEncoder
+from export.packing.heads import LateInteraction
+from export.packing.rows import Rows
+from export.runtime.contract import Array, Row
+from export.tasks.vocabulary import vocabulary
+from export.tower import DOCUMENT, LATE_INTERACTION, QUERY, Tower, Vocabulary
+from export.verification import samples
 
 TOKENS = "token_embeddings"
 """What every module of a multi-vector model reads and writes."""

@@ -24,24 +24,16 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig
 
-from export import prompts, samples
-from export.encoder import RowEncoder
 from export.errors import SourceError
-from export.heads import Encode, Lookup, Pool, TextEmbedding
-from export.loading import UNREADABLE, Model, architecture, check_module, loading, model_options, read_settings
+from export.loading.models import UNREADABLE, Model, architecture, check_module, loading, model_options, read_settings
 from export.manifest import ModelSpec
-from export.runtime.engine import Row
-from export.tasks import variants
-from export.tower import (
-    MOST_TOKENS,
-    PROMPT_LENGTH,
-    TEXT,
-    TEXT_EMBEDDING,
-    Tower,
-    Vocabulary,
-    check_dimensions,
-    vocabulary,
-)
+from export.packing.encoder import RowEncoder
+from export.packing.heads import Encode, Lookup, Pool, TextEmbedding
+from export.runtime.contract import Row
+from export.tasks import prompts, variants
+from export.tasks.vocabulary import MOST_TOKENS, check_dimensions, vocabulary
+from export.tower import PROMPT_LENGTH, TEXT, TEXT_EMBEDDING, Tower, Vocabulary
+from export.verification import samples
 
 STEPS: Mapping[type[torch.nn.Module], Callable[[Model], torch.nn.Module]] = {
     Pooling: lambda pooling: Pool(*_modes(pooling)),

@@ -19,7 +19,7 @@ from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Transformer
 
 from export.errors import SourceError
-from export.loading import Model, loading
+from export.loading.models import Model, loading
 from export.manifest import ModelSpec
 
 ADAPTER = "adapter_config.json"

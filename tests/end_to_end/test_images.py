@@ -32,7 +32,7 @@ from tests.hostile import png
 from tests.pictures import VARIED, file, scene, seen
 from tests.serving import Server, serve
 
-WEIGHTS = Path("export/pictogram/minilm-pictogram")
+WEIGHTS = Path("export/weights/minilm-pictogram")
 MODEL = "minilm-pictogram"
 IMAGES = list(VARIED.values())[:50]
 TEXTS = [f"picture number {i} of a conch" for i in range(20)]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from export import served
-from export.entry import Entry, build
+from export.entry import Entry
 from export.errors import ExportError
 from export.manifest import ModelSpec, load
-from export.served import Gateway
+from export.repository import build
+from export.served.check import Gateway, check_served
 from loadtest.servers import free_ports
 from tests.export import tiny
 from tests.serving import Server, serve
@@ -59,7 +59,7 @@ def gateway(built: Path) -> Iterator[Server]:
 
 
 def check(spec: ModelSpec, repository: Path, url: str, key: str | None = KEY) -> list[Entry]:
-    return served.check(spec, repository, Gateway(url, key), progress=print)
+    return check_served(spec, repository, Gateway(url, key), progress=print)
 
 
 def refused(spec: ModelSpec, repository: Path, url: str, key: str | None = KEY) -> str:

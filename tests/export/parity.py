@@ -14,8 +14,8 @@ from typing import Any
 
 from rich.progress import Progress
 
-from export.entry import build
 from export.manifest import Backend, ModelSpec, Precision, Task
+from export.repository import build
 from tests.export import tiny
 
 DOCUMENT = Path("docs/models.md")

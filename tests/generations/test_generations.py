@@ -19,9 +19,8 @@ import httpx2
 import numpy as np
 import pytest
 
-from export import served
 from export.manifest import ModelSpec, load
-from export.served import Gateway
+from export.served.check import Gateway, check_served
 from tests.end_to_end.test_model_control import eventually
 from tests.serving import ADMIN, Server, serve
 
@@ -203,7 +202,7 @@ def test_served_as_the_library_answers(
     try:
         inputs = ["text", "image"] if spec.task == IMAGE else ["text"]
         assert eventually(lambda: httpx2.get(described).json().get("input_modalities") == inputs)
-        assert served.check(spec, exported.repository, Gateway(server.url), progress=lambda _: None)
+        assert check_served(spec, exported.repository, Gateway(server.url), progress=lambda _: None)
         generation, case = TABLES[table]
         if case.changed is None or generation == "newer":
             then = json.loads((folders / generation / "answers.json").read_text())

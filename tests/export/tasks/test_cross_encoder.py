@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.errors import SourceError
 from export.manifest import ModelSpec
-from export.rows import Rows
+from export.packing.rows import Rows
 from export.tasks import cross_encoder
 from export.tower import CROSS_ENCODER, FIRST_LENGTH, TEXT, Tower
 from gateway.scores import ACTIVATIONS

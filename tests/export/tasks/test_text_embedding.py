@@ -29,7 +29,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from export.errors import SourceError
 from export.manifest import Backend, ModelSpec
-from export.source import resolve
+from export.sources.resolve import resolve
 from export.tasks import text_embedding
 from export.tower import PROMPT_LENGTH, TEXT, TEXT_EMBEDDING, Tower
 from tests.export import tiny

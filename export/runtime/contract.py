@@ -1,0 +1,157 @@
+"""The tensors of an entry: what they are called, and how rows are written into them and read out of them.
+
+Needs numpy only. docs/repository-entry.md describes the same tensors for people.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+Ids = NDArray[np.int64]
+Row = tuple[Array, ...]
+"""What one row of a batch holds, a value for each field of the graph: token ids 1-D and without padding, a number 0-D,
+or the pixels of an image."""
+
+IMAGE_TOKENS = 128
+"""What an image counts for in a pack."""
+
+
+class InvalidTensorsError(ValueError):
+    """The tensors of one request do not fit the contract."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a model takes."""
+
+    max_tokens: int = 0
+    """The most that one run of token ids may hold."""
+    vocabulary_size: int = 0
+    """Ids are below this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One run of token ids a row: three inputs of the graph."""
+
+    ids: str
+    """INT64 [b, L] at Triton, flattened in the graph."""
+    length: str
+    """INT32 [b, 1], the real tokens of each row."""
+    stride: str
+    """INT32 [b], the stored length of each row. Only the graph has it: Triton or the engine fills it in."""
+
+    @property
+    def name(self) -> str:
+        """The graph's input by which it is recognised."""
+        return self.ids
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors of a request."""
+        return (self.ids, self.length)
+
+    def cost(self, value: Array) -> int:
+        """Tokens that a row's value counts for in a pack."""
+        return len(value)
+
+    def feed(self, values: Sequence[Array]) -> dict[str, Array]:
+        """The graph's inputs for a pack of rows."""
+        length = np.fromiter(map(len, values), np.int32, len(values))
+        return {self.ids: np.concatenate(values), self.stride: length, self.length: length[:, None]}
+
+    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:
+        """Take each row's ids out of a request's tensors, without their padding."""
+        ids, length = tensors[self.ids], tensors[self.length]
+        limit = min(ids.shape[1], limits.max_tokens)
+        _check_range(self.length, length, 1, limit)
+        rows: list[Array] = [row[:n] for row, n in zip(ids, length[:, 0].tolist(), strict=True)]
+        for row in rows:
+            _check_range(self.ids, row, 0, limits.vocabulary_size - 1)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """How many tokens at the front of a row stand apart, INT32 [b, 1]."""
+
+    name: str
+    of: str
+    """The length of the whole row."""
+    least: int
+
+    @property
+    def inputs(self) -> tuple[str, ...]:  # noqa: D102
+        return (self.name,)
+
+    def cost(self, value: Array) -> int:  # noqa: ARG002, D102
+        return 0
+
+    def feed(self, values: Sequence[Array]) -> dict[str, Array]:  # noqa: D102
+        return {self.name: np.array(values, np.int32)[:, None]}
+
+    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:  # noqa: ARG002, D102
+        lengths = tensors[self.name]
+        if np.less(tensors[self.of], lengths).any():
+            raise InvalidTensorsError(f"{self.name} must not exceed {self.of}")
+        _check_range(self.name, lengths, self.least, None)
+        return list(lengths[:, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """One image a row, UINT8 [b, 3, H, W]."""
+
+    name: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:  # noqa: D102
+        return (self.name,)
+
+    def cost(self, value: Array) -> int:  # noqa: ARG002, D102
+        return IMAGE_TOKENS
+
+    def feed(self, values: Sequence[Array]) -> dict[str, Array]:  # noqa: D102
+        return {self.name: np.stack(values)}
+
+    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:  # noqa: ARG002, D102
+        return list(tensors[self.name])
+
+
+Field = Tokens | Prefix | Pixels
+
+FIELDS: tuple[Field, ...] = (
+    Tokens("input_ids", "length", "row_stride"),
+    Prefix("first_length", "length", least=1),  # the first segment, which has segment embeddings of its own
+    Prefix("prompt_length", "length", least=0),  # the prompt, which is not pooled
+    Tokens("query_ids", "query_length", "query_stride"),
+    Tokens("document_ids", "document_length", "document_stride"),
+    Pixels("pixels"),
+)
+"""All that a graph may take. Which of them one does, its inputs tell."""
+
+
+def read_rows(tensors: Mapping[str, Array], fields: Sequence[Field], limits: Limits) -> list[Row]:
+    """Take the rows of one request out of its tensors, without their padding.
+
+    Args:
+        tensors: the inputs of every field, by name, as Triton has them: rows first.
+        fields: of the graph.
+        limits: of the model.
+
+    Raises:
+        InvalidTensorsError: a length is not in 1..min(L, max_tokens), an id is not in the vocabulary, or the tensors
+            differ in rows. Checked here since the graph would answer garbage for the neighbours as well.
+    """
+    rows = {name: len(tensors[name]) for field in fields for name in field.inputs}
+    if len(set(rows.values())) > 1:
+        raise InvalidTensorsError(f"the inputs must have as many rows as each other, not {rows}")
+    return list(zip(*(field.read(tensors, limits) for field in fields), strict=True))
+
+
+def _check_range(name: str, values: Array, low: int, high: int | None) -> None:
+    if values.min() < low or (high is not None and values.max() > high):
+        raise InvalidTensorsError(f"{name} must be in {low}..{'' if high is None else high}")
