@@ -1,6 +1,6 @@
 """Renders config.pbtxt: what Triton needs to run an entry, and what the gateway needs to know of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from google.protobuf import text_format
@@ -9,8 +9,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 from export.manifest import Backend, ModelSpec
 from export.packing.memory import max_batch_size
 from export.plans.profiles import length_buckets
-from export.runtime.contract import Array, Field, Tokens
-from export.tower import IMAGE_EMBEDDING, Tower
+from export.runtime.contract import IMAGE_EMBEDDING, Array, Field, Parameters, Tokens, write_parameters
+from export.tower import Tower
 from export.verification.runners import HINTS, cuda_options
 
 WARMUP_TOKENS = 32
@@ -41,7 +41,10 @@ def render(spec: ModelSpec, tower: Tower) -> str:
                 },
             )
         ],
-        parameters=_parameters(_common(spec, tower)),
+        parameters={
+            key: pb.ModelParameter(string_value=value)
+            for key, value in write_parameters(_parameters(spec, tower)).items()
+        },
     )
     _BACKENDS[spec.backend](config, tower)
     text: str = text_format.MessageToString(config)
@@ -114,29 +117,26 @@ _BACKENDS: Mapping[Backend, Callable[[pb.ModelConfig, Tower], None]] = {
 }
 
 
-def _parameters(values: Mapping[str, str]) -> dict[str, pb.ModelParameter]:
-    return {name: pb.ModelParameter(string_value=value) for name, value in values.items() if value}
-
-
-def _common(spec: ModelSpec, tower: Tower) -> dict[str, str]:
-    """What the gateway and model.py read, and where the weights are from; empty where there is nothing to say."""
-    words = tower.vocabulary
-    precision = spec.computes_in
-    python = spec.backend == "python"
-    source = spec.image_source if spec.image_source and tower.role is IMAGE_EMBEDDING else spec.source
-    buckets: Sequence[int] = length_buckets(words.max_tokens) if words and spec.backend == "tensorrt" else ()
-    return {
+def _parameters(spec: ModelSpec, tower: Tower) -> Parameters:
+    """What the gateway and model.py read, and where the weights are from."""
+    parameters: Parameters = {
         "role": tower.role.name,
-        "aliases": ",".join(spec.aliases),
-        "default": "true" if spec.default else "",
-        "dimensions": ",".join(map(str, spec.dimensions)),
-        "text_weight": "" if spec.text_weight is None else str(spec.text_weight),
-        "max_tokens": str(words.max_tokens) if words else "",
-        "vocabulary_size": str(words.size) if words else "",
-        "length_buckets": ",".join(map(str, buckets)),
-        "graph": ("model.xml" if precision == "int8" else "model.onnx") if python else "",
-        "precision": HINTS[precision] or "" if python else "",
-        "source": "" if source.startswith("/") else source,  # a path means nothing elsewhere
+        "aliases": spec.aliases,
+        "default": spec.default,
+        "dimensions": spec.dimensions,
         "license": spec.license or "",
-        **tower.parameters,
     }
+    source = spec.image_source if spec.image_source and tower.role is IMAGE_EMBEDDING else spec.source
+    if not source.startswith("/"):  # a path means nothing elsewhere
+        parameters["source"] = source
+    if spec.text_weight is not None:
+        parameters["text_weight"] = spec.text_weight
+    if tower.vocabulary is not None:
+        parameters["max_tokens"] = tower.vocabulary.max_tokens
+        parameters["vocabulary_size"] = tower.vocabulary.size
+        if spec.backend == "tensorrt":
+            parameters["length_buckets"] = length_buckets(tower.vocabulary.max_tokens)
+    if spec.backend == "python":
+        parameters["graph"] = "model.xml" if spec.computes_in == "int8" else "model.onnx"
+        parameters["precision"] = HINTS[spec.computes_in] or ""
+    return {**parameters, **tower.parameters}

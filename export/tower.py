@@ -1,15 +1,13 @@
 """What an export makes of a source: for each Triton model a graph to trace, and what proves and serves it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from export.runtime.contract import FIELDS, Field, Row
-
-TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
+from export.runtime.contract import Field, Parameters, Role, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,20 +21,6 @@ class Vocabulary:
     max_tokens: int
     padding: int
     """The id to pad with; no token sees it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """What a Triton model does."""
-
-    name: str
-    output: str
-
-
-TEXT_EMBEDDING = Role("text-embedding", "embedding")
-IMAGE_EMBEDDING = Role("image-embedding", "embedding")
-CROSS_ENCODER = Role("cross-encoder", "score")
-LATE_INTERACTION = Role("late-interaction", "score")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,5 +42,5 @@ class Tower:
     vocabulary: Vocabulary | None = None
     packed: bool = False
     """Whether its graph computes real tokens only."""
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    """What the gateway needs to know beyond what all towers have."""
+    parameters: Parameters = field(default_factory=Parameters)
+    """What the gateway needs to know of this tower beyond what all towers have."""

@@ -1,10 +1,12 @@
-"""The tensors of an entry: what they are called, and how rows are written into them and read out of them.
+"""The contract of an entry with those who serve it: roles, tensors and parameters.
 
-Needs numpy only. docs/repository-entry.md describes the same tensors for people.
+The gateway's side is gateway/contract.py; docs/repository-entry.md describes both. Needs numpy only.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,15 +125,83 @@ class Pixels:
 
 Field = Tokens | Prefix | Pixels
 
-FIELDS: tuple[Field, ...] = (
-    Tokens("input_ids", "length", "row_stride"),
-    Prefix("first_length", "length", least=1),  # the first segment, which has segment embeddings of its own
-    Prefix("prompt_length", "length", least=0),  # the prompt, which is not pooled
-    Tokens("query_ids", "query_length", "query_stride"),
-    Tokens("document_ids", "document_length", "document_stride"),
-    Pixels("pixels"),
-)
-"""All that a graph may take. Which of them one does, its inputs tell."""
+TEXT = Tokens("input_ids", "length", "row_stride")
+FIRST_LENGTH = Prefix("first_length", "length", least=1)
+"""The first segment, which has segment embeddings of its own."""
+PROMPT_LENGTH = Prefix("prompt_length", "length", least=0)
+"""The prompt, which is not pooled."""
+QUERY = Tokens("query_ids", "query_length", "query_stride")
+DOCUMENT = Tokens("document_ids", "document_length", "document_stride")
+PIXELS = Pixels("pixels")
+FIELDS: tuple[Field, ...] = (TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS)
+"""All that a graph may take. The inputs of a graph tell which of them it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a Triton model computes."""
+
+    name: str
+    output: str
+    """The tensor, FP32 [b, width]."""
+
+
+TEXT_EMBEDDING = Role("text-embedding", "embedding")
+IMAGE_EMBEDDING = Role("image-embedding", "embedding")
+CROSS_ENCODER = Role("cross-encoder", "score")
+LATE_INTERACTION = Role("late-interaction", "score")
+
+
+class Parameters(TypedDict, total=False):
+    """The parameters of an entry that config.pbtxt names."""
+
+    role: str
+    name: str
+    aliases: Sequence[str]
+    default: bool
+    dimensions: Sequence[int]
+    text_weight: float
+    max_tokens: int
+    vocabulary_size: int
+    length_buckets: Sequence[int]
+    prompts: Mapping[str, str]
+    default_prompt: str
+    instructed_prompts: Mapping[str, str]
+    variants: Sequence[str]
+    variant: str
+    activation: str
+    positive_class: int
+    template: Mapping[str, Any]
+    max_query_tokens: int
+    image_height: int
+    image_width: int
+    image_resize: Mapping[str, int]
+    image_resample: str
+    image_patches: int
+    graph: str
+    precision: str
+    source: str
+    license: str
+
+
+def write_parameters(parameters: Parameters) -> dict[str, str]:
+    """Parameters as config.pbtxt holds them: as text, without those that are empty or false."""
+    written = {key: _write(key, value) for key, value in parameters.items()}
+    return {key: text for key, text in written.items() if text}
+
+
+def _write(key: str, value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else ""
+        case Mapping() if key == "image_resize":
+            return ",".join(f"{edge}={length}" for edge, length in value.items())
+        case Mapping():
+            return json.dumps(value, ensure_ascii=False) if value else ""
+        case Sequence() if not isinstance(value, str):
+            return ",".join(map(str, value))
+        case _:
+            return str(value)
 
 
 def read_rows(tensors: Mapping[str, Array], fields: Sequence[Field], limits: Limits) -> list[Row]:

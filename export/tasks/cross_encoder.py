@@ -24,10 +24,11 @@ from export.packing.encoder import RowEncoder
 from export.packing.heads import CrossEncoder, last_token
 from export.packing.rows import Rows
 from export.rerankers import BORDER, DOCUMENT, QUERY, RERANKERS, PairTemplate, Reranker
-from export.runtime.contract import Ids, Row
-from export.tasks import pair_template, prompts
+from export.runtime.contract import CROSS_ENCODER, FIRST_LENGTH, TEXT, Ids, Parameters, Row
+from export.tasks import pair_template
+from export.tasks.prompts import describe_prompts
 from export.tasks.vocabulary import vocabulary
-from export.tower import CROSS_ENCODER, FIRST_LENGTH, TEXT, Tower, Vocabulary
+from export.tower import Tower, Vocabulary
 from export.verification import samples
 
 MODULES = ("Transformer", "LogitScore")
@@ -73,9 +74,11 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
         samples=lambda: [pairs.sample(i, length) for i, length in enumerate(samples.lengths(words)) if length > 8],
         vocabulary=words,
         packed=encoder.packed,
-        parameters=_template(spec, words, template)
-        | (prompts.parameters(reference.prompts, reference.default_prompt_name) if declared and not template else {})
-        | _activation(spec, settings if declared else {}, reference),
+        parameters={
+            **_template(spec, words, template),
+            **(describe_prompts(reference.prompts, reference.default_prompt_name) if declared and not template else {}),
+            **_activation(spec, settings if declared else {}, reference),
+        },
     )
     if spec.template is None and spec.instruction is None and (declared or not isinstance(scorer, LogitScore)):
         _prove_texts(spec, reference, pairs, tower)
@@ -254,7 +257,7 @@ class _Answer(torch.nn.Module):
         return logits[:, :1] - logits[:, 1:] if logits.shape[1] > 1 else logits
 
 
-def _activation(spec: ModelSpec, settings: Mapping[str, Any], reference: Model) -> dict[str, str]:
+def _activation(spec: ModelSpec, settings: Mapping[str, Any], reference: Model) -> Parameters:
     """How the gateway makes a score of the logits, as sentence-transformers' CrossEncoder would.
 
     Of several classes, the softmax of one is the score unless the source says sigmoid: it says Identity where nobody
@@ -276,16 +279,16 @@ def _activation(spec: ModelSpec, settings: Mapping[str, Any], reference: Model) 
         )
     if reference.num_labels == 1:
         return {"activation": ACTIVATIONS[named] if named else "sigmoid"}
-    labels = {str(label): index for index, label in (config.id2label or {}).items()}
+    labels = {str(label): int(index) for index, label in (config.id2label or {}).items()}
     if spec.positive_class not in labels:
         raise SourceError(
             f"[{spec.name}] positive_class: must name the label that means relevant, one of {', '.join(labels)}"
         )
     activation = "sigmoid" if named == "Sigmoid" else "softmax"
-    return {"activation": activation, "positive_class": str(labels[spec.positive_class])}
+    return {"activation": activation, "positive_class": labels[spec.positive_class]}
 
 
-def _template(spec: ModelSpec, words: Vocabulary, template: PairTemplate | None) -> dict[str, str]:
+def _template(spec: ModelSpec, words: Vocabulary, template: PairTemplate | None) -> Parameters:
     """The parameter that a template becomes; at least half of a row is left to query and document."""
     if template is None:
         return {}
@@ -299,7 +302,7 @@ def _template(spec: ModelSpec, words: Vocabulary, template: PairTemplate | None)
     parameter: dict[str, Any] = _split(template.text)
     if template.instructed is not None:
         parameter["instructed"] = _split(template.instructed)
-    return {"template": json.dumps(parameter, ensure_ascii=False)}
+    return {"template": parameter}
 
 
 def _split(text: str) -> dict[str, str]:

@@ -20,10 +20,10 @@ from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
 from export.packing.heads import Encode, ImageEmbedding, Pool, Project, TextEmbedding
 from export.packing.rows import Rows
-from export.runtime.contract import Row
+from export.runtime.contract import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Parameters, Row
 from export.tasks import text_embedding
 from export.tasks.vocabulary import check_dimensions, vocabulary
-from export.tower import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Tower
+from export.tower import Tower
 from export.verification import samples
 
 RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
@@ -234,7 +234,7 @@ def _image_tower(
         samples=lambda: [(image,) for image in samples.images(height, width)],
         parameters={
             **_preparation(processor, height, width),
-            "image_patches": str(_patches(model.model, height, width)),
+            "image_patches": _patches(model.model, height, width),
         },
     )
 
@@ -269,15 +269,15 @@ def _patches(model: Model, height: int, width: int) -> int:
     return int(height // down * (width // across))
 
 
-def _preparation(processor: Model, height: int, width: int) -> dict[str, str]:
+def _preparation(processor: Model, height: int, width: int) -> Parameters:
     """What the gateway does to an image before it sends it: the resizing and cropping of the image processor.
 
-    image_resize is "shortest_edge=N", after which the centre is cut out, or "height=N,width=M", which may distort.
+    image_resize has "shortest_edge", after which the centre is cut out, or "height" and "width", which may distort.
     """
     size = dict(getattr(processor, "size", None) or {"height": height, "width": width})
     return {
-        "image_height": str(height),
-        "image_width": str(width),
-        "image_resize": ",".join(f"{edge}={length}" for edge, length in size.items()),
+        "image_height": height,
+        "image_width": width,
+        "image_resize": size,
         "image_resample": RESAMPLINGS[int(processor.resample)],
     }

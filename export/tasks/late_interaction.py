@@ -21,9 +21,9 @@ from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
 from export.packing.heads import LateInteraction
 from export.packing.rows import Rows
-from export.runtime.contract import Array, Row
+from export.runtime.contract import DOCUMENT, LATE_INTERACTION, QUERY, Array, Parameters, Row
 from export.tasks.vocabulary import vocabulary
-from export.tower import DOCUMENT, LATE_INTERACTION, QUERY, Tower, Vocabulary
+from export.tower import Tower, Vocabulary
 from export.verification import samples
 
 TOKENS = "token_embeddings"
@@ -88,6 +88,9 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
         return mean_maxsim([vectors[0]], [vectors[1]])[0]
 
     prompts = {task: reference.prompts[task] for task in ("query", "document")}
+    parameters: Parameters = {"prompts": prompts if any(prompts.values()) else {}}
+    if most is not None:
+        parameters["max_query_tokens"] = most
     return [
         Tower(
             name=spec.name,
@@ -99,10 +102,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
             samples=lambda: samples.paired_rows(words, most),
             vocabulary=words,
             packed=encoder.packed,
-            parameters={
-                "prompts": json.dumps(prompts, ensure_ascii=False) if any(prompts.values()) else "",
-                "max_query_tokens": str(most) if most is not None else "",
-            },
+            parameters=parameters,
         )
     ]
 

@@ -29,10 +29,10 @@ from export.loading.models import UNREADABLE, Model, architecture, check_module,
 from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
 from export.packing.heads import Encode, Lookup, Pool, TextEmbedding
-from export.runtime.contract import Row
+from export.runtime.contract import PROMPT_LENGTH, TEXT, TEXT_EMBEDDING, Parameters, Row
 from export.tasks import prompts, variants
 from export.tasks.vocabulary import MOST_TOKENS, check_dimensions, vocabulary
-from export.tower import PROMPT_LENGTH, TEXT, TEXT_EMBEDDING, Tower, Vocabulary
+from export.tower import Tower, Vocabulary
 from export.verification import samples
 
 STEPS: Mapping[type[torch.nn.Module], Callable[[Model], torch.nn.Module]] = {
@@ -68,9 +68,8 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     if len({one.width for one in towers}) > 1:
         widths = ", ".join(f"{one.width} of {of}" for one, of in zip(towers, spec.variants, strict=True))
         raise SourceError(f"[{spec.name}] variants: their vectors have different dimensions, {widths}")
-    listed = {"name": spec.name, "variants": ",".join(spec.variants)}
     return [
-        replace(one, parameters={**one.parameters, **listed, "variant": of})
+        replace(one, parameters={**one.parameters, "name": spec.name, "variants": spec.variants, "variant": of})
         for one, of in zip(towers, spec.variants, strict=True)
     ]
 
@@ -180,7 +179,7 @@ def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> To
         raise SourceError(f"[{spec.name}] source: its modules do not fit each other ({kinds}): {exc}") from exc
     check_dimensions(spec, dimensions)
     if asks_for_prompts:
-        _check_prompts(spec, first, json.loads(parameters["prompts"]), words)
+        _check_prompts(spec, first, parameters["prompts"], words)
     return Tower(
         name=name,
         role=TEXT_EMBEDDING,
@@ -282,7 +281,7 @@ def _truncation(spec: ModelSpec, given: object) -> int | None:
     raise SourceError(f"[{spec.name}] source: truncate_dim is {given!r}, where a number of dimensions is needed")
 
 
-def _prompts(spec: ModelSpec, reference: Model) -> dict[str, str]:
+def _prompts(spec: ModelSpec, reference: Model) -> Parameters:
     """The parameters that name a model's prompts.
 
     Raises:
@@ -292,7 +291,7 @@ def _prompts(spec: ModelSpec, reference: Model) -> dict[str, str]:
     for name, text in named.items():
         if not isinstance(text, str):
             raise SourceError(f"[{spec.name}] source: its prompt {name} is {text!r}, where a text is needed")
-    return prompts.parameters(named, reference.default_prompt_name)
+    return prompts.describe_prompts(named, reference.default_prompt_name)
 
 
 def _check_prompts(spec: ModelSpec, transformer: Model, named: Mapping[str, str], words: Vocabulary) -> None:

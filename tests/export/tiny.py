@@ -30,7 +30,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, T5EncoderModel
 
 from export.packing.rows import Rows
-from export.tower import FIRST_LENGTH, Tower
+from export.runtime.contract import FIRST_LENGTH
+from export.tower import Tower
 
 TEXTS = Path("export/verification/samples.txt").read_text().splitlines()
 POSITIONS = 128

@@ -1,12 +1,10 @@
-import json
-
 import pytest
 
-from export.tasks.prompts import parameters
+from export.tasks.prompts import describe_prompts
 
 
 def test_empty_prompts_are_none_of_a_models() -> None:
-    assert set(parameters({"query": ""}, "query").values()) == {""}
+    assert not any(describe_prompts({"query": ""}, "query").values())
 
 
 @pytest.mark.parametrize(
@@ -22,7 +20,8 @@ def test_empty_prompts_are_none_of_a_models() -> None:
     ],
 )
 def test_prompt_of_the_known_form_has_a_place_for_an_instruction(prompt: str, form: str | None) -> None:
-    found = parameters({"q": prompt, "d": "passage: "}, "d")
-    assert json.loads(found["prompts"]) == {"q": prompt, "d": "passage: "}
-    assert found["default_prompt"] == "d"
-    assert json.loads(found.get("instructed_prompts", "{}")) == ({"q": form} if form else {})
+    assert describe_prompts({"q": prompt, "d": "passage: "}, "d") == {
+        "prompts": {"q": prompt, "d": "passage: "},
+        "default_prompt": "d",
+        "instructed_prompts": {"q": form} if form else {},
+    }

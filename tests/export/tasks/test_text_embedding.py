@@ -29,9 +29,10 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from export.errors import SourceError
 from export.manifest import Backend, ModelSpec
+from export.runtime.contract import PROMPT_LENGTH, TEXT, TEXT_EMBEDDING, write_parameters
 from export.sources.resolve import resolve
 from export.tasks import text_embedding
-from export.tower import PROMPT_LENGTH, TEXT, TEXT_EMBEDDING, Tower
+from export.tower import Tower
 from tests.export import tiny
 
 TEXTS = ["a shell", "A conch is a sea snail, and its shell a trumpet.", *tiny.TEXTS[:3]]
@@ -124,7 +125,7 @@ def test_prompts_and_the_default_one_are_parameters(tmp_path: Path) -> None:
     prompts = {"query": "Suche: ", "document": "", "passage": "„Text“: "}
     source = with_settings(tiny.write_embedding(tmp_path), prompts=prompts, default_prompt_name="query")
     parameters = load(spec(source)).parameters
-    assert json.loads(parameters["prompts"]) == {"query": "Suche: ", "passage": "„Text“: "}
+    assert parameters["prompts"] == {"query": "Suche: ", "passage": "„Text“: "}
     assert parameters["default_prompt"] == "query"
 
 
@@ -138,7 +139,7 @@ def test_default_prompt_that_is_empty_is_none(tmp_path: Path) -> None:
 def test_prompts_of_the_table_are_the_references_too(tmp_path: Path) -> None:
     prompts = {"query": "query: ", "document": "passage: "}
     named = replace(spec(tiny.write_embedding(tmp_path)), prompts=prompts)
-    assert load(named).parameters == {"prompts": json.dumps(prompts), "default_prompt": ""}
+    assert write_parameters(load(named).parameters) == {"prompts": json.dumps(prompts)}
     reference = text_embedding.pipeline(named, Path(named.source))
     assert np.array_equal(reference.encode("a", prompt_name="query"), reference.encode("query: a"))
 
@@ -152,7 +153,11 @@ def test_prompts_that_the_source_says_are_not_said_again(tmp_path: Path) -> None
 
 
 def test_model_without_prompts_has_none(tmp_path: Path) -> None:
-    assert load(spec(tiny.write_embedding(tmp_path))).parameters == {"prompts": "", "default_prompt": ""}
+    assert load(spec(tiny.write_embedding(tmp_path))).parameters == {
+        "prompts": {},
+        "default_prompt": "",
+        "instructed_prompts": {},
+    }
 
 
 def test_prompt_is_left_out_of_the_vector_as_sentence_transformers_does(tmp_path: Path) -> None:
@@ -380,7 +385,7 @@ def test_routes_are_towers_that_are_one_model(tmp_path: Path) -> None:
     given = replace(spec(source), variants=("document", "query"))
     towers = text_embedding.load(given, source)
     assert [tower.name for tower in towers] == ["tiny-document", "tiny-query"] == list(given.triton_names)
-    shared = {"name": "tiny", "variants": "document,query"}
+    shared = {"name": "tiny", "variants": ("document", "query")}
     assert [shared.items() <= tower.parameters.items() for tower in towers] == [True, True]
     reference = SentenceTransformer(str(source), device="cpu")
     assert towers[0].parameters["variant"] == "document"

@@ -15,8 +15,8 @@ from export.errors import ParityError
 from export.manifest import PRECISIONS, Backend, ModelSpec
 from export.packing.memory import PROOF_BYTES, Attention
 from export.plans.measures import Tolerance, Vectors
-from export.runtime.contract import Row
-from export.tower import CROSS_ENCODER, IMAGE_EMBEDDING, LATE_INTERACTION, TEXT_EMBEDDING, Role, Tower
+from export.runtime.contract import CROSS_ENCODER, IMAGE_EMBEDDING, LATE_INTERACTION, TEXT_EMBEDDING, Role, Row
+from export.tower import Tower
 from export.verification.parity import cut, verify
 from export.verification.tolerances import MEASURE_OF, Parity, Speed
 
