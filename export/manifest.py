@@ -163,6 +163,7 @@ def _spec(path: Path, name: str, table: object) -> ModelSpec:
     if not isinstance(table, dict):
         raise ManifestError(f"{path.name}: {name} is not in a table")
     where = f"{path.name} [{name}]"
+    table = _respelt(where, table)
     _check_keys(where, name, table)
     try:
         spec = msgspec.convert({"name": name, **table}, ModelSpec)
@@ -175,6 +176,15 @@ def _spec(path: Path, name: str, table: object) -> ModelSpec:
         if folder is not None and folder.startswith("."):  # relative to the file, wherever the export is started
             spec = msgspec.structs.replace(spec, **{key: str((path.parent / folder).resolve())})
     return spec
+
+
+def _respelt(where: str, table: Mapping[str, object]) -> Mapping[str, object]:
+    """A table with `license` in the place of `licence`."""
+    if "licence" not in table:
+        return table
+    if "license" in table:
+        raise ManifestError(f"{where} licence: the same key as license; keep one of them")
+    return {"license" if key == "licence" else key: value for key, value in table.items()}
 
 
 def _check_keys(where: str, name: str, table: Mapping[str, object]) -> None:

@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export.entry import PROOF, fingerprint, is_built, versions
+import export
+from export.entry import PARTS, PROOF, fingerprint, is_built, versions
 from export.errors import ExportError, ParityError, SourceError
 from export.manifest import Backend, ModelSpec, Precision
 from export.repository import build, check, replace_entries, scratch_folder
@@ -154,6 +155,40 @@ def test_entry_of_a_changed_table_is_out_of_date(fp32: ModelSpec, built: Path) -
     ):
         assert fingerprint(changed) != fingerprint(fp32)
         assert not is_built(changed, built)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the exporter to edit."""
+    return Path(shutil.copytree(Path(export.__file__).parent, tmp_path / "export"))
+
+
+@pytest.mark.parametrize("file", ["packing/rows.py", "runtime/model.py", "verification/samples.txt", "pipeline.py"])
+def test_change_of_what_makes_entries_changes_the_fingerprint(fp32: ModelSpec, package: Path, file: str) -> None:
+    before = fingerprint(fp32, package)
+    assert before == fingerprint(fp32)
+    with (package / file).open("a") as code:
+        code.write("\n# changed\n")
+    assert fingerprint(fp32, package) != before
+
+
+@pytest.mark.parametrize("file", ["__main__.py", "add.py", "models.toml", "manifest.py", "served/check.py"])
+def test_change_of_anything_else_leaves_the_fingerprint(fp32: ModelSpec, package: Path, file: str) -> None:
+    before = fingerprint(fp32, package)
+    with (package / file).open("a") as code:
+        code.write("\n# changed\n")
+    assert fingerprint(fp32, package) == before
+
+
+def test_every_part_of_the_exporter_makes_entries_or_is_known_not_to() -> None:
+    """A new module or package goes into `export.entry.PARTS`, or into this list."""
+    others = {"__init__.py", "__main__.py", "add.py", "entry.py", "errors.py", "manifest.py", "models.toml"}
+    others |= {"preload.py", "repository.py", "served", "sources", "weights"}
+    package = Path(export.__file__).parent
+    files = [file.relative_to(package).parts for file in package.rglob("*") if file.is_file()]
+    found = {parts[0] for parts in files if "__pycache__" not in parts}
+    assert found == others | set(PARTS)
+    assert not others & set(PARTS)
 
 
 def test_entry_of_changed_weights_is_out_of_date(fp32: ModelSpec, built: Path) -> None:

@@ -172,3 +172,16 @@ def test_wrong_manifest_is_one_sentence_with_table_and_key(tmp_path: Path, text:
 def test_missing_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no such file"):
         load(tmp_path / "models.toml")
+
+
+def test_licence_is_license(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text('[a]\ntask = "cross-encoder"\nsource = "owner/model"\nlicence = "MIT"\n')
+    assert load(file)["a"].license == "MIT"
+
+
+def test_license_in_both_spellings_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text('[a]\ntask = "cross-encoder"\nsource = "owner/model"\nlicence = "MIT"\nlicense = "MIT"\n')
+    with pytest.raises(ManifestError, match=r"^models\.toml \[a\] licence: the same key as license; keep one of them$"):
+        load(file)
