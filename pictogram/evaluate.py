@@ -33,7 +33,7 @@ def main() -> int:
     """Evaluate, and write down what came out."""
     parser = argparse.ArgumentParser(prog="python -m pictogram.evaluate", description=__doc__)
     parser.add_argument(
-        "folder", type=Path, nargs="?", default=tower.WEIGHTS, help="of weights; by default the shipped"
+        "folder", type=Path, nargs="?", default=tower.WEIGHTS, help="folder of the weights (default: %(default)s)"
     )
     folder = parser.parse_args().folder
     try:

@@ -102,9 +102,11 @@ def prepare(folder: Path) -> Data:
 def main() -> int:
     """Train, and write the weights and how they came about."""
     parser = argparse.ArgumentParser(prog="python -m pictogram.train", description=__doc__)
-    parser.add_argument("--out", type=Path, default=tower.WEIGHTS, help="folder of the weights; by default %(default)s")
-    parser.add_argument("--share", type=float, default=1.0, help="of all steps, to try something quickly")
-    parser.add_argument("--resume", action="store_true", help="go on behind the last stage that was finished before")
+    parser.add_argument(
+        "--out", type=Path, default=tower.WEIGHTS, help="folder to write the weights to (default: %(default)s)"
+    )
+    parser.add_argument("--share", type=float, default=1.0, help="share of the steps to run, for a quick try")
+    parser.add_argument("--resume", action="store_true", help="continue after the last finished stage")
     arguments = parser.parse_args()
     try:
         data = prepare(packages.FOLDER)

@@ -119,7 +119,7 @@ class _Rewriting:
         """Rewrite the graph."""
         for node in self.graph.node:
             if any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute):
-                raise SourceError(f"{node.op_type} {node.name}: branches and loops cannot be turned to fp16")
+                raise SourceError(f"{node.op_type} {node.name}: branches and loops cannot be converted to fp16")
             if not _is_constant(node):
                 self._rewrite(node)
         del self.graph.node[:]

@@ -35,7 +35,7 @@ def _repeat_interleave(g: Any, values: Any, repeats: Any, dim: Any, *_: object) 
     times = symbolic_helper._maybe_get_const(repeats, "t")
     axis = symbolic_helper._maybe_get_const(dim, "i")
     if not isinstance(times, Tensor) or times.dim() or axis not in (-1, rank - 1):
-        raise ValueError("it repeats elements in a way that cannot be written into a graph")
+        raise ValueError("it repeats elements in a way that cannot be exported")
     apart = g.op("Unsqueeze", values, g.op("Constant", value_t=torch.tensor([-1])))
     repeated = g.op("Concat", *[apart] * int(times), axis_i=-1)
     shape = [0] * (rank - 1) + [-1]  # 0 keeps a dimension

@@ -21,7 +21,7 @@ from export.manifest import ModelSpec
 Model = Any
 """A model or tokenizer or processor of transformers, whose types say little of what each kind has."""
 UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError, SafetensorError)
-"""What transformers and torch raise for files that are missing, broken or do not fit each other."""
+"""What transformers and torch raise for files that are missing, broken or do not fit together."""
 TRANSFORMERS = f"transformers {HERE['transformers']}"
 SENTENCE_TRANSFORMERS = f"sentence-transformers {HERE['sentence_transformers']}"
 
@@ -42,7 +42,7 @@ def loading(spec: ModelSpec, key: str = "source", folder: Path | None = None) ->
     except UNREADABLE as exc:
         if "trust_remote_code" in str(exc):
             raise SourceError(
-                f"[{spec.name}] {key}: it comes with code of its own, which runs only with allow_remote_code = true"
+                f"[{spec.name}] {key}: it needs its own code, which runs only with allow_remote_code = true"
             ) from exc
         reason = str(exc).strip().partition("\n")[0]
         raise SourceError(

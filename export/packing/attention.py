@@ -226,7 +226,7 @@ def in_interface(model: Model, attend: RowAttention) -> Iterator[None]:
     ) -> tuple[Tensor, None]:
         unknown = sorted(name for name, value in more.items() if name not in IRRELEVANT and value is not None)
         if unknown:
-            raise TypeError(f"its attention has {', '.join(unknown)}, which attention by rows does not know")
+            raise TypeError(f"its attention has {', '.join(unknown)}, which packed attention does not support")
         causal = may_be_causal and (getattr(module, "is_causal", False) if is_causal is None else is_causal)
         scale = scaling if scaling is not None else query.shape[-1] ** -0.5
         mixed = attend(query, key, value, Sight(causal, sliding_window), scale, softcap=softcap, bias=position_bias)

@@ -152,8 +152,8 @@ class RowEncoder(torch.nn.Module):
             if self._is_exact():
                 return
         raise SourceError(
-            f"source: {type(model).__name__} cannot be batched: a text depends on the others of its batch, or its code"
-            " fails on rows of token ids"
+            f"source: {type(model).__name__} cannot be batched: the output of a text depends on other texts of its"
+            " batch, or its code fails on token ids"
         )
 
     @property

@@ -60,7 +60,7 @@ def find_toolkit() -> Toolkit:
         return Package(importlib.import_module("tensorrt"), _compute_capability())
     if binary := _trtexec():
         return Trtexec(binary, _compute_capability())
-    raise PlanError("start: TensorRT is not here: run this inside the serving image, on a machine with a GPU")
+    raise PlanError("start: TensorRT is not installed: run this in the serving image, on a machine with a GPU")
 
 
 def _has_package() -> bool:
@@ -77,7 +77,7 @@ def _compute_capability() -> str:
     try:
         listed = _call(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"], "start")
     except FileNotFoundError as exc:
-        raise PlanError("start: there is no GPU here: run this on the machine that will serve") from exc
+        raise PlanError("start: no GPU found: run this on the machine that will serve") from exc
     return listed.split()[0]
 
 
@@ -89,7 +89,7 @@ class Trtexec:
         self.compute_capability = compute_capability
         banner = re.search(r"TensorRT v(\d+)(\d\d)(\d\d)\]", _call([binary, "--help"], "start"))
         if banner is None:
-            raise PlanError(f"start: {binary} does not say its version")
+            raise PlanError(f"start: {binary} does not print its version")
         self.version = ".".join(str(int(part)) for part in banner.groups())
 
     def build(self, graph: Path, spec: PlanSpec, plan: Path, timing_cache: Path) -> None:  # noqa: D102
@@ -152,7 +152,7 @@ class Package:
         config.set_timing_cache(cache, ignore_mismatch=False)
         serialized = builder.build_serialized_network(network, config)
         if serialized is None:
-            raise PlanError("build: TensorRT failed; its log above says why")
+            raise PlanError("build: TensorRT failed; see its log above")
         plan.write_bytes(serialized)
         if measured := config.get_timing_cache():  # None where the file was another GPU's
             with contextlib.suppress(OSError):  # the next build takes longer, no more
@@ -175,7 +175,7 @@ class Package:
         engine = runtime.deserialize_cuda_engine(plan.read_bytes())
         context = engine and engine.create_execution_context()
         if not context:
-            raise PlanError("gate: TensorRT cannot load its own plan; its log above says why")
+            raise PlanError("gate: TensorRT cannot load its own plan; see its log above")
         tensors = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         (name,) = (tensor for tensor in tensors if engine.get_tensor_mode(tensor) == self.trt.TensorIOMode.OUTPUT)
         for index, inputs in feeds:
@@ -188,7 +188,7 @@ class Package:
                 address = upload(output)
                 context.set_tensor_address(name, address)
                 if not context.execute_async_v3(0):
-                    raise PlanError(f"gate: TensorRT failed with profile {index}; its log above says why")
+                    raise PlanError(f"gate: TensorRT failed with profile {index}; see its log above")
                 gpu.download(address, output)
             yield output
 
@@ -201,7 +201,7 @@ class Gpu:
             with contextlib.suppress(OSError):
                 self.library = ctypes.CDLL(name)
                 return
-        raise PlanError("gate: CUDA's libcudart is not here: run this inside the serving image")
+        raise PlanError("gate: CUDA's libcudart is not installed: run this in the serving image")
 
     @contextlib.contextmanager
     def memory(self) -> Iterator[Callable[[NDArray[Any]], int]]:

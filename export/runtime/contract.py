@@ -218,7 +218,7 @@ def read_rows(tensors: Mapping[str, Array], fields: Sequence[Field], limits: Lim
     """
     rows = {name: len(tensors[name]) for field in fields for name in field.inputs}
     if len(set(rows.values())) > 1:
-        raise InvalidTensorsError(f"the inputs must have as many rows as each other, not {rows}")
+        raise InvalidTensorsError(f"all inputs must have the same number of rows, not {rows}")
     return list(zip(*(field.read(tensors, limits) for field in fields), strict=True))
 
 

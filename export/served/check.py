@@ -58,7 +58,7 @@ def check_served(
     proofs = read_proofs(spec, repository)
     sources = resolve(spec)
     if any(proof["revision"] != sources.revision for proof in proofs.values()):
-        raise NotBuiltError(f"[{spec.name}] source: is not what was exported: run python -m export {spec.name}")
+        raise NotBuiltError(f"[{spec.name}] source: changed since the export: run python -m export {spec.name}")
     tallies = {
         name: _Tally(spec, name, proof["precision"], MEASURE_OF[_role(spec, name)]) for name, proof in proofs.items()
     }
@@ -117,8 +117,8 @@ class _Tally:
         if not self._tolerance.admits(float(errors[worst]), 0):
             raise ParityError(
                 f"[{self._spec.name}] {question.shown[worst]}: expected {_written(question.expected[worst])}, got"
-                f" {_written(actual[worst])}; error {errors[worst]:.2g}, where"
-                f" {self._tolerance.worst:g} is the most"
+                f" {_written(actual[worst])}; error {errors[worst]:.2g},"
+                f" {self._tolerance.worst:g} allowed"
             )
 
     def measured(self) -> dict[str, Any]:
@@ -139,8 +139,8 @@ class _Tally:
         )
         if not parity.holds:
             raise ParityError(
-                f"[{self._spec.name}] served: {parity.measure} error {parity.mean:.2g} on average, where"
-                f" {parity.tolerance.mean:g} is the most"
+                f"[{self._spec.name}] served: {parity.measure} error {parity.mean:.2g} on average,"
+                f" {parity.tolerance.mean:g} allowed"
             )
         speed = Speed(self._name, self._precision, self._tokens / self._seconds, "tokens")
         return {"parity": [asdict(parity)], "speed": [asdict(speed)]}

@@ -149,7 +149,7 @@ def _load(name: str, file: Path) -> object:
     if not file.is_file():
         return {}
     if file.stat().st_size > MOST_BYTES:
-        raise SourceError(f"[{name}] source: {file.name} has more than {MOST_BYTES >> 20} MiB")
+        raise SourceError(f"[{name}] source: {file.name} is larger than {MOST_BYTES >> 20} MiB")
     try:
         return json.loads(file.read_text())
     except (ValueError, RecursionError) as exc:
@@ -170,7 +170,7 @@ def _task(facts: _Facts) -> Finding:
     sparse = sorted(_SPARSE.intersection(facts.modules))
     if facts.settings.get("model_type") == "SparseEncoder" or sparse:
         saying = f"module {sparse[0]}" if sparse else "model_type SparseEncoder"
-        raise facts.refuse(f"it makes sparse vectors ({saying}), which no task is for")
+        raise facts.refuse(f"it makes sparse vectors ({saying}), which are not supported")
     return _saved_as(facts) or _built_as(facts)
 
 
@@ -209,10 +209,10 @@ def _built_as(facts: _Facts) -> Finding:
         return Finding("image-text", f"model_type {model_type}")
     if any(key in facts.config for key in ("vision_config", "audio_config", "image_size", "num_channels")):
         raise facts.refuse(
-            f"a model of type {model_type!r} takes images or audio, which are served of {', '.join(IMAGE_TEXT)} only"
+            f"a model of type {model_type!r} takes images or audio; only {', '.join(IMAGE_TEXT)} are supported"
         )
     if facts.card.tags & _SPARSE_TAGS:
-        raise facts.refuse("its card says that it makes sparse vectors, which no task is for")
+        raise facts.refuse("its card says that it makes sparse vectors, which are not supported")
     if facts.card.tags & _LATE:
         return Finding("late-interaction", "the tags of README.md", is_guess=True)
     kind = facts.architecture
@@ -224,7 +224,7 @@ def _built_as(facts: _Facts) -> Finding:
         if kind.endswith(suffixes):
             return decide(facts)
     if re.search("For[A-Z]", kind):
-        raise facts.refuse(f"{kind} is for none of the tasks {', '.join(get_args(Task))}")
+        raise facts.refuse(f"{kind} does not fit any of the tasks {', '.join(get_args(Task))}")
     return _encoder(facts)
 
 
@@ -238,7 +238,9 @@ def _decoder(facts: _Facts) -> Finding:
     if facts.is_reranker:
         return Finding("cross-encoder", f"{facts.architecture}, and README.md says that it ranks")
     if facts.card.pipeline not in _EMBEDDERS:
-        raise facts.refuse(f"{facts.architecture} writes text, and README.md does not say that it embeds or ranks")
+        raise facts.refuse(
+            f"{facts.architecture} generates text, and README.md does not describe an embedding model or a reranker"
+        )
     return _encoder(facts)
 
 
@@ -264,8 +266,8 @@ def _check_classes(facts: _Facts, given: Mapping[str, object]) -> None:
         labels = facts.config.get("id2label")
         labels = labels if isinstance(labels, dict) else {i: f"LABEL_{i}" for i in range(_classes(facts))}
         raise SourceError(
-            f"[{facts.name}] positive_class: has to be named with --positive-class, one of"
-            f" {', '.join(map(str, labels.values()))}: the source does not say which of them means relevant"
+            f"[{facts.name}] positive_class: set --positive-class to the label that means relevant, one of"
+            f" {', '.join(map(str, labels.values()))}"
         )
 
 
@@ -300,7 +302,7 @@ def _pooling(facts: _Facts) -> Finding:
         return Finding("lasttoken", f"{facts.architecture}, a decoder", is_guess=True)
     reason = f"README.md speaks of {' and '.join(said)}" if said else "README.md does not say it"
     raise SourceError(
-        f"[{facts.name}] pooling: has to be named with --pooling, one of {', '.join(get_args(Pooling))}: there is no"
+        f"[{facts.name}] pooling: set --pooling to one of {', '.join(get_args(Pooling))}: there is no"
         f" modules.json, and {reason}"
     )
 

@@ -66,14 +66,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=_positive,
         default=default_memory() / 2**30,
         metavar="GIB",
-        help="what exporting one model may take; by default nine tenths of the machine's, %(default).1f",
+        help="memory for the export of one model (default: 90 %% of the machine's, %(default).1f)",
     )
     parser.add_argument(
         "--time-limit",
         type=_positive,
         default=3600.0,
         metavar="SECONDS",
-        help="what exporting one model may take, less its download; by default %(default)s",
+        help="time for the export of one model, without its download (default: %(default)s)",
     )
 
 
@@ -157,9 +157,9 @@ def _follow(process: BaseProcess, receiver: Connection, allowed: Limits, said: P
                 case {"error": str(kind), "message": str(text)}:
                     raise RAISED.get(kind, SourceError)(text)
         if time.monotonic() > deadline:
-            raise SourceError(f"source: takes more than the {allowed.seconds:g} s of --time-limit")
+            raise SourceError(f"source: exceeded the --time-limit of {allowed.seconds:g} s")
         if _memory(process.pid or 0) > allowed.memory:
-            raise SourceError(f"source: takes more than the {allowed.memory / 2**30:.3g} GiB of --memory-limit")
+            raise SourceError(f"source: exceeded the --memory-limit of {allowed.memory / 2**30:.3g} GiB")
 
 
 def _tell_end(process: BaseProcess, said: Path) -> NoReturn:
@@ -270,7 +270,7 @@ def _filter(architecture: int, number: int) -> bytes:
 def refuse_sockets(event: str, arguments: tuple[Any, ...]) -> None:
     """The audit hook that stands in for a filter."""
     if event == "socket.__new__" and arguments[1] != socket.AF_UNIX:
-        raise PermissionError("there is no network here")
+        raise PermissionError("network access is disabled")
 
 
 def _prctl(*arguments: Any) -> int:  # noqa: ANN401 - numbers and pointers

@@ -96,7 +96,7 @@ def _resolve(spec: ModelSpec, key: str, where: str) -> Source:
     if not any(file.endswith(".bin") for file in files):
         raise SourceError(f"[{spec.name}] {key}: {where} holds no weights (*.safetensors)")
     if not spec.allow_pickle:
-        raise SourceError(f"[{spec.name}] {key}: {where} holds its weights in a pickle (*.bin), {untrusted.PICKLE}")
+        raise SourceError(f"[{spec.name}] {key}: {where} has its weights in a pickle (*.bin), {untrusted.PICKLE}")
     return source
 
 
@@ -149,7 +149,7 @@ def _hub(spec: ModelSpec, key: str, where: str, kinds: Sequence[str]) -> Source:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as exc:
         at = f" at revision {revision!r}" if revision else ""
         raise SourceError(
-            f"[{spec.name}] {key}: {where}{at} is not on the hub or in its cache; a local folder begins with ./ or /"
-            f" ({exc})"
+            f"[{spec.name}] {key}: {where}{at} is neither on the hub nor in its cache; a local folder starts with"
+            f" ./ or / ({exc})"
         ) from exc
     return Source(folder, folder.name)  # the cache names a snapshot's folder after its commit

@@ -118,7 +118,7 @@ OF_TRANSFORMERS = ("Transformer", "MLMTransformer", "CLIPModel")
 """Of those, the modules whose weights transformers reads, which is told to take safetensors only."""
 
 PICKLE = (
-    "which can run code of its author when it is read; convert them to safetensors, or set allow_pickle = true"
+    "which can run code when it is loaded; convert the weights to safetensors, or set allow_pickle = true"
     " (add: --allow-pickle)"
 )
 """What is said of a pickle."""
@@ -220,7 +220,7 @@ def _files(root: Path) -> Iterator[str]:
                 _check_bytes(name, path)
                 yield name
             elif not stat.S_ISDIR(mode):
-                raise _Refused(f"{name} is no regular file")
+                raise _Refused(f"{name} is not a regular file")
             elif path.is_symlink():
                 raise _Refused(f"{name} is a link to a folder")
             elif not path.name.startswith("."):  # as .git: no module may lie there
@@ -231,7 +231,7 @@ def _check_bytes(name: str, path: Path) -> None:
     for pattern, most in MOST_BYTES.items():
         if path.match(pattern):
             if (size := path.stat().st_size) > most:
-                raise _Refused(f"{name} has {size / MIB:,.1f} MiB, where {most // MIB} are the most")
+                raise _Refused(f"{name} has {size / MIB:,.1f} MiB, more than the allowed {most // MIB}")
             return
 
 
@@ -248,9 +248,9 @@ def _json(path: Path, file: str) -> Any:  # noqa: ANN401 - JSON
     name = PurePosixPath(file).name
     if name == "modules.json":
         if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
-            raise _Refused(f"{file} is no list of objects")
+            raise _Refused(f"{file} is not a list of objects")
     elif name.endswith(OBJECTS) and name not in LISTS and not isinstance(content, dict):
-        raise _Refused(f"{file} is no object")
+        raise _Refused(f"{file} is not an object")
     return content
 
 
@@ -279,29 +279,29 @@ def _check_sizes(file: str, content: object) -> None:
     for key, value in _entries(content):
         for number in _values(value) if key in MOST else ():
             if isinstance(number, int | float) and abs(number) > MOST[key]:
-                raise _Refused(f"{file} {key}: {number:,} is more than the {MOST[key]:,} that are read")
+                raise _Refused(f"{file} {key}: {number:,} is more than the allowed {MOST[key]:,}")
 
 
 def _check_prompts(file: str, content: object) -> None:
     prompts = [text for key, value in _entries(content) if key in PROMPTS for text in _values(value)]
     if (length := sum(len(text) for text in prompts if isinstance(text, str))) > MOST_PROMPTED:
-        raise _Refused(f"{file} prompts: have {length:,} characters, where {MOST_PROMPTED:,} are the most")
+        raise _Refused(f"{file} prompts: have {length:,} characters, more than the allowed {MOST_PROMPTED:,}")
 
 
 def _check_code(file: str, content: object) -> None:
     for key, value in _entries(content):
         if key in CODE and value:
             raise _Refused(
-                f"{file} names code of its own ({key}), which runs only with allow_remote_code = true; where"
-                " transformers has that model itself, take the key out of a copy of the folder"
+                f"{file} refers to its own code ({key}), which runs only with allow_remote_code = true; if"
+                " transformers supports the model itself, remove the key in a copy of the folder"
             )
         if key in ELSEWHERE and value is not None:
-            raise _Refused(f"{file} {key}: is not supported, since it reads what is not in the folder")
+            raise _Refused(f"{file} {key}: is not supported, since it reads files outside of the folder")
         for name in _values(value) if key in NAMES else ():
             if name is not None and not (isinstance(name, str) and NAMES[key].fullmatch(name)):
                 raise _Refused(f"{file} {key}: names {_shown(name)}, which is read only with allow_remote_code = true")
         if key == "model_type" and value in LOADS_OTHERS:
-            raise _Refused(f"{file} model_type: {value} is not supported, since it reads what is not in the folder")
+            raise _Refused(f"{file} model_type: {value} is not supported, since it reads files outside of the folder")
     if isinstance(content, dict):
         _check_kind(file, content)
 
@@ -319,7 +319,7 @@ def _check_kind(file: str, content: Mapping[str, Any]) -> None:
 
 def _refuse_keys(file: str, keys: Iterable[str]) -> None:
     for key in keys:
-        raise _Refused(f"{file} {key}: is not supported, since it may name what is not in the folder")
+        raise _Refused(f"{file} {key}: is not supported, since it can refer to files outside of the folder")
 
 
 def _check_type(file: str, config: Mapping[str, Any]) -> None:
@@ -331,7 +331,7 @@ def _check_type(file: str, config: Mapping[str, Any]) -> None:
         saved = config.get("transformers_version")
         by = f"; the folder was saved by transformers {_shown(saved)}" if saved else ""
         version = importlib.metadata.version("transformers")
-        raise _Refused(f"{file} model_type: {_shown(kind)} is not known to transformers {version}{by}")
+        raise _Refused(f"{file} model_type: {_shown(kind)} is unknown to transformers {version}{by}")
 
 
 def _check_settings(spec: ModelSpec, file: str, content: object) -> None:
@@ -343,25 +343,26 @@ def _check_settings(spec: ModelSpec, file: str, content: object) -> None:
         for name in (f"{part}_kwargs", _OLD[part]):
             given = content.get(name) or {}
             if not isinstance(given, dict):
-                raise _Refused(f"{file} {name}: is no object")
+                raise _Refused(f"{file} {name}: is not an object")
             for setting, value in given.items():
                 if setting not in allowed or isinstance(value, dict | list):
                     raise _Refused(
-                        f"{file} {name}: {_shown(setting)} is read only with allow_remote_code = true; known are"
-                        f" {', '.join(sorted(known))}"
+                        f"{file} {name}: {_shown(setting)} is read only with allow_remote_code = true; known"
+                        f" settings: {', '.join(sorted(known))}"
                     )
 
 
 def _check_modules(spec: ModelSpec, folder: _Folder) -> None:
     for file, path, kind in _modules(folder):
         if not isinstance(path, str) or not is_inside(path):
-            raise _Refused(f"{file} path: {_shown(path)} is not below the folder")
+            raise _Refused(f"{file} path: {_shown(path)} is outside of the folder")
         if not isinstance(kind, str):
             raise _Refused(f"{file} type: {_shown(kind)} is no name")
         known = MODULE.fullmatch(kind)
         if known is None and not spec.allow_remote_code:
             raise _Refused(
-                f"its {file} names code of its own, {_shown(kind)[1:-1]}, which runs only with allow_remote_code = true"
+                f"its {file} refers to its own code, {_shown(kind)[1:-1]}, which runs only with"
+                " allow_remote_code = true"
             )
         if known and known["name"] not in MODULES:
             raise _Refused(f"{file} type: {known['name']} is not one of {', '.join(sorted(MODULES))}")
@@ -378,7 +379,7 @@ def _modules(folder: _Folder) -> Iterator[tuple[str, Any, Any]]:
                 yield file, module.get("path", ""), module.get("type")
         elif isinstance(content, dict) and "types" in content:
             if not isinstance(content["types"], dict):
-                raise _Refused(f"{file} types: is no object")
+                raise _Refused(f"{file} types: is not an object")
             for path, kind in content["types"].items():
                 yield file, path, kind
 
@@ -414,10 +415,10 @@ def _has(folder: _Folder, parent: PurePosixPath, name: str) -> bool:
 def _check_index(folder: _Folder, file: str, content: Mapping[str, Any]) -> None:
     weights = content.get("weight_map")
     if not isinstance(weights, dict):
-        raise _Refused(f"{file} weight_map: is no object")
+        raise _Refused(f"{file} weight_map: is not an object")
     for name in set(map(str, weights.values())):
         if not SAFETENSORS.fullmatch(name):
-            raise _Refused(f"{file} weight_map: names {_shown(name)}, where only *.safetensors beside it are read")
+            raise _Refused(f"{file} weight_map: names {_shown(name)}, but only *.safetensors beside it are read")
         if not _has(folder, PurePosixPath(file).parent, name):
             raise _Refused(f"{file} weight_map: names {_shown(name)}, which is missing")
 
@@ -431,10 +432,14 @@ def _check_adapters(spec: ModelSpec, folder: _Folder) -> None:
         if PurePosixPath(file).name != "adapter_config.json":
             continue
         if spec.task != "text-embedding":
-            raise _Refused(f"{file} is an adapter, which only task text-embedding reads: merge it into its base")
+            raise _Refused(
+                f"{file} is an adapter, which is supported for task text-embedding only: merge it into its base model"
+            )
         if not any(_has(folder, parent, "config.json") for parent in PurePosixPath(file).parents):
             base = _shown(content.get("base_model_name_or_path"))
-            raise _Refused(f"{file} names a base model, {base}, that is not in the folder: save both in one, or merge")
+            raise _Refused(
+                f"{file} names a base model, {base}, that is not in the folder: save both in one folder, or merge them"
+            )
 
 
 def _shown(value: object) -> str:

@@ -47,7 +47,7 @@ def load(spec: ModelSpec, folder: Path, image_folder: Path | None = None) -> lis
     text = replace(text, name=f"{spec.name}-text")
     vision = _vision(spec, image_folder)
     if vision.width != text.width:
-        raise SourceError(f"[{spec.name}] image_source: has {vision.width} dimensions, where source has {text.width}")
+        raise SourceError(f"[{spec.name}] image_source: has {vision.width} dimensions, but source has {text.width}")
     return [_public(spec, text), _public(spec, vision)]
 
 
@@ -74,7 +74,7 @@ def _joint(spec: ModelSpec, folder: Path) -> list[Tower]:
     if model.config.model_type not in _TEXT_KINDS:
         raise SourceError(
             f"[{spec.name}] source: a checkpoint of type {model.config.model_type!r} is not one of"
-            f" {', '.join(_TEXT_KINDS)}; for two folders, name the image tower's as image_source"
+            f" {', '.join(_TEXT_KINDS)}; for a model of two folders, set image_source"
         )
     text = _text(spec, model, load_tokenizer(spec, folder))
     processor = load_processor(spec, folder)
@@ -95,7 +95,7 @@ def _public(spec: ModelSpec, tower: Tower) -> Tower:
 def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
     kind = _TEXT_KINDS[model.config.model_type]
     if kind.fills_up and tokenizer.padding_side != "right":
-        raise SourceError(f"[{spec.name}] source: its tokenizer fills texts up at the front, which is not supported")
+        raise SourceError(f"[{spec.name}] source: its tokenizer pads on the left, which is not supported")
     config = model.config.text_config
     words = vocabulary(spec, tokenizer, model.text_model, config.max_position_embeddings)
     projection = kind.projection(model)
@@ -243,13 +243,13 @@ def _size(spec: ModelSpec, processor: Model) -> tuple[int, int]:
     """Height and width of what the model sees.
 
     Raises:
-        SourceError: the image processor does not bring images to one size, or not by resizing and cropping.
+        SourceError: the image processor does not produce images of one size, or not by resizing and cropping.
     """
     resize = dict(processor.size or ())
     crop = dict((processor.crop_size if getattr(processor, "do_center_crop", False) else resize) or ())
     key = "source" if spec.image_source is None else "image_source"
     if not {"height", "width"} <= set(crop):
-        raise SourceError(f"[{spec.name}] {key}: its image processor does not bring images to one size: {crop}")
+        raise SourceError(f"[{spec.name}] {key}: its image processor does not produce images of one size: {crop}")
     least = [resize.get(edge, resize.get("shortest_edge", 0)) for edge in ("height", "width")]
     fits = all(crop[edge] <= length for edge, length in zip(("height", "width"), least, strict=True))
     if not processor.do_resize or not fits or set(resize) not in ({"height", "width"}, {"shortest_edge"}):

@@ -120,7 +120,7 @@ def _reference(spec: ModelSpec, folder: Path) -> Model:
     is_stanford = _is_stanford(folder)
     modules = (folder / "modules.json").is_file()
     if kind not in ("SentenceTransformer", *MULTI_VECTOR):
-        raise SourceError(f"[{spec.name}] source: it is a {kind}, whose token vectors are not for comparing")
+        raise SourceError(f"[{spec.name}] source: it is a {kind}, whose token vectors cannot be compared")
     if (folder / "artifact.metadata").is_file() and not is_stanford and not settings:
         raise SourceError(
             f"[{spec.name}] source: it has the artifact.metadata of a ColBERT, but config.json names no {STANFORD}"
@@ -192,8 +192,7 @@ def _parts(spec: ModelSpec, reference: Model) -> Parts:
         or SETTINGS & first.processing_kwargs.keys()
     ):
         raise SourceError(
-            f"[{spec.name}] source: its first module, {type(first).__name__}, is not a transformer that reads plain"
-            " text and nothing else"
+            f"[{spec.name}] source: its first module, {type(first).__name__}, is not a transformer for plain text only"
         )
     masks = [module for module in rest if type(module) is MultiVectorMask]
     steps = [module for module in rest if type(module) is not MultiVectorMask]
@@ -208,7 +207,7 @@ def _parts(spec: ModelSpec, reference: Model) -> Parts:
         raise SourceError(f"[{spec.name}] source: its token vectors are not normalised at the end (Normalize)")
     if len(masks) > 1 or any(mask.keep_only_token_ids for mask in masks):
         raise SourceError(
-            f"[{spec.name}] source: it has more than one MultiVectorMask, or one that keeps the tokens of images only"
+            f"[{spec.name}] source: it has more than one MultiVectorMask, or one for the tokens of images only"
         )
     skipped = {
         task: sorted({id_ for mask in masks if task in mask.skiplist_tasks for id_ in _ids(mask)})
@@ -234,11 +233,11 @@ def _expansion(spec: ModelSpec, reference: Model, words: Vocabulary) -> Expansio
         return None
     if asked["length"] > words.max_tokens:
         raise SourceError(
-            f"[{spec.name}] source: queries are filled up to {asked['length']} tokens, where a row may have"
-            f" {words.max_tokens}"
+            f"[{spec.name}] source: queries are expanded to {asked['length']} tokens, more than the"
+            f" {words.max_tokens} of a row"
         )
     if tokenizer.padding_side != "right":
-        raise SourceError(f"[{spec.name}] source: queries are filled up at their start, by a tokenizer that pads there")
+        raise SourceError(f"[{spec.name}] source: queries are expanded on the left, which is not supported")
     if asked["token"] is not None:
         token = tokenizer.convert_tokens_to_ids(asked["token"])
     else:

@@ -44,7 +44,7 @@ def choose(spec: ModelSpec, transformer: Transformer, named: Reranker | None, pr
         template = of_chat(spec, transformer, prompt)
     if spec.instruction is not None:
         if template.instructed is None:
-            raise SourceError(f"[{spec.name}] instruction: its template has no place for one")
+            raise SourceError(f"[{spec.name}] instruction: the template does not contain {{instruction}}")
         template = with_default(template.instructed, spec.instruction)
     _check(spec, template)
     return template
@@ -59,7 +59,7 @@ def _check(spec: ModelSpec, template: PairTemplate) -> None:
         found = PLACE.findall(text)
         if sorted(found) != sorted(places) or found.index(QUERY) > found.index(DOCUMENT):
             raise SourceError(
-                f"[{spec.name}] template: must hold {' and '.join(places)} once each, the document behind the query"
+                f"[{spec.name}] template: must contain {' and '.join(places)} once each, the document after the query"
             )
 
 

@@ -83,7 +83,7 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
     """
     has_modules = (folder / "modules.json").is_file()
     if has_modules == (spec.pooling is not None):
-        said = "the source says it already" if has_modules else "must be named, since the source does not say it"
+        said = "already set by the source" if has_modules else "required, since the source does not set it"
         raise SourceError(f"[{spec.name}] pooling: {said} (modules.json)")
     _check_kind(spec, folder, has_modules=has_modules)
     with variants.without_adapters(spec, folder) as bare:
@@ -116,7 +116,7 @@ def _load(spec: ModelSpec, folder: Path, *, has_modules: bool) -> Model:
         check_module(spec, module, own)
     if spec.prompts:
         if any(reference.prompts.values()):
-            raise SourceError(f"[{spec.name}] prompts: the source names its own (config_sentence_transformers.json)")
+            raise SourceError(f"[{spec.name}] prompts: the source has its own (config_sentence_transformers.json)")
         reference.prompts = dict(spec.prompts)
     return reference
 
@@ -137,7 +137,7 @@ def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> To
     """The tower of a pipeline, or of one of its variants, under the name of a Triton model.
 
     Raises:
-        SourceError: a module has no place in a graph, or the modules do not fit each other.
+        SourceError: a module has no place in a graph, or the modules do not fit together.
     """
     first, *rest = variants.chain(reference, variant)
     adapter = variants.adapter(first, variant)
@@ -176,7 +176,7 @@ def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> To
             dimensions = len(embed(rows()[0]))
     except UNREADABLE as exc:
         kinds = ", ".join(type(module).__name__ for module in (first, *rest))
-        raise SourceError(f"[{spec.name}] source: its modules do not fit each other ({kinds}): {exc}") from exc
+        raise SourceError(f"[{spec.name}] source: its modules do not fit together ({kinds}): {exc}") from exc
     check_dimensions(spec, dimensions)
     if asks_for_prompts:
         _check_prompts(spec, first, parameters["prompts"], words)
@@ -267,7 +267,7 @@ def _static(spec: ModelSpec, first: Model) -> tuple[torch.nn.Module, Vocabulary,
     highest = max(own.get_vocab().values())
     if highest >= len(table):
         raise SourceError(
-            f"[{spec.name}] source: the tokenizer has ids up to {highest}, where the table ends at {len(table) - 1}"
+            f"[{spec.name}] source: the tokenizer has ids up to {highest}, but the table ends at {len(table) - 1}"
         )
     packed = spec.backend != "tensorrt"
     words = Vocabulary(own, len(table), spec.max_tokens or min(most, MOST_TOKENS), padding=0)
@@ -278,7 +278,7 @@ def _truncation(spec: ModelSpec, given: object) -> int | None:
     """How much of each vector sentence-transformers gives."""
     if given is None or (isinstance(given, int) and not isinstance(given, bool) and given >= 1):
         return given
-    raise SourceError(f"[{spec.name}] source: truncate_dim is {given!r}, where a number of dimensions is needed")
+    raise SourceError(f"[{spec.name}] source: truncate_dim is {given!r}, but must be a number of dimensions")
 
 
 def _prompts(spec: ModelSpec, reference: Model) -> Parameters:
@@ -290,7 +290,7 @@ def _prompts(spec: ModelSpec, reference: Model) -> Parameters:
     named = {name: text for name, text in reference.prompts.items() if text}
     for name, text in named.items():
         if not isinstance(text, str):
-            raise SourceError(f"[{spec.name}] source: its prompt {name} is {text!r}, where a text is needed")
+            raise SourceError(f"[{spec.name}] source: its prompt {name} is {text!r}, but must be a text")
     return prompts.describe_prompts(named, reference.default_prompt_name)
 
 
@@ -307,5 +307,5 @@ def _check_prompts(spec: ModelSpec, transformer: Model, named: Mapping[str, str]
         own = len(words.tokenizer.encode(text).ids) - behind
         if counted != own:
             raise SourceError(
-                f"[{spec.name}] source: its pooling leaves out {counted} tokens for the prompt {name}, which has {own}"
+                f"[{spec.name}] source: its pooling skips {counted} tokens for the prompt {name}, which has {own}"
             )

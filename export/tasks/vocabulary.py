@@ -38,13 +38,13 @@ def vocabulary(spec: ModelSpec, tokenizer: Model, model: Model, limit: int | Non
     if most > positions:
         raise SourceError(f"[{spec.name}] max_tokens: {most}, but the model has {positions} positions")
     if most < LEAST_TOKENS:
-        raise SourceError(f"[{spec.name}] source: it says that it takes {most} tokens")
+        raise SourceError(f"[{spec.name}] source: its limit of {most} tokens is less than {LEAST_TOKENS}")
     if len(own.get_vocab()) <= len(own.get_added_tokens_decoder()):  # transformers makes up one of special tokens alone
         raise SourceError(f"[{spec.name}] source: holds no vocabulary (tokenizer.json)")
     highest = max(own.get_vocab().values())
     if highest >= config.vocab_size:
         raise SourceError(
-            f"[{spec.name}] source: the tokenizer has ids up to {highest}, where the model's vocabulary ends at"
+            f"[{spec.name}] source: the tokenizer has ids up to {highest}, but the model's vocabulary ends at"
             f" {config.vocab_size - 1}"
         )
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0

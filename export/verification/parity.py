@@ -63,8 +63,8 @@ def verify(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Parity | Spee
             if not parity.holds:
                 raise ParityError(
                     f"verify {tower.name} in {parity.precision}, rows {batches}: {parity.measure} error"
-                    f" {parity.worst:.2g} at worst and {parity.mean:.2g} on average;"
-                    f" {parity.tolerance.worst:g} and {parity.tolerance.mean:g} are allowed"
+                    f" {parity.worst:.2g} at worst and {parity.mean:.2g} on average,"
+                    f" {parity.tolerance.worst:g} and {parity.tolerance.mean:g} allowed"
                 )
             yield parity
         yield _speed(tower, runner, rows, plan, seconds)  # of the last, all together

@@ -105,9 +105,7 @@ class OnnxRuntime:
 def check_cuda(available: Sequence[str], used: Sequence[str]) -> None:
     """Raise RuntimeError where ONNX Runtime was built for GPUs and takes none: it logs why, and computes on the CPU."""
     if CUDA in available and CUDA not in used:
-        raise RuntimeError(
-            'CUDA did not start: install "onnxruntime-gpu[cuda,cudnn]" where there is a GPU, else onnxruntime'
-        )
+        raise RuntimeError('CUDA did not start: install "onnxruntime-gpu[cuda,cudnn]" or, without a GPU, onnxruntime')
 
 
 def cuda_options(fields: Sequence[Field]) -> dict[str, str]:

@@ -53,7 +53,7 @@ CASES: Mapping[str, Case] = {
     for case in (
         Case("bert"),
         Case("bert-plain", keys={"pooling": "mean"}),
-        Case("bert-plain", refused="pooling: must be named, since the source does not say it"),
+        Case("bert-plain", refused="pooling: required, since the source does not set it"),
         Case("bert-tokenizer"),
         Case("two-poolings"),
         Case("qwen3-theta"),

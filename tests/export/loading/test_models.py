@@ -66,7 +66,7 @@ def test_code_that_comes_with_weights_is_not_run(tmp_path: Path) -> None:
     (source / "own.py").write_text(f"open({str(ran)!r}, 'w').close()\n{code}")
     with pytest.raises(
         SourceError,
-        match=r"^\[tiny\] source: it comes with code of its own, which runs only with allow_remote_code = true$",
+        match=r"^\[tiny\] source: it needs its own code, which runs only with allow_remote_code = true$",
     ):
         load_model(SPEC, AutoModel, source)
     assert not ran.exists()

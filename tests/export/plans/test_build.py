@@ -136,8 +136,8 @@ def test_failed_build_is_one_sentence(machine: Serving) -> None:
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("trtexec", "start: TensorRT is not here: run this inside the serving image, on a machine with a GPU"),
-        ("nvidia-smi", "start: there is no GPU here: run this on the machine that will serve"),
+        ("trtexec", "start: TensorRT is not installed: run this in the serving image, on a machine with a GPU"),
+        ("nvidia-smi", "start: no GPU found: run this on the machine that will serve"),
     ],
 )
 def test_wrong_machine_is_refused_in_one_sentence(machine: Serving, missing: str, sentence: str) -> None:

@@ -129,12 +129,27 @@ def test_what_little_tells_is_a_guess_and_said_to_be(
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({"architectures": ["Qwen3ForCausalLM"]}, "writes text, and README.md does not say that it embeds or ranks"),
-        ({"architectures": ["GPT2LMHeadModel"]}, "writes text, and README.md does not say that it embeds or ranks"),
-        ({"architectures": ["T5ForConditionalGeneration"]}, "is for none of the tasks text-embedding, cross-encoder"),
-        ({"architectures": ["BertForTokenClassification"]}, "is for none of the tasks text-embedding, cross-encoder"),
-        ({"model_type": "vit", "image_size": 224}, "a model of type 'vit' takes images or audio, which are served of"),
-        ({"model_type": "qwen3_vl", "vision_config": {}}, "a model of type 'qwen3_vl' takes images or audio, which"),
+        (
+            {"architectures": ["Qwen3ForCausalLM"]},
+            "generates text, and README.md does not describe an embedding model or a reranker",
+        ),
+        (
+            {"architectures": ["GPT2LMHeadModel"]},
+            "generates text, and README.md does not describe an embedding model or a reranker",
+        ),
+        (
+            {"architectures": ["T5ForConditionalGeneration"]},
+            "does not fit any of the tasks text-embedding, cross-encoder",
+        ),
+        (
+            {"architectures": ["BertForTokenClassification"]},
+            "does not fit any of the tasks text-embedding, cross-encoder",
+        ),
+        (
+            {"model_type": "vit", "image_size": 224},
+            "a model of type 'vit' takes images or audio; only chinese_clip, clip, ",
+        ),
+        ({"model_type": "qwen3_vl", "vision_config": {}}, "a model of type 'qwen3_vl' takes images or audio; only"),
     ],
 )
 def test_what_no_task_serves_is_refused(tmp_path: Path, config: dict[str, Any], reason: str) -> None:
@@ -176,7 +191,7 @@ def test_pooling_of_a_plain_folder_is_a_guess(
 def test_pooling_that_nothing_tells_is_asked_for(
     tmp_path: Path, config: dict[str, Any], text: str, reason: str
 ) -> None:
-    with pytest.raises(SourceError, match=r"^\[a\] pooling: has to be named with --pooling, one of cls, ") as caught:
+    with pytest.raises(SourceError, match=r"^\[a\] pooling: set --pooling to one of cls, ") as caught:
         look(write(tmp_path, config, text=text))
     assert str(caught.value).endswith(f"there is no modules.json, and {reason}")
 
@@ -190,7 +205,10 @@ def test_classes_of_no_names_are_named_as_transformers_does(tmp_path: Path, more
 
 def test_class_that_means_relevant_is_asked_for(tmp_path: Path) -> None:
     folder = tiny.write_cross_encoder(tmp_path, labels=3)
-    with pytest.raises(SourceError, match=r"positive_class: .* --positive-class, one of LABEL_0, LABEL_1, LABEL_2: "):
+    with pytest.raises(
+        SourceError,
+        match=r"positive_class: .* --positive-class to the label that means relevant, one of LABEL_0, LABEL_1, LABEL_2$",
+    ):
         look(folder)
     inspected = look(folder, positive_class="LABEL_1")
     assert inspected.keys["task"].value == "cross-encoder"

@@ -107,7 +107,7 @@ def test_image_folder_is_found_as_the_other_is(tmp_path: Path) -> None:
     [
         ((), "holds no config.json"),
         (("config.json",), "holds no weights"),
-        (("config.json", "pytorch_model.bin"), "holds its weights in a pickle"),
+        (("config.json", "pytorch_model.bin"), "has its weights in a pickle"),
     ],
 )
 def test_errors_of_the_image_folder_name_its_key(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
@@ -162,9 +162,9 @@ def test_revision_that_cannot_be_had_is_in_the_message(tmp_path: Path) -> None:
     )
     environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert "SourceError: [a] source: owner/model at revision 'v9' is not on the hub or in its cache" in done.stderr
+    assert "SourceError: [a] source: owner/model at revision 'v9' is neither on the hub nor in its cache" in done.stderr
 
 
 def test_hub_name_of_a_wrong_form_is_one_sentence(minilm: ModelSpec) -> None:
-    with pytest.raises(SourceError, match="is not on the hub or in its cache"):
+    with pytest.raises(SourceError, match="is neither on the hub nor in its cache"):
         resolve(replace(minilm, source="three/part/name"))

@@ -164,7 +164,7 @@ def config(**values: Any) -> Attack:
     return lambda folder: edit(folder / "config.json", **values)
 
 
-CODE = r"names code of its own \(auto_map\), which runs only with allow_remote_code = true"
+CODE = r"refers to its own code \(auto_map\), which runs only with allow_remote_code = true"
 OWN_MAP = {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil", "AutoTokenizer": ["evil.Evil", None]}
 NAMED = "which is read only with allow_remote_code = true"
 
@@ -172,7 +172,7 @@ RUNS_CODE: dict[str, tuple[Attack, str]] = {
     # the four of which each ran
     "router": (
         router,
-        r"3_Router/router_config\.json names code of its own, evil\.Evil, which runs only with allow_re",
+        r"3_Router/router_config\.json refers to its own code, evil\.Evil, which runs only with allow_re",
     ),
     "words": (word_embeddings, rf"9_Words/wordembedding_config\.json tokenizer_class: names 'evil\.Evil', {NAMED}"),
     "pickle": (
@@ -183,13 +183,13 @@ RUNS_CODE: dict[str, tuple[Attack, str]] = {
         lambda f: index(f, "vocab.txt", weights_only=False),
         "model_kwargs: 'weights_only' is read only with allow_remote_code = tr",
     ),
-    "lightglue": (lightglue, "model_type: lightglue is not supported, since it reads what is not in the folder"),
-    "trust": (config(trust_remote_code=True), r"config\.json names code of its own \(trust_remote_code\)"),
+    "lightglue": (lightglue, "model_type: lightglue is not supported, since it reads files outside of the folder"),
+    "trust": (config(trust_remote_code=True), r"config\.json refers to its own code \(trust_remote_code\)"),
     # and their relatives
-    "asym": (legacy_router, r"3_Asym/config\.json names code of its own, evil\.Evil"),
+    "asym": (legacy_router, r"3_Asym/config\.json refers to its own code, evil\.Evil"),
     "module": (
         lambda f: add_module(f, "evil.Evil"),
-        r"its modules\.json names code of its own, evil\.Evil, which runs",
+        r"its modules\.json refers to its own code, evil\.Evil, which runs",
     ),
     "config": (config(auto_map=OWN_MAP), rf"config\.json {CODE}"),
     "nested": (config(text_config={"deep": [{"auto_map": OWN_MAP}]}), rf"config\.json {CODE}"),
@@ -210,7 +210,7 @@ RUNS_CODE: dict[str, tuple[Attack, str]] = {
     "kernel": (config(_attn_implementation="evil/kernel"), rf"_attn_implementation: names 'evil/kernel', {NAMED}"),
     "arguments": (
         sentence({"tokenizer_args": {"config": "evil"}}),
-        "tokenizer_args: 'config' is read only with allow_remote_code = true; known are ",
+        "tokenizer_args: 'config' is read only with allow_remote_code = true; known settings: ",
     ),
     "library": (
         lambda f: adapter(f, auto_mapping={"base_model_class": "Evil", "parent_library": "evil"}),
@@ -220,7 +220,7 @@ RUNS_CODE: dict[str, tuple[Attack, str]] = {
     "timm": (config(vision_config={"model_type": "timm_wrapper"}), "model_type: timm_wrapper is not supported"),
     "audio": (
         lambda f: edit(f / "processor_config.json", audio_tokenizer={"audio_tokenizer_name_or_path": "x"}),
-        "audio_tokenizer: is not supported, since it reads what is not in the folder",
+        "audio_tokenizer: is not supported, since it reads files outside of the folder",
     ),
     "quantised": (config(quantization_config={"quant_method": "x"}), "quantization_config: is not supported"),
 }
@@ -229,7 +229,7 @@ RUNS_CODE: dict[str, tuple[Attack, str]] = {
 REFUSED: dict[str, tuple[Attack, str]] = {
     "index alone": (
         lambda f: index(f, "evil.bin"),
-        r"model\.safetensors\.index\.json weight_map: names 'evil\.bin', where only \*\.safetensors beside it are read",
+        r"model\.safetensors\.index\.json weight_map: names 'evil\.bin', but only \*\.safetensors beside it are read",
     ),
     "index outside": (
         lambda f: index(f, "../a.safetensors"),
@@ -239,7 +239,7 @@ REFUSED: dict[str, tuple[Attack, str]] = {
         lambda f: index(f, "a.safetensors"),
         r"weight_map: names 'a\.safetensors', which is missing",
     ),
-    "index of a list": (lambda f: edit(f / "a.safetensors.index.json", weight_map=[]), "weight_map: is no object"),
+    "index of a list": (lambda f: edit(f / "a.safetensors.index.json", weight_map=[]), "weight_map: is not an object"),
     "module in a pickle": (pickled_module, r"2_Dense/pytorch_model\.bin is a pickle, .* set allow_pickle = true "),
     "adapter in a pickle": (
         pickled_adapter,
@@ -251,7 +251,7 @@ REFUSED: dict[str, tuple[Attack, str]] = {
     ),
     "module outside": (
         lambda f: add_module(f, f"{OWN}.models.Pooling", f"../{outside(f, '1_Pooling').name}"),
-        r"modules\.json path: '\.\./out1_Pooling' is not below the folder",
+        r"modules\.json path: '\.\./out1_Pooling' is outside of the folder",
     ),
     "module at a root": (lambda f: add_module(f, f"{OWN}.models.Pooling", "/etc"), "path: '/etc' is not below"),
     "module in a hidden folder": (
@@ -274,9 +274,9 @@ REFUSED: dict[str, tuple[Attack, str]] = {
     ),
     "module of no name": (lambda f: modules(f, [{"path": "", "type": 5}]), r"modules\.json type: 5 is no name$"),
     "module of no path": (lambda f: add_module(f, f"{OWN}.models.Pooling", 5), r"modules\.json path: 5 is not below"),
-    "modules in an object": (lambda f: modules(f, {"0": {}}), r"modules\.json is no list of objects"),
-    "modules in a list of numbers": (lambda f: modules(f, [5]), r"modules\.json is no list of objects"),
-    "types in a list": (lambda f: edit(f / "r_config.json", types=[1]), r"r_config\.json types: is no object"),
+    "modules in an object": (lambda f: modules(f, {"0": {}}), r"modules\.json is not a list of objects"),
+    "modules in a list of numbers": (lambda f: modules(f, [5]), r"modules\.json is not a list of objects"),
+    "types in a list": (lambda f: edit(f / "r_config.json", types=[1]), r"r_config\.json types: is not an object"),
     "a module that is not read": (
         lambda f: add_module(f, f"{OWN}.models.WordEmbeddings"),
         "modules.json type: WordEmbeddings is not one of .*Dense, ",
@@ -285,27 +285,27 @@ REFUSED: dict[str, tuple[Attack, str]] = {
         lambda f: add_module(f, f"{OWN}.models.os"),
         "modules.json type: os is not one of ",
     ),
-    "config in a list": (lambda f: (f / "config.json").write_text("[]"), r"config\.json is no object"),
+    "config in a list": (lambda f: (f / "config.json").write_text("[]"), r"config\.json is not an object"),
     "JSON cut short": (lambda f: (f / "config.json").write_text('{"a'), r"config\.json is not JSON: "),
     "deep JSON": (lambda f: (f / "a.json").write_text("[" * 100_000), r"a\.json is not JSON: "),
-    "arguments in a list": (sentence({"model_kwargs": [1]}), "model_kwargs: is no object"),
+    "arguments in a list": (sentence({"model_kwargs": [1]}), "model_kwargs: is not an object"),
     "an unknown type": (
         config(model_type="no-such", transformers_version="9.1"),
-        rf"model_type: 'no-such' is not known to transformers {VERSION}; the folder was saved by transformers '9\.1'$",
+        rf"model_type: 'no-such' is unknown to transformers {VERSION}; the folder was saved by transformers '9\.1'$",
     ),
     "a type that is no name": (config(model_type=["bert"]), r"model_type: \['bert'\] is not known to"),
     "a million layers": (config(num_hidden_layers=10**6), "num_hidden_layers: 1,000,000 is more than the 1,000 that"),
     "a million layers below": (config(text_config={"n_layer": 1e6}), r"n_layer: 1,000,000\.0 is more than the 1,000"),
-    "deep stages": (config(depths=[1, 10**9]), "depths: 1,000,000,000 is more than the 1,000 that are read"),
+    "deep stages": (config(depths=[1, 10**9]), "depths: 1,000,000,000 is more than the allowed 1,000"),
     "prompts": (
         lambda f: edit(f / "config_sentence_transformers.json", prompts={"a": "x" * 10_000, "b": "x" * 10_000}),
-        "prompts: have 20,000 characters, where 16,384 are the most",
+        "prompts: have 20,000 characters, more than the allowed 16,384",
     ),
-    "a FIFO": (fifo, r"config_sentence_transformers\.json is no regular file"),
+    "a FIFO": (fifo, r"config_sentence_transformers\.json is not a regular file"),
     "a device": (lambda f: (f / "a.json").symlink_to("/dev/zero"), "a.json is a link that leads out of the folder"),
     "a link": (linked_weights, r"model\.safetensors is a link that leads out of the folder"),
     "a broken link": (lambda f: (f / "a").symlink_to("nothing"), "cannot be read: .*No such file"),
-    "a large config": (lambda f: large(f, "config.json", 9), r"config\.json has 9\.0 MiB, where 8 are the most"),
+    "a large config": (lambda f: large(f, "config.json", 9), r"config\.json has 9\.0 MiB, more than the allowed 8"),
     "a large tokenizer": (lambda f: large(f, "tokenizer.json", 65), "tokenizer.json has 65.0 MiB, where 64 are the m"),
 }
 """What a folder may not do in any case, or not without allow_pickle, and what is said."""
@@ -451,4 +451,4 @@ def test_good_model_of_the_same_call_is_built_and_nothing_runs(good: Path, pictu
     assert [path.name for path in tmp_path.glob(".export-*")] == [".export-repository.lock"]
     by_name = {line.split()[1].strip("[]"): line for line in said}
     assert "PanicException" in by_name["panics"]
-    assert "takes more than the 3 GiB of --memory-limit" in by_name["grows"]
+    assert "exceeded the --memory-limit of 3 GiB" in by_name["grows"]

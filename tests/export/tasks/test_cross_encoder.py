@@ -406,13 +406,13 @@ def test_decoder_that_does_not_say_how_it_ranks_is_refused(tmp_path: Path) -> No
 
 def test_answer_must_be_one_token(tmp_path: Path) -> None:
     source = tiny.write_decoder_reranker(tmp_path)
-    with pytest.raises(SourceError, match=r"^\[tiny\] true_token: 'relevant' is not one token of its vocabulary$"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] true_token: 'relevant' is not a single token$"):
         load(decoder(source, true_token="relevant"))  # noqa: S106
 
 
 def test_tokens_are_said_once(tmp_path: Path) -> None:
     source = tiny.write_logit_score(tmp_path, chat_template=tiny.PAIRS_TEMPLATE)
-    with pytest.raises(SourceError, match=r"^\[tiny\] true_token: the source says it already \(LogitScore\)$"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] true_token: already set by the source \(LogitScore\)$"):
         load(replace(spec(source), true_token="yes"))  # noqa: S106
 
 
@@ -428,15 +428,15 @@ def test_instruction_of_a_table_stands_in_its_template(tmp_path: Path) -> None:
     told = load(decoder(source, template="{instruction} " + TEMPLATE, instruction="Judge.")).parameters["template"]
     assert told["prefix"].startswith("Judge. Is it")
     assert told["instructed"]["prefix"].startswith("{instruction} Is it")
-    with pytest.raises(SourceError, match=r"^\[tiny\] instruction: its template has no place for one$"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] instruction: the template does not contain {instruction}$"):
         load(decoder(source, instruction="Judge."))
-    with pytest.raises(SourceError, match=r"^\[tiny\] template: must hold \{query\} and \{document\} once each"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] template: must contain \{query\} and \{document\} once each"):
         load(decoder(source, template="{instruction} " + TEMPLATE, instruction="{query}"))
 
 
 def test_template_that_leaves_no_room_is_refused(tmp_path: Path) -> None:
     source = tiny.write_decoder_reranker(tmp_path)  # of 100 tokens
-    with pytest.raises(SourceError, match=r"^\[tiny\] template: has \d+ tokens of the 100 that a row may have"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] template: takes \d+ of the 100 tokens of a row, more than half"):
         load(replace(spec(source), template="qwen3-reranker"))
 
 

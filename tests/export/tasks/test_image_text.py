@@ -174,7 +174,7 @@ def test_image_folder_without_a_classifier_gives_its_first_token(tmp_path: Path)
 def test_towers_of_different_width_are_refused(tmp_path: Path) -> None:
     words = tiny.write_embedding(tmp_path / "text")
     pictures = tiny.write_image_classifier(tmp_path / "image", dimensions=8)
-    with pytest.raises(SourceError, match=r"^\[tiny\] image_source: has 8 dimensions, where source has 32$"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] image_source: has 8 dimensions, but source has 32$"):
         load(spec(words, pictures))
 
 
@@ -191,7 +191,9 @@ def without_one_size(folder: Path) -> Path:
 
 def test_images_that_are_not_brought_to_one_size_are_refused(tmp_path: Path) -> None:
     source = without_one_size(tiny.write_image_text(tmp_path, "ChineseCLIP"))  # which crops nothing
-    with pytest.raises(SourceError, match=r"^\[tiny\] source: its image processor does not bring images to one size: "):
+    with pytest.raises(
+        SourceError, match=r"^\[tiny\] source: its image processor does not produce images of one size: "
+    ):
         load(spec(source))
 
 

@@ -327,7 +327,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "static": (
         write_static,
-        "its first module, StaticEmbedding, is not a transformer that reads plain text and nothing else",
+        "its first module, StaticEmbedding, is not a transformer for plain text only",
     ),
     "no modules": (
         lambda folder: without_modules(tiny.write_pylate(folder)),
@@ -339,15 +339,15 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "sparse": (
         lambda folder: of_kind("SparseEncoder", tiny.write_embedding(folder)),
-        "it is a SparseEncoder, whose token vectors are not for comparing",
+        "it is a SparseEncoder, whose token vectors cannot be compared",
     ),
     "expanded in front": (
         lambda folder: padding_left(tiny.write_pylate(folder)),
-        "queries are filled up at their start, by a tokenizer that pads there",
+        "queries are expanded on the left, which is not supported",
     ),
     "expanded too far": (
         lambda folder: tiny.write_pylate(folder, document_length=31),
-        "queries are filled up to 32 tokens, where a row may have 31",
+        "queries are expanded to 32 tokens, more than the 31 of a row",
     ),
 }
 

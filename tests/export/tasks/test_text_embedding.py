@@ -146,9 +146,7 @@ def test_prompts_of_the_table_are_the_references_too(tmp_path: Path) -> None:
 
 def test_prompts_that_the_source_says_are_not_said_again(tmp_path: Path) -> None:
     source = with_settings(tiny.write_embedding(tmp_path), prompts={"query": "Suche: "})
-    with pytest.raises(
-        SourceError, match=r"^\[tiny\] prompts: the source names its own \(config_sentence_transformers"
-    ):
+    with pytest.raises(SourceError, match=r"^\[tiny\] prompts: the source has its own \(config_sentence_transformers"):
         load(replace(spec(source), prompts={"query": "query: "}))
 
 
@@ -243,7 +241,7 @@ def test_tokenizer_with_more_tokens_than_the_table_is_refused(tmp_path: Path) ->
     source = tiny.write_static(tmp_path)
     table = load_file(source / "model.safetensors")["embedding.weight"]
     save_file({"embedding.weight": table[:-9].contiguous()}, source / "model.safetensors")
-    with pytest.raises(SourceError, match=r"ids up to \d+, where the table ends at \d+$"):
+    with pytest.raises(SourceError, match=r"ids up to \d+, but the table ends at \d+$"):
         load(spec(source))
 
 
@@ -326,7 +324,7 @@ def test_modules_without_a_place_in_a_graph_are_named(tmp_path: Path) -> None:
 
 def test_modules_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     source = saved(tmp_path, LayerNorm(32), Pooling(32, "mean"))
-    with pytest.raises(SourceError, match=r"do not fit each other \(Transformer, LayerNorm, Pooling\): 'sentence_em"):
+    with pytest.raises(SourceError, match=r"do not fit together \(Transformer, LayerNorm, Pooling\): 'sentence_em"):
         load(spec(source))
 
 
@@ -348,7 +346,7 @@ def test_folder_of_one_module_is_refused(tmp_path: Path) -> None:
     source = saved(tmp_path, Pooling(32, "mean"))
     modules = json.loads((source / "modules.json").read_text())
     (source / "modules.json").write_text(json.dumps(modules[:1]))
-    with pytest.raises(SourceError, match=r"do not fit each other \(Transformer\): 'sentence_embedding'"):
+    with pytest.raises(SourceError, match=r"do not fit together \(Transformer\): 'sentence_embedding'"):
         load(spec(source))
 
 
@@ -376,7 +374,7 @@ def test_samples_are_rows_up_to_the_limit(tmp_path: Path) -> None:
 
 def test_pooling_that_the_source_says_is_not_said_again(tmp_path: Path) -> None:
     source = tiny.write_embedding(tmp_path, pooling="cls")
-    with pytest.raises(SourceError, match=r"pooling: the source says it already"):
+    with pytest.raises(SourceError, match=r"pooling: already set by the source"):
         load(replace(spec(source), pooling="mean"))
 
 

@@ -108,8 +108,8 @@ def test_graph_of_another_order_of_tokens_is_refused_with_its_numbers(
     wrong = replace(bert_tower, reference=lambda row: reversed_row(bert_tower, row))
     with pytest.raises(
         ParityError,
-        match=r"^verify tiny in fp32, rows alone: cosine error 0\.\d+ at worst and 0\.\d+ on average, where 0\.0001 and"
-        r" 0\.0001 are the most$",
+        match=r"^verify tiny in fp32, rows alone: cosine error 0\.\d+ at worst and 0\.\d+ on average, 0\.0001 and"
+        r" 0\.0001 allowed$",
     ):
         list(verify(bert, wrong, bert_graph))
 
