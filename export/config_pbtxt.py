@@ -1,4 +1,4 @@
-"""Renders config.pbtxt: what Triton needs to run an entry, and what the gateway needs to know of it."""
+"""Renders config.pbtxt: what Triton needs to run an entry, and what the gateway needs to know about it."""
 
 from collections.abc import Callable, Mapping
 
@@ -88,7 +88,7 @@ def _python(config: pb.ModelConfig, tower: Tower) -> None:  # noqa: ARG001 - eac
 
 
 def _onnxruntime(config: pb.ModelConfig, tower: Tower) -> None:
-    """On the first GPU. Triton tells the graph how long each stored row is."""
+    """Serve on the first GPU. Triton tells the graph the stored length of each row."""
     config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU, gpus=[0])
     for field in tower.fields:
         if isinstance(field, Tokens):

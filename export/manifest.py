@@ -1,4 +1,4 @@
-"""models.toml: which models to export, as data."""
+"""Reads models.toml, which lists the models to export."""
 
 import re
 import tomllib
@@ -24,7 +24,7 @@ PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
     "onnxruntime": ("fp32", "fp16"),
     "tensorrt": ("fp16", "fp32"),
 }
-"""What each backend computes in, its default first. bf16 is fp32 on a processor that does not compute in it."""
+"""The precisions of each backend, the default first. On a processor without bf16, bf16 means fp32."""
 ENDPOINTS: Mapping[str, tuple[Task, ...]] = {
     "/v1/embeddings": ("text-embedding", "image-text"),
     "/v1/rerank": ("cross-encoder", "late-interaction"),
@@ -44,7 +44,7 @@ TASKS_OF: Mapping[str, tuple[Task, ...]] = {
     "true_token": ("cross-encoder",),
     "variants": ("text-embedding",),
 }
-"""The tasks that a key means something for; any other key is for all."""
+"""The tasks that a key is for; any other key is for all."""
 
 COMMANDS = ("add",)
 """First words of `python -m export` that name no model."""
@@ -136,7 +136,7 @@ def load(path: Path = MANIFEST) -> dict[str, ModelSpec]:
 
 
 def parse(text: str, path: Path) -> dict[str, ModelSpec]:
-    """As `load`, of what the file is to hold."""
+    """As `load`, for text that is not in the file yet."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
@@ -188,7 +188,7 @@ def _respelt(where: str, table: Mapping[str, object]) -> Mapping[str, object]:
 
 
 def _check_keys(where: str, name: str, table: Mapping[str, object]) -> None:
-    """Say of a name or a key what is wrong with it, better than a schema could."""
+    """Refuse wrong names and keys with better messages than those of a schema."""
     if not re.fullmatch(NAME, name):
         raise ManifestError(f"{where}: a name may have up to 128 letters, digits, dots, dashes and underscores")
     if name in COMMANDS:
@@ -206,7 +206,7 @@ def _check_keys(where: str, name: str, table: Mapping[str, object]) -> None:
 
 
 def _check(path: Path, spec: ModelSpec) -> None:
-    """Refuse keys that do not go together.
+    """Refuse keys that contradict each other.
 
     Raises:
         ManifestError: with the key that is at fault.

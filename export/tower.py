@@ -1,4 +1,4 @@
-"""What an export makes of a source: for each Triton model a graph to trace, and what proves and serves it."""
+"""What a source becomes: for each Triton model a graph to trace, its reference, and what is served with it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """One Triton model to be."""
+    """One Triton model before it is exported."""
 
     name: str
     """Its name in Triton."""
@@ -33,7 +33,7 @@ class Tower:
     fields: tuple[Field, ...]
     """What a row of its input holds."""
     head: torch.nn.Module
-    """From `Rows`, one for each run of token ids, or from pixels, to FP32 [N, width]."""
+    """Computes FP32 [N, width] from `Rows`, one for each text of a row, or from pixels."""
     width: int
     reference: Callable[[Row], Tensor]
     """One row's output, [width], by the source's own code in fp32."""
@@ -41,6 +41,6 @@ class Tower:
     """Rows of many lengths to compare on."""
     vocabulary: Vocabulary | None = None
     packed: bool = False
-    """Whether its graph computes real tokens only."""
+    """Whether its graph computes real tokens only, and no padding."""
     parameters: Parameters = field(default_factory=Parameters)
     """What the gateway needs to know of this tower beyond what all towers have."""

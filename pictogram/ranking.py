@@ -21,7 +21,7 @@ class Found:
         return cls(first, five, ten, ranks.float().median().item())
 
     def as_dict(self) -> dict[str, float]:
-        """For JSON."""
+        """The values for JSON."""
         return asdict(self)
 
 

@@ -1,7 +1,7 @@
 """Post-training quantisation to int8, calibrated on real sentences.
 
 Weights and the inputs of matrix products become int8 with scales that are fixed once (Jacob et al. 2018, arXiv
-1712.05877), so a row's numbers do not depend on its neighbours, as they do where scales are taken from each batch.
+1712.05877), so the output of a row does not depend on its batch, as it would with scales taken from each batch.
 Weights use seven bits: processors without VNNI add two products in 16 bits, where those of eight overflow.
 """
 

@@ -1,7 +1,7 @@
-"""Attention by rows: what stands in for a model's own while it is traced.
+"""Attention by rows, which replaces the attention of a model while it is traced.
 
-A token sees the tokens of its own row only, all of them, or as a causal or sliding model has it. Written in plain
-operators, for packed rows and for padded ones.
+A token attends to the tokens of its own row only: to all of them, or as a causal or sliding-window model does. Written
+in plain operators, for packed and for padded rows.
 """
 
 from collections.abc import Iterable, Iterator
@@ -92,9 +92,9 @@ class RowAttention:
     attended: Tensor
     """bool [N, L], the keys of each row that may be seen."""
     layout: Layout | None = None
-    """Of packed rows; None for padded ones."""
+    """The layout of packed rows; None for padded ones."""
     slices: int = 1
-    """Into which the queries of a row are cut: scores take memory for one slice at a time."""
+    """Slices that the queries of a row are cut into: scores take memory for one slice at a time."""
     hides: bool = False
     """Whether rows have tokens that may not be seen, so that a window may hold none that may."""
 
@@ -190,7 +190,7 @@ def _repeat(heads: Tensor, count: int) -> Tensor:
 
 
 NAME = "by_rows"
-"""Of the implementation, in transformers' table of them."""
+"""The name of this implementation in transformers' table."""
 IRRELEVANT = {"deterministic", "dropout", "output_attentions", "position_ids", "use_cache"}
 """Arguments of the interface that change no numbers of a model in eval mode."""
 

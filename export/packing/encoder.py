@@ -1,8 +1,8 @@
 """A transformers encoder or decoder that computes rows: on real tokens only, where its family allows.
 
-Packed, rows of different length stand one behind the other in a single sequence of T tokens, so every per-token
-operation (embeddings, linear layers, normalisation: nearly all of the work) runs on exactly T tokens. Only the
-attention needs rows: it scatters queries, keys and values to a padded [N, H, L, d] and gathers the result back.
+Rows of different length are concatenated into one sequence of T tokens, so every per-token operation (embeddings,
+linear layers, normalisation: nearly all of the work) runs on exactly T tokens. Only attention needs rows: it scatters
+queries, keys and values to a padded [N, H, L, d] and gathers the result back.
 """
 
 import inspect

@@ -20,10 +20,10 @@ first; fewer would leave the packs uneven."""
 PADDED_TOKENS = 32768
 """Tokens, padding included, that one execution on a GPU has memory for, beside the scores of its attention."""
 SCORE_BYTES: Mapping[Precision, int] = {"fp32": 3 * 4, "fp16": 2 * 4}
-"""Of one score, in all copies that live at a time: the product, the masked and the softmaxed one. In a graph of mixed
-precision the softmax is in fp32, and what comes before it in fp16."""
+"""Bytes of one score in all copies that exist at a time: the product, the masked and the softmaxed one. In a graph of
+mixed precision the softmax is in fp32, and what comes before it in fp16."""
 SLICE_BYTES = 3 << 29
-"""Scores of one row that a graph computes at a time: 1.5 GiB. More slices are more kernels, for short rows too."""
+"""Bytes of the scores of one row that a graph computes at a time. More slices mean more kernels, for short rows too."""
 BATCH_BYTES = 6 << 30
 """Scores of one batch, of a GPU's memory: 6 GiB."""
 PROOF_BYTES = 3 << 30
@@ -37,11 +37,11 @@ class Attention:
     cell_bytes: int = 0
     """For a token that sees a token, or padding, in all heads; 0 where no scores are kept."""
     slices: int = 1
-    """That the queries of a row are cut into."""
+    """Slices that the queries of a row are cut into."""
 
     @classmethod
     def of(cls, spec: ModelSpec, tower: Tower) -> "Attention":
-        """Of a tower whose graph is traced and served as its table says.
+        """The attention of a tower whose graph is traced and served as its table says.
 
         OpenVINO fuses attention on a CPU and never has its scores whole; other backends compute what the graph says.
         """

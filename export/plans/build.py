@@ -36,7 +36,7 @@ class Case:
 
     @property
     def shapes(self) -> dict[str, Shape]:
-        """Of the inputs."""
+        """The shapes of the inputs."""
         return {name: array.shape for name, array in self.inputs.items()}
 
 
@@ -114,7 +114,7 @@ def _build_proven(folder: Path, toolkit: Toolkit, times: Path, spec: PlanSpec, c
 
 
 def current_key(folder: Path, toolkit: Toolkit) -> dict[str, Any]:
-    """The content that plan.key has where an entry's plan is built now.
+    """The content of plan.key if the plan of an entry were built now.
 
     Raises:
         FileNotFoundError: the entry is not one for TensorRT.
@@ -124,7 +124,7 @@ def current_key(folder: Path, toolkit: Toolkit) -> dict[str, Any]:
 
 
 def staleness(version: Path, key: Mapping[str, Any]) -> str | None:
-    """Why the plan in an entry's version folder must be built anew, or None where it was built from this key."""
+    """Why the plan in an entry's version folder must be built again, or None if it was built from this key."""
     if not (version / PLAN).is_file():
         return "there is no plan yet"
     try:

@@ -27,7 +27,7 @@ MEASURES: Mapping[str, Callable[[Vectors, Vectors], Vectors]] = {
     "logit": score_errors,
     "score": score_errors,
 }
-"""By the name of what differs."""
+"""The errors that each measure compares, by the name of the measure."""
 
 
 @dataclass(frozen=True, slots=True)

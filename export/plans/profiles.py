@@ -1,4 +1,4 @@
-"""What a TensorRT plan is built for: its optimisation profiles, how far its numbers may be off, and its cache key.
+"""What a TensorRT plan is built for: its optimisation profiles, the tolerance of its outputs, and its cache key.
 
 Read in the serving image too: standard library and numpy only.
 """
@@ -16,10 +16,10 @@ from export.plans.measures import Tolerance
 BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 """Tokens to which a batch's rows are padded. A row is less than twice as long as it need be."""
 OPTIMAL_TOKENS = 8192
-"""Of the execution that kernels are tuned for. A GPU is busy with this many whatever their rows, and more of them only
-wait longer; a batch of 64 rows of 8,192 is allowed, but no reason to tune for it."""
+"""Tokens of the execution that kernels are tuned for. This many keep a GPU busy, and more only wait longer; a batch of
+64 rows of 8,192 tokens is allowed, but not tuned for."""
 QUERY_TOKENS = 32
-"""For which the queries of pairs are tuned: they are short."""
+"""Tokens that the queries of pairs are tuned for: they are short."""
 IMAGE_TOKENS = 256
 """Patches of one picture, for `OPTIMAL_TOKENS`: 224 pixels in patches of 16 or 14 make 196 or 256."""
 
@@ -61,7 +61,7 @@ class PlanSpec:
     """One of MEASURES."""
     tolerance: Tolerance
     workspace_mib: int = 4096
-    """GPU memory that a kernel may scratch in."""
+    """GPU memory that a kernel may use as scratch space."""
 
 
 def length_buckets(max_tokens: int) -> tuple[int, ...]:
@@ -134,6 +134,6 @@ def graph_hash(path: Path) -> str:
 
 
 def cache_key(tensorrt_version: str, compute_capability: str, graph_sha256: str, profiles: Sequence[Profile]) -> str:
-    """A hash, in hex, of all that decides whether a plan still fits: one of another key must be built anew."""
+    """A hash, in hex, of all that decides whether a plan still fits: a plan with another key must be built again."""
     parts = (tensorrt_version, compute_capability, graph_sha256, [asdict(profile) for profile in profiles])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""TensorRT on the GPU of this machine: the one module that needs either, and numpy beside them."""
+"""TensorRT on the GPU of this machine. No other module needs either of them."""
 
 import contextlib
 import ctypes
@@ -20,7 +20,7 @@ from export.plans.measures import Vectors
 from export.plans.profiles import PlanSpec, Shape
 
 TRTEXEC_FOLDER = "/usr/src/tensorrt/bin"
-"""Where NVIDIA's images keep it; it is not on their PATH."""
+"""The folder of trtexec in NVIDIA's images, which is not on their PATH."""
 
 Inputs = Mapping[str, NDArray[np.generic]]
 """All inputs of a graph by name."""
@@ -34,9 +34,9 @@ class Toolkit(Protocol):
     """A way to TensorRT."""
 
     version: str
-    """Of TensorRT: major, minor and patch."""
+    """The version of TensorRT: major, minor and patch."""
     compute_capability: str
-    """Of the GPU, as "9.0"."""
+    """The compute capability of the GPU, such as "9.0"."""
 
     def build(self, graph: Path, spec: PlanSpec, plan: Path, timing_cache: Path) -> None:
         """Write the plan of a graph, computing in exactly the types that the graph names."""
@@ -64,7 +64,7 @@ def find_toolkit() -> Toolkit:
 
 
 def _has_package() -> bool:
-    """Whether NVIDIA's package is installed; this module, whose full name is another, does not hide it."""
+    """Whether NVIDIA's Python package is installed."""
     return importlib.util.find_spec("tensorrt") is not None
 
 
@@ -73,7 +73,7 @@ def _trtexec() -> str | None:
 
 
 def _compute_capability() -> str:
-    """Of the first GPU."""
+    """The compute capability of the first GPU."""
     try:
         listed = _call(["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"], "start")
     except FileNotFoundError as exc:
@@ -194,7 +194,7 @@ class Package:
 
 
 class Gpu:
-    """As much of CUDA's runtime library as the gate needs. Everything is on the default stream, so copies wait."""
+    """The part of CUDA's runtime library that verification needs. All work is on the default stream, so copies wait."""
 
     def __init__(self) -> None:
         for name in ("libcudart.so.13", "libcudart.so.12", "libcudart.so"):
@@ -230,7 +230,7 @@ class Gpu:
 
 
 def format_shapes(shapes: Mapping[str, Shape]) -> str:
-    """As trtexec writes them: "input_ids:2x32,length:2x1"."""
+    """Shapes in trtexec's notation, such as "input_ids:2x32,length:2x1"."""
     return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
 
 

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 Array = NDArray[np.generic]
 Ids = NDArray[np.int64]
 Row = tuple[Array, ...]
-"""What one row of a batch holds, a value for each field of the graph: token ids 1-D and without padding, a number 0-D,
-or the pixels of an image."""
+"""One row of a batch, with a value for each field of the graph: token ids 1-D and without padding, a number 0-D, or the
+pixels of an image."""
 
 IMAGE_TOKENS = 128
-"""What an image counts for in a pack."""
+"""Tokens that an image counts as in a pack."""
 
 
 class InvalidTensorsError(ValueError):
-    """The tensors of one request do not fit the contract."""
+    """The tensors of a request violate the contract."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,14 @@ class Limits:
     """What a model takes."""
 
     max_tokens: int = 0
-    """The most that one run of token ids may hold."""
+    """The most token ids of one text."""
     vocabulary_size: int = 0
     """Ids are below this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One run of token ids a row: three inputs of the graph."""
+    """One text per row, as token ids: three inputs of the graph."""
 
     ids: str
     """INT64 [b, L] at Triton, flattened in the graph."""
@@ -78,7 +78,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """How many tokens at the front of a row stand apart, INT32 [b, 1]."""
+    """The length of a segment at the front of a row, in tokens: INT32 [b, 1]."""
 
     name: str
     of: str
@@ -105,7 +105,7 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
-    """One image a row, UINT8 [b, 3, H, W]."""
+    """One image per row, UINT8 [b, 3, H, W]."""
 
     name: str
 

@@ -1,6 +1,6 @@
-"""Runs a graph on OpenVINO: rows of any length in, one vector or score a row out.
+"""Runs a graph on OpenVINO: rows of any length in, one vector or score per row out.
 
-Copied into each entry beside `model.py`, and used by the export to verify what it copies.
+Entries of the python backend hold a copy of this file; the export verifies with it.
 """
 
 import os
@@ -17,17 +17,17 @@ PACK_TOKENS = 512
 """Tokens in one execution. On two AVX-512 cores 384 to 512 gave the most tokens/s; beyond that the activations outgrow
 the caches."""
 KERNELS = 1000
-"""That are kept of all that were compiled for the sizes of packs. By default 5000 are, some 200 MiB more, by which no
-workload gets faster; with 500, some are slower by a twentieth."""
+"""Compiled kernels to keep for the sizes of packs. OpenVINO keeps 5000 by default, which takes some 200 MiB more and
+makes no workload faster; with 500, some are 5% slower."""
 PACK_COST = 20
-"""What an execution takes beside its rows, in the time of so many tokens. This and the next are of all-MiniLM-L6-v2 in
-bf16 on two cores; they are lower and higher for larger models, for which it matters less where packs are cut."""
+"""Fixed time of an execution, in tokens. This and the next are measured for all-MiniLM-L6-v2 in bf16 on two cores. For
+larger models this one is lower and the next higher, but there it matters less where packs are cut."""
 CELLS_A_TOKEN = 900
-"""Cells of attention, a token seeing a token or padding, that take as long as the rest of the work on a token."""
+"""Cells of attention (a token attending to a token or to padding) that take as long as the other work on a token."""
 
 
 class Engine:
-    """A compiled graph. Not thread-safe: one a Triton instance."""
+    """A compiled graph. Not thread-safe: each Triton instance has one."""
 
     def __init__(self, graph: Path, precision: str | None = None) -> None:
         """Compile a graph as the export writes them.
@@ -40,7 +40,7 @@ class Engine:
             "PERFORMANCE_HINT": "LATENCY",
             # By default OpenVINO counts physical cores, and takes a virtual machine's two CPUs for one.
             "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
-            # Each thread kept on a core of its own would wait there for the gateway, or for another model's.
+            # A thread pinned to a core would wait there for the gateway, or for another model's thread.
             "ENABLE_CPU_PINNING": False,
             "CPU_RUNTIME_CACHE_CAPACITY": KERNELS,
         }
@@ -54,7 +54,7 @@ class Engine:
         self.tokens = 0
         """Computed so far."""
         self.padding = 0.0
-        """Work on padding so far, in tokens. Only attention sees any: each row of a pack as long as the longest."""
+        """Work on padding so far, in tokens. Only attention has padding: it extends rows to the longest of the pack."""
         self._request = compiled.create_infer_request()
 
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
@@ -79,8 +79,8 @@ class Engine:
 def packs(costs: Sequence[int], budget: int) -> list[list[int]]:
     """Cut rows into packs of similar cost, each within the budget unless one row alone exceeds it.
 
-    Of all ways to cut the rows in order of their cost, the one that takes the least time: few packs, and little padding
-    in attention, where each row of a pack is as long as the longest.
+    Of all ways to cut the rows in order of their cost, this takes the least time: few packs, and little padding in
+    attention, where each row of a pack is as long as the longest.
 
     Args:
         costs: tokens of each row.

@@ -1,4 +1,4 @@
-"""The proof that starts from the text: what a running gateway answers, against the library's own call."""
+"""Compares what a running gateway answers with what the library itself computes from the same text."""
 
 import base64
 import time
@@ -22,17 +22,17 @@ from export.sources.resolve import Sources, resolve
 from export.verification.tolerances import MEASURE_OF, Measure, Parity, Speed
 
 TIMEOUT_S = 120.0
-"""Of a request; a gateway gives up before."""
+"""Timeout of a request; a gateway gives up earlier."""
 NUMBERS = 3
-"""Of a vector, in messages."""
+"""Numbers of a vector that messages show."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """Where to ask."""
+    """A running gateway."""
 
     url: str
-    """Up to and without `/v1`."""
+    """The base URL, without `/v1`."""
     key: str | None = field(default=None, repr=False)
 
 
@@ -79,7 +79,7 @@ def _questions(spec: ModelSpec, sources: Sources, limits: Limits, progress: Prog
 
 
 class _Tally:
-    """What was found out of one Triton model."""
+    """The errors and the speed of one Triton model."""
 
     def __init__(self, spec: ModelSpec, name: str, precision: Precision, measure: Measure) -> None:
         self._spec = spec
@@ -195,7 +195,7 @@ def _asking(spec: ModelSpec, gateway: Gateway) -> "Iterator[_Ask]":
 
 
 class _Ask:
-    """Sends requests."""
+    """Sends requests to a gateway."""
 
     def __init__(self, spec: ModelSpec, client: httpx2.Client) -> None:
         self._spec = spec

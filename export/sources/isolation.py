@@ -1,6 +1,6 @@
-"""Runs what reads a model in a process of its own: limited in memory and time, and cut off from the network.
+"""Runs what reads a model in a process of its own, with limited memory and time and without network.
 
-Processes are forked from one that has imported torch and transformers, which takes ten seconds, and nothing else.
+Processes are forked from one that has already imported torch and transformers, which takes ten seconds.
 """
 
 import argparse
@@ -44,7 +44,7 @@ Run = Callable[[Callable[..., Any], Sequence[Any], Progress], Any]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the process of one model may take."""
+    """Limits of the process of one model."""
 
     memory: int
     """Bytes, of all processes that it starts too; files that are mapped do not count."""

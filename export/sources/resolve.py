@@ -1,4 +1,4 @@
-"""Where weights come from: a Python package, a local folder or the hub. Safetensors only."""
+"""Finds the folder of a source: in a Python package, on this machine or on the hub."""
 
 import hashlib
 import importlib.metadata

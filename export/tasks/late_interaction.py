@@ -200,7 +200,7 @@ def _parts(spec: ModelSpec, reference: Model) -> Parts:
         names = {getattr(module, "module_input_name", None), getattr(module, "module_output_name", None)}
         if type(module) not in (Dense, Normalize) or names != {TOKENS}:
             raise SourceError(
-                f"[{spec.name}] source: {type(module).__name__} among its modules, where a multi-vector model may have"
+                f"[{spec.name}] source: {type(module).__name__} is not supported; a multi-vector model may have"
                 " Dense and Normalize on token_embeddings, and MultiVectorMask"
             )
     if not steps or type(steps[-1]) is not Normalize:

@@ -1,8 +1,8 @@
-"""The proof: the finished graph, on what will serve it, against the reference.
+"""Compares the finished graph, run as it will be served, with the reference.
 
-The reference is the source model in float32, every row alone. The graph runs rows of many lengths alone, in threes and
-all together, long ones with as many short ones as there is memory for. No entry is written whose numbers differ by more
-than the tolerance.
+The reference is the source model in float32, one row at a time. The graph runs rows of many lengths alone, in threes
+and all together, long ones with as many short ones as there is memory for. No entry is written if its outputs differ by
+more than the tolerance.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What runs a finished graph for verification, as each backend of Triton will when it serves."""
+"""Runs a finished graph for verification, as each backend of Triton will when it serves."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,10 +17,10 @@ from export.runtime.engine import Engine
 HINTS: Mapping[Precision, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
 """OpenVINO's hint for a precision of the python backend. None lets it choose bf16, where the processor has that."""
 NAMES: Mapping[str, Precision] = {"f32": "fp32", "bf16": "bf16"}
-"""The other way round: a precision that OpenVINO has chosen."""
+"""The precision for what OpenVINO says it computes in."""
 
 CUDA = "CUDAExecutionProvider"
-"""Of `onnxruntime-gpu`. A CPU rounds weights to fp16, but computes in fp32; only a GPU proves fp16 whole."""
+"""The GPU provider of `onnxruntime-gpu`. A CPU rounds weights to fp16 but computes in fp32: it verifies less."""
 
 Tensors = dict[str, Array]
 

@@ -43,7 +43,7 @@ MEASURE_OF: Mapping[str, Measure] = {
         {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(5e-2, 2e-2), "fp16": Tolerance(1e-2, 1e-2)},
     ),
 }
-"""By role."""
+"""The measure of each role, by the name of the role."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def test_failed_build_leaves_the_manifest_as_it_was(embedder: Path, tmp_path: Pa
 def test_refused_kind_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     with pytest.raises(
-        SourceError, match=r"^\[llm\] source: LlamaForCausalLM writes text, and README\.md does not say"
+        SourceError, match=r"^\[llm\] source: LlamaForCausalLM generates text, and README\.md does not describe"
     ):
         add.prepare(options(tmp_path, tmp_path, "--name", "llm"))
 

@@ -91,7 +91,7 @@ CASES: Mapping[str, Case] = {
         Case("cross-prompt", CROSS),
         Case("cross-labels", CROSS, keys={"positive_class": "LABEL_2"}),
         Case("logit-score", CROSS),
-        Case("causal", CROSS, refused="template: a causal language model ranks by an answer"),
+        Case("causal", CROSS, refused="template: a causal language model ranks by its answer"),
         Case("cross", refused="source: it is a CrossEncoder of sentence-transformers: use task cross-encoder"),
         Case("splade", refused="source: it is a SparseEncoder of sentence-transformers: its vectors are sparse"),
         Case("mamba", refused="source: OpenVINO cannot run the graph: "),

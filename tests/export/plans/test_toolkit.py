@@ -29,7 +29,7 @@ def test_toolkit_says_what_a_plan_will_depend_on(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("missing", "sentence"), [("trtexec", "start: TensorRT is not here"), ("nvidia-smi", "start: there is no GPU here")]
+    ("missing", "sentence"), [("trtexec", "start: TensorRT is not installed"), ("nvidia-smi", "start: no GPU found")]
 )
 def test_half_of_it_is_nothing(machine: Machine, missing: str, sentence: str) -> None:
     (machine.path / missing).unlink()

@@ -57,10 +57,14 @@ def test_splade_is_refused_by_its_modules_and_by_its_tags(tmp_path: Path) -> Non
     tiny.write(tmp_path / "mlm", AutoModelForMaskedLM.from_config(tiny.config("BERT")), tiny.tokenizer("BERT"))
     transformer = Transformer(str(tmp_path / "mlm"), transformer_task="fill-mask")
     SparseEncoder(modules=[transformer, SpladePooling()], device="cpu").save_pretrained(str(tmp_path / "new"))
-    with pytest.raises(SourceError, match=r"^\[a\] source: it makes sparse vectors \(module SpladePooling\), which no"):
+    with pytest.raises(
+        SourceError, match=r"^\[a\] source: it makes sparse vectors \(module SpladePooling\), which are not"
+    ):
         look(tmp_path / "new")
     plain = write(tmp_path, BERT | {"architectures": ["BertForMaskedLM"]}, "tags: [splade]")
-    with pytest.raises(SourceError, match=r"^\[a\] source: its card says that it makes sparse vectors, which no task"):
+    with pytest.raises(
+        SourceError, match=r"^\[a\] source: its card says that it makes sparse vectors, which are not supported"
+    ):
         look(plain)
 
 
@@ -199,7 +203,7 @@ def test_pooling_that_nothing_tells_is_asked_for(
 @pytest.mark.parametrize("more", [{}, {"num_labels": 2}, {"num_labels": "x"}, {"id2label": 3}])
 def test_classes_of_no_names_are_named_as_transformers_does(tmp_path: Path, more: dict[str, Any]) -> None:
     config = {"architectures": ["BertForSequenceClassification"], **more}
-    with pytest.raises(SourceError, match="one of LABEL_0, LABEL_1: "):
+    with pytest.raises(SourceError, match=r"one of LABEL_0, LABEL_1$"):
         look(write(tmp_path, config))
 
 
@@ -207,7 +211,7 @@ def test_class_that_means_relevant_is_asked_for(tmp_path: Path) -> None:
     folder = tiny.write_cross_encoder(tmp_path, labels=3)
     with pytest.raises(
         SourceError,
-        match=r"positive_class: .* --positive-class to the label that means relevant, one of LABEL_0, LABEL_1, LABEL_2$",
+        match=r"positive_class: .* --positive-class to the label .*, one of LABEL_0, LABEL_1, LABEL_2$",
     ):
         look(folder)
     inspected = look(folder, positive_class="LABEL_1")
@@ -297,5 +301,5 @@ def test_pipe_in_place_of_a_file_is_not_read(tmp_path: Path) -> None:
 def test_file_that_is_too_long_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "config.json").open("wb") as file:
         file.truncate(inspection.MOST_BYTES + 1)
-    with pytest.raises(SourceError, match=r"^\[a\] source: config\.json has more than 64 MiB$"):
+    with pytest.raises(SourceError, match=r"^\[a\] source: config\.json is larger than 64 MiB$"):
         look(tmp_path)

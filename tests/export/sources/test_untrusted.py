@@ -233,7 +233,7 @@ REFUSED: dict[str, tuple[Attack, str]] = {
     ),
     "index outside": (
         lambda f: index(f, "../a.safetensors"),
-        r"weight_map: names '\.\./a\.safetensors', where only",
+        r"weight_map: names '\.\./a\.safetensors', but only",
     ),
     "index of nothing": (
         lambda f: index(f, "a.safetensors"),
@@ -243,7 +243,7 @@ REFUSED: dict[str, tuple[Attack, str]] = {
     "module in a pickle": (pickled_module, r"2_Dense/pytorch_model\.bin is a pickle, .* set allow_pickle = true "),
     "adapter in a pickle": (
         pickled_adapter,
-        r"adapter_model\.bin is a pickle, which can run code of its author",
+        r"adapter_model\.bin is a pickle, which can run code when it is loaded",
     ),
     "adapter of another model": (
         baseless_adapter,
@@ -293,7 +293,7 @@ REFUSED: dict[str, tuple[Attack, str]] = {
         config(model_type="no-such", transformers_version="9.1"),
         rf"model_type: 'no-such' is unknown to transformers {VERSION}; the folder was saved by transformers '9\.1'$",
     ),
-    "a type that is no name": (config(model_type=["bert"]), r"model_type: \['bert'\] is not known to"),
+    "a type that is no name": (config(model_type=["bert"]), r"model_type: \['bert'\] is unknown to"),
     "a million layers": (config(num_hidden_layers=10**6), "num_hidden_layers: 1,000,000 is more than the 1,000 that"),
     "a million layers below": (config(text_config={"n_layer": 1e6}), r"n_layer: 1,000,000\.0 is more than the 1,000"),
     "deep stages": (config(depths=[1, 10**9]), "depths: 1,000,000,000 is more than the allowed 1,000"),

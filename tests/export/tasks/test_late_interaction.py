@@ -304,10 +304,7 @@ def write_static(folder: Path) -> Path:
 
 
 DENSE = partial(Dense, tiny.WIDTH, 8, module_input_name=tiny.TOKENS)
-OTHER = (
-    "among its modules, where a multi-vector model may have Dense and Normalize on token_embeddings, and"
-    " MultiVectorMask"
-)
+OTHER = "is not supported; a multi-vector model may have Dense and Normalize on token_embeddings, and MultiVectorMask"
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "pooling": (
         lambda folder: write(folder, Normalize(tiny.TOKENS), MultiVectorMask(), HierarchicalTokenPooling(2.0)),
@@ -323,7 +320,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "images": (
         lambda folder: write(folder, DENSE(), MultiVectorMask(keep_only_token_ids=[7]), Normalize(tiny.TOKENS)),
-        "it has more than one MultiVectorMask, or one that keeps the tokens of images only",
+        "it has more than one MultiVectorMask, or one for the tokens of images only",
     ),
     "static": (
         write_static,

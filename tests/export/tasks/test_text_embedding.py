@@ -260,7 +260,7 @@ def test_vectors_are_cut_to_the_size_that_the_folder_says(tmp_path: Path) -> Non
 @pytest.mark.parametrize("size", [0, -3, "16", True, 1.5])
 def test_size_that_is_no_number_of_dimensions_is_refused(size: object, tmp_path: Path) -> None:
     source = with_settings(tiny.write_embedding(tmp_path), truncate_dim=size)
-    with pytest.raises(SourceError, match=rf"^\[tiny\] source: truncate_dim is {size!r}, where a number of dim"):
+    with pytest.raises(SourceError, match=rf"^\[tiny\] source: truncate_dim is {size!r}, but must be a number of dim"):
         load(spec(source))
 
 
