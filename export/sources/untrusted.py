@@ -355,7 +355,7 @@ def _check_settings(spec: ModelSpec, file: str, content: object) -> None:
 def _check_modules(spec: ModelSpec, folder: _Folder) -> None:
     for file, path, kind in _modules(folder):
         if not isinstance(path, str) or not is_inside(path):
-            raise _Refused(f"{file} path: {_shown(path)} is outside of the folder")
+            raise _Refused(f"{file} path: {_shown(path)} is not a path inside the folder")
         if not isinstance(kind, str):
             raise _Refused(f"{file} type: {_shown(kind)} is no name")
         known = MODULE.fullmatch(kind)
