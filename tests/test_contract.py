@@ -51,7 +51,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[ModelSpec]:
         ("image-text", tiny.write_image_text(folder / "clip", "CLIP"), {"text_weight": 0.25}),
     ]
     return [
-        ModelSpec(name="tiny", source=str(source), **(SAID | keys), task=task)  # type: ignore[arg-type]
+        ModelSpec(name="tiny", source=str(source), **{**SAID, **keys}, task=task)  # type: ignore[arg-type]
         for task, source, keys in sources
     ]
 

@@ -196,7 +196,7 @@ def test_settings_that_change_tokens_unseen_are_refused(tmp_path: Path) -> None:
     file = source / "sentence_bert_config.json"
     more = {"processing_kwargs": {"text": {"add_special_tokens": False}}}
     file.write_text(json.dumps(json.loads(file.read_text()) | more))
-    with pytest.raises(SourceError, match="sentence-transformers makes other tokens of its texts"):
+    with pytest.raises(SourceError, match="sentence-transformers tokenizes texts differently"):
         load(spec(source))
 
 
@@ -312,7 +312,7 @@ def test_folder_with_logit_score_and_no_chat_template_reads_pairs(tmp_path: Path
     [
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "has no place for a query"),
         ("{{ messages[0].content | trim }} {{ messages[1].content }}", "changes the texts that it is given"),
-        ("{{ messages[1].content }} {{ messages[0].content }}", "the document behind the query"),
+        ("{{ messages[1].content }} {{ messages[0].content }}", "the document after the query"),
         ("{{ messages[0].content }} {{ messages[0].content }} {{ messages[1].content }}", "once each"),
     ],
 )

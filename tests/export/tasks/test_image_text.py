@@ -240,5 +240,5 @@ def test_texts_filled_up_at_the_front_are_refused(tmp_path: Path) -> None:
     source = tiny.write_image_text(tmp_path, "SigLIP 2")
     file = source / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": "left"}))
-    with pytest.raises(SourceError, match=r"^\[tiny\] source: its tokenizer fills texts up at the front"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] source: its tokenizer pads on the left"):
         load(spec(source))
