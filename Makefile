@@ -104,8 +104,8 @@ parity: .venv/dev ## export every family for every backend, and write how exact 
 	$(BIN)/python -m loadtest.reports.parity
 
 pictogram: .venv/dev ## train the image tower of minilm-pictogram anew, and measure it (35 minutes; needs npm)
-	$(BIN)/python -m export.pictogram.train $(ARGS)
-	$(BIN)/python -m export.pictogram.evaluate
+	$(BIN)/python -m pictogram.train $(ARGS)
+	$(BIN)/python -m pictogram.evaluate
 
 images: .venv/dev ## build the images by buildah and serve and export with them (as root; a quarter of an hour)
 	$(BIN)/python -m export

@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -14,19 +14,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from export import add, isolation, served
-from export.entry import PROOF, Entry, build, check, is_built
+from export import add
+from export.entry import PROOF, Entry, is_built
 from export.errors import ExportError, ManifestError
 from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
+from export.plans.build import PLAN
+from export.repository import build, check
+from export.served.check import Gateway, check_served
+from export.sources import isolation
 
-_EPILOG = "python -m export add SOURCE writes the table of a new model, and builds it: see python -m export add --help"
+_EPILOG = "To add a model: python -m export add SOURCE (see python -m export add --help)"
 
 KEY = "CONCH_API_KEY"
 """The variable that holds the key to send to a gateway."""
 
 
 def main() -> int:
-    """Run the command; the exit code is 1 where a model could not be exported or is not what it was."""
+    """Run the command; the exit code is 1 if a model could not be exported or failed its check."""
     is_addition = sys.argv[1:2] == ["add"]
     arguments = add.arguments(sys.argv[2:]) if is_addition else _arguments()
     # Writes there also while something else is kept from it, and not in 80 columns where nobody looks.
@@ -62,7 +66,7 @@ def _add(console: Console, arguments: argparse.Namespace) -> bool:
         add.write(addition, arguments.manifest)
         console.print(f"export: added to {arguments.manifest}", highlight=False, soft_wrap=True)
     if addition.open:
-        said = "\n".join(("Not inferred, or not with certainty:", *(f"  {sentence}" for sentence in addition.open)))
+        said = "\n".join(("Not inferred, or uncertain:", *(f"  {sentence}" for sentence in addition.open)))
         console.print(said, markup=False, highlight=False, soft_wrap=True)
     return True
 
@@ -71,8 +75,8 @@ def _act(arguments: argparse.Namespace, spec: ModelSpec, progress: Callable[[str
     """Do to one model what is asked for; nothing, if it is to be built and is."""
     run = partial(isolation.run, isolation.limits(arguments))
     if arguments.url is not None:
-        gateway = served.Gateway(arguments.url, os.environ.get(KEY))
-        return served.check(spec, arguments.repository, gateway, progress, run)
+        gateway = Gateway(arguments.url, os.environ.get(KEY))
+        return check_served(spec, arguments.repository, gateway, progress, run)
     if arguments.check:
         return check(spec, arguments.repository, progress, run)
     if not arguments.force and is_built(spec, arguments.repository):
@@ -83,29 +87,35 @@ def _act(arguments: argparse.Namespace, spec: ModelSpec, progress: Callable[[str
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m export", description=__doc__, epilog=_EPILOG)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="tables of the manifest")
-    parser.add_argument("--all", action="store_true", help="all tables, which is also the default")
-    action = parser.add_mutually_exclusive_group()
-    action.add_argument("--list", action="store_true", help="say which models there are, and which are built")
-    action.add_argument("--check", action="store_true", help="verify again what is built")
-    action.add_argument("--force", action="store_true", help="export even what is built")
     parser.add_argument(
-        "--url", help=f"with --check, compare what the gateway there answers; its key, if it asks for one, is in {KEY}"
+        "names", nargs="*", metavar="NAME", help="models to export, as the manifest names them (default: all)"
     )
-    parser.add_argument("--backend", choices=get_args(Backend), help="of Triton, instead of what the tables say")
-    parser.add_argument("--manifest", type=Path, default=MANIFEST, help="a file of tables; by default %(default)s")
+    parser.add_argument("--all", action="store_true", help="export all models of the manifest, which is the default")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--list", action="store_true", help="list the models and whether they are built")
+    action.add_argument("--check", action="store_true", help="verify the built models again")
+    action.add_argument("--force", action="store_true", help="export also models that are up to date")
+    parser.add_argument(
+        "--url", help=f"with --check, compare the answers of the gateway at this URL; its API key is read from {KEY}"
+    )
+    parser.add_argument(
+        "--backend", choices=get_args(Backend), help="Triton backend to use, whatever the manifest says"
+    )
+    parser.add_argument(
+        "--manifest", type=Path, default=MANIFEST, help="file that describes the models (default: %(default)s)"
+    )
     parser.add_argument(
         "--repository",
         type=Path,
         default=Path("model_repository"),
-        help="the folder of entries; by default %(default)s",
+        help="folder of the model repository (default: %(default)s)",
     )
     isolation.add_options(parser)
     arguments = parser.parse_args()
     if arguments.all and arguments.names:
-        parser.error("--all and names of models do not go together")
+        parser.error("--all cannot be combined with names of models")
     if arguments.url is not None and not arguments.check:
-        parser.error("--url is for --check")
+        parser.error("--url requires --check")
     return arguments
 
 
@@ -118,7 +128,7 @@ def _on(spec: ModelSpec, backend: Backend) -> ModelSpec:
 def _chosen(specs: dict[str, ModelSpec], wanted: Sequence[str]) -> list[ModelSpec]:
     for name in wanted:
         if name not in specs:
-            raise ManifestError(f"no table [{name}]; there are {', '.join(specs)}")
+            raise ManifestError(f"no table [{name}]; the tables are {', '.join(specs)}")
     return [specs[name] for name in wanted or specs]
 
 
@@ -127,7 +137,9 @@ def _name_strays(specs: dict[str, ModelSpec], arguments: argparse.Namespace) -> 
     proofs = sorted(arguments.repository.glob(f"*/{PROOF}"))
     strays = [proof.parent.name for proof in proofs if proof.parent.name not in known]
     if strays:
-        print(f"export: not in {arguments.manifest.name}, remove to stop serving: {', '.join(strays)}")
+        print(
+            f"export: not in {arguments.manifest.name}; remove these folders to stop serving them: {', '.join(strays)}"
+        )
 
 
 def _listing(specs: Sequence[ModelSpec], repository: Path) -> Table:
@@ -163,6 +175,8 @@ def _run(
             stages.finish()
     if entries:
         console.print(_report(entries))
+        for note in _notes(entries):
+            console.print(f"export: {note}", markup=False, highlight=False, soft_wrap=True)
     for failure in failures:
         print(f"export: {failure}", file=sys.stderr)
     if specs and not entries and not failures:
@@ -214,6 +228,15 @@ def _report(entries: Sequence[Entry]) -> Table:
                 seconds,
             )
     return table
+
+
+def _notes(entries: Sequence[Entry]) -> Iterator[str]:
+    """What there is to say of entries beside their measurements."""
+    for entry in entries:
+        if "not_bf16" in entry.proof:
+            yield f"{entry.folder.name} is served in fp32: {entry.proof['not_bf16']}"
+        if entry.proof["backend"] == "tensorrt" and not (entry.folder / "1" / PLAN).is_file():
+            yield f"{entry.folder.name}: build its plan with `python -m export.plans ENTRY` in the serving image"
 
 
 if __name__ == "__main__":

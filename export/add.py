@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from export import isolation, source
 from export.errors import ManifestError
-from export.inspection import Finding, inspect
 from export.manifest import MANIFEST, NAME, Backend, ModelSpec, Pooling, Precision, Task, load, parse
+from export.sources import isolation
+from export.sources.inspection import Finding, inspect
+from export.sources.resolve import describe, is_remote
 
 _ORDER = (
     "task",
@@ -49,21 +50,39 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Parse what stands behind `add`."""
     parser = argparse.ArgumentParser(
         prog="python -m export add",
-        description="Write the table of a model, from what its source says about itself, and build the model.",
+        description="Add a model to the manifest, with the settings that its source declares, and build it.",
     )
-    parser.add_argument("source", metavar="SOURCE", help="a model of the hub, ./folder, /folder or package:name/folder")
-    parser.add_argument("--name", help="of the table; by default the last part of SOURCE in lower case")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="model on the Hugging Face hub, ./folder, /folder or package:name/folder"
+    )
+    parser.add_argument("--name", help="name of the model (default: the last part of SOURCE in lower case)")
     parser.add_argument("--task", choices=get_args(Task))
     parser.add_argument("--pooling", choices=get_args(Pooling))
-    parser.add_argument("--positive-class", metavar="LABEL", help="which of several classes means relevant")
+    parser.add_argument(
+        "--positive-class", metavar="LABEL", help="label that means relevant, for classifiers of several classes"
+    )
     parser.add_argument("--backend", choices=get_args(Backend))
     parser.add_argument("--precision", choices=get_args(Precision))
-    parser.add_argument("--revision", help="branch, tag or commit on the hub; the table gets the commit")
-    parser.add_argument("--allow-pickle", action="store_true", default=None, help="read *.bin weights")
-    parser.add_argument("--default", action="store_true", default=None, help="answer requests that name no model")
-    parser.add_argument("--manifest", type=Path, default=MANIFEST, help="the file to add to; by default %(default)s")
-    parser.add_argument("--repository", type=Path, default=Path("model_repository"), help="the folder of entries")
-    parser.add_argument("--dry-run", action="store_true", help="print the table, and neither write nor build")
+    parser.add_argument("--revision", help="branch, tag or commit on the hub; the manifest pins the commit")
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        default=None,
+        help="allow weights in *.bin files, which can run code when they are loaded",
+    )
+    parser.add_argument(
+        "--default", action="store_true", default=None, help="make it the default model of its endpoint"
+    )
+    parser.add_argument(
+        "--manifest", type=Path, default=MANIFEST, help="file to add the model to (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=Path("model_repository"),
+        help="folder of the model repository (default: %(default)s)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the table without writing or building anything")
     isolation.add_options(parser)
     parser.set_defaults(check=False, force=False, url=None)
     return parser.parse_args(argv)
@@ -79,19 +98,19 @@ def prepare(arguments: argparse.Namespace) -> Addition:
     manifest: Path = arguments.manifest
     specs = load(manifest) if manifest.exists() else {}
     if not os.access(manifest.resolve().parent, os.W_OK):  # the file is replaced as a whole
-        raise ManifestError(f"{manifest}: cannot be written; name a file of your own with --manifest")
+        raise ManifestError(f"{manifest}: cannot be written; use a file of your own with --manifest")
     name = arguments.name or _name(arguments.source)
     if name in specs:
-        raise ManifestError(f"{manifest.name} [{name}]: is there already; choose another name with --name")
+        raise ManifestError(f"{manifest.name} [{name}]: already exists; choose another name with --name")
     where = _absolute(arguments.source)
     draft = ModelSpec(name=name, task="text-embedding", source=where, revision=arguments.revision)
-    found = source.describe(draft)
+    found = describe(draft)
     given = {key: value for key in _ORDER if key != "source" and (value := getattr(arguments, key, None)) is not None}
     inspection = inspect(name, found.folder, given)
     keys = {**inspection.keys, **{key: Finding(value, "") for key, value in given.items()}}
     keys["source"] = Finding(_written(where, manifest), "")
     open_ = list(inspection.open)
-    if source.is_remote(draft):
+    if is_remote(draft):
         keys["revision"] = Finding(found.revision, f"{arguments.revision or 'the default branch'} when it was added")
         alias = arguments.source
         owner = next((spec.name for spec in specs.values() if alias in (spec.name, *spec.aliases)), None)
@@ -138,7 +157,7 @@ def _name(where: str) -> str:
     last = Path(_absolute(where)).name.lower()
     name = re.sub(r"[^a-z0-9._-]+", "-", last).strip("._-")[:128]
     if not re.fullmatch(NAME, name):
-        raise ManifestError(f"{where}: makes no name for the table; choose one with --name")
+        raise ManifestError(f"{where}: cannot be used as a table name; choose one with --name")
     return name
 
 

@@ -1,25 +1,25 @@
-"""What can go wrong in an export: every class is one sentence to the user and a non-zero exit."""
+"""Errors of the export. Each is one sentence to the user and a non-zero exit code."""
 
 
 class ExportError(Exception):
-    """Base of all; never raised itself."""
+    """Base class, never raised itself."""
 
 
 class ManifestError(ExportError):
-    """models.toml does not say what it must. Names the table and the key."""
+    """models.toml has a mistake. Names the table and the key."""
 
 
 class SourceError(ExportError):
-    """The weights are not where the manifest says, or not of a kind that can be exported."""
+    """The weights are missing or cannot be exported."""
 
 
 class ParityError(ExportError):
-    """The finished graph's numbers are not the reference's. Names the number and the tolerance."""
+    """The outputs of the finished graph differ from the reference's. Names the error and the tolerance."""
 
 
 class NotBuiltError(ExportError):
-    """What is to be verified again is not in the repository."""
+    """The model to verify again is not in the repository."""
 
 
 class ServedError(ExportError):
-    """A gateway does not answer, or not with what was asked for."""
+    """A gateway does not answer, or answers with an error or the wrong shape."""

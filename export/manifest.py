@@ -1,4 +1,4 @@
-"""models.toml: which models to export, as data."""
+"""Reads models.toml, which lists the models to export."""
 
 import re
 import tomllib
@@ -24,7 +24,7 @@ PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
     "onnxruntime": ("fp32", "fp16"),
     "tensorrt": ("fp16", "fp32"),
 }
-"""What each backend computes in, its default first. bf16 is fp32 on a processor that does not compute in it."""
+"""The precisions of each backend, the default first. On a processor without bf16, bf16 means fp32."""
 ENDPOINTS: Mapping[str, tuple[Task, ...]] = {
     "/v1/embeddings": ("text-embedding", "image-text"),
     "/v1/rerank": ("cross-encoder", "late-interaction"),
@@ -44,7 +44,7 @@ TASKS_OF: Mapping[str, tuple[Task, ...]] = {
     "true_token": ("cross-encoder",),
     "variants": ("text-embedding",),
 }
-"""The tasks that a key means something for; any other key is for all."""
+"""The tasks that a key is for; any other key is for all."""
 
 COMMANDS = ("add",)
 """First words of `python -m export` that name no model."""
@@ -136,7 +136,7 @@ def load(path: Path = MANIFEST) -> dict[str, ModelSpec]:
 
 
 def parse(text: str, path: Path) -> dict[str, ModelSpec]:
-    """As `load`, of what the file is to hold."""
+    """As `load`, for text that is not in the file yet."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
@@ -154,15 +154,16 @@ def parse(text: str, path: Path) -> dict[str, ModelSpec]:
         defaults = [f"[{spec.name}]" for spec in specs.values() if spec.default and spec.task in tasks]
         if len(defaults) > 1:
             raise ManifestError(
-                f"{path.name} {' and '.join(defaults)} default: only one of them can answer requests to {endpoint}"
+                f"{path.name} {' and '.join(defaults)} default: only one model can be the default of {endpoint}"
             )
     return specs
 
 
 def _spec(path: Path, name: str, table: object) -> ModelSpec:
     if not isinstance(table, dict):
-        raise ManifestError(f"{path.name}: {name} is not in a table")
+        raise ManifestError(f"{path.name}: {name} is outside of a table")
     where = f"{path.name} [{name}]"
+    table = _respelt(where, table)
     _check_keys(where, name, table)
     try:
         spec = msgspec.convert({"name": name, **table}, ModelSpec)
@@ -177,19 +178,26 @@ def _spec(path: Path, name: str, table: object) -> ModelSpec:
     return spec
 
 
+def _respelt(where: str, table: Mapping[str, object]) -> Mapping[str, object]:
+    """A table with `license` in the place of `licence`."""
+    if "licence" not in table:
+        return table
+    if "license" in table:
+        raise ManifestError(f"{where} licence: the same key as license; keep one of them")
+    return {"license" if key == "licence" else key: value for key, value in table.items()}
+
+
 def _check_keys(where: str, name: str, table: Mapping[str, object]) -> None:
-    """Say of a name or a key what is wrong with it, better than a schema could."""
+    """Refuse wrong names and keys with better messages than those of a schema."""
     if not re.fullmatch(NAME, name):
-        raise ManifestError(
-            f"{where}: a name has letters, digits, dots, dashes and underscores, and at most 128 of them"
-        )
+        raise ManifestError(f"{where}: a name may have up to 128 letters, digits, dots, dashes and underscores")
     if name in COMMANDS:
-        raise ManifestError(f"{where}: is the name of a command of python -m export")
+        raise ManifestError(f"{where}: this name is reserved for a command of python -m export")
     for key, value in table.items():
         if isinstance(value, dict) and key != "prompts":  # TOML takes a dot for a table in a table
-            raise ManifestError(f'{where} {key}: is a table; a name with a dot goes in quotes: ["{name}.{key}"]')
+            raise ManifestError(f'{where} {key}: is a table; quote a name that has a dot: ["{name}.{key}"]')
         if key not in KEYS:
-            raise ManifestError(f"{where} {key}: there is no such key; there are {', '.join(KEYS)}")
+            raise ManifestError(f"{where} {key}: unknown key; the keys are {', '.join(KEYS)}")
         if key in CHOICES and value not in CHOICES[key]:
             raise ManifestError(f"{where} {key}: {value!r} is not one of {', '.join(CHOICES[key])}")
     for key in ("task", "source"):
@@ -198,7 +206,7 @@ def _check_keys(where: str, name: str, table: Mapping[str, object]) -> None:
 
 
 def _check(path: Path, spec: ModelSpec) -> None:
-    """Refuse keys that do not go together.
+    """Refuse keys that contradict each other.
 
     Raises:
         ManifestError: with the key that is at fault.
@@ -206,21 +214,23 @@ def _check(path: Path, spec: ModelSpec) -> None:
     offered = PRECISIONS[spec.backend]
     if spec.precision not in (None, *offered):
         raise ManifestError(
-            f"{path.name} [{spec.name}] precision: backend {spec.backend!r} computes in {', '.join(offered)}"
+            f"{path.name} [{spec.name}] precision: backend {spec.backend!r} supports {', '.join(offered)}"
         )
     if spec.precision == "int8" and spec.task != "text-embedding":
-        raise ManifestError(f"{path.name} [{spec.name}] precision: int8 is for text-embedding only")
+        raise ManifestError(f"{path.name} [{spec.name}] precision: int8 is supported for text-embedding only")
     if spec.template is not None and spec.template not in RERANKERS:
         places = re.findall(r"\{(?:query|document)\}", spec.template)
         if places != ["{query}", "{document}"] or spec.template.count("{instruction}") > 1:
             raise ManifestError(
-                f"{path.name} [{spec.name}] template: must hold {{query}} once and, behind it, {{document}}, with"
-                f" {{instruction}} at most once, or be one of {', '.join(RERANKERS)}"
+                f"{path.name} [{spec.name}] template: must contain {{query}} and then {{document}}, once each, and"
+                f" {{instruction}} at most once; or be one of {', '.join(RERANKERS)}"
             )
         if "{instruction}" in spec.template and spec.instruction is None:
-            raise ManifestError(f"{path.name} [{spec.name}] instruction: is missing; the template has a place for it")
+            raise ManifestError(
+                f"{path.name} [{spec.name}] instruction: required, since the template contains {{instruction}}"
+            )
     if spec.false_token is not None and spec.true_token is None:
-        raise ManifestError(f"{path.name} [{spec.name}] true_token: is missing; there is a false_token")
+        raise ManifestError(f"{path.name} [{spec.name}] true_token: required with false_token")
     for key, tasks in TASKS_OF.items():
         if getattr(spec, key) not in (None, (), {}) and spec.task not in tasks:
-            raise ManifestError(f"{path.name} [{spec.name}] {key}: is for {' and '.join(tasks)} only")
+            raise ManifestError(f"{path.name} [{spec.name}] {key}: is supported for {' and '.join(tasks)} only")

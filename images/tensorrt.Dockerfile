@@ -6,10 +6,11 @@ ARG VERSION=dev
 LABEL org.opencontainers.image.title="Conch TensorRT builder" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="${VERSION}"
-COPY export /app/export
+COPY export/__init__.py export/errors.py /app/export/
+COPY export/plans /app/export/plans
 WORKDIR /app
 # As the export, whose entries it completes.
 USER 10001:10001
 ENV PYTHONUNBUFFERED=1
-ENTRYPOINT ["python3", "-m", "export.plan"]
+ENTRYPOINT ["python3", "-m", "export.plans"]
 HEALTHCHECK NONE

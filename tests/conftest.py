@@ -6,9 +6,10 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from export.entry import build, is_built
+from export.entry import is_built
 from export.manifest import ModelSpec, load
-from export.source import resolve
+from export.repository import build
+from export.sources.resolve import resolve
 from tests import needs
 from tests.odd_models import write_odd_repository
 from tests.serving import REPOSITORY, Server, serve

@@ -1,1 +1,1 @@
-"""What runs inside Triton: these files are copied into every entry of the python backend."""
+"""What runs inside Triton: entries of the python backend hold a copy of these files."""

@@ -1,4 +1,4 @@
-"""The python backend's model: one file for every role, told apart by the graph's inputs.
+"""The model of the python backend: one file for every role, which the inputs of the graph tell apart.
 
 Triton hands over a batch of requests as they came, each a few rows of one stored length. All their rows are sorted and
 packed together, and each request gets its own rows back.
@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as triton
-from engine import Engine, InvalidTensorsError, Limits, Row, read_rows
+from conch_runtime.contract import InvalidTensorsError, Limits, Row, read_rows
+from conch_runtime.engine import Engine
 from numpy.typing import NDArray
 
 set_destructor = ctypes.pythonapi.PyCapsule_SetDestructor
@@ -22,7 +23,7 @@ set_destructor.argtypes = (ctypes.py_object, ctypes.c_void_p)
 
 
 class Counter:
-    """A metric of a model, beside Triton's own."""
+    """A metric of a model, in addition to those of Triton."""
 
     def __init__(self, name: str, description: str, model: str) -> None:
         family = triton.MetricFamily(name, description, triton.MetricFamily.COUNTER)
@@ -30,7 +31,7 @@ class Counter:
         self._family = family  # has to outlive its metrics
 
     def add(self, value: float) -> None:
-        """Count on."""
+        """Increase the counter."""
         if value:  # it takes 40 us
             self._metric.increment(value)
 
@@ -63,7 +64,7 @@ class TritonPythonModel:
         return triton.InferenceResponse([_tensor(self.output, answer)])
 
     def _together(self, batch: list[list[Row]]) -> list[NDArray[np.float32] | triton.TritonError]:
-        """Compute the rows of all requests at once, or, where that fails, of each apart."""
+        """Compute the rows of all requests at once or, if that fails, of each request separately."""
         try:
             results = self._run([row for rows in batch for row in rows])
         except (RuntimeError, MemoryError) as exc:  # what OpenVINO raises

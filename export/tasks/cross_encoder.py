@@ -17,16 +17,19 @@ from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
-from export import pair_template, prompts, samples
-from export.encoder import RowEncoder
 from export.errors import SourceError
-from export.heads import CrossEncoder, last_token
-from export.loading import Model, architecture, load_model, loading, model_options, read_settings
+from export.loading.models import Model, architecture, load_model, loading, model_options, read_settings
 from export.manifest import ModelSpec
+from export.packing.encoder import RowEncoder
+from export.packing.heads import CrossEncoder, last_token
+from export.packing.rows import Rows
 from export.rerankers import BORDER, DOCUMENT, QUERY, RERANKERS, PairTemplate, Reranker
-from export.rows import Rows
-from export.runtime.engine import Ids, Row
-from export.tower import CROSS_ENCODER, FIRST_LENGTH, TEXT, Tower, Vocabulary, vocabulary
+from export.runtime.contract import CROSS_ENCODER, FIRST_LENGTH, TEXT, Ids, Parameters, Row
+from export.tasks import pair_template
+from export.tasks.prompts import describe_prompts
+from export.tasks.vocabulary import vocabulary
+from export.tower import Tower, Vocabulary
+from export.verification import samples
 
 MODULES = ("Transformer", "LogitScore")
 """Of sentence-transformers, that a folder may list: the first alone, or both."""
@@ -71,9 +74,11 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
         samples=lambda: [pairs.sample(i, length) for i, length in enumerate(samples.lengths(words)) if length > 8],
         vocabulary=words,
         packed=encoder.packed,
-        parameters=_template(spec, words, template)
-        | (prompts.parameters(reference.prompts, reference.default_prompt_name) if declared and not template else {})
-        | _activation(spec, settings if declared else {}, reference),
+        parameters={
+            **_template(spec, words, template),
+            **(describe_prompts(reference.prompts, reference.default_prompt_name) if declared and not template else {}),
+            **_activation(spec, settings if declared else {}, reference),
+        },
     )
     if spec.template is None and spec.instruction is None and (declared or not isinstance(scorer, LogitScore)):
         _prove_texts(spec, reference, pairs, tower)
@@ -89,7 +94,7 @@ def _declared(spec: ModelSpec, folder: Path) -> Model:
     if not own or names not in (MODULES, MODULES[:1]):
         raise SourceError(f"[{spec.name}] source: a cross-encoder of {', '.join(kinds)} is not supported")
     if spec.true_token is not None and names == MODULES:
-        raise SourceError(f"[{spec.name}] true_token: the source says it already (LogitScore)")
+        raise SourceError(f"[{spec.name}] true_token: already set by the source (LogitScore)")
     with loading(spec, folder=folder):
         return Reference(
             str(folder),
@@ -115,13 +120,13 @@ def _assembled(spec: ModelSpec, folder: Path, named: Reranker | None) -> Model:
         task = "text-generation"
         if named is None and spec.true_token is None:
             raise SourceError(
-                f"[{spec.name}] template: a causal language model ranks by an answer, and the source does not say"
+                f"[{spec.name}] template: a causal language model ranks by its answer, and the source does not say"
                 f" which: set template to one of {', '.join(RERANKERS)}, or template, true_token and false_token"
             )
     else:
         raise SourceError(
-            f"[{spec.name}] source: {kind or 'its model'} is no sequence classifier and no causal language model; to"
-            " rerank with an embedding model, use task late-interaction"
+            f"[{spec.name}] source: {kind or 'its model'} is neither a sequence classifier nor a causal language model;"
+            " to rerank with an embedding model, use task late-interaction"
         )
     with loading(spec, folder=folder):
         transformer = Transformer(
@@ -146,7 +151,7 @@ def _logit_score(spec: ModelSpec, named: Reranker | None, tokenizer: Model) -> L
     for key, token in zip(("true_token", "false_token"), answers, strict=True):
         found = tokenizer(token, add_special_tokens=False)["input_ids"] if token is not None else [None]
         if len(found) != 1 or found[0] == tokenizer.unk_token_id is not None:
-            raise SourceError(f"[{spec.name}] {key}: {token!r} is not one token of its vocabulary")
+            raise SourceError(f"[{spec.name}] {key}: {token!r} is not a single token")
         ids += found
     return LogitScore(*ids)
 
@@ -165,7 +170,7 @@ def _has_segments(spec: ModelSpec, reference: Model, template: PairTemplate | No
         return False
     ids = reference.preprocess([("a b", "c d")]).get("token_type_ids", torch.zeros(1, 1, dtype=torch.int64))[0]
     if not torch.equal(ids, ids.sort().values) or int(ids.max()) > 1:
-        raise SourceError(f"[{spec.name}] source: its tokenizer has segments of its own kind: {ids.tolist()}")
+        raise SourceError(f"[{spec.name}] source: its tokenizer uses unusual segment ids: {ids.tolist()}")
     return bool(ids.any())
 
 
@@ -252,7 +257,7 @@ class _Answer(torch.nn.Module):
         return logits[:, :1] - logits[:, 1:] if logits.shape[1] > 1 else logits
 
 
-def _activation(spec: ModelSpec, settings: Mapping[str, Any], reference: Model) -> dict[str, str]:
+def _activation(spec: ModelSpec, settings: Mapping[str, Any], reference: Model) -> Parameters:
     """How the gateway makes a score of the logits, as sentence-transformers' CrossEncoder would.
 
     Of several classes, the softmax of one is the score unless the source says sigmoid: it says Identity where nobody
@@ -274,16 +279,16 @@ def _activation(spec: ModelSpec, settings: Mapping[str, Any], reference: Model) 
         )
     if reference.num_labels == 1:
         return {"activation": ACTIVATIONS[named] if named else "sigmoid"}
-    labels = {str(label): index for index, label in (config.id2label or {}).items()}
+    labels = {str(label): int(index) for index, label in (config.id2label or {}).items()}
     if spec.positive_class not in labels:
         raise SourceError(
             f"[{spec.name}] positive_class: must name the label that means relevant, one of {', '.join(labels)}"
         )
     activation = "sigmoid" if named == "Sigmoid" else "softmax"
-    return {"activation": activation, "positive_class": str(labels[spec.positive_class])}
+    return {"activation": activation, "positive_class": labels[spec.positive_class]}
 
 
-def _template(spec: ModelSpec, words: Vocabulary, template: PairTemplate | None) -> dict[str, str]:
+def _template(spec: ModelSpec, words: Vocabulary, template: PairTemplate | None) -> Parameters:
     """The parameter that a template becomes; at least half of a row is left to query and document."""
     if template is None:
         return {}
@@ -293,11 +298,13 @@ def _template(spec: ModelSpec, words: Vocabulary, template: PairTemplate | None)
         if text is not None
     )
     if 2 * around > words.max_tokens:
-        raise SourceError(f"[{spec.name}] template: has {around} tokens of the {words.max_tokens} that a row may have")
+        raise SourceError(
+            f"[{spec.name}] template: takes {around} of the {words.max_tokens} tokens of a row, more than half"
+        )
     parameter: dict[str, Any] = _split(template.text)
     if template.instructed is not None:
         parameter["instructed"] = _split(template.instructed)
-    return {"template": json.dumps(parameter, ensure_ascii=False)}
+    return {"template": parameter}
 
 
 def _split(text: str) -> dict[str, str]:
@@ -357,11 +364,11 @@ def _prove_texts(spec: ModelSpec, reference: Model, pairs: Pairs, tower: Tower) 
         ids = reference.preprocess([pair], prompt=prompt, processing_kwargs=cut)["input_ids"][0].numpy()
         if not np.array_equal(ids, pairs.row(*pair, limit)[0]):
             raise SourceError(
-                f"[{spec.name}] source: sentence-transformers makes other tokens of its texts than its tokenizer.json"
+                f"[{spec.name}] source: sentence-transformers tokenizes texts differently than its tokenizer.json"
             )
     pair = (samples.text(0, 12), samples.text(3, 20))
     expected = reference.predict([pair], activation_fn=torch.nn.Identity(), convert_to_tensor=True)[0]
     with torch.inference_mode():
         found = tower.reference(pairs.row(*pair, limit))
     if not torch.allclose(found, expected.reshape(found.shape), atol=1e-4, rtol=1e-4):
-        raise SourceError(f"[{spec.name}] source: sentence-transformers has its model told more than token ids")
+        raise SourceError(f"[{spec.name}] source: sentence-transformers passes more than token ids to the model")

@@ -14,36 +14,40 @@ from transformers import (
     AutoModelForImageClassification,
 )
 
-from export import samples
-from export.encoder import RowEncoder
 from export.errors import SourceError
-from export.heads import Encode, ImageEmbedding, Pool, Project, TextEmbedding
-from export.loading import Model, architecture, load_model, load_processor, load_tokenizer, loading
+from export.loading.models import Model, architecture, load_model, load_processor, load_tokenizer, loading
 from export.manifest import ModelSpec
-from export.rows import Rows
-from export.runtime.engine import Row
-from export.source import resolve_image
+from export.packing.encoder import RowEncoder
+from export.packing.heads import Encode, ImageEmbedding, Pool, Project, TextEmbedding
+from export.packing.rows import Rows
+from export.runtime.contract import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Parameters, Row
 from export.tasks import text_embedding
-from export.tower import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Tower, check_dimensions, vocabulary
+from export.tasks.vocabulary import check_dimensions, vocabulary
+from export.tower import Tower
+from export.verification import samples
 
 RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 """Pillow's numbers, as preprocessor_config.json has them."""
 
 
-def load(spec: ModelSpec, folder: Path) -> list[Tower]:
+def load(spec: ModelSpec, folder: Path, image_folder: Path | None = None) -> list[Tower]:
     """Load both towers: `NAME-text` and `NAME-image` in Triton, NAME to clients.
+
+    Args:
+        spec: the model's table.
+        folder: holds both towers, or the text tower alone.
+        image_folder: holds the image tower, if `folder` does not.
 
     Raises:
         SourceError: a tower cannot be loaded, or is of no known kind.
     """
-    image = resolve_image(spec)
-    if image is None:
+    if image_folder is None:
         return _joint(spec, folder)
     (text,) = text_embedding.load(spec, folder)
     text = replace(text, name=f"{spec.name}-text")
-    vision = _vision(spec, image.folder)
+    vision = _vision(spec, image_folder)
     if vision.width != text.width:
-        raise SourceError(f"[{spec.name}] image_source: has {vision.width} dimensions, where source has {text.width}")
+        raise SourceError(f"[{spec.name}] image_source: has {vision.width} dimensions, but source has {text.width}")
     return [_public(spec, text), _public(spec, vision)]
 
 
@@ -70,7 +74,7 @@ def _joint(spec: ModelSpec, folder: Path) -> list[Tower]:
     if model.config.model_type not in _TEXT_KINDS:
         raise SourceError(
             f"[{spec.name}] source: a checkpoint of type {model.config.model_type!r} is not one of"
-            f" {', '.join(_TEXT_KINDS)}; for two folders, name the image tower's as image_source"
+            f" {', '.join(_TEXT_KINDS)}; for a model of two folders, set image_source"
         )
     text = _text(spec, model, load_tokenizer(spec, folder))
     processor = load_processor(spec, folder)
@@ -91,7 +95,7 @@ def _public(spec: ModelSpec, tower: Tower) -> Tower:
 def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
     kind = _TEXT_KINDS[model.config.model_type]
     if kind.fills_up and tokenizer.padding_side != "right":
-        raise SourceError(f"[{spec.name}] source: its tokenizer fills texts up at the front, which is not supported")
+        raise SourceError(f"[{spec.name}] source: its tokenizer pads on the left, which is not supported")
     config = model.config.text_config
     words = vocabulary(spec, tokenizer, model.text_model, config.max_position_embeddings)
     projection = kind.projection(model)
@@ -230,7 +234,7 @@ def _image_tower(
         samples=lambda: [(image,) for image in samples.images(height, width)],
         parameters={
             **_preparation(processor, height, width),
-            "image_patches": str(_patches(model.model, height, width)),
+            "image_patches": _patches(model.model, height, width),
         },
     )
 
@@ -239,13 +243,13 @@ def _size(spec: ModelSpec, processor: Model) -> tuple[int, int]:
     """Height and width of what the model sees.
 
     Raises:
-        SourceError: the image processor does not bring images to one size, or not by resizing and cropping.
+        SourceError: the image processor does not produce images of one size, or not by resizing and cropping.
     """
     resize = dict(processor.size or ())
     crop = dict((processor.crop_size if getattr(processor, "do_center_crop", False) else resize) or ())
     key = "source" if spec.image_source is None else "image_source"
     if not {"height", "width"} <= set(crop):
-        raise SourceError(f"[{spec.name}] {key}: its image processor does not bring images to one size: {crop}")
+        raise SourceError(f"[{spec.name}] {key}: its image processor does not produce images of one size: {crop}")
     least = [resize.get(edge, resize.get("shortest_edge", 0)) for edge in ("height", "width")]
     fits = all(crop[edge] <= length for edge, length in zip(("height", "width"), least, strict=True))
     if not processor.do_resize or not fits or set(resize) not in ({"height", "width"}, {"shortest_edge"}):
@@ -265,15 +269,15 @@ def _patches(model: Model, height: int, width: int) -> int:
     return int(height // down * (width // across))
 
 
-def _preparation(processor: Model, height: int, width: int) -> dict[str, str]:
+def _preparation(processor: Model, height: int, width: int) -> Parameters:
     """What the gateway does to an image before it sends it: the resizing and cropping of the image processor.
 
-    image_resize is "shortest_edge=N", after which the centre is cut out, or "height=N,width=M", which may distort.
+    image_resize has "shortest_edge", after which the centre is cut out, or "height" and "width", which may distort.
     """
     size = dict(getattr(processor, "size", None) or {"height": height, "width": width})
     return {
-        "image_height": str(height),
-        "image_width": str(width),
-        "image_resize": ",".join(f"{edge}={length}" for edge, length in size.items()),
+        "image_height": height,
+        "image_width": width,
+        "image_resize": size,
         "image_resample": RESAMPLINGS[int(processor.resample)],
     }

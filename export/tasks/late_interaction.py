@@ -15,15 +15,16 @@ from sentence_transformers.util import mean_maxsim
 from torch import Tensor
 from torch.nn import functional
 
-from export import samples
-from export.encoder import RowEncoder
 from export.errors import SourceError
-from export.heads import LateInteraction
-from export.loading import Model, check_module, loading, model_options
+from export.loading.models import Model, check_module, loading, model_options
 from export.manifest import ModelSpec
-from export.rows import Rows
-from export.runtime.engine import Array, Row
-from export.tower import DOCUMENT, LATE_INTERACTION, QUERY, Tower, Vocabulary, vocabulary
+from export.packing.encoder import RowEncoder
+from export.packing.heads import LateInteraction
+from export.packing.rows import Rows
+from export.runtime.contract import DOCUMENT, LATE_INTERACTION, QUERY, Array, Parameters, Row
+from export.tasks.vocabulary import vocabulary
+from export.tower import Tower, Vocabulary
+from export.verification import samples
 
 TOKENS = "token_embeddings"
 """What every module of a multi-vector model reads and writes."""
@@ -87,6 +88,9 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
         return mean_maxsim([vectors[0]], [vectors[1]])[0]
 
     prompts = {task: reference.prompts[task] for task in ("query", "document")}
+    parameters: Parameters = {"prompts": prompts if any(prompts.values()) else {}}
+    if most is not None:
+        parameters["max_query_tokens"] = most
     return [
         Tower(
             name=spec.name,
@@ -98,10 +102,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
             samples=lambda: samples.paired_rows(words, most),
             vocabulary=words,
             packed=encoder.packed,
-            parameters={
-                "prompts": json.dumps(prompts, ensure_ascii=False) if any(prompts.values()) else "",
-                "max_query_tokens": str(most) if most is not None else "",
-            },
+            parameters=parameters,
         )
     ]
 
@@ -119,7 +120,7 @@ def _reference(spec: ModelSpec, folder: Path) -> Model:
     is_stanford = _is_stanford(folder)
     modules = (folder / "modules.json").is_file()
     if kind not in ("SentenceTransformer", *MULTI_VECTOR):
-        raise SourceError(f"[{spec.name}] source: it is a {kind}, whose token vectors are not for comparing")
+        raise SourceError(f"[{spec.name}] source: it is a {kind}, whose token vectors cannot be compared")
     if (folder / "artifact.metadata").is_file() and not is_stanford and not settings:
         raise SourceError(
             f"[{spec.name}] source: it has the artifact.metadata of a ColBERT, but config.json names no {STANFORD}"
@@ -191,8 +192,7 @@ def _parts(spec: ModelSpec, reference: Model) -> Parts:
         or SETTINGS & first.processing_kwargs.keys()
     ):
         raise SourceError(
-            f"[{spec.name}] source: its first module, {type(first).__name__}, is not a transformer that reads plain"
-            " text and nothing else"
+            f"[{spec.name}] source: its first module, {type(first).__name__}, is not a transformer for plain text only"
         )
     masks = [module for module in rest if type(module) is MultiVectorMask]
     steps = [module for module in rest if type(module) is not MultiVectorMask]
@@ -200,14 +200,14 @@ def _parts(spec: ModelSpec, reference: Model) -> Parts:
         names = {getattr(module, "module_input_name", None), getattr(module, "module_output_name", None)}
         if type(module) not in (Dense, Normalize) or names != {TOKENS}:
             raise SourceError(
-                f"[{spec.name}] source: {type(module).__name__} among its modules, where a multi-vector model may have"
+                f"[{spec.name}] source: {type(module).__name__} is not supported; a multi-vector model may have"
                 " Dense and Normalize on token_embeddings, and MultiVectorMask"
             )
     if not steps or type(steps[-1]) is not Normalize:
         raise SourceError(f"[{spec.name}] source: its token vectors are not normalised at the end (Normalize)")
     if len(masks) > 1 or any(mask.keep_only_token_ids for mask in masks):
         raise SourceError(
-            f"[{spec.name}] source: it has more than one MultiVectorMask, or one that keeps the tokens of images only"
+            f"[{spec.name}] source: it has more than one MultiVectorMask, or one for the tokens of images only"
         )
     skipped = {
         task: sorted({id_ for mask in masks if task in mask.skiplist_tasks for id_ in _ids(mask)})
@@ -233,11 +233,11 @@ def _expansion(spec: ModelSpec, reference: Model, words: Vocabulary) -> Expansio
         return None
     if asked["length"] > words.max_tokens:
         raise SourceError(
-            f"[{spec.name}] source: queries are filled up to {asked['length']} tokens, where a row may have"
-            f" {words.max_tokens}"
+            f"[{spec.name}] source: queries are expanded to {asked['length']} tokens, more than the"
+            f" {words.max_tokens} of a row"
         )
     if tokenizer.padding_side != "right":
-        raise SourceError(f"[{spec.name}] source: queries are filled up at their start, by a tokenizer that pads there")
+        raise SourceError(f"[{spec.name}] source: queries are expanded on the left, which is not supported")
     if asked["token"] is not None:
         token = tokenizer.convert_tokens_to_ids(asked["token"])
     else:

@@ -24,24 +24,16 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig
 
-from export import prompts, samples
-from export.encoder import RowEncoder
 from export.errors import SourceError
-from export.heads import Encode, Lookup, Pool, TextEmbedding
-from export.loading import UNREADABLE, Model, architecture, check_module, loading, model_options, read_settings
+from export.loading.models import UNREADABLE, Model, architecture, check_module, loading, model_options, read_settings
 from export.manifest import ModelSpec
-from export.runtime.engine import Row
-from export.tasks import variants
-from export.tower import (
-    MOST_TOKENS,
-    PROMPT_LENGTH,
-    TEXT,
-    TEXT_EMBEDDING,
-    Tower,
-    Vocabulary,
-    check_dimensions,
-    vocabulary,
-)
+from export.packing.encoder import RowEncoder
+from export.packing.heads import Encode, Lookup, Pool, TextEmbedding
+from export.runtime.contract import PROMPT_LENGTH, TEXT, TEXT_EMBEDDING, Parameters, Row
+from export.tasks import prompts, variants
+from export.tasks.vocabulary import MOST_TOKENS, check_dimensions, vocabulary
+from export.tower import Tower, Vocabulary
+from export.verification import samples
 
 STEPS: Mapping[type[torch.nn.Module], Callable[[Model], torch.nn.Module]] = {
     Pooling: lambda pooling: Pool(*_modes(pooling)),
@@ -76,9 +68,8 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     if len({one.width for one in towers}) > 1:
         widths = ", ".join(f"{one.width} of {of}" for one, of in zip(towers, spec.variants, strict=True))
         raise SourceError(f"[{spec.name}] variants: their vectors have different dimensions, {widths}")
-    listed = {"name": spec.name, "variants": ",".join(spec.variants)}
     return [
-        replace(one, parameters={**one.parameters, **listed, "variant": of})
+        replace(one, parameters={**one.parameters, "name": spec.name, "variants": spec.variants, "variant": of})
         for one, of in zip(towers, spec.variants, strict=True)
     ]
 
@@ -92,7 +83,7 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
     """
     has_modules = (folder / "modules.json").is_file()
     if has_modules == (spec.pooling is not None):
-        said = "the source says it already" if has_modules else "must be named, since the source does not say it"
+        said = "already set by the source" if has_modules else "required, since the source does not set it"
         raise SourceError(f"[{spec.name}] pooling: {said} (modules.json)")
     _check_kind(spec, folder, has_modules=has_modules)
     with variants.without_adapters(spec, folder) as bare:
@@ -125,7 +116,7 @@ def _load(spec: ModelSpec, folder: Path, *, has_modules: bool) -> Model:
         check_module(spec, module, own)
     if spec.prompts:
         if any(reference.prompts.values()):
-            raise SourceError(f"[{spec.name}] prompts: the source names its own (config_sentence_transformers.json)")
+            raise SourceError(f"[{spec.name}] prompts: the source has its own (config_sentence_transformers.json)")
         reference.prompts = dict(spec.prompts)
     return reference
 
@@ -146,7 +137,7 @@ def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> To
     """The tower of a pipeline, or of one of its variants, under the name of a Triton model.
 
     Raises:
-        SourceError: a module has no place in a graph, or the modules do not fit each other.
+        SourceError: a module has no place in a graph, or the modules do not fit together.
     """
     first, *rest = variants.chain(reference, variant)
     adapter = variants.adapter(first, variant)
@@ -185,10 +176,10 @@ def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> To
             dimensions = len(embed(rows()[0]))
     except UNREADABLE as exc:
         kinds = ", ".join(type(module).__name__ for module in (first, *rest))
-        raise SourceError(f"[{spec.name}] source: its modules do not fit each other ({kinds}): {exc}") from exc
+        raise SourceError(f"[{spec.name}] source: its modules do not fit together ({kinds}): {exc}") from exc
     check_dimensions(spec, dimensions)
     if asks_for_prompts:
-        _check_prompts(spec, first, json.loads(parameters["prompts"]), words)
+        _check_prompts(spec, first, parameters["prompts"], words)
     return Tower(
         name=name,
         role=TEXT_EMBEDDING,
@@ -276,7 +267,7 @@ def _static(spec: ModelSpec, first: Model) -> tuple[torch.nn.Module, Vocabulary,
     highest = max(own.get_vocab().values())
     if highest >= len(table):
         raise SourceError(
-            f"[{spec.name}] source: the tokenizer has ids up to {highest}, where the table ends at {len(table) - 1}"
+            f"[{spec.name}] source: the tokenizer has ids up to {highest}, but the table ends at {len(table) - 1}"
         )
     packed = spec.backend != "tensorrt"
     words = Vocabulary(own, len(table), spec.max_tokens or min(most, MOST_TOKENS), padding=0)
@@ -287,10 +278,10 @@ def _truncation(spec: ModelSpec, given: object) -> int | None:
     """How much of each vector sentence-transformers gives."""
     if given is None or (isinstance(given, int) and not isinstance(given, bool) and given >= 1):
         return given
-    raise SourceError(f"[{spec.name}] source: truncate_dim is {given!r}, where a number of dimensions is needed")
+    raise SourceError(f"[{spec.name}] source: truncate_dim is {given!r}, but must be a number of dimensions")
 
 
-def _prompts(spec: ModelSpec, reference: Model) -> dict[str, str]:
+def _prompts(spec: ModelSpec, reference: Model) -> Parameters:
     """The parameters that name a model's prompts.
 
     Raises:
@@ -299,8 +290,8 @@ def _prompts(spec: ModelSpec, reference: Model) -> dict[str, str]:
     named = {name: text for name, text in reference.prompts.items() if text}
     for name, text in named.items():
         if not isinstance(text, str):
-            raise SourceError(f"[{spec.name}] source: its prompt {name} is {text!r}, where a text is needed")
-    return prompts.parameters(named, reference.default_prompt_name)
+            raise SourceError(f"[{spec.name}] source: its prompt {name} is {text!r}, but must be a text")
+    return prompts.describe_prompts(named, reference.default_prompt_name)
 
 
 def _check_prompts(spec: ModelSpec, transformer: Model, named: Mapping[str, str], words: Vocabulary) -> None:
@@ -316,5 +307,5 @@ def _check_prompts(spec: ModelSpec, transformer: Model, named: Mapping[str, str]
         own = len(words.tokenizer.encode(text).ids) - behind
         if counted != own:
             raise SourceError(
-                f"[{spec.name}] source: its pooling leaves out {counted} tokens for the prompt {name}, which has {own}"
+                f"[{spec.name}] source: its pooling skips {counted} tokens for the prompt {name}, which has {own}"
             )

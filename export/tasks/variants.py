@@ -19,7 +19,7 @@ from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Transformer
 
 from export.errors import SourceError
-from export.loading import Model, loading
+from export.loading.models import Model, loading
 from export.manifest import ModelSpec
 
 ADAPTER = "adapter_config.json"
@@ -97,7 +97,7 @@ def without_adapters(spec: ModelSpec, folder: Path) -> Iterator[Path]:
         if not any((one / "config.json").is_file() for one in file.parents if one.is_relative_to(folder)):
             raise SourceError(
                 f"[{spec.name}] source: {file.relative_to(folder)} is an adapter whose base model is not in the folder;"
-                " merge them, or put the adapter into the folder of its base"
+                " merge them, or put the adapter into the folder of its base model"
             )
     with tempfile.TemporaryDirectory() as scratch:
         bare = Path(scratch) / folder.name
@@ -116,11 +116,11 @@ def load_adapters(spec: ModelSpec, reference: Model, folder: Path) -> None:
         return
     first = reference[0]
     if not isinstance(first, Transformer):
-        raise SourceError(f"[{spec.name}] source: has adapters, but its first module is no Transformer")
+        raise SourceError(f"[{spec.name}] source: has adapters, but its first module is not a Transformer")
     for file in files:
         beside = (file.parent / "config.json").is_file()  # the base's
         if beside and len(files) > 1:
-            raise SourceError(f"[{spec.name}] source: has an adapter beside its base and others in folders")
+            raise SourceError(f"[{spec.name}] source: has an adapter beside its base model and others in subfolders")
         with loading(spec), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             settings: dict[str, Any] = json.loads(file.read_text())

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from export.entry import build
 from export.manifest import Backend, ModelSpec, Precision, Task
+from export.repository import build
 from tests.export import tiny
 
 Run = tuple[Backend, Precision | None]

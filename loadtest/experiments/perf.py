@@ -15,7 +15,7 @@ import orjson
 from rich.console import Console
 
 from embedded.triton import find_wheel
-from export.runtime.engine import Row
+from export.runtime.contract import Row
 from loadtest.tools import ceiling, machine, repository
 from loadtest.tools.results import STORED, store
 from loadtest.tools.servers import HOST, Server, conch

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from tokenizers import Tokenizer
 
-from export.entry import build
 from export.manifest import PRECISIONS, Precision, load
-from export.runners import HINTS
+from export.repository import build
 from export.runtime.engine import Engine
+from export.verification.runners import HINTS
 from loadtest.tools.machine import cpu
 
 MODEL = "all-minilm-l6-v2"

@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 
 from export.manifest import load
-from export.source import resolve
+from export.sources.resolve import resolve
 from loadtest.tools.machine import cpu
 
 Vectors = NDArray[np.float32]

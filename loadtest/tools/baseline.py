@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from export.entry import Progress
 from export.manifest import ModelSpec, load
-from export.source import resolve
+from export.sources.isolation import Progress
+from export.sources.resolve import resolve
 from loadtest.tools.servers import HOST, Server, free_ports, run
 from loadtest.tools.workloads import EMBEDDING_MODEL, RERANK_MODEL
 

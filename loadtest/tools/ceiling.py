@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from export.runtime.engine import Engine, Row
+from export.runtime.contract import Row
+from export.runtime.engine import Engine
 
 BATCH = 256
 """Rows that are sorted and packed together."""

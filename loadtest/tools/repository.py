@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from export.entry import build, is_built
+from export.entry import is_built
 from export.manifest import ModelSpec, load
+from export.repository import build
 from loadtest.tools import baseline
 from loadtest.tools.workloads import EMBEDDING_MODEL, IMAGE_MODEL
 

@@ -16,9 +16,9 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from tritonclient import grpc
 
-from export.entry import build
 from export.manifest import ModelSpec
-from export.samples import images
+from export.repository import build
+from export.verification.samples import images
 from tests.export import tiny
 from tests.serving import ADMIN, Server, serve
 from tests.waiting import eventually

@@ -33,7 +33,7 @@ from tests.pictures import VARIED, file, scene, seen
 from tests.serving import Server, serve
 from tests.waiting import eventually
 
-WEIGHTS = Path("export/pictogram/minilm-pictogram")
+WEIGHTS = Path("export/weights/minilm-pictogram")
 MODEL = "minilm-pictogram"
 IMAGES = list(VARIED.values())[:50]
 TEXTS = [f"picture number {i} of a conch" for i in range(20)]

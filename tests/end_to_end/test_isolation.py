@@ -27,7 +27,7 @@ def failing(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The default model, with an engine that fails for one token."""
     copy = tmp_path_factory.mktemp("failing")
     shutil.copytree(repository / "all-minilm-l6-v2", copy / "all-minilm-l6-v2")
-    with (copy / "all-minilm-l6-v2" / "1" / "engine.py").open("a") as engine:
+    with (copy / "all-minilm-l6-v2" / "1" / "conch_runtime" / "engine.py").open("a") as engine:
         engine.write(FAILING)
     with start(copy) as server:
         server.wait_for("ready on")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder
 from torch import nn
 
-from export.entry import build
 from export.manifest import ModelSpec
+from export.repository import build
 from tests.export import tiny
 from tests.serving import serve
 

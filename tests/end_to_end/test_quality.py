@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 
-from export.samples import TEXTS
+from export.verification.samples import TEXTS
 
 STSB, XQUAD = (Path("../shared/data") / name for name in ("stsb-en-dev.csv", "xquad.en.json"))
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from export import served
-from export.entry import Entry, build
+from export.entry import Entry
 from export.errors import ExportError
 from export.manifest import ModelSpec, load
-from export.served import Gateway
+from export.repository import build
+from export.served.check import Gateway, check_served
 from loadtest.tools.servers import free_ports
 from tests.export import tiny
 from tests.serving import Server, serve
@@ -59,7 +59,7 @@ def gateway(built: Path) -> Iterator[Server]:
 
 
 def check(spec: ModelSpec, repository: Path, url: str, key: str | None = KEY) -> list[Entry]:
-    return served.check(spec, repository, Gateway(url, key), progress=print)
+    return check_served(spec, repository, Gateway(url, key), progress=print)
 
 
 def refused(spec: ModelSpec, repository: Path, url: str, key: str | None = KEY) -> str:
@@ -99,7 +99,7 @@ def test_other_weights_are_named_by_text_and_numbers(gateway: Server, tmp_path: 
     assert said.startswith("[embedding] '")
     assert ": expected [" in said
     assert "], got [" in said
-    assert said.endswith("where 0.0001 is the most")
+    assert said.endswith("0.0001 allowed")
 
 
 def test_source_that_has_changed_is_not_asked(built: Path, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_source_that_has_changed_is_not_asked(built: Path, tmp_path: Path) -> No
         name="embedding", task="text-embedding", source=str(tiny.write_embedding(tmp_path)), precision="fp32"
     )
     said = refused(spec, built, "http://127.0.0.1:1")
-    assert said == "[embedding] source: is not what was exported: run python -m export embedding"
+    assert said == "[embedding] source: changed since the export: run python -m export embedding"
 
 
 def test_gateway_that_is_not_there_is_named(specs: Mapping[str, ModelSpec], built: Path) -> None:
@@ -147,4 +147,4 @@ def test_command_prints_the_table_of_an_export(
 
 def test_url_without_check_is_refused() -> None:
     refused = command("--url", "http://127.0.0.1:1")
-    assert (refused.returncode, "--url is for --check" in refused.stderr) == (2, True)
+    assert (refused.returncode, "--url requires --check" in refused.stderr) == (2, True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from export import graph
+from export.graphs import trace
 from export.manifest import ModelSpec
 from export.tasks import text_embedding
 from export.tower import Tower
@@ -29,5 +29,5 @@ def bert_tower(bert: ModelSpec) -> Tower:
 def bert_graph(bert_tower: Tower, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its ragged graph in fp32."""
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
-    graph.trace(bert_tower, path, ragged=True)
+    trace.trace(bert_tower, path, ragged=True)
     return path

@@ -89,7 +89,7 @@ def test_alias_that_is_taken_is_left_out_and_told_of(hub: dict[str, str], tmp_pa
 def test_model_that_is_not_there_is_one_sentence(hub: dict[str, str], tmp_path: Path) -> None:
     done = run("acme/other", tmp_path, **hub)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("export: [other] source: acme/other is not on the hub or in its cache; ")
+    assert done.stderr.startswith("export: [other] source: acme/other is neither on the hub nor in its cache; ")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -117,7 +117,7 @@ def test_failed_build_leaves_the_manifest_as_it_was(embedder: Path, tmp_path: Pa
 def test_refused_kind_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     with pytest.raises(
-        SourceError, match=r"^\[llm\] source: LlamaForCausalLM writes text, and README\.md does not say"
+        SourceError, match=r"^\[llm\] source: LlamaForCausalLM generates text, and README\.md does not describe"
     ):
         add.prepare(options(tmp_path, tmp_path, "--name", "llm"))
 
@@ -151,7 +151,7 @@ def test_name_is_the_last_part_of_the_source(source: str, name: str) -> None:
 
 
 def test_source_of_no_name_asks_for_one() -> None:
-    with pytest.raises(ManifestError, match=r"^/: makes no name for the table; choose one with --name$"):
+    with pytest.raises(ManifestError, match=r"^/: cannot be used as a table name; choose one with --name$"):
         add._name("/")
 
 
@@ -192,7 +192,7 @@ def test_options_stand_in_the_table(tmp_path: Path) -> None:
 
 
 def test_options_that_do_not_go_together_are_refused(embedder: Path, tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"\[tiny-embedder\] precision: backend 'tensorrt' computes in fp16, fp32$"):
+    with pytest.raises(ManifestError, match=r"\[tiny-embedder\] precision: backend 'tensorrt' supports fp16, fp32$"):
         add.prepare(options(embedder, tmp_path, "--backend", "tensorrt", "--precision", "int8"))
 
 
@@ -228,9 +228,7 @@ def test_manifest_that_is_a_link_stays_one(embedder: Path, tmp_path: Path) -> No
 
 
 def test_manifest_in_a_folder_that_is_not_there_is_refused_before_the_build(embedder: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        ManifestError, match=r"models\.toml: cannot be written; name a file of your own with --manifest"
-    ):
+    with pytest.raises(ManifestError, match=r"models\.toml: cannot be written; use a file of your own with --manifest"):
         add.prepare(options(embedder, tmp_path / "none"))
 
 

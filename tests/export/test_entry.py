@@ -13,9 +13,11 @@ from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export.entry import PROOF, _replace, _scratch, build, check, fingerprint, is_built, versions
+import export
+from export.entry import PARTS, PROOF, fingerprint, is_built, versions
 from export.errors import ExportError, ParityError, SourceError
 from export.manifest import Backend, ModelSpec, Precision
+from export.repository import build, check, replace_entries, scratch_folder
 from tests.export import tiny
 
 WITH_BF16 = pytest.mark.skipif(
@@ -64,7 +66,7 @@ def damaged(built: Path, tmp_path: Path) -> Path:
 
 COMMON = {"config.pbtxt", "export.json", "tokenizer.json", "warmup/input_ids", "warmup/length"}
 ONNX = {"1/model.onnx", "1/model.onnx.data"}
-RUNTIME = {"1/model.py", "1/engine.py"}
+RUNTIME = {"1/model.py", *(f"1/conch_runtime/{name}.py" for name in ("__init__", "contract", "engine"))}
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,6 @@ def test_progress_is_told_of_every_stage_in_order(bert: ModelSpec, tmp_path: Pat
         "trace tiny",
         "convert tiny to fp16",
         "verify tiny",
-        "plan tiny",
         "write tiny",
     ]
 
@@ -154,6 +155,40 @@ def test_entry_of_a_changed_table_is_out_of_date(fp32: ModelSpec, built: Path) -
     ):
         assert fingerprint(changed) != fingerprint(fp32)
         assert not is_built(changed, built)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the exporter to edit."""
+    return Path(shutil.copytree(Path(export.__file__).parent, tmp_path / "export"))
+
+
+@pytest.mark.parametrize("file", ["packing/rows.py", "runtime/model.py", "verification/samples.txt", "pipeline.py"])
+def test_change_of_what_makes_entries_changes_the_fingerprint(fp32: ModelSpec, package: Path, file: str) -> None:
+    before = fingerprint(fp32, package)
+    assert before == fingerprint(fp32)
+    with (package / file).open("a") as code:
+        code.write("\n# changed\n")
+    assert fingerprint(fp32, package) != before
+
+
+@pytest.mark.parametrize("file", ["__main__.py", "add.py", "models.toml", "manifest.py", "served/check.py"])
+def test_change_of_anything_else_leaves_the_fingerprint(fp32: ModelSpec, package: Path, file: str) -> None:
+    before = fingerprint(fp32, package)
+    with (package / file).open("a") as code:
+        code.write("\n# changed\n")
+    assert fingerprint(fp32, package) == before
+
+
+def test_every_part_of_the_exporter_makes_entries_or_is_known_not_to() -> None:
+    """A new module or package goes into `export.entry.PARTS`, or into this list."""
+    others = {"__init__.py", "__main__.py", "add.py", "entry.py", "errors.py", "manifest.py", "models.toml"}
+    others |= {"preload.py", "repository.py", "served", "sources", "weights"}
+    package = Path(export.__file__).parent
+    files = [file.relative_to(package).parts for file in package.rglob("*") if file.is_file()]
+    found = {parts[0] for parts in files if "__pycache__" not in parts}
+    assert found == others | set(PARTS)
+    assert not others & set(PARTS)
 
 
 def test_entry_of_changed_weights_is_out_of_date(fp32: ModelSpec, built: Path) -> None:
@@ -237,17 +272,13 @@ def inexact(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 
 
 @WITH_BF16
-def test_model_that_is_not_exact_in_bf16_is_served_in_fp32(
-    inexact: ModelSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_model_that_is_not_exact_in_bf16_is_served_in_fp32(inexact: ModelSpec, tmp_path: Path) -> None:
     (entry,) = build(inexact, tmp_path / "repository", silent)
     assert entry.proof["precision"] == "fp32"
     assert {one["precision"] for one in entry.proof["parity"]} == {"fp32"}
     config = text_format.Parse((entry.folder / "config.pbtxt").read_text(), pb.ModelConfig())
     assert config.parameters["precision"].string_value == "f32"
-    assert capsys.readouterr().out.startswith(
-        "export: tiny is served in fp32: verify tiny in bf16, rows alone: cosine "
-    )
+    assert entry.proof["not_bf16"].startswith("verify tiny in bf16, rows alone: cosine ")
     assert is_built(inexact, tmp_path / "repository")
 
 
@@ -298,7 +329,7 @@ def test_what_a_killed_export_has_left_is_removed(tmp_path: Path) -> None:
     others = {".export-v1-abcdefgh-12345678", ".export-v2-12345678"}
     for name in {".export-v1-abcd_123", *others}:
         (tmp_path / name / "tiny").mkdir(parents=True)
-    with _scratch(repository) as own:
+    with scratch_folder(repository) as own:
         assert {path.name for path in tmp_path.iterdir()} == {"v1", ".export-v1.lock", own.name, *others}
     assert not own.exists()
 
@@ -307,7 +338,7 @@ def test_second_export_to_a_repository_waits_for_the_first(tmp_path: Path) -> No
     repository = tmp_path / "v1"
     repository.mkdir()
     with ThreadPoolExecutor() as threads:
-        with _scratch(repository) as own:
+        with scratch_folder(repository) as own:
             other = threads.submit(_entered, repository)
             time.sleep(0.2)
             assert not other.done()
@@ -316,7 +347,7 @@ def test_second_export_to_a_repository_waits_for_the_first(tmp_path: Path) -> No
 
 
 def _entered(repository: Path) -> bool:
-    with _scratch(repository):
+    with scratch_folder(repository):
         return True
 
 
@@ -353,5 +384,5 @@ def test_failed_rename_brings_all_old_entries_back(tmp_path: Path) -> None:
         (repository / name / "old").touch()
     (scratch / "a").mkdir(parents=True)  # and no b
     with pytest.raises(FileNotFoundError):
-        _replace(["a", "b"], scratch, repository)
+        replace_entries(["a", "b"], scratch, repository)
     assert sorted(str(file.relative_to(repository)) for file in repository.rglob("old")) == ["a/old", "b/old"]

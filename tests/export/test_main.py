@@ -120,8 +120,8 @@ def left(folder: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("action", "limit", "message"),
     [
-        ("--force", ("--time-limit", "0.01"), "takes more than the 0.01 s of --time-limit"),
-        ("--check", ("--memory-limit", "0.001"), "takes more than the 0.001 GiB of --memory-limit"),
+        ("--force", ("--time-limit", "0.01"), "exceeded the --time-limit of 0.01 s"),
+        ("--check", ("--memory-limit", "0.001"), "exceeded the --memory-limit of 0.001 GiB"),
     ],
 )
 def test_model_beyond_a_limit_is_one_sentence(

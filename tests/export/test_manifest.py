@@ -73,33 +73,33 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
             "[a]\ntask = 'text-embeding'\nsource = 'b'",
             "[a] task: 'text-embeding' is not one of text-embedding, cross-encoder, ",
         ),
-        (TABLE.format(name="a") + "dims = 3", "models.toml [a] dims: there is no such key; there are task, source, "),
+        (TABLE.format(name="a") + "dims = 3", "models.toml [a] dims: unknown key; the keys are task, source, "),
         (TABLE.format(name="a") + "aliases = ['b c']", "models.toml [a] aliases[0]: Expected "),
-        (TABLE.format(name="add"), "models.toml [add]: is the name of a command of python -m export"),
+        (TABLE.format(name="add"), "models.toml [add]: this name is reserved for a command of python -m export"),
         (TABLE.format(name="a") + "prompts = { query = 5 }", "models.toml [a] prompts[...]: Expected `str`, got `int`"),
-        (RERANKER + "prompts = { query = 'q' }", "models.toml [a] prompts: is for text-embedding only"),
+        (RERANKER + "prompts = { query = 'q' }", "models.toml [a] prompts: is supported for text-embedding only"),
         *(
             (TABLE.format(name="a") + f'aliases = ["{alias}"]', "models.toml [a] aliases[0]: Expected ")
             for alias in ("x\\n", "\\nx", "x\\u0007", "x\\u007f", "<x>", "", "x" * 257)
         ),
-        (TABLE.format(name='"a\\n"'), "a name has letters, digits, "),
-        (TABLE.format(name="'a b'"), "models.toml [a b]: a name has letters, digits, "),
-        ("task = 'text-embedding'", "task is not in a table"),
+        (TABLE.format(name='"a\\n"'), "a name may have up to 128 letters, digits, "),
+        (TABLE.format(name="'a b'"), "models.toml [a b]: a name may have up to 128 letters, digits, "),
+        ("task = 'text-embedding'", "task is outside of a table"),
         ("[a", "models.toml: "),
-        (TABLE.format(name="a-v1.5"), 'models.toml [a-v1] 5: is a table; a name with a dot goes in quotes: ["a-v1.5"]'),
-        (TABLE.format(name="a") + "name = 'b'", "models.toml [a] name: there is no such key"),
+        (TABLE.format(name="a-v1.5"), 'models.toml [a-v1] 5: is a table; quote a name that has a dot: ["a-v1.5"]'),
+        (TABLE.format(name="a") + "name = 'b'", "models.toml [a] name: unknown key"),
         (
             TABLE.format(name="a") + "aliases = ['b']\n" + TABLE.format(name="b"),
             "[b]: the name or alias 'b' is taken by [a]",
         ),
         (
             TABLE.format(name="a") + "default = true\n" + TABLE.format(name="b") + "default = true",
-            "models.toml [a] and [b] default: only one of them can answer requests to /v1/embeddings",
+            "models.toml [a] and [b] default: only one model can be the default of /v1/embeddings",
         ),
         # Two tasks, but one endpoint.
         (
             RERANKER + "default = true\n[b]\ntask = 'late-interaction'\nsource = 'x'\ndefault = true",
-            "models.toml [a] and [b] default: only one of them can answer requests to /v1/rerank",
+            "models.toml [a] and [b] default: only one model can be the default of /v1/rerank",
         ),
         # The Triton model of one and the text tower of the other.
         (
@@ -116,51 +116,60 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         (TABLE.format(name="a") + "dimensions = [64, 0]", "[a] dimensions[1]: Expected `int` >= 1"),
         (
             TABLE.format(name="a") + "precision = 'fp16'",
-            "models.toml [a] precision: backend 'python' computes in bf16, fp32, int8",
+            "models.toml [a] precision: backend 'python' supports bf16, fp32, int8",
         ),
         (
             TABLE.format(name="a") + "backend = 'onnxruntime'\nprecision = 'int8'",
-            "models.toml [a] precision: backend 'onnxruntime' computes in fp32, fp16",
+            "models.toml [a] precision: backend 'onnxruntime' supports fp32, fp16",
         ),
         (
             TABLE.format(name="a") + "backend = 'tensorrt'\nprecision = 'bf16'",
-            "models.toml [a] precision: backend 'tensorrt' computes in fp16, fp32",
+            "models.toml [a] precision: backend 'tensorrt' supports fp16, fp32",
         ),
         (
             "[a]\ntask = 'late-interaction'\nsource = 'x'\nprecision = 'int8'",
-            "models.toml [a] precision: int8 is for text-embedding only",
+            "models.toml [a] precision: int8 is supported for text-embedding only",
         ),
         (
             RERANKER + "precision = 'int8'",
-            "models.toml [a] precision: int8 is for text-embedding only",
+            "models.toml [a] precision: int8 is supported for text-embedding only",
         ),
         (
             RERANKER + "dimensions = [64]",
-            "models.toml [a] dimensions: is for text-embedding and image-text only",
+            "models.toml [a] dimensions: is supported for text-embedding and image-text only",
         ),
         (
             "[a]\ntask = 'late-interaction'\nsource = 'x'\npooling = 'cls'",
-            "models.toml [a] pooling: is for text-embedding and image-text only",
+            "models.toml [a] pooling: is supported for text-embedding and image-text only",
         ),
-        (TABLE.format(name="a") + "text_weight = 0.0", "models.toml [a] text_weight: is for image-text only"),
+        (TABLE.format(name="a") + "text_weight = 0.0", "models.toml [a] text_weight: is supported for image-text only"),
         (TABLE.format(name="a") + "text_weight = 1.5", "[a] text_weight: Expected `float` <= 1.0"),
-        (TABLE.format(name="a") + "image_source = 'x'", "models.toml [a] image_source: is for image-text only"),
-        (TABLE.format(name="a") + "image_revision = 'x'", "models.toml [a] image_revision: is for image-text only"),
-        (TABLE.format(name="a") + "positive_class = 'x'", "models.toml [a] positive_class: is for cross-encoder only"),
+        (
+            TABLE.format(name="a") + "image_source = 'x'",
+            "models.toml [a] image_source: is supported for image-text only",
+        ),
+        (
+            TABLE.format(name="a") + "image_revision = 'x'",
+            "models.toml [a] image_revision: is supported for image-text only",
+        ),
+        (
+            TABLE.format(name="a") + "positive_class = 'x'",
+            "models.toml [a] positive_class: is supported for cross-encoder only",
+        ),
         (
             TABLE.format(name="a") + "template = '{query} {document}'",
-            "models.toml [a] template: is for cross-encoder only",
+            "models.toml [a] template: is supported for cross-encoder only",
         ),
         *(
-            (RERANKER + f"template = '{template}'", "[a] template: must hold {query} once and, behind it, {document}")
+            (RERANKER + f"template = '{template}'", "[a] template: must contain {query} and then {document}, once each")
             for template in ("{query}", "{document} {query}", "{query} {document} {document}", "qwen4-reranker")
         ),
         (RERANKER + "template = 'qwen4-reranker'", "or be one of qwen3-reranker, mxbai-rerank-v2, bge-reranker-v2"),
         (
             RERANKER + "template = '{instruction} {query} {document}'",
-            "models.toml [a] instruction: is missing; the template has a place for it",
+            "models.toml [a] instruction: required, since the template contains {instruction}",
         ),
-        (RERANKER + "false_token = 'no'", "models.toml [a] true_token: is missing; there is a false_token"),
+        (RERANKER + "false_token = 'no'", "models.toml [a] true_token: required with false_token"),
     ],
 )
 def test_wrong_manifest_is_one_sentence_with_table_and_key(tmp_path: Path, text: str, message: str) -> None:
@@ -172,3 +181,16 @@ def test_wrong_manifest_is_one_sentence_with_table_and_key(tmp_path: Path, text:
 def test_missing_manifest_is_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no such file"):
         load(tmp_path / "models.toml")
+
+
+def test_licence_is_license(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text('[a]\ntask = "cross-encoder"\nsource = "owner/model"\nlicence = "MIT"\n')
+    assert load(file)["a"].license == "MIT"
+
+
+def test_license_in_both_spellings_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text('[a]\ntask = "cross-encoder"\nsource = "owner/model"\nlicence = "MIT"\nlicense = "MIT"\n')
+    with pytest.raises(ManifestError, match=r"^models\.toml \[a\] licence: the same key as license; keep one of them$"):
+        load(file)

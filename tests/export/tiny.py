@@ -29,10 +29,11 @@ from sentence_transformers.sentence_transformer.modules import (
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, T5EncoderModel
 
-from export.rows import Rows
-from export.tower import FIRST_LENGTH, Tower
+from export.packing.rows import Rows
+from export.runtime.contract import FIRST_LENGTH
+from export.tower import Tower
 
-TEXTS = Path("export/samples.txt").read_text().splitlines()
+TEXTS = Path("export/verification/samples.txt").read_text().splitlines()
 POSITIONS = 128
 WIDTH = 32
 IMAGE = 32

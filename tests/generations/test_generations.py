@@ -19,9 +19,8 @@ import httpx2
 import numpy as np
 import pytest
 
-from export import served
 from export.manifest import ModelSpec, load
-from export.served import Gateway
+from export.served.check import Gateway, check_served
 from tests.serving import ADMIN, Server, serve
 from tests.waiting import eventually
 
@@ -54,7 +53,7 @@ CASES: Mapping[str, Case] = {
     for case in (
         Case("bert"),
         Case("bert-plain", keys={"pooling": "mean"}),
-        Case("bert-plain", refused="pooling: must be named, since the source does not say it"),
+        Case("bert-plain", refused="pooling: required, since the source does not set it"),
         Case("bert-tokenizer"),
         Case("two-poolings"),
         Case("qwen3-theta"),
@@ -92,7 +91,7 @@ CASES: Mapping[str, Case] = {
         Case("cross-prompt", CROSS),
         Case("cross-labels", CROSS, keys={"positive_class": "LABEL_2"}),
         Case("logit-score", CROSS),
-        Case("causal", CROSS, refused="template: a causal language model ranks by an answer"),
+        Case("causal", CROSS, refused="template: a causal language model ranks by its answer"),
         Case("cross", refused="source: it is a CrossEncoder of sentence-transformers: use task cross-encoder"),
         Case("splade", refused="source: it is a SparseEncoder of sentence-transformers: its vectors are sparse"),
         Case("mamba", refused="source: OpenVINO cannot run the graph: "),
@@ -203,7 +202,7 @@ def test_served_as_the_library_answers(
     try:
         inputs = ["text", "image"] if spec.task == IMAGE else ["text"]
         assert eventually(lambda: httpx2.get(described).json().get("input_modalities") == inputs)
-        assert served.check(spec, exported.repository, Gateway(server.url), progress=lambda _: None)
+        assert check_served(spec, exported.repository, Gateway(server.url), progress=lambda _: None)
         generation, case = TABLES[table]
         if case.changed is None or generation == "newer":
             then = json.loads((folders / generation / "answers.json").read_text())

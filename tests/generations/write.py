@@ -37,7 +37,7 @@ from tokenizers.normalizers import BertNormalizer, Lowercase
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 IS_NEWER = transformers.__version__.startswith("5.")
-TEXTS = Path("export/samples.txt").read_text().splitlines()
+TEXTS = Path("export/verification/samples.txt").read_text().splitlines()
 ASKED = TEXTS[:6]
 WIDTH = 32
 LIMIT = 64

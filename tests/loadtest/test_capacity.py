@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from export import config
+from export.packing import memory
 from loadtest.experiments.capacity import SCATTERED, fit, histogram, main
 from loadtest.experiments.capacity_check import RESULTS, Results
 from loadtest.reports.capacity import PAGE, table
@@ -35,7 +35,7 @@ def run(rows: int, tokens: int, clients: int = 1) -> benchmark.Run:
 
 
 def test_executions_are_as_large_as_those_of_exported_models() -> None:
-    assert MAX_BATCH_SIZE == config.MAX_BATCH_SIZE
+    assert MAX_BATCH_SIZE == memory.MAX_BATCH_SIZE
 
 
 def test_cost_is_found_again_in_runs_that_it_made_and_is_higher_for_scattered_requests() -> None:

@@ -14,9 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export.errors import SourceError
 from export.manifest import ModelSpec
-from export.rows import Rows
+from export.packing.rows import Rows
+from export.runtime.contract import CROSS_ENCODER, FIRST_LENGTH, TEXT
 from export.tasks import cross_encoder
-from export.tower import CROSS_ENCODER, FIRST_LENGTH, TEXT, Tower
+from export.tower import Tower
 from gateway.scores import ACTIVATIONS
 from gateway.text.tokenizer import Template, TemplateTokenizer, TextTokenizer
 from tests.export import tiny
@@ -58,9 +59,9 @@ def served(tower: Tower, pairs: list[tuple[str, str]], instruction: str | None =
     assert tower.vocabulary is not None
     copied = Tokenizer.from_str(tower.vocabulary.tokenizer.to_str())
     told = tower.parameters
-    template = msgspec.json.decode(told["template"], type=Template) if "template" in told else None
+    template = msgspec.convert(told["template"], Template) if "template" in told else None
     tokenizer = TextTokenizer(copied) if template is None else TemplateTokenizer(copied, template)
-    prompt = json.loads(told.get("prompts") or "{}").get(told.get("default_prompt"), "")
+    prompt = told.get("prompts", {}).get(told.get("default_prompt", ""), "")
 
     def row(query: str, document: str) -> tuple[list[int], int]:
         frame = tokenizer.frame(prompt + query, instruction)
@@ -170,8 +171,7 @@ def test_saved_cross_encoder_scores_texts_as_it_does(
 def test_default_prompt_with_an_instruction_has_a_place_for_another(tmp_path: Path) -> None:
     prompts = {"query": "Instruct: find shells\nQuery: "}
     source = tiny.write_saved_cross_encoder(tmp_path, "RoBERTa", prompts=prompts, default_prompt_name="query")
-    found = load(spec(source)).parameters["instructed_prompts"]
-    assert json.loads(found) == {"query": "Instruct: {instruction}\nQuery: "}
+    assert load(spec(source)).parameters["instructed_prompts"] == {"query": "Instruct: {instruction}\nQuery: "}
 
 
 @pytest.mark.parametrize("tokenizer_class", ["BertTokenizer", "TokenizersBackend"])
@@ -196,7 +196,7 @@ def test_settings_that_change_tokens_unseen_are_refused(tmp_path: Path) -> None:
     file = source / "sentence_bert_config.json"
     more = {"processing_kwargs": {"text": {"add_special_tokens": False}}}
     file.write_text(json.dumps(json.loads(file.read_text()) | more))
-    with pytest.raises(SourceError, match="sentence-transformers makes other tokens of its texts"):
+    with pytest.raises(SourceError, match="sentence-transformers tokenizes texts differently"):
         load(spec(source))
 
 
@@ -206,7 +206,7 @@ LABELS = {0: "contradicts", 1: "entails", 2: "neutral"}
 def test_one_of_several_classes_is_the_relevant_one(tmp_path: Path) -> None:
     source = tiny.write_cross_encoder(tmp_path, labels=3, id2label=LABELS)
     tower = load(replace(spec(source), positive_class="entails"))
-    assert tower.parameters == {"activation": "softmax", "positive_class": "1"}
+    assert tower.parameters == {"activation": "softmax", "positive_class": 1}
     expected = CrossEncoder(str(source), device="cpu").predict(PAIRS, apply_softmax=True, convert_to_tensor=True)
     found = logits(tower, tiny.rows(tower, *PAIRS)).softmax(1)
     assert found.shape == (3, 3)
@@ -230,7 +230,9 @@ def test_pairs_are_compared_at_every_length_with_both_segments(tmp_path: Path) -
 
 
 def test_model_that_is_neither_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"BertModel is no sequence classifier .* use task late-interaction$"):
+    with pytest.raises(
+        SourceError, match=r"BertModel is neither a sequence classifier nor .* use task late-interaction$"
+    ):
         load(spec(tiny.write_plain(tmp_path)))
 
 
@@ -310,7 +312,7 @@ def test_folder_with_logit_score_and_no_chat_template_reads_pairs(tmp_path: Path
     [
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "has no place for a query"),
         ("{{ messages[0].content | trim }} {{ messages[1].content }}", "changes the texts that it is given"),
-        ("{{ messages[1].content }} {{ messages[0].content }}", "the document behind the query"),
+        ("{{ messages[1].content }} {{ messages[0].content }}", "the document after the query"),
         ("{{ messages[0].content }} {{ messages[0].content }} {{ messages[1].content }}", "once each"),
     ],
 )
@@ -390,7 +392,7 @@ def test_known_reranker_is_told_by_its_name_on_the_hub(tmp_path: Path) -> None:
     source = tiny.write_decoder_reranker(tmp_path, max_position_embeddings=1024)
     named = replace(spec(source), source="Qwen/Qwen3-Reranker-4B", max_tokens=512)
     (tower,) = cross_encoder.load(named, source)
-    assert "Judge whether the Document meets" in tower.parameters["template"]
+    assert "Judge whether the Document meets" in tower.parameters["template"]["prefix"]
 
 
 def test_decoder_that_does_not_say_how_it_ranks_is_refused(tmp_path: Path) -> None:
@@ -406,19 +408,19 @@ def test_decoder_that_does_not_say_how_it_ranks_is_refused(tmp_path: Path) -> No
 
 def test_answer_must_be_one_token(tmp_path: Path) -> None:
     source = tiny.write_decoder_reranker(tmp_path)
-    with pytest.raises(SourceError, match=r"^\[tiny\] true_token: 'relevant' is not one token of its vocabulary$"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] true_token: 'relevant' is not a single token$"):
         load(decoder(source, true_token="relevant"))  # noqa: S106
 
 
 def test_tokens_are_said_once(tmp_path: Path) -> None:
     source = tiny.write_logit_score(tmp_path, chat_template=tiny.PAIRS_TEMPLATE)
-    with pytest.raises(SourceError, match=r"^\[tiny\] true_token: the source says it already \(LogitScore\)$"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] true_token: already set by the source \(LogitScore\)$"):
         load(replace(spec(source), true_token="yes"))  # noqa: S106
 
 
 def test_template_is_a_parameter_cut_at_the_document(tmp_path: Path) -> None:
     tower = load(decoder(tiny.write_decoder_reranker(tmp_path)))
-    found = json.loads(tower.parameters["template"])
+    found = tower.parameters["template"]
     assert f"{found['prefix']}{{document}}{found['suffix']}" == TEMPLATE
     assert "instructed" not in found
 
@@ -426,17 +428,17 @@ def test_template_is_a_parameter_cut_at_the_document(tmp_path: Path) -> None:
 def test_instruction_of_a_table_stands_in_its_template(tmp_path: Path) -> None:
     source = tiny.write_decoder_reranker(tmp_path)
     told = load(decoder(source, template="{instruction} " + TEMPLATE, instruction="Judge.")).parameters["template"]
-    assert json.loads(told)["prefix"].startswith("Judge. Is it")
-    assert json.loads(told)["instructed"]["prefix"].startswith("{instruction} Is it")
-    with pytest.raises(SourceError, match=r"^\[tiny\] instruction: its template has no place for one$"):
+    assert told["prefix"].startswith("Judge. Is it")
+    assert told["instructed"]["prefix"].startswith("{instruction} Is it")
+    with pytest.raises(SourceError, match=r"^\[tiny\] instruction: the template does not contain {instruction}$"):
         load(decoder(source, instruction="Judge."))
-    with pytest.raises(SourceError, match=r"^\[tiny\] template: must hold \{query\} and \{document\} once each"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] template: must contain \{query\} and \{document\} once each"):
         load(decoder(source, template="{instruction} " + TEMPLATE, instruction="{query}"))
 
 
 def test_template_that_leaves_no_room_is_refused(tmp_path: Path) -> None:
     source = tiny.write_decoder_reranker(tmp_path)  # of 100 tokens
-    with pytest.raises(SourceError, match=r"^\[tiny\] template: has \d+ tokens of the 100 that a row may have"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] template: takes \d+ of the 100 tokens of a row, more than half"):
         load(replace(spec(source), template="qwen3-reranker"))
 
 
@@ -452,4 +454,4 @@ def test_decoder_is_compared_on_prompts_that_end_as_the_template_does(tmp_path: 
 def test_classifier_takes_a_template_too(tmp_path: Path) -> None:
     source = tiny.write_cross_encoder(tmp_path, "Qwen2")
     parameters = load(replace(spec(source), template=TEMPLATE)).parameters
-    assert json.loads(parameters["template"])["suffix"] == "\nAnswer:"
+    assert parameters["template"]["suffix"] == "\nAnswer:"

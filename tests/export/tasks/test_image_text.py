@@ -21,8 +21,9 @@ from transformers import (
 
 from export.errors import SourceError
 from export.manifest import ModelSpec
+from export.runtime.contract import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, write_parameters
 from export.tasks import image_text
-from export.tower import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Tower
+from export.tower import Tower
 from tests.export import tiny
 
 TEXTS = ["a shell", "A conch is a sea snail, and its shell a trumpet.", "brass"]
@@ -40,7 +41,8 @@ def spec(source: Path, image_source: Path | None = None) -> ModelSpec:
 
 
 def load(given: ModelSpec) -> tuple[Tower, Tower]:
-    text, image = image_text.load(given, Path(given.source))
+    image_folder = Path(given.image_source) if given.image_source else None
+    text, image = image_text.load(given, Path(given.source), image_folder)
     return text, image
 
 
@@ -119,7 +121,7 @@ SIZE = {"image_height": "32", "image_width": "32"}
 )
 def test_gateway_is_told_how_to_prepare_an_image(name: str, resizing: dict[str, str], tmp_path: Path) -> None:
     _, image = load(spec(tiny.write_image_text(tmp_path, name)))
-    assert image.parameters == SIZE | resizing | {"name": "tiny", "image_patches": "16"}
+    assert write_parameters(image.parameters) == SIZE | resizing | {"name": "tiny", "image_patches": "16"}
 
 
 def test_cropped_images_keep_the_size_before_the_crop(tmp_path: Path) -> None:
@@ -127,7 +129,7 @@ def test_cropped_images_keep_the_size_before_the_crop(tmp_path: Path) -> None:
     file = source / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"size": {"shortest_edge": 40}, "resample": 2}))
     _, image = load(spec(source))
-    assert image.parameters == SIZE | {
+    assert write_parameters(image.parameters) == SIZE | {
         "image_resize": "shortest_edge=40",
         "image_resample": "bilinear",
         "image_patches": "16",
@@ -172,7 +174,7 @@ def test_image_folder_without_a_classifier_gives_its_first_token(tmp_path: Path)
 def test_towers_of_different_width_are_refused(tmp_path: Path) -> None:
     words = tiny.write_embedding(tmp_path / "text")
     pictures = tiny.write_image_classifier(tmp_path / "image", dimensions=8)
-    with pytest.raises(SourceError, match=r"^\[tiny\] image_source: has 8 dimensions, where source has 32$"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] image_source: has 8 dimensions, but source has 32$"):
         load(spec(words, pictures))
 
 
@@ -189,7 +191,9 @@ def without_one_size(folder: Path) -> Path:
 
 def test_images_that_are_not_brought_to_one_size_are_refused(tmp_path: Path) -> None:
     source = without_one_size(tiny.write_image_text(tmp_path, "ChineseCLIP"))  # which crops nothing
-    with pytest.raises(SourceError, match=r"^\[tiny\] source: its image processor does not bring images to one size: "):
+    with pytest.raises(
+        SourceError, match=r"^\[tiny\] source: its image processor does not produce images of one size: "
+    ):
         load(spec(source))
 
 
@@ -212,7 +216,7 @@ def test_cells_of_a_convolutional_network_are_its_patches(tmp_path: Path) -> Non
     ResNetForImageClassification(network).save_pretrained(pictures)
     ViTImageProcessor(size={"height": 32, "width": 64}).save_pretrained(pictures)
     _, image = load(spec(words, pictures))
-    assert image.parameters["image_patches"] == str((32 // 8) * (64 // 8))
+    assert image.parameters["image_patches"] == (32 // 8) * (64 // 8)
 
 
 @pytest.mark.parametrize("damage", ["size", "config"])
@@ -236,5 +240,5 @@ def test_texts_filled_up_at_the_front_are_refused(tmp_path: Path) -> None:
     source = tiny.write_image_text(tmp_path, "SigLIP 2")
     file = source / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": "left"}))
-    with pytest.raises(SourceError, match=r"^\[tiny\] source: its tokenizer fills texts up at the front"):
+    with pytest.raises(SourceError, match=r"^\[tiny\] source: its tokenizer pads on the left"):
         load(spec(source))

@@ -20,8 +20,9 @@ from transformers import AutoModel
 
 from export.errors import SourceError
 from export.manifest import ModelSpec
+from export.runtime.contract import DOCUMENT, LATE_INTERACTION, QUERY, write_parameters
 from export.tasks import late_interaction
-from export.tower import DOCUMENT, LATE_INTERACTION, QUERY, Tower
+from export.tower import Tower
 from gateway.text.tokenizer import TextTokenizer
 from tests.export import tiny
 
@@ -48,8 +49,8 @@ def limit(tower: Tower) -> int:
 def ids(tower: Tower, side: str, texts: list[str]) -> list[list[int]]:
     """Of texts, as the gateway makes them for rerank."""
     assert tower.vocabulary is not None
-    prompts = json.loads(tower.parameters["prompts"] or "{}")
-    most = int(tower.parameters["max_query_tokens"] or limit(tower)) if side == "query" else limit(tower)
+    prompts = tower.parameters["prompts"]
+    most = tower.parameters.get("max_query_tokens", limit(tower)) if side == "query" else limit(tower)
     tokenizer = TextTokenizer(tower.vocabulary.tokenizer)
     encoded = tower.vocabulary.tokenizer.encode_batch([prompts.get(side, "") + text for text in texts])
     return [tokenizer.truncate(one.ids, most) for one in encoded]
@@ -132,21 +133,21 @@ def test_texts_score_as_in_sentence_transformers(source: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("source", "query", "document"),
     [
-        ("plain layers", "", 100),
-        ("fixed", "12", 40),
-        ("attended", "20", 100),
-        ("at least", "", 100),
-        ("lengths", "7", 15),
-        ("PyLate", "32", 90),
-        ("PyLate, no expansion", "9", 90),
-        ("Stanford", "32", 90),
+        ("plain layers", None, 100),
+        ("fixed", 12, 40),
+        ("attended", 20, 100),
+        ("at least", None, 100),
+        ("lengths", 7, 15),
+        ("PyLate", 32, 90),
+        ("PyLate, no expansion", 9, 90),
+        ("Stanford", 32, 90),
     ],
 )
 def test_queries_and_documents_have_lengths_of_their_own(
-    source: str, query: str, document: int, tmp_path: Path
+    source: str, query: int | None, document: int, tmp_path: Path
 ) -> None:
     tower = load(spec(SOURCES[source](tmp_path)))
-    assert (tower.parameters["max_query_tokens"], limit(tower)) == (query, document)
+    assert (tower.parameters.get("max_query_tokens"), limit(tower)) == (query, document)
     longest = max(len(row[0]) for row in tower.samples())
     assert longest == int(query or document // 2)
 
@@ -229,7 +230,7 @@ def test_any_encoder_scores_by_its_token_vectors(name: str, tmp_path: Path) -> N
         left, right = (model(**one).last_hidden_state[0] for one in inputs)
         expected.append(functional.cosine_similarity(left[:, None], right[None], dim=-1).amax(1).mean())
     torch.testing.assert_close(scores(tower), torch.stack(expected), atol=1e-5, rtol=0)
-    assert tower.parameters == {"prompts": "", "max_query_tokens": ""}
+    assert write_parameters(tower.parameters) == {}
 
 
 @pytest.mark.parametrize("document", ["document", "passage", "corpus"])
@@ -238,7 +239,7 @@ def test_prompts_of_an_embedding_model_are_taken_over(document: str, tmp_path: P
     prompts = {"query": "query: ", document: "passage: ", "clustering": "cluster: "}
     tiny.revise(source / "config_sentence_transformers.json", prompts=prompts)
     tower = load(spec(source))
-    assert json.loads(tower.parameters["prompts"]) == {"query": "query: ", "document": "passage: "}
+    assert tower.parameters["prompts"] == {"query": "query: ", "document": "passage: "}
     assert limit(tower) == 100  # of its tokenizer
 
 
@@ -303,10 +304,7 @@ def write_static(folder: Path) -> Path:
 
 
 DENSE = partial(Dense, tiny.WIDTH, 8, module_input_name=tiny.TOKENS)
-OTHER = (
-    "among its modules, where a multi-vector model may have Dense and Normalize on token_embeddings, and"
-    " MultiVectorMask"
-)
+OTHER = "is not supported; a multi-vector model may have Dense and Normalize on token_embeddings, and MultiVectorMask"
 REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "pooling": (
         lambda folder: write(folder, Normalize(tiny.TOKENS), MultiVectorMask(), HierarchicalTokenPooling(2.0)),
@@ -322,11 +320,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "images": (
         lambda folder: write(folder, DENSE(), MultiVectorMask(keep_only_token_ids=[7]), Normalize(tiny.TOKENS)),
-        "it has more than one MultiVectorMask, or one that keeps the tokens of images only",
+        "it has more than one MultiVectorMask, or one for the tokens of images only",
     ),
     "static": (
         write_static,
-        "its first module, StaticEmbedding, is not a transformer that reads plain text and nothing else",
+        "its first module, StaticEmbedding, is not a transformer for plain text only",
     ),
     "no modules": (
         lambda folder: without_modules(tiny.write_pylate(folder)),
@@ -338,15 +336,15 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "sparse": (
         lambda folder: of_kind("SparseEncoder", tiny.write_embedding(folder)),
-        "it is a SparseEncoder, whose token vectors are not for comparing",
+        "it is a SparseEncoder, whose token vectors cannot be compared",
     ),
     "expanded in front": (
         lambda folder: padding_left(tiny.write_pylate(folder)),
-        "queries are filled up at their start, by a tokenizer that pads there",
+        "queries are expanded on the left, which is not supported",
     ),
     "expanded too far": (
         lambda folder: tiny.write_pylate(folder, document_length=31),
-        "queries are filled up to 32 tokens, where a row may have 31",
+        "queries are expanded to 32 tokens, more than the 31 of a row",
     ),
 }
 

@@ -29,9 +29,10 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from export.errors import SourceError
 from export.manifest import Backend, ModelSpec
-from export.source import resolve
+from export.runtime.contract import PROMPT_LENGTH, TEXT, TEXT_EMBEDDING, write_parameters
+from export.sources.resolve import resolve
 from export.tasks import text_embedding
-from export.tower import PROMPT_LENGTH, TEXT, TEXT_EMBEDDING, Tower
+from export.tower import Tower
 from tests.export import tiny
 
 TEXTS = ["a shell", "A conch is a sea snail, and its shell a trumpet.", *tiny.TEXTS[:3]]
@@ -124,7 +125,7 @@ def test_prompts_and_the_default_one_are_parameters(tmp_path: Path) -> None:
     prompts = {"query": "Suche: ", "document": "", "passage": "„Text“: "}
     source = with_settings(tiny.write_embedding(tmp_path), prompts=prompts, default_prompt_name="query")
     parameters = load(spec(source)).parameters
-    assert json.loads(parameters["prompts"]) == {"query": "Suche: ", "passage": "„Text“: "}
+    assert parameters["prompts"] == {"query": "Suche: ", "passage": "„Text“: "}
     assert parameters["default_prompt"] == "query"
 
 
@@ -138,21 +139,23 @@ def test_default_prompt_that_is_empty_is_none(tmp_path: Path) -> None:
 def test_prompts_of_the_table_are_the_references_too(tmp_path: Path) -> None:
     prompts = {"query": "query: ", "document": "passage: "}
     named = replace(spec(tiny.write_embedding(tmp_path)), prompts=prompts)
-    assert load(named).parameters == {"prompts": json.dumps(prompts), "default_prompt": ""}
+    assert write_parameters(load(named).parameters) == {"prompts": json.dumps(prompts)}
     reference = text_embedding.pipeline(named, Path(named.source))
     assert np.array_equal(reference.encode("a", prompt_name="query"), reference.encode("query: a"))
 
 
 def test_prompts_that_the_source_says_are_not_said_again(tmp_path: Path) -> None:
     source = with_settings(tiny.write_embedding(tmp_path), prompts={"query": "Suche: "})
-    with pytest.raises(
-        SourceError, match=r"^\[tiny\] prompts: the source names its own \(config_sentence_transformers"
-    ):
+    with pytest.raises(SourceError, match=r"^\[tiny\] prompts: the source has its own \(config_sentence_transformers"):
         load(replace(spec(source), prompts={"query": "query: "}))
 
 
 def test_model_without_prompts_has_none(tmp_path: Path) -> None:
-    assert load(spec(tiny.write_embedding(tmp_path))).parameters == {"prompts": "", "default_prompt": ""}
+    assert load(spec(tiny.write_embedding(tmp_path))).parameters == {
+        "prompts": {},
+        "default_prompt": "",
+        "instructed_prompts": {},
+    }
 
 
 def test_prompt_is_left_out_of_the_vector_as_sentence_transformers_does(tmp_path: Path) -> None:
@@ -238,7 +241,7 @@ def test_tokenizer_with_more_tokens_than_the_table_is_refused(tmp_path: Path) ->
     source = tiny.write_static(tmp_path)
     table = load_file(source / "model.safetensors")["embedding.weight"]
     save_file({"embedding.weight": table[:-9].contiguous()}, source / "model.safetensors")
-    with pytest.raises(SourceError, match=r"ids up to \d+, where the table ends at \d+$"):
+    with pytest.raises(SourceError, match=r"ids up to \d+, but the table ends at \d+$"):
         load(spec(source))
 
 
@@ -257,7 +260,7 @@ def test_vectors_are_cut_to_the_size_that_the_folder_says(tmp_path: Path) -> Non
 @pytest.mark.parametrize("size", [0, -3, "16", True, 1.5])
 def test_size_that_is_no_number_of_dimensions_is_refused(size: object, tmp_path: Path) -> None:
     source = with_settings(tiny.write_embedding(tmp_path), truncate_dim=size)
-    with pytest.raises(SourceError, match=rf"^\[tiny\] source: truncate_dim is {size!r}, where a number of dim"):
+    with pytest.raises(SourceError, match=rf"^\[tiny\] source: truncate_dim is {size!r}, but must be a number of dim"):
         load(spec(source))
 
 
@@ -321,7 +324,7 @@ def test_modules_without_a_place_in_a_graph_are_named(tmp_path: Path) -> None:
 
 def test_modules_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     source = saved(tmp_path, LayerNorm(32), Pooling(32, "mean"))
-    with pytest.raises(SourceError, match=r"do not fit each other \(Transformer, LayerNorm, Pooling\): 'sentence_em"):
+    with pytest.raises(SourceError, match=r"do not fit together \(Transformer, LayerNorm, Pooling\): 'sentence_em"):
         load(spec(source))
 
 
@@ -343,7 +346,7 @@ def test_folder_of_one_module_is_refused(tmp_path: Path) -> None:
     source = saved(tmp_path, Pooling(32, "mean"))
     modules = json.loads((source / "modules.json").read_text())
     (source / "modules.json").write_text(json.dumps(modules[:1]))
-    with pytest.raises(SourceError, match=r"do not fit each other \(Transformer\): 'sentence_embedding'"):
+    with pytest.raises(SourceError, match=r"do not fit together \(Transformer\): 'sentence_embedding'"):
         load(spec(source))
 
 
@@ -371,7 +374,7 @@ def test_samples_are_rows_up_to_the_limit(tmp_path: Path) -> None:
 
 def test_pooling_that_the_source_says_is_not_said_again(tmp_path: Path) -> None:
     source = tiny.write_embedding(tmp_path, pooling="cls")
-    with pytest.raises(SourceError, match=r"pooling: the source says it already"):
+    with pytest.raises(SourceError, match=r"pooling: already set by the source"):
         load(replace(spec(source), pooling="mean"))
 
 
@@ -380,7 +383,7 @@ def test_routes_are_towers_that_are_one_model(tmp_path: Path) -> None:
     given = replace(spec(source), variants=("document", "query"))
     towers = text_embedding.load(given, source)
     assert [tower.name for tower in towers] == ["tiny-document", "tiny-query"] == list(given.triton_names)
-    shared = {"name": "tiny", "variants": "document,query"}
+    shared = {"name": "tiny", "variants": ("document", "query")}
     assert [shared.items() <= tower.parameters.items() for tower in towers] == [True, True]
     reference = SentenceTransformer(str(source), device="cpu")
     assert towers[0].parameters["variant"] == "document"

@@ -1,0 +1,142 @@
+"""Renders config.pbtxt: what Triton needs to run an entry, and what the gateway needs to know about it."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from export.manifest import Backend, ModelSpec
+from export.packing.memory import max_batch_size
+from export.plans.profiles import length_buckets
+from export.runtime.contract import IMAGE_EMBEDDING, Array, Field, Parameters, Tokens, write_parameters
+from export.tower import Tower
+from export.verification.runners import HINTS, cuda_options
+
+WARMUP_TOKENS = 32
+TYPES: Mapping[str, int] = {"int32": pb.TYPE_INT32, "int64": pb.TYPE_INT64, "uint8": pb.TYPE_UINT8}
+"""Triton's types by numpy's names."""
+
+
+def render(spec: ModelSpec, tower: Tower) -> str:
+    """The text of config.pbtxt."""
+    tensors = warmup(tower)
+    config = pb.ModelConfig(
+        name=tower.name,
+        backend=spec.backend,
+        max_batch_size=max_batch_size(spec, tower),
+        input=[tensor for field in tower.fields for tensor in _inputs(spec, field, tensors)],
+        output=[pb.ModelOutput(name=tower.role.output, data_type=pb.TYPE_FP32, dims=[tower.width])],
+        # No delay: what arrives while one batch runs makes the next. And no queue policy: with one, Triton 2.51 forms a
+        # batch only when an instance waits for it, is not told when one does, and looks again at the next arrival or
+        # after half a second. 64-row requests, eight at a time: 400 rows/s with a policy, 1,600 without.
+        dynamic_batching=pb.ModelDynamicBatching(),
+        model_warmup=[
+            pb.ModelWarmup(
+                name="warmup",
+                batch_size=1,
+                inputs={
+                    name: pb.ModelWarmup.Input(data_type=TYPES[data.dtype.name], dims=data.shape, input_data_file=name)
+                    for name, data in tensors.items()
+                },
+            )
+        ],
+        parameters={
+            key: pb.ModelParameter(string_value=value)
+            for key, value in write_parameters(_parameters(spec, tower)).items()
+        },
+    )
+    _BACKENDS[spec.backend](config, tower)
+    text: str = text_format.MessageToString(config)
+    return text
+
+
+def _inputs(spec: ModelSpec, field: Field, tensors: Mapping[str, Array]) -> list[pb.ModelInput]:
+    """A field's inputs. Rows of token ids may differ in length where the backend takes that."""
+    inputs = [
+        pb.ModelInput(name=name, data_type=TYPES[tensors[name].dtype.name], dims=tensors[name].shape)
+        for name in field.inputs
+    ]
+    if isinstance(field, Tokens):
+        inputs[0].dims[:] = [-1]
+        inputs[0].allow_ragged_batch = spec.backend != "tensorrt"
+    return inputs
+
+
+def warmup(tower: Tower) -> dict[str, Array]:
+    """The tensors of one warm-up request by input, without the batch dimension.
+
+    Triton does not call a model ready before it has answered them. They are files of the entry, since the zeros that
+    Triton can make up would be rows of length 0.
+    """
+    tensors: dict[str, Array] = {}
+    most = tower.vocabulary.max_tokens if tower.vocabulary else 0
+    tokens = min(WARMUP_TOKENS, most)
+    for field in tower.fields:
+        if isinstance(field, Tokens):
+            tensors[field.ids] = np.zeros(tokens, np.int64)
+            tensors[field.length] = np.array([tokens], np.int32)
+        elif tower.vocabulary is not None:
+            tensors[field.name] = np.array([1], np.int32)
+        else:
+            tensors[field.name] = tower.samples()[0][0]
+    return tensors
+
+
+def _python(config: pb.ModelConfig, tower: Tower) -> None:  # noqa: ARG001 - each backend has the same signature
+    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
+
+
+def _onnxruntime(config: pb.ModelConfig, tower: Tower) -> None:
+    """Serve on the first GPU. Triton tells the graph the stored length of each row."""
+    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU, gpus=[0])
+    for field in tower.fields:
+        if isinstance(field, Tokens):
+            config.batch_input.add(
+                kind=pb.BatchInput.BATCH_ITEM_SHAPE_FLATTEN,
+                target_name=[field.stride],
+                data_type=pb.TYPE_INT32,
+                source_input=[field.ids],
+            )
+    config.parameters["memory.enable_memory_arena_shrinkage"].string_value = "cpu:0;gpu:0"
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    accelerators.add(name="cuda", parameters=cuda_options(tower.fields))
+
+
+def _tensorrt(config: pb.ModelConfig, tower: Tower) -> None:
+    """One instance with all profiles: Triton takes the one that fits a batch's shape."""
+    config.default_model_filename = "model.plan"
+    profiles = len(length_buckets(tower.vocabulary.max_tokens)) if tower.vocabulary else 1
+    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU, profile=map(str, range(profiles)))
+
+
+_BACKENDS: Mapping[Backend, Callable[[pb.ModelConfig, Tower], None]] = {
+    "python": _python,
+    "onnxruntime": _onnxruntime,
+    "tensorrt": _tensorrt,
+}
+
+
+def _parameters(spec: ModelSpec, tower: Tower) -> Parameters:
+    """What the gateway and model.py read, and where the weights are from."""
+    parameters: Parameters = {
+        "role": tower.role.name,
+        "aliases": spec.aliases,
+        "default": spec.default,
+        "dimensions": spec.dimensions,
+        "license": spec.license or "",
+    }
+    source = spec.image_source if spec.image_source and tower.role is IMAGE_EMBEDDING else spec.source
+    if not source.startswith("/"):  # a path means nothing elsewhere
+        parameters["source"] = source
+    if spec.text_weight is not None:
+        parameters["text_weight"] = spec.text_weight
+    if tower.vocabulary is not None:
+        parameters["max_tokens"] = tower.vocabulary.max_tokens
+        parameters["vocabulary_size"] = tower.vocabulary.size
+        if spec.backend == "tensorrt":
+            parameters["length_buckets"] = length_buckets(tower.vocabulary.max_tokens)
+    if spec.backend == "python":
+        parameters["graph"] = "model.xml" if spec.computes_in == "int8" else "model.onnx"
+        parameters["precision"] = HINTS[spec.computes_in] or ""
+    return {**parameters, **tower.parameters}

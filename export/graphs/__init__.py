@@ -1,0 +1,1 @@
+"""Writes ONNX graphs: traces towers, and converts graphs to fp16 and int8."""

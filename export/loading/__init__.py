@@ -1,0 +1,1 @@
+"""Reads models with transformers, and refuses what the library would silently ignore."""

@@ -1,0 +1,271 @@
+"""Attention by rows, which replaces the attention of a model while it is traced.
+
+A token attends to the tokens of its own row only: to all of them, or as a causal or sliding-window model does. Written
+in plain operators, for packed and for padded rows.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from export.loading.models import Model
+from export.packing.rows import columns
+
+MASKED_SCORE = -1e4
+"""Attention score of a key that is not seen. Its softmax weight is 0 in every precision, and, unlike -inf or the
+lowest float32, it survives a cast to float16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the T tokens of N packed rows stand; L is the length of the longest row."""
+
+    length: Tensor
+    """int64 [N], the tokens of each row, at least 1."""
+    start: Tensor
+    """int64 [N], where each row begins in the packed sequence."""
+    position: Tensor
+    """int64 [T], the place of each token in its row, from 0."""
+    padding: Tensor
+    """int64 [N, L], the token that each cell of the padded form takes: behind the row's last one, that one again."""
+    packing: Tensor
+    """int64 [T], the cell of the flattened padded form that holds each token."""
+
+    @classmethod
+    def of(cls, length: Tensor) -> "Layout":
+        """Lay out rows of the given lengths, int64 [N]."""
+        end = torch.cumsum(length, 0)
+        start = end - length
+        width = length.max()
+        token = columns(length.sum())
+        row = (token[:, None] >= end[None]).to(torch.int64).sum(1)
+        position = token - start[row]
+        column = columns(width)
+        # Never a token of another row: what is not finite there would come in by 0 times infinity.
+        padding = start[:, None] + torch.minimum(column[None], length[:, None] - 1)
+        return cls(length, start, position, padding, packing=row * width + position)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """[T, ...] to [N, L, ...]; cells without a token repeat the last one of their row."""
+        return packed[self.padding]
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """[N, L, ...] to [T, ...]."""
+        return padded.flatten(0, 1)[self.packing]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Which tokens of its row a token sees."""
+
+    causal: bool = False
+    """Only itself and those before."""
+    window: int | None = None
+    """Only those less than this many places away."""
+
+    def mask(self, attended: Tensor, place: Tensor | None = None) -> Tensor:
+        """Broadcastable to bool [N, 1, S, L], queries by keys.
+
+        Args:
+            attended: the keys that may be seen at all, bool [N, L].
+            place: of the queries in their rows, int64 [S]; by default, all of them.
+        """
+        seen = attended[:, None, None, :]
+        column = columns(attended.shape[1])
+        distance = (column if place is None else place)[:, None] - column[None]  # how far back a key is
+        if self.causal:
+            seen = seen & (distance >= 0)
+        if self.window is not None:
+            seen = seen & (distance.abs() < self.window)
+        return seen
+
+
+@dataclass(frozen=True, slots=True)
+class RowAttention:
+    """Attention over rows in either form."""
+
+    attended: Tensor
+    """bool [N, L], the keys of each row that may be seen."""
+    layout: Layout | None = None
+    """The layout of packed rows; None for padded ones."""
+    slices: int = 1
+    """Slices that the queries of a row are cut into: scores take memory for one slice at a time."""
+    hides: bool = False
+    """Whether rows have tokens that may not be seen, so that a window may hold none that may."""
+
+    @property
+    def width(self) -> Tensor:
+        """int64 [], the length of the longest row, L."""
+        return torch.as_tensor(self.attended.shape[1])
+
+    def __call__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        sight: Sight,
+        scale: float,
+        *,
+        softcap: float | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            query: [1, H, T, d] packed, or [N, H, L, d] padded.
+            key: the same, with H or a divisor of it for heads.
+            value: as key.
+            sight: of every token.
+            scale: of the scores.
+            softcap: scores are squashed to between this and its negative (Gemma 2, arXiv 2408.00118, section 2).
+            bias: broadcastable to [N, H, L, L], added to the scores (T5, arXiv 1910.10683, section 2.1).
+
+        Returns:
+            The shape of `query`.
+        """
+        heads = query.shape[1]
+        query, key, value = self._rows(query), self._rows(_repeat(key, heads)), self._rows(_repeat(value, heads))
+        key = key.transpose(-1, -2)
+
+        def attend(query: Tensor, bias: Tensor | None, unseen: Tensor) -> Tensor:
+            scores = query @ key * scale  # [N, H, L or S, L]
+            if softcap is not None:
+                scores = torch.tanh(scores / softcap) * softcap
+            if bias is not None:
+                scores = scores + bias
+            mixed = torch.softmax(scores.masked_fill(unseen, MASKED_SCORE), -1) @ value
+            if self.hides and sight.window is not None:
+                mixed = mixed * ~unseen.all(-1, keepdim=True)  # what sees nothing is 0, as in PyTorch's attention
+            return mixed
+
+        if self.slices == 1:
+            mixed = attend(query, bias, ~sight.mask(self.attended))  # [N, H, L, d]
+        else:
+            parts = [
+                attend(query[:, :, place], _queries(bias, place), ~sight.mask(self.attended, place))
+                for place in self._places()
+            ]
+            mixed = torch.cat(parts, 2)[:, :, : self.attended.shape[1]]
+        if self.layout is None:
+            return mixed
+        return self.layout.pack(mixed.transpose(1, 2))[None].transpose(1, 2)
+
+    def pad(self, hidden: Tensor) -> Tensor:
+        """Token vectors in the form of this attention, [1, T, D] or [N, L, D], to [N, L, D]."""
+        return hidden if self.layout is None else self.layout.pad(hidden[0])
+
+    def pack(self, hidden: Tensor) -> Tensor:
+        """The way back from `pad`."""
+        return hidden if self.layout is None else self.layout.pack(hidden)[None]
+
+    def _places(self) -> list[Tensor]:
+        """Of the queries of each slice, int64 [S] each; none is empty, so that the last place may be there twice."""
+        width = self.width
+        size = (width + self.slices - 1) // self.slices
+        column = columns(size)
+        return [torch.minimum(column + size * i, width - 1) for i in range(self.slices)]
+
+    def _rows(self, heads: Tensor) -> Tensor:
+        if self.layout is None:
+            return heads
+        return self.layout.pad(heads.transpose(1, 2)[0]).transpose(1, 2)  # [1, H, T, d] -> [N, H, L, d]
+
+
+def _queries(bias: Tensor | None, place: Tensor) -> Tensor | None:
+    """A bias [..., L or 1, L] for the queries at some places."""
+    return bias if bias is None or bias.shape[-2] == 1 else bias[..., place, :]
+
+
+def _repeat(heads: Tensor, count: int) -> Tensor:
+    """Share key or value heads among `count` query heads (grouped-query attention, arXiv 2305.13245)."""
+    groups = count // heads.shape[1]
+    if groups == 1:
+        return heads
+    return heads[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
+
+
+NAME = "by_rows"
+"""The name of this implementation in transformers' table."""
+IRRELEVANT = {"deterministic", "dropout", "output_attentions", "position_ids", "use_cache"}
+"""Arguments of the interface that change no numbers of a model in eval mode."""
+
+
+@contextmanager
+def in_interface(model: Model, attend: RowAttention) -> Iterator[None]:
+    """Attend by rows wherever a model asks transformers' table of attention functions, as nearly all families do.
+
+    For an implementation of a name that transformers has no mask function for, models make no masks.
+
+    Args:
+        model: its configuration names the implementation.
+        attend: the attention.
+
+    Raises:
+        TypeError: while the model runs: its attention has an argument that is not known here.
+    """
+    # A decoder made to see both ways says so in its configuration alone (transformers.masking_utils).
+    may_be_causal = getattr(model.config, "is_causal", True) is not False
+
+    def by_rows(
+        module: torch.nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,  # noqa: ARG001 - the rows say who sees whom
+        scaling: float | None = None,
+        is_causal: bool | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        position_bias: Tensor | None = None,
+        **more: Any,  # noqa: ANN401 - each family has arguments of its own
+    ) -> tuple[Tensor, None]:
+        unknown = sorted(name for name, value in more.items() if name not in IRRELEVANT and value is not None)
+        if unknown:
+            raise TypeError(f"its attention has {', '.join(unknown)}, which packed attention does not support")
+        causal = may_be_causal and (getattr(module, "is_causal", False) if is_causal is None else is_causal)
+        scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+        mixed = attend(query, key, value, Sight(causal, sliding_window), scale, softcap=softcap, bias=position_bias)
+        return mixed.transpose(1, 2), None
+
+    implementation = model.config._attn_implementation
+    ALL_ATTENTION_FUNCTIONS[NAME] = by_rows
+    model.config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = implementation
+        ALL_ATTENTION_FUNCTIONS.pop(NAME)
+
+
+@contextmanager
+def in_modules(modules: Iterable[torch.nn.Module], attend: RowAttention, mask: Tensor, **more: Any) -> Iterator[None]:  # noqa: ANN401
+    """Have attention modules whose scores are their own compute padded rows, and only them.
+
+    Args:
+        modules: called with token vectors and a mask first; they answer with token vectors first.
+        attend: tells the rows.
+        mask: what the modules take for one.
+        more: further arguments to replace.
+    """
+
+    def pad(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return (attend.pad(args[0]), mask, *args[2:]), kwargs | more
+
+    def pack(_: object, __: object, output: tuple[Any, ...]) -> tuple[Any, ...]:
+        return attend.pack(output[0]), *output[1:]
+
+    hooks = [
+        hook
+        for module in modules
+        for hook in (module.register_forward_pre_hook(pad, with_kwargs=True), module.register_forward_hook(pack))
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,252 @@
+"""What stands on an encoder, by role: the modules that turn token vectors into a vector or a score a row."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from export.packing.attention import MASKED_SCORE, Layout
+from export.packing.encoder import RowEncoder
+from export.packing.rows import Rows, columns
+
+Pooling = Callable[[Tensor, Rows], Tensor]
+
+
+def _mean(hidden: Tensor, rows: Rows) -> Tensor:
+    return _sum(hidden, rows) / rows.pooled_length[:, None]
+
+
+def _mean_sqrt_len_tokens(hidden: Tensor, rows: Rows) -> Tensor:
+    return _sum(hidden, rows) / rows.pooled_length[:, None].to(hidden.dtype).sqrt()
+
+
+def _sum(hidden: Tensor, rows: Rows) -> Tensor:
+    return (hidden * rows.pooled[..., None]).sum(1)
+
+
+def _weighted_mean(hidden: Tensor, rows: Rows) -> Tensor:
+    """Later tokens weigh more: 1, 2, 3, ... (Muennighoff 2022, arXiv 2202.08904, section 3.1)."""
+    weight = ((columns(hidden.shape[1]) + 1)[None] * rows.pooled).to(hidden.dtype)  # [N, L]
+    total = weight.sum(1, keepdim=True)
+    return (hidden * weight[..., None]).sum(1) / (total if rows.prompt_length is None else total.clamp(min=1))
+
+
+def _max(hidden: Tensor, rows: Rows) -> Tensor:
+    return hidden.masked_fill(~rows.pooled[..., None], MASKED_SCORE).amax(1)
+
+
+def _cls(hidden: Tensor, rows: Rows) -> Tensor:
+    if rows.prompt_length is None:
+        return hidden[:, 0]
+    return _token(hidden, torch.where(rows.prompt_length < rows.length, rows.prompt_length, 0))
+
+
+def last_token(hidden: Tensor, rows: Rows) -> Tensor:
+    """The vector of each row's last token."""
+    return _token(hidden, rows.length - 1)
+
+
+def _token(hidden: Tensor, place: Tensor) -> Tensor:
+    """Of each row, the vector at its place, int64 [N]."""
+    return hidden.gather(1, place[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
+
+
+POOLINGS: Mapping[str, Pooling] = {
+    "cls": _cls,
+    "lasttoken": last_token,
+    "max": _max,
+    "mean": _mean,
+    "mean_sqrt_len_tokens": _mean_sqrt_len_tokens,
+    "weightedmean": _weighted_mean,
+}
+"""By the name that sentence-transformers gives them: token vectors [N, L, D] to [N, D]."""
+
+
+Features = dict[str, Any]
+"""What sentence-transformers hands from module to module, by its names: "token_embeddings" [N, L, D],
+"all_layer_embeddings", the same of each layer, and "sentence_embedding" [N, D]. Beside them, "rows"."""
+
+
+class TextEmbedding(torch.nn.Module):
+    """One vector a row, not normalised: [N, D]."""
+
+    def __init__(self, first: torch.nn.Module, steps: Sequence[torch.nn.Module], width: int | None = None) -> None:
+        """Put steps one after the other.
+
+        Args:
+            first: from rows to features.
+            steps: from features to features, such as the modules of sentence-transformers that know no rows.
+            width: how much of each vector counts; all of it by default.
+        """
+        super().__init__()
+        self.first = first
+        self.steps = torch.nn.ModuleList(steps)
+        self.width = width
+
+    def forward(self, rows: Rows) -> Tensor:
+        features: Features = self.first(rows)
+        for step in self.steps:
+            features = step(features)
+        embedded: Tensor = features["sentence_embedding"][:, : self.width]
+        return embedded
+
+
+class Encode(torch.nn.Module):
+    """Rows to the vectors of their tokens."""
+
+    def __init__(self, encoder: RowEncoder) -> None:
+        """Take an encoder of the last layer, or of all."""
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, rows: Rows) -> Features:
+        (hidden,) = self.encoder(rows)
+        if not self.encoder.all_layers:
+            return {"rows": rows, "token_embeddings": hidden}
+        layers = hidden.split(self.encoder.width, -1)
+        return {"rows": rows, "token_embeddings": layers[-1], "all_layer_embeddings": layers}
+
+
+class Lookup(torch.nn.Module):
+    """Rows to the mean of their tokens' vectors in a table, of which no token depends on another."""
+
+    table: Tensor
+
+    def __init__(self, table: Tensor, *, packed: bool) -> None:
+        """Take a table, FP32 [V, D]; packed, only real tokens are looked up."""
+        super().__init__()
+        self.register_buffer("table", table)
+        self.packed = packed
+
+    def forward(self, rows: Rows) -> Features:
+        if not self.packed:
+            return {"rows": rows, "sentence_embedding": _mean(self.table[rows.ids], rows)}
+        layout = Layout.of(rows.length)
+        token = columns(rows.length.sum())[None]
+        own = (token >= layout.start[:, None]) & (token < (layout.start + layout.length)[:, None])  # [N, T]
+        total = own.to(self.table.dtype) @ self.table[layout.pack(rows.ids)]
+        return {"rows": rows, "sentence_embedding": total / rows.length[:, None]}
+
+
+class Pool(torch.nn.Module):
+    """The token vectors of a row to one, by one pooling or several side by side."""
+
+    def __init__(self, *poolings: str) -> None:
+        """Take names of POOLINGS."""
+        super().__init__()
+        self.poolings = [POOLINGS[pooling] for pooling in poolings]
+
+    def forward(self, features: Features) -> Features:
+        hidden, rows = features["token_embeddings"], features["rows"]
+        pooled = torch.cat([pooling(hidden, rows) for pooling in self.poolings], 1)
+        return features | {"sentence_embedding": pooled}
+
+
+class Project(torch.nn.Module):
+    """The vector of a row through a module, [N, D] to [N, E]."""
+
+    def __init__(self, projection: torch.nn.Module) -> None:
+        """Take the module."""
+        super().__init__()
+        self.projection = projection
+
+    def forward(self, features: Features) -> Features:
+        return features | {"sentence_embedding": self.projection(features["sentence_embedding"])}
+
+
+class CrossEncoder(torch.nn.Module):
+    """The logits of one pair of query and document a row: [N, C]."""
+
+    def __init__(self, encoder: RowEncoder, classifier: torch.nn.Module) -> None:
+        """Put a classifier, [N, L, D] to [N, C], on an encoder."""
+        super().__init__()
+        self.encoder = encoder
+        self.classifier = classifier
+
+    def forward(self, rows: Rows) -> Tensor:
+        (hidden,) = self.encoder(rows)
+        logits: Tensor = self.classifier(hidden, rows)
+        return logits
+
+
+class LateInteraction(torch.nn.Module):
+    """One score a pair of query and document, [N, 1]: ColBERT's MaxSim as a mean.
+
+    score = mean over the query's tokens of the best cosine with a document token (Khattab and Zaharia 2020,
+    arXiv 2004.12832, equation 3, divided by the number of query tokens that count, those that expand it included, so
+    that scores of different queries compare). It is sentence-transformers' `mean_maxsim`; its `maxsim` is the sum.
+    """
+
+    def __init__(
+        self,
+        encoder: RowEncoder,
+        projection: torch.nn.Module,
+        expand: Callable[[Rows], Rows],
+        skipped: Mapping[str, Sequence[int]],
+    ) -> None:
+        """Compare the token vectors of an encoder.
+
+        Args:
+            encoder: of both sides.
+            projection: of the token vectors, [..., D] to [..., E].
+            expand: a query to what stands for it.
+            skipped: ids of tokens that do not count, such as punctuation, by side: "query" and "document".
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.projection = projection
+        self.expand = expand
+        self.skipped = {side: tuple(ids) for side, ids in skipped.items()}
+
+    def forward(self, query: Rows, document: Rows) -> Tensor:
+        # The pairs of a request repeat its query: encode each query once. Not for TensorRT, where sizes may not depend
+        # on values.
+        of_pair = torch.arange(0)
+        if self.encoder.packed:
+            marked = torch.where(query.valid, query.ids, -1)
+            ids, of_pair = torch.unique(marked, dim=0, return_inverse=True)  # [M, L], [N]
+            length = (ids >= 0).to(torch.int64).sum(1)
+            query = Rows(ids.clamp(min=0), length, length)
+        query = self.expand(query)
+        vectors, compared = (self.projection(part) for part in self.encoder(query, document))
+        counted = self._counted(query, "query")
+        if self.encoder.packed:
+            vectors, counted = vectors[of_pair], counted[of_pair]  # [N, Lq, E]
+
+        # Divided by the norms afterwards: what follows the last product, OpenVINO computes in fp32 even if all else is
+        # bf16, and a norm that was rounded would be off for the whole of its vector.
+        scale = 1 / vectors.shape[2]  # the product stays within fp16
+        cosine = (vectors * scale) @ compared.transpose(1, 2)  # [N, Lq, Ld]
+        norms = vectors.norm(dim=-1)[:, :, None] * scale * compared.norm(dim=-1)[:, None]
+        cosine = cosine / norms.clamp(min=1e-12)
+        cosine = cosine.masked_fill(~self._counted(document, "document")[:, None], MASKED_SCORE)
+        # Rounding in bf16 can take the cosine of equal vectors to 1.008, and of some documents no token counts.
+        best = cosine.amax(2).clamp(-1, 1) * counted  # [N, Lq]
+        score: Tensor = best.sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp(min=1)
+        return score
+
+    def _counted(self, rows: Rows, side: str) -> Tensor:
+        """Bool [N, L], the tokens that count."""
+        if not self.skipped.get(side):
+            return rows.valid
+        return rows.valid & (rows.ids[..., None] != torch.tensor(self.skipped[side])).all(-1)
+
+
+class ImageEmbedding(torch.nn.Module):
+    """One vector an image, not normalised: UINT8 [N, 3, H, W] to [N, D]."""
+
+    factor: Tensor
+    offset: Tensor
+
+    def __init__(self, model: torch.nn.Module, scale: float, mean: Sequence[float], deviation: Sequence[float]) -> None:
+        """Put the rescaling and normalisation of an image processor before a model, [N, 3, H, W] to [N, D]."""
+        super().__init__()
+        self.model = model
+        # (pixel * scale - mean) / deviation as one product and one sum
+        self.register_buffer("factor", scale / torch.tensor(deviation)[:, None, None])
+        self.register_buffer("offset", -(torch.tensor(mean) / torch.tensor(deviation))[:, None, None])
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        embedded: Tensor = self.model(pixels.to(torch.float32) * self.factor + self.offset)
+        return embedded

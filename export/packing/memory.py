@@ -1,0 +1,75 @@
+"""How much memory attention takes, and how many rows may share it.
+
+A row of L tokens has heads x L x L scores: 4 GiB in fp32 at 8,192 tokens and 16 heads. A graph that computes them whole
+computes them for a slice of the queries at a time, and a batch, whose rows are all padded to the longest, has as many
+rows as there is memory for.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from export.manifest import ModelSpec, Precision
+from export.packing.encoder import RowEncoder
+from export.runtime.contract import Tokens
+from export.tower import Tower
+
+MAX_BATCH_SIZE = 64
+"""Rows in one execution. The engine cuts them into packs of its own, so that more would only lengthen the wait of the
+first; fewer would leave the packs uneven."""
+PADDED_TOKENS = 32768
+"""Tokens, padding included, that one execution on a GPU has memory for, beside the scores of its attention."""
+SCORE_BYTES: Mapping[Precision, int] = {"fp32": 3 * 4, "fp16": 2 * 4}
+"""Bytes of one score in all copies that exist at a time: the product, the masked and the softmaxed one. In a graph of
+mixed precision the softmax is in fp32, and what comes before it in fp16."""
+SLICE_BYTES = 3 << 29
+"""Bytes of the scores of one row that a graph computes at a time. More slices mean more kernels, for short rows too."""
+BATCH_BYTES = 6 << 30
+"""Scores of one batch, of a GPU's memory: 6 GiB."""
+PROOF_BYTES = 3 << 30
+"""Scores of one batch of a verification, of the memory of the machine that exports: 3 GiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """What the attention of a tower's graph takes."""
+
+    cell_bytes: int = 0
+    """For a token that sees a token, or padding, in all heads; 0 where no scores are kept."""
+    slices: int = 1
+    """Slices that the queries of a row are cut into."""
+
+    @classmethod
+    def of(cls, spec: ModelSpec, tower: Tower) -> "Attention":
+        """The attention of a tower whose graph is traced and served as its table says.
+
+        OpenVINO fuses attention on a CPU and never has its scores whole; other backends compute what the graph says.
+        """
+        encoders = [module for module in tower.head.modules() if isinstance(module, RowEncoder)]
+        if spec.backend == "python" or tower.vocabulary is None or not encoders:
+            return cls()
+        # A packed graph pads queries and documents alike.
+        texts = sum(isinstance(field, Tokens) for field in tower.fields) if tower.packed else 1
+        cell = texts * max(encoder.heads for encoder in encoders) * SCORE_BYTES[spec.computes_in]
+        row = cell * tower.vocabulary.max_tokens**2
+        slices = math.ceil(row / SLICE_BYTES) if all(encoder.is_sliceable for encoder in encoders) else 1
+        return cls(cell, max(1, slices))
+
+    def rows(self, longest: int, budget: int) -> int | None:
+        """Rows of up to `longest` tokens whose scores fit into a budget of bytes, at least 1; None for any number."""
+        if not self.cell_bytes:
+            return None
+        return max(1, budget // (self.cell_bytes * math.ceil(longest / self.slices) * longest))
+
+
+def max_batch_size(spec: ModelSpec, tower: Tower) -> int:
+    """Rows in one execution: fewer where one long row would have the attention of all the others padded to its length.
+
+    The engine of the python backend cuts packs of rows of similar length. On a GPU a batch is one execution, which has
+    memory for it if all its rows are as long as the model takes them.
+    """
+    if spec.backend == "python" or tower.vocabulary is None:
+        return MAX_BATCH_SIZE
+    longest = tower.vocabulary.max_tokens
+    by_attention = Attention.of(spec, tower).rows(longest, BATCH_BYTES) or MAX_BATCH_SIZE
+    return max(1, min(MAX_BATCH_SIZE, PADDED_TOKENS // longest, by_attention))

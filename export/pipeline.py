@@ -1,0 +1,161 @@
+"""The pipeline from sources to verified entries: load, trace, convert, verify, write."""
+
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from export import config_pbtxt
+from export.entry import PROOF, Proofs, fingerprint, versions
+from export.errors import ExportError, ParityError
+from export.graphs import fp16, int8, trace
+from export.manifest import ModelSpec
+from export.packing.memory import Attention
+from export.plans import toolkit
+from export.plans.build import build_plan, timing_cache
+from export.sources.isolation import Progress
+from export.sources.resolve import Sources
+from export.tasks.load import load_towers
+from export.tower import Tower
+from export.verification import plan_inputs
+from export.verification.parity import verify
+from export.verification.tolerances import Parity, Speed
+
+RUNTIME = Path(__file__).parent / "runtime"
+
+
+def make(spec: ModelSpec, sources: Sources, scratch: Path, repository: Path, progress: Progress) -> Proofs:
+    """Write the entries of a model into a scratch folder.
+
+    Args:
+        spec: the model's table.
+        sources: what it is made of.
+        scratch: the folder to write to.
+        repository: where the entries go then: timing caches of TensorRT lie beside it.
+        progress: told of each stage.
+
+    Raises:
+        ExportError: a stage failed.
+    """
+    proofs = {
+        tower.name: _write(spec, tower, scratch / tower.name, sources.revision, progress)
+        for tower in load_towers(spec, sources)
+    }
+    if spec.backend == "tensorrt" and toolkit.is_here():
+        for name in proofs:
+            _plan(scratch / name, repository, progress)
+    progress(f"write {spec.name}")
+    return proofs
+
+
+def measure(spec: ModelSpec, sources: Sources, proofs: Proofs, repository: Path, progress: Progress) -> Proofs:
+    """Verify built entries, and return their proofs with what is measured now."""
+    measured = {}
+    for tower in load_towers(spec, sources):
+        proof = proofs[tower.name]
+        built = replace(spec, backend=proof["backend"], precision=proof["precision"])
+        graph = repository / tower.name / "1" / proof["files"][0]
+        measured[tower.name] = proof | _verify(built, tower, graph, progress)
+    return measured
+
+
+def _write(spec: ModelSpec, tower: Tower, folder: Path, revision: str, progress: Progress) -> dict[str, Any]:
+    """Write an entry and return its proof."""
+    started = time.monotonic()
+    version = folder / "1"
+    version.mkdir(parents=True)
+    graph = _write_graph(spec, tower, version / "model.onnx", progress)
+    files = [graph.name, *sorted(file.name for file in version.iterdir() if file != graph)]
+    settled, measured = _settle(spec, tower, graph, progress)
+    _furnish(settled, tower, folder)
+    proof = {
+        "fingerprint": fingerprint(spec),
+        "source": spec.source,
+        "revision": revision,
+        "backend": spec.backend,
+        "precision": settled.computes_in,
+        "files": files,
+        "versions": versions(),
+        "packed": tower.packed,
+        **measured,
+        "bytes": sum((version / name).stat().st_size for name in files),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    (folder / PROOF).write_text(json.dumps(proof, indent=2) + "\n")
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)  # onnx hides weights from other users, and Triton may be one
+    return proof
+
+
+def _write_graph(spec: ModelSpec, tower: Tower, path: Path, progress: Progress) -> Path:
+    """Write the graph in the precision asked for, and return its file."""
+    progress(f"trace {tower.name}")
+    trace.trace(tower, path, ragged=spec.backend != "tensorrt", slices=Attention.of(spec, tower).slices)
+    if spec.computes_in == "fp16":
+        progress(f"convert {tower.name} to fp16")
+        fp16.convert(path)
+    elif spec.computes_in == "int8":
+        progress(f"quantise {tower.name}")
+        return int8.quantise(tower, path)
+    return path
+
+
+def _furnish(spec: ModelSpec, tower: Tower, folder: Path) -> None:
+    """Write what stands beside a graph: for Triton, for the gateway, for model.py and for the plan."""
+    if spec.backend == "python":
+        shutil.copy(RUNTIME / "model.py", folder / "1")
+        package = folder / "1" / "conch_runtime"
+        package.mkdir()
+        for name in ("__init__.py", "contract.py", "engine.py"):
+            shutil.copy(RUNTIME / name, package)
+    if spec.backend == "tensorrt":
+        plan_inputs.write(spec, tower, folder)
+    if tower.vocabulary is not None:
+        tower.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "config.pbtxt").write_text(config_pbtxt.render(spec, tower))
+    (folder / "warmup").mkdir()
+    for name, data in config_pbtxt.warmup(tower).items():
+        (folder / "warmup" / name).write_bytes(data.tobytes())
+
+
+def _settle(spec: ModelSpec, tower: Tower, path: Path, progress: Progress) -> tuple[ModelSpec, dict[str, Any]]:
+    """Verify in the precision asked for; if none was, in fp32 when bf16 is not exact enough for this model.
+
+    The proof then says why.
+    """
+    try:
+        return spec, _verify(spec, tower, path, progress)
+    except ParityError as exc:
+        if spec.precision is not None or spec.backend != "python":
+            raise
+        reason = str(exc)
+    spec = replace(spec, precision="fp32")
+    return spec, {"not_bf16": reason, **_verify(spec, tower, path, progress)}
+
+
+def _verify(spec: ModelSpec, tower: Tower, path: Path, progress: Progress) -> dict[str, Any]:
+    """The measured part of a proof."""
+    found = []
+    progress(f"verify {tower.name}")
+    for one in verify(spec, tower, path):
+        found.append(one)
+        progress(f"verify {tower.name}")
+    return {
+        "parity": [asdict(one) for one in found if isinstance(one, Parity)],
+        "speed": [asdict(one) for one in found if isinstance(one, Speed)],
+    }
+
+
+def _plan(folder: Path, repository: Path, progress: Progress) -> None:
+    """Build and prove the plan of an entry on its way into the repository."""
+    progress(f"plan {folder.name}")
+    tensorrt = toolkit.find_toolkit()
+    try:
+        build_plan(folder, tensorrt, timing_cache(repository, tensorrt), progress)
+    except ExportError as exc:
+        raise type(exc)(f"[{folder.name}] {exc}") from exc

@@ -1,0 +1,115 @@
+"""The model repository: a model's entries are replaced together, once all are verified, or not at all."""
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from export.entry import Entry, Proofs, read_proofs
+from export.manifest import ModelSpec
+from export.sources.isolation import Progress, Run, here
+from export.sources.resolve import resolve
+
+SCRATCH = ".export-"
+
+
+def build(spec: ModelSpec, repository: Path, progress: Progress, run: Run = here) -> list[Entry]:
+    """Export, verify and write one model.
+
+    Args:
+        spec: the model's table.
+        repository: the folder of entries; those of this model are replaced as a whole, once all are verified.
+        progress: told of each stage before it begins.
+        run: calls what reads the model, perhaps in another process, as `isolation.run` does.
+
+    Raises:
+        ExportError: a stage failed; the repository is as it was.
+    """
+    progress(f"load {spec.name}")
+    sources = resolve(spec)
+    repository.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(repository) as scratch:
+        proofs: Proofs = run(_make, (spec, sources, scratch, repository), progress)
+        replace_entries(list(proofs), scratch, repository)
+    return [Entry(repository / name, proof) for name, proof in proofs.items()]
+
+
+def check(spec: ModelSpec, repository: Path, progress: Progress, run: Run = here) -> list[Entry]:
+    """Verify a built model again, and return its entries with what is measured now in their proofs.
+
+    Takes what `build` takes, and writes nothing.
+
+    Raises:
+        ExportError: it is not built, or its outputs differ from the reference's.
+    """
+    proofs = read_proofs(spec, repository)
+    progress(f"load {spec.name}")
+    measured: Proofs = run(_measure, (spec, resolve(spec), proofs, repository), progress)
+    return [Entry(repository / name, proof) for name, proof in measured.items()]
+
+
+# The pipeline imports torch and transformers, which takes ten seconds: only the process that reads a model does so.
+
+
+def _make(*arguments: Any) -> Proofs:  # noqa: ANN401
+    from export import pipeline  # noqa: PLC0415
+
+    return pipeline.make(*arguments)
+
+
+def _measure(*arguments: Any) -> Proofs:  # noqa: ANN401
+    from export import pipeline  # noqa: PLC0415
+
+    return pipeline.measure(*arguments)
+
+
+def _beside(repository: Path) -> Path:
+    """Where to write what is then renamed into the repository.
+
+    This is next to it, since Triton takes every folder in there for a model; or inside, if the repository is a volume
+    of its own, or the folder that holds it cannot be written to.
+    """
+    parent = repository.resolve().parent
+    is_one = parent.stat().st_dev == repository.stat().st_dev
+    return parent if is_one and os.access(parent, os.W_OK) else repository
+
+
+@contextmanager
+def scratch_folder(repository: Path) -> Iterator[Path]:
+    """A folder to write in, beside the repository, which is locked meanwhile: other exports wait.
+
+    Removes what killed exports have left there.
+    """
+    folder, name = _beside(repository), f"{SCRATCH}{repository.resolve().name}"
+    with (folder / f"{name}.lock").open("w") as lock:  # a file: NFS locks no folders
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in folder.iterdir():
+            if re.fullmatch(rf"{re.escape(name)}-\w{{8}}", left.name):  # as tempfile makes them
+                shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{name}-") as scratch:
+            yield Path(scratch)
+
+
+def replace_entries(names: Sequence[str], scratch: Path, repository: Path) -> None:
+    """Replace the entries of these names: all of them, or none if one cannot be moved."""
+    attic = scratch / "old"
+    attic.mkdir()
+    moved: list[str] = []
+    try:
+        for name in names:
+            if (repository / name).exists():
+                (repository / name).rename(attic / name)
+            moved.append(name)
+            (scratch / name).rename(repository / name)
+    except OSError:
+        for name in moved:
+            if (repository / name).exists():
+                (repository / name).rename(attic / f"new-{name}")
+            if (attic / name).exists():
+                (attic / name).rename(repository / name)
+        raise

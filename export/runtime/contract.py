@@ -1,0 +1,227 @@
+"""The contract of an entry with those who serve it: roles, tensors and parameters.
+
+The gateway's side is gateway/contract.py; docs/repository-entry.md describes both. Needs numpy only.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.generic]
+Ids = NDArray[np.int64]
+Row = tuple[Array, ...]
+"""One row of a batch, with a value for each field of the graph: token ids 1-D and without padding, a number 0-D, or the
+pixels of an image."""
+
+IMAGE_TOKENS = 128
+"""Tokens that an image counts as in a pack."""
+
+
+class InvalidTensorsError(ValueError):
+    """The tensors of a request violate the contract."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a model takes."""
+
+    max_tokens: int = 0
+    """The most token ids of one text."""
+    vocabulary_size: int = 0
+    """Ids are below this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One text per row, as token ids: three inputs of the graph."""
+
+    ids: str
+    """INT64 [b, L] at Triton, flattened in the graph."""
+    length: str
+    """INT32 [b, 1], the real tokens of each row."""
+    stride: str
+    """INT32 [b], the stored length of each row. Only the graph has it: Triton or the engine fills it in."""
+
+    @property
+    def name(self) -> str:
+        """The graph's input by which it is recognised."""
+        return self.ids
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The tensors of a request."""
+        return (self.ids, self.length)
+
+    def cost(self, value: Array) -> int:
+        """Tokens that a row's value counts for in a pack."""
+        return len(value)
+
+    def feed(self, values: Sequence[Array]) -> dict[str, Array]:
+        """The graph's inputs for a pack of rows."""
+        length = np.fromiter(map(len, values), np.int32, len(values))
+        return {self.ids: np.concatenate(values), self.stride: length, self.length: length[:, None]}
+
+    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:
+        """Take each row's ids out of a request's tensors, without their padding."""
+        ids, length = tensors[self.ids], tensors[self.length]
+        limit = min(ids.shape[1], limits.max_tokens)
+        _check_range(self.length, length, 1, limit)
+        rows: list[Array] = [row[:n] for row, n in zip(ids, length[:, 0].tolist(), strict=True)]
+        for row in rows:
+            _check_range(self.ids, row, 0, limits.vocabulary_size - 1)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The length of a segment at the front of a row, in tokens: INT32 [b, 1]."""
+
+    name: str
+    of: str
+    """The length of the whole row."""
+    least: int
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def cost(self, value: Array) -> int:  # noqa: ARG002
+        return 0
+
+    def feed(self, values: Sequence[Array]) -> dict[str, Array]:
+        return {self.name: np.array(values, np.int32)[:, None]}
+
+    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:  # noqa: ARG002
+        lengths = tensors[self.name]
+        if np.less(tensors[self.of], lengths).any():
+            raise InvalidTensorsError(f"{self.name} must not exceed {self.of}")
+        _check_range(self.name, lengths, self.least, None)
+        return list(lengths[:, 0])
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """One image per row, UINT8 [b, 3, H, W]."""
+
+    name: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def cost(self, value: Array) -> int:  # noqa: ARG002
+        return IMAGE_TOKENS
+
+    def feed(self, values: Sequence[Array]) -> dict[str, Array]:
+        return {self.name: np.stack(values)}
+
+    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:  # noqa: ARG002
+        return list(tensors[self.name])
+
+
+Field = Tokens | Prefix | Pixels
+
+TEXT = Tokens("input_ids", "length", "row_stride")
+FIRST_LENGTH = Prefix("first_length", "length", least=1)
+"""The first segment, which has segment embeddings of its own."""
+PROMPT_LENGTH = Prefix("prompt_length", "length", least=0)
+"""The prompt, which is not pooled."""
+QUERY = Tokens("query_ids", "query_length", "query_stride")
+DOCUMENT = Tokens("document_ids", "document_length", "document_stride")
+PIXELS = Pixels("pixels")
+FIELDS: tuple[Field, ...] = (TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS)
+"""All that a graph may take. The inputs of a graph tell which of them it does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a Triton model computes."""
+
+    name: str
+    output: str
+    """The tensor, FP32 [b, width]."""
+
+
+TEXT_EMBEDDING = Role("text-embedding", "embedding")
+IMAGE_EMBEDDING = Role("image-embedding", "embedding")
+CROSS_ENCODER = Role("cross-encoder", "score")
+LATE_INTERACTION = Role("late-interaction", "score")
+
+
+class Parameters(TypedDict, total=False):
+    """The parameters of an entry that config.pbtxt names."""
+
+    role: str
+    name: str
+    aliases: Sequence[str]
+    default: bool
+    dimensions: Sequence[int]
+    text_weight: float
+    max_tokens: int
+    vocabulary_size: int
+    length_buckets: Sequence[int]
+    prompts: Mapping[str, str]
+    default_prompt: str
+    instructed_prompts: Mapping[str, str]
+    variants: Sequence[str]
+    variant: str
+    activation: str
+    positive_class: int
+    template: Mapping[str, Any]
+    max_query_tokens: int
+    image_height: int
+    image_width: int
+    image_resize: Mapping[str, int]
+    image_resample: str
+    image_patches: int
+    graph: str
+    precision: str
+    source: str
+    license: str
+
+
+def write_parameters(parameters: Parameters) -> dict[str, str]:
+    """Parameters as config.pbtxt holds them: as text, without those that are empty or false."""
+    written = {key: _write(key, value) for key, value in parameters.items()}
+    return {key: text for key, text in written.items() if text}
+
+
+def _write(key: str, value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else ""
+        case Mapping() if key == "image_resize":
+            return ",".join(f"{edge}={length}" for edge, length in value.items())
+        case Mapping():
+            return json.dumps(value, ensure_ascii=False) if value else ""
+        case Sequence() if not isinstance(value, str):
+            return ",".join(map(str, value))
+        case _:
+            return str(value)
+
+
+def read_rows(tensors: Mapping[str, Array], fields: Sequence[Field], limits: Limits) -> list[Row]:
+    """Take the rows of one request out of its tensors, without their padding.
+
+    Args:
+        tensors: the inputs of every field, by name, as Triton has them: rows first.
+        fields: of the graph.
+        limits: of the model.
+
+    Raises:
+        InvalidTensorsError: a length is not in 1..min(L, max_tokens), an id is not in the vocabulary, or the tensors
+            differ in rows. Checked here since the graph would answer garbage for the neighbours as well.
+    """
+    rows = {name: len(tensors[name]) for field in fields for name in field.inputs}
+    if len(set(rows.values())) > 1:
+        raise InvalidTensorsError(f"all inputs must have the same number of rows, not {rows}")
+    return list(zip(*(field.read(tensors, limits) for field in fields), strict=True))
+
+
+def _check_range(name: str, values: Array, low: int, high: int | None) -> None:
+    if values.min() < low or (high is not None and values.max() > high):
+        raise InvalidTensorsError(f"{name} must be in {low}..{'' if high is None else high}")

@@ -1,0 +1,1 @@
+"""Compares the answers of a running gateway with those of the library."""

@@ -1,0 +1,388 @@
+"""What the libraries themselves make of texts, pairs and images: the answers that a gateway should give.
+
+Each question is a request to the gateway beside the result of the library's own call on the same texts:
+`SentenceTransformer.encode`, `CrossEncoder.predict`, `MultiVectorEncoder.encode_query` and `encode_document`, or for
+images the image processor and the model of transformers.
+"""
+
+import base64
+import io
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from PIL import Image
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+)
+
+from export.loading.models import (
+    Model,
+    architecture,
+    load_model,
+    load_processor,
+    load_tokenizer,
+    loading,
+    model_options,
+)
+from export.manifest import ModelSpec, Task
+from export.plans.measures import Vectors
+from export.rerankers import BORDER, DOCUMENT, QUERY, PairTemplate, Reranker, with_default
+from export.served.question import Limits, Question, question
+from export.sources.resolve import Sources
+from export.tasks import pair_template, text_embedding, variants
+from export.tasks.late_interaction import is_multi_vector
+from export.tasks.vocabulary import MOST_TOKENS
+from export.verification import samples
+
+PURPOSES: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "query": (("input_type", "query"), ("task", "retrieval.query"), ("input_type", "search_query")),
+    "document": (("input_type", "passage"), ("task", "retrieval.passage"), ("input_type", "search_document")),
+}
+"""Fields of /v1/embeddings that say what texts are for, in the words of NIM, Jina and Cohere."""
+PROMPTS_OF: Mapping[str, tuple[str, ...]] = {
+    "query": ("query", "search_query", "retrieval.query", "question", "retrieval_query"),
+    "document": ("document", "passage", "search_document", "retrieval.passage", "corpus", "retrieval_passage"),
+}
+"""Names that models give to the prompts and variants for each."""
+CHEAP_TOKENS = 512
+"""Longer limits are reached once: a row of 8,192 tokens takes the library seconds to minutes."""
+QUERIES = ("How do I reset my password?", "Wie spät ist es in 東京? 🕰️")
+SLOPES: Mapping[str, float] = {"none": 1.0, "sigmoid": 1 / 4, "softmax": 1 / 2}
+"""How far scores move at most where logits move by 1."""
+
+
+def questions(spec: ModelSpec, sources: Sources, limits: Limits, progress: Callable[[str], None]) -> list[Any]:
+    """Ask a model's library, in fp32 and with the limit that is served.
+
+    Args:
+        spec: the table of a model whose source the export has accepted.
+        sources: what it is made of.
+        limits: of what is served.
+        progress: told of each question.
+
+    Returns:
+        Questions, as what JSON is made of.
+
+    Raises:
+        SourceError: the source cannot be loaded.
+    """
+    found = []
+    for one in _ASKED[spec.task](spec, sources, limits):
+        progress(f"ask the library of {spec.name}")
+        found.append(msgspec.to_builtins(one))
+    return found
+
+
+def _texts(limits: Limits) -> list[str]:
+    """Texts of many scripts and one that has to be cut."""
+    return [*samples.TEXTS, *samples.ODD, samples.text(3, 8 * limits.max_tokens)]
+
+
+def _again(limits: Limits) -> list[str]:
+    """Texts for what is asked in one more way."""
+    texts = _texts(limits)
+    return texts[::4] + texts[-1:] if limits.max_tokens <= CHEAP_TOKENS else texts[:-1:4]
+
+
+# Text embedding
+
+Encode = Callable[..., Any]
+"""Of sentence-transformers: texts to vectors."""
+
+
+def _text_embedding(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterator[Question]:
+    yield from _embeddings(spec, text_embedding.pipeline(spec, sources.folder), limits)
+
+
+def _limit(spec: ModelSpec, model: Model, limits: Limits) -> None:
+    """Have a model read no more tokens than are served. Routes of a model have limits of their own."""
+    for module in model.modules():
+        if isinstance(module, StaticEmbedding):
+            own = (module.tokenizer.truncation or {}).get("max_length", MOST_TOKENS)
+            module.tokenizer.enable_truncation(spec.max_tokens or min(own, MOST_TOKENS))
+        elif isinstance(module, Transformer):
+            module.max_seq_length = min(module.max_seq_length or limits.max_tokens, limits.max_tokens)
+
+
+def _embeddings(spec: ModelSpec, model: Model, limits: Limits) -> Iterator[Question]:
+    """Vectors of texts: all together, one alone, for every purpose, variant and prompt, and of every size."""
+    _limit(spec, model, limits)
+    texts, again = _texts(limits), _again(limits)
+    towers = dict(zip(spec.variants, spec.triton_names, strict=True)) if spec.variants else {}
+    default = next(iter(spec.variants), "")
+
+    def ask(given: Sequence[str], body: Mapping[str, Any], encode: Encode, variant: str = default) -> Question:
+        adapter = variants.adapter(model[0], variant)
+        if adapter is not None:
+            model[0].auto_model.set_adapter(adapter)
+        vectors = np.asarray(encode(list(given), normalize_embeddings=True), np.float32)
+        body = {"model": spec.name, "input": list(given), "truncate": True, **body}
+        tower = towers.get(variant, spec.triton_names[0])
+        return question(tower, "/v1/embeddings", body, [_named(text, body) for text in given], vectors)
+
+    yield ask(texts, {}, model.encode)
+    yield ask(texts[4:5], {"encoding_format": "base64"}, model.encode)
+    for size in limits.dimensions:
+        yield ask(again, {"dimensions": size}, partial(model.encode, truncate_dim=size))
+    for purpose, encode in _encoders(model).items():
+        variant = next((name for name in (*PROMPTS_OF[purpose], "retrieval") if name in towers), default)
+        for key, value in PURPOSES[purpose]:
+            yield ask(again, {key: value}, encode, variant)
+    for variant in towers.keys() - {"retrieval", *itertools.chain(*PROMPTS_OF.values())}:
+        yield ask(again, {"task": variant}, partial(model.encode, task=variant), variant)
+    for name, prompt in model.prompts.items():
+        if prompt and not towers:
+            yield ask(again, {"prompt_name": name}, partial(model.encode, prompt_name=name))
+
+
+def _encoders(model: Model) -> dict[str, Encode]:
+    """The library's calls for queries and documents, with the model's prompt for each, whatever it is called."""
+    calls = {"query": model.encode_query, "document": model.encode_document}
+    known = {purpose: [name for name in PROMPTS_OF[purpose] if model.prompts.get(name)] for purpose in calls}
+    return {purpose: partial(call, prompt_name=next(iter(known[purpose]), None)) for purpose, call in calls.items()}
+
+
+def _named(text: str, body: Mapping[str, Any]) -> str:
+    more = [f"{key} {value!r}" for key, value in body.items() if key not in {"model", "input", "truncate"}]
+    return " with ".join([_short(text), *more])
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def _options(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "device": "cpu",
+        "local_files_only": True,
+        "trust_remote_code": spec.allow_remote_code,
+        "model_kwargs": model_options(spec),
+    }
+
+
+# Cross-encoders
+
+
+def _cross_encoder(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterator[Question]:
+    predict, slope = _predictor(spec, sources.folder, limits)
+    documents = [*samples.TEXTS, *samples.ODD]
+    # A query has at most half of a row, so the library, which shortens the longer text, cuts the document too.
+    long_query, long_document = samples.text(1, limits.max_tokens // 4), samples.text(3, 8 * limits.max_tokens)
+    yield _pairs(spec, QUERIES[0], [*documents, long_document], predict, slope)
+    for query in (QUERIES[1], long_query):
+        yield _pairs(spec, query, documents[::4], predict, slope)
+
+
+Predict = Callable[[str, Sequence[str]], Vectors]
+
+
+def _pairs(spec: ModelSpec, query: str, documents: Sequence[str], score: Predict, slope: float = 1.0) -> Question:
+    body = {"model": spec.name, "query": query, "documents": list(documents), "return_documents": False}
+    shown = [f"the query {_short(query)} with {_short(document)}" for document in documents]
+    return question(spec.name, "/v1/rerank", body, shown, score(query, documents)[:, None], slope)
+
+
+def _predictor(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, float]:
+    """The library's scores, [n], and how far the activation moves them at most."""
+    declared = (folder / "modules.json").is_file()
+    named = pair_template.known(spec) if spec.template is not None or not declared else None
+    if named is not None or spec.template is not None:
+        return _answerer(spec, folder, named, limits), SLOPES["sigmoid"]
+    with loading(spec):
+        model: Model = CrossEncoder(str(folder), **_options(spec))
+    model.max_seq_length = limits.max_tokens
+    is_sigmoid = isinstance(model.activation_fn, torch.nn.Sigmoid)
+    if model.num_labels == 1:
+        slope = SLOPES["sigmoid" if is_sigmoid else "none"]
+        return lambda query, documents: model.predict([(query, document) for document in documents]), slope
+    positive = {str(label): index for index, label in model.config.id2label.items()}[spec.positive_class or ""]
+
+    def chosen(query: str, documents: Sequence[str]) -> Vectors:
+        scores = model.predict([(query, document) for document in documents], apply_softmax=not is_sigmoid)
+        return np.asarray(scores[:, positive], np.float32)
+
+    return chosen, SLOPES["sigmoid" if is_sigmoid else "softmax"]
+
+
+def _answerer(spec: ModelSpec, folder: Path, named: Reranker | None, limits: Limits) -> Predict:
+    """How much likelier one answer of a decoder is than the other, behind the filled-in template: a sigmoid.
+
+    A document is cut as the model card of Qwen3-Reranker cuts it: what stands around it stays whole.
+    """
+    model, tokenizer = load_model(spec, AutoModelForCausalLM, folder), load_tokenizer(spec, folder)
+    template = named.template if named is not None else PairTemplate(spec.template or "")
+    if spec.instruction is not None:
+        template = with_default(template.instructed or template.text, spec.instruction)
+    before, after = template.text.split(DOCUMENT)
+
+    def ids(text: str) -> list[int]:
+        parts = [tokenizer(part, add_special_tokens=False).input_ids for part in text.split(BORDER)]
+        return [token for part in parts for token in part]
+
+    answers = (spec.true_token, spec.false_token)
+    if spec.true_token is None and named is not None:
+        answers = (named.true_token, named.false_token)
+    tokens = [ids(answer)[0] for answer in answers if answer is not None]
+
+    def score(query: str, documents: Sequence[str]) -> Vectors:
+        found, behind = [], ids(after)
+        for document in documents:
+            row = ids(before.replace(QUERY, query) + document + after)
+            if len(row) > limits.max_tokens:
+                row = row[: limits.max_tokens - len(behind)] + behind
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([row]), use_cache=False).logits[0, -1]
+            likelier = logits[tokens[0]] - logits[tokens[1]] if len(tokens) > 1 else logits[tokens[0]]
+            found.append(torch.sigmoid(likelier).item())
+        return np.array(found, np.float32)
+
+    return score
+
+
+# Late interaction
+
+
+def _late_interaction(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterator[Question]:
+    folder = sources.folder
+    score = _multi_vector(spec, folder, limits) if is_multi_vector(folder) else _token_vectors(spec, folder, limits)
+    documents = [*samples.TEXTS, *samples.ODD]
+    yield _pairs(spec, QUERIES[0], [*documents, samples.text(3, 8 * limits.max_tokens)], score)
+    yield _pairs(spec, QUERIES[1], documents[::4], score)
+
+
+def _multi_vector(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:
+    """MaxSim of the library, divided by the number of the query's vectors, as conch's scores are means."""
+    with loading(spec):
+        model: Model = MultiVectorEncoder(str(folder), similarity_fn_name="meanmaxsim", **_options(spec))
+    model.max_seq_length = model[0].document_length = limits.max_tokens
+
+    def score(query: str, documents: Sequence[str]) -> Vectors:
+        similarity = model.similarity(model.encode_query([query]), model.encode_document(list(documents)))
+        return np.asarray(similarity[0].cpu(), np.float32)
+
+    return score
+
+
+def _token_vectors(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:
+    """The mean over the query's tokens of the best cosine, of the token vectors of any embedding model."""
+    with loading(spec):
+        model: Model = SentenceTransformer(str(folder), **_options(spec))
+    model.max_seq_length = limits.max_tokens
+
+    encode = _encoders(model)
+
+    def vectors(purpose: str, texts: Sequence[str]) -> list[torch.Tensor]:
+        found = encode[purpose](list(texts), output_value="token_embeddings")
+        return [torch.nn.functional.normalize(one, dim=-1) for one in found]
+
+    def score(query: str, documents: Sequence[str]) -> Vectors:
+        (asked,) = vectors("query", [query])
+        return np.array([(asked @ one.T).amax(1).mean().item() for one in vectors("document", documents)], np.float32)
+
+    return score
+
+
+# Image-text
+
+
+def _image_text(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterator[Question]:
+    text_name, image_name = spec.triton_names
+    if sources.image_folder is None:
+        of_texts, of_images, files = _joint(spec, sources.folder, limits)
+        texts = _texts(limits)
+        body = {"model": spec.name, "input": texts, "truncate": True}
+        yield question(text_name, "/v1/embeddings", body, [_short(text) for text in texts], of_texts(texts))
+    else:
+        model = text_embedding.pipeline(spec, sources.folder)
+        yield from _embeddings(spec, model, limits)
+        of_texts, of_images, files = _encoder(model), _images(spec, sources.image_folder), samples.files()
+    given = [{"image": f"data:{file.media_type};base64,{base64.b64encode(file.content).decode()}"} for file in files]
+    shown = [f"the {file.media_type} of {file.width} x {file.height}" for file in files]
+    vectors = of_images([Image.open(io.BytesIO(file.content)).convert("RGB") for file in files])
+    yield question(image_name, "/v1/embeddings", {"model": spec.name, "input": given}, shown, vectors)
+    weight = 0.5 if spec.text_weight is None else spec.text_weight
+    texts = list(samples.TEXTS[: len(files)])
+    both = [{"text": text} | one for text, one in zip(texts, given, strict=True)]
+    shown = [f"{_short(text)} and {one}" for text, one in zip(texts, shown, strict=True)]
+    vectors = _unit(weight * of_texts(texts) + (1 - weight) * vectors)
+    yield question(image_name, "/v1/embeddings", {"model": spec.name, "input": both}, shown, vectors)
+
+
+OfTexts = Callable[[Sequence[str]], Vectors]
+OfImages = Callable[[Sequence[Image.Image]], Vectors]
+
+
+def _encoder(model: Model) -> OfTexts:
+    return lambda texts: np.asarray(model.encode(list(texts), normalize_embeddings=True), np.float32)
+
+
+def _joint(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[OfTexts, OfImages, list[samples.File]]:
+    """Vectors of texts and of images by one checkpoint, and which images.
+
+    A SigLIP 2 model that takes any shape is served on squares, which its processor leaves square.
+    """
+    model, tokenizer = load_model(spec, AutoModel, folder), load_tokenizer(spec, folder)
+    padding = "max_length" if model.config.model_type.startswith("siglip") else False
+
+    def of_texts(texts: Sequence[str]) -> Vectors:
+        cut = {"truncation": True, "max_length": limits.max_tokens, "padding": padding, "return_tensors": "pt"}
+        with torch.inference_mode():
+            return _unit(torch.cat([_pooled(model.get_text_features(**tokenizer(text, **cut))) for text in texts]))
+
+    processor = load_processor(spec, folder, "source")
+
+    def of_images(images: Sequence[Image.Image]) -> Vectors:
+        with torch.inference_mode():
+            ready = [processor(image, return_tensors="pt") for image in images]
+            return _unit(torch.cat([_pooled(model.get_image_features(**one)) for one in ready]))
+
+    is_square = model.config.model_type == "siglip2"
+    return of_texts, of_images, [file for file in samples.files() if not is_square or file.width == file.height]
+
+
+def _images(spec: ModelSpec, folder: Path) -> OfImages:
+    """Vectors by an image tower of its own: a classifier's logits, or else the first token's vector."""
+    key = "image_source"
+    with loading(spec, key):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=spec.allow_remote_code)
+    processor = load_processor(spec, folder, key)
+    is_classifier = architecture(config).endswith("ForImageClassification")
+    model = load_model(spec, AutoModelForImageClassification if is_classifier else AutoModel, folder, key)
+
+    def of_images(images: Sequence[Image.Image]) -> Vectors:
+        with torch.inference_mode():
+            found = model(**processor(list(images), return_tensors="pt"))
+        return _unit(found.logits if is_classifier else found.last_hidden_state[:, 0])
+
+    return of_images
+
+
+def _pooled(features: Model) -> torch.Tensor:
+    pooled: torch.Tensor = features if isinstance(features, torch.Tensor) else features.pooler_output
+    return pooled
+
+
+def _unit(vectors: Vectors | torch.Tensor) -> Vectors:
+    found = np.asarray(vectors, np.float32)
+    unit: Vectors = found / np.linalg.norm(found, axis=1, keepdims=True)
+    return unit
+
+
+_ASKED: Mapping[Task, Callable[[ModelSpec, Sources, Limits], Iterator[Question]]] = {
+    "text-embedding": _text_embedding,
+    "cross-encoder": _cross_encoder,
+    "late-interaction": _late_interaction,
+    "image-text": _image_text,
+}

@@ -1,0 +1,341 @@
+"""What a source says about itself: the task and the other keys of its table, read out of JSON files and its card.
+
+Nothing of the folder runs, and no weights are read. `optimum` would be of no use here: it infers a task only of models
+on the hub, while the hub answers, and takes every folder of sentence-transformers for an embedding model.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from export.errors import SourceError
+from export.manifest import Pooling, Task
+from export.sources import card, untrusted
+from export.sources.card import Card
+
+MOST_BYTES = 64 * 2**20
+"""A longer JSON file is refused; the index of a large model's weights has a few megabytes."""
+IMAGE_TEXT = ("chinese_clip", "clip", "siglip", "siglip2")
+"""The `model_type`s that task image-text is for."""
+
+_MODEL_TYPES: Mapping[str, Task] = {
+    "SentenceTransformer": "text-embedding",
+    "CrossEncoder": "cross-encoder",
+    "MultiVectorEncoder": "late-interaction",
+}
+"""By the class that saved a folder of sentence-transformers."""
+_MODULES: Mapping[str, Task] = {
+    "CausalScoreHead": "cross-encoder",
+    "LogitScore": "cross-encoder",
+    "MultiVectorMask": "late-interaction",
+    "Pooling": "text-embedding",
+    "Router": "text-embedding",
+    "StaticEmbedding": "text-embedding",
+}
+"""By a module that only one task has, for folders that do not name the class."""
+_SPARSE = {"IDF", "MLMTransformer", "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling"}
+_EMBEDDERS = {"feature-extraction", "sentence-similarity"}
+"""The hub's names for what an embedding model does; a card of SPLADE or ColBERT has them too."""
+_RERANKERS = {"cross-encoder", "reranker", "text-ranking"}
+_LATE = {"colbert", "late-interaction", "multi-vector"}
+_SPARSE_TAGS = {"sparse", "sparse-encoder", "splade"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The value of one key, and what says so."""
+
+    value: object
+    evidence: str
+    is_guess: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What was found in a folder."""
+
+    keys: Mapping[str, Finding]
+    """By key of the manifest."""
+    open: tuple[str, ...]
+    """What could not be inferred, and what to do about it: a sentence each, which begins with the key."""
+
+
+def inspect(name: str, folder: Path, given: Mapping[str, object]) -> Inspection:
+    """Infer what a model's table has to say.
+
+    Args:
+        name: of the table, for messages.
+        folder: of the source, without its weights perhaps.
+        given: the keys that the user has named; they are not inferred.
+
+    Raises:
+        SourceError: no task serves such a model, or a key has to be given.
+    """
+    facts = _read(name, folder)
+    found: dict[str, Finding] = {} if "task" in given else {"task": _task(facts)}
+    task = given.get("task") or found["task"].value
+    open_: list[str] = []
+    if task == "text-embedding":
+        found |= _embedding(facts, given, open_)
+    if task == "cross-encoder":
+        _check_classes(facts, given)
+    if facts.card.license is not None:
+        found["license"] = Finding(facts.card.license, "README.md")
+    elif "license" not in given:
+        open_.append("license: README.md names none; add it to the table, and read it before you serve the model")
+    guesses = [f"{key}: {one.value} is a guess from {one.evidence}" for key, one in found.items() if one.is_guess]
+    return Inspection({key: one for key, one in found.items() if key not in given}, (*guesses, *open_))
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """The files of a folder that describe a model; what is missing is empty."""
+
+    name: str
+    config: Mapping[str, Any]
+    has_modules: bool
+    modules: tuple[str, ...]
+    """The names of the classes that modules.json lists, without their packages."""
+    module_configs: tuple[Mapping[str, Any], ...]
+    """As `modules`: what is in each one's config.json, except the transformer's own."""
+    settings: Mapping[str, Any]
+    """config_sentence_transformers.json."""
+    stanford: Mapping[str, Any]
+    """artifact.metadata."""
+    card: Card
+
+    @property
+    def architecture(self) -> str:
+        """The class that the weights were saved from, or an empty text."""
+        named = self.config.get("architectures")
+        return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+
+    @property
+    def is_reranker(self) -> bool:
+        """Whether its card says so."""
+        return self.card.pipeline == "text-ranking" or bool(self.card.tags & _RERANKERS)
+
+    def refuse(self, reason: str) -> SourceError:
+        """The error to raise where no task serves it."""
+        return SourceError(f"[{self.name}] source: {reason}")
+
+
+def _read(name: str, folder: Path) -> _Facts:
+    modules = _load(name, folder / "modules.json")
+    listed = [one for one in modules if isinstance(one, dict)] if isinstance(modules, list) else []
+    paths = [str(one.get("path") or "") for one in listed]
+    first = paths[0] if paths and untrusted.is_inside(paths[0]) else ""
+    config = _object(name, folder / "config.json") or _object(name, folder / first / "config.json")
+    if not config and not listed:
+        raise SourceError(f"[{name}] source: {folder} holds no config.json and no modules.json")
+    return _Facts(
+        name=name,
+        config=config,
+        has_modules=bool(listed),
+        modules=tuple(str(one.get("type") or "").rpartition(".")[2] for one in listed),
+        module_configs=tuple(
+            _object(name, folder / path / "config.json") if path and untrusted.is_inside(path) else {} for path in paths
+        ),
+        settings=_object(name, folder / "config_sentence_transformers.json"),
+        stanford=_object(name, folder / "artifact.metadata"),
+        card=card.read(folder),
+    )
+
+
+def _load(name: str, file: Path) -> object:
+    if not file.is_file():
+        return {}
+    if file.stat().st_size > MOST_BYTES:
+        raise SourceError(f"[{name}] source: {file.name} is larger than {MOST_BYTES >> 20} MiB")
+    try:
+        return json.loads(file.read_text())
+    except (ValueError, RecursionError) as exc:
+        raise SourceError(f"[{name}] source: {file.name} is not JSON: {exc}") from exc
+
+
+def _object(name: str, file: Path) -> Mapping[str, Any]:
+    content = _load(name, file)
+    return content if isinstance(content, dict) else {}
+
+
+def _task(facts: _Facts) -> Finding:
+    """The task of a model.
+
+    Raises:
+        SourceError: there is none for it.
+    """
+    sparse = sorted(_SPARSE.intersection(facts.modules))
+    if facts.settings.get("model_type") == "SparseEncoder" or sparse:
+        saying = f"module {sparse[0]}" if sparse else "model_type SparseEncoder"
+        raise facts.refuse(f"it makes sparse vectors ({saying}), which are not supported")
+    return _saved_as(facts) or _built_as(facts)
+
+
+def _saved_as(facts: _Facts) -> Finding | None:
+    """What sentence-transformers, PyLate and Stanford's ColBERT write down."""
+    if "query_maxlen" in facts.stanford:
+        return Finding("late-interaction", "artifact.metadata of Stanford's ColBERT")
+    if "query_length" in facts.settings:
+        return Finding("late-interaction", "query_length in config_sentence_transformers.json")
+    model_type = facts.settings.get("model_type")
+    if isinstance(model_type, str) and model_type in _MODEL_TYPES:
+        return Finding(_MODEL_TYPES[model_type], f"model_type {model_type}, modules {_modules(facts)}")
+    for module, task in _MODULES.items():
+        if module in facts.modules:
+            return Finding(task, f"modules {_modules(facts)}")
+    return None
+
+
+def _modules(facts: _Facts) -> str:
+    """The modules in order, a pooling with its mode."""
+    said = []
+    for module, settings in zip(facts.modules, facts.module_configs, strict=True):
+        modes = settings.get("pooling_mode") or [
+            key.removeprefix("pooling_mode_") for key, on in settings.items() if key.startswith("pooling_mode_") and on
+        ]
+        said.append(
+            f"{module} ({modes if isinstance(modes, str) else ' and '.join(map(str, modes))})" if modes else module
+        )
+    return ", ".join(said)
+
+
+def _built_as(facts: _Facts) -> Finding:
+    """What the class says that the weights were saved from, and what the card says where that is not enough."""
+    model_type = facts.config.get("model_type")
+    if model_type in IMAGE_TEXT:
+        return Finding("image-text", f"model_type {model_type}")
+    if any(key in facts.config for key in ("vision_config", "audio_config", "image_size", "num_channels")):
+        raise facts.refuse(
+            f"a model of type {model_type!r} takes images or audio; only {', '.join(IMAGE_TEXT)} are supported"
+        )
+    if facts.card.tags & _SPARSE_TAGS:
+        raise facts.refuse("its card says that it makes sparse vectors, which are not supported")
+    if facts.card.tags & _LATE:
+        return Finding("late-interaction", "the tags of README.md", is_guess=True)
+    kind = facts.architecture
+    for suffixes, decide in (
+        (("ForSequenceClassification",), _classifier),
+        (("ForCausalLM", "LMHeadModel"), _decoder),
+        (("ForMaskedLM", "ForPreTraining", "ForTextEncoding"), _encoder),
+    ):
+        if kind.endswith(suffixes):
+            return decide(facts)
+    if re.search("For[A-Z]", kind):
+        raise facts.refuse(f"{kind} does not fit any of the tasks {', '.join(get_args(Task))}")
+    return _encoder(facts)
+
+
+def _classifier(facts: _Facts) -> Finding:
+    count = _classes(facts)
+    evidence = f"{facts.architecture} with {count} class{'es' if count > 1 else ''}"
+    return Finding("cross-encoder", evidence, is_guess=count > 1 and not facts.is_reranker)
+
+
+def _decoder(facts: _Facts) -> Finding:
+    if facts.is_reranker:
+        return Finding("cross-encoder", f"{facts.architecture}, and README.md says that it ranks")
+    if facts.card.pipeline not in _EMBEDDERS:
+        raise facts.refuse(
+            f"{facts.architecture} generates text, and README.md does not describe an embedding model or a reranker"
+        )
+    return _encoder(facts)
+
+
+def _encoder(facts: _Facts) -> Finding:
+    kind = facts.architecture or f"model_type {facts.config.get('model_type')}"
+    if facts.card.pipeline in _EMBEDDERS:
+        return Finding("text-embedding", f"{kind}, pipeline_tag {facts.card.pipeline}")
+    return Finding("text-embedding", f"{kind} in config.json", is_guess=True)
+
+
+def _classes(facts: _Facts) -> int:
+    """How many a classifier has; transformers' default is two."""
+    labels = facts.config.get("id2label")
+    count = len(labels) if isinstance(labels, dict) else facts.config.get("num_labels")
+    return count if isinstance(count, int) else 2
+
+
+def _check_classes(facts: _Facts, given: Mapping[str, object]) -> None:
+    """Ask for the class that means relevant: labels such as LABEL_1 or entailment do not say so."""
+    if not facts.architecture.endswith("ForSequenceClassification") or _classes(facts) == 1:
+        return
+    if "positive_class" not in given:
+        labels = facts.config.get("id2label")
+        labels = labels if isinstance(labels, dict) else {i: f"LABEL_{i}" for i in range(_classes(facts))}
+        raise SourceError(
+            f"[{facts.name}] positive_class: set --positive-class to the label that means relevant, one of"
+            f" {', '.join(map(str, labels.values()))}"
+        )
+
+
+def _embedding(facts: _Facts, given: Mapping[str, object], open_: list[str]) -> dict[str, Finding]:
+    """Pooling, prompts and dimensions."""
+    found = {}
+    if not facts.has_modules and "pooling" not in given:
+        found["pooling"] = _pooling(facts)
+    own = facts.settings.get("prompts")
+    if facts.card.prompts and not (isinstance(own, dict) and any(own.values())):
+        found["prompts"] = Finding(facts.card.prompts, "the examples of README.md", is_guess=True)
+    sizes = _dimensions(facts)
+    if sizes is not None:
+        found["dimensions"] = sizes
+    elif facts.card.is_matryoshka:
+        open_.append(
+            "dimensions: README.md speaks of Matryoshka, but lists no sizes; add those that it was trained for"
+        )
+    return found
+
+
+def _pooling(facts: _Facts) -> Finding:
+    """What the card says, or what decoders usually do.
+
+    Raises:
+        SourceError: neither says.
+    """
+    said = facts.card.poolings
+    if len(said) == 1:
+        return Finding(said[0], "the text of README.md", is_guess=True)
+    if not said and _is_decoder(facts):
+        return Finding("lasttoken", f"{facts.architecture}, a decoder", is_guess=True)
+    reason = f"README.md speaks of {' and '.join(said)}" if said else "README.md does not say it"
+    raise SourceError(
+        f"[{facts.name}] pooling: set --pooling to one of {', '.join(get_args(Pooling))}: there is no"
+        f" modules.json, and {reason}"
+    )
+
+
+def _is_decoder(facts: _Facts) -> bool:
+    """Whether transformers has a causal and no masked language model of its type."""
+    from transformers.models.auto.modeling_auto import (  # noqa: PLC0415 - it takes seconds
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    )
+
+    model_type = str(facts.config.get("model_type"))
+    both_ways = facts.config.get("is_causal") is False or facts.config.get("use_bidirectional_attention")
+    return (
+        model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        and model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        and not both_ways
+    )
+
+
+def _dimensions(facts: _Facts) -> Finding | None:
+    """The sizes of a Matryoshka model that are below its own."""
+    own = facts.config.get("matryoshka_dimensions") or facts.config.get("matryoshka_dims")
+    evidence = "config.json" if own else "README.md"
+    sizes = own if isinstance(own, list) else facts.card.dimensions
+    width = _width(facts)
+    kept = sorted({size for size in sizes if type(size) is int and 0 < size < (width or 0)}, reverse=True)
+    return Finding(kept, f"Matryoshka sizes of {evidence}") if kept else None
+
+
+def _width(facts: _Facts) -> int | None:
+    """How many dimensions come out, as far as the files say."""
+    keys = ("out_features", "embedding_dimension", "word_embedding_dimension")
+    widths = [settings[key] for settings in facts.module_configs for key in keys if key in settings]
+    width = facts.settings.get("truncate_dim") or (widths or [facts.config.get("hidden_size")])[-1]
+    return width if isinstance(width, int) else None

@@ -1,0 +1,26 @@
+"""Loads a model's sources as its task wants."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from export.manifest import ModelSpec, Task
+from export.sources.resolve import Sources
+from export.tasks import cross_encoder, image_text, late_interaction, text_embedding
+from export.tower import Tower
+
+_TASKS: Mapping[Task, Callable[[ModelSpec, Path], list[Tower]]] = {
+    "cross-encoder": cross_encoder.load,
+    "late-interaction": late_interaction.load,
+    "text-embedding": text_embedding.load,
+}
+
+
+def load_towers(spec: ModelSpec, sources: Sources) -> list[Tower]:
+    """The towers that a model becomes.
+
+    Raises:
+        SourceError: a source cannot be loaded, or is not of the table's task.
+    """
+    if spec.task == "image-text":
+        return image_text.load(spec, sources.folder, sources.image_folder)
+    return _TASKS[spec.task](spec, sources.folder)

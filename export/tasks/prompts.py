@@ -1,0 +1,30 @@
+"""The parameters of an entry that describe a model's prompts."""
+
+import re
+from collections.abc import Mapping
+
+from export.runtime.contract import Parameters
+
+INSTRUCT = re.compile(r"(?P<before>Instruct: ?)\S(?:[^\n]*\S)?(?P<behind>\s*\nQuery: ?)")
+"""The form of prompts that have a place for an instruction: first E5's (Wang et al. 2024, arXiv 2401.00368, section
+3.1), then Qwen3-Embedding's and many others'."""
+
+
+def describe_prompts(prompts: Mapping[str, str], default: str | None) -> Parameters:
+    """The parameters for prompts, for those of them that take an instruction, and for the default one.
+
+    Args:
+        prompts: by name.
+        default: the name of one of them.
+    """
+    named = {name: text for name, text in prompts.items() if text}
+    matches = {name: INSTRUCT.fullmatch(text) for name, text in named.items()}
+    return {
+        "prompts": named,
+        "default_prompt": default if default is not None and default in named else "",
+        "instructed_prompts": {
+            name: f"{found['before']}{{instruction}}{found['behind']}"
+            for name, found in matches.items()
+            if found is not None
+        },
+    }

@@ -1,0 +1,136 @@
+"""Compares the finished graph, run as it will be served, with the reference.
+
+The reference is the source model in float32, one row at a time. The graph runs rows of many lengths alone, in threes
+and all together, long ones with as many short ones as there is memory for. No entry is written if its outputs differ by
+more than the tolerance.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export.errors import ParityError
+from export.manifest import ModelSpec, Precision
+from export.packing.memory import PROOF_BYTES, Attention
+from export.plans.measures import Vectors
+from export.runtime.contract import Row, Tokens
+from export.tower import Tower
+from export.verification.runners import Runner, runners
+from export.verification.tolerances import MEASURE_OF, Parity, Speed
+
+Batch = Sequence[int]
+"""The rows that run together, by their places among all."""
+
+ROUNDS = 3
+"""How often all rows are run to see how fast they are; the best round counts."""
+SPEED_S = 10.0
+"""After which no further round begins: those of a long model take minutes."""
+
+
+def verify(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Parity | Speed]:
+    """Compare a graph with its reference on every engine setting that may serve it.
+
+    Args:
+        spec: says what will.
+        tower: what the graph was traced from.
+        graph: the file.
+
+    Yields:
+        Each comparison, one after the other, and at the end of each precision its speed: a precision takes seconds.
+
+    Raises:
+        ParityError: a comparison is beyond its tolerance.
+    """
+    rows = tower.samples()
+    with torch.inference_mode():
+        expected = np.stack([tower.reference(row).numpy() for row in rows])
+    plans = _plans(Attention.of(spec, tower), [_longest(tower, row) for row in rows])
+    seen: set[Precision] = set()
+    for runner in runners(spec, tower.fields, graph):
+        if runner.precision in seen:  # a processor without bf16 serves in fp32
+            continue
+        seen.add(runner.precision)
+        for batches, plan in plans.items():
+            started = time.perf_counter()
+            actual = _run(runner, rows, plan)
+            seconds = time.perf_counter() - started
+            parity = _compare(tower, runner.precision, batches, expected, actual)
+            if not parity.holds:
+                raise ParityError(
+                    f"verify {tower.name} in {parity.precision}, rows {batches}: {parity.measure} error"
+                    f" {parity.worst:.2g} at worst and {parity.mean:.2g} on average,"
+                    f" {parity.tolerance.worst:g} and {parity.tolerance.mean:g} allowed"
+                )
+            yield parity
+        yield _speed(tower, runner, rows, plan, seconds)  # of the last, all together
+
+
+def _compare(tower: Tower, precision: Precision, batches: str, expected: Vectors, actual: Vectors) -> Parity:
+    measure = MEASURE_OF[tower.role.name]
+    errors = measure.errors(expected, actual)
+    worst, mean = float(errors.max()), float(errors.mean())
+    return Parity(tower.name, precision, batches, measure.name, worst, mean, measure.tolerances[precision])
+
+
+def _longest(tower: Tower, row: Row) -> int:
+    """Tokens of the longest text in a row; 0 in one of pixels."""
+    return max(
+        (len(value) for field, value in zip(tower.fields, row, strict=True) if isinstance(field, Tokens)), default=0
+    )
+
+
+def _plans(attention: Attention, lengths: Sequence[int]) -> Mapping[str, list[Batch]]:
+    """How rows of these lengths are put into batches, by what to call it; each time all of them."""
+    count = math.ceil(len(lengths) / 3)
+    threes = [list(range(first, len(lengths), count)) for first in range(count)]  # so that short and long rows meet
+    return {
+        "alone": [[row] for row in range(len(lengths))],
+        "in threes": [batch for three in threes for batch in cut(attention, three, lengths)],
+        "together": cut(attention, range(len(lengths)), lengths),
+    }
+
+
+def cut(attention: Attention, rows: Sequence[int], lengths: Sequence[int]) -> list[Batch]:
+    """Cut rows into batches whose scores there is memory for: the longest with the shortest, and so on.
+
+    Args:
+        attention: of the graph.
+        rows: their places among `lengths`.
+        lengths: tokens of every row.
+    """
+    left = deque(sorted(rows, key=lengths.__getitem__))
+    batches: list[Batch] = []
+    while left:
+        longest = left.pop()
+        most = attention.rows(lengths[longest], PROOF_BYTES) or len(rows)
+        batches.append([longest, *(left.popleft() for _ in range(min(most - 1, len(left))))])
+    return batches
+
+
+def _run(runner: Runner, rows: Sequence[Row], batches: Sequence[Batch]) -> Vectors:
+    outputs = np.concatenate([runner.run([rows[i] for i in batch]) for batch in batches])
+    order = np.argsort([i for batch in batches for i in batch])
+    return outputs[order]
+
+
+def _speed(tower: Tower, runner: Runner, rows: Sequence[Row], batches: Sequence[Batch], first: float) -> Speed:
+    """How fast these batches are, of which the first round, in seconds, is over."""
+    tokens = sum(
+        len(value) for row in rows for field, value in zip(tower.fields, row, strict=True) if isinstance(field, Tokens)
+    )
+    seconds = [first]
+    while len(seconds) < ROUNDS and sum(seconds) < SPEED_S:
+        seconds.append(_seconds(lambda: _run(runner, rows, batches)))
+    unit = "tokens" if tokens else "images"
+    return Speed(tower.name, runner.precision, (tokens or len(rows)) / min(seconds), unit)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started

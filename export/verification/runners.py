@@ -1,0 +1,176 @@
+"""Runs a finished graph for verification, as each backend of Triton will when it serves."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from export.errors import SourceError
+from export.manifest import ModelSpec, Precision
+from export.runtime.contract import Array, Field, Row, Tokens
+from export.runtime.engine import Engine
+
+HINTS: Mapping[Precision, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
+"""OpenVINO's hint for a precision of the python backend. None lets it choose bf16, where the processor has that."""
+NAMES: Mapping[str, Precision] = {"f32": "fp32", "bf16": "bf16"}
+"""The precision for what OpenVINO says it computes in."""
+
+CUDA = "CUDAExecutionProvider"
+"""The GPU provider of `onnxruntime-gpu`. A CPU rounds weights to fp16 but computes in fp32: it verifies less."""
+
+Tensors = dict[str, Array]
+
+
+class Runner(Protocol):
+    """Computes rows in one precision."""
+
+    precision: Precision
+
+    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Every row, [N, width], in the order given, all of them in one batch where the backend would.
+
+        Raises:
+            SourceError: the engine cannot compute what the graph asks for.
+        """
+
+
+def runners(spec: ModelSpec, fields: Sequence[Field], graph: Path) -> Iterator[Runner]:
+    """The runners that a graph has to pass for what its entry will do, one after the other."""
+    precision = spec.computes_in
+    if spec.backend == "python":
+        if precision == "bf16":  # the processor that serves may not compute in it
+            yield OpenVino(graph, "fp32")
+        yield OpenVino(graph, precision)
+    else:
+        yield OnnxRuntime(graph, fields, precision, ragged=spec.backend == "onnxruntime")
+
+
+@contextmanager
+def _running(engine: str) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError) as exc:
+        reason = str(exc).strip().splitlines()[-1]
+        raise SourceError(f"source: {engine} cannot run the graph: {reason}") from exc
+
+
+class OpenVino:
+    """The engine of the python backend."""
+
+    def __init__(self, graph: Path, precision: Precision) -> None:
+        with _running("OpenVINO"):
+            self._engine = Engine(graph, HINTS[precision])
+        self.precision: Precision = precision if precision == "int8" else NAMES[self._engine.precision]
+
+    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        with _running("OpenVINO"):
+            return self._engine.run(rows)
+
+
+class OnnxRuntime:
+    """ONNX Runtime behind Triton's collector, which this follows to the letter."""
+
+    def __init__(self, graph: Path, fields: Sequence[Field], precision: Precision, *, ragged: bool) -> None:
+        """Open a graph.
+
+        Args:
+            graph: an ONNX file.
+            fields: of its rows.
+            precision: that the graph was written in.
+            ragged: whether Triton concatenates rows of different length; otherwise each batch has one.
+        """
+        options = ort.SessionOptions()
+        options.enable_cpu_mem_arena = False  # it keeps what a long row took, rounded up to a power of two
+        options.log_severity_level = 3  # errors: it warns of every fp16 operator that a CPU has no kernel for
+        with _running("ONNX Runtime"):
+            self._session = ort.InferenceSession(graph, options, providers=_providers(fields))
+            check_cuda(ort.get_available_providers(), self._session.get_providers())
+        self._fields = fields
+        self._ragged = ragged
+        self.precision: Precision = precision
+
+    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        requests = (
+            [request(part, self._fields) for part in _parts(rows)] if self._ragged else [request(rows, self._fields)]
+        )
+        feed = collect(requests, self._fields) if self._ragged else requests[0]
+        output: NDArray[np.float32] = self._session.run(None, feed)[0]
+        return np.concatenate(split(output, requests))
+
+
+def check_cuda(available: Sequence[str], used: Sequence[str]) -> None:
+    """Raise RuntimeError where ONNX Runtime was built for GPUs and takes none: it logs why, and computes on the CPU."""
+    if CUDA in available and CUDA not in used:
+        raise RuntimeError('CUDA did not start: install "onnxruntime-gpu[cuda,cudnn]" or, without a GPU, onnxruntime')
+
+
+def cuda_options(fields: Sequence[Field]) -> dict[str, str]:
+    """What CUDA is told, here and by the server: onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
+
+    The number of tokens is new in every batch: the arena would keep its peak, and a search for the fastest convolution
+    would start anew. Products of TF32 have 10 bits of mantissa, which for some rerankers is not fp32 and for positions
+    is not enough. Images stand it, and cuDNN has no convolution in fp16 without.
+    """
+    is_text = any(isinstance(field, Tokens) for field in fields)
+    return {
+        "arena_extend_strategy": "kSameAsRequested",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "use_tf32": "0" if is_text else "1",
+    }
+
+
+def _providers(fields: Sequence[Field]) -> Sequence[str | tuple[str, Mapping[str, str]]]:
+    """A GPU, where this build of ONNX Runtime takes one, and the CPU for what is left."""
+    if CUDA not in ort.get_available_providers():
+        return ["CPUExecutionProvider"]
+    ort.preload_dlls()  # CUDA's, from NVIDIA's packages, which are on no path
+    return [(CUDA, cuda_options(fields)), "CPUExecutionProvider"]
+
+
+def _parts(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Rows in requests of 1, 2, 3, 1, 2, 3, ... rows, as clients would send them."""
+    start, size = 0, 1
+    while start < len(rows):
+        yield rows[start : start + size]
+        start, size = start + size, size % 3 + 1
+
+
+def request(rows: Sequence[Row], fields: Sequence[Field]) -> Tensors:
+    """The tensors of one request as the gateway sends them: ids padded to the longest row, INT64 [b, L]."""
+    tensors: Tensors = {}
+    for field, values in zip(fields, zip(*rows, strict=True), strict=True):
+        tensors |= {name: array for name, array in field.feed(values).items() if name in field.inputs}
+        if isinstance(field, Tokens):
+            longest = max(map(len, values))
+            tensors[field.ids] = np.stack([np.pad(ids, (0, longest - len(ids))) for ids in values])
+    return tensors
+
+
+def collect(requests: Sequence[Tensors], fields: Sequence[Field]) -> Tensors:
+    """What Triton's collector makes of a batch of requests for the ONNX Runtime backend.
+
+    A ragged input is each request's elements, row-major, one request behind the other, in one dimension;
+    BATCH_ITEM_SHAPE_FLATTEN is the length of a row for every row, INT32; any other input is concatenated by rows
+    (github.com/triton-inference-server/backend, src/backend_input_collector.cc).
+    """
+    feed: Tensors = {}
+    for field in fields:
+        for name in field.inputs:
+            arrays = [tensors[name] for tensors in requests]
+            if isinstance(field, Tokens) and name == field.ids:
+                feed[name] = np.concatenate([array.reshape(-1) for array in arrays])
+                lengths = [array.shape[1] for array in arrays for _ in range(array.shape[0])]
+                feed[field.stride] = np.array(lengths, np.int32)
+            else:
+                feed[name] = np.concatenate(arrays)
+    return feed
+
+
+def split(output: NDArray[np.float32], requests: Sequence[Tensors]) -> list[NDArray[np.float32]]:
+    """Give each request as many rows of the output as its first input has (src/backend_output_responder.cc)."""
+    rows = [len(next(iter(tensors.values()))) for tensors in requests]
+    return np.split(output, np.cumsum(rows)[:-1])

@@ -1,0 +1,76 @@
+"""What is measured of each role, how far it may differ from the reference, and what a comparison found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from export.manifest import Precision
+from export.plans.measures import MEASURES, Tolerance, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """How outputs of a role are compared with the reference's."""
+
+    name: str
+    """One of MEASURES."""
+    tolerances: Mapping[Precision, Tolerance]
+
+    def errors(self, expected: Vectors, actual: Vectors) -> Vectors:
+        """The errors of outputs [N, width]: [N] or [N, width]."""
+        return MEASURES[self.name](expected, actual)
+
+
+_COSINE = Measure(
+    "cosine",
+    {
+        "fp32": Tolerance(1e-4, 1e-4),
+        "bf16": Tolerance(1e-4, 1e-4),
+        "fp16": Tolerance(1e-3, 1e-3),
+        "int8": Tolerance(2e-2, 5e-3),
+    },
+)
+MEASURE_OF: Mapping[str, Measure] = {
+    "text-embedding": _COSINE,
+    "image-embedding": _COSINE,
+    # Means of cosines: all of a row's tokens have to be off for these to be.
+    "late-interaction": Measure(
+        "score",
+        {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(1e-2, 1e-2), "fp16": Tolerance(2e-3, 2e-3)},
+    ),
+    # Logits: bf16 has 8 bits of mantissa, a step of 1/256. The sigmoid behind makes a quarter of the difference.
+    "cross-encoder": Measure(
+        "logit",
+        {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(5e-2, 2e-2), "fp16": Tolerance(1e-2, 1e-2)},
+    ),
+}
+"""The measure of each role, by the name of the role."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """What one comparison found, and what it may find."""
+
+    model: str
+    """Its name in Triton."""
+    precision: Precision
+    batches: str
+    measure: str
+    worst: float
+    mean: float
+    tolerance: Tolerance
+
+    @property
+    def holds(self) -> bool:
+        """Whether both are within the tolerance."""
+        return self.tolerance.admits(self.worst, self.mean)
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast all compared rows were together, on this machine."""
+
+    model: str
+    precision: Precision
+    per_second: float
+    unit: str
+    """What is counted: "tokens" or "images"."""

@@ -1,0 +1,164 @@
+import copy
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModel, CLIPImageProcessor, PreTrainedModel
+
+from export.packing.encoder import RowEncoder
+from export.packing.heads import POOLINGS, Encode, ImageEmbedding, LateInteraction, Pool, Project, TextEmbedding
+from export.packing.rows import Rows
+from tests.export import tiny
+
+LENGTHS = (3, 40, 1, 17)
+MASK = 4
+
+
+@cache
+def bert() -> PreTrainedModel:
+    made: PreTrainedModel = AutoModel.from_config(tiny.config("BERT")).eval().requires_grad_(requires_grad=False)
+    tiny.stir(made)
+    return made
+
+
+def rows(*texts: list[int]) -> Rows:
+    length = torch.tensor([len(ids) for ids in texts])
+    ids = torch.zeros(len(texts), int(length.max()), dtype=torch.int64)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = torch.tensor(text)
+    return Rows(ids, length, length)
+
+
+def text(length: int, seed: int = 0) -> list[int]:
+    ids: list[int] = np.random.default_rng([length, seed]).integers(5, 250, length).tolist()
+    return ids
+
+
+def pooled(modes: str | tuple[str, ...], hidden: Tensor, length: Tensor) -> Tensor:
+    mask = torch.arange(hidden.shape[1])[None] < length[:, None]
+    features = {"token_embeddings": hidden, "attention_mask": mask.long()}
+    vectors: Tensor = Pooling(hidden.shape[2], modes)(features)["sentence_embedding"]
+    return vectors
+
+
+@pytest.mark.parametrize("mode", Pooling.POOLING_MODES)
+def test_every_pooling_is_that_of_sentence_transformers(mode: str) -> None:
+    length = torch.tensor(LENGTHS)
+    # What stands behind a row's end is large, so that it would be seen.
+    hidden = torch.randn(4, 40, 8, generator=torch.Generator().manual_seed(1))
+    hidden[torch.arange(40)[None] >= length[:, None]] = 1e3
+    given = Rows(torch.zeros(4, 40, dtype=torch.int64), length, length)
+    torch.testing.assert_close(POOLINGS[mode](hidden, given), pooled(mode, hidden, length))
+
+
+@pytest.mark.parametrize("mode", sorted(POOLINGS))
+def test_poolings_leave_out_the_prompt_as_those_of_sentence_transformers(mode: str) -> None:
+    hidden = torch.randn(4, 40, 8, generator=torch.Generator().manual_seed(1))
+    length = torch.tensor([3, 40, 4, 17])
+    for prompt in (0, 2):
+        given = Rows(torch.zeros(4, 40, dtype=torch.int64), length, length, prompt_length=torch.full((4,), prompt))
+        features = {
+            "token_embeddings": hidden,
+            "attention_mask": given.valid.to(torch.int64),
+            "prompt_length": prompt,
+        }
+        expected = Pooling(8, mode, include_prompt=False)(features)["sentence_embedding"]
+        torch.testing.assert_close(POOLINGS[mode](hidden, given), expected)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_several_poolings_stand_side_by_side_before_the_projection(packed: bool) -> None:
+    modes, projection = ("max", "cls", "mean"), torch.nn.Linear(3 * tiny.WIDTH, 8)
+    texts = [text(length) for length in LENGTHS]
+    head = TextEmbedding(Encode(RowEncoder(bert(), packed=packed)), [Pool(*modes), Project(projection)])
+    expected = [
+        projection(pooled(modes, bert()(torch.tensor([ids])).last_hidden_state, torch.tensor([len(ids)])))
+        for ids in texts
+    ]
+    torch.testing.assert_close(head(rows(*texts)), torch.cat(expected), atol=1e-5, rtol=1e-5)
+
+
+def max_sim(
+    query: list[int], document: list[int], *, expansion: int = 0, attended: bool = True, skipped: tuple[int, ...] = ()
+) -> Tensor:
+    """The score of one pair, by transformers and the formula of the paper."""
+    missing = max(0, expansion - len(query))
+    mask = torch.tensor([[1] * len(query) + [int(attended)] * missing])
+    queried = bert()(torch.tensor([query + [MASK] * missing]), attention_mask=mask).last_hidden_state[0]
+    kept = torch.tensor([id_ not in skipped for id_ in document])
+    documented = bert()(torch.tensor([document])).last_hidden_state[0][kept]
+    return functional.cosine_similarity(queried[:, None], documented[None], dim=-1).amax(1).mean()
+
+
+PAIRS = [(text(q, seed), text(d)) for q, seed, d in [(5, 0, 3), (5, 0, 40), (12, 0, 17), (5, 1, 40), (5, 0, 17)]]
+"""Queries that repeat, as they do in rerank, and one that only differs in its tokens."""
+
+
+def score(head: LateInteraction) -> Tensor:
+    scores: Tensor = head(rows(*(query for query, _ in PAIRS)), rows(*(document for _, document in PAIRS)))
+    return scores
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_score_is_the_mean_of_the_best_cosines(packed: bool) -> None:
+    head = LateInteraction(RowEncoder(bert(), packed=packed), torch.nn.Identity(), lambda query: query, {})
+    expected = torch.stack([max_sim(query, document) for query, document in PAIRS])[:, None]
+    torch.testing.assert_close(score(head), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize("attended", [True, False])
+def test_expanded_queries_score_with_what_fills_them(packed: bool, attended: bool) -> None:
+    head = LateInteraction(
+        RowEncoder(bert(), packed=packed),
+        torch.nn.Identity(),
+        lambda query: query.expanded(9, MASK, attended=attended),
+        {},
+    )
+    expected = [max_sim(query, document, expansion=9, attended=attended) for query, document in PAIRS]
+    torch.testing.assert_close(score(head), torch.stack(expected)[:, None], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_skipped_document_tokens_are_compared_with_nothing(packed: bool) -> None:
+    skipped = tuple(PAIRS[1][1][::2])
+    head = LateInteraction(
+        RowEncoder(bert(), packed=packed), torch.nn.Identity(), lambda query: query, {"document": skipped}
+    )
+    expected = [max_sim(query, document, skipped=skipped) for query, document in PAIRS]
+    torch.testing.assert_close(score(head), torch.stack(expected)[:, None], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_same_text_scores_one_and_in_bf16_not_more(packed: bool) -> None:
+    # bf16 rounds the cosine of a vector with itself to more than 1 about as often as to less.
+    texts = [text(length) for length in range(1, 20)]
+    for dtype, lowest in ((torch.float32, 0.99999), (torch.bfloat16, 0.98)):
+        encoder = RowEncoder(copy.deepcopy(bert()), packed=packed).to(dtype)
+        scores = LateInteraction(encoder, torch.nn.Identity(), lambda query: query, {})(rows(*texts), rows(*texts))
+        assert lowest < scores.min()
+        assert scores.max() <= 1
+
+
+def test_query_tokens_that_are_padding_elsewhere_are_told_apart() -> None:
+    # Ids of 0 are tokens of some vocabularies, and what stands behind the end of a row in others.
+    pairs = [([7, 8], text(9)), ([7, 8, 0], text(9))]
+    head = LateInteraction(RowEncoder(bert(), packed=True), torch.nn.Identity(), lambda query: query, {})
+    scores = head(rows(*(query for query, _ in pairs)), rows(*(document for _, document in pairs)))
+    expected = torch.stack([max_sim(query, document) for query, document in pairs])[:, None]
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
+    assert scores[0] != scores[1]
+
+
+def test_images_are_rescaled_and_normalised_as_their_processor_does() -> None:
+    mean, deviation = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
+    processor = CLIPImageProcessor(do_resize=False, do_center_crop=False, image_mean=mean, image_std=deviation)
+    image = np.random.default_rng(3).integers(0, 256, (5, 7, 3), np.uint8)
+    head = ImageEmbedding(torch.nn.Flatten(), 1 / 255, mean, deviation)
+    expected = processor(Image.fromarray(image), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(head(torch.from_numpy(image.transpose(2, 0, 1))[None]), expected.flatten(1))

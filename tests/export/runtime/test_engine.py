@@ -1,0 +1,204 @@
+import math
+from collections.abc import Iterable, Sequence
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from export.runtime.contract import FIELDS, IMAGE_TOKENS, Array, Field, InvalidTensorsError, Limits, Row, read_rows
+from export.runtime.engine import CELLS_A_TOKEN, PACK_COST, PACK_TOKENS, Engine, packs
+from export.tower import Tower
+
+TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
+LIMITS = Limits(max_tokens=3, vocabulary_size=100)
+
+
+@given(st.lists(st.integers(1, 600)), st.integers(1, 512))
+def test_packs_hold_every_row_once_within_the_budget(costs: list[int], budget: int) -> None:
+    cut = list(packs(costs, budget))
+    assert sorted(row for pack in cut for row in pack) == list(range(len(costs)))
+    assert all(len(pack) == 1 or sum(costs[row] for row in pack) <= budget for pack in cut)
+
+
+@given(st.lists(st.integers(1, 600)), st.integers(1, 512))
+def test_packs_hold_rows_of_similar_cost(costs: list[int], budget: int) -> None:
+    in_order = [costs[row] for pack in packs(costs, budget) for row in pack]
+    assert in_order == sorted(costs)
+
+
+@given(st.lists(st.integers(1, 600)), st.integers(1, 512))
+def test_attention_of_a_pack_is_bounded_by_its_tokens(costs: list[int], budget: int) -> None:
+    # A pack could be cut behind any of its rows for PACK_COST: so those that are much shorter than its longest are few.
+    for pack in packs(costs, budget):
+        longest = max(costs[row] for row in pack)
+        bound = 2 * PACK_COST * CELLS_A_TOKEN + math.sqrt(2) * budget * longest
+        assert len(pack) == 1 or len(pack) * longest**2 <= bound
+
+
+def test_rows_of_a_length_share_a_pack_and_a_long_one_stays_alone() -> None:
+    assert [sorted(pack) for pack in packs([20, 250, 20, 20], 512)] == [[0, 2, 3], [1]]
+
+
+@given(st.lists(st.integers(1, 600), min_size=1, max_size=7), st.integers(1, 512))
+def test_no_way_to_cut_takes_less_time(costs: list[int], budget: int) -> None:
+    def time(cut: Iterable[Sequence[int]]) -> float:
+        return sum(
+            PACK_COST + sum(pack) + len(pack) * max(pack) ** 2 / CELLS_A_TOKEN
+            if len(pack) == 1 or sum(pack) <= budget
+            else math.inf
+            for pack in cut
+        )
+
+    ordered = sorted(costs)
+    ways = (
+        [ordered[start:end] for start, end in pairwise((0, *places, len(costs)))]
+        for count in range(len(costs))
+        for places in combinations(range(1, len(costs)), count)
+    )
+    found = time([[costs[row] for row in pack] for pack in packs(costs, budget)])
+    assert math.isclose(found, min(map(time, ways)))
+
+
+def column(values: list[int]) -> NDArray[np.int32]:
+    return np.array(values, np.int32)[:, None]
+
+
+def texts(ids: list[list[int]], lengths: list[int], name: str = "") -> dict[str, Array]:
+    names = (f"{name}_ids", f"{name}_length") if name else ("input_ids", "length")
+    return dict(zip(names, (np.array(ids, np.int64), column(lengths)), strict=True))
+
+
+def test_rows_are_read_without_their_padding() -> None:
+    rows = read_rows(texts([[5, 6, 7], [8, 0, 0]], [3, 1]), [TEXT], LIMITS)
+    assert [ids.tolist() for (ids,) in rows] == [[5, 6, 7], [8]]
+
+
+def test_padding_may_hold_anything() -> None:
+    ((ids,),) = read_rows(texts([[5, -1, 999]], [1]), [TEXT], LIMITS)
+    assert ids.tolist() == [5]
+
+
+def test_row_of_several_fields_holds_a_value_of_each() -> None:
+    pair = texts([[5, 6, 7], [8, 9, 0]], [3, 2]) | {"first_length": column([1, 2])}
+    assert [(ids.tolist(), int(first)) for ids, first in read_rows(pair, [TEXT, FIRST_LENGTH], LIMITS)] == [
+        ([5, 6, 7], 1),
+        ([8, 9], 2),
+    ]
+    two = texts([[5], [6]], [1, 1], "query") | texts([[7, 8], [9, 0]], [2, 1], "document")
+    assert [[ids.tolist() for ids in row] for row in read_rows(two, [QUERY, DOCUMENT], LIMITS)] == [
+        [[5], [7, 8]],
+        [[6], [9]],
+    ]
+
+
+def test_images_are_read_as_they_are() -> None:
+    images = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
+    rows = read_rows({"pixels": images}, [PIXELS], Limits())
+    assert np.array_equal(np.stack([image for (image,) in rows]), images)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "fields", "message"),
+    [
+        (texts([[5, 6]], [0]), [TEXT], r"length must be in 1\.\.2$"),
+        (texts([[5, 6]], [-1]), [TEXT], r"length must be in 1\.\.2$"),
+        (texts([[5, 6]], [3]), [TEXT], r"length must be in 1\.\.2$"),
+        (texts([[5, 6, 7, 8]], [4]), [TEXT], r"length must be in 1\.\.3$"),
+        (texts([[5, 6], [5, 6]], [1, 0]), [TEXT], r"length must be in 1\.\.2$"),
+        (texts([[5, 100]], [2]), [TEXT], r"input_ids must be in 0\.\.99$"),
+        (texts([[-1, 5]], [2]), [TEXT], r"input_ids must be in 0\.\.99$"),
+        (texts([[5], [6]], [1]), [TEXT], "must have as many rows as each other, not .*'input_ids': 2, 'length': 1"),
+        (
+            texts([[5]], [1], "query") | texts([[5], [6]], [1, 1], "document"),
+            [QUERY, DOCUMENT],
+            "must have as many rows as each other",
+        ),
+        (
+            texts([[5]], [1], "query") | texts([[5, 100]], [2], "document"),
+            [QUERY, DOCUMENT],
+            r"document_ids must be in 0\.\.99$",
+        ),
+        (texts([[5, 6]], [2]) | {"first_length": column([0])}, [TEXT, FIRST_LENGTH], r"first_length must be in 1\.\.$"),
+        (
+            texts([[5, 6, 0]], [2]) | {"first_length": column([3])},
+            [TEXT, FIRST_LENGTH],
+            "first_length must not exceed length",
+        ),
+        (
+            texts([[5], [6]], [1, 1]) | {"first_length": column([1])},
+            [TEXT, FIRST_LENGTH],
+            "must have as many rows as each other",
+        ),
+    ],
+)
+def test_malformed_tensors_are_refused(tensors: dict[str, Array], fields: list[Field], message: str) -> None:
+    with pytest.raises(InvalidTensorsError, match=message):
+        read_rows(tensors, fields, LIMITS)
+
+
+def fed(field: Field, values: list[Array]) -> dict[str, tuple[str, list[object]]]:
+    return {name: (array.dtype.name, array.tolist()) for name, array in field.feed(values).items()}
+
+
+def test_rows_are_fed_one_behind_the_other_without_padding() -> None:
+    values: list[Array] = [np.array([5, 6, 7]), np.array([8])]
+    assert fed(DOCUMENT, values) == {
+        "document_ids": ("int64", [5, 6, 7, 8]),
+        "document_stride": ("int32", [3, 1]),
+        "document_length": ("int32", [[3], [1]]),
+    }
+
+
+def test_first_lengths_are_fed_as_a_column() -> None:
+    assert fed(FIRST_LENGTH, [np.array(4), np.array(2)]) == {"first_length": ("int32", [[4], [2]])}
+
+
+def test_images_are_fed_as_a_stack() -> None:
+    pixels = PIXELS.feed([np.zeros((3, 4, 5), np.uint8)] * 2)["pixels"]
+    assert pixels.shape == (2, 3, 4, 5)
+    assert pixels.dtype == np.uint8
+
+
+def test_a_row_costs_its_tokens_and_an_image_what_an_image_does() -> None:
+    assert [TEXT.cost(np.zeros(7)), FIRST_LENGTH.cost(np.array(3)), PIXELS.cost(np.zeros((3, 4, 5)))] == [
+        7,
+        0,
+        IMAGE_TOKENS,
+    ]
+
+
+@pytest.fixture(scope="module")
+def engine(bert_graph: Path) -> Engine:
+    return Engine(bert_graph, "f32")
+
+
+def test_engine_knows_its_fields_and_width_from_the_graph(engine: Engine, bert_tower: Tower) -> None:
+    assert engine.fields == (TEXT,)
+    assert engine.width == bert_tower.width
+    assert engine.precision == "f32"
+
+
+def test_rows_in_any_mix_have_the_vectors_of_the_reference(engine: Engine, bert_tower: Tower) -> None:
+    random = np.random.default_rng(7)
+    lengths = np.clip(random.lognormal(3.5, 1, 60).astype(int), 1, 100)
+    assert lengths.sum() > 3 * PACK_TOKENS
+    rows: list[Row] = [(random.integers(5, 400, length),) for length in lengths]
+    with torch.inference_mode():
+        expected = np.stack([bert_tower.reference(row).numpy() for row in rows])
+    np.testing.assert_allclose(engine.run(rows), expected, atol=1e-5)
+
+
+def test_engine_counts_tokens_and_the_attention_of_padding(bert_graph: Path) -> None:
+    engine = Engine(bert_graph, "f32")
+    engine.run([(np.full(length, 5, np.int64),) for length in (20, 20, 10)])  # one pack
+    assert engine.tokens == 50
+    assert math.isclose(engine.padding, (3 * 20**2 - (20**2 + 20**2 + 10**2)) / CELLS_A_TOKEN)
+
+
+def test_no_rows_give_no_results(engine: Engine) -> None:
+    assert engine.run([]).shape == (0, engine.width)

@@ -1,0 +1,109 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from msgspec.structs import replace
+from sentence_transformers import SentenceTransformer
+
+from export.manifest import ModelSpec, Precision
+from export.plans.build import CASES, SPEC, assign, read_cases
+from export.plans.measures import Tolerance
+from export.plans.profiles import Shapes, read_spec
+from export.sources.resolve import resolve
+from export.tasks.load import load_towers
+from export.verification import plan_inputs
+from tests.export import tiny
+
+
+def written(spec: ModelSpec, folder: Path, tower: int = 0) -> Path:
+    """What planning writes of a table's tower."""
+    folder.mkdir(exist_ok=True)
+    plan_inputs.write(spec, load_towers(spec, resolve(spec))[tower], folder)
+    return folder
+
+
+@pytest.fixture
+def plans(bert: ModelSpec) -> ModelSpec:
+    return replace(bert, backend="tensorrt")
+
+
+def test_every_profile_has_a_few_rows_to_try_it_on(plans: ModelSpec, tmp_path: Path) -> None:
+    written(plans, tmp_path)
+    spec, cases = read_spec(tmp_path / SPEC), read_cases(tmp_path / CASES)
+    assert len(spec.profiles) == 3  # up to 32, 64 and 100 tokens
+    assert assign(spec.profiles, cases) == [0, 1, 2]
+    assert all(1 <= len(case.expected) <= 4 for case in cases)
+
+
+def test_every_profile_of_a_long_model_has_rows_to_try_it_on(tmp_path: Path) -> None:
+    source = tiny.write_plain(tmp_path / "source", max_position_embeddings=2048)
+    spec = ModelSpec(
+        name="tiny", task="text-embedding", source=str(source), backend="tensorrt", pooling="mean", max_tokens=2048
+    )
+    written(spec, tmp_path / "plan")
+    profiles = read_spec(tmp_path / "plan" / SPEC).profiles
+    assert set(assign(profiles, read_cases(tmp_path / "plan" / CASES))) == set(range(len(profiles)))
+
+
+def test_cases_have_no_more_rows_than_a_batch(plans: ModelSpec, tmp_path: Path) -> None:
+    (tower,) = load_towers(plans, resolve(plans))
+    assert tower.vocabulary is not None
+    long = dataclasses.replace(tower, vocabulary=dataclasses.replace(tower.vocabulary, max_tokens=40_000))
+    plan_inputs.write(plans, long, tmp_path)
+    assert {len(case.expected) for case in read_cases(tmp_path / CASES)} == {1}
+
+
+def test_expected_vectors_are_those_of_sentence_transformers(plans: ModelSpec, tmp_path: Path) -> None:
+    written(plans, tmp_path)
+    transformer, pooling, *_ = SentenceTransformer(plans.source, device="cpu").eval()
+    for case in read_cases(tmp_path / CASES):
+        ids, length = (torch.from_numpy(case.inputs[name]) for name in ("input_ids", "length"))
+        mask = torch.arange(ids.shape[1])[None] < length
+        with torch.inference_mode():
+            features = pooling(transformer({"input_ids": ids, "attention_mask": mask.long()}))
+        np.testing.assert_allclose(case.expected, features["sentence_embedding"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [(None, 1e-3), ("fp16", 1e-3), ("fp32", 1e-4)])
+def test_vectors_are_held_to_the_cosine_of_their_precision(
+    plans: ModelSpec, precision: Precision | None, tolerance: float, tmp_path: Path
+) -> None:
+    written(replace(plans, precision=precision), tmp_path)
+    spec = read_spec(tmp_path / SPEC)
+    assert (spec.measure, spec.tolerance) == ("cosine", Tolerance(tolerance, tolerance))
+
+
+def test_scores_are_held_to_a_difference_and_pairs_have_two_lengths(tmp_path: Path) -> None:
+    source = tiny.write_colbert(tmp_path / "source", pylate=True)
+    written(ModelSpec(name="tiny", task="late-interaction", source=str(source), backend="tensorrt"), tmp_path / "plan")
+    spec = read_spec(tmp_path / "plan" / SPEC)
+    assert (spec.measure, spec.tolerance) == ("score", Tolerance(2e-3, 2e-3))
+    cases = read_cases(tmp_path / "plan" / CASES)
+    assert set(assign(spec.profiles, cases)) == {0, 1, 2}
+    assert {name for case in cases for name in case.inputs} == {
+        "query_ids",
+        "query_length",
+        "document_ids",
+        "document_length",
+    }
+
+
+def test_pairs_with_segments_have_their_first_length(tmp_path: Path) -> None:
+    source = tiny.write_cross_encoder(tmp_path / "source")
+    written(ModelSpec(name="tiny", task="cross-encoder", source=str(source), backend="tensorrt"), tmp_path / "plan")
+    (first, *_) = read_spec(tmp_path / "plan" / SPEC).profiles
+    assert first.inputs["first_length"] == Shapes((1, 1), (64, 1), (64, 1))
+    for case in read_cases(tmp_path / "plan" / CASES):
+        assert np.less(case.inputs["first_length"], case.inputs["length"]).all()
+
+
+def test_images_have_one_profile(tmp_path: Path) -> None:
+    source = tiny.write_image_text(tmp_path / "source", "CLIP")
+    spec = ModelSpec(name="tiny", task="image-text", source=str(source), backend="tensorrt")
+    written(spec, tmp_path / "plan", tower=1)
+    (profile,) = read_spec(tmp_path / "plan" / SPEC).profiles
+    assert profile.inputs["pixels"].max == (64, 3, tiny.IMAGE, tiny.IMAGE)
+    (case,) = read_cases(tmp_path / "plan" / CASES)
+    assert case.inputs["pixels"].shape == (4, 3, tiny.IMAGE, tiny.IMAGE)

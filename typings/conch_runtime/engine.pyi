@@ -1,0 +1,1 @@
+from export.runtime.engine import Engine as Engine
