@@ -32,7 +32,7 @@ fast: .venv/dev ## run the tests that need no Triton and do not take long, and s
 	$(COVERAGE) erase
 	$(COVERAGE) run -m pytest -m "not triton and not slow"
 	$(COVERAGE) combine --quiet
-	$(COVERAGE) report
+	$(COVERAGE) report --fail-under=66.8
 
 coverage: .venv/dev .generations/older/installed ## run all tests, and see which branches they and the processes that they start take
 	$(BIN)/python -m export
