@@ -53,7 +53,7 @@ test-export: .venv/dev
 test-others: .venv/dev .generations/older/installed
 	$(BIN)/python -m pytest --ignore=tests/export
 
-bench: .venv/dev .baseline/installed ## measure throughput beside infinity-emb and write docs/performance.md (half an hour)
+bench: .venv/dev .baseline/installed ## measure throughput next to infinity-emb, and write docs/performance.md (half an hour)
 	$(BIN)/python -m loadtest.experiments.bench $(ARGS)
 	$(BIN)/python -m loadtest.experiments.stages
 	$(BIN)/python -m loadtest.experiments.perf
@@ -76,7 +76,7 @@ soak: .venv/dev ## send all kinds of requests for 20 minutes, and watch memory, 
 	$(BIN)/python -m loadtest.experiments.soak $(ARGS)
 	$(BIN)/python -m loadtest.reports.reliability
 
-audit: .venv/bin/python ## look for known holes in the pinned dependencies (needs the network)
+audit: .venv/bin/python ## look for known vulnerabilities in the pinned dependencies (needs the network)
 	$(BIN)/python -m pip install --quiet --target .audit pip-audit
 	PYTHONPATH=.audit $(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r requirements/serve.txt
 
@@ -103,7 +103,7 @@ precisions: .venv/dev ## measure what bf16 and int8 cost in quality and give in 
 parity: .venv/dev ## export every family for every backend, and write how exact each is to docs/models.md
 	$(BIN)/python -m loadtest.reports.parity
 
-pictogram: .venv/dev ## train the image tower of minilm-pictogram anew, and measure it (35 minutes; needs npm)
+pictogram: .venv/dev ## train the image model of minilm-pictogram, and measure it (35 minutes; needs npm)
 	$(BIN)/python -m pictogram.train $(ARGS)
 	$(BIN)/python -m pictogram.evaluate
 
@@ -111,10 +111,10 @@ images: .venv/dev ## build the images by buildah and serve and export with them 
 	$(BIN)/python -m export
 	$(BIN)/python -m pytest -c tests/images/pytest.ini --rootdir . --confcutdir . tests/images
 
-screenshots: .venv/dev ## photograph the playground anew for the README (needs Chromium)
+screenshots: .venv/dev ## take the README's screenshots of the playground (needs Chromium)
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser -k screenshots
 
-swagger: ## take what /docs is made of anew from npm, at this version
+swagger: ## fetch Swagger UI for /docs from npm, at this version
 	cd "$$(mktemp -d)" && npm pack --silent swagger-ui-dist@$(SWAGGER) && tar -xzf *.tgz --strip-components=1 \
 		-C "$(CURDIR)/gateway/pages/swagger-ui" $$(ls "$(CURDIR)/gateway/pages/swagger-ui" | sed s:^:package/:)
 SWAGGER := 5.35.0
@@ -123,7 +123,7 @@ format: .venv/dev ## format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-lock: ## pin the dependencies of pyproject.toml anew (needs uv)
+lock: ## pin the dependencies of pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --extra embedded --extra export --extra tracing $(LOCK) -o requirements/serve.txt
 	uv pip compile pyproject.toml --all-extras -c requirements/serve.txt $(LOCK) -o requirements/dev.txt
 	uv pip compile pyproject.toml --extra tracing -c requirements/serve.txt $(LOCK) -o requirements/gateway.txt

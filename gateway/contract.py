@@ -1,6 +1,7 @@
 """The contract with a model repository: the roles, tensors and parameters of an entry (docs/repository-entry.md).
 
-Parameters come from Triton and are validated here. `export/runtime/contract.py` is the writing side; the two share no code.
+Parameters come from Triton and are validated here. `export/runtime/contract.py` is the writing side; the two share no
+code.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -9,9 +9,10 @@ import pytest
 from loadtest.tools.servers import EMBEDDED, PORTS
 
 EXPORTS = {
-    "export.entry",
-    "export.isolation",
-    "export.pictogram.train",
+    "export.pipeline",
+    "export.repository",
+    "export.sources.isolation",
+    "pictogram.train",
     "tests.export.machine",
     "tests.export.tiny",
 }

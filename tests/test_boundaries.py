@@ -16,7 +16,7 @@ OURS = {module for module in GRAPH.modules if module.partition(".")[0] in PACKAG
 PAGE = Path("ARCHITECTURE.md").read_text()
 LAYERS = {
     package: [[name.strip() for name in line.split("|")] for line in block.splitlines()]
-    for package, block in re.findall(r"^```layers ?([\w.]*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    for package, block in re.findall(r'^```layers(?: title="(\w+)")?\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL)
 }
 IMPORTERS = {
     imported: importers.split(", ")

@@ -74,11 +74,11 @@ async def embed_items(
         instruction: replaces the one in the model's prompt.
 
     Raises:
-        GatewayError: see `prompts.choose` and `embed`; or the model takes images only, but there is an instruction.
+        GatewayError: see `prompts.choose` and `embed`; or there is an instruction, but the model accepts only images.
     """
     gateway = request.state["gateway"]
     if instruction is not None and model.text is None:
-        raise InvalidRequest(f"instruction: model {model.name!r} takes images only", param=prompts.FIELD)
+        raise InvalidRequest(f"instruction: model {model.name!r} accepts only images", param=prompts.FIELD)
     model = prompts.for_purpose(model, "query" if purpose is None and instruction is not None else purpose)
     embedded = await embed(
         caller(request),

@@ -348,7 +348,7 @@ async def refuse(request: Request) -> Response:
 def _embedding_model(request: Request) -> tuple[Model, TextModel]:
     model = find_model(request, None, EMBEDDING_ROLES)
     if model.text is None:
-        raise ModelNotFound(f"the default embedding model, {model.name!r}, takes images only")
+        raise ModelNotFound(f"the default embedding model, {model.name!r}, accepts only images")
     return model, model.text
 
 
