@@ -104,7 +104,7 @@ def test_entry_that_no_table_names_is_told_of(workshop: Path, tmp_path: Path) ->
     manifest.write_text("")
     stray = export("--manifest", str(manifest), "--repository", str(workshop / "repository"))
     assert stray.returncode == 0
-    assert stray.stdout.strip() == "export: not in models.toml, remove to stop serving: tiny"
+    assert stray.stdout.strip() == "export: not in models.toml; remove these folders to stop serving them: tiny"
 
 
 def test_failure_is_one_sentence_and_a_non_zero_exit(tmp_path: Path) -> None:
@@ -166,13 +166,13 @@ def test_interrupted_export_leaves_nothing(workshop: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("action", [(), ("--list",), ("--check",)])
 def test_unknown_name_lists_the_known_ones(workshop: Path, action: tuple[str, ...]) -> None:
     failed = export("other", *action, *options(workshop))
-    assert (failed.returncode, failed.stderr) == (1, "export: no table [other]; there are tiny, ranker\n")
+    assert (failed.returncode, failed.stderr) == (1, "export: no table [other]; the tables are tiny, ranker\n")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--all", "tiny"), "--all and names of models do not go together"),
+        (("--all", "tiny"), "--all cannot be combined with names of models"),
         (("--list", "--check"), "not allowed with argument"),
         (("--backend", "openvino"), "invalid choice"),
     ],
