@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint fast test test-export test-others bench perf chaos hostile soak coverage audit compat images manifests scale evaluate precisions parity pictogram \
+.PHONY: help install serve check lint fast coverage test slow-export slow-others bench perf chaos hostile soak audit compat images manifests scale evaluate precisions parity pictogram \
 	screenshots swagger format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
@@ -7,6 +7,7 @@ PYTHON ?= python3
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := .venv/bin
+COVERAGE := $(BIN)/python -m coverage
 PIP := $(BIN)/python -m pip install --quiet --no-deps --disable-pip-version-check
 
 help: ## list the targets
@@ -19,16 +20,16 @@ serve: .venv/serve ## export the default models if need be, start Triton and the
 	@$(BIN)/python -m embedded
 
 # The export's tests keep one core busy, the others wait for servers much of their time.
-check: .venv/dev .generations/older/installed ## everything that CI runs, two things at a time; each is shown when it is done
+check: .venv/dev .generations/older/installed ## everything that CI runs, two jobs at a time; each prints its output when it is done
 	$(BIN)/python -m export
-	$(MAKE) --jobs=2 --output-sync lint test-export test-others
+	$(MAKE) --jobs=2 --output-sync lint fast slow-export slow-others
 
 lint: .venv/dev ## format check, linter, types
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/python -m mypy
 
-fast: .venv/dev ## run the tests that need no Triton and do not take long, and see which branches they take (a minute)
+fast: .venv/dev ## run the quick tests, which need no Triton, and gate their branch coverage
 	$(COVERAGE) erase
 	$(COVERAGE) run -m pytest -m "not triton and not slow"
 	$(COVERAGE) combine --quiet
@@ -41,17 +42,17 @@ coverage: .venv/dev .generations/older/installed ## run all tests, and see which
 	$(COVERAGE) combine --quiet
 	$(COVERAGE) report --show-missing
 	@echo "left out, since they need a GPU:" && git grep -n "pragma: needs a GPU" -- '*.py' || true
-COVERAGE := $(BIN)/python -m coverage
-
 test: .venv/dev .generations/older/installed ## run the tests, those against a real Triton included
 	$(BIN)/python -m export
 	$(BIN)/python -m pytest
 
-test-export: .venv/dev
-	$(BIN)/python -m pytest tests/export
+SLOW := -m "triton or slow"
 
-test-others: .venv/dev .generations/older/installed
-	$(BIN)/python -m pytest --ignore=tests/export
+slow-export: .venv/dev
+	$(BIN)/python -m pytest $(SLOW) tests/export
+
+slow-others: .venv/dev .generations/older/installed
+	$(BIN)/python -m pytest $(SLOW) --ignore=tests/export
 
 bench: .venv/dev .baseline/installed ## measure throughput next to infinity-emb, and write docs/performance.md (half an hour)
 	$(BIN)/python -m loadtest.experiments.bench $(ARGS)

@@ -130,7 +130,7 @@ class Trtexec:
             yield np.array(tensor["values"], np.float32).reshape([int(n) for n in tensor["dimensions"].split("x")])
 
 
-class Package:
+class Package:  # pragma: needs a GPU
     """TensorRT by its Python package, 10 or 11."""
 
     def __init__(self, tensorrt: Any, compute_capability: str) -> None:  # noqa: ANN401 - no development machine has it
@@ -193,7 +193,7 @@ class Package:
             yield output
 
 
-class Gpu:
+class Gpu:  # pragma: needs a GPU
     """The part of CUDA's runtime library that verification needs. All work is on the default stream, so copies wait."""
 
     def __init__(self) -> None:
