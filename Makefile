@@ -15,7 +15,7 @@ help: ## list the targets
 
 install: .venv/serve ## make .venv and install what serving and exporting need
 
-serve: .venv/serve ## export the default models if need be, start Triton and the gateway, stay in the foreground
+serve: .venv/serve ## export the models that are missing or outdated, then run Triton and the gateway in the foreground
 	@$(BIN)/python -m export --repository "$${GATEWAY_MODEL_REPOSITORY:-model_repository}"
 	@$(BIN)/python -m embedded
 
@@ -35,14 +35,14 @@ fast: .venv/dev ## run the quick tests, which need no Triton, and gate their bra
 	$(COVERAGE) combine --quiet
 	$(COVERAGE) report --fail-under=66.8
 
-coverage: .venv/dev .generations/older/installed ## run all tests, and see which branches they and the processes that they start take
+coverage: .venv/dev .generations/older/installed ## run all tests and report branch coverage, child processes included
 	$(BIN)/python -m export
 	$(COVERAGE) erase
 	$(COVERAGE) run -m pytest
 	$(COVERAGE) combine --quiet
 	$(COVERAGE) report --show-missing
 	@echo "left out, since they need a GPU:" && git grep -n "pragma: needs a GPU" -- '*.py' || true
-test: .venv/dev .generations/older/installed ## run the tests, those against a real Triton included
+test: .venv/dev .generations/older/installed ## run all tests, those against a real Triton included
 	$(BIN)/python -m export
 	$(BIN)/python -m pytest
 
@@ -63,17 +63,17 @@ bench: .venv/dev .baseline/installed ## measure throughput next to infinity-emb,
 perf: .venv/dev ## measure Triton and the gateway with perf_analyzer
 	$(BIN)/python -m loadtest.experiments.perf $(ARGS)
 
-chaos: .venv/dev ## break what can break under load, overload the rest, and write docs/reliability.md (a quarter of an hour; root)
+chaos: .venv/dev ## inject faults and overload, and write docs/reliability.md (six minutes; root)
 	$(BIN)/python -m export
 	$(BIN)/python -m loadtest.experiments.chaos $(ARGS)
 	$(BIN)/python -m loadtest.reports.reliability
 
-hostile: .venv/dev ## do a server's worst to it, measure what a neighbour notices, and write docs/reliability.md (ten minutes)
+hostile: .venv/dev ## attack a server, measure the effect on another client, and write docs/reliability.md (ten minutes)
 	$(BIN)/python -m export
 	$(BIN)/python -m loadtest.experiments.hostile $(ARGS)
 	$(BIN)/python -m loadtest.reports.reliability
 
-soak: .venv/dev ## send all kinds of requests for 20 minutes, and watch memory, latency and errors
+soak: .venv/dev ## send mixed requests for 20 minutes, and write memory, latency and errors to docs/reliability.md
 	$(BIN)/python -m loadtest.experiments.soak $(ARGS)
 	$(BIN)/python -m loadtest.reports.reliability
 
@@ -81,16 +81,16 @@ audit: .venv/bin/python ## look for known vulnerabilities in the pinned dependen
 	$(BIN)/python -m pip install --quiet --target .audit pip-audit
 	PYTHONPATH=.audit $(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r requirements/serve.txt
 
-compat: .venv/dev .compat/newest/installed .compat/older/installed .compat/oldest/installed ## call a server by the SDKs of the field, and write docs/clients.md
+compat: .venv/dev .compat/newest/installed .compat/older/installed .compat/oldest/installed ## call a server with the supported SDKs, and write docs/clients.md
 	$(BIN)/python -m export
 	$(BIN)/python -m loadtest.experiments.compat
 	$(BIN)/python -m loadtest.reports.clients
 
-manifests: .venv/dev .manifests/installed ## build the manifests of kubernetes/, check them against schemas and policies, and load what autoscalers look at
+manifests: .venv/dev .manifests/installed ## build the Kubernetes manifests, validate them, and test the autoscaling metrics
 	@.manifests/venv/bin/python -m loadtest.experiments.manifests
 	$(BIN)/python -m pytest -o addopts=--import-mode=importlib tests/observability/test_autoscaling.py
 
-scale: .venv/dev ## kill and add Tritons behind one name, under load, and write down how fast that is noticed (a minute; root)
+scale: .venv/dev ## kill and add Tritons under load, and write docs/kubernetes.md (a minute; root)
 	$(BIN)/python -m export
 	$(BIN)/python -m loadtest.experiments.scale
 	$(BIN)/python -m loadtest.reports.scale
@@ -108,7 +108,7 @@ pictogram: .venv/dev ## train the image model of minilm-pictogram, and measure i
 	$(BIN)/python -m pictogram.train $(ARGS)
 	$(BIN)/python -m pictogram.evaluate
 
-images: .venv/dev ## build the images by buildah and serve and export with them (as root; a quarter of an hour)
+images: .venv/dev ## build the images with buildah, then serve and export with them (a quarter of an hour; root)
 	$(BIN)/python -m export
 	$(BIN)/python -m pytest -c tests/images/pytest.ini --rootdir . --confcutdir . tests/images
 

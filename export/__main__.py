@@ -207,9 +207,9 @@ class _Stages:
 def _report(entries: Sequence[Entry]) -> Table:
     table = Table(title="Compared with the reference", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
-    for column in ("in", "of"):
+    for column in ("precision", "measure"):
         table.add_column(column)
-    for column in ("worst", "mean", "allowed", "tokens/s", "MiB", "s"):
+    for column in ("worst", "mean", "allowed", "tokens/s", "MiB", "seconds"):
         table.add_column(column, justify="right")
     for entry in entries:
         size, seconds = f"{entry.proof['bytes'] / 2**20:.0f}", f"{entry.proof['seconds']:.0f}"

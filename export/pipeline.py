@@ -100,7 +100,7 @@ def _write_graph(spec: ModelSpec, tower: Tower, path: Path, progress: Progress) 
         progress(f"convert {tower.name} to fp16")
         fp16.convert(path)
     elif spec.computes_in == "int8":
-        progress(f"quantise {tower.name}")
+        progress(f"quantize {tower.name}")
         return int8.quantise(tower, path)
     return path
 

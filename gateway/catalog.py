@@ -56,7 +56,7 @@ class TextModel(TritonModel):
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Text that the model expects before inputs of a kind, by the name of the kind, such as "query"."""
     default_prompt: str = ""
-    """The prompt of inputs for which no kind is parameters."""
+    """The prompt of inputs that name no kind."""
     instructed: Mapping[str, str] = field(default_factory=dict)
     """Maps each prompt that contains an instruction to its form with the placeholder INSTRUCTION."""
     activation: str = "none"

@@ -58,7 +58,7 @@ class Monitor:
         if not self._is_live:
             return Problem("triton_unreachable", "Triton is not responding")
         if not self._catalog.models:
-            return Problem("no_models", "Triton serves no model that Conch exported")
+            return Problem("no_models", "Triton has no model that this gateway can serve")
         stale = dict.fromkeys(
             triton_model.name for triton_model in self._triton_models() if not self.is_ready(triton_model)
         )

@@ -214,7 +214,8 @@ def read_rows(tensors: Mapping[str, Array], fields: Sequence[Field], limits: Lim
 
     Raises:
         InvalidTensorsError: a length is not in 1..min(L, max_tokens), an id is not in the vocabulary, or the tensors
-            differ in rows. Checked here since the graph would answer garbage for the neighbours as well.
+            differ in rows. Checked here, because one invalid row would also corrupt the results
+            of the other rows.
     """
     rows = {name: len(tensors[name]) for field in fields for name in field.inputs}
     if len(set(rows.values())) > 1:
@@ -224,4 +225,5 @@ def read_rows(tensors: Mapping[str, Array], fields: Sequence[Field], limits: Lim
 
 def _check_range(name: str, values: Array, low: int, high: int | None) -> None:
     if values.min() < low or (high is not None and values.max() > high):
-        raise InvalidTensorsError(f"{name} must be in {low}..{'' if high is None else high}")
+        limits = f"at least {low}" if high is None else f"in {low}..{high}"
+        raise InvalidTensorsError(f"{name} must be {limits}")

@@ -144,7 +144,7 @@ def _entry(text: str) -> Entry:
             return Entry(None, network, port)
         if _is_name(host) and _network(host) is None and (match["network"] is None) == (network is None):
             return Entry(host.lower().rstrip("."), network, port)
-    raise ValueError(f"{text!r} is not a host name, an IP address or a network, each with an optional port")
+    raise ValueError(f"{text!r} is not a host name, IP address, network or NAME=NETWORK, each with an optional port")
 
 
 def _network(text: str) -> Network | None:

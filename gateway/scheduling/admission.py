@@ -98,8 +98,8 @@ class Queue:
         limit_s = math.inf if bulk else max(SMALL_WAIT_S, MIN_QUEUE_TOKENS / self.rate)
         if wait_s > limit_s or wait_s + own_s > self._max_wait_s:
             raise Overloaded(
-                "the server is overloaded: the request would wait too long in the queue; try again later",
-                headers={"retry-after": str(math.ceil(wait_s))},
+                "the server is overloaded: the request could not be answered in time; try again later",
+                headers={"retry-after": str(max(1, math.ceil(wait_s)))},
             )
 
     @contextmanager

@@ -60,29 +60,29 @@ def histogram(text: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Answer; the exit code is 1 where no number of replicas would do, or it is not looked for."""
+    """Print the estimate; the exit code is 1 if no number of replicas meets the target."""
     parser = argparse.ArgumentParser(prog="python -m loadtest.experiments.capacity", description=__doc__)
-    parser.add_argument("--rate", type=_positive, default=100, help="requests a second; by default %(default)s")
-    parser.add_argument("--texts", type=_count, default=1, help="in a request; by default %(default)s")
-    parser.add_argument("--lengths", default="16:6,64:3,200:1", help="tokens:weight,...; by default %(default)s")
+    parser.add_argument("--rate", type=_positive, default=100, help="requests per second (default: %(default)s)")
+    parser.add_argument("--texts", type=_count, default=1, help="texts per request (default: %(default)s)")
+    parser.add_argument("--lengths", default="16:6,64:3,200:1", help="tokens:weight,... (default: %(default)s)")
     parser.add_argument(
-        "--within", type=_positive, default=200, metavar="MS", help="in which answers must come; by default %(default)s"
+        "--within", type=_positive, default=200, metavar="MS", help="latency target (default: %(default)s)"
     )
     parser.add_argument(
         "--percentile",
         type=int,
         default=95,
         choices=PERCENTILES,
-        help="the share of answers, in percent, that must; by default %(default)s",
+        help="percentile of requests that must meet the target (default: %(default)s)",
     )
     parser.add_argument(
         "--cost",
         type=_cost,
         metavar="A:R:B",
-        help="milliseconds of an execution, and of each row and token in it, instead of what a benchmark's were",
+        help="cost of an execution, a row and a token in milliseconds, instead of the benchmark's",
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="of `make bench`; by default %(default)s")
-    parser.add_argument("--check", action="store_true", help="send what is simulated to a server here instead")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="results of `make bench` (default: %(default)s)")
+    parser.add_argument("--check", action="store_true", help="compare the simulation with a real server")
     arguments = parser.parse_args(given)
     if arguments.cost is None:
         results = msgspec.json.decode(arguments.results.read_bytes(), type=Results)
@@ -101,7 +101,8 @@ def main(given: Sequence[str] | None = None) -> int:
         demand = Demand(arguments.rate, arguments.texts, *histogram(arguments.lengths))
     except ValueError as exc:
         parser.error(f"--lengths {arguments.lengths}: {exc}")
-    print(f"by {source}; milliseconds: {', '.join(f'{value:g} for each {name}' for name, value in cost_ms.items())}")
+    costs = ", ".join(f"{value:g} per {name}" for name, value in cost_ms.items())
+    print(f"costs from {source}, in milliseconds: {costs}")
     try:
         found = plan(cost, demand, arguments.within / 1000, arguments.percentile)
     except TooManyError:
@@ -111,10 +112,10 @@ def main(given: Sequence[str] | None = None) -> int:
         print(f"no number of replicas answers {arguments.percentile} % within {arguments.within:g} ms")
         return 1
     latencies = ", ".join(f"p{one} {1000 * seconds:.0f} ms" for one, seconds in found.latency_s.items())
-    print(f"replicas: {found.replicas}, each of which computes {found.busy:.0%} of the time or more; {latencies}")
-    print(f"to do the work alone, however late, {fewest(cost, demand)}")
+    print(f"replicas: {found.replicas}, each busy at least {found.busy:.0%} of the time; {latencies}")
+    print(f"replicas for the throughput alone, without a latency target: {fewest(cost, demand)}")
     print(f"one request alone takes {1000 * alone_s(cost, demand):.0f} ms")
-    print("and one more, for when one is lost or replaced")
+    print("add one replica, for when one fails or is replaced")
     return 0
 
 

@@ -17,7 +17,7 @@ from loadtest.tools.benchmark import Run
 
 PAGE = Path("docs/performance.md")
 PICTURES = Path("docs/performance")
-TEXT_WORKLOADS = ("short-1", "short-16", "short-64", "mixed-16", "bulk-64", "bulk-256")
+TEXT_WORKLOADS = ("short-1", "short-16", "short-64", "mixed-16", "documents-16", "bulk-64", "bulk-256")
 CONCH = "conch"
 INT8 = "conch (int8)"
 COLOURS = {

@@ -36,7 +36,11 @@ GATEWAY = (
     ("info", "uvicorn.error", r"Shutting down|Finished server process \[\d+\]"),
     ("info", "gateway.request", "request"),
     # While Triton starts.
-    ("warning", "gateway.health", r"not ready: (Triton is not responding|Triton serves no model that Conch exported)"),
+    (
+        "warning",
+        "gateway.health",
+        r"not ready: (Triton is not responding|Triton has no model that this gateway can serve)",
+    ),
     ("warning", "gateway.health", r"not ready: no recent answer from [\w, -]+"),
     ("info", "gateway.health", "ready"),
     ("warning", "gateway.health", "not ready: the server is stopping"),

@@ -57,7 +57,7 @@ def test_missing_triton_is_reported(repository: Path, said: pytest.LogCaptureFix
 
 
 def test_triton_without_entries_is_reported(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
-    watch("127.0.0.1:1", tmp_path, said, "not ready: Triton serves no model that Conch exported", EmptyTriton)
+    watch("127.0.0.1:1", tmp_path, said, "not ready: Triton has no model that this gateway can serve", EmptyTriton)
 
 
 class Panic(BaseException):
@@ -77,8 +77,17 @@ class PanickingTriton(EmptyTriton):
 
 
 def test_monitor_survives_panics(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
-    watch("127.0.0.1:1", tmp_path, said, "not ready: Triton serves no model that Conch exported", PanickingTriton)
-    assert said.messages == ["checking Triton failed", "not ready: Triton serves no model that Conch exported"]
+    watch(
+        "127.0.0.1:1",
+        tmp_path,
+        said,
+        "not ready: Triton has no model that this gateway can serve",
+        PanickingTriton,
+    )
+    assert said.messages == [
+        "checking Triton failed",
+        "not ready: Triton has no model that this gateway can serve",
+    ]
     assert "said once" in said.text
 
 
