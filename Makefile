@@ -42,6 +42,7 @@ coverage: .venv/dev .generations/older/installed ## run all tests and report bra
 	$(COVERAGE) combine --quiet
 	$(COVERAGE) report --show-missing
 	@echo "left out, since they need a GPU:" && git grep -n "pragma: needs a GPU" -- '*.py' || true
+
 test: .venv/dev .generations/older/installed ## run all tests, those against a real Triton included
 	$(BIN)/python -m export
 	$(BIN)/python -m pytest

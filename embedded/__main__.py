@@ -14,6 +14,7 @@ from pathlib import Path
 
 from embedded.supervisor import Service, StartFailedError, Supervisor
 from embedded.triton import EXIT_TIMEOUT_S, LOOPBACK, Ports, Triton, UnsupportedError, check_ports
+from gateway.health import Code
 from gateway.settings import Settings, SettingsError
 
 GATEWAY_STOP_S = 4.0
@@ -113,7 +114,7 @@ def _is_ready(settings: Settings) -> bool:
     return answer is not None and answer[0] == http.HTTPStatus.OK
 
 
-def _problem(settings: Settings) -> str | None:
+def _problem(settings: Settings) -> Code | None:
     """The code that the gateway's readiness check reports; None if it is ready or does not answer."""
     answer = _get(settings, "/health/ready")
     return json.loads(answer[1]).get("code") if answer is not None else None

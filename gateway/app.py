@@ -28,6 +28,7 @@ from gateway.routes.cohere import COHERE
 from gateway.routes.http import Gateway, with_deadline
 from gateway.routes.metrics import show as show_metrics
 from gateway.routes.operation import Operation
+from gateway.routes.table import DOCUMENTED, OPERATIONS
 from gateway.scheduling import cores
 from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
@@ -57,7 +58,7 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
         drain: shutdown state, controlled by the server.
         spans: records traces.
     """
-    metrics = Metrics({operation.path for operation in openapi.DOCUMENTED})
+    metrics = Metrics({operation.path for operation in DOCUMENTED})
     keys = Keys(settings.api_keys, settings.api_keys_file)
     authenticate = Middleware(Authenticate, keys=keys, origins=settings.cors_origins)
     quotas = Quotas({"requests": settings.requests_per_minute, "tokens": settings.tokens_per_minute})
@@ -131,7 +132,7 @@ async def _running(settings: Settings, drain: Drain, spans: Spans, metrics: Metr
 
 def _api_routes(guards: Guards) -> Iterator[BaseRoute]:
     below: dict[str, list[BaseRoute]] = {prefix: [] for prefix in PREFIXES}
-    for operation in openapi.OPERATIONS:
+    for operation in OPERATIONS:
         prefix = next((one for one in PREFIXES if operation.path.startswith(f"{one}/")), "")
         if prefix and operation.dialect is PREFIXES[prefix]:
             below[prefix].append(_route(operation, operation.path.removeprefix(prefix)))

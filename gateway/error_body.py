@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from gateway.errors import Answer
+from gateway.errors import ErrorSpec
 
 
 class ErrorObject(Struct):
@@ -29,7 +29,7 @@ class Failure:
 
     kind: type[Exception]
     """A GatewayError; any other exception is a bug."""
-    answer: Answer
+    spec: ErrorSpec
     message: str
     param: str | None
     request_id: str
@@ -44,7 +44,7 @@ class Dialect:
 
 
 def _openai(failure: Failure) -> Struct:
-    error = ErrorObject(failure.message, failure.answer.type, failure.param, failure.answer.code)
+    error = ErrorObject(failure.message, failure.spec.type, failure.param, failure.spec.code)
     return ErrorResponse(error, failure.message)
 
 

@@ -45,7 +45,7 @@ class GatewayError(Exception):
         Args:
             message: one sentence that names the field and the limit.
             param: path of the invalid field, such as "input[3].text".
-            headers: response headers, in addition to those in ANSWERS.
+            headers: response headers, in addition to those in ERROR_SPECS.
         """
         super().__init__(message)
         self.headers = headers or {}
@@ -99,7 +99,7 @@ class DeadlineExceeded(GatewayError): ...
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ErrorSpec:
     """What a client receives for an error."""
 
     status: int
@@ -108,22 +108,24 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-INTERNAL = Answer(500, "server_error", "internal_error")
+INTERNAL = ErrorSpec(500, "server_error", "internal_error")
 
-ANSWERS: Mapping[type[GatewayError], Answer] = {
-    InvalidRequest: Answer(400, "invalid_request_error"),
-    InvalidKey: Answer(401, "authentication_error", "invalid_api_key", {"www-authenticate": "Bearer"}),
-    ForbiddenOrigin: Answer(403, "invalid_request_error", "forbidden_origin"),
-    ModelNotFound: Answer(404, "invalid_request_error", "model_not_found"),
-    NoSuchRoute: Answer(404, "invalid_request_error", "not_found"),
-    MethodNotAllowed: Answer(405, "invalid_request_error", "method_not_allowed"),
-    UnsupportedEncoding: Answer(415, "invalid_request_error", "unsupported_encoding", {"accept-encoding": "identity"}),
-    RequestTooLarge: Answer(413, "invalid_request_error", "request_too_large"),
-    QuotaExceeded: Answer(429, "rate_limit_error", "rate_limit_exceeded"),
-    Overloaded: Answer(429, "rate_limit_error", "overloaded", {"retry-after": "1"}),
-    ClientGone: Answer(499, "invalid_request_error", "client_gone"),  # nginx's status for it
-    TokenizerFailed: Answer(500, "server_error", "tokenizer_failed"),
-    InferenceFailed: Answer(502, "server_error", "inference_failed"),
-    NotReady: Answer(503, "server_error", "not_ready", {"retry-after": "1"}),
-    DeadlineExceeded: Answer(504, "server_error", "deadline_exceeded"),
+ERROR_SPECS: Mapping[type[GatewayError], ErrorSpec] = {
+    InvalidRequest: ErrorSpec(400, "invalid_request_error"),
+    InvalidKey: ErrorSpec(401, "authentication_error", "invalid_api_key", {"www-authenticate": "Bearer"}),
+    ForbiddenOrigin: ErrorSpec(403, "invalid_request_error", "forbidden_origin"),
+    ModelNotFound: ErrorSpec(404, "invalid_request_error", "model_not_found"),
+    NoSuchRoute: ErrorSpec(404, "invalid_request_error", "not_found"),
+    MethodNotAllowed: ErrorSpec(405, "invalid_request_error", "method_not_allowed"),
+    UnsupportedEncoding: ErrorSpec(
+        415, "invalid_request_error", "unsupported_encoding", {"accept-encoding": "identity"}
+    ),
+    RequestTooLarge: ErrorSpec(413, "invalid_request_error", "request_too_large"),
+    QuotaExceeded: ErrorSpec(429, "rate_limit_error", "rate_limit_exceeded"),
+    Overloaded: ErrorSpec(429, "rate_limit_error", "overloaded", {"retry-after": "1"}),
+    ClientGone: ErrorSpec(499, "invalid_request_error", "client_gone"),  # nginx's status for it
+    TokenizerFailed: ErrorSpec(500, "server_error", "tokenizer_failed"),
+    InferenceFailed: ErrorSpec(502, "server_error", "inference_failed"),
+    NotReady: ErrorSpec(503, "server_error", "not_ready", {"retry-after": "1"}),
+    DeadlineExceeded: ErrorSpec(504, "server_error", "deadline_exceeded"),
 }

@@ -13,7 +13,7 @@ from gateway.catalog import Catalog, ImageModel, TextModel, TritonModel
 from gateway.contract import SEGMENTS
 from gateway.drain import Drain
 from gateway.errors import GatewayError
-from gateway.images.pool import Pixels
+from gateway.images.preparation import Pixels
 from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
 from gateway.service.caller import Caller

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from export.manifest import ModelSpec
-from gateway.errors import ANSWERS
+from gateway.errors import ERROR_SPECS
 from gateway.routes.embeddings import EmbeddingRequest
 from gateway.routes.rerank import RerankRequest
 from loadtest.experiments.parity import CASES
@@ -61,7 +61,7 @@ def test_api_page_names_every_route_and_no_other() -> None:
 
 
 def test_api_page_names_every_status_and_code() -> None:
-    for answer in ANSWERS.values():
+    for answer in ERROR_SPECS.values():
         assert f"| {answer.status} | " + (f"`{answer.code}` |" if answer.code else "|") in API
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.errors import ParityError
+from export.errors import ExportError, ParityError
 from export.plans.measures import MEASURES, Vectors
 from export.plans.profiles import PlanSpec, Profile, Shape, cache_key, graph_hash, read_spec
 from export.plans.toolkit import Inputs, PlanError, Toolkit, format_shapes
@@ -67,7 +67,7 @@ def is_current(folder: Path, toolkit: Toolkit) -> bool:
     """Whether an entry has a plan, built from its graph and profiles as they are, by this TensorRT for this GPU."""
     try:
         return staleness(folder / "1", current_key(folder, toolkit)) is None
-    except FileNotFoundError:
+    except (FileNotFoundError, ExportError):
         return False
 
 

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from export.errors import ExportError
 from export.plans.measures import Tolerance
 
 BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
@@ -113,14 +114,22 @@ def write_spec(spec: PlanSpec, path: Path) -> None:
 
 
 def read_spec(path: Path) -> PlanSpec:
-    """Read what `write_spec` wrote."""
+    """Read what `write_spec` wrote.
+
+    Raises:
+        FileNotFoundError: there is no plan.json.
+        ExportError: another version of the export wrote it.
+    """
     content = json.loads(path.read_text())
-    profiles = tuple(
-        Profile({name: Shapes(*map(tuple, shapes)) for name, shapes in profile["inputs"].items()})
-        for profile in content.pop("profiles")
-    )
-    tolerance = Tolerance(**content.pop("tolerance"))
-    return PlanSpec(profiles, tolerance=tolerance, **content)
+    try:
+        profiles = tuple(
+            Profile({name: Shapes(*map(tuple, shapes)) for name, shapes in profile["inputs"].items()})
+            for profile in content.pop("profiles")
+        )
+        tolerance = Tolerance(**content.pop("tolerance"))
+        return PlanSpec(profiles, tolerance=tolerance, **content)
+    except (KeyError, TypeError) as exc:
+        raise ExportError(f"read: another version of the export wrote {path.name}; export the entry again") from exc
 
 
 def graph_hash(path: Path) -> str:

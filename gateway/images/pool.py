@@ -13,20 +13,16 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from gateway.errors import InvalidRequest
 from gateway.images.memory import MemoryLimit
-from gateway.images.preparation import Preparation
+from gateway.images.preparation import Pixels, Preparation
 from gateway.images.preprocess import BYTES_PER_PIXEL
 from gateway.images.worker import CPU_S, GO_ON, LENGTH_BYTES, Decoded, Job, Needed, Refused, packed
 from gateway.scheduling import cores
 from gateway.scheduling.turns import Account, Turns
 
 log = logging.getLogger(__name__)
-
-Pixels = NDArray[np.uint8]
-"""[3, H, W], RGB."""
 
 SPARE = 2
 """Processes in addition to one per core, for keys that have none: the kernel shares the cores between them."""

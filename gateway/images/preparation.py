@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL.Image import Resampling
+
+Pixels = NDArray[np.uint8]
+"""A prepared image: [3, H, W], RGB."""
 
 
 @dataclass(frozen=True, slots=True)

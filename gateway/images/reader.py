@@ -4,8 +4,8 @@ from gateway.errors import InvalidRequest
 from gateway.images.allowlist import Allowlist
 from gateway.images.data_uri import MAX_BYTES, MAX_CHARACTERS
 from gateway.images.fetch import Fetcher
-from gateway.images.pool import DecoderPool, Pixels
-from gateway.images.preparation import Preparation
+from gateway.images.pool import DecoderPool
+from gateway.images.preparation import Pixels, Preparation
 from gateway.scheduling.turns import Account, Turns
 
 MAX_FETCHES = 16

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.error_body import OPENAI, Dialect, Failure
-from gateway.errors import ANSWERS, INTERNAL, Answer, GatewayError, InvalidRequest, MethodNotAllowed, NoSuchRoute
+from gateway.errors import ERROR_SPECS, INTERNAL, ErrorSpec, GatewayError, InvalidRequest, MethodNotAllowed, NoSuchRoute
 from gateway.routes.http import json_response
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ async def gateway_error(request: Request, exc: Exception) -> Response:
     """Respond to a GatewayError."""
     assert isinstance(exc, GatewayError)  # noqa: S101 - it is registered for this class
     request.scope["state"]["record"].error = type(exc).__name__
-    response = _respond(request, type(exc), ANSWERS[type(exc)], exc.message, exc.param)
+    response = _respond(request, type(exc), ERROR_SPECS[type(exc)], exc.message, exc.param)
     response.headers.update(exc.headers)
     return response
 
@@ -51,11 +51,11 @@ async def internal_error(request: Request, exc: Exception) -> Response:
     return _respond(request, type(exc), INTERNAL, message, None)
 
 
-def _respond(request: Request, kind: type[Exception], failure: Answer, message: str, param: str | None) -> Response:
+def _respond(request: Request, kind: type[Exception], spec: ErrorSpec, message: str, param: str | None) -> Response:
     state = request.scope["state"]
     dialect: Dialect = state.get("dialect", OPENAI)
     response = json_response(
-        dialect.write(Failure(kind, failure, message, param, state["record"].request_id)), failure.status
+        dialect.write(Failure(kind, spec, message, param, state["record"].request_id)), spec.status
     )
-    response.headers.update(failure.headers)
+    response.headers.update(spec.headers)
     return response

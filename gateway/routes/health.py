@@ -6,7 +6,7 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.errors import ANSWERS, NotReady
+from gateway.errors import ERROR_SPECS, NotReady
 from gateway.health import Code
 from gateway.routes.http import Request, json_response
 from gateway.routes.operation import Operation
@@ -23,16 +23,16 @@ class Health(Struct, omit_defaults=True):
 
 
 async def live(_: Request) -> Response:
-    """Answer 200 as long as the process runs."""
+    """ErrorSpec 200 as long as the process runs."""
     return json_response(Health("live"))
 
 
 async def ready(request: Request) -> Response:
-    """Answer 200 if every model has answered an inference in the last seconds, otherwise 503 and the reason."""
+    """ErrorSpec 200 if every model has answered an inference in the last seconds, otherwise 503 and the reason."""
     problem = request.state["gateway"].monitor.problem()
     if problem is None:
         return json_response(Health("ready"))
-    return json_response(Health("not ready", problem.code, problem.reason), ANSWERS[NotReady].status)
+    return json_response(Health("not ready", problem.code, problem.reason), ERROR_SPECS[NotReady].status)
 
 
 OPERATIONS = tuple(

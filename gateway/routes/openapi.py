@@ -9,22 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import __version__
-from gateway.routes import cohere, embeddings, health, models, nim, rerank, tei
 from gateway.routes.operation import SHARED, Operation
+from gateway.routes.table import DOCUMENTED
 
 Schema = dict[str, Any]
-
-OPERATIONS = (
-    *embeddings.OPERATIONS,
-    *rerank.OPERATIONS,
-    *cohere.OPERATIONS,
-    *nim.OPERATIONS,
-    *tei.OPERATIONS,
-    *models.OPERATIONS,
-    *health.OPERATIONS,
-)
-"""All routes of the API."""
-DOCUMENTED = tuple(operation for operation in OPERATIONS if operation.is_documented)
 
 KEY = {"type": "http", "scheme": "bearer", "description": "An API key of the server, if it requires one."}
 AZURE_KEY = {

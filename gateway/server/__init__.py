@@ -1,0 +1,1 @@
+"""HTTP connections and the life of the process. `server.Server` is the entry point."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gateway.catalog import ImageModel, Model, TextModel
 from gateway.errors import InvalidRequest
-from gateway.images.pool import Pixels
+from gateway.images.preparation import Pixels
 from gateway.images.reader import Images
 from gateway.service import tokens
 from gateway.service.caller import Caller

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gateway.catalog import ImageModel
 from gateway.contract import PIXELS
-from gateway.images.pool import Pixels
+from gateway.images.preparation import Pixels
 from gateway.service import batches
 from gateway.service.batches import Batch
 from gateway.service.caller import Caller

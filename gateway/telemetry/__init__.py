@@ -1,0 +1,1 @@
+"""Logs, metrics and traces. `record.RequestRecord` holds all that is known of a request."""

@@ -64,8 +64,8 @@ class Metrics:
                 "stage_duration_seconds", "Time that requests spend in a stage.", SECONDS, "stage", "model"
             ).labels
         )
-        self._part_rows = cache(histogram("part_rows", "Rows per call to Triton.", ROWS, "model").labels)
-        self._part_tokens = cache(histogram("part_tokens", "Tokens per call to Triton.", TOKENS, "model").labels)
+        self._batch_rows = cache(histogram("batch_rows", "Rows per call to Triton.", ROWS, "model").labels)
+        self._batch_tokens = cache(histogram("batch_tokens", "Tokens per call to Triton.", TOKENS, "model").labels)
 
     def watch(self, state: Collector) -> None:
         """Also export the gauges of this collector."""
@@ -85,8 +85,8 @@ class Metrics:
         for stage, took_s in record.timings.times:
             self._stages(stage, model).observe(took_s)
         for call in record.timings.calls:
-            self._part_rows(call.model).observe(call.rows)
-            self._part_tokens(call.model).observe(call.tokens)
+            self._batch_rows(call.model).observe(call.rows)
+            self._batch_tokens(call.model).observe(call.tokens)
         if record.error:
             self._errors(model, record.error).inc()
         if record.ignored_fields:

@@ -1,0 +1,1 @@
+"""Texts to token ids. `loader.TokenizerLoader` gives the tokenizer of an entry."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from gateway.errors import ANSWERS
+from gateway.errors import ERROR_SPECS
 from loadtest.tools.workloads import workloads
 
 CLIENTS = 8
@@ -31,7 +31,7 @@ GRACE_S = 5
 BEFORE_S, AFTER_S = 2.0, 5.0
 RECOVERY_S = 60.0
 SETTINGS: Mapping[str, str] = {"GATEWAY_REQUEST_TIMEOUT": str(TIMEOUT_S)}
-HONEST = frozenset(answer.status for answer in ANSWERS.values() if answer.status in (429, 499, 502, 503, 504))
+HONEST = frozenset(answer.status for answer in ERROR_SPECS.values() if answer.status in (429, 499, 502, 503, 504))
 
 console = Console(highlight=False, width=200)
 

@@ -1,5 +1,5 @@
 from gateway import errors
-from gateway.errors import ANSWERS, MAX_QUOTED, GatewayError, quoted
+from gateway.errors import ERROR_SPECS, MAX_QUOTED, GatewayError, quoted
 
 
 def subclasses(error: type[GatewayError]) -> set[type[GatewayError]]:
@@ -7,16 +7,16 @@ def subclasses(error: type[GatewayError]) -> set[type[GatewayError]]:
 
 
 def test_every_error_has_a_status() -> None:
-    assert subclasses(GatewayError) == set(ANSWERS)
+    assert subclasses(GatewayError) == set(ERROR_SPECS)
 
 
 def test_the_tree_in_the_docstring_is_complete() -> None:
     assert errors.__doc__ is not None
-    assert all(error.__name__ in errors.__doc__ for error in ANSWERS)
+    assert all(error.__name__ in errors.__doc__ for error in ERROR_SPECS)
 
 
 def test_server_errors_are_5xx() -> None:
-    blamed = {answer.status // 100 for answer in ANSWERS.values() if answer.type == "server_error"}
+    blamed = {answer.status // 100 for answer in ERROR_SPECS.values() if answer.type == "server_error"}
     assert blamed == {5}
 
 

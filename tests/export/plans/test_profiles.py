@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from export.errors import ExportError
 from export.plans.measures import Tolerance
 from export.plans.profiles import (
     BUCKETS,
@@ -74,6 +75,12 @@ def test_spec_survives_its_file(tmp_path: Path) -> None:
     spec = PlanSpec(profiles, "cosine", Tolerance(2e-3, 1e-3), workspace_mib=1024)
     write_spec(spec, tmp_path / "plan.json")
     assert read_spec(tmp_path / "plan.json") == spec
+
+
+def test_plan_json_of_another_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text('{"profiles": [], "tolerance": 0.001}')
+    with pytest.raises(ExportError, match=r"another version of the export wrote plan\.json"):
+        read_spec(tmp_path / "plan.json")
 
 
 def test_hash_covers_the_graph_and_the_weights_beside_it(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import httpx2
 import pytest
 from openapi_spec_validator import validate
 
-from gateway.routes.openapi import OPERATIONS, document
+from gateway.routes.openapi import document
 from gateway.routes.operation import Operation
+from gateway.routes.table import OPERATIONS
 from tests.routes import served
 
 

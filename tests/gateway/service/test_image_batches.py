@@ -6,8 +6,7 @@ from PIL.Image import Resampling
 
 from gateway.catalog import ImageModel
 from gateway.errors import InvalidRequest
-from gateway.images.pool import Pixels
-from gateway.images.preparation import Preparation
+from gateway.images.preparation import Pixels, Preparation
 from gateway.service.image_batches import MAX_PREPARED_IMAGES, infer_images
 from tests.gateway.service.recording import RecordingTriton, caller
 

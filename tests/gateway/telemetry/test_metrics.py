@@ -61,8 +61,8 @@ def test_stages_and_calls_are_counted_separately(metrics: Metrics) -> None:
     assert value(text, "conch_stage_duration_seconds_sum", model="m", stage="queue") == 0.75
     assert value(text, "conch_stage_duration_seconds_count", model="m", stage="queue") == 2
     assert value(text, "conch_stage_duration_seconds_sum", model="m", stage="inference") == 2
-    assert value(text, "conch_part_rows_sum", model="tower") == 4
-    assert value(text, "conch_part_tokens_sum", model="tower") == 100
+    assert value(text, "conch_batch_rows_sum", model="tower") == 4
+    assert value(text, "conch_batch_tokens_sum", model="tower") == 100
 
 
 def test_gauges_show_the_state_of_the_gateway(client: httpx2.Client) -> None:

@@ -1,0 +1,14 @@
+"""All routes of the API. The router, /openapi.json and the metrics' labels are made from this table."""
+
+from gateway.routes import cohere, embeddings, health, models, nim, rerank, tei
+
+OPERATIONS = (
+    *embeddings.OPERATIONS,
+    *rerank.OPERATIONS,
+    *cohere.OPERATIONS,
+    *nim.OPERATIONS,
+    *tei.OPERATIONS,
+    *models.OPERATIONS,
+    *health.OPERATIONS,
+)
+DOCUMENTED = tuple(operation for operation in OPERATIONS if operation.is_documented)
