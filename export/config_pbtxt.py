@@ -118,7 +118,7 @@ _BACKENDS: Mapping[Backend, Callable[[pb.ModelConfig, Tower], None]] = {
 
 
 def _parameters(spec: ModelSpec, tower: Tower) -> Parameters:
-    """What the gateway and model.py read, and where the weights are from."""
+    """The parameters that the gateway and model.py read, and the source of the weights."""
     parameters: Parameters = {
         "role": tower.role.name,
         "aliases": spec.aliases,

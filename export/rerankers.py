@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 QUERY, DOCUMENT, INSTRUCTION = "{query}", "{document}", "{instruction}"
 BORDER = "{|}"
-"""Where no token crosses: what stands on its sides was tokenised apart when the model was trained."""
+"""A border that no token crosses: the texts on its two sides were tokenized separately in training."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairTemplate:
-    """What a row is made of, as text."""
+    """The template of a row, as text."""
 
     text: str
-    """With a place for the query and, behind it, one for the document."""
+    """The template with a place for the query, followed by one for the document."""
     instructed: str | None = None
     """The same with a place for an instruction, in place of the model's own; None where there is none."""
 
@@ -58,7 +58,7 @@ RERANKERS: Mapping[str, Reranker] = {
         false_token="no",  # noqa: S106
         sources=("Qwen/Qwen3-Reranker-*",),
     ),
-    # MxbaiRerankV2 of the package mxbai-rerank, which tokenises these parts one by one.
+    # MxbaiRerankV2 of the package mxbai-rerank, which tokenizes these parts one by one.
     "mxbai-rerank-v2": Reranker(
         PairTemplate(_MXBAI % "", _MXBAI % "instruction: {instruction}\n"),
         true_token="1",  # noqa: S106

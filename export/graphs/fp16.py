@@ -41,12 +41,12 @@ BOUNDED = frozenset({"LayerNormalization", "Softmax", "Sin", "Cos"})
 
 LIMIT = float(np.finfo(np.float16).max)
 CLAMPED = 2.0**15
-"""What a constant beyond fp16 becomes: half of the limit, so that adding a score does not overflow. As a mask it still
-leaves a softmax weight of 0."""
+"""The value that replaces constants beyond fp16: half of the limit, so that adding a score does not overflow. As a
+mask it still gives a softmax weight of 0."""
 LOWEST_WEIGHT = -1e30
-"""Below this are masks, the lowest fp32 or -inf."""
+"""Values below this are masks: the lowest fp32 or -inf."""
 SUFFIX: Mapping[int, str] = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "half"}
-"""Of the names of what is added, by its type."""
+"""The suffix of the names of added tensors, by type."""
 INLINE_BYTES = 1024
 """Smaller tensors stay in the graph's file, where shape inference reads them."""
 
@@ -107,7 +107,7 @@ class _Rewriting:
         }
         """The types, as they are now, of fp32 tensors that are not constants."""
         self.wide = set(self.computed)
-        """Those that keep in fp32 what follows them."""
+        """The tensors whose consumers stay in fp32."""
         self.angles = _angles(graph)
         self.outputs = {value.name for value in graph.output}
         self.nodes: list[NodeProto] = []
@@ -208,7 +208,7 @@ def _constant(tensor: TensorProto, name: str, target: str, precision: int) -> Te
     """A constant of the given type.
 
     Raises:
-        SourceError: it has several values, and one that is no mask is beyond fp16.
+        SourceError: it has several values, and one of them is beyond fp16 and not a mask.
     """
     values = numpy_helper.to_array(tensor)
     if precision == TensorProto.FLOAT16:

@@ -23,7 +23,7 @@ lowest float32, it survives a cast to float16."""
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the T tokens of N packed rows stand; L is the length of the longest row."""
+    """The positions of the T tokens of N packed rows; L is the length of the longest row."""
 
     length: Tensor
     """int64 [N], the tokens of each row, at least 1."""
@@ -61,7 +61,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """Which tokens of its row a token sees."""
+    """The tokens of its row that a token attends to."""
 
     causal: bool = False
     """Only itself and those before."""
@@ -164,7 +164,7 @@ class RowAttention:
         return hidden if self.layout is None else self.layout.pack(hidden)[None]
 
     def _places(self) -> list[Tensor]:
-        """Of the queries of each slice, int64 [S] each; none is empty, so that the last place may be there twice."""
+        """The places of each slice's queries, int64 [S] each. No slice is empty, so the last place may occur twice."""
         width = self.width
         size = (width + self.slices - 1) // self.slices
         column = columns(size)

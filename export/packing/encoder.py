@@ -1,7 +1,7 @@
 """A transformers encoder or decoder that computes rows: on real tokens only, where its family allows.
 
 Rows of different length are concatenated into one sequence of T tokens, so every per-token operation (embeddings,
-linear layers, normalisation: nearly all of the work) runs on exactly T tokens. Only attention needs rows: it scatters
+linear layers, normalization: nearly all of the work) runs on exactly T tokens. Only attention needs rows: it scatters
 queries, keys and values to a padded [N, H, L, d] and gathers the result back.
 """
 
@@ -75,7 +75,7 @@ PATCHES: Mapping[str, Patch] = {
 }
 """By `model_type`. All other families attend through transformers' table of attention functions."""
 SLICEABLE = (in_interface, _t5)
-"""Those that leave the scores to `RowAttention`."""
+"""The patches that leave the scores to `RowAttention`."""
 
 
 def first_position(model: Model) -> int:
@@ -93,7 +93,7 @@ COUNTING = "create_position_ids_from_input_ids"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How an encoder computes rows."""
+    """The form in which an encoder computes rows."""
 
     packed: bool
     """Real tokens only, rows one behind the other; otherwise rows padded to the longest."""
@@ -115,7 +115,7 @@ IMPOSSIBLE = (
     TypeError,
     ValueError,
 )
-"""What the code of a model raises in a form that it does not allow."""
+"""The exceptions that a model's code raises in a form that it does not support."""
 
 
 class RowEncoder(torch.nn.Module):
@@ -163,7 +163,7 @@ class RowEncoder(torch.nn.Module):
 
     @property
     def heads(self) -> int:
-        """Of its attention; 0 for a model without."""
+        """The number of attention heads; 0 for a model without attention."""
         return int(getattr(self.model.config, "num_attention_heads", 0))
 
     @property

@@ -43,7 +43,7 @@ class Row(msgspec.Struct, frozen=True):
     """The name of its distribution."""
     version: str
     setting: str
-    """What makes it talk to Conch."""
+    """The setting that points the client to Conch."""
     call: str
     passed: bool
 

@@ -48,7 +48,7 @@ class Phase(msgspec.Struct, frozen=True):
 
     name: str
     shares: dict[str, float]
-    """Of the calls, by the number of the Triton that answered them."""
+    """Shares of the calls, by the number of the Triton that answered them."""
     requests: int
     not_correct: int
     latest_ms: float
@@ -73,12 +73,12 @@ class Pod:
     ports: Ports
 
     def calls(self) -> float:
-        """That it has answered: each of the load's is a row."""
+        """The number of calls that it has answered; each call of the load is one row."""
         return counted(self.ports.metrics, host=address(self.number))["rows"]
 
 
 def address(number: int) -> str:
-    """Of a Triton: all of 127.0.0.0/8 is this machine."""
+    """The address of a Triton; all of 127.0.0.0/8 is this machine."""
     return f"127.0.0.{10 + number}"
 
 

@@ -23,7 +23,7 @@ from loadtest.tools.workloads import Workload, workloads
 RESULTS = STORED / "soak.json"
 SHARE = 0.7
 PARTS: Mapping[str, float] = {"mixed-16": 0.5, "rerank": 0.3, "images": 0.2}
-"""Of the time that the server has, by workload."""
+"""Shares of the server's time, by workload."""
 PEAK_S = 8.0
 MINUTE_S = 60.0
 
@@ -31,11 +31,11 @@ console = Console(highlight=False, width=140)
 
 
 class Minute(msgspec.Struct, frozen=True):
-    """What was seen in a minute."""
+    """The measurements of one minute."""
 
     minute: int
     statuses: dict[str, int]
-    """Of all answers, or the name of what went wrong instead."""
+    """The number of answers by status, or by the name of the error instead."""
     p50_ms: dict[str, float]
     p99_ms: dict[str, float]
     """By workload."""

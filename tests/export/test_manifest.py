@@ -67,8 +67,8 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[a]\nsource = 'b'", "models.toml [a] task: is missing"),
-        ("[a]\ntask = 'text-embedding'", "models.toml [a] source: is missing"),
+        ("[a]\nsource = 'b'", "models.toml [a] task: required"),
+        ("[a]\ntask = 'text-embedding'", "models.toml [a] source: required"),
         (
             "[a]\ntask = 'text-embeding'\nsource = 'b'",
             "[a] task: 'text-embeding' is not one of text-embedding, cross-encoder, ",

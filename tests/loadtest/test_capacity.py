@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from export.packing import memory
-from loadtest.experiments.capacity import SCATTERED, fit, histogram, main
+from loadtest.experiments.capacity import SINGLE_ARRIVAL_FACTOR, fit, histogram, main
 from loadtest.experiments.capacity_check import RESULTS, Results
 from loadtest.reports.capacity import PAGE, table
 from loadtest.tools import benchmark
@@ -41,7 +41,7 @@ def test_executions_are_as_large_as_those_of_exported_models() -> None:
 def test_cost_is_found_again_in_runs_that_it_made_and_is_higher_for_scattered_requests() -> None:
     found = fit([run(*seen) for seen in ((1, 20), (8, 150), (20, 400), (7, 500), (19, 1300))])
     costs = np.array([found.execution_s, found.row_s, found.token_s])
-    assert costs / SCATTERED == pytest.approx([0.002, 0.0005, 0.00005])
+    assert costs / SINGLE_ARRIVAL_FACTOR == pytest.approx([0.002, 0.0005, 0.00005])
 
 
 def test_handover_is_what_waiting_clients_need_beyond_two_executions() -> None:
