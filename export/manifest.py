@@ -64,7 +64,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     image_source: str | None = None
     """The folder of the image tower, for image-text models made of two; `source` is then the text tower's."""
     image_revision: str | None = None
-    """As `revision`, for `image_source`."""
+    """Like `revision`, for `image_source`."""
     backend: Backend = "python"
     precision: Precision | None = None
     """One of PRECISIONS, the first by default."""
@@ -83,7 +83,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     true_token: Annotated[str, Meta(min_length=1)] | None = None
     """The answer of a decoder reranker that means relevant."""
     false_token: Annotated[str, Meta(min_length=1)] | None = None
-    """The one that means the opposite; without it the logit of the other is the score."""
+    """The answer that means not relevant. Without it the logit of `true_token` is the score."""
     allow_pickle: bool = False
     """Whether weights may be read from a pickle, which runs code of its author."""
     allow_remote_code: bool = False

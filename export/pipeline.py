@@ -36,7 +36,7 @@ def make(spec: ModelSpec, sources: Sources, scratch: Path, repository: Path, pro
         sources: what it is made of.
         scratch: the folder to write to.
         repository: the final folder of the entries; TensorRT's timing caches are stored beside it.
-        progress: told of each stage.
+        progress: called with each stage.
 
     Raises:
         ExportError: a stage failed.

@@ -24,7 +24,7 @@ def build(spec: ModelSpec, repository: Path, progress: Progress, run: Run = here
     Args:
         spec: the model's table.
         repository: the folder of entries; those of this model are replaced as a whole, once all are verified.
-        progress: told of each stage before it begins.
+        progress: called with each stage before it begins.
         run: calls what reads the model, perhaps in another process, as `isolation.run` does.
 
     Raises:

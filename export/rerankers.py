@@ -15,7 +15,7 @@ class PairTemplate:
     text: str
     """The template with a place for the query, followed by one for the document."""
     instructed: str | None = None
-    """The same with a place for an instruction, in place of the model's own; None where there is none."""
+    """The template with a place for an instruction instead of the model's own; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Reranker:
     true_token: str
     """The answer that means relevant."""
     false_token: str | None
-    """The one that does not; without it the logit of the other is the score."""
+    """The answer that means not relevant. Without it the logit of `true_token` is the score."""
     sources: Sequence[str]
     """Patterns of their names on the hub."""
 
@@ -77,4 +77,4 @@ RERANKERS: Mapping[str, Reranker] = {
         sources=("BAAI/bge-reranker-v2-gemma",),
     ),
 }
-"""By the name that a table's `template` may have."""
+"""The known rerankers, by the name that a table's `template` may have."""

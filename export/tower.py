@@ -15,7 +15,7 @@ class Vocabulary:
     """The tokenizer of a tower."""
 
     tokenizer: Tokenizer
-    """Without padding and truncation: the gateway cuts."""
+    """The tokenizer without padding and truncation, since the gateway truncates."""
     size: int
     """Ids are below this."""
     max_tokens: int

@@ -129,7 +129,7 @@ STYLES: Mapping[str, Style] = {
         "Twitter, https://github.com/jdecked/twemoji",
     ),
 }
-"""By name. Share-alike sets (openmoji, emojione-v1) are left out."""
+"""The styles by name. Share-alike sets (openmoji, emojione-v1) are left out."""
 HELD_OUT = "twemoji"
 """Never trained on: what the tower is measured on."""
 

@@ -214,7 +214,7 @@ def _loss(vectors: Tensor, concept: Tensor, data: Data, stage: Stage, scale: Ten
 
     Args:
         vectors: unit vectors of images [n, d].
-        concept: of each [n].
+        concept: the concept of each, [n].
         data: the texts; each concept goes by one of its captions, drawn at random for each batch.
         stage: what weighs how much.
         scale: factor on cosines.

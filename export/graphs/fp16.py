@@ -99,7 +99,7 @@ class _Rewriting:
     def __init__(self, graph: GraphProto, types: Mapping[str, int]) -> None:
         self.graph = graph
         self.types = types
-        """As they were, all of them."""
+        """The types of all tensors before the conversion."""
         self.constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
         self.constants |= {node.output[0]: node.attribute[0].t for node in graph.node if _is_constant(node)}
         self.computed: dict[str, int] = {
@@ -150,7 +150,7 @@ class _Rewriting:
                     self.computed[name] = TensorProto.FLOAT
 
     def _precision(self, node: NodeProto) -> int:
-        """In which type to compute the node."""
+        """The type in which to compute the node."""
         if node.op_type in NARROW and not self.angles.intersection(node.output):
             return TensorProto.FLOAT16
         is_square = node.op_type == "Mul" and node.input[0] == node.input[1]

@@ -162,7 +162,7 @@ AGAIN: Mapping[str, tuple[Keys, ...]] = {
     "rotary_emb_base": (("rope_parameters", "rope_theta"),),
     "type": (("rope_type",),),
 }
-"""Older names, and where what was loaded may hold the same value, seen from where they stand."""
+"""Older keys, and the relative paths at which the loaded config may hold the same value."""
 HEADS = re.compile(
     r"^(cls|(pre_)?classifier|classification_head|decoder\.(bias|weight)|dense\.(bias|weight)|\w+_predictions|embed_out"
     r"|(generator_)?lm_head|head|(\w+\.)?pooler|predictions|qa_outputs|score|seq_relationship|sop_classifier|vocab_\w+)\b"

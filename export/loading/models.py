@@ -32,8 +32,8 @@ def loading(spec: ModelSpec, key: str = "source", folder: Path | None = None) ->
 
     Args:
         spec: the model's table.
-        key: of it.
-        folder: of the files; where newer libraries saved it, the error says so.
+        key: the key of the source in it.
+        folder: the folder of the files; if newer libraries saved it, the error says so.
     """
     logging.set_verbosity_error()  # type: ignore[no-untyped-call] # it lists the weights of heads that are not asked for
     logging.disable_progress_bar()  # type: ignore[no-untyped-call] # the export shows its own
@@ -72,8 +72,8 @@ def load_model(spec: ModelSpec, kind: Model, folder: Path, key: str = "source", 
     Args:
         spec: the model's table.
         kind: the class.
-        folder: of transformers.
-        key: of the table, for errors.
+        folder: a transformers folder.
+        key: the key of the table, for errors.
         own: prefixes of weights in the folder that are not the model's, and that the caller reads.
 
     Raises:

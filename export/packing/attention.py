@@ -64,16 +64,16 @@ class Sight:
     """The tokens of its row that a token attends to."""
 
     causal: bool = False
-    """Only itself and those before."""
+    """Whether it attends only to itself and to earlier tokens."""
     window: int | None = None
-    """Only those less than this many places away."""
+    """It attends only to tokens less than this many places away."""
 
     def mask(self, attended: Tensor, place: Tensor | None = None) -> Tensor:
         """Broadcastable to bool [N, 1, S, L], queries by keys.
 
         Args:
             attended: the keys that may be seen at all, bool [N, L].
-            place: of the queries in their rows, int64 [S]; by default, all of them.
+            place: places of the queries in their rows, int64 [S]; by default, all of them.
         """
         seen = attended[:, None, None, :]
         column = columns(attended.shape[1])
@@ -120,8 +120,8 @@ class RowAttention:
             query: [1, H, T, d] packed, or [N, H, L, d] padded.
             key: the same, with H or a divisor of it for heads.
             value: as key.
-            sight: of every token.
-            scale: of the scores.
+            sight: the sight of every token.
+            scale: the factor on the scores.
             softcap: scores are squashed to between this and its negative (Gemma 2, arXiv 2408.00118, section 2).
             bias: broadcastable to [N, H, L, L], added to the scores (T5, arXiv 1910.10683, section 2.1).
 

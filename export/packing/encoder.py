@@ -73,7 +73,7 @@ PATCHES: Mapping[str, Patch] = {
     "mpnet": _mpnet,
     **dict.fromkeys(("mt5", "t5", "umt5"), _t5),
 }
-"""By `model_type`. All other families attend through transformers' table of attention functions."""
+"""The patches by `model_type`. All other families attend through transformers' table of attention functions."""
 SLICEABLE = (in_interface, _t5)
 """The patches that leave the scores to `RowAttention`."""
 
@@ -98,13 +98,14 @@ class Form:
     packed: bool
     """Real tokens only, rows one behind the other; otherwise rows padded to the longest."""
     patch: Patch | None
-    """Makes it attend by rows; None for its own attention, which is told by a mask."""
+    """Makes it attend by rows; None for its own attention with a mask."""
 
 
 PROBE = (5, 19, 12)
 """Lengths of the rows that tell whether a form is exact."""
 INEXACT = 1e-3
-"""In proportion to the largest value: far more than rounding, far less than what a token of another row makes."""
+"""The largest error of an exact form, relative to the largest value: far above rounding, and far below the effect of
+a token of another row."""
 IMPOSSIBLE = (
     AssertionError,
     AttributeError,

@@ -60,7 +60,7 @@ POOLINGS: Mapping[str, Pooling] = {
     "mean_sqrt_len_tokens": _mean_sqrt_len_tokens,
     "weightedmean": _weighted_mean,
 }
-"""By the name that sentence-transformers gives them: token vectors [N, L, D] to [N, D]."""
+"""The poolings by their name in sentence-transformers: token vectors [N, L, D] to [N, D]."""
 
 
 Features = dict[str, Any]
@@ -188,9 +188,9 @@ class LateInteraction(torch.nn.Module):
         """Compare the token vectors of an encoder.
 
         Args:
-            encoder: of both sides.
-            projection: of the token vectors, [..., D] to [..., E].
-            expand: a query to what stands for it.
+            encoder: the encoder of both sides.
+            projection: applied to the token vectors, [..., D] to [..., E].
+            expand: replaces a query by its expansion.
             skipped: ids of tokens that do not count, such as punctuation, by side: "query" and "document".
         """
         super().__init__()

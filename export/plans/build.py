@@ -78,7 +78,7 @@ def build_plan(folder: Path, toolkit: Toolkit, times: Path, progress: Callable[[
         folder: the entry.
         toolkit: TensorRT on the GPU that will serve.
         times: the file of the timing cache, which is written too.
-        progress: told of each stage.
+        progress: called with each stage.
 
     Raises:
         ExportError: a stage failed; the entry has no plan then.

@@ -48,7 +48,7 @@ class Tokens:
 
     @property
     def name(self) -> str:
-        """The graph's input by which it is recognised."""
+        """The graph's input by which it is recognized."""
         return self.ids
 
     @property

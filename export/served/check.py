@@ -45,7 +45,7 @@ def check_served(
         spec: a table of the manifest, whose entries are in the repository.
         repository: the folder of entries, whose proofs say in which precision is served.
         gateway: serves the model under the name of its table.
-        progress: told of each step.
+        progress: called with each step.
         run: calls what reads the source, perhaps somewhere else, as `isolation.run` does.
 
     Returns:

@@ -69,8 +69,8 @@ def questions(spec: ModelSpec, sources: Sources, limits: Limits, progress: Calla
     Args:
         spec: the table of a model whose source the export has accepted.
         sources: what it is made of.
-        limits: of what is served.
-        progress: told of each question.
+        limits: the limits of the served model.
+        progress: called with each question.
 
     Returns:
         Questions, as what JSON is made of.
@@ -219,7 +219,7 @@ def _predictor(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, 
 def _answerer(spec: ModelSpec, folder: Path, named: Reranker | None, limits: Limits) -> Predict:
     """A scorer of pairs by a decoder: the sigmoid of its answer's logit, less the other answer's if there are two.
 
-    A document is cut as the model card of Qwen3-Reranker cuts it: what stands around it stays whole.
+    A document is truncated as in the model card of Qwen3-Reranker: the text around it stays whole.
     """
     model, tokenizer = load_model(spec, AutoModelForCausalLM, folder), load_tokenizer(spec, folder)
     template = named.template if named is not None else PairTemplate(spec.template or "")

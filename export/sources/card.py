@@ -27,13 +27,13 @@ class Card:
     """The facts that a model card states."""
 
     license: str | None = None
-    """Its identifier, as the hub spells them; the name that a license of no identifier goes by."""
+    """The identifier of the license, as the hub spells it, or the name of a license without one."""
     pipeline: str | None = None
     """The hub's task, such as text-ranking."""
     tags: frozenset[str] = frozenset()
-    """In lower case."""
+    """The card's tags, in lower case."""
     text: str = ""
-    """All of it."""
+    """The whole card."""
 
     @property
     def poolings(self) -> tuple[Pooling, ...]:

@@ -26,7 +26,7 @@ _MODEL_TYPES: Mapping[str, Task] = {
     "CrossEncoder": "cross-encoder",
     "MultiVectorEncoder": "late-interaction",
 }
-"""By the class that saved a folder of sentence-transformers."""
+"""The task by the class that saved a folder of sentence-transformers."""
 _MODULES: Mapping[str, Task] = {
     "CausalScoreHead": "cross-encoder",
     "LogitScore": "cross-encoder",
@@ -35,7 +35,7 @@ _MODULES: Mapping[str, Task] = {
     "Router": "text-embedding",
     "StaticEmbedding": "text-embedding",
 }
-"""By a module that only one task has, for folders that do not name the class."""
+"""The task by a module that only one task has, for folders that do not name the class."""
 _SPARSE = {"IDF", "MLMTransformer", "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling"}
 _EMBEDDERS = {"feature-extraction", "sentence-similarity"}
 """The hub's names for what an embedding model does; a card of SPLADE or ColBERT has them too."""
@@ -67,8 +67,8 @@ def inspect(name: str, folder: Path, given: Mapping[str, object]) -> Inspection:
     """Infer the keys of a model's table.
 
     Args:
-        name: of the table, for messages.
-        folder: of the source, without its weights perhaps.
+        name: the name of the table, for messages.
+        folder: the folder of the source; weights may be absent.
         given: the keys that the user has named; they are not inferred.
 
     Raises:
@@ -100,7 +100,7 @@ class _Facts:
     modules: tuple[str, ...]
     """The names of the classes that modules.json lists, without their packages."""
     module_configs: tuple[Mapping[str, Any], ...]
-    """As `modules`: what is in each one's config.json, except the transformer's own."""
+    """The config.json of each of `modules`, except the transformer's own."""
     settings: Mapping[str, Any]
     """config_sentence_transformers.json."""
     stanford: Mapping[str, Any]

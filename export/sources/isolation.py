@@ -37,7 +37,7 @@ RAISED: Mapping[str, type[Exception]] = {
 """The exceptions that a process may report; any other becomes a SourceError."""
 
 Progress = Callable[[str], None]
-"""Told of each stage before it begins, and again after each of its steps if it has some."""
+"""A function that is called before each stage, and again after each step of the stage."""
 Run = Callable[[Callable[..., Any], Sequence[Any], Progress], Any]
 """Calls a function with arguments, of which progress is the last."""
 
@@ -103,13 +103,13 @@ _CONTEXT = get_context("forkserver")
 
 
 def run(allowed: Limits, function: Callable[..., Any], arguments: Sequence[object], progress: Progress) -> Any:  # noqa: ANN401
-    """Call a function, whose last argument is told of progress, in a process of its own.
+    """Call a function in a separate process. Its last argument is a callable for progress.
 
     Args:
         allowed: what it may take.
-        function: of a module; what it returns goes through JSON.
+        function: a function of a module; its result is sent as JSON.
         arguments: its first ones, which can be pickled.
-        progress: told here what the function tells.
+        progress: called here with the function's messages.
 
     Returns:
         What the function returns.
@@ -213,7 +213,7 @@ def _work(sender: Connection, logs: Path, function: Callable[..., Any], argument
     except (ExportError, OSError) as exc:
         known = (name for name, kind in RAISED.items() if isinstance(exc, kind))
         send({"error": next(known, "SourceError"), "message": str(exc)})
-    except BaseException as exc:  # noqa: BLE001 - a panic of tokenizers is no Exception
+    except BaseException as exc:  # noqa: BLE001 - a panic of tokenizers is not an Exception
         send({"error": "SourceError", "message": f"source: cannot be exported: {_reason(exc)}"})
 
 
@@ -227,7 +227,7 @@ def _reason(exc: BaseException) -> str:
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 SECCOMP_MODE_FILTER = 2
 SOCKET: Mapping[str, tuple[int, int]] = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
-"""By machine: the kernel's name for it (AUDIT_ARCH_*, linux/audit.h) and its number of the system call `socket`."""
+"""The kernel's constant (AUDIT_ARCH_*, linux/audit.h) and the number of the system call `socket`, by machine."""
 IO_URING_SETUP = 425
 FIRST_X32 = 0x40000000
 LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
@@ -267,7 +267,7 @@ def _filter(architecture: int, number: int) -> bytes:
 
 
 def refuse_sockets(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook that stands in for a filter."""
+    """The audit hook that replaces a filter."""
     if event == "socket.__new__" and arguments[1] != socket.AF_UNIX:
         raise PermissionError("network access is disabled")
 

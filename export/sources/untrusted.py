@@ -2,7 +2,7 @@
 
 Libraries run what a folder names in many ways: a class by its import path, a file beside the weights, a pickle instead
 of safetensors, another model by its path. All JSON of a folder is therefore looked through first, wherever it lies, and
-held against lists of what may stand there.
+checked against lists of allowed values.
 """
 
 import importlib.metadata
@@ -182,7 +182,7 @@ def inspect(spec: ModelSpec, key: str, path: Path) -> frozenset[str]:
 
 
 def files(spec: ModelSpec, key: str, path: Path) -> frozenset[str]:
-    """Only see that a folder holds nothing but files, of sizes that can be read; returns them, as `inspect` does.
+    """Check only that a folder holds nothing but files of readable sizes; returns them, as `inspect` does.
 
     Raises:
         SourceError: a file is not a regular one, leads out of the folder or is too large.

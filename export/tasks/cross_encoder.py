@@ -157,7 +157,7 @@ def _logit_score(spec: ModelSpec, named: Reranker | None, tokenizer: Model) -> L
 
 
 def _has_segments(spec: ModelSpec, reference: Model, template: PairTemplate | None) -> bool:
-    """Whether sentence-transformers has the model told which of a pair's tokens are the document's.
+    """Whether sentence-transformers passes the model token types, which mark the document's tokens of a pair.
 
     It does so as the class of the folder's tokenizer does, whatever the model could take.
 
@@ -312,7 +312,7 @@ def _split(text: str) -> dict[str, str]:
 
 
 def _parts(words: Vocabulary, text: str) -> list[Ids]:
-    """The ids of what stands between borders."""
+    """The ids of the texts between borders."""
     parts = text.split(BORDER)
     return [np.array(words.tokenizer.encode(part, add_special_tokens=False).ids, np.int64) for part in parts]
 
@@ -351,7 +351,7 @@ class Pairs:
 
 
 def _prove_texts(spec: ModelSpec, reference: Model, pairs: Pairs, tower: Tower) -> None:
-    """Compare rows with what sentence-transformers makes of the same texts, and the score of one.
+    """Compare rows with those of sentence-transformers for the same texts, and the score of one.
 
     Raises:
         SourceError: they differ, as for settings of a folder that are not read.

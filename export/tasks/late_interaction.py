@@ -257,7 +257,7 @@ def _most_of_query(transformer: Model, words: Vocabulary) -> int | None:
 def _vectors(reference: Model, ids: Array, task: str, expansion: Expansion | None) -> Tensor:
     """The vectors of the tokens that count, [L, D], by the reference's own modules.
 
-    Its features are those that `Transformer.preprocess` makes of a text.
+    Its features are those of `Transformer.preprocess` for a text.
     """
     given = torch.from_numpy(ids)
     added = torch.zeros_like(given, dtype=torch.bool)

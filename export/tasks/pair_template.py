@@ -65,13 +65,13 @@ def _check(spec: ModelSpec, template: PairTemplate) -> None:
 
 PLACE = re.compile("|".join(map(re.escape, (QUERY, DOCUMENT, INSTRUCTION))))
 SENTINELS = ("QUERYzqxj", "DOCUMENTzqxj", "INSTRUCTIONzqxj")
-"""Nothing that a template holds, or changes the case or the spaces of."""
+"""Texts that no template contains, and whose case and spaces no template changes."""
 PROBE = ("\n a <b> & {c} ", " 'd'\n\n{{ e }} ", " \tf \n")
 """A text that a template must leave unchanged; otherwise every text would have to be changed in the same way."""
 
 
 def of_chat(spec: ModelSpec, transformer: Transformer, prompt: str = "") -> PairTemplate:
-    """The template that a folder's chat template makes of pairs, as sentence-transformers has it rendered.
+    """The template of pairs that a folder's chat template renders, as sentence-transformers calls it.
 
     Raises:
         SourceError: it cannot be rendered, or is not a fixed text around its values.
@@ -119,7 +119,7 @@ def _options(transformer: Transformer) -> dict[str, Any]:
 
 
 def _render(transformer: Transformer, query: str, document: str, prompt: str) -> str:
-    """As `Transformer.preprocess` does: a message for each side, and one of the system for the prompt."""
+    """The messages of `Transformer.preprocess`: one for each side, and a system message for the prompt."""
     formatter = transformer.input_formatter
     messages = formatter.pair_to_messages((query, document))
     if prompt:

@@ -99,7 +99,7 @@ def cut(attention: Attention, rows: Sequence[int], lengths: Sequence[int]) -> li
     """Cut rows into batches whose scores there is memory for: the longest with the shortest, and so on.
 
     Args:
-        attention: of the graph.
+        attention: the graph's attention.
         rows: their places among `lengths`.
         lengths: tokens of every row.
     """

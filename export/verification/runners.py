@@ -79,7 +79,7 @@ class OnnxRuntime:
 
         Args:
             graph: an ONNX file.
-            fields: of its rows.
+            fields: the fields of its rows.
             precision: that the graph was written in.
             ragged: whether Triton concatenates rows of different length; otherwise each batch has one.
         """
@@ -113,7 +113,7 @@ def cuda_options(fields: Sequence[Field]) -> dict[str, str]:
 
     The number of tokens is new in every batch: the arena would keep its peak, and a search for the fastest convolution
     would start again. Products of TF32 have 10 bits of mantissa, which for some rerankers is not fp32 and for positions
-    is not enough. Images stand it, and cuDNN has no convolution in fp16 without.
+    is not enough. It is enough for images, and cuDNN has no convolution in fp16 without it.
     """
     is_text = any(isinstance(field, Tokens) for field in fields)
     return {

@@ -28,7 +28,7 @@ console = Console(highlight=False)
 
 
 class Run(msgspec.Struct, frozen=True):
-    """The same texts, sent in one way."""
+    """A measurement of one batch size and concurrency."""
 
     batch: int
     at_once: int

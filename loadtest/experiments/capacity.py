@@ -90,8 +90,8 @@ def main(given: Sequence[str] | None = None) -> int:
         source = f"{arguments.results}: {results.machine['cores']} cores of an {results.machine['cpu']} a replica"
     else:
         cost, source = arguments.cost, "--cost"
-    told = {"execution": 1000 * cost.execution_s, "row": 1000 * cost.row_s, "token": 1000 * cost.token_s}
-    cost_ms = {name: round(value, 4) for name, value in told.items()}
+    costs_ms = {"execution": 1000 * cost.execution_s, "row": 1000 * cost.row_s, "token": 1000 * cost.token_s}
+    cost_ms = {name: round(value, 4) for name, value in costs_ms.items()}
     if arguments.check:
         from loadtest.experiments import capacity_check  # noqa: PLC0415 - it needs torch, to export what is served
 

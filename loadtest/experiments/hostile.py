@@ -46,24 +46,24 @@ console = Console(highlight=False, width=200)
 
 
 class Case(msgspec.Struct, frozen=True):
-    """The effects of an attack on another client: medians over the rounds of the worst in each."""
+    """The effects of an attack on another client, the neighbour: medians over the rounds of the worst in each."""
 
     name: str
     stall_ms: float
-    """An answer to /health/live, which needs nothing but the event loop, less the time that its thread waited for a
-    core: that belongs to the machine, on which attacker, neighbour, decoders and models compute too."""
+    """An answer to /health/live, which needs only the event loop, less the time that its thread waited for a core: the
+    attacker, the neighbour, decoders and models run on the same machine."""
     live_ms: float
-    """The same with that time."""
+    """An answer to /health/live, including that time."""
     text_ms: float
     """A neighbour's short text."""
     image_ms: float
-    """Its small image."""
+    """A neighbour's small image."""
     url_ms: float
-    """The same by its URL."""
+    """A neighbour's small image, by its URL."""
     memory: float | None
     """The largest growth of the gateway's memory, divided by the size of all bodies in flight."""
     still_s: float
-    """Until nothing that the attack had begun computed any more."""
+    """The time until all computation started by the attack has ended."""
     statuses: dict[str, int]
     """Answers that the attack got."""
     failed: int

@@ -109,7 +109,7 @@ def check(name: str, own: Object, beside: Sequence[Object] = ()) -> Row:
 
 
 def build(name: str, own: Object, beside: Sequence[Object]) -> Path:
-    """Write what Kustomize makes of a kustomization that lies beside kubernetes/."""
+    """Write Kustomize's output for a kustomization beside kubernetes/."""
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     up = "../" * len(folder.parts)

@@ -1,4 +1,4 @@
-"""Many times as much as a server can do, and what it makes of that."""
+"""A load of many times a server's capacity, and how the server handles it."""
 
 import asyncio
 import random

@@ -35,7 +35,7 @@ NAME = "tritons"
 HOSTS = Path("/etc/hosts")
 PHASE_S = 10.0
 NOTICE_S = 3.0
-"""From the end of a pod to the end of its address in the name: a few seconds in a cluster."""
+"""The time from the end of a pod to the removal of its address from the name: a few seconds in a cluster."""
 START_S = 60.0
 """The longest that a Triton's start, or its first call, is waited for."""
 LOOK_S = 0.05
@@ -61,7 +61,7 @@ class Results(msgspec.Struct, frozen=True):
     machine: dict[str, str | int | float]
     phases: list[Phase]
     pick_up_s: float
-    """From a new address in the name to the first call there."""
+    """The time from a new address in the name to the first call there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def kill(one: Pod) -> None:
 
 
 def publish(numbers: Sequence[int], others: str) -> None:
-    """Have the name stand for these Tritons. In place: it is mounted."""
+    """Resolve the name to these Tritons. The file is written in place, since it is mounted."""
     HOSTS.write_text(others + "".join(f"{address(number)} {NAME}\n" for number in numbers))
 
 

@@ -38,9 +38,9 @@ class Minute(msgspec.Struct, frozen=True):
     """The number of answers by status, or by the name of the error instead."""
     p50_ms: dict[str, float]
     p99_ms: dict[str, float]
-    """By workload."""
+    """Latencies by workload."""
     rss_mib: dict[str, float]
-    """At its end."""
+    """Memory by process, at the end of the minute."""
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ async def _soak(
             latencies[name].append(1000 * (time.perf_counter() - sent))
 
         async def keep_sending(name: str, workload: Workload) -> None:
-            """At Poisson-distributed times."""
+            """Send requests at Poisson-distributed times."""
             chance = np.random.default_rng(0)
             async with asyncio.TaskGroup() as group:
                 due = time.perf_counter()

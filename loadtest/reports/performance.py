@@ -211,10 +211,10 @@ def memory(results: benchmark.Results) -> str:
             ).slope
             for process in half[0].rss_mib
         }
-        told = ", ".join(f"{process} {slope:+.2f}" for process, slope in slopes.items())
+        growths = ", ".join(f"{process} {slope:+.2f}" for process, slope in slopes.items())
         lines += [
             "",
-            f"Growth in MiB per 1,000 requests, in the last half of {half[-1].requests:,} of mixed length: {told}.",
+            f"Growth in MiB per 1,000 requests, in the last half of {half[-1].requests:,} of mixed length: {growths}.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -182,7 +182,7 @@ def test_change_of_anything_else_leaves_the_fingerprint(fp32: ModelSpec, package
 
 def test_every_part_of_the_exporter_makes_entries_or_is_known_not_to() -> None:
     """A new module or package goes into `export.entry.PARTS`, or into this list."""
-    others = {"__init__.py", "__main__.py", "add.py", "entry.py", "errors.py", "manifest.py", "models.toml"}
+    others = {"__init__.py", "__main__.py", "add.py", "entry.py", "errors.py", "manifest.py", "models.toml", "py.typed"}
     others |= {"preload.py", "repository.py", "served", "sources", "weights"}
     package = Path(export.__file__).parent
     files = [file.relative_to(package).parts for file in package.rglob("*") if file.is_file()]

@@ -112,11 +112,11 @@ def test_images_are_read_as_they_are() -> None:
         (texts([[5, 6], [5, 6]], [1, 0]), [TEXT], r"length must be in 1\.\.2$"),
         (texts([[5, 100]], [2]), [TEXT], r"input_ids must be in 0\.\.99$"),
         (texts([[-1, 5]], [2]), [TEXT], r"input_ids must be in 0\.\.99$"),
-        (texts([[5], [6]], [1]), [TEXT], "must have as many rows as each other, not .*'input_ids': 2, 'length': 1"),
+        (texts([[5], [6]], [1]), [TEXT], "must have the same number of rows, not .*'input_ids': 2, 'length': 1"),
         (
             texts([[5]], [1], "query") | texts([[5], [6]], [1, 1], "document"),
             [QUERY, DOCUMENT],
-            "must have as many rows as each other",
+            "must have the same number of rows",
         ),
         (
             texts([[5]], [1], "query") | texts([[5, 100]], [2], "document"),
@@ -136,7 +136,7 @@ def test_images_are_read_as_they_are() -> None:
         (
             texts([[5], [6]], [1, 1]) | {"first_length": column([1])},
             [TEXT, FIRST_LENGTH],
-            "must have as many rows as each other",
+            "must have the same number of rows",
         ),
     ],
 )
