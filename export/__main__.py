@@ -17,7 +17,7 @@ from rich.table import Table
 from export import add
 from export.entry import PROOF, Entry, is_built
 from export.errors import ExportError, ManifestError
-from export.manifest import MANIFEST, PRECISIONS, Backend, ModelSpec, load
+from export.manifest import PRECISIONS, Backend, ModelSpec, load
 from export.plans.build import PLAN
 from export.repository import build, check
 from export.served.check import Gateway, check_served
@@ -33,7 +33,7 @@ def main() -> int:
     """Run the command; the exit code is 1 if a model could not be exported or failed its check."""
     is_addition = sys.argv[1:2] == ["add"]
     arguments = add.arguments(sys.argv[2:]) if is_addition else _arguments()
-    # Writes there also while something else is kept from it, and not in 80 columns where nobody looks.
+    # A fixed file keeps the console on stdout while Progress redirects it. Without a terminal it has 110 columns.
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 110)
     try:
         if is_addition:
@@ -46,7 +46,7 @@ def main() -> int:
             console.print(_listing(chosen, arguments.repository))
             return 0
         succeeded = _run(console, chosen, partial(_act, arguments))
-        _name_strays(specs, arguments)
+        _print_unknown(specs, arguments)
     except KeyboardInterrupt:
         return 130
     except ExportError as exc:
@@ -66,13 +66,13 @@ def _add(console: Console, arguments: argparse.Namespace) -> bool:
         add.write(addition, arguments.manifest)
         console.print(f"export: added to {arguments.manifest}", highlight=False, soft_wrap=True)
     if addition.open:
-        said = "\n".join(("Not inferred, or uncertain:", *(f"  {sentence}" for sentence in addition.open)))
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        message = "\n".join(("Not inferred, or uncertain:", *(f"  {sentence}" for sentence in addition.open)))
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
     return True
 
 
 def _act(arguments: argparse.Namespace, spec: ModelSpec, progress: Callable[[str], None]) -> list[Entry]:
-    """Do to one model what is asked for; nothing, if it is to be built and is."""
+    """Build or check one model, as the options say. A model that is up to date is not built again."""
     run = partial(isolation.run, isolation.limits(arguments))
     if arguments.url is not None:
         gateway = Gateway(arguments.url, os.environ.get(KEY))
@@ -101,15 +101,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--backend", choices=get_args(Backend), help="Triton backend to use, whatever the manifest says"
     )
-    parser.add_argument(
-        "--manifest", type=Path, default=MANIFEST, help="file that describes the models (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--repository",
-        type=Path,
-        default=Path("model_repository"),
-        help="folder of the model repository (default: %(default)s)",
-    )
+    add.add_paths(parser)
     isolation.add_options(parser)
     arguments = parser.parse_args()
     if arguments.all and arguments.names:
@@ -120,7 +112,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _on(spec: ModelSpec, backend: Backend) -> ModelSpec:
-    """A model on another backend, in that one's default precision unless it offers the one that is asked for."""
+    """The model on another backend, which uses its default precision if it does not support the model's."""
     precision = spec.precision if spec.precision in PRECISIONS[backend] else None
     return replace(spec, backend=backend, precision=precision)
 
@@ -132,13 +124,13 @@ def _chosen(specs: dict[str, ModelSpec], wanted: Sequence[str]) -> list[ModelSpe
     return [specs[name] for name in wanted or specs]
 
 
-def _name_strays(specs: dict[str, ModelSpec], arguments: argparse.Namespace) -> None:
+def _print_unknown(specs: dict[str, ModelSpec], arguments: argparse.Namespace) -> None:
     known = {name for spec in specs.values() for name in spec.triton_names}
     proofs = sorted(arguments.repository.glob(f"*/{PROOF}"))
-    strays = [proof.parent.name for proof in proofs if proof.parent.name not in known]
-    if strays:
+    unknown = [proof.parent.name for proof in proofs if proof.parent.name not in known]
+    if unknown:
         print(
-            f"export: not in {arguments.manifest.name}; remove these folders to stop serving them: {', '.join(strays)}"
+            f"export: not in {arguments.manifest.name}; remove these folders to stop serving them: {', '.join(unknown)}"
         )
 
 
@@ -157,7 +149,7 @@ def _listing(specs: Sequence[ModelSpec], repository: Path) -> Table:
 def _run(
     console: Console, specs: Sequence[ModelSpec], act: Callable[[ModelSpec, Callable[[str], None]], list[Entry]]
 ) -> bool:
-    """Act on models, whatever becomes of the others, and print what was measured; returns whether none failed."""
+    """Run `act` on each model, even if others fail, and print the measurements; returns whether all succeeded."""
     columns = (TextColumn("{task.description:<40}"), BarColumn(20), TimeElapsedColumn())
     entries: list[Entry] = []
     failures: list[str] = []
@@ -168,9 +160,9 @@ def _run(
                 entries += act(spec, stages)
             except ExportError as exc:
                 failures.append(str(exc) if str(exc).startswith("[") else f"[{spec.name}] {exc}")
-            except OSError as exc:  # of the repository: no room, not writable, not a folder
+            except OSError as exc:  # the repository is full, not writable or not a folder
                 failures.append(f"[{spec.name}] repository: {exc}")
-            except Exception as exc:  # noqa: BLE001 - of a source as nobody foresaw it; the others are to be built
+            except Exception as exc:  # noqa: BLE001 - an unforeseen error of one source must not stop the others
                 failures.append(f"[{spec.name}] source: cannot be read: {type(exc).__name__}: {exc}")
             stages.finish()
     if entries:
@@ -185,7 +177,7 @@ def _run(
 
 
 class _Stages:
-    """A bar for each stage of one model. How many steps it will have, none of them knows."""
+    """A progress bar for each stage of one model. The number of steps is not known in advance."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -231,7 +223,7 @@ def _report(entries: Sequence[Entry]) -> Table:
 
 
 def _notes(entries: Sequence[Entry]) -> Iterator[str]:
-    """What there is to say of entries beside their measurements."""
+    """Messages about entries, in addition to their measurements."""
     for entry in entries:
         if "not_bf16" in entry.proof:
             yield f"{entry.folder.name} is served in fp32: {entry.proof['not_bf16']}"

@@ -31,7 +31,7 @@ _ORDER = (
     "aliases",
     "license",
 )
-"""The keys that a table may get, as they stand in it."""
+"""The keys that a table may get, in the order in which they are written."""
 _WIDEST = 120
 
 
@@ -43,11 +43,11 @@ class Addition:
     table: str
     """Its table, as TOML."""
     open: tuple[str, ...]
-    """What could not be inferred: a sentence each."""
+    """A sentence for each setting that could not be inferred."""
 
 
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse what stands behind `add`."""
+    """Parse the arguments after `add`."""
     parser = argparse.ArgumentParser(
         prog="python -m export add",
         description="Add a model to the manifest, with the settings that its source declares, and build it.",
@@ -73,8 +73,17 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--default", action="store_true", default=None, help="make it the default model of its endpoint"
     )
+    add_paths(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the table without writing or building anything")
+    isolation.add_options(parser)
+    parser.set_defaults(check=False, force=False, url=None)
+    return parser.parse_args(argv)
+
+
+def add_paths(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the manifest and the model repository."""
     parser.add_argument(
-        "--manifest", type=Path, default=MANIFEST, help="file to add the model to (default: %(default)s)"
+        "--manifest", type=Path, default=MANIFEST, help="file that describes the models (default: %(default)s)"
     )
     parser.add_argument(
         "--repository",
@@ -82,10 +91,6 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         default=Path("model_repository"),
         help="folder of the model repository (default: %(default)s)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the table without writing or building anything")
-    isolation.add_options(parser)
-    parser.set_defaults(check=False, force=False, url=None)
-    return parser.parse_args(argv)
 
 
 def prepare(arguments: argparse.Namespace) -> Addition:
@@ -123,7 +128,7 @@ def prepare(arguments: argparse.Namespace) -> Addition:
 
 
 def write(addition: Addition, manifest: Path) -> None:
-    """Put a table behind the others of a file, which is replaced as a whole.
+    """Append a table to the manifest. The file is replaced atomically.
 
     Raises:
         ManifestError: its name or alias has been taken meanwhile, or the file cannot be written.
@@ -142,7 +147,7 @@ def write(addition: Addition, manifest: Path) -> None:
 
 
 def _joined(table: str, manifest: Path) -> tuple[str, Mapping[str, ModelSpec]]:
-    """What the file holds with the table behind it, and its models."""
+    """The content of the file with the table appended, and its models."""
     before = manifest.read_text() if manifest.exists() else ""
     text = f"{before.rstrip()}\n\n{table}".lstrip()
     return text, parse(text, manifest)

@@ -28,8 +28,8 @@ def render(spec: ModelSpec, tower: Tower) -> str:
         input=[tensor for field in tower.fields for tensor in _inputs(spec, field, tensors)],
         output=[pb.ModelOutput(name=tower.role.output, data_type=pb.TYPE_FP32, dims=[tower.width])],
         # No delay: what arrives while one batch runs makes the next. And no queue policy: with one, Triton 2.51 forms a
-        # batch only when an instance waits for it, is not told when one does, and looks again at the next arrival or
-        # after half a second. 64-row requests, eight at a time: 400 rows/s with a policy, 1,600 without.
+        # batch only when an instance waits for it, and looks for one only at the next arrival or after half a second.
+        # 64-row requests, eight at a time: 400 rows/s with a policy, 1,600 without.
         dynamic_batching=pb.ModelDynamicBatching(),
         model_warmup=[
             pb.ModelWarmup(
@@ -118,7 +118,7 @@ _BACKENDS: Mapping[Backend, Callable[[pb.ModelConfig, Tower], None]] = {
 
 
 def _parameters(spec: ModelSpec, tower: Tower) -> Parameters:
-    """What the gateway and model.py read, and where the weights are from."""
+    """The parameters that the gateway and model.py read, and the source of the weights."""
     parameters: Parameters = {
         "role": tower.role.name,
         "aliases": spec.aliases,

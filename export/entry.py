@@ -17,7 +17,7 @@ from export.sources.resolve import is_remote, revision
 
 PROOF = "export.json"
 MODULES = ("numpy", "onnx", "onnxruntime", "openvino", "sentence_transformers", "torch", "transformers")
-"""The modules that decide a graph and its outputs: a proof names their versions."""
+"""The modules that determine a graph and its outputs. A proof records their versions."""
 PARTS = (
     "config_pbtxt.py",
     "graphs",
@@ -33,10 +33,10 @@ PARTS = (
     "tower.py",
     "verification",
 )
-"""The parts of this package that make an entry. A change to any other part exports nothing again."""
+"""The files and folders of this package that determine an entry. A change to others does not outdate entries."""
 
 Proofs = dict[str, dict[str, Any]]
-"""By the names of entries."""
+"""The proofs of entries, by entry name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Entry:
 
 
 def fingerprint(spec: ModelSpec, package: Path = Path(__file__).parent) -> str:
-    """A hash of everything of ours that decides an entry's content: its table, and the code that makes entries."""
+    """A hash of the model's table and of the code that makes entries."""
     digest = hashlib.sha256(msgspec.json.encode((spec, spec.computes_in)))
     for part in PARTS:
         files = [package / part] if part.endswith(".py") else (package / part).rglob("*")
@@ -59,7 +59,7 @@ def fingerprint(spec: ModelSpec, package: Path = Path(__file__).parent) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the distributions that MODULES are from: onnxruntime comes with `onnxruntime-gpu` too."""
+    """The versions of the distributions that provide MODULES. For onnxruntime this may be `onnxruntime-gpu`."""
     distributions = importlib.metadata.packages_distributions()
     return {name: importlib.metadata.version(name) for module in MODULES for name in distributions[module]}
 

@@ -64,14 +64,14 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     image_source: str | None = None
     """The folder of the image tower, for image-text models made of two; `source` is then the text tower's."""
     image_revision: str | None = None
-    """As `revision`, for `image_source`."""
+    """Like `revision`, for `image_source`."""
     backend: Backend = "python"
     precision: Precision | None = None
     """One of PRECISIONS, the first by default."""
     pooling: Pooling | None = None
-    """For sources that do not say."""
+    """The pooling, for sources that do not say."""
     prompts: dict[Annotated[str, Meta(min_length=1)], str] = {}
-    """What stands before texts, by the name of a purpose such as query, for sources that name no prompts."""
+    """Prefixes of texts, by the name of a purpose such as query, for sources that name no prompts."""
     variants: tuple[Annotated[str, Meta(pattern=rf"\A{NAME}\Z")], ...] = ()
     """The routes or adapters to serve, the default first, of a source that has one for each of several purposes."""
     positive_class: str | None = None
@@ -79,11 +79,11 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     template: str | None = None
     """The prompt of a decoder reranker, with {query} and {document} in it, or the name of one of RERANKERS."""
     instruction: Annotated[str, Meta(min_length=1)] | None = None
-    """What stands at {instruction} in the template, where a request has none."""
+    """The text for {instruction} in the template if a request has none."""
     true_token: Annotated[str, Meta(min_length=1)] | None = None
     """The answer of a decoder reranker that means relevant."""
     false_token: Annotated[str, Meta(min_length=1)] | None = None
-    """The one that means the opposite; without it the logit of the other is the score."""
+    """The answer that means not relevant. Without it the logit of `true_token` is the score."""
     allow_pickle: bool = False
     """Whether weights may be read from a pickle, which runs code of its author."""
     allow_remote_code: bool = False
@@ -94,7 +94,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     max_tokens: Annotated[int, Meta(ge=8)] | None = None
     dimensions: tuple[Annotated[int, Meta(ge=1)], ...] = ()
     text_weight: Annotated[float, Meta(ge=0, le=1)] | None = None
-    """What the text counts in an input with text and image, of 1; half by default."""
+    """The weight of the text in an input with text and image, 0 to 1; 0.5 by default."""
 
     @property
     def computes_in(self) -> Precision:
@@ -136,7 +136,7 @@ def load(path: Path = MANIFEST) -> dict[str, ModelSpec]:
 
 
 def parse(text: str, path: Path) -> dict[str, ModelSpec]:
-    """As `load`, for text that is not in the file yet."""
+    """Like `load`, for text that is not in the file yet."""
     try:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
@@ -161,9 +161,9 @@ def parse(text: str, path: Path) -> dict[str, ModelSpec]:
 
 def _spec(path: Path, name: str, table: object) -> ModelSpec:
     if not isinstance(table, dict):
-        raise ManifestError(f"{path.name}: {name} is outside of a table")
+        raise ManifestError(f"{path.name}: {name} must be in a table")
     where = f"{path.name} [{name}]"
-    table = _respelt(where, table)
+    table = _rename_licence(where, table)
     _check_keys(where, name, table)
     try:
         spec = msgspec.convert({"name": name, **table}, ModelSpec)
@@ -178,8 +178,8 @@ def _spec(path: Path, name: str, table: object) -> ModelSpec:
     return spec
 
 
-def _respelt(where: str, table: Mapping[str, object]) -> Mapping[str, object]:
-    """A table with `license` in the place of `licence`."""
+def _rename_licence(where: str, table: Mapping[str, object]) -> Mapping[str, object]:
+    """The table with the key `licence` renamed to `license`."""
     if "licence" not in table:
         return table
     if "license" in table:
@@ -202,7 +202,7 @@ def _check_keys(where: str, name: str, table: Mapping[str, object]) -> None:
             raise ManifestError(f"{where} {key}: {value!r} is not one of {', '.join(CHOICES[key])}")
     for key in ("task", "source"):
         if key not in table:
-            raise ManifestError(f"{where} {key}: is missing")
+            raise ManifestError(f"{where} {key}: required")
 
 
 def _check(path: Path, spec: ModelSpec) -> None:

@@ -35,8 +35,8 @@ def make(spec: ModelSpec, sources: Sources, scratch: Path, repository: Path, pro
         spec: the model's table.
         sources: what it is made of.
         scratch: the folder to write to.
-        repository: where the entries go then: timing caches of TensorRT lie beside it.
-        progress: told of each stage.
+        repository: the final folder of the entries; TensorRT's timing caches are stored beside it.
+        progress: called with each stage.
 
     Raises:
         ExportError: a stage failed.
@@ -70,14 +70,14 @@ def _write(spec: ModelSpec, tower: Tower, folder: Path, revision: str, progress:
     version.mkdir(parents=True)
     graph = _write_graph(spec, tower, version / "model.onnx", progress)
     files = [graph.name, *sorted(file.name for file in version.iterdir() if file != graph)]
-    settled, measured = _settle(spec, tower, graph, progress)
-    _furnish(settled, tower, folder)
+    chosen, measured = _choose_precision(spec, tower, graph, progress)
+    _write_files(chosen, tower, folder)
     proof = {
         "fingerprint": fingerprint(spec),
         "source": spec.source,
         "revision": revision,
         "backend": spec.backend,
-        "precision": settled.computes_in,
+        "precision": chosen.computes_in,
         "files": files,
         "versions": versions(),
         "packed": tower.packed,
@@ -93,7 +93,7 @@ def _write(spec: ModelSpec, tower: Tower, folder: Path, revision: str, progress:
 
 
 def _write_graph(spec: ModelSpec, tower: Tower, path: Path, progress: Progress) -> Path:
-    """Write the graph in the precision asked for, and return its file."""
+    """Write the graph in the requested precision, and return its file."""
     progress(f"trace {tower.name}")
     trace.trace(tower, path, ragged=spec.backend != "tensorrt", slices=Attention.of(spec, tower).slices)
     if spec.computes_in == "fp16":
@@ -101,12 +101,12 @@ def _write_graph(spec: ModelSpec, tower: Tower, path: Path, progress: Progress) 
         fp16.convert(path)
     elif spec.computes_in == "int8":
         progress(f"quantize {tower.name}")
-        return int8.quantise(tower, path)
+        return int8.quantize(tower, path)
     return path
 
 
-def _furnish(spec: ModelSpec, tower: Tower, folder: Path) -> None:
-    """Write what stands beside a graph: for Triton, for the gateway, for model.py and for the plan."""
+def _write_files(spec: ModelSpec, tower: Tower, folder: Path) -> None:
+    """Write the other files of an entry: for Triton, the gateway, model.py and the TensorRT plan."""
     if spec.backend == "python":
         shutil.copy(RUNTIME / "model.py", folder / "1")
         package = folder / "1" / "conch_runtime"
@@ -123,10 +123,12 @@ def _furnish(spec: ModelSpec, tower: Tower, folder: Path) -> None:
         (folder / "warmup" / name).write_bytes(data.tobytes())
 
 
-def _settle(spec: ModelSpec, tower: Tower, path: Path, progress: Progress) -> tuple[ModelSpec, dict[str, Any]]:
-    """Verify in the precision asked for; if none was, in fp32 when bf16 is not exact enough for this model.
+def _choose_precision(
+    spec: ModelSpec, tower: Tower, path: Path, progress: Progress
+) -> tuple[ModelSpec, dict[str, Any]]:
+    """Verify the graph, and choose fp32 if the table names no precision and bf16 is not exact enough for this model.
 
-    The proof then says why.
+    The proof then records the reason.
     """
     try:
         return spec, _verify(spec, tower, path, progress)
@@ -152,7 +154,7 @@ def _verify(spec: ModelSpec, tower: Tower, path: Path, progress: Progress) -> di
 
 
 def _plan(folder: Path, repository: Path, progress: Progress) -> None:
-    """Build and prove the plan of an entry on its way into the repository."""
+    """Build and verify the plan of an entry before it is moved into the repository."""
     progress(f"plan {folder.name}")
     tensorrt = toolkit.find_toolkit()
     try:

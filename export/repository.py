@@ -1,4 +1,4 @@
-"""The model repository: a model's entries are replaced together, once all are verified, or not at all."""
+"""The model repository. All entries of a model are verified first and then replaced together."""
 
 import fcntl
 import os
@@ -24,7 +24,7 @@ def build(spec: ModelSpec, repository: Path, progress: Progress, run: Run = here
     Args:
         spec: the model's table.
         repository: the folder of entries; those of this model are replaced as a whole, once all are verified.
-        progress: told of each stage before it begins.
+        progress: called with each stage before it begins.
         run: calls what reads the model, perhaps in another process, as `isolation.run` does.
 
     Raises:
@@ -53,7 +53,7 @@ def check(spec: ModelSpec, repository: Path, progress: Progress, run: Run = here
     return [Entry(repository / name, proof) for name, proof in measured.items()]
 
 
-# The pipeline imports torch and transformers, which takes ten seconds: only the process that reads a model does so.
+# The pipeline imports torch and transformers, which takes ten seconds. Only the process that reads a model imports it.
 
 
 def _make(*arguments: Any) -> Proofs:  # noqa: ANN401
@@ -69,10 +69,10 @@ def _measure(*arguments: Any) -> Proofs:  # noqa: ANN401
 
 
 def _beside(repository: Path) -> Path:
-    """Where to write what is then renamed into the repository.
+    """The folder for scratch files that are later renamed into the repository.
 
-    This is next to it, since Triton takes every folder in there for a model; or inside, if the repository is a volume
-    of its own, or the folder that holds it cannot be written to.
+    It is the repository's parent, since Triton loads every folder inside as a model. It is the repository itself if
+    that is a separate volume or if the parent is not writable.
     """
     parent = repository.resolve().parent
     is_one = parent.stat().st_dev == repository.stat().st_dev
@@ -81,9 +81,9 @@ def _beside(repository: Path) -> Path:
 
 @contextmanager
 def scratch_folder(repository: Path) -> Iterator[Path]:
-    """A folder to write in, beside the repository, which is locked meanwhile: other exports wait.
+    """A scratch folder beside the repository. Other exports wait until it is closed.
 
-    Removes what killed exports have left there.
+    Scratch folders of killed exports are removed.
     """
     folder, name = _beside(repository), f"{SCRATCH}{repository.resolve().name}"
     with (folder / f"{name}.lock").open("w") as lock:  # a file: NFS locks no folders
@@ -96,20 +96,20 @@ def scratch_folder(repository: Path) -> Iterator[Path]:
 
 
 def replace_entries(names: Sequence[str], scratch: Path, repository: Path) -> None:
-    """Replace the entries of these names: all of them, or none if one cannot be moved."""
-    attic = scratch / "old"
-    attic.mkdir()
+    """Replace these entries. If one cannot be moved, none is replaced."""
+    replaced = scratch / "old"
+    replaced.mkdir()
     moved: list[str] = []
     try:
         for name in names:
             if (repository / name).exists():
-                (repository / name).rename(attic / name)
+                (repository / name).rename(replaced / name)
             moved.append(name)
             (scratch / name).rename(repository / name)
     except OSError:
         for name in moved:
             if (repository / name).exists():
-                (repository / name).rename(attic / f"new-{name}")
-            if (attic / name).exists():
-                (attic / name).rename(repository / name)
+                (repository / name).rename(replaced / f"new-{name}")
+            if (replaced / name).exists():
+                (replaced / name).rename(repository / name)
         raise

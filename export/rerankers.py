@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 QUERY, DOCUMENT, INSTRUCTION = "{query}", "{document}", "{instruction}"
 BORDER = "{|}"
-"""Where no token crosses: what stands on its sides was tokenised apart when the model was trained."""
+"""A border that no token crosses: the texts on its two sides were tokenized separately in training."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairTemplate:
-    """What a row is made of, as text."""
+    """The template of a row, as text."""
 
     text: str
-    """With a place for the query and, behind it, one for the document."""
+    """The template with a place for the query, followed by one for the document."""
     instructed: str | None = None
-    """The same with a place for an instruction, in place of the model's own; None where there is none."""
+    """The template with a place for an instruction instead of the model's own; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Reranker:
     true_token: str
     """The answer that means relevant."""
     false_token: str | None
-    """The one that does not; without it the logit of the other is the score."""
+    """The answer that means not relevant. Without it the logit of `true_token` is the score."""
     sources: Sequence[str]
     """Patterns of their names on the hub."""
 
@@ -58,7 +58,7 @@ RERANKERS: Mapping[str, Reranker] = {
         false_token="no",  # noqa: S106
         sources=("Qwen/Qwen3-Reranker-*",),
     ),
-    # MxbaiRerankV2 of the package mxbai-rerank, which tokenises these parts one by one.
+    # MxbaiRerankV2 of the package mxbai-rerank, which tokenizes these parts one by one.
     "mxbai-rerank-v2": Reranker(
         PairTemplate(_MXBAI % "", _MXBAI % "instruction: {instruction}\n"),
         true_token="1",  # noqa: S106
@@ -77,4 +77,4 @@ RERANKERS: Mapping[str, Reranker] = {
         sources=("BAAI/bge-reranker-v2-gemma",),
     ),
 }
-"""By the name that a table's `template` may have."""
+"""The known rerankers, by the name that a table's `template` may have."""

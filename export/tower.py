@@ -1,4 +1,4 @@
-"""What a source becomes: for each Triton model a graph to trace, its reference, and what is served with it."""
+"""A tower: one Triton model of a source, with the graph to trace, its reference and the files served with it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ from export.runtime.contract import Field, Parameters, Role, Row
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What turns text into a tower's token ids."""
+    """The tokenizer of a tower."""
 
     tokenizer: Tokenizer
-    """Without padding and truncation: the gateway cuts."""
+    """The tokenizer without padding and truncation, since the gateway truncates."""
     size: int
     """Ids are below this."""
     max_tokens: int
@@ -31,7 +31,7 @@ class Tower:
     """Its name in Triton."""
     role: Role
     fields: tuple[Field, ...]
-    """What a row of its input holds."""
+    """The fields of a row of its input."""
     head: torch.nn.Module
     """Computes FP32 [N, width] from `Rows`, one for each text of a row, or from pixels."""
     width: int
@@ -43,4 +43,4 @@ class Tower:
     packed: bool = False
     """Whether its graph computes real tokens only, and no padding."""
     parameters: Parameters = field(default_factory=Parameters)
-    """What the gateway needs to know of this tower beyond what all towers have."""
+    """The gateway's parameters that only some towers have."""

@@ -9,17 +9,17 @@ from torch import Tensor
 SIDE = 64
 MEAN = DEVIATION = 0.5
 PLAIN_SCALE = 0.9
-"""How much of the image a drawing fills when nothing is left to chance."""
+"""The share of the image that a drawing fills without random scaling."""
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601."""
 
 
 def plain(pixels: Tensor) -> Tensor:
-    """Upright, on white: RGBA uint8 [n, S, S, 4] to float32 [n, 3, SIDE, SIDE], normalised."""
+    """Upright, on white: RGBA uint8 [n, S, S, 4] to float32 [n, 3, SIDE, SIDE], normalized."""
     count = len(pixels)
     none = torch.zeros(count)
     colour, alpha = _place(pixels, torch.full((count,), PLAIN_SCALE), torch.ones(count), none, none, none)
-    return _normalise(colour + (1 - alpha))
+    return _normalize(colour + (1 - alpha))
 
 
 def augment(pixels: Tensor) -> Tensor:
@@ -34,10 +34,10 @@ def augment(pixels: Tensor) -> Tensor:
     colour = _jitter(colour / alpha.clamp_min(1e-3)) * alpha
     images = colour + (1 - alpha) * _backgrounds(count)
     images = torch.where(_chance(count, 0.15), F.avg_pool2d(images, 3, 1, 1), images)
-    return _normalise(_cover(images))
+    return _normalize(_cover(images))
 
 
-def _normalise(images: Tensor) -> Tensor:
+def _normalize(images: Tensor) -> Tensor:
     return (images - MEAN) / DEVIATION
 
 

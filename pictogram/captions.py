@@ -1,4 +1,4 @@
-"""What is said of concepts: captions, and their vectors from the text tower, which is not trained."""
+"""Captions of concepts, and their vectors from the text tower, which is not trained."""
 
 import random
 import re
@@ -29,7 +29,7 @@ SHORTCODES = 4
 TAG_LISTS = 8
 TAG_SENTENCES = ("{}, {}", "a {} with {}", "picture of {}: {}", "{} and {}")
 WEIGHTS = (1.0,) * len(TEMPLATES) + (0.5,) * (SHORTCODES + TAG_LISTS + len(TAG_SENTENCES))
-"""How much each kind of caption counts: what stands in templates is the label itself."""
+"""The weight of each kind of caption; the templates hold the label itself."""
 
 
 def name(concept: Concept) -> str:

@@ -1,4 +1,4 @@
-"""What is drawn: emoji as concepts, with all that they are called."""
+"""The drawn concepts: emoji with all their names."""
 
 import re
 import unicodedata
@@ -28,7 +28,7 @@ class Concept:
     tags: tuple[str, ...]
     shortcodes: tuple[str, ...]
     icon_names: tuple[str, ...]
-    """What sets of drawings may call it, likeliest first; a name after the first is nobody else's."""
+    """Possible names in sets of drawings, the likeliest first; no other concept has a name after the first."""
 
     @property
     def is_flag(self) -> bool:

@@ -17,7 +17,7 @@ from pictogram.concepts import Concept, code
 SIDE = 72
 """Pixels of a drawing: a little more than the tower sees, so that turning and scaling lose nothing."""
 INK = "#222"
-"""What an icon that takes the text's colour is drawn in."""
+"""The colour of icons that take the colour of the text."""
 FAINTEST = 4
 """The least mean of alpha, of 255: below it a drawing is empty."""
 

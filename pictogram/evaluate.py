@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def evaluate(folder: Path) -> dict[str, dict[str, object]]:
-    """By group of concepts, both directions: candidates are all labels, and all drawings of the held-out style."""
+    """Results by group of concepts, both directions. Candidates: all labels, and all drawings of the held-out style."""
     known = concepts.read()
     drawn = drawings.load(known, progress=print)
     parts = split(known, drawn)

@@ -1,4 +1,4 @@
-"""What the tower is trained and measured on: packages of the npm registry, each at one version."""
+"""The npm packages that the tower is trained and measured on, each at one version."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = Path(".pictogram")
-"""Where downloads and all that is made of them are kept."""
+"""The folder for downloads and all files made from them."""
 
 
 class DataError(Exception):
@@ -26,7 +26,7 @@ class Package:
     name: str
     version: str
     sha512: str
-    """Of its archive, in base64, as the registry states it."""
+    """The hash of its archive, in base64, as the registry states it."""
 
     @property
     def archive(self) -> str:
@@ -129,7 +129,7 @@ STYLES: Mapping[str, Style] = {
         "Twitter, https://github.com/jdecked/twemoji",
     ),
 }
-"""By name. Share-alike sets (openmoji, emojione-v1) are left out."""
+"""The styles by name. Share-alike sets (openmoji, emojione-v1) are left out."""
 HELD_OUT = "twemoji"
 """Never trained on: what the tower is measured on."""
 

@@ -1,4 +1,4 @@
-"""How well images and texts find each other."""
+"""Retrieval quality between images and texts."""
 
 from dataclasses import asdict, dataclass
 

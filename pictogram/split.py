@@ -1,4 +1,4 @@
-"""Which drawings are trained on, and which are kept for what."""
+"""The split of drawings into training, validation and held-out ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pictogram.packages import HELD_OUT, STYLES
 UNSEEN = 150
 """Concepts, no flags, none of whose drawings is trained on."""
 VALIDATED = 200
-"""Concepts that are trained on, but for the drawings of one artist."""
+"""Concepts that are trained on without the drawings of one artist."""
 SEED = 1234
 
 
@@ -23,9 +23,9 @@ class Split:
 
     training: NDArray[np.int64]
     validation: NDArray[np.int64]
-    """Of concepts that other artists' drawings teach: what to watch while training."""
+    """Drawings of concepts that are trained on with other artists' drawings, to validate during training."""
     held_out: NDArray[np.int64]
-    """The whole style that is never trained on: what to report."""
+    """All drawings of the style that is never trained on, for the reported figures."""
     seen: NDArray[np.bool_]
     """[concepts], whether a drawing in training shows it."""
     unseen: NDArray[np.bool_]

@@ -13,7 +13,7 @@ from export.manifest import MANIFEST
 from pictogram import augment
 
 WEIGHTS = MANIFEST.with_name("weights") / "minilm-pictogram"
-"""What is shipped: weights, their model card and figures."""
+"""The published folder: weights, their model card and figures."""
 
 
 def create(dimensions: int) -> Model:

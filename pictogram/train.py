@@ -29,11 +29,11 @@ BATCH = 128
 WARM_UP = 0.03
 """The share of a stage in which the learning rate rises."""
 DECAY = 0.05
-"""Of weights, by AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
+"""The weight decay of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
 AVERAGED = 0.997
-"""How slowly the averaged weights, which are what is kept, follow the others."""
+"""The decay of the moving average of the weights; the averaged weights are the ones that are saved."""
 SHARPNESS = 20.0
-"""Of the softmax over how close concepts' texts are, which says how much of a target goes to its neighbours."""
+"""The factor in the softmax over the similarities of concepts' texts, which spreads a target to its neighbours."""
 FIRST_SCALE = 20.0
 """Factor on cosines to begin with; it is learnt."""
 REPORT = 250
@@ -48,9 +48,9 @@ class Stage:
     rates: tuple[float, float]
     """The learning rate at the beginning and at the end; between them it falls by a cosine."""
     pull: float
-    """What the cosine with the concept's own centre weighs in the loss."""
+    """The weight of the cosine with the concept's own centre in the loss."""
     neighbours: float
-    """How much of each target goes to concepts that mean nearly the same."""
+    """The share of each target that goes to concepts that mean nearly the same."""
     most_scale: float
     """The highest factor on cosines: the lower, the more the space is kept as it is between concepts."""
 
@@ -66,7 +66,7 @@ HALF = bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """What is learnt from, in memory."""
+    """The training data, in memory."""
 
     pixels: Tensor
     concept: Tensor
@@ -165,9 +165,9 @@ def run(model: Model, log_scale: nn.Parameter, data: Data, stage: Stage, steps: 
         {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": DECAY},
         {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98))
     average = torch.optim.swa_utils.AveragedModel(model, avg_fn=_follow, use_buffers=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(stage, step / steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(stage, step / steps))
     started, total = time.perf_counter(), 0.0
     model.train()
     for step in range(1, steps + 1):
@@ -177,10 +177,10 @@ def run(model: Model, log_scale: nn.Parameter, data: Data, stage: Stage, steps: 
             vectors = tower.embed(model, images)
         scale = log_scale.exp().clamp(max=stage.most_scale)
         loss = _loss(vectors, data.concept[batch], data, stage, scale)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         average.update_parameters(model)
         total += loss.item()
@@ -214,8 +214,8 @@ def _loss(vectors: Tensor, concept: Tensor, data: Data, stage: Stage, scale: Ten
 
     Args:
         vectors: unit vectors of images [n, d].
-        concept: of each [n].
-        data: the texts; each concept goes by one of its captions, drawn anew.
+        concept: the concept of each, [n].
+        data: the texts; each concept goes by one of its captions, drawn at random for each batch.
         stage: what weighs how much.
         scale: factor on cosines.
     """
@@ -233,7 +233,7 @@ def _loss(vectors: Tensor, concept: Tensor, data: Data, stage: Stage, scale: Ten
 
 @torch.inference_mode()
 def validate(model: Model, data: Data) -> Found:
-    """How well drawings of artists who were kept aside find their concept's name among those of all seen ones."""
+    """Retrieval of concept names from the validation drawings, among the names of all seen concepts."""
     was_training = model.training
     model.eval()
     kept = torch.from_numpy(data.split.validation)

@@ -41,12 +41,12 @@ BOUNDED = frozenset({"LayerNormalization", "Softmax", "Sin", "Cos"})
 
 LIMIT = float(np.finfo(np.float16).max)
 CLAMPED = 2.0**15
-"""What a constant beyond fp16 becomes: half of the limit, so that adding a score does not overflow. As a mask it still
-leaves a softmax weight of 0."""
+"""The value that replaces constants beyond fp16: half of the limit, so that adding a score does not overflow. As a
+mask it still gives a softmax weight of 0."""
 LOWEST_WEIGHT = -1e30
-"""Below this are masks, the lowest fp32 or -inf."""
+"""Values below this are masks: the lowest fp32 or -inf."""
 SUFFIX: Mapping[int, str] = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "half"}
-"""Of the names of what is added, by its type."""
+"""The suffix of the names of added tensors, by type."""
 INLINE_BYTES = 1024
 """Smaller tensors stay in the graph's file, where shape inference reads them."""
 
@@ -99,7 +99,7 @@ class _Rewriting:
     def __init__(self, graph: GraphProto, types: Mapping[str, int]) -> None:
         self.graph = graph
         self.types = types
-        """As they were, all of them."""
+        """The types of all tensors before the conversion."""
         self.constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
         self.constants |= {node.output[0]: node.attribute[0].t for node in graph.node if _is_constant(node)}
         self.computed: dict[str, int] = {
@@ -107,7 +107,7 @@ class _Rewriting:
         }
         """The types, as they are now, of fp32 tensors that are not constants."""
         self.wide = set(self.computed)
-        """Those that keep in fp32 what follows them."""
+        """The tensors whose consumers stay in fp32."""
         self.angles = _angles(graph)
         self.outputs = {value.name for value in graph.output}
         self.nodes: list[NodeProto] = []
@@ -150,7 +150,7 @@ class _Rewriting:
                     self.computed[name] = TensorProto.FLOAT
 
     def _precision(self, node: NodeProto) -> int:
-        """In which type to compute the node."""
+        """The type in which to compute the node."""
         if node.op_type in NARROW and not self.angles.intersection(node.output):
             return TensorProto.FLOAT16
         is_square = node.op_type == "Mul" and node.input[0] == node.input[1]
@@ -208,7 +208,7 @@ def _constant(tensor: TensorProto, name: str, target: str, precision: int) -> Te
     """A constant of the given type.
 
     Raises:
-        SourceError: it has several values, and one that is no mask is beyond fp16.
+        SourceError: it has several values, and one of them is beyond fp16 and not a mask.
     """
     values = numpy_helper.to_array(tensor)
     if precision == TensorProto.FLOAT16:

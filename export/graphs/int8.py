@@ -1,4 +1,4 @@
-"""Post-training quantisation to int8, calibrated on real sentences.
+"""Post-training quantization to int8, calibrated on real sentences.
 
 Weights and the inputs of matrix products become int8 with scales that are fixed once (Jacob et al. 2018, arXiv
 1712.05877), so the output of a row does not depend on its batch, as it would with scales taken from each batch.
@@ -21,20 +21,20 @@ from export.verification import samples
 SENTENCES = 300
 """Rows to calibrate on: NNCF takes statistics of 300 by default."""
 SMOOTHING = 0.5
-"""How much of the range of a product's inputs goes over to its weights (Xiao et al. 2022, arXiv 2211.10438, section 4).
-With NNCF's own 0.95, seven bits are too few: of all-MiniLM-L6-v2, the cosine with fp32 is 0.995 and not 0.998."""
+"""The share of the range of a product's inputs that moves to its weights (Xiao et al. 2022, arXiv 2211.10438, sec. 4).
+NNCF's default of 0.95 is too much for seven bits: the cosine of all-MiniLM-L6-v2 with fp32 is 0.995, not 0.998."""
 SHORTEST = 20
 """Characters of a sentence."""
 
 
-def quantise(tower: Tower, graph: Path) -> Path:
+def quantize(tower: Tower, graph: Path) -> Path:
     """Write a tower's ONNX graph in int8 in its place, as OpenVINO's model.xml and model.bin; returns the former."""
     import nncf  # noqa: PLC0415 - it takes seconds, and few exports need it
 
     nncf.set_log_level(logging.ERROR)  # it names every node
     model = ov.Core().read_model(graph)
     with contextlib.redirect_stdout(io.StringIO()):  # it draws bars of its own
-        quantised = nncf.quantize(
+        quantized = nncf.quantize(
             model,
             nncf.Dataset(list(_rows(tower))),
             subset_size=SENTENCES,
@@ -48,7 +48,7 @@ def quantise(tower: Tower, graph: Path) -> Path:
     for file in graph.parent.iterdir():
         file.unlink()
     written = graph.with_suffix(".xml")
-    ov.save_model(quantised, written, compress_to_fp16=False)
+    ov.save_model(quantized, written, compress_to_fp16=False)
     return written
 
 
@@ -71,7 +71,7 @@ def _narrowing(model: ov.Model) -> list[str]:
 
 def _rows(tower: Tower) -> Iterable[dict[str, Array]]:
     """One row each, of a few tokens up to the model's limit: the samples, and what Python's manual has in English."""
-    assert tower.vocabulary is not None  # noqa: S101 - only text towers are quantised
+    assert tower.vocabulary is not None  # noqa: S101 - only text towers are quantized
     (field,) = tower.fields
     prose = [text for text in samples.manual() if len(text) > SHORTEST]
     chosen = np.random.default_rng(0).choice(len(prose), SENTENCES - len(samples.TEXTS), replace=False)

@@ -22,7 +22,7 @@ OPSET = 17
 NEWEST_IR = 10
 """The newest IR version that ONNX Runtime 1.19 reads."""
 WEIGHTS = "model.onnx.data"
-"""Beside the graph, which alone may not be larger than 2 GiB."""
+"""The file of weights beside the graph, since a graph file may not exceed 2 GiB."""
 
 
 def _repeat_interleave(g: Any, values: Any, repeats: Any, dim: Any, *_: object) -> Any:  # noqa: ANN401 - of the tracer
@@ -62,7 +62,7 @@ def trace(tower: Tower, path: Path, *, ragged: bool, slices: int = 1) -> None:
 
     Args:
         tower: what to trace.
-        path: of the file, alone in its folder.
+        path: the file to write, alone in its folder.
         ragged: whether rows come flattened.
         slices: into which attention cuts the queries of a row.
 
@@ -114,7 +114,7 @@ def _finish(tower: Tower, path: Path) -> None:
 
 
 class _Graph(torch.nn.Module):
-    """From a graph's inputs to its output: makes rows, and lets the head do the rest."""
+    """The traced module: makes rows from a graph's inputs and passes them to the head."""
 
     def __init__(self, tower: Tower, *, ragged: bool) -> None:
         super().__init__()

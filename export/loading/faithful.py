@@ -27,14 +27,14 @@ from export.loading.versions import read
 Model = Any
 """A model of transformers, or an image processor."""
 Read = Mapping[str, Any]
-"""What a model's code reads of its config."""
+"""The config values that a model's code reads."""
 Keys = tuple[str, ...]
 """The keys that lead to a value."""
 
 READS = re.compile(r"""config(?=\.(\w+))|(?:get|has)attr\(\s*[\w.]*config\w*,\s*["'](\w+)["']""")
-"""How code of a model names an attribute of its config."""
+"""An attribute of the config in a model's code."""
 OWN_READS = re.compile(r"self\.(\w+)")
-"""How that of the config does."""
+"""An attribute of the config in the config's own code."""
 SHARED = ("masking_utils", "modeling_layers", "modeling_rope_utils", "integrations.sdpa_attention")
 """Modules of transformers that read the config of every model, beside its own."""
 RUN = frozenset(
@@ -54,7 +54,7 @@ RUN = frozenset(
         "use_return_dict",
     }
 )
-"""What says how a model is run, and by what; these are set here, whatever a folder says."""
+"""Keys that say how a model is run. The exporter sets these itself and ignores the folder's values."""
 HARMLESS = RUN - {"per_layer_config", "quantization_config"} | {
     # Names and records.
     "auto_map",
@@ -123,7 +123,7 @@ HARMLESS = RUN - {"per_layer_config", "quantization_config"} | {
 }
 """Keys that never change what an encoder computes in inference, at any depth."""
 HARMLESS_FORMS = re.compile(r"^_|dropout|_pdrop$|_token_(id|ids|index)$|^initializer_|^summary_")
-"""Likewise by their form. A key of these that a model's code does read, such as RoBERTa's pad_token_id, is loaded."""
+"""Forms of other harmless keys. If a model's code does read one, such as RoBERTa's pad_token_id, it is loaded."""
 NEUTRAL: Mapping[str, Any] = {
     "activation_function": "swiglu",  # NomicBERT's, with hidden_act = "silu" and a gate
     "add_cross_attention": False,
@@ -162,14 +162,14 @@ AGAIN: Mapping[str, tuple[Keys, ...]] = {
     "rotary_emb_base": (("rope_parameters", "rope_theta"),),
     "type": (("rope_type",),),
 }
-"""Older names, and where what was loaded may hold the same value, seen from where they stand."""
+"""Older keys, and the relative paths at which the loaded config may hold the same value."""
 HEADS = re.compile(
     r"^(cls|(pre_)?classifier|classification_head|decoder\.(bias|weight)|dense\.(bias|weight)|\w+_predictions|embed_out"
     r"|(generator_)?lm_head|head|(\w+\.)?pooler|predictions|qa_outputs|score|seq_relationship|sop_classifier|vocab_\w+)\b"
 )
 """Weights of heads, which a model without a head or with another one does not take."""
 BUFFERS = re.compile(r"\b(inv_freq|masked_bias|position_ids|token_type_ids)$")
-"""What is not weights, but was saved with them before transformers 4.31."""
+"""Buffers that transformers before 4.31 saved with the weights."""
 IMAGE_HARMLESS = re.compile(
     r"^_|_type$|data_format$|^(auto_map|device|disable_grouping|processor_class|return_tensors)$"
 )
@@ -184,23 +184,23 @@ class _Sources:
 
     text: str
     names: frozenset[str]
-    """What it reads of a config."""
+    """The config attributes that it reads."""
 
 
 def dropped(folder: Path, model: Model) -> list[str]:
-    """What a folder's config.json says and its model does not compute with, each as "key = value".
+    """Settings in a folder's config.json that its model does not use, each as "key = value".
 
     Args:
-        folder: of transformers.
-        model: loaded from it.
+        folder: a transformers folder.
+        model: the model loaded from it.
     """
-    said = PretrainedConfig._decode_special_floats(read(folder / "config.json"))
+    config = PretrainedConfig._decode_special_floats(read(folder / "config.json"))
     sources = _sources(model)
 
     def code_reads(content: Mapping[str, Any]) -> Read:
         return _reads(type(model.config).from_dict(copy.deepcopy(dict(content))), sources)
 
-    fresh, loaded = code_reads(said), _reads(model.config, sources)
+    fresh, loaded = code_reads(config), _reads(model.config, sources)
     changed = [f"{key} = {fresh[key]!r}" for key in sorted(fresh) if fresh[key] != loaded.get(key)]
 
     def matters(path: Keys, value: object) -> bool:
@@ -208,7 +208,7 @@ def dropped(folder: Path, model: Model) -> list[str]:
         return any(is_read_as_other(path, other) for other in _others(value))
 
     def is_read_as_other(path: Keys, value: object) -> bool:
-        other = copy.deepcopy(said)
+        other = copy.deepcopy(config)
         _at(other, path[:-1])[path[-1]] = value
         try:
             return code_reads(other) != fresh
@@ -217,16 +217,16 @@ def dropped(folder: Path, model: Model) -> list[str]:
 
     def is_spelled_out(path: Keys) -> bool:
         """Whether layer_types, which counts more, says the same."""
-        other = copy.deepcopy(said)
+        other = copy.deepcopy(config)
         spelled = path[-1] in LAYERS and _at(other, path[:-1]).pop("layer_types", None)
         return bool(spelled) and code_reads(other) == fresh
 
     return (
-        _halved(said)
+        _halved(config)
         + changed
         + [
             f"{'.'.join(path)} = {json.dumps(value)}"
-            for path, value in _leaves(said)
+            for path, value in _leaves(config)
             if not _is_harmless(path[-1], value)
             and not _is_read(model.config, path, value, fresh)
             and not _is_condition(model.config, path)
@@ -237,20 +237,20 @@ def dropped(folder: Path, model: Model) -> list[str]:
     )
 
 
-def _halved(said: Mapping[str, Any]) -> list[str]:
+def _halved(config: Mapping[str, Any]) -> list[str]:
     """The window of an EmbeddingGemma that transformers 4.57 has saved: it wrote half of it, and 5 halves it again.
 
     Published windows are even; half of one and the token itself, as it was written, is odd.
     """
-    window = said.get("sliding_window")
-    if said.get("use_bidirectional_attention") is not True or not isinstance(window, int) or window % 2 == 0:
+    window = config.get("sliding_window")
+    if config.get("use_bidirectional_attention") is not True or not isinstance(window, int) or window % 2 == 0:
         return []
     return [f"sliding_window = {window}, which was halved when it was saved ({(window - 1) * 2} before)"]
 
 
-def _leaves(said: Mapping[str, Any], before: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+def _leaves(config: Mapping[str, Any], before: Keys = ()) -> Iterator[tuple[Keys, Any]]:
     """All values with the keys that lead to them; a list is one value."""
-    for key, value in said.items():
+    for key, value in config.items():
         if key in HARMLESS:
             continue
         if isinstance(value, dict) and value:
@@ -298,7 +298,7 @@ def _is_said_again(config: PretrainedConfig, path: Keys, value: object) -> bool:
 
 
 def _at(content: Model, path: Keys) -> Model:
-    """What these keys or attributes lead to, or None."""
+    """The value at this path of keys or attributes, or None."""
     for key in path:
         content = content.get(key) if isinstance(content, dict) else getattr(content, key, None)
     return content
@@ -329,20 +329,22 @@ def _reads(config: PretrainedConfig, sources: _Sources) -> Read:
 
 
 def _rope(config: PretrainedConfig, sources: _Sources) -> Read:
-    """What code reads of a config's rotary positions: by type of layer if there is more than one, else under ""."""
+    """The rotary settings that code reads: by type of layer if there are several, else under ""."""
     parameters = config.rope_parameters
-    by_kind = {kind: said for kind, said in parameters.items() if isinstance(said, dict)}
+    by_kind = {kind: settings for kind, settings in parameters.items() if isinstance(settings, dict)}
     if not config.nested_rope_parameter_keys(parameters):
         by_kind = {"": {key: value for key, value in parameters.items() if key not in by_kind}}
     text, own = sources.text, type(config).ignore_keys_at_rope_validation
     return {
-        kind: {key: value for key, value in said.items() if key in own or f'"{key}"' in text + _rope_source(said)}
-        for kind, said in by_kind.items()
+        kind: {
+            key: value for key, value in settings.items() if key in own or f'"{key}"' in text + _rope_source(settings)
+        }
+        for kind, settings in by_kind.items()
     }
 
 
-def _rope_source(said: Mapping[str, Any]) -> str:
-    compute = ROPE_INIT_FUNCTIONS.get(said.get("rope_type", ""))
+def _rope_source(settings: Mapping[str, Any]) -> str:
+    compute = ROPE_INIT_FUNCTIONS.get(settings.get("rope_type", ""))
     return inspect.getsource(compute) if compute else ""
 
 
@@ -375,21 +377,21 @@ def _shared() -> str:
 
 
 def unread_weights(names: Iterable[str]) -> list[str]:
-    """Those of the weights which a model did not take that may be part of it."""
+    """The unused weights that may belong to the model."""
     return sorted(name for name in names if not HEADS.search(name) and not BUFFERS.search(name))
 
 
 def changed_settings(folder: Path, processor: Model) -> list[str]:
-    """What the files of an image processor say and it does not do, each as "key = value".
+    """Settings in the files of an image processor that it does not apply, each as "key = value".
 
     Args:
-        folder: with a preprocessor_config.json, or from transformers 5 on perhaps a processor_config.json.
-        processor: loaded from it.
+        folder: has a preprocessor_config.json or, since transformers 5, perhaps a processor_config.json.
+        processor: the processor loaded from it.
     """
-    said = read(folder / "preprocessor_config.json"), read(folder / "processor_config.json").get("image_processor")
+    files = read(folder / "preprocessor_config.json"), read(folder / "processor_config.json").get("image_processor")
     return [
         f"{key} = {json.dumps(value)}"
-        for one in said
+        for one in files
         for key, value in (one or {}).items()
         if not IMAGE_HARMLESS.search(key) and not _is_done(processor, key, value)
     ]
@@ -403,17 +405,17 @@ def _is_done(processor: Model, key: str, value: object) -> bool:
         return False
     if isinstance(loaded, SizeDict):
         lengths = dict(loaded)
-        return bool(lengths == value or set(lengths.values()) == {value})  # a size may be said as one length
+        return bool(lengths == value or set(lengths.values()) == {value})  # a size may be given as one length
     return bool((list(loaded) if isinstance(loaded, tuple) else loaded) == value)
 
 
-def changed_module(said: Mapping[str, Any], module: Model) -> list[str]:
-    """What the config.json of a sentence-transformers module says and it does not do, each as "key = value"."""
+def changed_module(settings: Mapping[str, Any], module: Model) -> list[str]:
+    """Settings in the config.json of a sentence-transformers module that it does not apply, each as "key = value"."""
     accepted = inspect.signature(type(module)).parameters
     does = module.get_config_dict()
     return [
         f"{key} = {json.dumps(value)}"
-        for key, value in said.items()
+        for key, value in settings.items()
         if value is not None and (key not in accepted or _class(does.get(key, value)) != _class(value))
     ]
 

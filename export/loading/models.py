@@ -1,4 +1,4 @@
-"""How weights are read: in fp32, from files on this machine, without running code of their author unless allowed."""
+"""Reads weights in fp32 from local files. Code of their author runs only where the table allows it."""
 
 import json
 import warnings
@@ -21,7 +21,7 @@ from export.manifest import ModelSpec
 Model = Any
 """A model or tokenizer or processor of transformers, whose types say little of what each kind has."""
 UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, AttributeError, SafetensorError)
-"""What transformers and torch raise for files that are missing, broken or do not fit together."""
+"""The exceptions that transformers and torch raise for files that are missing, broken or inconsistent."""
 TRANSFORMERS = f"transformers {HERE['transformers']}"
 SENTENCE_TRANSFORMERS = f"sentence-transformers {HERE['sentence_transformers']}"
 
@@ -32,8 +32,8 @@ def loading(spec: ModelSpec, key: str = "source", folder: Path | None = None) ->
 
     Args:
         spec: the model's table.
-        key: of it.
-        folder: of the files; where newer libraries saved it, the error says so.
+        key: the key of the source in it.
+        folder: the folder of the files; if newer libraries saved it, the error says so.
     """
     logging.set_verbosity_error()  # type: ignore[no-untyped-call] # it lists the weights of heads that are not asked for
     logging.disable_progress_bar()  # type: ignore[no-untyped-call] # the export shows its own
@@ -51,15 +51,15 @@ def loading(spec: ModelSpec, key: str = "source", folder: Path | None = None) ->
 
 
 def model_options(spec: ModelSpec) -> dict[str, Any]:
-    """How transformers reads weights: in fp32, and from safetensors unless the table allows pickles."""
+    """Options for transformers: fp32 weights, from safetensors unless the table allows pickles."""
     return {"dtype": torch.float32, "use_safetensors": None if spec.allow_pickle else True}
 
 
 def read_settings(spec: ModelSpec, folder: Path) -> dict[str, Any]:
-    """What sentence-transformers has written about a whole folder, as data; empty where it has not.
+    """The content of config_sentence_transformers.json; empty if there is none.
 
     Raises:
-        SourceError: it is no JSON object.
+        SourceError: it is not a JSON object.
     """
     file = folder / "config_sentence_transformers.json"
     with loading(spec, folder=folder):
@@ -72,8 +72,8 @@ def load_model(spec: ModelSpec, kind: Model, folder: Path, key: str = "source", 
     Args:
         spec: the model's table.
         kind: the class.
-        folder: of transformers.
-        key: of the table, for errors.
+        folder: a transformers folder.
+        key: the key of the table, for errors.
         own: prefixes of weights in the folder that are not the model's, and that the caller reads.
 
     Raises:
@@ -132,7 +132,7 @@ def load_processor(spec: ModelSpec, folder: Path, key: str = "source") -> Model:
 def check_module(spec: ModelSpec, module: Model, folder: Path, own: Sequence[str] = ()) -> None:
     """Check a module of sentence-transformers: a transformer as `load_model` does, layers by what their file says.
 
-    sentence-transformers makes up weights that are missing. Its dense layers and normalisations leave out what they do
+    sentence-transformers makes up weights that are missing. Its dense layers and normalizations leave out what they do
     not know; its other modules refuse that.
 
     Raises:

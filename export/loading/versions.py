@@ -1,4 +1,4 @@
-"""Which libraries saved a folder, and whether they are newer than those that read it here."""
+"""The versions of the libraries that saved a folder, compared with the versions here."""
 
 import json
 from pathlib import Path
@@ -25,12 +25,12 @@ def newer(folder: Path) -> str:
 
     A patch release counts as the same.
     """
-    said = {"transformers": read(folder / "config.json").get("transformers_version")}
+    saved = {"transformers": read(folder / "config.json").get("transformers_version")}
     own = read(folder / "config_sentence_transformers.json").get("__version__")
-    said |= own if isinstance(own, dict) else {}
+    saved |= own if isinstance(own, dict) else {}
     for library, version in HERE.items():
-        if _release(said.get(library)) > _release(version):
-            return f"; it was saved by {library} {said[library]}, newer than the {version} that reads it here"
+        if _release(saved.get(library)) > _release(version):
+            return f"; it was saved by {library} {saved[library]}, newer than the {version} that reads it here"
     return ""
 
 

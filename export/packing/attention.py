@@ -23,7 +23,7 @@ lowest float32, it survives a cast to float16."""
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where the T tokens of N packed rows stand; L is the length of the longest row."""
+    """The positions of the T tokens of N packed rows; L is the length of the longest row."""
 
     length: Tensor
     """int64 [N], the tokens of each row, at least 1."""
@@ -61,19 +61,19 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """Which tokens of its row a token sees."""
+    """The tokens of its row that a token attends to."""
 
     causal: bool = False
-    """Only itself and those before."""
+    """Whether it attends only to itself and to earlier tokens."""
     window: int | None = None
-    """Only those less than this many places away."""
+    """It attends only to tokens less than this many places away."""
 
     def mask(self, attended: Tensor, place: Tensor | None = None) -> Tensor:
         """Broadcastable to bool [N, 1, S, L], queries by keys.
 
         Args:
             attended: the keys that may be seen at all, bool [N, L].
-            place: of the queries in their rows, int64 [S]; by default, all of them.
+            place: places of the queries in their rows, int64 [S]; by default, all of them.
         """
         seen = attended[:, None, None, :]
         column = columns(attended.shape[1])
@@ -120,8 +120,8 @@ class RowAttention:
             query: [1, H, T, d] packed, or [N, H, L, d] padded.
             key: the same, with H or a divisor of it for heads.
             value: as key.
-            sight: of every token.
-            scale: of the scores.
+            sight: the sight of every token.
+            scale: the factor on the scores.
             softcap: scores are squashed to between this and its negative (Gemma 2, arXiv 2408.00118, section 2).
             bias: broadcastable to [N, H, L, L], added to the scores (T5, arXiv 1910.10683, section 2.1).
 
@@ -164,7 +164,7 @@ class RowAttention:
         return hidden if self.layout is None else self.layout.pack(hidden)[None]
 
     def _places(self) -> list[Tensor]:
-        """Of the queries of each slice, int64 [S] each; none is empty, so that the last place may be there twice."""
+        """The places of each slice's queries, int64 [S] each. No slice is empty, so the last place may occur twice."""
         width = self.width
         size = (width + self.slices - 1) // self.slices
         column = columns(size)

@@ -1,7 +1,7 @@
 """A transformers encoder or decoder that computes rows: on real tokens only, where its family allows.
 
 Rows of different length are concatenated into one sequence of T tokens, so every per-token operation (embeddings,
-linear layers, normalisation: nearly all of the work) runs on exactly T tokens. Only attention needs rows: it scatters
+linear layers, normalization: nearly all of the work) runs on exactly T tokens. Only attention needs rows: it scatters
 queries, keys and values to a padded [N, H, L, d] and gathers the result back.
 """
 
@@ -73,9 +73,9 @@ PATCHES: Mapping[str, Patch] = {
     "mpnet": _mpnet,
     **dict.fromkeys(("mt5", "t5", "umt5"), _t5),
 }
-"""By `model_type`. All other families attend through transformers' table of attention functions."""
+"""The patches by `model_type`. All other families attend through transformers' table of attention functions."""
 SLICEABLE = (in_interface, _t5)
-"""Those that leave the scores to `RowAttention`."""
+"""The patches that leave the scores to `RowAttention`."""
 
 
 def first_position(model: Model) -> int:
@@ -93,18 +93,19 @@ COUNTING = "create_position_ids_from_input_ids"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How an encoder computes rows."""
+    """The form in which an encoder computes rows."""
 
     packed: bool
     """Real tokens only, rows one behind the other; otherwise rows padded to the longest."""
     patch: Patch | None
-    """Makes it attend by rows; None for its own attention, which is told by a mask."""
+    """Makes it attend by rows; None for its own attention with a mask."""
 
 
 PROBE = (5, 19, 12)
 """Lengths of the rows that tell whether a form is exact."""
 INEXACT = 1e-3
-"""In proportion to the largest value: far more than rounding, far less than what a token of another row makes."""
+"""The largest error of an exact form, relative to the largest value: far above rounding, and far below the effect of
+a token of another row."""
 IMPOSSIBLE = (
     AssertionError,
     AttributeError,
@@ -115,7 +116,7 @@ IMPOSSIBLE = (
     TypeError,
     ValueError,
 )
-"""What the code of a model raises in a form that it does not allow."""
+"""The exceptions that a model's code raises in a form that it does not support."""
 
 
 class RowEncoder(torch.nn.Module):
@@ -163,7 +164,7 @@ class RowEncoder(torch.nn.Module):
 
     @property
     def heads(self) -> int:
-        """Of its attention; 0 for a model without."""
+        """The number of attention heads; 0 for a model without attention."""
         return int(getattr(self.model.config, "num_attention_heads", 0))
 
     @property

@@ -1,4 +1,4 @@
-"""What stands on an encoder, by role: the modules that turn token vectors into a vector or a score a row."""
+"""The heads, by role: modules that turn token vectors into one vector or one score per row."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -48,7 +48,7 @@ def last_token(hidden: Tensor, rows: Rows) -> Tensor:
 
 
 def _token(hidden: Tensor, place: Tensor) -> Tensor:
-    """Of each row, the vector at its place, int64 [N]."""
+    """The vector of each row at its place, int64 [N]."""
     return hidden.gather(1, place[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
 
 
@@ -60,16 +60,16 @@ POOLINGS: Mapping[str, Pooling] = {
     "mean_sqrt_len_tokens": _mean_sqrt_len_tokens,
     "weightedmean": _weighted_mean,
 }
-"""By the name that sentence-transformers gives them: token vectors [N, L, D] to [N, D]."""
+"""The poolings by their name in sentence-transformers: token vectors [N, L, D] to [N, D]."""
 
 
 Features = dict[str, Any]
-"""What sentence-transformers hands from module to module, by its names: "token_embeddings" [N, L, D],
-"all_layer_embeddings", the same of each layer, and "sentence_embedding" [N, D]. Beside them, "rows"."""
+"""The values that sentence-transformers passes between modules, by its names: "token_embeddings" [N, L, D],
+"all_layer_embeddings" (the same of each layer) and "sentence_embedding" [N, D]; also our own "rows"."""
 
 
 class TextEmbedding(torch.nn.Module):
-    """One vector a row, not normalised: [N, D]."""
+    """One vector a row, not normalized: [N, D]."""
 
     def __init__(self, first: torch.nn.Module, steps: Sequence[torch.nn.Module], width: int | None = None) -> None:
         """Put steps one after the other.
@@ -188,9 +188,9 @@ class LateInteraction(torch.nn.Module):
         """Compare the token vectors of an encoder.
 
         Args:
-            encoder: of both sides.
-            projection: of the token vectors, [..., D] to [..., E].
-            expand: a query to what stands for it.
+            encoder: the encoder of both sides.
+            projection: applied to the token vectors, [..., D] to [..., E].
+            expand: replaces a query by its expansion.
             skipped: ids of tokens that do not count, such as punctuation, by side: "query" and "document".
         """
         super().__init__()
@@ -234,13 +234,13 @@ class LateInteraction(torch.nn.Module):
 
 
 class ImageEmbedding(torch.nn.Module):
-    """One vector an image, not normalised: UINT8 [N, 3, H, W] to [N, D]."""
+    """One vector an image, not normalized: UINT8 [N, 3, H, W] to [N, D]."""
 
     factor: Tensor
     offset: Tensor
 
     def __init__(self, model: torch.nn.Module, scale: float, mean: Sequence[float], deviation: Sequence[float]) -> None:
-        """Put the rescaling and normalisation of an image processor before a model, [N, 3, H, W] to [N, D]."""
+        """Put the rescaling and normalization of an image processor before a model, [N, 3, H, W] to [N, D]."""
         super().__init__()
         self.model = model
         # (pixel * scale - mean) / deviation as one product and one sum

@@ -1,4 +1,4 @@
-"""How much memory attention takes, and how many rows may share it.
+"""The memory that attention takes, and the number of rows that it leaves room for.
 
 A row of L tokens has heads x L x L scores: 4 GiB in fp32 at 8,192 tokens and 16 heads. A graph that computes them whole
 computes them for a slice of the queries at a time, and a batch, whose rows are all padded to the longest, has as many
@@ -32,7 +32,7 @@ PROOF_BYTES = 3 << 30
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """What the attention of a tower's graph takes."""
+    """The memory that attention takes in a tower's graph."""
 
     cell_bytes: int = 0
     """For a token that sees a token, or padding, in all heads; 0 where no scores are kept."""

@@ -1,4 +1,4 @@
-"""Rows of token ids: what a text graph makes of its inputs before anything else."""
+"""Rows of token ids, which a text graph first makes of its inputs."""
 
 from dataclasses import dataclass
 from typing import cast

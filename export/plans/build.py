@@ -78,7 +78,7 @@ def build_plan(folder: Path, toolkit: Toolkit, times: Path, progress: Callable[[
         folder: the entry.
         toolkit: TensorRT on the GPU that will serve.
         times: the file of the timing cache, which is written too.
-        progress: told of each stage.
+        progress: called with each stage.
 
     Raises:
         ExportError: a stage failed; the entry has no plan then.
@@ -95,12 +95,12 @@ def build_plan(folder: Path, toolkit: Toolkit, times: Path, progress: Callable[[
     progress(f"plan {folder.name}: {reason}: building {len(spec.profiles)} profiles, which takes minutes")
     (version / KEY).unlink(missing_ok=True)
     (version / PLAN).unlink(missing_ok=True)
-    worst = _build_proven(folder, toolkit, times, spec, cases)
+    worst = _build_verified(folder, toolkit, times, spec, cases)
     (version / KEY).write_text(json.dumps(key, indent=2) + "\n")
     progress(f"plan {folder.name}: built: {spec.measure} error {worst:.2g} at worst, {spec.tolerance.worst:g} allowed")
 
 
-def _build_proven(folder: Path, toolkit: Toolkit, times: Path, spec: PlanSpec, cases: Sequence[Case]) -> float:
+def _build_verified(folder: Path, toolkit: Toolkit, times: Path, spec: PlanSpec, cases: Sequence[Case]) -> float:
     """Put the plan into its place once it is verified, and return its largest error."""
     version, indices = folder / "1", assign(spec.profiles, cases)
     # In the entry, from where it moves at once; Triton looks into folders named by a number only.
@@ -108,7 +108,7 @@ def _build_proven(folder: Path, toolkit: Toolkit, times: Path, spec: PlanSpec, c
         fresh = Path(scratch) / PLAN
         toolkit.build(version / GRAPH, spec, fresh, times)
         outputs = toolkit.run(fresh, ((index, case.inputs) for index, case in zip(indices, cases, strict=True)))
-        worst = prove(spec, cases, indices, outputs)
+        worst = compare_outputs(spec, cases, indices, outputs)
         fresh.replace(version / PLAN)
     return worst
 
@@ -159,7 +159,7 @@ def assign(profiles: Sequence[Profile], cases: Sequence[Case]) -> list[int]:
     return indices
 
 
-def prove(spec: PlanSpec, cases: Sequence[Case], indices: Sequence[int], outputs: Iterable[Vectors]) -> float:
+def compare_outputs(spec: PlanSpec, cases: Sequence[Case], indices: Sequence[int], outputs: Iterable[Vectors]) -> float:
     """Compare the outputs with the reference's.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How far outputs [N, width] are from the reference's, and how far they may be. Needs numpy only."""
+"""Errors of outputs [N, width] compared with the reference's, and their limits. Needs numpy only."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ MEASURES: Mapping[str, Callable[[Vectors, Vectors], Vectors]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far outputs may be from the reference's: the one rule for what is exact enough."""
+    """The largest allowed errors of outputs: the worst of all and their mean."""
 
     worst: float
     mean: float

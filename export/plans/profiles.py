@@ -1,4 +1,4 @@
-"""What a TensorRT plan is built for: its optimisation profiles, the tolerance of its outputs, and its cache key.
+"""The specification of a TensorRT plan: optimization profiles, the tolerance of its outputs, and the cache key.
 
 Read in the serving image too: standard library and numpy only.
 """
@@ -28,7 +28,7 @@ Shape = tuple[int, ...]
 
 
 class Shapes(NamedTuple):
-    """What one input may look like."""
+    """The shapes of one input."""
 
     min: Shape
     opt: Shape

@@ -1,1 +1,1 @@
-"""What runs inside Triton: entries of the python backend hold a copy of these files."""
+"""Code that runs inside Triton. Entries of the python backend hold a copy of these files."""

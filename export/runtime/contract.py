@@ -1,4 +1,4 @@
-"""The contract of an entry with those who serve it: roles, tensors and parameters.
+"""The contract between an entry and its users, the gateway and model.py: roles, tensors and parameters.
 
 The gateway's side is gateway/contract.py; docs/repository-entry.md describes both. Needs numpy only.
 """
@@ -27,12 +27,12 @@ class InvalidTensorsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a model takes."""
+    """Limits on the input of a model."""
 
     max_tokens: int = 0
-    """The most token ids of one text."""
+    """The largest number of token ids of one text."""
     vocabulary_size: int = 0
-    """Ids are below this."""
+    """The number of token ids; each id is smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Tokens:
 
     @property
     def name(self) -> str:
-        """The graph's input by which it is recognised."""
+        """The graph's input by which it is recognized."""
         return self.ids
 
     @property
@@ -134,16 +134,16 @@ QUERY = Tokens("query_ids", "query_length", "query_stride")
 DOCUMENT = Tokens("document_ids", "document_length", "document_stride")
 PIXELS = Pixels("pixels")
 FIELDS: tuple[Field, ...] = (TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS)
-"""All that a graph may take. The inputs of a graph tell which of them it does."""
+"""All fields that a graph may have. The graph's inputs tell which it has."""
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What a Triton model computes."""
+    """The kind of output of a Triton model."""
 
     name: str
     output: str
-    """The tensor, FP32 [b, width]."""
+    """The name of the output tensor, FP32 [b, width]."""
 
 
 TEXT_EMBEDDING = Role("text-embedding", "embedding")
@@ -208,9 +208,9 @@ def read_rows(tensors: Mapping[str, Array], fields: Sequence[Field], limits: Lim
     """Take the rows of one request out of its tensors, without their padding.
 
     Args:
-        tensors: the inputs of every field, by name, as Triton has them: rows first.
-        fields: of the graph.
-        limits: of the model.
+        tensors: the inputs of every field, by name; rows are the first dimension, as in Triton.
+        fields: the fields of the graph.
+        limits: the limits of the model.
 
     Raises:
         InvalidTensorsError: a length is not in 1..min(L, max_tokens), an id is not in the vocabulary, or the tensors

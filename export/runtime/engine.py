@@ -22,7 +22,7 @@ makes no workload faster; with 500, some are 5% slower."""
 PACK_COST = 20
 """Fixed time of an execution, in tokens. This and the next are measured for all-MiniLM-L6-v2 in bf16 on two cores. For
 larger models this one is lower and the next higher, but there it matters less where packs are cut."""
-CELLS_A_TOKEN = 900
+CELLS_PER_TOKEN = 900
 """Cells of attention (a token attending to a token or to padding) that take as long as the other work on a token."""
 
 
@@ -65,7 +65,7 @@ class Engine:
             results[pack] = self._execute([rows[i] for i in pack])
             lengths = [costs[i] for i in pack]
             self.tokens += sum(lengths)
-            self.padding += (len(pack) * max(lengths) ** 2 - sum(length**2 for length in lengths)) / CELLS_A_TOKEN
+            self.padding += (len(pack) * max(lengths) ** 2 - sum(length**2 for length in lengths)) / CELLS_PER_TOKEN
         return results
 
     def _execute(self, rows: Sequence[Row]) -> NDArray[np.float32]:
@@ -101,7 +101,7 @@ def packs(costs: Sequence[int], budget: int) -> list[list[int]]:
             if tokens > budget and choices:
                 break
             # The tokens themselves take the same time however they are cut.
-            choices.append((best[start] + PACK_COST + (end - start) * longest**2 / CELLS_A_TOKEN, start))
+            choices.append((best[start] + PACK_COST + (end - start) * longest**2 / CELLS_PER_TOKEN, start))
         time, start = min(choices)
         best.append(time)
         cut.append(start)

@@ -45,7 +45,7 @@ def check_served(
         spec: a table of the manifest, whose entries are in the repository.
         repository: the folder of entries, whose proofs say in which precision is served.
         gateway: serves the model under the name of its table.
-        progress: told of each step.
+        progress: called with each step.
         run: calls what reads the source, perhaps somewhere else, as `isolation.run` does.
 
     Returns:
@@ -147,7 +147,7 @@ class _Tally:
 
 
 def _role(spec: ModelSpec, name: str) -> str:
-    """What a Triton model of a table does."""
+    """The role of a Triton model of a table."""
     if spec.task != "image-text":
         return spec.task
     return "image-embedding" if name == f"{spec.name}-image" else "text-embedding"
@@ -214,6 +214,6 @@ class _Ask:
         except ValueError:
             answer = {}
         if response.status_code != 200 or not answer:
-            said = answer.get("error", {}).get("message") or response.reason_phrase
-            raise ServedError(f"[{self._spec.name}] url: {path} answers {response.status_code}: {said}")
+            message = answer.get("error", {}).get("message") or response.reason_phrase
+            raise ServedError(f"[{self._spec.name}] url: {path} answers {response.status_code}: {message}")
         return answer

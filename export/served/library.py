@@ -1,4 +1,4 @@
-"""What the libraries themselves make of texts, pairs and images: the answers that a gateway should give.
+"""Runs the models' own libraries on texts, pairs and images, for the answers that a gateway should give.
 
 Each question is a request to the gateway beside the result of the library's own call on the same texts:
 `SentenceTransformer.encode`, `CrossEncoder.predict`, `MultiVectorEncoder.encode_query` and `encode_document`, or for
@@ -60,7 +60,7 @@ CHEAP_TOKENS = 512
 """Longer limits are reached once: a row of 8,192 tokens takes the library seconds to minutes."""
 QUERIES = ("How do I reset my password?", "Wie spät ist es in 東京? 🕰️")
 SLOPES: Mapping[str, float] = {"none": 1.0, "sigmoid": 1 / 4, "softmax": 1 / 2}
-"""How far scores move at most where logits move by 1."""
+"""The largest change of a score when its logit changes by 1."""
 
 
 def questions(spec: ModelSpec, sources: Sources, limits: Limits, progress: Callable[[str], None]) -> list[Any]:
@@ -69,8 +69,8 @@ def questions(spec: ModelSpec, sources: Sources, limits: Limits, progress: Calla
     Args:
         spec: the table of a model whose source the export has accepted.
         sources: what it is made of.
-        limits: of what is served.
-        progress: told of each question.
+        limits: the limits of the served model.
+        progress: called with each question.
 
     Returns:
         Questions, as what JSON is made of.
@@ -99,7 +99,7 @@ def _again(limits: Limits) -> list[str]:
 # Text embedding
 
 Encode = Callable[..., Any]
-"""Of sentence-transformers: texts to vectors."""
+"""The `encode` of sentence-transformers: texts to vectors."""
 
 
 def _text_embedding(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterator[Question]:
@@ -217,9 +217,9 @@ def _predictor(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, 
 
 
 def _answerer(spec: ModelSpec, folder: Path, named: Reranker | None, limits: Limits) -> Predict:
-    """How much likelier one answer of a decoder is than the other, behind the filled-in template: a sigmoid.
+    """A scorer of pairs by a decoder: the sigmoid of its answer's logit, less the other answer's if there are two.
 
-    A document is cut as the model card of Qwen3-Reranker cuts it: what stands around it stays whole.
+    A document is truncated as in the model card of Qwen3-Reranker: the text around it stays whole.
     """
     model, tokenizer = load_model(spec, AutoModelForCausalLM, folder), load_tokenizer(spec, folder)
     template = named.template if named is not None else PairTemplate(spec.template or "")

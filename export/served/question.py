@@ -1,4 +1,4 @@
-"""What a gateway is asked, and what the library answers: made where the source is read, compared where it is not."""
+"""A request to a gateway with the library's answers. One process reads the source and makes it, another compares."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from export.plans.measures import Vectors
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """What the gateway says of a model."""
+    """The limits that the gateway reports for a model."""
 
     max_tokens: int
     dimensions: tuple[int, ...] = ()
@@ -25,13 +25,13 @@ class Question(msgspec.Struct, frozen=True):
     path: str
     body: dict[str, Any]
     shown: list[str]
-    """What messages call each input."""
+    """The name of each input in messages."""
     width: int
     """Numbers of each answer: an embedding's dimensions, 1 for a score."""
     numbers: bytes
     """The library's answers, float32 [n, width]."""
     slope: float
-    """What a tolerance of the tower's outputs becomes: less than 1 where an activation stands behind them."""
+    """The factor on the tolerance of the tower's outputs; less than 1 if an activation follows them."""
 
     @property
     def expected(self) -> Vectors:

@@ -1,1 +1,1 @@
-"""Where models come from. Their files are untrusted: each is inspected before any library reads it."""
+"""The sources of models. Their files are untrusted: each is inspected before any library reads it."""

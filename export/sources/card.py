@@ -16,7 +16,7 @@ _POOLINGS: Mapping[Pooling, str] = {
     "lasttoken": r"last[-_ ]?token[-_ ]?pool|pooling_mode_lasttoken'?: True|pooling_mode'?: 'lasttoken'",
     "mean": r"(mean|average|avg)[-_ ]?pool|pooling_mode_mean_tokens'?: True|pooling_mode'?: 'mean'",
 }
-"""What cards write, in words, in code and as sentence-transformers prints its modules."""
+"""The forms in which cards name a pooling: in words, in code, and as sentence-transformers prints its modules."""
 _DIMENSIONS = re.compile(r"matryoshka_dim(?:s|ensions)\W{1,5}\[([\d,\s]+)\]")
 _PROMPTS = (("query: ", "passage: "), ("search_query: ", "search_document: "), ("query: ", "document: "))
 """Prefixes of queries and of documents, that cards put into the texts of their examples."""
@@ -24,16 +24,16 @@ _PROMPTS = (("query: ", "passage: "), ("search_query: ", "search_document: "), (
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a card says."""
+    """The facts that a model card states."""
 
     license: str | None = None
-    """Its identifier, as the hub spells them; the name that a license of no identifier goes by."""
+    """The identifier of the license, as the hub spells it, or the name of a license without one."""
     pipeline: str | None = None
     """The hub's task, such as text-ranking."""
     tags: frozenset[str] = frozenset()
-    """In lower case."""
+    """The card's tags, in lower case."""
     text: str = ""
-    """All of it."""
+    """The whole card."""
 
     @property
     def poolings(self) -> tuple[Pooling, ...]:

@@ -1,4 +1,4 @@
-"""What a source says about itself: the task and the other keys of its table, read out of JSON files and its card.
+"""Infers the task and the other keys of a model's table from the JSON files and the card of its source.
 
 Nothing of the folder runs, and no weights are read. `optimum` would be of no use here: it infers a task only of models
 on the hub, while the hub answers, and takes every folder of sentence-transformers for an embedding model.
@@ -26,7 +26,7 @@ _MODEL_TYPES: Mapping[str, Task] = {
     "CrossEncoder": "cross-encoder",
     "MultiVectorEncoder": "late-interaction",
 }
-"""By the class that saved a folder of sentence-transformers."""
+"""The task by the class that saved a folder of sentence-transformers."""
 _MODULES: Mapping[str, Task] = {
     "CausalScoreHead": "cross-encoder",
     "LogitScore": "cross-encoder",
@@ -35,7 +35,7 @@ _MODULES: Mapping[str, Task] = {
     "Router": "text-embedding",
     "StaticEmbedding": "text-embedding",
 }
-"""By a module that only one task has, for folders that do not name the class."""
+"""The task by a module that only one task has, for folders that do not name the class."""
 _SPARSE = {"IDF", "MLMTransformer", "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling"}
 _EMBEDDERS = {"feature-extraction", "sentence-similarity"}
 """The hub's names for what an embedding model does; a card of SPLADE or ColBERT has them too."""
@@ -55,20 +55,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found in a folder."""
+    """The result of an inspection."""
 
     keys: Mapping[str, Finding]
-    """By key of the manifest."""
+    """The findings, by key of the manifest."""
     open: tuple[str, ...]
-    """What could not be inferred, and what to do about it: a sentence each, which begins with the key."""
+    """A sentence for each key that could not be inferred: it begins with the key and says what to do."""
 
 
 def inspect(name: str, folder: Path, given: Mapping[str, object]) -> Inspection:
-    """Infer what a model's table has to say.
+    """Infer the keys of a model's table.
 
     Args:
-        name: of the table, for messages.
-        folder: of the source, without its weights perhaps.
+        name: the name of the table, for messages.
+        folder: the folder of the source; weights may be absent.
         given: the keys that the user has named; they are not inferred.
 
     Raises:
@@ -100,7 +100,7 @@ class _Facts:
     modules: tuple[str, ...]
     """The names of the classes that modules.json lists, without their packages."""
     module_configs: tuple[Mapping[str, Any], ...]
-    """As `modules`: what is in each one's config.json, except the transformer's own."""
+    """The config.json of each of `modules`, except the transformer's own."""
     settings: Mapping[str, Any]
     """config_sentence_transformers.json."""
     stanford: Mapping[str, Any]
@@ -175,7 +175,7 @@ def _task(facts: _Facts) -> Finding:
 
 
 def _saved_as(facts: _Facts) -> Finding | None:
-    """What sentence-transformers, PyLate and Stanford's ColBERT write down."""
+    """The task according to files of sentence-transformers, PyLate or Stanford's ColBERT."""
     if "query_maxlen" in facts.stanford:
         return Finding("late-interaction", "artifact.metadata of Stanford's ColBERT")
     if "query_length" in facts.settings:
@@ -191,19 +191,19 @@ def _saved_as(facts: _Facts) -> Finding | None:
 
 def _modules(facts: _Facts) -> str:
     """The modules in order, a pooling with its mode."""
-    said = []
+    shown = []
     for module, settings in zip(facts.modules, facts.module_configs, strict=True):
         modes = settings.get("pooling_mode") or [
             key.removeprefix("pooling_mode_") for key, on in settings.items() if key.startswith("pooling_mode_") and on
         ]
-        said.append(
+        shown.append(
             f"{module} ({modes if isinstance(modes, str) else ' and '.join(map(str, modes))})" if modes else module
         )
-    return ", ".join(said)
+    return ", ".join(shown)
 
 
 def _built_as(facts: _Facts) -> Finding:
-    """What the class says that the weights were saved from, and what the card says where that is not enough."""
+    """The task according to the class that saved the weights and, if that is not enough, to the card."""
     model_type = facts.config.get("model_type")
     if model_type in IMAGE_TEXT:
         return Finding("image-text", f"model_type {model_type}")
@@ -252,7 +252,7 @@ def _encoder(facts: _Facts) -> Finding:
 
 
 def _classes(facts: _Facts) -> int:
-    """How many a classifier has; transformers' default is two."""
+    """The number of classes of a classifier; transformers' default is two."""
     labels = facts.config.get("id2label")
     count = len(labels) if isinstance(labels, dict) else facts.config.get("num_labels")
     return count if isinstance(count, int) else 2
@@ -290,17 +290,17 @@ def _embedding(facts: _Facts, given: Mapping[str, object], open_: list[str]) -> 
 
 
 def _pooling(facts: _Facts) -> Finding:
-    """What the card says, or what decoders usually do.
+    """The pooling according to the card, or the usual one of decoders.
 
     Raises:
         SourceError: neither says.
     """
-    said = facts.card.poolings
-    if len(said) == 1:
-        return Finding(said[0], "the text of README.md", is_guess=True)
-    if not said and _is_decoder(facts):
+    poolings = facts.card.poolings
+    if len(poolings) == 1:
+        return Finding(poolings[0], "the text of README.md", is_guess=True)
+    if not poolings and _is_decoder(facts):
         return Finding("lasttoken", f"{facts.architecture}, a decoder", is_guess=True)
-    reason = f"README.md speaks of {' and '.join(said)}" if said else "README.md does not say it"
+    reason = f"README.md speaks of {' and '.join(poolings)}" if poolings else "README.md does not say it"
     raise SourceError(
         f"[{facts.name}] pooling: set --pooling to one of {', '.join(get_args(Pooling))}: there is no"
         f" modules.json, and {reason}"
@@ -334,7 +334,7 @@ def _dimensions(facts: _Facts) -> Finding | None:
 
 
 def _width(facts: _Facts) -> int | None:
-    """How many dimensions come out, as far as the files say."""
+    """The number of output dimensions, if the files state it."""
     keys = ("out_features", "embedding_dimension", "word_embedding_dimension")
     widths = [settings[key] for settings in facts.module_configs for key in keys if key in settings]
     width = facts.settings.get("truncate_dim") or (widths or [facts.config.get("hidden_size")])[-1]

@@ -34,10 +34,10 @@ MOST_ANSWERED = 64 * 2**20
 RAISED: Mapping[str, type[Exception]] = {
     kind.__name__: kind for kind in (ManifestError, NotBuiltError, OSError, ParityError, SourceError)
 }
-"""What a process may say that it has raised; anything else is the source's fault."""
+"""The exceptions that a process may report; any other becomes a SourceError."""
 
 Progress = Callable[[str], None]
-"""Told of each stage before it begins, and again after each of its steps if it has some."""
+"""A function that is called before each stage, and again after each step of the stage."""
 Run = Callable[[Callable[..., Any], Sequence[Any], Progress], Any]
 """Calls a function with arguments, of which progress is the last."""
 
@@ -78,7 +78,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def limits(arguments: argparse.Namespace) -> Limits:
-    """What the options say."""
+    """The limits that the options set."""
     return Limits(int(arguments.memory_limit * 2**30), arguments.time_limit)
 
 
@@ -103,13 +103,13 @@ _CONTEXT = get_context("forkserver")
 
 
 def run(allowed: Limits, function: Callable[..., Any], arguments: Sequence[object], progress: Progress) -> Any:  # noqa: ANN401
-    """Call a function, whose last argument is told of progress, in a process of its own.
+    """Call a function in a separate process. Its last argument is a callable for progress.
 
     Args:
         allowed: what it may take.
-        function: of a module; what it returns goes through JSON.
+        function: a function of a module; its result is sent as JSON.
         arguments: its first ones, which can be pickled.
-        progress: told here what the function tells.
+        progress: called here with the function's messages.
 
     Returns:
         What the function returns.
@@ -121,9 +121,9 @@ def run(allowed: Limits, function: Callable[..., Any], arguments: Sequence[objec
     """
     start()
     with tempfile.TemporaryDirectory(prefix="export-") as folder:
-        said = Path(folder)
+        logs = Path(folder)
         receiver, sender = _CONTEXT.Pipe(duplex=False)
-        process = _CONTEXT.Process(target=_work, args=(sender, said, function, arguments))
+        process = _CONTEXT.Process(target=_work, args=(sender, logs, function, arguments))
         interruption = {signal.SIGINT}
         signal.pthread_sigmask(signal.SIG_BLOCK, interruption)  # half started, it would complain on its own
         try:
@@ -134,13 +134,13 @@ def run(allowed: Limits, function: Callable[..., Any], arguments: Sequence[objec
         sender.close()
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, interruption)
-            return _follow(process, receiver, allowed, said, progress)
+            return _follow(process, receiver, allowed, logs, progress)
         finally:
             _end(process)
             receiver.close()
 
 
-def _follow(process: BaseProcess, receiver: Connection, allowed: Limits, said: Path, progress: Progress) -> Any:  # noqa: ANN401
+def _follow(process: BaseProcess, receiver: Connection, allowed: Limits, logs: Path, progress: Progress) -> Any:  # noqa: ANN401
     """Wait for an answer, and hold the limits meanwhile."""
     deadline = time.monotonic() + allowed.seconds
     while True:
@@ -148,7 +148,7 @@ def _follow(process: BaseProcess, receiver: Connection, allowed: Limits, said: P
             try:
                 message = json.loads(receiver.recv_bytes(MOST_ANSWERED))
             except (EOFError, OSError, ValueError):
-                _tell_end(process, said)
+                _tell_end(process, logs)
             match message:
                 case {"progress": str(stage)}:
                     progress(stage)
@@ -162,12 +162,12 @@ def _follow(process: BaseProcess, receiver: Connection, allowed: Limits, said: P
             raise SourceError(f"source: exceeded the --memory-limit of {allowed.memory / 2**30:.3g} GiB")
 
 
-def _tell_end(process: BaseProcess, said: Path) -> NoReturn:
+def _tell_end(process: BaseProcess, logs: Path) -> NoReturn:
     process.join(10)
     code = process.exitcode or 0
     how = signal.Signals(-code).name if code < 0 else f"code {code}"
-    words = (said / "log").read_text(errors="replace") if (said / "log").exists() else ""
-    last = f": {words.strip().splitlines()[-1][:200]}" if words.strip() else ""
+    output = (logs / "log").read_text(errors="replace") if (logs / "log").exists() else ""
+    last = f": {output.strip().splitlines()[-1][:200]}" if output.strip() else ""
     raise SourceError(f"source: the process that read it ended with {how}{last}")
 
 
@@ -191,14 +191,13 @@ def _memory(group: int) -> int:
     return held
 
 
-def _work(sender: Connection, said: Path, function: Callable[..., Any], arguments: Sequence[object]) -> None:
-    """What a model's process does."""
+def _work(sender: Connection, logs: Path, function: Callable[..., Any], arguments: Sequence[object]) -> None:
     os.setpgid(0, 0)
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command ends it
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
-        with (said / "log").open("wb") as log:  # bars, warnings and panics of libraries
+        with (logs / "log").open("wb") as log:  # bars, warnings and panics of libraries
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
     except FileNotFoundError:  # the command was interrupted before this began
@@ -214,7 +213,7 @@ def _work(sender: Connection, said: Path, function: Callable[..., Any], argument
     except (ExportError, OSError) as exc:
         known = (name for name, kind in RAISED.items() if isinstance(exc, kind))
         send({"error": next(known, "SourceError"), "message": str(exc)})
-    except BaseException as exc:  # noqa: BLE001 - a panic of tokenizers is no Exception
+    except BaseException as exc:  # noqa: BLE001 - a panic of tokenizers is not an Exception
         send({"error": "SourceError", "message": f"source: cannot be exported: {_reason(exc)}"})
 
 
@@ -228,7 +227,7 @@ def _reason(exc: BaseException) -> str:
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 SECCOMP_MODE_FILTER = 2
 SOCKET: Mapping[str, tuple[int, int]] = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
-"""By machine: the kernel's name for it (AUDIT_ARCH_*, linux/audit.h) and its number of the system call `socket`."""
+"""The kernel's constant (AUDIT_ARCH_*, linux/audit.h) and the number of the system call `socket`, by machine."""
 IO_URING_SETUP = 425
 FIRST_X32 = 0x40000000
 LOAD, EQUAL, AT_LEAST, RETURN = 0x20, 0x15, 0x35, 0x06
@@ -268,7 +267,7 @@ def _filter(architecture: int, number: int) -> bytes:
 
 
 def refuse_sockets(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook that stands in for a filter."""
+    """The audit hook that replaces a filter."""
     if event == "socket.__new__" and arguments[1] != socket.AF_UNIX:
         raise PermissionError("network access is disabled")
 

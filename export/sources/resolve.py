@@ -22,7 +22,7 @@ class Source:
 
     folder: Path
     revision: str
-    """What tells this state of the source from another: a package's version, a hub commit, or for a local folder a
+    """The version of the source: a package's version, a hub commit or, for a local folder, a
     hash of its files' names, sizes and times."""
 
 
@@ -78,7 +78,7 @@ def is_remote(spec: ModelSpec) -> bool:
 
 
 def revision(spec: ModelSpec) -> str:
-    """What `resolve(spec).revision` would be, without reading any file."""
+    """The value of `resolve(spec).revision`, without reading any file."""
     places = [("source", spec.source), ("image_source", spec.image_source)]
     return " ".join(_locate(spec, key, where, _files(spec)).revision for key, where in places if where is not None)
 
@@ -101,7 +101,7 @@ def _resolve(spec: ModelSpec, key: str, where: str) -> Source:
 
 
 def _files(spec: ModelSpec) -> tuple[str, ...]:
-    """What an export reads of a model on the hub."""
+    """The patterns of files that an export reads from the hub."""
     pickles = ("*.bin",) if spec.allow_pickle else ()
     code = ("*.py",) if spec.allow_remote_code else ()
     return (*DESCRIPTION, "*.safetensors", "*.txt", "*.model", *pickles, *code)

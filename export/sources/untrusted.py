@@ -2,7 +2,7 @@
 
 Libraries run what a folder names in many ways: a class by its import path, a file beside the weights, a pickle instead
 of safetensors, another model by its path. All JSON of a folder is therefore looked through first, wherever it lies, and
-held against lists of what may stand there.
+checked against lists of allowed values.
 """
 
 import importlib.metadata
@@ -34,11 +34,11 @@ MOST_BYTES: Mapping[str, int] = {
 }
 """The first pattern that a file's name matches decides. Gemma 3's tokenizer.json has 33 MB."""
 VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "tekken.json")
-"""JSON whose keys are tokens: of what they say, nothing is code, and the libraries that parse them are not Python."""
+"""JSON files whose keys are tokens. Nothing in them is code, and the libraries that parse them are not Python."""
 OBJECTS = ("config.json", ".index.json", ".metadata")
-"""How the names of JSON end that libraries take for an object."""
+"""Endings of JSON files that libraries expect to hold an object."""
 LISTS = ("data_config.json",)
-"""Except what no library reads, but many folders of sentence-transformers hold."""
+"""JSON files that may hold a list: no library reads them, but many folders of sentence-transformers have them."""
 
 LAYERS, WIDTH, HEADS, WORDS = 1_000, 2**18, 2**14, 2**24
 MOST: Mapping[str, int] = {
@@ -93,7 +93,7 @@ NAMES: Mapping[str, re.Pattern[str]] = {
     "parent_library": re.compile(r"transformers(\.\w+)*"),
     "transformers_weights": re.compile(r"\w[\w.-]*\.safetensors(\.index\.json)?"),
 }
-"""What classes, functions and files may be called: libraries import paths, fetch kernels `owner/name`, open files."""
+"""Allowed names of classes, functions and files. Libraries import them, fetch kernels `owner/name` or open files."""
 
 LOADS_OTHERS = (
     *("bark", "mgp-str", "oneformer", "pix2struct", "qwen2_5_omni", "rag", "wav2vec2"),  # files of their own, pickles
@@ -113,15 +113,15 @@ _OWN = "base|cross_encoder|multi_vector_encoder|sentence_transformer|sparse_enco
 MODULE = re.compile(
     rf"(?:sentence_transformers\.(?:(?:{_OWN})\.)?(?:modules|models)(?:\.\w+)?|pylate\.models\.Dense)\.(?P<name>\w+)"
 )
-"""How modules.json spells them: `sentence_transformers.models.Dense` before 5.4, `.base.modules.dense.Dense` since."""
+"""A module in modules.json: `sentence_transformers.models.Dense` before 5.4, `.base.modules.dense.Dense` since."""
 OF_TRANSFORMERS = ("Transformer", "MLMTransformer", "CLIPModel")
-"""Of those, the modules whose weights transformers reads, which is told to take safetensors only."""
+"""The modules whose weights transformers reads; it is told to load safetensors only."""
 
 PICKLE = (
     "which can run code when it is loaded; convert the weights to safetensors, or set allow_pickle = true"
     " (add: --allow-pickle)"
 )
-"""What is said of a pickle."""
+"""The message about a pickle."""
 
 SETTINGS: Mapping[str, frozenset[str]] = {
     "model": frozenset({"dtype", "torch_dtype", "attn_implementation", "add_pooling_layer"}),
@@ -145,9 +145,9 @@ class _Folder:
 
     path: Path
     files: frozenset[str]
-    """Relative to it."""
+    """Paths relative to the folder."""
     contents: Mapping[str, Any]
-    """Of its JSON, except vocabularies."""
+    """The parsed JSON files, except vocabularies."""
 
 
 def inspect(spec: ModelSpec, key: str, path: Path) -> frozenset[str]:
@@ -182,7 +182,7 @@ def inspect(spec: ModelSpec, key: str, path: Path) -> frozenset[str]:
 
 
 def files(spec: ModelSpec, key: str, path: Path) -> frozenset[str]:
-    """Only see that a folder holds nothing but files, of sizes that can be read; returns them, as `inspect` does.
+    """Check only that a folder holds nothing but files of readable sizes; returns them, as `inspect` does.
 
     Raises:
         SourceError: a file is not a regular one, leads out of the folder or is too large.
@@ -357,7 +357,7 @@ def _check_modules(spec: ModelSpec, folder: _Folder) -> None:
         if not isinstance(path, str) or not is_inside(path):
             raise _Refused(f"{file} path: {_shown(path)} is not a path inside the folder")
         if not isinstance(kind, str):
-            raise _Refused(f"{file} type: {_shown(kind)} is no name")
+            raise _Refused(f"{file} type: {_shown(kind)} is not a name")
         known = MODULE.fullmatch(kind)
         if known is None and not spec.allow_remote_code:
             raise _Refused(

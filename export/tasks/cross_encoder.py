@@ -32,7 +32,7 @@ from export.tower import Tower, Vocabulary
 from export.verification import samples
 
 MODULES = ("Transformer", "LogitScore")
-"""Of sentence-transformers, that a folder may list: the first alone, or both."""
+"""The sentence-transformers modules that a folder may list: the first alone, or both."""
 ACTIVATIONS = {"Identity": "none", "Sigmoid": "sigmoid", "Softmax": "softmax"}
 """torch's classes, as sentence-transformers names them, to what the gateway applies to the logits."""
 
@@ -107,9 +107,9 @@ def _declared(spec: ModelSpec, folder: Path) -> Model:
 
 
 def _assembled(spec: ModelSpec, folder: Path, named: Reranker | None) -> Model:
-    """The modules that sentence-transformers would make of a transformers folder, but for a decoder's tokens.
+    """The modules that sentence-transformers would make of a transformers folder, with this model's answer tokens.
 
-    It would take "yes" and "no" for all.
+    sentence-transformers itself would use "yes" and "no" for every decoder.
     """
     code = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
     with loading(spec, folder=folder):
@@ -157,7 +157,7 @@ def _logit_score(spec: ModelSpec, named: Reranker | None, tokenizer: Model) -> L
 
 
 def _has_segments(spec: ModelSpec, reference: Model, template: PairTemplate | None) -> bool:
-    """Whether sentence-transformers has the model told which of a pair's tokens are the document's.
+    """Whether sentence-transformers passes the model token types, which mark the document's tokens of a pair.
 
     It does so as the class of the folder's tokenizer does, whatever the model could take.
 
@@ -190,7 +190,7 @@ def _scores(reference: Model, row: Row) -> Tensor:
 
 
 class _Classifier(torch.nn.Module):
-    """What a sequence classifier does with the token vectors of its base model, [N, L, D] to [N, C]."""
+    """The head of a sequence classifier: token vectors of its base model, [N, L, D], to logits [N, C]."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class _Classifier(torch.nn.Module):
 
 
 def _pooler(base: Model) -> torch.nn.Module | None:
-    """What a base model makes of its token vectors for a classifier, [N, L, D] to [N, D]; None if that is nothing."""
+    """The pooler of a base model, [N, L, D] to [N, D]; None if it has none."""
     pooler: torch.nn.Module | None = getattr(base, "pooler", None)
     if isinstance(pooler, torch.nn.Linear):  # ALBERT's
         return torch.nn.Sequential(_FirstToken(), pooler, base.pooler_activation)
@@ -232,7 +232,7 @@ class _Given(torch.nn.Module):
 
 
 class _Answer(torch.nn.Module):
-    """What a causal language model and LogitScore do with the vector of the last token: [N, L, D] to [N, 1].
+    """The score of a causal language model and LogitScore, from the vector of the last token: [N, L, D] to [N, 1].
 
     The model's own code runs, with what it does to logits (a soft cap, a scale), on the few rows of its table of
     output embeddings that count.
@@ -258,7 +258,7 @@ class _Answer(torch.nn.Module):
 
 
 def _activation(spec: ModelSpec, settings: Mapping[str, Any], reference: Model) -> Parameters:
-    """How the gateway makes a score of the logits, as sentence-transformers' CrossEncoder would.
+    """The parameters by which the gateway turns logits into a score, as sentence-transformers' CrossEncoder does.
 
     Of several classes, the softmax of one is the score unless the source says sigmoid: it says Identity where nobody
     has chosen, and logits of one class do not compare.
@@ -312,7 +312,7 @@ def _split(text: str) -> dict[str, str]:
 
 
 def _parts(words: Vocabulary, text: str) -> list[Ids]:
-    """The ids of what stands between borders."""
+    """The ids of the texts between borders."""
     parts = text.split(BORDER)
     return [np.array(words.tokenizer.encode(part, add_special_tokens=False).ids, np.int64) for part in parts]
 
@@ -324,7 +324,7 @@ class Pairs:
     words: Vocabulary
     template: PairTemplate | None
     prompt: str
-    """What stands in front of every query, without a template."""
+    """The prefix of every query, if there is no template."""
     segments: bool
     """Whether a row has the length of its first segment."""
 
@@ -351,7 +351,7 @@ class Pairs:
 
 
 def _prove_texts(spec: ModelSpec, reference: Model, pairs: Pairs, tower: Tower) -> None:
-    """Compare rows with what sentence-transformers makes of the same texts, and the score of one.
+    """Compare rows with those of sentence-transformers for the same texts, and the score of one.
 
     Raises:
         SourceError: they differ, as for settings of a folder that are not read.

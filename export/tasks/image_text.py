@@ -53,7 +53,7 @@ def load(spec: ModelSpec, folder: Path, image_folder: Path | None = None) -> lis
 
 @dataclass(frozen=True, slots=True)
 class _TextKind:
-    """How the text tower of one type of checkpoint makes a vector of its token vectors."""
+    """The pooling and projection of the text tower of one type of checkpoint."""
 
     pooling: str
     projection: Callable[[Model], Model]
@@ -157,7 +157,7 @@ def _vision(spec: ModelSpec, folder: Path) -> Tower:
 
 
 class _ImageModel(torch.nn.Module):
-    """A model with what is wanted of it: normalised pixels, float32 [N, 3, H, W], to [N, D]."""
+    """A model with what is wanted of it: normalized pixels, float32 [N, 3, H, W], to [N, D]."""
 
     def __init__(self, model: Model, embed: Callable[[Model, Tensor], Tensor]) -> None:
         super().__init__()
@@ -258,7 +258,7 @@ def _size(spec: ModelSpec, processor: Model) -> tuple[int, int]:
 
 
 def _patches(model: Model, height: int, width: int) -> int:
-    """What an image is divided into: a transformer's patches, or the cells of a convolutional network's last map."""
+    """The number of parts of an image: patches of a transformer, or cells of a convolutional network's last map."""
     config = getattr(model.config, "vision_config", model.config)
     size = getattr(config, "patch_size", None)
     if size is None:
@@ -270,7 +270,7 @@ def _patches(model: Model, height: int, width: int) -> int:
 
 
 def _preparation(processor: Model, height: int, width: int) -> Parameters:
-    """What the gateway does to an image before it sends it: the resizing and cropping of the image processor.
+    """The resizing and cropping of the image processor, which the gateway applies before it sends an image.
 
     image_resize has "shortest_edge", after which the centre is cut out, or "height" and "width", which may distort.
     """

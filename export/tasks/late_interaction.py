@@ -27,7 +27,7 @@ from export.tower import Tower, Vocabulary
 from export.verification import samples
 
 TOKENS = "token_embeddings"
-"""What every module of a multi-vector model reads and writes."""
+"""The value that every module of a multi-vector model reads and writes."""
 MULTI_VECTOR = ("MultiVectorEncoder", "ColBERT")
 """The `model_type` of sentence-transformers 6, and that of PyLate."""
 PYLATE = frozenset({"query_length", "query_prefix", "do_query_expansion"})
@@ -42,7 +42,7 @@ STANFORD = "HF_ColBERT"
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """What fills up a query that is shorter than `length` tokens."""
+    """The expansion of queries shorter than `length` tokens."""
 
     length: int
     token: int
@@ -52,10 +52,10 @@ class Expansion:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a multi-vector model does after its transformer."""
+    """The modules of a multi-vector model after its transformer."""
 
     steps: Sequence[torch.nn.Module]
-    """On token vectors, in their order, without the normalisation at their end: the score is of cosines."""
+    """Modules on token vectors, in order, without the final normalization: the score uses cosines."""
     skipped: Mapping[str, Sequence[int]]
     """Token ids that do not count, by task: "query" and "document"."""
     counts_expansion: bool
@@ -110,7 +110,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
 def _reference(spec: ModelSpec, folder: Path) -> Model:
     """The source as sentence-transformers' MultiVectorEncoder runs it, in fp32.
 
-    Any other folder is one whose token vectors are normalised and all count.
+    Any other folder is one whose token vectors are normalized and all count.
 
     Raises:
         SourceError: it cannot be loaded, is of another kind, or weights are missing.
@@ -161,7 +161,7 @@ def _is_stanford(folder: Path) -> bool:
 
 
 def _places(folder: Path, kind: str = "") -> list[str]:
-    """Where in a folder its modules are, or those of one kind."""
+    """The paths of a folder's modules, or of those of one kind."""
     file = folder / "modules.json"
     entries = json.loads(file.read_text()) if file.is_file() else []
     return [entry["path"] for entry in entries if entry["type"].endswith(kind)]
@@ -180,10 +180,10 @@ def _plain(transformer: Model, prompts: Mapping[str, str]) -> Model:
 
 
 def _parts(spec: ModelSpec, reference: Model) -> Parts:
-    """What follows the transformer, as modules.json lists it.
+    """The modules after the transformer, in the order of modules.json.
 
     Raises:
-        SourceError: a module is not one of those that a graph can have, or the vectors are not normalised at the end.
+        SourceError: a module is not one of those that a graph can have, or the vectors are not normalized at the end.
     """
     first, *rest = reference
     if (
@@ -204,7 +204,7 @@ def _parts(spec: ModelSpec, reference: Model) -> Parts:
                 " Dense and Normalize on token_embeddings, and MultiVectorMask"
             )
     if not steps or type(steps[-1]) is not Normalize:
-        raise SourceError(f"[{spec.name}] source: its token vectors are not normalised at the end (Normalize)")
+        raise SourceError(f"[{spec.name}] source: its token vectors are not normalized at the end (Normalize)")
     if len(masks) > 1 or any(mask.keep_only_token_ids for mask in masks):
         raise SourceError(
             f"[{spec.name}] source: it has more than one MultiVectorMask, or one for the tokens of images only"
@@ -223,7 +223,7 @@ def _ids(mask: Model) -> list[int]:
 
 
 def _expansion(spec: ModelSpec, reference: Model, words: Vocabulary) -> Expansion | None:
-    """How queries are expanded.
+    """The expansion of queries; None if there is none.
 
     Raises:
         SourceError: to more tokens than a row may have, or in front of their own tokens.
@@ -257,7 +257,7 @@ def _most_of_query(transformer: Model, words: Vocabulary) -> int | None:
 def _vectors(reference: Model, ids: Array, task: str, expansion: Expansion | None) -> Tensor:
     """The vectors of the tokens that count, [L, D], by the reference's own modules.
 
-    Its features are those that `Transformer.preprocess` makes of a text.
+    Its features are those of `Transformer.preprocess` for a text.
     """
     given = torch.from_numpy(ids)
     added = torch.zeros_like(given, dtype=torch.bool)

@@ -65,16 +65,16 @@ def _check(spec: ModelSpec, template: PairTemplate) -> None:
 
 PLACE = re.compile("|".join(map(re.escape, (QUERY, DOCUMENT, INSTRUCTION))))
 SENTINELS = ("QUERYzqxj", "DOCUMENTzqxj", "INSTRUCTIONzqxj")
-"""Nothing that a template holds, or changes the case or the spaces of."""
+"""Texts that no template contains, and whose case and spaces no template changes."""
 PROBE = ("\n a <b> & {c} ", " 'd'\n\n{{ e }} ", " \tf \n")
-"""What a template may not change: it would have to be done to every text."""
+"""A text that a template must leave unchanged; otherwise every text would have to be changed in the same way."""
 
 
 def of_chat(spec: ModelSpec, transformer: Transformer, prompt: str = "") -> PairTemplate:
-    """The template that a folder's chat template makes of pairs, as sentence-transformers has it rendered.
+    """The template of pairs that a folder's chat template renders, as sentence-transformers calls it.
 
     Raises:
-        SourceError: it cannot be rendered, or is no text around what is put into it.
+        SourceError: it cannot be rendered, or is not a fixed text around its values.
     """
     query, document, instruction = SENTINELS
     with loading(spec):
@@ -112,14 +112,14 @@ def _placed(rendered: str) -> str:
 
 
 def _options(transformer: Transformer) -> dict[str, Any]:
-    """What the folder has the chat template told, without what concerns tokens."""
+    """The folder's arguments for the chat template, without those about tokens."""
     given = transformer.processing_kwargs.get("chat_template", {})
     sizes = {"padding", "truncation", "max_length", "return_tensors", "restore_suffix"}
     return {name: value for name, value in given.items() if name not in sizes}
 
 
 def _render(transformer: Transformer, query: str, document: str, prompt: str) -> str:
-    """As `Transformer.preprocess` does: a message for each side, and one of the system for the prompt."""
+    """The messages of `Transformer.preprocess`: one for each side, and a system message for the prompt."""
     formatter = transformer.input_formatter
     messages = formatter.pair_to_messages((query, document))
     if prompt:

@@ -40,7 +40,7 @@ STEPS: Mapping[type[torch.nn.Module], Callable[[Model], torch.nn.Module]] = {
     # These know no rows: what they make of a token or of a vector, they make of it alone.
     **dict.fromkeys((Dense, Dropout, LayerNorm, Normalize, WeightedLayerPooling), lambda module: module),
 }
-"""What the modules of sentence-transformers behind the first become in a graph."""
+"""The graph modules for the sentence-transformers modules after the first."""
 OTHER_KINDS: Mapping[object, str] = {
     "CrossEncoder": "use task cross-encoder",
     "MultiVectorEncoder": "use task late-interaction",
@@ -83,8 +83,8 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
     """
     has_modules = (folder / "modules.json").is_file()
     if has_modules == (spec.pooling is not None):
-        said = "already set by the source" if has_modules else "required, since the source does not set it"
-        raise SourceError(f"[{spec.name}] pooling: {said} (modules.json)")
+        state = "already set by the source" if has_modules else "required, since the source does not set it"
+        raise SourceError(f"[{spec.name}] pooling: {state} (modules.json)")
     _check_kind(spec, folder, has_modules=has_modules)
     with variants.without_adapters(spec, folder) as bare:
         reference = _load(spec, bare, has_modules=has_modules)
@@ -141,7 +141,7 @@ def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> To
     """
     first, *rest = variants.chain(reference, variant)
     adapter = variants.adapter(first, variant)
-    while rest and _is_normalisation(rest[-1]):  # the gateway's
+    while rest and _is_normalization(rest[-1]):  # the gateway's
         rest.pop()
     poolings = [module for module in rest if isinstance(module, Pooling)]
     width = _truncation(spec, reference.truncate_dim)
@@ -152,7 +152,7 @@ def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> To
     asks_for_prompts = bool(parameters["prompts"]) and not all(pooling.include_prompt for pooling in poolings)
 
     def embed(row: Row) -> Tensor:
-        """The vector before its normalisation, which is the gateway's."""
+        """The vector before its normalization, which is the gateway's."""
         features: dict[str, Any] = {"input_ids": torch.from_numpy(row[0])}
         if isinstance(first, StaticEmbedding):
             features["offsets"] = torch.zeros(1, dtype=torch.int64)
@@ -200,7 +200,7 @@ def _with_prompts(rows: Sequence[Row]) -> Sequence[Row]:
     return [(*row, np.array(length, np.int32)) for row, length in zip(rows, lengths, strict=True)]
 
 
-def _is_normalisation(module: Model) -> bool:
+def _is_normalization(module: Model) -> bool:
     """Whether a module brings the vectors of rows to length 1."""
     return isinstance(module, Normalize) and module.module_output_name == "sentence_embedding"
 
@@ -221,7 +221,7 @@ def _modes(pooling: Model) -> Sequence[str]:
 def _encoded(
     spec: ModelSpec, first: Model, rest: Sequence[Model], adapter: str | None
 ) -> tuple[torch.nn.Module, Vocabulary, bool]:
-    """What begins with a transformer: the first of a graph, its vocabulary, and whether it computes real tokens only.
+    """The first module of a graph for a transformer, its vocabulary, and whether it computes real tokens only.
 
     Raises:
         SourceError: it is none, or reads texts in a way that is not supported.
@@ -253,7 +253,7 @@ def _encoded(
 
 
 def _static(spec: ModelSpec, first: Model) -> tuple[torch.nn.Module, Vocabulary, bool]:
-    """What begins with a table of vectors, as `_encoded`.
+    """The same as `_encoded`, for a table of vectors.
 
     Raises:
         SourceError: the tokenizer has ids that the table has not.
@@ -275,7 +275,7 @@ def _static(spec: ModelSpec, first: Model) -> tuple[torch.nn.Module, Vocabulary,
 
 
 def _truncation(spec: ModelSpec, given: object) -> int | None:
-    """How much of each vector sentence-transformers gives."""
+    """The number of dimensions that sentence-transformers truncates to, or None."""
     if given is None or (isinstance(given, int) and not isinstance(given, bool) and given >= 1):
         return given
     raise SourceError(f"[{spec.name}] source: truncate_dim is {given!r}, but must be a number of dimensions")
@@ -285,7 +285,7 @@ def _prompts(spec: ModelSpec, reference: Model) -> Parameters:
     """The parameters that name a model's prompts.
 
     Raises:
-        SourceError: a prompt is no text.
+        SourceError: a prompt is not a text.
     """
     named = {name: text for name, text in reference.prompts.items() if text}
     for name, text in named.items():

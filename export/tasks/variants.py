@@ -24,7 +24,7 @@ from export.manifest import ModelSpec
 
 ADAPTER = "adapter_config.json"
 OWN = "default"
-"""What an adapter is called that lies beside its base and has no other beside it."""
+"""The name of an adapter that is the only one beside its base."""
 
 
 def check(spec: ModelSpec, reference: Model) -> None:

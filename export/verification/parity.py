@@ -27,18 +27,18 @@ Batch = Sequence[int]
 """The rows that run together, by their places among all."""
 
 ROUNDS = 3
-"""How often all rows are run to see how fast they are; the best round counts."""
+"""The number of timed rounds over all rows; the fastest counts."""
 SPEED_S = 10.0
-"""After which no further round begins: those of a long model take minutes."""
+"""The time after which no further round begins: one round of a long model takes minutes."""
 
 
 def verify(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Parity | Speed]:
     """Compare a graph with its reference on every engine setting that may serve it.
 
     Args:
-        spec: says what will.
-        tower: what the graph was traced from.
-        graph: the file.
+        spec: the model's table, which names the engine.
+        tower: the tower that the graph was traced from.
+        graph: the graph's file.
 
     Yields:
         Each comparison, one after the other, and at the end of each precision its speed: a precision takes seconds.
@@ -63,11 +63,11 @@ def verify(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Parity | Spee
             if not parity.holds:
                 raise ParityError(
                     f"verify {tower.name} in {parity.precision}, rows {batches}: {parity.measure} error"
-                    f" {parity.worst:.2g} at worst and {parity.mean:.2g} on average,"
-                    f" {parity.tolerance.worst:g} and {parity.tolerance.mean:g} allowed"
+                    f" {parity.worst:.2g} (largest; limit {parity.tolerance.worst:g})"
+                    f" and {parity.mean:.2g} (mean; limit {parity.tolerance.mean:g})"
                 )
             yield parity
-        yield _speed(tower, runner, rows, plan, seconds)  # of the last, all together
+        yield _speed(tower, runner, rows, plan, seconds)  # of the last batches: all rows together
 
 
 def _compare(tower: Tower, precision: Precision, batches: str, expected: Vectors, actual: Vectors) -> Parity:
@@ -85,7 +85,7 @@ def _longest(tower: Tower, row: Row) -> int:
 
 
 def _plans(attention: Attention, lengths: Sequence[int]) -> Mapping[str, list[Batch]]:
-    """How rows of these lengths are put into batches, by what to call it; each time all of them."""
+    """The ways to divide all rows into batches, by their name in messages."""
     count = math.ceil(len(lengths) / 3)
     threes = [list(range(first, len(lengths), count)) for first in range(count)]  # so that short and long rows meet
     return {
@@ -99,7 +99,7 @@ def cut(attention: Attention, rows: Sequence[int], lengths: Sequence[int]) -> li
     """Cut rows into batches whose scores there is memory for: the longest with the shortest, and so on.
 
     Args:
-        attention: of the graph.
+        attention: the graph's attention.
         rows: their places among `lengths`.
         lengths: tokens of every row.
     """
@@ -119,7 +119,7 @@ def _run(runner: Runner, rows: Sequence[Row], batches: Sequence[Batch]) -> Vecto
 
 
 def _speed(tower: Tower, runner: Runner, rows: Sequence[Row], batches: Sequence[Batch], first: float) -> Speed:
-    """How fast these batches are, of which the first round, in seconds, is over."""
+    """The speed of these batches; `first` is the time of the first round in seconds."""
     tokens = sum(
         len(value) for row in rows for field, value in zip(tower.fields, row, strict=True) if isinstance(field, Tokens)
     )

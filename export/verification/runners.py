@@ -79,7 +79,7 @@ class OnnxRuntime:
 
         Args:
             graph: an ONNX file.
-            fields: of its rows.
+            fields: the fields of its rows.
             precision: that the graph was written in.
             ragged: whether Triton concatenates rows of different length; otherwise each batch has one.
         """
@@ -109,11 +109,11 @@ def check_cuda(available: Sequence[str], used: Sequence[str]) -> None:
 
 
 def cuda_options(fields: Sequence[Field]) -> dict[str, str]:
-    """What CUDA is told, here and by the server: onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
+    """The CUDA options, here and at the server: onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
 
     The number of tokens is new in every batch: the arena would keep its peak, and a search for the fastest convolution
-    would start anew. Products of TF32 have 10 bits of mantissa, which for some rerankers is not fp32 and for positions
-    is not enough. Images stand it, and cuDNN has no convolution in fp16 without.
+    would start again. Products of TF32 have 10 bits of mantissa, which for some rerankers is not fp32 and for positions
+    is not enough. It is enough for images, and cuDNN has no convolution in fp16 without it.
     """
     is_text = any(isinstance(field, Tokens) for field in fields)
     return {
@@ -151,7 +151,7 @@ def request(rows: Sequence[Row], fields: Sequence[Field]) -> Tensors:
 
 
 def collect(requests: Sequence[Tensors], fields: Sequence[Field]) -> Tensors:
-    """What Triton's collector makes of a batch of requests for the ONNX Runtime backend.
+    """Joins a batch of requests as Triton's collector does for the ONNX Runtime backend.
 
     A ragged input is each request's elements, row-major, one request behind the other, in one dimension;
     BATCH_ITEM_SHAPE_FLATTEN is the length of a row for every row, INT32; any other input is concatenated by rows

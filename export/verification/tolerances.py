@@ -1,4 +1,4 @@
-"""What is measured of each role, how far it may differ from the reference, and what a comparison found."""
+"""The error measure and the tolerances of each role, and the results of comparisons."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from export.plans.measures import MEASURES, Tolerance, Vectors
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """How outputs of a role are compared with the reference's."""
+    """The comparison of a role's outputs with the reference's."""
 
     name: str
     """One of MEASURES."""
@@ -48,7 +48,7 @@ MEASURE_OF: Mapping[str, Measure] = {
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What one comparison found, and what it may find."""
+    """The errors of one comparison, and their limits."""
 
     model: str
     """Its name in Triton."""
@@ -67,10 +67,10 @@ class Parity:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast all compared rows were together, on this machine."""
+    """The speed of all compared rows in batches together, on this machine."""
 
     model: str
     precision: Precision
     per_second: float
     unit: str
-    """What is counted: "tokens" or "images"."""
+    """The counted unit: "tokens" or "images"."""

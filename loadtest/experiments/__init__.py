@@ -1,1 +1,1 @@
-"""What is run: each module is one experiment, a part of one, or a check."""
+"""The experiments: each module is one experiment, a part of one, or a check."""

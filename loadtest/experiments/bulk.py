@@ -21,14 +21,14 @@ RESULTS = STORED / "bulk.json"
 BATCHES = (1, 16, 64, 256)
 AT_ONCE = (1, 2, 4, 8)
 TEXTS = 1024
-"""Of 4 to 250 words, sent in each measurement."""
+"""The number of texts of 4 to 250 words in each measurement."""
 REQUEST = {"truncate": True}
 
 console = Console(highlight=False)
 
 
 class Run(msgspec.Struct, frozen=True):
-    """The same texts, sent in one way."""
+    """A measurement of one batch size and concurrency."""
 
     batch: int
     at_once: int

@@ -19,15 +19,15 @@ from loadtest.tools.benchmark import RESULTS, Results, Run
 from loadtest.tools.queueing import MOST_REPLICAS, PERCENTILES, Cost, Demand, TooManyError, alone_s, fewest, plan
 
 SERVER = "conch"
-SCATTERED = 1.15
-"""What executions cost, of what they cost the benchmark, whose clients send their next requests together when an
-execution has ended: the gateway takes more CPU time for requests that come alone. Chosen by `--check`'s first runs."""
-TOGETHER = (8, 32)
-"""Clients that make full use of a server and whose requests all fit into two executions."""
+SINGLE_ARRIVAL_FACTOR = 1.15
+"""The factor on the cost in the benchmark. Its clients send their next requests together when an execution ends. The
+gateway takes more CPU time for requests that come alone. Chosen by the first runs of `--check`."""
+BENCHMARK_CLIENTS = (8, 32)
+"""The range of client counts that keep a server busy and whose requests all fit into two executions."""
 
 
 def fit(runs: Sequence[Run]) -> Cost:
-    """What an execution costs, by non-negative least squares of relative errors over runs that kept a server busy.
+    """Fit the cost of an execution, by non-negative least squares of relative errors over runs that kept a server busy.
 
     Of clients that wait for answers, half would be in each execution if nothing took time but executions, so that each
     request took two of them. By Little's law it takes clients / rows of them. What is over two is the share of requests
@@ -39,9 +39,9 @@ def fit(runs: Sequence[Run]) -> Cost:
     took = rows * [run.seconds / run.items for run in seen]  # a row is a request
     per = np.stack([np.ones(len(seen)), rows, tokens], 1)
     costs, _ = nnls(per / took[:, None], np.ones(len(took)))
-    least, most = TOGETHER
+    least, most = BENCHMARK_CLIENTS
     over = [run.clients / row - 2 for run, row in zip(seen, rows, strict=True) if least <= run.clients <= most]
-    execution_s, row_s, token_s = map(float, SCATTERED * costs)
+    execution_s, row_s, token_s = map(float, SINGLE_ARRIVAL_FACTOR * costs)
     return Cost(execution_s, row_s, token_s, max(0.0, float(np.median(over))) if over else 0.0)
 
 
@@ -90,8 +90,8 @@ def main(given: Sequence[str] | None = None) -> int:
         source = f"{arguments.results}: {results.machine['cores']} cores of an {results.machine['cpu']} a replica"
     else:
         cost, source = arguments.cost, "--cost"
-    told = {"execution": 1000 * cost.execution_s, "row": 1000 * cost.row_s, "token": 1000 * cost.token_s}
-    cost_ms = {name: round(value, 4) for name, value in told.items()}
+    costs_ms = {"execution": 1000 * cost.execution_s, "row": 1000 * cost.row_s, "token": 1000 * cost.token_s}
+    cost_ms = {name: round(value, 4) for name, value in costs_ms.items()}
     if arguments.check:
         from loadtest.experiments import capacity_check  # noqa: PLC0415 - it needs torch, to export what is served
 

@@ -48,7 +48,7 @@ def run(cost: Cost, cost_ms: Mapping[str, float]) -> None:
 
 
 def demand_of(workload: Workload) -> Demand:
-    """What a workload of one text a request asks for once a second, by the served model's tokenizer."""
+    """The demand of a workload with one text per request, at one request a second, by the served model's tokenizer."""
     tokenizer = Tokenizer.from_file(str(repository.REPOSITORY / EMBEDDING_MODEL / "tokenizer.json"))
     texts = [text for body in workload.texts for text in body]
     tokens = [min(len(one.ids), repository.MAX_TOKENS) for one in tokenizer.encode_batch(texts)]

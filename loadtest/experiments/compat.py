@@ -43,7 +43,7 @@ class Row(msgspec.Struct, frozen=True):
     """The name of its distribution."""
     version: str
     setting: str
-    """What makes it talk to Conch."""
+    """The setting that points the client to Conch."""
     call: str
     passed: bool
 
@@ -61,12 +61,12 @@ def main() -> int:
         rows: list[Row] = []
         codes = []
         for name in ENVIRONMENTS:
-            told = Path(scratch) / f"{name}.json"
+            report = Path(scratch) / f"{name}.json"
             command = [str(FOLDER / name / "bin" / "python"), "-m", "pytest", f"tests/compat/{name}"]
-            environment = os.environ | QUIET | urls | {"COMPAT_ROWS": str(told)}
+            environment = os.environ | QUIET | urls | {"COMPAT_ROWS": str(report)}
             codes.append(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603
-            if told.exists():
-                rows += msgspec.json.decode(told.read_bytes(), type=list[Row])
+            if report.exists():
+                rows += msgspec.json.decode(report.read_bytes(), type=list[Row])
     rows.sort(key=lambda row: row.client.lower())
     for row in rows:
         print(f"{'works' if row.passed else 'FAILS'} {row.client} {row.version}: {row.call}")

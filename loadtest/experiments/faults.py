@@ -1,4 +1,4 @@
-"""What can happen to the processes behind and in front of the gateway, each made to happen under a steady load."""
+"""Faults of the processes behind and in front of the gateway, each caused under a steady load."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ class Engine(Engine):
         results = super().run(rows)
         return {how}
 """
-"""What is put under the engine of a model that goes wrong."""
+"""The code added to the engine of a faulty model."""
 
 
 def pids(server: Server, role: str) -> list[int]:
@@ -47,7 +47,7 @@ def stub(server: Server) -> int:
 
 
 def signal_to(server: Server, role: str, sign: signal.Signals) -> Callable[[], Awaitable[None]]:
-    """What sends a signal to the processes that do something, or to the stub."""
+    """A function that sends a signal to the processes of a role, or to the stub."""
 
     async def act() -> None:
         for pid in [stub(server)] if role == "stub" else pids(server, role):

@@ -46,24 +46,24 @@ console = Console(highlight=False, width=200)
 
 
 class Case(msgspec.Struct, frozen=True):
-    """What a neighbour noticed of an attack: medians over the rounds of the worst in each."""
+    """The effects of an attack on another client, the neighbour: medians over the rounds of the worst in each."""
 
     name: str
     stall_ms: float
-    """An answer to /health/live, which needs nothing but the event loop, less the time that its thread waited for a
-    core: that belongs to the machine, on which attacker, neighbour, decoders and models compute too."""
+    """An answer to /health/live, which needs only the event loop, less the time that its thread waited for a core: the
+    attacker, the neighbour, decoders and models run on the same machine."""
     live_ms: float
-    """The same with that time."""
+    """An answer to /health/live, including that time."""
     text_ms: float
     """A neighbour's short text."""
     image_ms: float
-    """Its small image."""
+    """A neighbour's small image."""
     url_ms: float
-    """The same by its URL."""
+    """A neighbour's small image, by its URL."""
     memory: float | None
-    """What the gateway grew by at most, divided by the size of all bodies under way."""
+    """The largest growth of the gateway's memory, divided by the size of all bodies in flight."""
     still_s: float
-    """Until nothing that the attack had begun computed any more."""
+    """The time until all computation started by the attack has ended."""
     statuses: dict[str, int]
     """Answers that the attack got."""
     failed: int
@@ -169,12 +169,12 @@ def gateway_of(server: Server) -> psutil.Process:
 
 
 def waited_ms(thread: int) -> float:
-    """How long a thread has waited for a core so far (Documentation/scheduler/sched-stats.rst in Linux)."""
+    """The time that a thread has waited for a core so far (Documentation/scheduler/sched-stats.rst in Linux)."""
     return int(Path(f"/proc/{thread}/task/{thread}/schedstat").read_text().split()[1]) / 1e6
 
 
 def forget_peak(process: psutil.Process) -> None:
-    """Let the kernel count the most memory that a process has had anew (proc_pid_clear_refs(5))."""
+    """Reset the peak memory that the kernel records for a process (proc_pid_clear_refs(5))."""
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
 
@@ -207,7 +207,7 @@ def _computed(server: Server) -> float:
 
 
 def watch(port: int, gateway: int, good_port: int, seconds: float) -> Noticed:
-    """What a neighbour notices for some seconds, in a process of its own; a request under way is waited for."""
+    """Measure as another client for some seconds, in a separate process. A request in flight is waited for."""
     return uvloop.run(_watch(port, gateway, good_port, seconds))
 
 

@@ -24,7 +24,7 @@ import pykustomize
 import yaml
 
 RELEASES = ("1.34", "1.37")
-"""Of Kubernetes: one that is still maintained, and the newest whose schemas there are."""
+"""Kubernetes versions: one that is still maintained, and the newest with published schemas."""
 FOLDER = Path(".manifests/build")
 ROOT = Path("kubernetes")
 BUILDS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -37,7 +37,7 @@ BUILDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gpu-images": ("overlays/gpu", ("image-volume", "image-urls")),
     "tensorrt-keda": ("overlays/tensorrt", ("monitoring", "keda", "image-volume")),
 }
-"""What is built, of which overlay and components."""
+"""The builds: an overlay and components, by name."""
 PAGE = Path("docs/kubernetes.md")
 Object = dict[str, Any]
 
@@ -48,7 +48,7 @@ class InvalidError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What is printed of a build."""
+    """The printed result of a build."""
 
     name: str
     objects: int
@@ -109,7 +109,7 @@ def check(name: str, own: Object, beside: Sequence[Object] = ()) -> Row:
 
 
 def build(name: str, own: Object, beside: Sequence[Object]) -> Path:
-    """Write what Kustomize makes of a kustomization that lies beside kubernetes/."""
+    """Write Kustomize's output for a kustomization beside kubernetes/."""
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     up = "../" * len(folder.parts)
@@ -130,7 +130,7 @@ def mixed(objects: Sequence[Object]) -> Iterator[str]:
 
 
 def scan(file: Path) -> tuple[int, list[str]]:
-    """How many checks of policies pass, and those that do not."""
+    """The number of policy checks that pass, and the failed ones."""
     command = [str(Path(sys.executable).with_name("checkov")), f"--file={file}", "--framework=kubernetes"]
     options = [f"--config-file={ROOT / 'checkov.yaml'}", "--skip-download", "--output=json", "--soft-fail"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)  # noqa: S603 - our own command
@@ -183,7 +183,7 @@ def generated(models: types.ModuleType, kind: str) -> Callable[[Object], None]:
         model = getattr(models, wanted, None) or getattr(kubernetes.client, wanted, None)
         if model is None:
             if wanted in PLAIN and not isinstance(value, PLAIN[wanted]):
-                raise InvalidError(f"{path}: {value!r} is no {wanted}")
+                raise InvalidError(f"{path}: {value!r} is not of type {wanted}")
             return value
         names = {given: ours for ours, given in model.attribute_map.items()}
         if strange := set(value) - set(names):

@@ -1,4 +1,4 @@
-"""Many times as much as a server can do, and what it makes of that."""
+"""A load of many times a server's capacity, and how the server handles it."""
 
 import asyncio
 import random
@@ -17,7 +17,7 @@ FACTOR = 5
 PEAK_CLIENTS = 64
 PEAK_S = 15.0
 LOOK_S = 0.5
-"""How often to look at memory."""
+"""The interval between measurements of memory."""
 AFTER_LOAD_S = 5.0
 
 

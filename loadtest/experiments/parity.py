@@ -22,7 +22,7 @@ RUNS: Sequence[Run] = (
     ("tensorrt", "fp32"),
     ("tensorrt", "fp16"),
 )
-"""What every family is exported for. The first compares in fp32 and in bf16."""
+"""The backends and precisions of every family. The first compares in fp32 and in bf16."""
 COLUMNS: Sequence[Run] = (("python", "fp32"), ("python", "bf16"), *RUNS[1:])
 
 
@@ -115,14 +115,14 @@ CASES: Sequence[Case] = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one Triton model of a case measured."""
+    """The results of one Triton model of a case."""
 
     label: str
     role: str
     rows: str
-    """How the encoder computes rows."""
+    """The form in which the encoder computes rows."""
     errors: Mapping[Run, float]
-    """The worst, in any batches."""
+    """The largest error in any batches."""
 
 
 def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:

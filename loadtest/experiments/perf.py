@@ -25,11 +25,11 @@ FOLDER = Path(".perf")
 WHEEL = "tritonclient==2.51.0"
 """The newest whose perf_analyzer runs with glibc 2.35."""
 LIBRARIES = {"libb64": "libb64.so.0d", "libcudart": "libcudart.so.12"}
-"""What it needs beside, as it asks for them, by how the files of nvidia-pytriton begin."""
+"""The other libraries that perf_analyzer loads, by the first part of their file names in nvidia-pytriton."""
 RESULTS = STORED / "perf.json"
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
 SHARES = (0.25, 0.5, 0.75)
-"""Of the most requests a second, to send at Poisson-distributed times."""
+"""Shares of the highest request rate, sent at Poisson-distributed times."""
 CLIENTS = 16
 STABILITY = "40"
 """Percent by which windows of five seconds may differ, or perf_analyzer reports nothing; Poisson's often do by 15."""

@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measure(stsb: Path, rounds: int = 3) -> dict[Precision, dict[str, float]]:
-    """By precision: Spearman correlation with people's judgement, cosines with fp32, and tokens a second."""
+    """Measure, by precision: Spearman correlation with human judgements, cosines with fp32, and tokens per second."""
     with stsb.open(encoding="utf8") as lines:
         first, second, scores = zip(*csv.reader(lines), strict=True)
     labels = [float(score) for score in scores]

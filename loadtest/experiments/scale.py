@@ -35,7 +35,7 @@ NAME = "tritons"
 HOSTS = Path("/etc/hosts")
 PHASE_S = 10.0
 NOTICE_S = 3.0
-"""From the end of a pod to the end of its address in the name: a few seconds in a cluster."""
+"""The time from the end of a pod to the removal of its address from the name: a few seconds in a cluster."""
 START_S = 60.0
 """The longest that a Triton's start, or its first call, is waited for."""
 LOOK_S = 0.05
@@ -48,7 +48,7 @@ class Phase(msgspec.Struct, frozen=True):
 
     name: str
     shares: dict[str, float]
-    """Of the calls, by the number of the Triton that answered them."""
+    """Shares of the calls, by the number of the Triton that answered them."""
     requests: int
     not_correct: int
     latest_ms: float
@@ -61,7 +61,7 @@ class Results(msgspec.Struct, frozen=True):
     machine: dict[str, str | int | float]
     phases: list[Phase]
     pick_up_s: float
-    """From a new address in the name to the first call there."""
+    """The time from a new address in the name to the first call there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +73,12 @@ class Pod:
     ports: Ports
 
     def calls(self) -> float:
-        """That it has answered: each of the load's is a row."""
+        """The number of calls that it has answered; each call of the load is one row."""
         return counted(self.ports.metrics, host=address(self.number))["rows"]
 
 
 def address(number: int) -> str:
-    """Of a Triton: all of 127.0.0.0/8 is this machine."""
+    """The address of a Triton; all of 127.0.0.0/8 is this machine."""
     return f"127.0.0.{10 + number}"
 
 
@@ -113,7 +113,7 @@ def kill(one: Pod) -> None:
 
 
 def publish(numbers: Sequence[int], others: str) -> None:
-    """Have the name stand for these Tritons. In place: it is mounted."""
+    """Resolve the name to these Tritons. The file is written in place, since it is mounted."""
     HOSTS.write_text(others + "".join(f"{address(number)} {NAME}\n" for number in numbers))
 
 

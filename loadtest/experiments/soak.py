@@ -23,7 +23,7 @@ from loadtest.tools.workloads import Workload, workloads
 RESULTS = STORED / "soak.json"
 SHARE = 0.7
 PARTS: Mapping[str, float] = {"mixed-16": 0.5, "rerank": 0.3, "images": 0.2}
-"""Of the time that the server has, by workload."""
+"""Shares of the server's time, by workload."""
 PEAK_S = 8.0
 MINUTE_S = 60.0
 
@@ -31,16 +31,16 @@ console = Console(highlight=False, width=140)
 
 
 class Minute(msgspec.Struct, frozen=True):
-    """What was seen in a minute."""
+    """The measurements of one minute."""
 
     minute: int
     statuses: dict[str, int]
-    """Of all answers, or the name of what went wrong instead."""
+    """The number of answers by status, or by the name of the error instead."""
     p50_ms: dict[str, float]
     p99_ms: dict[str, float]
-    """By workload."""
+    """Latencies by workload."""
     rss_mib: dict[str, float]
-    """At its end."""
+    """Memory by process, at the end of the minute."""
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ async def _soak(
             latencies[name].append(1000 * (time.perf_counter() - sent))
 
         async def keep_sending(name: str, workload: Workload) -> None:
-            """At Poisson-distributed times."""
+            """Send requests at Poisson-distributed times."""
             chance = np.random.default_rng(0)
             async with asyncio.TaskGroup() as group:
                 due = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Where the CPU time of a request goes: by process, and in the gateway by stage.
+"""The CPU time of a request, by process and, in the gateway, by stage.
 
 py-spy looks 200 times a second at what the gateway is doing; by that, its CPU time a request is shared out.
 """
@@ -35,10 +35,10 @@ STAGES: Sequence[tuple[str, str]] = (
     ("HTTP and event loop", "starlette/"),
     ("HTTP and event loop", "uvicorn/"),
 )
-"""What a stack of the gateway belongs to: the first of these that stands in one of its frames, innermost first."""
+"""The stages by marks in a stack of the gateway. The first mark found decides; frames are read innermost first."""
 OTHER = "else"
 IDLE = ("concurrent/futures/thread.py", "/threading.py")
-"""Where threads of the gateway wait for work, if this is their innermost frame: py-spy does not always see that."""
+"""Innermost frames of gateway threads that wait for work: py-spy does not always recognize them as idle."""
 
 console = Console(highlight=False)
 
@@ -112,7 +112,7 @@ def _sample(server: Server, workload: Workload, seconds: float) -> Counter[str]:
 
 
 def stage(stack: Sequence[str]) -> str:
-    """What a stack, outermost frame first, belongs to."""
+    """The stage of a stack, whose outermost frame is first."""
     for frame in reversed(stack):
         for name, mark in STAGES:
             if mark in frame:

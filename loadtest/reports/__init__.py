@@ -1,1 +1,1 @@
-"""What writes the figures of stored results into the pages of docs/, one module per page."""
+"""Writes the figures of stored results into the pages of docs/, one module per page."""

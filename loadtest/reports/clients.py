@@ -19,7 +19,7 @@ def main() -> int:
 
 
 def table(rows: list[Row]) -> str:
-    """A line a call; what goes for all of a client is told once."""
+    """One line per call; values common to all calls of a client are written once."""
     lines = ["| client | version | what to set | call | |", "|---|---|---|---|---|"]
     for (client, version, setting), group in groupby(rows, key=lambda row: (row.client, row.version, row.setting)):
         heads = [client, version, setting]

@@ -120,7 +120,7 @@ def comparison(results: benchmark.Results) -> str:
 
 
 def batches(results: benchmark.Results) -> str:
-    """How many rows an execution has, and how much of the work is padding."""
+    """The rows per execution, and the share of the work that is padding."""
     lines = ["| workload | rows per execution | tokens per execution | work on padding |", "|---|---|---|---|"]
     for (name, server), runs in rates(results.runs).items():
         if server == CONCH:
@@ -139,7 +139,7 @@ def _each(count: str) -> Callable[[Run], float]:
 
 
 def ceilings(results: benchmark.Results) -> str:
-    """What part of the engine's best each workload gets."""
+    """The share of the engine's best throughput that each workload reaches."""
     found = rates(results.runs)
     lines = ["| workload | engine alone: items/s | tokens/s | Conch reaches |", "|---|---|---|---|"]
     for name, about in results.workloads.items():
@@ -211,10 +211,10 @@ def memory(results: benchmark.Results) -> str:
             ).slope
             for process in half[0].rss_mib
         }
-        told = ", ".join(f"{process} {slope:+.2f}" for process, slope in slopes.items())
+        growths = ", ".join(f"{process} {slope:+.2f}" for process, slope in slopes.items())
         lines += [
             "",
-            f"Growth in MiB per 1,000 requests, in the last half of {half[-1].requests:,} of mixed length: {told}.",
+            f"Growth in MiB per 1,000 requests, in the last half of {half[-1].requests:,} of mixed length: {growths}.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -106,9 +106,9 @@ def endurance(found: soak.Results) -> str:
         ]
         lines.append(f"| {process} | {' | '.join(cells)} |")
     statuses = sum((Counter(one.statuses) for one in found.minutes), Counter[str]())
-    told = ", ".join(f"{number:,} x {status}" for status, number in sorted(statuses.items()))
+    responses = ", ".join(f"{number:,} x {status}" for status, number in sorted(statuses.items()))
     rates = ", ".join(f"{rate:.1f} {name}" for name, rate in found.requests_a_second.items())
-    return "\n".join([*lines, "", f"Requests per second: {rates}. Responses: {told}."]) + "\n"
+    return "\n".join([*lines, "", f"Requests per second: {rates}. Responses: {responses}."]) + "\n"
 
 
 if __name__ == "__main__":

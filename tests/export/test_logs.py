@@ -35,7 +35,7 @@ true_token = "yes"
 task = "image-text"
 source = "./clip"
 """
-STAGES = "load|trace|convert|quantise|verify|plan|write"
+STAGES = "load|trace|convert|quantize|verify|plan|write"
 EXPECTED = re.compile(
     rf"\s*|(?:{STAGES}) .* \d:\d\d:\d\d"  # a stage, and how long it took
     r"|export: half: build its plan with `python -m export\.plans ENTRY` in the serving image"

@@ -34,7 +34,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "models.toml").write_text(MANIFEST)
     done = export("tiny", *options(folder))
     assert done.returncode == 0, done.stderr
-    (folder / "said").write_text(done.stdout)
+    (folder / "stdout").write_text(done.stdout)
     return folder
 
 
@@ -48,9 +48,9 @@ def table(output: str) -> list[list[str]]:
 
 
 def test_export_of_one_model_prints_what_was_measured(workshop: Path) -> None:
-    said = (workshop / "said").read_text()
-    assert "Compared with the reference" in said
-    (row,) = [cells for cells in table(said) if cells[:3] == ["tiny", "fp32", "cosine"]]
+    stdout = (workshop / "stdout").read_text()
+    assert "Compared with the reference" in stdout
+    (row,) = [cells for cells in table(stdout) if cells[:3] == ["tiny", "fp32", "cosine"]]
     worst, mean, allowed = map(float, row[3:6])
     assert 0 <= mean <= worst <= allowed == 1e-4
     assert float(row[6].replace(",", "")) > 0  # tokens/s
@@ -157,8 +157,8 @@ def test_interrupted_export_leaves_nothing(workshop: Path, tmp_path: Path) -> No
         while not left(tmp_path) - {".export-repository.lock"}:
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=60)
-    assert (running.returncode, said) == (130, "")
+        _, stderr = running.communicate(timeout=60)
+    assert (running.returncode, stderr) == (130, "")
     assert left(tmp_path) == {".export-repository.lock"}
     assert list((tmp_path / "repository").iterdir()) == []
 

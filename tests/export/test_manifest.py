@@ -67,8 +67,8 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[a]\nsource = 'b'", "models.toml [a] task: is missing"),
-        ("[a]\ntask = 'text-embedding'", "models.toml [a] source: is missing"),
+        ("[a]\nsource = 'b'", "models.toml [a] task: required"),
+        ("[a]\ntask = 'text-embedding'", "models.toml [a] source: required"),
         (
             "[a]\ntask = 'text-embeding'\nsource = 'b'",
             "[a] task: 'text-embeding' is not one of text-embedding, cross-encoder, ",
@@ -84,7 +84,7 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         ),
         (TABLE.format(name='"a\\n"'), "a name may have up to 128 letters, digits, "),
         (TABLE.format(name="'a b'"), "models.toml [a b]: a name may have up to 128 letters, digits, "),
-        ("task = 'text-embedding'", "task is outside of a table"),
+        ("task = 'text-embedding'", "task must be in a table"),
         ("[a", "models.toml: "),
         (TABLE.format(name="a-v1.5"), 'models.toml [a-v1] 5: is a table; quote a name that has a dot: ["a-v1.5"]'),
         (TABLE.format(name="a") + "name = 'b'", "models.toml [a] name: unknown key"),

@@ -338,7 +338,7 @@ def write_static(folder: Path) -> Path:
 
 
 def write_router(folder: Path) -> Path:
-    """Queries looked up in a table, documents through a transformer, and one normalisation for both."""
+    """Queries looked up in a table, documents through a transformer, and one normalization for both."""
     transformer = Transformer(str(write_plain(folder / "transformer")), max_seq_length=100)
     static: Any = SentenceTransformer(str(write_static(folder / "static")), device="cpu")[0]
     router = Router.for_query_document([static], [transformer, Pooling(WIDTH, "mean")])

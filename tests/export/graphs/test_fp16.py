@@ -123,7 +123,7 @@ def test_types_agree_and_sensitive_operators_are_fed_fp32(name: str, graphs: dic
     }
 
 
-class Normalised(torch.nn.Module):
+class Normalized(torch.nn.Module):
     """A linear layer between two RMSNorms, as transformers writes them."""
 
     def __init__(self, *, by_product: bool) -> None:
@@ -151,7 +151,7 @@ def test_squares_beyond_fp16_are_computed_in_fp32(by_product: bool, tmp_path: Pa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that this exporter has a successor
         torch.onnx.export(
-            Normalised(by_product=by_product).eval(), (ids,), path, input_names=["ids"], opset_version=17, dynamo=False
+            Normalized(by_product=by_product).eval(), (ids,), path, input_names=["ids"], opset_version=17, dynamo=False
         )
     feed: Feed = {"ids": ids.numpy()}
     expected = run(path, feed)

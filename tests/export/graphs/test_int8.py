@@ -17,15 +17,15 @@ from export.verification.tolerances import MEASURE_OF
 
 
 @pytest.fixture(scope="module")
-def quantised(bert_tower: Tower, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quantized(bert_tower: Tower, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("int8")
     trace.trace(bert_tower, folder / "model.onnx", ragged=True)
-    return int8.quantise(bert_tower, folder / "model.onnx")
+    return int8.quantize(bert_tower, folder / "model.onnx")
 
 
-def test_openvinos_files_take_the_place_of_the_onnx_graph(quantised: Path) -> None:
-    assert quantised.name == "model.xml"
-    assert sorted(file.name for file in quantised.parent.iterdir()) == ["model.bin", "model.xml"]
+def test_openvinos_files_take_the_place_of_the_onnx_graph(quantized: Path) -> None:
+    assert quantized.name == "model.xml"
+    assert sorted(file.name for file in quantized.parent.iterdir()) == ["model.bin", "model.xml"]
 
 
 def weights(path: Path) -> Iterator[tuple[str, str]]:
@@ -40,8 +40,8 @@ def weights(path: Path) -> Iterator[tuple[str, str]]:
             yield node.get_friendly_name(), source.get_element_type().get_type_name()
 
 
-def test_products_are_in_int8_but_for_those_that_narrow(quantised: Path) -> None:
-    types = dict(weights(quantised))
+def test_products_are_in_int8_but_for_those_that_narrow(quantized: Path) -> None:
+    types = dict(weights(quantized))
     assert len(types) == 3 * 6  # layers, of query, key, value, output and the two of the feed-forward
     narrowing = {name for name in types if "/output/dense/" in name and "/attention/" not in name}
     assert {types[name] for name in narrowing} == {"f32"}
@@ -54,8 +54,8 @@ def errors(tower: Tower, actual: NDArray[np.float32]) -> NDArray[np.float32]:
     return MEASURE_OF["text-embedding"].errors(expected, actual)
 
 
-def test_vectors_stay_close_to_the_references_whatever_rows_are_beside(quantised: Path, bert_tower: Tower) -> None:
-    engine, rows = Engine(quantised, "f32"), list(bert_tower.samples())
+def test_vectors_stay_close_to_the_references_whatever_rows_are_beside(quantized: Path, bert_tower: Tower) -> None:
+    engine, rows = Engine(quantized, "f32"), list(bert_tower.samples())
     together = errors(bert_tower, engine.run(rows))
     assert together.max() < 2e-2
     assert together.mean() < 5e-3
@@ -74,10 +74,10 @@ np.save(sys.argv[3], engine.run([(rows[name],) for name in rows.files]))
 """
 
 
-def test_vectors_stay_close_on_processors_without_vnni(quantised: Path, bert_tower: Tower, tmp_path: Path) -> None:
+def test_vectors_stay_close_on_processors_without_vnni(quantized: Path, bert_tower: Tower, tmp_path: Path) -> None:
     np.savez(tmp_path / "rows.npz", *(ids for (ids,) in bert_tower.samples()))
     subprocess.run(
-        [sys.executable, "-c", RUN, quantised, tmp_path / "rows.npz", tmp_path / "out.npy"],
+        [sys.executable, "-c", RUN, quantized, tmp_path / "rows.npz", tmp_path / "out.npy"],
         env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},  # no more than that; less where the machine has less
         check=True,
     )

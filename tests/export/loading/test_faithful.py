@@ -25,11 +25,11 @@ LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
 LLAMA3 = {"factor": 8.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 64}
 
 
-def edited(folder: Path, name: str, said: Mapping[str, Any], *without: str) -> Path:
+def edited(folder: Path, name: str, changes: Mapping[str, Any], *without: str) -> Path:
     """A folder of a family whose config.json says more, or less."""
     tiny.write_plain(folder, name)
     file = folder / "config.json"
-    config = json.loads(file.read_text()) | said
+    config = json.loads(file.read_text()) | changes
     file.write_text(json.dumps({key: value for key, value in config.items() if key not in without}))
     return folder
 
@@ -121,8 +121,8 @@ def test_both_generations_say_the_same_and_it_is_computed(case: str, tmp_path: P
 
 
 def test_frequencies_are_those_of_the_theta_that_is_said(tmp_path: Path) -> None:
-    said = {"rope_parameters": {"rope_type": "linear", "rope_theta": 50.0, "factor": 4.0}}
-    model = load_model(SPEC, AutoModel, edited(tmp_path, "Qwen3", said))
+    changes = {"rope_parameters": {"rope_type": "linear", "rope_theta": 50.0, "factor": 4.0}}
+    model = load_model(SPEC, AutoModel, edited(tmp_path, "Qwen3", changes))
     expected = (
         50.0 ** -(torch.arange(0, 8, 2) / 8) / 4
     )  # Su et al. 2021, arXiv 2104.09864; Chen et al. 2023, 2306.15595
@@ -159,14 +159,14 @@ DROPPED: Mapping[str, tuple[str, Mapping[str, Any], str]] = {
         {"global_attn_every_n_layers": 3, "layer_types": ["full_attention"] * 3},
         "global_attn_every_n_layers = 3",
     ),
-    "quantised weights": ("BERT", {"quantization_config": {"bits": 4}}, "quantization_config.bits = 4"),
+    "quantized weights": ("BERT", {"quantization_config": {"bits": 4}}, "quantization_config.bits = 4"),
 }
 
 
 @pytest.mark.parametrize("case", DROPPED)
 def test_what_is_said_and_not_computed_is_refused(case: str, tmp_path: Path) -> None:
-    name, said, message = DROPPED[case]
-    folder = edited(tmp_path, name, said)
+    name, changes, message = DROPPED[case]
+    folder = edited(tmp_path, name, changes)
     assert message in dropped(folder, AutoModel.from_config(AutoConfig.from_pretrained(folder)))
 
 
@@ -221,8 +221,8 @@ def test_published_configs_are_computed_as_they_are(name: str, tmp_path: Path) -
 
 
 def test_published_config_is_refused_once_a_value_is_none_that_its_code_computes(tmp_path: Path) -> None:
-    said = {**PUBLISHED["nomic-ai/nomic-embed-text-v1.5"], "n_layer": 6, "rotary_emb_base": 10000, "prenorm": True}
-    (tmp_path / "config.json").write_text(json.dumps(said))
+    changes = {**PUBLISHED["nomic-ai/nomic-embed-text-v1.5"], "n_layer": 6, "rotary_emb_base": 10000, "prenorm": True}
+    (tmp_path / "config.json").write_text(json.dumps(changes))
     with torch.device("meta"):
         model = AutoModel.from_config(AutoConfig.from_pretrained(tmp_path))
     assert dropped(tmp_path, model) == ["n_layer = 6", "prenorm = true", "rotary_emb_base = 10000"]
@@ -286,22 +286,22 @@ def test_image_processors_do_what_their_files_say(name: str, tmp_path: Path) -> 
 
 
 def test_sizes_as_they_were_written_first_are_those_that_were_loaded(tmp_path: Path) -> None:
-    said = {"crop_size": 24, "do_center_crop": True, "feature_extractor_type": "CLIPFeatureExtractor", "size": 32}
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(said | {"image_mean": [0.5, 0.4, 0.3]}))
+    changes = {"crop_size": 24, "do_center_crop": True, "feature_extractor_type": "CLIPFeatureExtractor", "size": 32}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(changes | {"image_mean": [0.5, 0.4, 0.3]}))
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     assert changed_settings(tmp_path, AutoImageProcessor.from_pretrained(tmp_path)) == []
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("changes", "message"),
     [
         ({"do_sharpen": True}, "do_sharpen = true"),
         ({"size_divisor": 16}, "size_divisor = 16"),
     ],
 )
-def test_image_settings_that_are_not_done_are_refused(said: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_image_settings_that_are_not_done_are_refused(changes: dict[str, object], message: str, tmp_path: Path) -> None:
     file = tiny.write_image_text(tmp_path, "CLIP") / "preprocessor_config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | said))
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
     with pytest.raises(SourceError, match=rf"has image settings that transformers {HERE} does not read: {message}$"):
         load_processor(SPEC, tmp_path)
 
@@ -350,7 +350,7 @@ def test_tokenizers_of_both_generations_are_those_of_the_library(generation: str
         ("sentence_transformers.base.modules.normalize.Normalize", {"sentence_transformers": "6.2.0"}),
     ],
 )
-def test_normalisation_of_both_generations_is_loaded(normalize: str, versions: dict[str, str], tmp_path: Path) -> None:
+def test_normalization_of_both_generations_is_loaded(normalize: str, versions: dict[str, str], tmp_path: Path) -> None:
     folder = tiny.write_embedding(tmp_path)
     modules = json.loads((folder / "modules.json").read_text())
     modules[-1]["type"] = normalize

@@ -155,7 +155,7 @@ def test_query_tokens_that_are_padding_elsewhere_are_told_apart() -> None:
     assert scores[0] != scores[1]
 
 
-def test_images_are_rescaled_and_normalised_as_their_processor_does() -> None:
+def test_images_are_rescaled_and_normalized_as_their_processor_does() -> None:
     mean, deviation = [0.5, 0.4, 0.3], [0.2, 0.3, 0.25]
     processor = CLIPImageProcessor(do_resize=False, do_center_crop=False, image_mean=mean, image_std=deviation)
     image = np.random.default_rng(3).integers(0, 256, (5, 7, 3), np.uint8)

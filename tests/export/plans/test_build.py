@@ -14,7 +14,7 @@ from onnx import numpy_helper, parser
 from export.entry import is_built
 from export.errors import ParityError
 from export.manifest import ModelSpec
-from export.plans.build import Case, Key, assign, prove, read_cases, save_cases, staleness
+from export.plans.build import Case, Key, assign, compare_outputs, read_cases, save_cases, staleness
 from export.plans.measures import Tolerance
 from export.plans.profiles import PlanSpec, Profile, Shapes, cache_key, text_profiles, write_spec
 from export.plans.toolkit import PlanError
@@ -212,22 +212,22 @@ def test_worst_case_decides(
     if worst is None:
         sentence = rf"^gate: profile 0 with x:1: {measure} error \S+, {tolerance} allowed$"
         with pytest.raises(ParityError, match=sentence):
-            prove(spec, cases, [0, 0], arrays)
+            compare_outputs(spec, cases, [0, 0], arrays)
     else:
-        assert prove(spec, cases, [0, 0], arrays) == pytest.approx(worst, abs=1e-5)
+        assert compare_outputs(spec, cases, [0, 0], arrays) == pytest.approx(worst, abs=1e-5)
 
 
 def test_mean_of_all_cases_decides_too() -> None:
     cases, outputs = [shaped(x=(1,))] * 2, [np.array([[1, 1.1]], np.float32), np.array([[1, 1.1]], np.float32)]
-    assert prove(PlanSpec(ONE_PROFILE, "score", Tolerance(0.2, 0.06)), cases, [0, 0], outputs) > 0
+    assert compare_outputs(PlanSpec(ONE_PROFILE, "score", Tolerance(0.2, 0.06)), cases, [0, 0], outputs) > 0
     with pytest.raises(ParityError, match=r"^gate: mean score error 0\.05, 0\.04 allowed$"):
-        prove(PlanSpec(ONE_PROFILE, "score", Tolerance(0.2, 0.04)), cases, [0, 0], outputs)
+        compare_outputs(PlanSpec(ONE_PROFILE, "score", Tolerance(0.2, 0.04)), cases, [0, 0], outputs)
 
 
 def test_outputs_of_another_shape_are_refused() -> None:
     spec = PlanSpec(ONE_PROFILE, "score", Tolerance(1, 1))
     with pytest.raises(ParityError, match=r"expected outputs of shape \(1, 2\), got \(1, 3\)$"):
-        prove(spec, [shaped(x=(1,))], [0], [np.ones((1, 3), np.float32)])
+        compare_outputs(spec, [shaped(x=(1,))], [0], [np.ones((1, 3), np.float32)])
 
 
 def test_cases_survive_their_file(tmp_path: Path) -> None:

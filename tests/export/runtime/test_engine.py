@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from export.runtime.contract import FIELDS, IMAGE_TOKENS, Array, Field, InvalidTensorsError, Limits, Row, read_rows
-from export.runtime.engine import CELLS_A_TOKEN, PACK_COST, PACK_TOKENS, Engine, packs
+from export.runtime.engine import CELLS_PER_TOKEN, PACK_COST, PACK_TOKENS, Engine, packs
 from export.tower import Tower
 
 TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
@@ -36,7 +36,7 @@ def test_attention_of_a_pack_is_bounded_by_its_tokens(costs: list[int], budget: 
     # A pack could be cut behind any of its rows for PACK_COST: so those that are much shorter than its longest are few.
     for pack in packs(costs, budget):
         longest = max(costs[row] for row in pack)
-        bound = 2 * PACK_COST * CELLS_A_TOKEN + math.sqrt(2) * budget * longest
+        bound = 2 * PACK_COST * CELLS_PER_TOKEN + math.sqrt(2) * budget * longest
         assert len(pack) == 1 or len(pack) * longest**2 <= bound
 
 
@@ -48,7 +48,7 @@ def test_rows_of_a_length_share_a_pack_and_a_long_one_stays_alone() -> None:
 def test_no_way_to_cut_takes_less_time(costs: list[int], budget: int) -> None:
     def time(cut: Iterable[Sequence[int]]) -> float:
         return sum(
-            PACK_COST + sum(pack) + len(pack) * max(pack) ** 2 / CELLS_A_TOKEN
+            PACK_COST + sum(pack) + len(pack) * max(pack) ** 2 / CELLS_PER_TOKEN
             if len(pack) == 1 or sum(pack) <= budget
             else math.inf
             for pack in cut
@@ -112,11 +112,11 @@ def test_images_are_read_as_they_are() -> None:
         (texts([[5, 6], [5, 6]], [1, 0]), [TEXT], r"length must be in 1\.\.2$"),
         (texts([[5, 100]], [2]), [TEXT], r"input_ids must be in 0\.\.99$"),
         (texts([[-1, 5]], [2]), [TEXT], r"input_ids must be in 0\.\.99$"),
-        (texts([[5], [6]], [1]), [TEXT], "must have as many rows as each other, not .*'input_ids': 2, 'length': 1"),
+        (texts([[5], [6]], [1]), [TEXT], "must have the same number of rows, not .*'input_ids': 2, 'length': 1"),
         (
             texts([[5]], [1], "query") | texts([[5], [6]], [1, 1], "document"),
             [QUERY, DOCUMENT],
-            "must have as many rows as each other",
+            "must have the same number of rows",
         ),
         (
             texts([[5]], [1], "query") | texts([[5, 100]], [2], "document"),
@@ -136,7 +136,7 @@ def test_images_are_read_as_they_are() -> None:
         (
             texts([[5], [6]], [1, 1]) | {"first_length": column([1])},
             [TEXT, FIRST_LENGTH],
-            "must have as many rows as each other",
+            "must have the same number of rows",
         ),
     ],
 )
@@ -201,7 +201,7 @@ def test_engine_counts_tokens_and_the_attention_of_padding(bert_graph: Path) -> 
     engine = Engine(bert_graph, "f32")
     engine.run([(np.full(length, 5, np.int64),) for length in (20, 20, 10)])  # one pack
     assert engine.tokens == 50
-    assert math.isclose(engine.padding, (3 * 20**2 - (20**2 + 20**2 + 10**2)) / CELLS_A_TOKEN)
+    assert math.isclose(engine.padding, (3 * 20**2 - (20**2 + 20**2 + 10**2)) / CELLS_PER_TOKEN)
 
 
 def test_no_rows_give_no_results(engine: Engine) -> None:

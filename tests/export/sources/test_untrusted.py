@@ -222,9 +222,9 @@ RUNS_CODE: dict[str, tuple[Attack, str]] = {
         lambda f: edit(f / "processor_config.json", audio_tokenizer={"audio_tokenizer_name_or_path": "x"}),
         "audio_tokenizer: is not supported, since it reads files outside of the folder",
     ),
-    "quantised": (config(quantization_config={"quant_method": "x"}), "quantization_config: is not supported"),
+    "quantized": (config(quantization_config={"quant_method": "x"}), "quantization_config: is not supported"),
 }
-"""What a folder may only do where its table allows code, and what is said."""
+"""What a folder may only do where its table allows code, and the message."""
 
 REFUSED: dict[str, tuple[Attack, str]] = {
     "index alone": (
@@ -272,7 +272,10 @@ REFUSED: dict[str, tuple[Attack, str]] = {
         lambda f: edit(f / "config.json", attribute_map={"a": "quantization_config"}),
         "config.json attribute_map: is not supported",
     ),
-    "module of no name": (lambda f: modules(f, [{"path": "", "type": 5}]), r"modules\.json type: 5 is no name$"),
+    "module whose type is not a name": (
+        lambda f: modules(f, [{"path": "", "type": 5}]),
+        r"modules\.json type: 5 is not a name$",
+    ),
     "module of no path": (
         lambda f: add_module(f, f"{OWN}.models.Pooling", 5),
         r"modules\.json path: 5 is not a path inside",
@@ -296,7 +299,7 @@ REFUSED: dict[str, tuple[Attack, str]] = {
         config(model_type="no-such", transformers_version="9.1"),
         rf"model_type: 'no-such' is unknown to transformers {VERSION}; the folder was saved by transformers '9\.1'$",
     ),
-    "a type that is no name": (config(model_type=["bert"]), r"model_type: \['bert'\] is unknown to"),
+    "type that is not a name": (config(model_type=["bert"]), r"model_type: \['bert'\] is unknown to"),
     "a million layers": (
         config(num_hidden_layers=10**6),
         "num_hidden_layers: 1,000,000 is more than the allowed 1,000",
@@ -320,7 +323,7 @@ REFUSED: dict[str, tuple[Attack, str]] = {
         "tokenizer.json has 65.0 MiB, more than the allowed 64",
     ),
 }
-"""What a folder may not do in any case, or not without allow_pickle, and what is said."""
+"""What a folder may not do in any case, or not without allow_pickle, and the message."""
 
 
 @pytest.mark.parametrize("name", RUNS_CODE)
@@ -341,7 +344,7 @@ def test_what_is_no_data_is_refused(name: str, folder: Path) -> None:
     assert not (folder.parent / "ran").exists()
 
 
-@pytest.mark.parametrize("name", ["router", "module", "config", "nested", "activation", "arguments", "quantised"])
+@pytest.mark.parametrize("name", ["router", "module", "config", "nested", "activation", "arguments", "quantized"])
 def test_code_is_allowed_by_its_key(name: str, folder: Path) -> None:
     RUNS_CODE[name][0](folder)
     assert resolve(replace(SPEC, source=str(folder), allow_remote_code=True)).folder == folder
@@ -456,11 +459,11 @@ def test_good_model_of_the_same_call_is_built_and_nothing_runs(good: Path, pictu
     )
     assert not (tmp_path / "ran").exists()
     assert done.returncode == 1
-    said = done.stderr.splitlines()
-    assert [line.split()[1] for line in said] == [f"[{name}]" for name in tables if name != "good"], done.stderr
-    assert all(line.startswith("export: [") for line in said)
+    lines = done.stderr.splitlines()
+    assert [line.split()[1] for line in lines] == [f"[{name}]" for name in tables if name != "good"], done.stderr
+    assert all(line.startswith("export: [") for line in lines)
     assert [folder.name for folder in (tmp_path / "repository").iterdir()] == ["good"]
     assert [path.name for path in tmp_path.glob(".export-*")] == [".export-repository.lock"]
-    by_name = {line.split()[1].strip("[]"): line for line in said}
+    by_name = {line.split()[1].strip("[]"): line for line in lines}
     assert "PanicException" in by_name["panics"]
     assert "exceeded the --memory-limit of 3 GiB" in by_name["grows"]

@@ -138,7 +138,7 @@ def test_cropped_images_keep_the_size_before_the_crop(tmp_path: Path) -> None:
     assert {row[0].shape for row in image.samples()} == {(3, 32, 32)}
 
 
-def test_processor_that_does_not_normalise_leaves_pixels_as_they_are(tmp_path: Path) -> None:
+def test_processor_that_does_not_normalize_leaves_pixels_as_they_are(tmp_path: Path) -> None:
     source = tiny.write_image_text(tmp_path, "CLIP")
     file = source / "preprocessor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"do_normalize": False, "do_rescale": False}))

@@ -314,9 +314,9 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda folder: write(folder, DENSE(), Normalize(), MultiVectorMask()),
         f"Normalize {OTHER}",
     ),
-    "not normalised": (
+    "not normalized": (
         lambda folder: write(folder, Normalize(tiny.TOKENS), DENSE(), MultiVectorMask()),
-        "its token vectors are not normalised at the end (Normalize)",
+        "its token vectors are not normalized at the end (Normalize)",
     ),
     "images": (
         lambda folder: write(folder, DENSE(), MultiVectorMask(keep_only_token_ids=[7]), Normalize(tiny.TOKENS)),

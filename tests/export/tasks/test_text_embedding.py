@@ -48,7 +48,7 @@ def load(given: ModelSpec) -> Tower:
 
 
 def assert_same_vectors(tower: Tower, reference: SentenceTransformer) -> None:
-    """Head and reference both are what sentence-transformers makes of the texts, less the normalisation."""
+    """Head and reference both are what sentence-transformers makes of the texts, less the normalization."""
     expected = reference.encode(TEXTS, convert_to_tensor=True)
     given = tiny.rows(tower, *TEXTS)
     with torch.inference_mode():
