@@ -1,4 +1,4 @@
-"""Normalisation and quantisation of embeddings. All arrays are [n, d]."""
+"""Normalization and quantization of embeddings. All arrays are [n, d]."""
 
 from collections.abc import Callable, Mapping
 
@@ -9,16 +9,16 @@ Floats = NDArray[np.float32]
 
 QUANTISATION_RANGE = 8.0
 """int8 and uint8 span this many times the root mean square of a unit vector's components, which is 1/sqrt(d). The scale
-is the same for all vectors of a size, so quantised vectors of different requests are comparable and dot products keep
+is the same for all vectors of a size, so quantized vectors of different requests are comparable and dot products keep
 their order. For all-MiniLM-L6-v2 on STSb-dev, none of the 1.1 million components is clipped, and the cosine to the
 float vector is at least 0.9997."""
 
 
-def normalise(vectors: Floats) -> Floats:
+def normalize(vectors: Floats) -> Floats:
     """Scale each row to length 1; rows of zeros stay zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    normalised: Floats = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
-    return normalised
+    normalized: Floats = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+    return normalized
 
 
 def int8(vectors: Floats) -> NDArray[np.int8]:

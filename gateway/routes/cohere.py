@@ -24,7 +24,7 @@ from gateway.routes.rerank import DOCUMENTS, QUERY, Document, RerankInput, Reran
 from gateway.service.embed import Item
 from gateway.service.text_batches import MAX_ROWS
 
-NORMALIZED = {name: Refused("vectors are always normalised", (True,)) for name in ("normalized", "normalize")}
+NORMALIZED = {name: Refused("vectors are always normalized", (True,)) for name in ("normalized", "normalize")}
 
 
 class CohereError(Struct):
@@ -75,7 +75,7 @@ class EmbedRequest(Struct, forbid_unknown_fields=True):
     embedding_types: Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
     """The number types of the vectors. Default: float."""
     output_dimension: Annotated[int, Meta(ge=0)] | None = None
-    """Truncate vectors to this many dimensions, which the model must support, and normalise them again. 0 for all."""
+    """Truncate vectors to this many dimensions, which the model must support, and normalize them again. 0 for all."""
     truncate: Truncation | None = None
     """Which end of a text over the model's limit to cut off. Default: END. With NONE, such a text is an error."""
     max_tokens: Annotated[int, Meta(ge=8)] | None = None
@@ -207,7 +207,7 @@ async def _embed(
     )
 
     def build() -> EmbedResponse | FloatsResponse:
-        floats = vectors.normalise(embedded.vectors[:, :size])
+        floats = vectors.normalize(embedded.vectors[:, :size])
         rows = {kind: [Raw(row) for row in encodings.column(floats, kind)] for kind in kinds}
         meta = _meta(BilledUnits(input_tokens=embedded.text_tokens, image_tokens=embedded.image_tokens), version)
         request_id, texts = request.state["record"].request_id, body.texts or []

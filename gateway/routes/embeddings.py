@@ -68,7 +68,7 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     embedding_type: EmbeddingType | Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
     """The number type of the vectors. For a list of types, `embedding` is an object with one vector for each."""
     dimensions: Annotated[int, Meta(ge=0)] | None = None
-    """Truncate vectors to this many dimensions, which the model must support, and normalise them again. 0 for all."""
+    """Truncate vectors to this many dimensions, which the model must support, and normalize them again. 0 for all."""
     truncate: bool | Truncation | None = None
     """Whether to truncate inputs over the model's limit or, as in NIM's API, at which end. Otherwise they are an
     error."""
@@ -291,7 +291,7 @@ def _check_output(body: EmbeddingRequest, model: Model) -> None:
     kinds = _kinds(body)
     encodings.check(kinds, encodings.size(model, body.dimensions))
     if body.normalized is False and {*kinds} & {"int8", "uint8"}:
-        raise InvalidRequest("int8 and uint8 need normalised vectors; normalized must not be false", param="normalized")
+        raise InvalidRequest("int8 and uint8 need normalized vectors; normalized must not be false", param="normalized")
 
 
 def _kinds(body: EmbeddingRequest) -> list[EmbeddingType]:
@@ -304,11 +304,11 @@ def write(raw: vectors.Floats, body: EmbeddingRequest) -> list[bytes]:
 
     Args:
         raw: [n, d], the model's output.
-        body: has the fields for dimensions, normalisation and number types.
+        body: has the fields for dimensions, normalization and number types.
     """
     size = body.dimensions or raw.shape[1]
     normalizes = body.normalized is not False or size < raw.shape[1]
-    floats = vectors.normalise(raw[:, :size]) if normalizes else raw
+    floats = vectors.normalize(raw[:, :size]) if normalizes else raw
     kinds = _kinds(body)
     columns = {kind: encodings.column(floats, _written(kind, body.encoding_format)) for kind in kinds}
     if not isinstance(body.embedding_type, list):

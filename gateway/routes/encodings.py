@@ -37,7 +37,7 @@ def check(kinds: Sequence[EmbeddingType], size: int, place: str = "embedding_typ
 
 
 def column(floats: vectors.Floats, kind: EmbeddingType) -> list[bytes]:
-    """The JSON of each row of `floats`, [n, d]. The rows must be normalised for all kinds except float and base64."""
+    """The JSON of each row of `floats`, [n, d]. The rows must be normalized for all kinds except float and base64."""
     if kind == "base64":
         return [b'"%s"' % base64.b64encode(row) for row in np.ascontiguousarray(floats, "<f4")]
     numbers = floats if kind == "float" else vectors.QUANTISATIONS[kind](floats)

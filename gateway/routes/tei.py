@@ -86,7 +86,7 @@ class TeiEmbedRequest(Struct, forbid_unknown_fields=True):
     prompt_name: str | None = None
     """The name of one of the model's prompts, which is put before the texts."""
     dimensions: Annotated[int, Meta(ge=1)] | None = None
-    """Truncate vectors to this many dimensions, which the model must support, and normalise them again."""
+    """Truncate vectors to this many dimensions, which the model must support, and normalize them again."""
     refused: ClassVar[Mapping[str, Refused]] = {
         "encoding_format": Refused("only lists of floats are supported; use POST /v1/embeddings", ("float",)),
         "input_type": Refused("use prompt_name instead"),
@@ -226,7 +226,7 @@ async def _answer_embeddings(request: Request, started: float, body: TeiEmbedReq
     normalizes = body.normalize is not False or size < model.width
 
     def build() -> list[Raw]:
-        floats = vectors.normalise(embedded.vectors[:, :size]) if normalizes else embedded.vectors
+        floats = vectors.normalize(embedded.vectors[:, :size]) if normalizes else embedded.vectors
         return [Raw(row) for row in encodings.column(floats, "float")]
 
     texts = [item.text for item in items]
@@ -248,7 +248,7 @@ async def _compare(request: Request, started: float, body: SimilarityRequest) ->
         *(Item(f"inputs.sentences[{i}]", text) for i, text in enumerate(body.inputs.sentences)),
     ]
     embedded = await _embed(request, model, items, parameters.prompt_name, truncate)
-    source, *others = vectors.normalise(embedded.vectors)
+    source, *others = vectors.normalize(embedded.vectors)
     texts = [item.text for item in items]
     cosines = [float(source @ other) for other in others]
     return await _response(request, started, lambda: cosines, texts, embedded.text_tokens)

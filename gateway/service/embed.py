@@ -18,7 +18,7 @@ from gateway.service.image_batches import infer_images
 from gateway.service.text_batches import infer_texts
 from gateway.service.tokens import Text
 from gateway.text.tokenizer import Truncate
-from gateway.vectors import normalise
+from gateway.vectors import normalize
 
 Vectors = NDArray[np.float32]
 
@@ -47,7 +47,7 @@ class Embeddings:
     """The result of one call."""
 
     vectors: Vectors
-    """[n, d], in the order of the items; not normalised, except those of items with text and image."""
+    """[n, d], in the order of the items; not normalized, except those of items with text and image."""
     text_tokens: int
     """Tokens of all texts, including special tokens and the model's prompt, excluding truncated ones."""
     image_tokens: int
@@ -65,7 +65,7 @@ async def embed(
     truncate: Truncate,
     max_tokens: int | None = None,
 ) -> Embeddings:
-    """Embed items. An item with text and image gets one vector: the normalised weighted mean of both unit vectors.
+    """Embed items. An item with text and image gets one vector: the normalized weighted mean of both unit vectors.
 
     Args:
         caller: the request to work for.
@@ -105,8 +105,8 @@ def _combine(model: Model, items: Sequence[Item], texts: Vectors, images: Vector
     vectors[has_text] = texts
     vectors[has_image] = images
     text_rows, image_rows = has_image[has_text], has_text[has_image]  # those of items with both
-    mean = model.text_weight * normalise(texts[text_rows]) + (1 - model.text_weight) * normalise(images[image_rows])
-    vectors[has_text & has_image] = normalise(mean)
+    mean = model.text_weight * normalize(texts[text_rows]) + (1 - model.text_weight) * normalize(images[image_rows])
+    vectors[has_text & has_image] = normalize(mean)
     return vectors
 
 

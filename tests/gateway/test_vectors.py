@@ -15,7 +15,7 @@ FLOATS = arrays(np.float32, st.tuples(st.integers(1, 8), st.sampled_from([8, 64]
 
 
 def units(rows: int, dimensions: int) -> Floats:
-    return vectors.normalise(np.random.default_rng(3).standard_normal((rows, dimensions)).astype(np.float32))
+    return vectors.normalize(np.random.default_rng(3).standard_normal((rows, dimensions)).astype(np.float32))
 
 
 @pytest.mark.parametrize("kind", ["binary", "ubinary"])
@@ -31,10 +31,10 @@ def test_binary_equals_sentence_transformers(kind: Packed, floats: Floats) -> No
 def test_int8_and_uint8_keep_the_cosine(kind: str, zero: int) -> None:
     floats = units(500, 384)
     restored = vectors.QUANTISATIONS[kind](floats).astype(np.float32) - zero
-    assert (vectors.normalise(restored) * floats).sum(1).min() > 0.9995
+    assert (vectors.normalize(restored) * floats).sum(1).min() > 0.9995
 
 
-def test_quantisation_is_independent_of_other_vectors() -> None:
+def test_quantization_is_independent_of_other_vectors() -> None:
     floats = units(10, 384)
     assert np.array_equal(vectors.int8(floats)[3:4], vectors.int8(floats[3:4]))
 
@@ -46,4 +46,4 @@ def test_values_out_of_range_are_clipped() -> None:
 
 
 def test_zeros_stay_zeros_when_normalised() -> None:
-    assert vectors.normalise(np.zeros((1, 4), np.float32)).tolist() == [[0, 0, 0, 0]]
+    assert vectors.normalize(np.zeros((1, 4), np.float32)).tolist() == [[0, 0, 0, 0]]

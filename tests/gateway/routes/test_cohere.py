@@ -164,7 +164,7 @@ def test_documents_are_returned_on_request(client: httpx2.Client) -> None:
         ),
         ({"texts": ["a"], "dimensions": 64}, "dimensions: use output_dimension instead"),
         ({"texts": ["a"], "truncate_prompt_tokens": 64}, "truncate_prompt_tokens: use max_tokens instead"),
-        ({"texts": ["a"], "normalized": False}, "normalized: vectors are always normalised"),
+        ({"texts": ["a"], "normalized": False}, "normalized: vectors are always normalized"),
     ],
 )
 def test_errors_have_the_format_of_cohere(client: httpx2.Client, body: dict[str, Any], message: str) -> None:
