@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -18,16 +19,17 @@ from loadtest.tools import baseline, ceiling, machine, repository
 from loadtest.tools.benchmark import PERCENTILES, RESULTS, SWEEP, Ceiling, Growth, Results, Run
 from loadtest.tools.client import send
 from loadtest.tools.load import WARM_UP_S, load_with
-from loadtest.tools.repository import MAX_TOKENS, REPOSITORY
+from loadtest.tools.repository import FOLDER, MAX_TOKENS, REPOSITORY
 from loadtest.tools.results import store
 from loadtest.tools.servers import HOST, Server, conch
 from loadtest.tools.workloads import EMBEDDING_MODEL, IMAGE_MODEL, RERANK_MODEL, Workload, workloads
 
-INT8_REPOSITORY = baseline.FOLDER / "repository-int8"
+INT8_REPOSITORY = FOLDER / "repository-int8"
 SWEPT = ("short-16", "mixed-16")
 GROWING = "mixed-16"
 GROWING_REQUESTS = 20_000
 GROWING_STEPS = 20
+MATRIX = 1024
 
 console = Console(highlight=False, width=120)
 
@@ -61,7 +63,7 @@ def main() -> int:
         sweep=sweep,
         ceilings=ceilings,
         peak_gflops={
-            str(dtype).removeprefix("torch."): ceiling.peak_flops(arguments.seconds / 4, dtype) / 1e9
+            str(dtype).removeprefix("torch."): peak_flops(arguments.seconds / 4, dtype) / 1e9
             for dtype in (torch.float32, torch.bfloat16)
         },
         rss_mib=memory,
@@ -78,8 +80,8 @@ def _servers(engines: Sequence[str]) -> Iterator[list[Server]]:
         all_models = (EMBEDDING_MODEL, RERANK_MODEL, IMAGE_MODEL)
         folders = {name: baseline.folder(name) for name in (EMBEDDING_MODEL, RERANK_MODEL)}
         starts = [
-            partial(conch, REPOSITORY, baseline.FOLDER / "conch.log", all_models),
-            partial(conch, INT8_REPOSITORY, baseline.FOLDER / "int8.log", (EMBEDDING_MODEL,), "conch (int8)"),
+            partial(conch, REPOSITORY, FOLDER / "conch.log", all_models),
+            partial(conch, INT8_REPOSITORY, FOLDER / "int8.log", (EMBEDDING_MODEL,), "conch (int8)"),
             *(partial(baseline.serve, name, folders) for name in engines),
         ]
         servers = []
@@ -167,6 +169,17 @@ def _line(run: Run) -> str:
         f"{run.workload:10} {run.server:20} {run.clients:3} clients {run.items / run.seconds:8.0f} items/s"
         f"  p50 {run.latency_ms['p50']:7.1f} ms  p99 {run.latency_ms['p99']:7.1f} ms"
     )
+
+
+def peak_flops(seconds: float, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of large matrix products."""
+    one, other = torch.rand(2, MATRIX, MATRIX).to(dtype)
+    torch.mm(one, other)
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        torch.mm(one, other)
+        done += 1
+    return done * 2 * MATRIX**3 / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 
 from export.manifest import Backend, ModelSpec, Precision, Task
 from export.repository import build
-from tests.export import tiny
+from loadtest.tools import tiny
 
 Run = tuple[Backend, Precision | None]
 
