@@ -108,7 +108,7 @@ def _interleave(
                     runs.append(_run(server, name, workload, number, workload.clients, seconds))
                     console.print(_line(runs[-1]))
             if rows:
-                rate = ceiling.rows_a_second(engine, rows, seconds / 2)
+                rate = ceiling.rows_per_second(engine, rows, seconds / 2)
                 ceilings.append(Ceiling(name, number, rate, rate * tokens))
                 console.print(f"{name:10} {'engine':20} {rate:8.0f} items/s")
     return runs, ceilings
@@ -130,11 +130,11 @@ def _grow(server: Server, workload: Workload) -> list[Growth]:
     server.go_on()
     done = 0
     found = [Growth(done, server.rss_mib())]
-    rate = load_with(server, workload, workload.clients, WARM_UP_S)[0].a_second
+    rate = load_with(server, workload, workload.clients, WARM_UP_S)[0].per_second
     while done < GROWING_REQUESTS:
         step = GROWING_REQUESTS / GROWING_STEPS / rate
         answers = send(HOST, server.port, workload.path, workload.bodies, workload.clients, step)
-        done, rate = done + len(answers.latencies_ms), answers.a_second
+        done, rate = done + len(answers.latencies_ms), answers.per_second
         found.append(Growth(done, server.rss_mib()))
         console.print(f"{done:6} requests: {sum(found[-1].rss_mib.values()):,.0f} MiB")
     server.halt()

@@ -18,7 +18,7 @@ PRODUCTS_A_TOKEN = LAYERS * (4 * WIDTH * WIDTH + 2 * WIDTH * INNER)
 """Of weights, without attention: each a multiplication and an addition."""
 
 
-def rows_a_second(engine: Engine, rows: Sequence[Row], seconds: float) -> float:
+def rows_per_second(engine: Engine, rows: Sequence[Row], seconds: float) -> float:
     """Rows that the engine computes in a second, best batching."""
     engine.run(rows[:BATCH])
     started, done = time.perf_counter(), 0
