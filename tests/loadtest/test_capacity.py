@@ -143,7 +143,7 @@ def test_request_alone_takes_one_execution() -> None:
 
 def test_costs_of_another_machine_may_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     answer = said(["--cost", "2:0.5:0.05", "--lengths", "16:1", "--rate", "100"], capsys)
-    assert "2 for each execution, 0.5 for each row, 0.05 for each token" in answer
+    assert "2 per execution, 0.5 per row, 0.05 per token" in answer
     assert "one request alone takes 3 ms" in answer
 
 
@@ -152,7 +152,7 @@ def test_page_says_of_the_h100_what_the_tool_does(capsys: pytest.CaptureFixture[
     cost = Cost(1.15e-3, 0, 0.6e-6, handover=0)
     most = 1 / least_s(cost, Demand(1, 1, np.array([128]), np.array([1.0])))
     page = " ".join(PAGE.read_text().split())
-    assert "1.15 for each execution, 0 for each row, 0.0006 for each token" in said(given, capsys)
+    assert "1.15 per execution, 0 per row, 0.0006 per token" in said(given, capsys)
     assert f"`--cost 1.15:0:0.0006` promises {round(most, -2):,.0f} texts of 128 tokens per second" in page
     assert "replicas: 1, " in said([*given, "--rate", str(0.94 * most)], capsys)
     assert "replicas: 2, " in said([*given, "--rate", str(0.96 * most)], capsys)
