@@ -103,6 +103,7 @@ precisions: .venv/dev ## measure what bf16 and int8 cost in quality and give in 
 	$(BIN)/python -m loadtest.experiments.precisions $(ARGS)
 
 parity: .venv/dev ## export every family for every backend, and write how exact each is to docs/models.md
+	$(BIN)/python -m loadtest.experiments.parity
 	$(BIN)/python -m loadtest.reports.parity
 
 pictogram: .venv/dev ## train the image model of minilm-pictogram, and measure it (35 minutes; needs npm)

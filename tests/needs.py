@@ -14,7 +14,7 @@ EXPORTS = {
     "export.sources.isolation",
     "pictogram.train",
     "tests.export.machine",
-    "tests.export.tiny",
+    "loadtest.tools.tiny",
 }
 """Modules that write, export or train models, or start processes that do: seconds for each, by measurement."""
 BY_PROCESSES = ("tests.export.", "tests.generations.")

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.hostile import png_chunk
-from tests.pictures import file, scene
+from loadtest.tools.hostile import png_chunk
+from loadtest.tools.pictures import file, scene
 
 HEIGHT, WIDTH = 48, 64
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6

@@ -1,7 +1,9 @@
 """Imports go one way, as ARCHITECTURE.md says, and a few things are nowhere."""
 
 import ast
+import copy
 import re
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -13,6 +15,9 @@ GRAPH = grimp.build_graph(
     PACKAGES[0], *PACKAGES[1:], include_external_packages=True, exclude_type_checking_imports=False, cache_dir=None
 )
 OURS = {module for module in GRAPH.modules if module.partition(".")[0] in PACKAGES}
+HEAVY = ("torch", "transformers", "sentence_transformers")
+NEED_THEM = {f"loadtest.experiments.{name}" for name in ("bench", "parity")}
+"""They compare with the models as torch runs them. Operators run the others, and need only a server."""
 PAGE = Path("ARCHITECTURE.md").read_text()
 LAYERS = {
     package: [[name.strip() for name in line.split("|")] for line in block.splitlines()]
@@ -29,12 +34,16 @@ def inside(module: str, *packages: str) -> bool:
     return any(f"{module}.".startswith(f"{package}.") for package in packages)
 
 
+def nodes(module: str) -> Iterator[ast.AST]:
+    path = Path(*module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.walk(ast.parse(file.read_text()))
+
+
 def readers_of_the_environment() -> set[str]:
     found = set()
     for module in OURS:
-        path = Path(*module.split("."))
-        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in nodes(module):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "os":
                 names = {node.attr}
             elif isinstance(node, ast.ImportFrom) and node.module == "os":
@@ -52,6 +61,20 @@ def importers(module: str) -> set[str]:
         return readers_of_the_environment()
     imported = {one for one in GRAPH.modules if inside(one, module)}
     return {one for each in imported for one in GRAPH.find_modules_that_directly_import(each)}
+
+
+@pytest.fixture(scope="module")
+def when_imported() -> grimp.ImportGraph:
+    """The graph without imports inside functions."""
+    graph = copy.deepcopy(GRAPH)
+    for module in OURS:
+        functions = [node for node in nodes(module) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        inside_functions = {inner.lineno for each in functions for inner in ast.walk(each) if hasattr(inner, "lineno")}
+        for imported in graph.find_modules_directly_imported_by(module):
+            details = graph.get_import_details(importer=module, imported=imported)
+            if all(one["line_number"] in inside_functions for one in details):
+                graph.remove_import(importer=module, imported=imported)
+    return graph
 
 
 def test_no_import_leads_in_a_circle() -> None:
@@ -92,6 +115,24 @@ def test_only_these_import(module: str) -> None:
     found = {one for one in importers(module) if not inside(one, module)}
     assert found, f"nothing imports {module}"
     assert not {one for one in found if not inside(one, *allowed)}
+
+
+def test_nothing_imports_the_tests() -> None:
+    assert not importers("tests")
+
+
+def chains(graph: grimp.ImportGraph, tool: str) -> list[tuple[str, ...]]:
+    return [chain for library in HEAVY if (chain := graph.find_shortest_chain(tool, library))]
+
+
+@pytest.mark.parametrize("tool", sorted(GRAPH.find_children("loadtest.experiments") - NEED_THEM))
+def test_tools_of_operators_do_not_import_torch(tool: str, when_imported: grimp.ImportGraph) -> None:
+    assert not chains(when_imported, tool)
+
+
+@pytest.mark.parametrize("tool", sorted(NEED_THEM))
+def test_tools_that_compare_with_torch_import_it(tool: str, when_imported: grimp.ImportGraph) -> None:
+    assert chains(when_imported, tool)
 
 
 def test_nothing_is_mocked() -> None:

@@ -27,7 +27,7 @@ from gateway.contract import (
     read,
 )
 from gateway.triton import ModelConfig
-from tests.export import tiny
+from loadtest.tools import tiny
 
 PAGE = Path("docs/repository-entry.md").read_text()
 SAID: Mapping[str, Any] = {"aliases": ("a", "b"), "default": True, "license": "MIT"}

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from loadtest.tools.servers import PORTS, free_ports
-from tests.export.tiny import write_embedding
+from loadtest.tools.tiny import write_embedding
 from tests.waiting import eventually
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -18,16 +19,17 @@ from loadtest.tools import baseline, ceiling, machine, repository
 from loadtest.tools.benchmark import PERCENTILES, RESULTS, SWEEP, Ceiling, Growth, Results, Run
 from loadtest.tools.client import send
 from loadtest.tools.load import WARM_UP_S, load_with
-from loadtest.tools.repository import MAX_TOKENS, REPOSITORY
+from loadtest.tools.repository import FOLDER, MAX_TOKENS, REPOSITORY
 from loadtest.tools.results import store
 from loadtest.tools.servers import HOST, Server, conch
 from loadtest.tools.workloads import EMBEDDING_MODEL, IMAGE_MODEL, RERANK_MODEL, Workload, workloads
 
-INT8_REPOSITORY = baseline.FOLDER / "repository-int8"
+INT8_REPOSITORY = FOLDER / "repository-int8"
 SWEPT = ("short-16", "mixed-16")
 GROWING = "mixed-16"
 GROWING_REQUESTS = 20_000
 GROWING_STEPS = 20
+MATRIX = 1024
 
 console = Console(highlight=False, width=120)
 
@@ -61,7 +63,7 @@ def main() -> int:
         sweep=sweep,
         ceilings=ceilings,
         peak_gflops={
-            str(dtype).removeprefix("torch."): ceiling.peak_flops(arguments.seconds / 4, dtype) / 1e9
+            str(dtype).removeprefix("torch."): peak_flops(arguments.seconds / 4, dtype) / 1e9
             for dtype in (torch.float32, torch.bfloat16)
         },
         rss_mib=memory,
@@ -78,8 +80,8 @@ def _servers(engines: Sequence[str]) -> Iterator[list[Server]]:
         all_models = (EMBEDDING_MODEL, RERANK_MODEL, IMAGE_MODEL)
         folders = {name: baseline.folder(name) for name in (EMBEDDING_MODEL, RERANK_MODEL)}
         starts = [
-            partial(conch, REPOSITORY, baseline.FOLDER / "conch.log", all_models),
-            partial(conch, INT8_REPOSITORY, baseline.FOLDER / "int8.log", (EMBEDDING_MODEL,), "conch (int8)"),
+            partial(conch, REPOSITORY, FOLDER / "conch.log", all_models),
+            partial(conch, INT8_REPOSITORY, FOLDER / "int8.log", (EMBEDDING_MODEL,), "conch (int8)"),
             *(partial(baseline.serve, name, folders) for name in engines),
         ]
         servers = []
@@ -106,7 +108,7 @@ def _interleave(
                     runs.append(_run(server, name, workload, number, workload.clients, seconds))
                     console.print(_line(runs[-1]))
             if rows:
-                rate = ceiling.rows_a_second(engine, rows, seconds / 2)
+                rate = ceiling.rows_per_second(engine, rows, seconds / 2)
                 ceilings.append(Ceiling(name, number, rate, rate * tokens))
                 console.print(f"{name:10} {'engine':20} {rate:8.0f} items/s")
     return runs, ceilings
@@ -128,11 +130,11 @@ def _grow(server: Server, workload: Workload) -> list[Growth]:
     server.go_on()
     done = 0
     found = [Growth(done, server.rss_mib())]
-    rate = load_with(server, workload, workload.clients, WARM_UP_S)[0].a_second
+    rate = load_with(server, workload, workload.clients, WARM_UP_S)[0].per_second
     while done < GROWING_REQUESTS:
         step = GROWING_REQUESTS / GROWING_STEPS / rate
         answers = send(HOST, server.port, workload.path, workload.bodies, workload.clients, step)
-        done, rate = done + len(answers.latencies_ms), answers.a_second
+        done, rate = done + len(answers.latencies_ms), answers.per_second
         found.append(Growth(done, server.rss_mib()))
         console.print(f"{done:6} requests: {sum(found[-1].rss_mib.values()):,.0f} MiB")
     server.halt()
@@ -167,6 +169,17 @@ def _line(run: Run) -> str:
         f"{run.workload:10} {run.server:20} {run.clients:3} clients {run.items / run.seconds:8.0f} items/s"
         f"  p50 {run.latency_ms['p50']:7.1f} ms  p99 {run.latency_ms['p99']:7.1f} ms"
     )
+
+
+def peak_flops(seconds: float, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of large matrix products."""
+    one, other = torch.rand(2, MATRIX, MATRIX).to(dtype)
+    torch.mm(one, other)
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        torch.mm(one, other)
+        done += 1
+    return done * 2 * MATRIX**3 / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ class Run(msgspec.Struct, frozen=True):
 
     batch: int
     at_once: int
-    texts_a_second: float
+    texts_per_second: float
     client_cpu_ms: float
     """A text."""
 

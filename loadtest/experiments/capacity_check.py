@@ -29,7 +29,7 @@ class Check(msgspec.Struct, frozen=True):
     """A load that was simulated and sent."""
 
     workload: str
-    requests_a_second: float
+    requests_per_second: float
     expected_ms: dict[int, float]
     measured_ms: dict[int, float]
 

@@ -23,9 +23,9 @@ from rich.console import Console
 from loadtest.tools import machine
 from loadtest.tools.attacks import ANSWER_S, EMBEDDINGS, IMAGE_MODEL, MIB, Attack, Target, attacks
 from loadtest.tools.client import read_status
+from loadtest.tools.pictures import file
 from loadtest.tools.results import STORED, store
 from loadtest.tools.servers import HOST, REPOSITORY, Server, conch, role
-from tests.pictures import file
 
 RESULTS = STORED / "hostile.json"
 SCRATCH = Path(".chaos")

@@ -24,20 +24,20 @@ AFTER_LOAD_S = 5.0
 class Overload(msgspec.Struct, frozen=True):
     """Five times as much as can be done."""
 
-    peak_a_second: float
+    peak_per_second: float
     """Answers, with as many clients as give the most."""
     peak_p50_ms: float
     peak_p99_ms: float
-    goodput_a_second: float
+    goodput_per_second: float
     """Answers with 200 under the load, of what is offered."""
-    offered_a_second: float
+    offered_per_second: float
     accepted_p50_ms: float
     accepted_p99_ms: float
     statuses: dict[str, int]
     lost: int
     gateway_mib: tuple[float, float]
     """Before, and the most meanwhile."""
-    after_a_second: float
+    after_per_second: float
     """The most again, measured from five seconds after the load's end."""
 
 
@@ -45,7 +45,7 @@ async def overload(server: Server, workload: Workload, seconds: float) -> Overlo
     """Find out how much can be done, and offer five times as much."""
     peak = await asyncio.to_thread(_peak, server, workload)
     before = server.rss_mib()["gateway"]
-    rate = FACTOR * peak.a_second
+    rate = FACTOR * peak.per_second
     statuses: Counter[str] = Counter()
     latencies: list[float] = []
     most = before
@@ -85,17 +85,17 @@ async def overload(server: Server, workload: Workload, seconds: float) -> Overlo
     await asyncio.sleep(AFTER_LOAD_S)
     after = await asyncio.to_thread(_peak, server, workload)
     result = Overload(
-        peak_a_second=peak.a_second,
+        peak_per_second=peak.per_second,
         peak_p50_ms=float(np.percentile(peak.latencies_ms, 50)),
         peak_p99_ms=float(np.percentile(peak.latencies_ms, 99)),
-        goodput_a_second=statuses["200"] / ended,
-        offered_a_second=sent / ended,
+        goodput_per_second=statuses["200"] / ended,
+        offered_per_second=sent / ended,
         accepted_p50_ms=float(np.percentile(latencies, 50)),
         accepted_p99_ms=float(np.percentile(latencies, 99)),
         statuses=dict(statuses),
         lost=statuses["lost"],
         gateway_mib=(before, most),
-        after_a_second=after.a_second,
+        after_per_second=after.per_second,
     )
     console.print(msgspec.json.encode(result).decode())
     return result

@@ -1,19 +1,27 @@
-"""Exports every family for every backend, and tells how exact each is.
+"""`make parity`: exports every family for every backend, and measures how exact each is.
 
 Each model is tiny, its architecture real, its weights random, its tokenizer of the kind that it comes with.
 """
 
+import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+from rich.progress import Progress
+
 from export.manifest import Backend, ModelSpec, Precision, Task
 from export.repository import build
-from tests.export import tiny
+from loadtest.tools import tiny
+from loadtest.tools.results import STORED, store
 
 Run = tuple[Backend, Precision | None]
+
+RESULTS = STORED / "parity.json"
 
 RUNS: Sequence[Run] = (
     ("python", None),
@@ -23,7 +31,6 @@ RUNS: Sequence[Run] = (
     ("tensorrt", "fp16"),
 )
 """The backends and precisions of every family. The first compares in fp32 and in bf16."""
-COLUMNS: Sequence[Run] = (("python", "fp32"), ("python", "bf16"), *RUNS[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +120,32 @@ CASES: Sequence[Case] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """The results of one Triton model of a case."""
 
     label: str
     role: str
     rows: str
     """The form in which the encoder computes rows."""
-    errors: Mapping[Run, float]
-    """The largest error in any batches."""
+    errors: dict[str, float]
+    """The largest error in any batches, by backend and precision."""
+
+
+class Results(msgspec.Struct, frozen=True):
+    """All that was measured."""
+
+    found: list[Found]
+
+
+def main() -> int:
+    """Measure all cases and store."""
+    found: list[Found] = []
+    with Progress() as progress:
+        for case in progress.track(CASES, description="families"):
+            with tempfile.TemporaryDirectory() as scratch:
+                found += measure(case, RUNS, Path(scratch))
+    store(Results(found), RESULTS)
+    return 0
 
 
 def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
@@ -135,7 +158,7 @@ def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
     keys = dict(case.keys)
     if (scratch / "source" / "image").is_dir():
         keys["image_source"] = str(scratch / "source" / "image")
-    found: dict[str, dict[Run, float]] = {}
+    found: dict[str, dict[str, float]] = {}
     forms: dict[str, str] = {}
     for backend, precision in runs:
         spec = ModelSpec(
@@ -152,6 +175,10 @@ def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
                 forms[role] = "packed" if entry.proof["packed"] else "" if role.endswith("image") else "padded"
             errors = found.setdefault(role, {})
             for parity in entry.proof["parity"]:
-                key = (backend, parity["precision"])
+                key = f"{backend} {parity['precision']}"
                 errors[key] = max(errors.get(key, 0), parity["worst"])
     return [Found(case.label, role, forms[role], errors) for role, errors in found.items()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -46,7 +46,7 @@ class Perf(msgspec.Struct, frozen=True):
     round: int
     load: str
     """Clients, or requests a second."""
-    requests_a_second: float
+    requests_per_second: float
     latency_ms: dict[str, float]
     server_ms: dict[str, float]
     """Mean time of a request in Triton, by stage; empty at the gateway."""
@@ -110,7 +110,7 @@ class Analyzer:
             found = [_read(target, name, number, row) for row in csv.DictReader(lines)]
         for run in found:
             console.print(
-                f"{target:8} {name:10} {run.load:>10} {run.requests_a_second:8.1f} req/s"
+                f"{target:8} {name:10} {run.load:>10} {run.requests_per_second:8.1f} req/s"
                 f"  p50 {run.latency_ms['p50']:7.2f} ms  p99 {run.latency_ms['p99']:7.2f} ms"
             )
         return found
@@ -139,7 +139,7 @@ def measure(analyzer: Analyzer, rounds: int) -> list[Perf]:
     runs = []
     for clients in CONCURRENCIES:
         runs += analyzer.triton("mixed-16", rows["mixed-16"], _clients(clients))
-    most = max(run.requests_a_second for run in runs)
+    most = max(run.requests_per_second for run in runs)
     for share in SHARES:
         rate = ["--request-rate-range", f"{share * most:.0f}", "--request-distribution", "poisson"]
         runs += analyzer.triton("mixed-16", rows["mixed-16"], rate)
@@ -169,7 +169,7 @@ def _read(target: str, name: str, number: int, row: Mapping[str, str]) -> Perf:
         workload=name,
         round=number,
         load=load,
-        requests_a_second=float(row["Inferences/Second"]),
+        requests_per_second=float(row["Inferences/Second"]),
         latency_ms={place: float(row[f"{place} latency"]) / 1000 for place in ("p50", "p90", "p95", "p99")},
         server_ms={stage: float(row[column]) / 1000 for stage, column in stages.items() if row.get(column)},
     )

@@ -47,7 +47,7 @@ class Results(msgspec.Struct, frozen=True):
     """All that was measured."""
 
     machine: dict[str, str | int | float]
-    requests_a_second: dict[str, float]
+    requests_per_second: dict[str, float]
     minutes: list[Minute]
 
 
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def _peak(server: Server, workload: Workload) -> float:
-    return send(HOST, server.port, workload.path, workload.bodies, workload.clients, PEAK_S).a_second
+    return send(HOST, server.port, workload.path, workload.bodies, workload.clients, PEAK_S).per_second
 
 
 async def _soak(

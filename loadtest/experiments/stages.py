@@ -56,7 +56,7 @@ class Results(msgspec.Struct, frozen=True):
 
     machine: dict[str, str | int | float]
     workload: str
-    requests_a_second: float
+    requests_per_second: float
     parts: list[Part]
 
 
@@ -88,7 +88,7 @@ def measure(server: Server, workload: Workload, seconds: float) -> Results:
         for name, count in samples.most_common()
     ]
     parts += [Part(role, "all", 1000 * cpu_s[role] / requests) for role in ("model", "triton", "clients")]
-    return Results(machine.describe(), workload.name, answers.a_second, parts)
+    return Results(machine.describe(), workload.name, answers.per_second, parts)
 
 
 def _sample(server: Server, workload: Workload, seconds: float) -> Counter[str]:

@@ -23,7 +23,7 @@ def table(results: Results) -> str:
     """Medians: a row for each number of requests at a time, a column for each batch."""
     rates = {
         (batch, at_once): median(
-            run.texts_a_second for run in results.runs if (run.batch, run.at_once) == (batch, at_once)
+            run.texts_per_second for run in results.runs if (run.batch, run.at_once) == (batch, at_once)
         )
         for batch, at_once in itertools.product(BATCHES, AT_ONCE)
     }

@@ -27,7 +27,7 @@ def table(results: Results) -> str:
     ]
     for check in results.checks:
         pairs = [f"{check.expected_ms[one]:.0f}, {check.measured_ms[one]:.0f} ms" for one in PERCENTILES]
-        lines.append(f"| {check.workload} | {check.requests_a_second:.0f} | " + " | ".join(pairs) + " |")
+        lines.append(f"| {check.workload} | {check.requests_per_second:.0f} | " + " | ".join(pairs) + " |")
     return "\n".join(lines) + "\n"
 
 

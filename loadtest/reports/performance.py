@@ -145,8 +145,8 @@ def ceilings(results: benchmark.Results) -> str:
     for name, about in results.workloads.items():
         best = [one for one in results.ceilings if one.workload == name]
         if best:
-            items = statistics.median(one.items_a_second for one in best)
-            tokens = statistics.median(one.tokens_a_second for one in best)
+            items = statistics.median(one.items_per_second for one in best)
+            tokens = statistics.median(one.tokens_per_second for one in best)
             share = median(found[name, CONCH], rate) / items
             lines.append(f"| {about} | {items:,.0f} | {tokens:,.0f} | {share:.0%} |")
     peak = results.peak_gflops
@@ -169,16 +169,16 @@ def analyser(results: perf.Results) -> str:
     for run in results.runs:
         grouped[run.target, run.workload, run.load].append(run)
     for (target, workload, load), runs in grouped.items():
-        middle = sorted(runs, key=lambda run: run.requests_a_second)[len(runs) // 2]
+        middle = sorted(runs, key=lambda run: run.requests_per_second)[len(runs) // 2]
         inside = [f"{middle.server_ms[stage]:.1f} ms" if middle.server_ms else "-" for stage in ("queue", "infer")]
         lines.append(
-            f"| {target} | {workload} | {load} | {middle.requests_a_second:,.1f} | {middle.latency_ms['p50']:.1f} ms"
+            f"| {target} | {workload} | {load} | {middle.requests_per_second:,.1f} | {middle.latency_ms['p50']:.1f} ms"
             f" | {middle.latency_ms['p99']:.1f} ms | {' | '.join(inside)} |"
         )
     pairs: dict[int, dict[str, float]] = defaultdict(dict)
     for run in results.runs:
         if run.workload == "documents-16":
-            pairs[run.round][run.target] = run.requests_a_second
+            pairs[run.round][run.target] = run.requests_per_second
     shares = [pair["gateway"] / pair["triton"] for pair in pairs.values() if len(pair) == 2]
     lines += [
         "",
@@ -228,7 +228,7 @@ def throughput_plot(results: benchmark.Results, folder: Path) -> None:
             axis.plot(
                 [run.clients for run in runs], [rate(run) for run in runs], "o-", label=server, color=COLOURS[server]
             )
-        best = [one.items_a_second for one in results.ceilings if one.workload == name]
+        best = [one.items_per_second for one in results.ceilings if one.workload == name]
         if best:
             axis.axhline(statistics.median(best), ls=":", color=COLOURS["engine"], label="engine alone")
         axis.set(

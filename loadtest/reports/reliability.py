@@ -55,13 +55,13 @@ def overload(found: Overload) -> str:
     return (
         "| | requests/s | 200 responses/s | p50 of these | p99 of these | gateway's memory |\n"
         "|---|---|---|---|---|---|\n"
-        f"| maximum load | {found.peak_a_second:,.0f} | {found.peak_a_second:,.0f}"
+        f"| maximum load | {found.peak_per_second:,.0f} | {found.peak_per_second:,.0f}"
         f" | {found.peak_p50_ms:,.0f} ms | {found.peak_p99_ms:,.0f} ms | {before:,.0f} MiB |\n"
-        f"| five times the maximum | {found.offered_a_second:,.0f} | {found.goodput_a_second:,.0f}"
-        f" ({found.goodput_a_second / found.peak_a_second:.0%}) | {found.accepted_p50_ms:,.0f} ms"
+        f"| five times the maximum | {found.offered_per_second:,.0f} | {found.goodput_per_second:,.0f}"
+        f" ({found.goodput_per_second / found.peak_per_second:.0%}) | {found.accepted_p50_ms:,.0f} ms"
         f" | {found.accepted_p99_ms:,.0f} ms ({found.accepted_p99_ms / found.peak_p99_ms:.1f} x)"
         f" | {most:,.0f} MiB at most |\n"
-        f"| five seconds later | {found.after_a_second:,.0f} | {found.after_a_second:,.0f} | | | |\n"
+        f"| five seconds later | {found.after_per_second:,.0f} | {found.after_per_second:,.0f} | | | |\n"
         f"\nResponses under overload: {statuses}.\n"
     )
 
@@ -93,7 +93,7 @@ def endurance(found: soak.Results) -> str:
         "| | " + " | ".join(f"{name} {len(part)} minutes" for name, part in quarters.items()) + " |",
         "|---|---|---|",
     ]
-    for name in found.requests_a_second:
+    for name in found.requests_per_second:
         cells = [
             f"{statistics.median(one.p50_ms[name] for one in part):,.1f} ms,"
             f" {statistics.median(one.p99_ms[name] for one in part):,.1f} ms"
@@ -107,7 +107,7 @@ def endurance(found: soak.Results) -> str:
         lines.append(f"| {process} | {' | '.join(cells)} |")
     statuses = sum((Counter(one.statuses) for one in found.minutes), Counter[str]())
     responses = ", ".join(f"{number:,} x {status}" for status, number in sorted(statuses.items()))
-    rates = ", ".join(f"{rate:.1f} {name}" for name, rate in found.requests_a_second.items())
+    rates = ", ".join(f"{rate:.1f} {name}" for name, rate in found.requests_per_second.items())
     return "\n".join([*lines, "", f"Requests per second: {rates}. Responses: {responses}."]) + "\n"
 
 

@@ -11,9 +11,9 @@ from functools import partial
 
 from PIL import Image
 
+from loadtest.tools import hostile
 from loadtest.tools.client import read_status
-from tests import hostile
-from tests.pictures import file
+from loadtest.tools.pictures import file
 
 MIB = 2**20
 MOST = 32 * MIB - 4096

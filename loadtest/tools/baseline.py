@@ -10,16 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification
 
-from export.manifest import ModelSpec, load
 from export.sources.isolation import Progress
-from export.sources.resolve import resolve
+from loadtest.tools.repository import FOLDER, cross_encoder, source
 from loadtest.tools.servers import HOST, Server, free_ports, run
 from loadtest.tools.workloads import EMBEDDING_MODEL, RERANK_MODEL
 
-FOLDER = Path(".baseline")
-"""Where `make bench` installs it, and where the models are, in transformers' form with ONNX graphs."""
 PYTHON = FOLDER / "venv" / "bin" / "python"
 PACKAGES = ("infinity_emb", "torch", "onnxruntime", "optimum", "transformers")
 
@@ -82,26 +79,5 @@ def versions() -> dict[str, str]:
 
 
 def folder(name: str) -> Path:
-    """The folder of a model that infinity-emb serves."""
+    """The folder of a model that infinity-emb serves: in transformers' form, with an ONNX graph."""
     return FOLDER / "models" / name
-
-
-def source(name: str) -> Path:
-    """The folder that both sides take a model from."""
-    return FOLDER / "cross-encoder" if name == RERANK_MODEL else resolve(load()[EMBEDDING_MODEL]).folder
-
-
-def cross_encoder() -> ModelSpec:
-    """The table of a cross-encoder whose scores mean nothing, since its last layer is random: it takes what any takes.
-
-    Infinity-emb has no late interaction, and there is no trained cross-encoder without a download.
-    """
-    where = source(RERANK_MODEL)
-    if not where.exists():
-        torch.manual_seed(0)
-        trunk = source(EMBEDDING_MODEL)
-        model = AutoModelForSequenceClassification.from_pretrained(trunk, num_labels=1)
-        tokenizer = AutoTokenizer.from_pretrained(trunk, model_max_length=512)
-        model.save_pretrained(where)
-        tokenizer.save_pretrained(where)
-    return ModelSpec(name=RERANK_MODEL, task="cross-encoder", source=str(where.resolve()))

@@ -33,8 +33,8 @@ class Ceiling(msgspec.Struct, frozen=True):
 
     workload: str
     round: int
-    items_a_second: float
-    tokens_a_second: float
+    items_per_second: float
+    tokens_per_second: float
 
 
 class Growth(msgspec.Struct, frozen=True):

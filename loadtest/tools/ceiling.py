@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from tokenizers import Tokenizer
 
 from export.runtime.contract import Row
@@ -13,14 +12,13 @@ from export.runtime.engine import Engine
 
 BATCH = 256
 """Rows that are sorted and packed together."""
-MATRIX = 1024
 LAYERS, WIDTH, INNER = 6, 384, 1536
 """Of all-MiniLM-L6-v2."""
 PRODUCTS_A_TOKEN = LAYERS * (4 * WIDTH * WIDTH + 2 * WIDTH * INNER)
 """Of weights, without attention: each a multiplication and an addition."""
 
 
-def rows_a_second(engine: Engine, rows: Sequence[Row], seconds: float) -> float:
+def rows_per_second(engine: Engine, rows: Sequence[Row], seconds: float) -> float:
     """Rows that the engine computes in a second, best batching."""
     engine.run(rows[:BATCH])
     started, done = time.perf_counter(), 0
@@ -35,14 +33,3 @@ def rows(entry: Path, texts: Sequence[str], limit: int) -> list[Row]:
     """Token ids of texts, by the tokenizer of an entry of the repository."""
     tokenizer = Tokenizer.from_file(str(entry / "tokenizer.json"))
     return [(np.array(encoding.ids[:limit], np.int64),) for encoding in tokenizer.encode_batch(texts)]
-
-
-def peak_flops(seconds: float, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of large matrix products."""
-    one, other = torch.rand(2, MATRIX, MATRIX).to(dtype)
-    torch.mm(one, other)
-    started, done = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        torch.mm(one, other)
-        done += 1
-    return done * 2 * MATRIX**3 / (time.perf_counter() - started)

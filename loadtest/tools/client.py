@@ -28,7 +28,7 @@ class Answers:
     """Of each answer, ascending."""
 
     @property
-    def a_second(self) -> float:
+    def per_second(self) -> float:
         """Requests answered in a second."""
         return len(self.latencies_ms) / self.seconds
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from loadtest.tools.pictures import file, scene
 from tests.browser.conftest import Visits
-from tests.pictures import file, scene
 from tests.serving import Server, serve
 
 KEY = "sésame-7d1c"

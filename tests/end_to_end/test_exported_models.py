@@ -19,7 +19,7 @@ from tritonclient import grpc
 from export.manifest import ModelSpec
 from export.repository import build
 from export.verification.samples import images
-from tests.export import tiny
+from loadtest.tools import tiny
 from tests.serving import ADMIN, Server, serve
 from tests.waiting import eventually
 

@@ -26,10 +26,10 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from tests import hostile
+from loadtest.tools import hostile
+from loadtest.tools.hostile import png
+from loadtest.tools.pictures import VARIED, file, scene, seen
 from tests.gateway.images.test_preprocess import archive
-from tests.hostile import png
-from tests.pictures import VARIED, file, scene, seen
 from tests.serving import Server, serve
 from tests.waiting import eventually
 

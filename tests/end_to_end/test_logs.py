@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from tests.pictures import file, scene
+from loadtest.tools.pictures import file, scene
 from tests.serving import Server, serve
 
 FILES = [file(scene(64, 48, seed), kind) for seed, kind in enumerate(("PNG", "JPEG", "WEBP", "GIF", "BMP"))]

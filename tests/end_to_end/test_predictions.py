@@ -13,7 +13,7 @@ from torch import nn
 
 from export.manifest import ModelSpec
 from export.repository import build
-from tests.export import tiny
+from loadtest.tools import tiny
 from tests.serving import serve
 
 QUERY = "How do I reset my password?"

@@ -13,8 +13,8 @@ from export.errors import ExportError
 from export.manifest import ModelSpec, load
 from export.repository import build
 from export.served.check import Gateway, check_served
+from loadtest.tools import tiny
 from loadtest.tools.servers import free_ports
-from tests.export import tiny
 from tests.serving import Server, serve
 
 KEY = "of-the-tests"

@@ -8,7 +8,7 @@ from export.graphs import trace
 from export.manifest import ModelSpec
 from export.tasks import text_embedding
 from export.tower import Tower
-from tests.export import tiny
+from loadtest.tools import tiny
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 from export import add, manifest
 from export.entry import is_built
 from export.errors import ManifestError, SourceError
-from tests.export import tiny
+from loadtest.tools import tiny
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CARD = "---\nlicense: apache-2.0\n---\n"

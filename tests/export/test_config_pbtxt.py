@@ -13,7 +13,7 @@ from export.manifest import Backend, ModelSpec, Task, load
 from export.sources.resolve import resolve
 from export.tasks.load import load_towers
 from export.tower import Tower
-from tests.export import tiny
+from loadtest.tools import tiny
 from tests.serving import REPOSITORY
 
 Model = tuple[ModelSpec, Tower]

@@ -18,7 +18,7 @@ from export.entry import PARTS, PROOF, fingerprint, is_built, versions
 from export.errors import ExportError, ParityError, SourceError
 from export.manifest import Backend, ModelSpec, Precision
 from export.repository import build, check, replace_entries, scratch_folder
-from tests.export import tiny
+from loadtest.tools import tiny
 
 WITH_BF16 = pytest.mark.skipif(
     "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.export import tiny
+from loadtest.tools import tiny
 
 MANIFEST = """\
 [tiny]

@@ -23,7 +23,7 @@ def test_table_shows_medians() -> None:
 def test_texts_are_sent(server: Server) -> None:
     run = measure(server.url, 4, 2, ["a text"] * 10)
     assert (run.batch, run.at_once) == (4, 2)
-    assert run.texts_a_second > 0
+    assert run.texts_per_second > 0
 
 
 def test_page_shows_what_is_stored() -> None:

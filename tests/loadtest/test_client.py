@@ -49,7 +49,7 @@ def test_each_client_has_one_request_under_way(port: int) -> None:
     assert len(answers.latencies_ms) == len(Handler.bodies) >= 3
     assert 0.3 <= answers.seconds < 5
     assert min(answers.latencies_ms) >= WAIT_S * 1000
-    assert answers.a_second == len(answers.latencies_ms) / answers.seconds
+    assert answers.per_second == len(answers.latencies_ms) / answers.seconds
 
 
 def test_bodies_take_turns(port: int) -> None:

@@ -20,17 +20,17 @@ def test_case_is_a_row_that_leaves_out_what_did_not_happen() -> None:
 def test_overload_says_what_is_left_of_the_peak() -> None:
     found = reliability.overload(
         Overload(
-            peak_a_second=200,
+            peak_per_second=200,
             peak_p50_ms=300,
             peak_p99_ms=500,
-            goodput_a_second=180,
-            offered_a_second=1000,
+            goodput_per_second=180,
+            offered_per_second=1000,
             accepted_p50_ms=700,
             accepted_p99_ms=900,
             statuses={"429": 8000, "200": 1800},
             lost=0,
             gateway_mib=(90, 97),
-            after_a_second=201,
+            after_per_second=201,
         )
     )
     assert "| 1,000 | 180 (90%) | 700 ms | 900 ms (1.8 x) | 97 MiB at most |" in found

@@ -7,8 +7,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from loadtest.tools.pictures import file, scene
 from tests.observability.conftest import Prometheus
-from tests.pictures import file, scene
 from tests.waiting import eventually
 
 DASHBOARD: dict[str, Any] = json.loads(Path("observability/dashboard.json").read_text())

@@ -17,7 +17,7 @@ from export.manifest import ModelSpec
 from export.runtime.contract import FIELDS
 from export.tasks import cross_encoder, image_text, text_embedding
 from export.tower import Tower
-from tests.export import tiny
+from loadtest.tools import tiny
 
 TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
 

@@ -16,7 +16,7 @@ from export.loading.faithful import changed_module, changed_settings, dropped, u
 from export.loading.models import load_model, load_processor
 from export.manifest import ModelSpec
 from export.tasks import text_embedding
-from tests.export import tiny
+from loadtest.tools import tiny
 from tests.export.published import PUBLISHED
 
 SPEC = ModelSpec(name="tiny", task="text-embedding", source="/somewhere", pooling="mean")

@@ -11,7 +11,7 @@ from export.errors import SourceError
 from export.loading.models import architecture, load_model, load_tokenizer, loading
 from export.manifest import ModelSpec
 from export.tasks.vocabulary import vocabulary
-from tests.export import tiny
+from loadtest.tools import tiny
 
 SPEC = ModelSpec(name="tiny", task="text-embedding", source="/somewhere")
 TRUSTING = replace(SPEC, allow_remote_code=True)

@@ -19,7 +19,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention, eager_attention_forward
 
 from export.packing.attention import Layout, RowAttention, Sight, in_interface
-from tests.export import tiny
+from loadtest.tools import tiny
 
 LENGTHS = (2, 9, 1, 5)
 LONGEST = max(LENGTHS)

@@ -12,7 +12,7 @@ from transformers.models.deberta_v2 import modeling_deberta_v2
 from export.errors import SourceError
 from export.packing.encoder import RowEncoder, first_position
 from export.packing.rows import Rows
-from tests.export import tiny
+from loadtest.tools import tiny
 
 LENGTHS = (3, 90, 1, 17)
 """Shorter and longer than the windows of `tiny`, which are 16 tokens."""

@@ -13,7 +13,7 @@ from transformers import AutoModel, CLIPImageProcessor, PreTrainedModel
 from export.packing.encoder import RowEncoder
 from export.packing.heads import POOLINGS, Encode, ImageEmbedding, LateInteraction, Pool, Project, TextEmbedding
 from export.packing.rows import Rows
-from tests.export import tiny
+from loadtest.tools import tiny
 
 LENGTHS = (3, 40, 1, 17)
 MASK = 4

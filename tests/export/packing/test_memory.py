@@ -24,7 +24,7 @@ from export.sources.resolve import resolve
 from export.tasks.load import load_towers
 from export.tower import Tower
 from export.verification.runners import OnnxRuntime
-from tests.export import tiny
+from loadtest.tools import tiny
 
 HEADS = 16
 TOKENS = 2048

@@ -19,8 +19,8 @@ from export.plans.measures import Tolerance
 from export.plans.profiles import PlanSpec, Profile, Shapes, cache_key, text_profiles, write_spec
 from export.plans.toolkit import PlanError
 from export.repository import build
+from loadtest.tools.tiny import write_embedding
 from tests.export.machine import Machine
-from tests.export.tiny import write_embedding
 
 PROFILES = text_profiles(("input_ids",), ("length",), (4, 8), max_batch=3)
 SPEC = PlanSpec(PROFILES, "cosine", Tolerance(1e-3, 1e-3))

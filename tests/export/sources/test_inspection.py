@@ -14,7 +14,7 @@ from export.errors import SourceError
 from export.sources import inspection
 from export.sources.inspection import Inspection, inspect
 from export.tasks import image_text
-from tests.export import tiny
+from loadtest.tools import tiny
 
 BERT = {"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 32}
 PLAIN = {"pooling": "mean"}

@@ -20,7 +20,7 @@ from tokenizers import Regex, Tokenizer, normalizers
 from export.errors import SourceError
 from export.manifest import ModelSpec
 from export.sources.resolve import resolve
-from tests.export import tiny
+from loadtest.tools import tiny
 
 SPEC = ModelSpec(name="tiny", task="text-embedding", source="/somewhere")
 OWN = "sentence_transformers"

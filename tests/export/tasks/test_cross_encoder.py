@@ -20,7 +20,7 @@ from export.tasks import cross_encoder
 from export.tower import Tower
 from gateway.scores import ACTIVATIONS
 from gateway.text.tokenizer import Template, TemplateTokenizer, TextTokenizer
-from tests.export import tiny
+from loadtest.tools import tiny
 
 PAIRS = [
     ("sea shells", "A conch is a sea snail."),

@@ -24,7 +24,7 @@ from export.manifest import ModelSpec
 from export.runtime.contract import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, write_parameters
 from export.tasks import image_text
 from export.tower import Tower
-from tests.export import tiny
+from loadtest.tools import tiny
 
 TEXTS = ["a shell", "A conch is a sea snail, and its shell a trumpet.", "brass"]
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, tiny.IMAGE, tiny.IMAGE, 3), np.uint8)

@@ -24,7 +24,7 @@ from export.runtime.contract import DOCUMENT, LATE_INTERACTION, QUERY, write_par
 from export.tasks import late_interaction
 from export.tower import Tower
 from gateway.text.tokenizer import TextTokenizer
-from tests.export import tiny
+from loadtest.tools import tiny
 
 QUERIES = ["sea shells", "SEA, shells.", "what is brass? " * 12]
 DOCUMENTS = ["A conch is a sea snail, or its shell.", "Brass, bronze.", "Brass is an alloy; of copper. " * 20]

@@ -33,7 +33,7 @@ from export.runtime.contract import PROMPT_LENGTH, TEXT, TEXT_EMBEDDING, write_p
 from export.sources.resolve import resolve
 from export.tasks import text_embedding
 from export.tower import Tower
-from tests.export import tiny
+from loadtest.tools import tiny
 
 TEXTS = ["a shell", "A conch is a sea snail, and its shell a trumpet.", *tiny.TEXTS[:3]]
 

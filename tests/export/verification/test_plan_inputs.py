@@ -14,7 +14,7 @@ from export.plans.profiles import Shapes, read_spec
 from export.sources.resolve import resolve
 from export.tasks.load import load_towers
 from export.verification import plan_inputs
-from tests.export import tiny
+from loadtest.tools import tiny
 
 
 def written(spec: ModelSpec, folder: Path, tower: int = 0) -> Path:

@@ -25,7 +25,7 @@ from export.verification.runners import (
     runners,
     split,
 )
-from tests.export import tiny
+from loadtest.tools import tiny
 
 TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
 COMPUTES_IN_BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer
 
 from export.tower import Vocabulary
 from export.verification import samples
-from tests.export import tiny
+from loadtest.tools import tiny
 
 
 def vocabulary(max_tokens: int) -> Vocabulary:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from gateway.access.quota import Quotas
 from gateway.errors import QuotaExceeded
-from tests.pictures import file
+from loadtest.tools.pictures import file
 from tests.serving import serve, start
 
 MUCH = 10**9

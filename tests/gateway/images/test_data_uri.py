@@ -4,7 +4,7 @@ import pytest
 
 from gateway.errors import InvalidRequest
 from gateway.images.data_uri import MAX_BYTES, decode
-from tests.pictures import file, scene
+from loadtest.tools.pictures import file, scene
 
 CONTENT = file(scene(20, 30, 1), "PNG")
 STANDARD = base64.b64encode(CONTENT).decode()

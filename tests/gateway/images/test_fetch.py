@@ -15,7 +15,7 @@ from gateway.images import fetch
 from gateway.images.allowlist import Address, AddressRule, Allowlist, is_global
 from gateway.images.data_uri import MAX_BYTES
 from gateway.images.fetch import Fetcher
-from tests.pictures import file, scene
+from loadtest.tools.pictures import file, scene
 
 IMAGE = file(scene(20, 30, 1), "PNG")
 

@@ -20,8 +20,8 @@ from gateway.images.preparation import Preparation
 from gateway.images.preprocess import BYTES_PER_PIXEL
 from gateway.images.worker import CPU_S
 from gateway.scheduling.turns import Account
-from tests import hostile
-from tests.pictures import file, scene
+from loadtest.tools import hostile
+from loadtest.tools.pictures import file, scene
 
 PREPARATION = Preparation(48, 64, (48, 64), Resampling.BICUBIC)
 GOOD = file(scene(60, 40, 0), "PNG")

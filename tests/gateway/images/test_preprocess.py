@@ -16,7 +16,7 @@ from gateway.errors import InvalidRequest
 from gateway.images import preprocess as pixels_
 from gateway.images.preparation import Preparation
 from gateway.images.preprocess import BYTES_PER_PIXEL
-from tests.hostile import (
+from loadtest.tools.hostile import (
     arithmetic_jpeg,
     jpeg_of_many_scans,
     jpeg_of_separate_components,
@@ -24,7 +24,7 @@ from tests.hostile import (
     png_chunk,
     run_length_bmp,
 )
-from tests.pictures import VARIED, file, processed, scene, turned, with_alpha
+from loadtest.tools.pictures import VARIED, file, processed, scene, turned, with_alpha
 from tests.samples import SAMPLES
 
 MOST = 40_000_000 * BYTES_PER_PIXEL

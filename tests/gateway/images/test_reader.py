@@ -10,7 +10,7 @@ from gateway.images.data_uri import MAX_CHARACTERS
 from gateway.images.preparation import Preparation
 from gateway.images.reader import MAX_FETCHES, Images
 from gateway.scheduling.turns import Account
-from tests.pictures import file, scene
+from loadtest.tools.pictures import file, scene
 
 CONTENT = file(scene(20, 30, 1), "PNG")
 PREPARATION = Preparation(8, 9, (8, 9), Resampling.BILINEAR)

@@ -9,8 +9,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from loadtest.tools.pictures import file
 from tests.gateway.test_middleware import log_line
-from tests.pictures import file
 from tests.serving import Server
 
 MODEL = "minilm-pictogram"

@@ -7,7 +7,7 @@ import pytest
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.timings import Stage, Timings, TritonCall
-from tests.pictures import file, scene
+from loadtest.tools.pictures import file, scene
 from tests.serving import Server
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from PIL import Image
 
 from gateway.images.data_uri import MAX_CHARACTERS
-from tests.pictures import file, scene
+from loadtest.tools.pictures import file, scene
 
 SMALL = scene(60, 40, 0)
 
