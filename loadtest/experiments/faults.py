@@ -81,7 +81,7 @@ async def faults(server: Server, repository: Path, what: Known, only: Sequence[s
         async def act() -> None:
             new = repository / EMBEDDING_MODEL / "3"
             shutil.copytree(new.with_name("1"), new)
-            with (new / "engine.py").open("a") as engine:
+            with (new / "conch_runtime" / "engine.py").open("a") as engine:
                 engine.write(ENGINE.format(how=how))
             await control(server, "load")
             await asyncio.sleep(BROKEN_S)
@@ -127,7 +127,7 @@ def add_slow_model(repository: Path) -> None:
     for old, new in ((EMBEDDING_MODEL, SLOW_MODEL), ("text-embedding-3-small", "slower"), ('"true"', '"false"')):
         config = config.replace(old, new)
     (entry / "config.pbtxt").write_text(config)
-    with (entry / "1" / "engine.py").open("a") as engine:
+    with (entry / "1" / "conch_runtime" / "engine.py").open("a") as engine:
         engine.write(
             ENGINE.format(how='__import__("time").sleep(3 if any(len(ids) == 3 for (ids,) in rows) else 0) or results')
         )
