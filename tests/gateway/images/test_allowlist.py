@@ -137,5 +137,5 @@ def test_public_allows_every_name_but_no_private_address() -> None:
     ],
 )
 def test_entry_that_is_neither_name_nor_network_is_refused(entry: str) -> None:
-    with pytest.raises(ValueError, match="is not a host name, an IP address or a network"):
+    with pytest.raises(ValueError, match="is not a host name, IP address, network or NAME=NETWORK"):
         Allowlist.parse([entry])
