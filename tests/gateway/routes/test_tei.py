@@ -133,10 +133,10 @@ def test_root_path_answers_by_the_type_of_inputs(client: httpx2.Client) -> None:
 
 
 def test_unknown_fields_are_reported(client: httpx2.Client) -> None:
-    body = {"inputs": "a shell", "normalize": False, "truncation_direction": None, "truncate": "true"}
+    body = {"inputs": "a shell", "normalise": False, "truncation_direction": None, "truncate": "true"}
     response = client.post("/embed", json=body)
     assert response.status_code == 200
-    assert response.headers["x-conch-ignored-fields"] == "normalize"
+    assert response.headers["x-conch-ignored-fields"] == "normalise"
 
 
 @pytest.mark.parametrize(
