@@ -88,5 +88,7 @@ def _prompt(text_model: TextModel, purpose: str | None, place: str) -> str:
             return next((text_model.prompts[name] for name in names if name in text_model.prompts), default)
     if purpose in text_model.variants:
         return text_model.default_prompt
-    known = ", ".join([*text_model.variants, *text_model.prompts, *(name for names in PURPOSES for name in names)])
+    known = ", ".join(
+        dict.fromkeys([*text_model.variants, *text_model.prompts, *(name for names in PURPOSES for name in names)])
+    )
     raise InvalidRequest(f"unknown {place} {quoted(purpose)}; model {text_model.name!r} accepts: {known}", param=place)

@@ -153,7 +153,7 @@ def test_errors(v2: ClientV2, v1: Client) -> None:
     assert missing.value.body["message"].startswith("there is no model 'embed-v9'")
     with pytest.raises(BadRequestError) as wrong:
         v2.embed(model=PROMPTED, texts=["a"], input_type="cooking")
-    assert wrong.value.body["message"].startswith("input_type is 'cooking'")
+    assert wrong.value.body["message"].startswith("unknown input_type 'cooking'")
 
 
 @pytest.mark.call("errors: `UnauthorizedError`, `TooManyRequestsError`")

@@ -73,7 +73,9 @@ def test_folder_of_sentence_transformers_gives_its_vectors(
 
 def test_plain_folder_needs_a_pooling_and_gets_it(tmp_path: Path) -> None:
     source = tiny.write_plain(tmp_path)
-    with pytest.raises(SourceError, match=r"^\[tiny\] pooling: required, since the source does not set it \(modules\.json\)$"):
+    with pytest.raises(
+        SourceError, match=r"^\[tiny\] pooling: required, since the source does not set it \(modules\.json\)$"
+    ):
         load(spec(source))
     tower = load(replace(spec(source), pooling="weightedmean"))
     modules = [Transformer(str(source)), Pooling(tiny.WIDTH, "weightedmean"), Normalize()]

@@ -52,7 +52,7 @@ def test_search_purposes_never_use_the_default_prompt(repository: Path, purpose:
 
 def test_unknown_purpose_names_its_field(repository: Path) -> None:
     with pytest.raises(
-        InvalidRequest, match="unknown task 'cooking'; model 'm' accepts: query, passage, STS-B, query, search_"
+        InvalidRequest, match="unknown task 'cooking'; model 'm' accepts: query, passage, STS-B, search_"
     ):
         choose(triton_model(repository, PROMPTS), "cooking", "task")
 
