@@ -33,7 +33,7 @@ fast: .venv/dev ## run the quick tests, which need no Triton, and gate their bra
 	$(COVERAGE) erase
 	$(COVERAGE) run -m pytest -m "not triton and not slow"
 	$(COVERAGE) combine --quiet
-	$(COVERAGE) report --fail-under=66.8
+	$(COVERAGE) report --fail-under=67.5
 
 coverage: .venv/dev .generations/older/installed ## run all tests and report branch coverage, child processes included
 	$(BIN)/python -m export
