@@ -142,6 +142,11 @@ class Catalog:
         self._gone: dict[str, tuple[Model, float]] = {}
         self._problems: dict[str, str] = {}
 
+    @property
+    def triton_models(self) -> list[TritonModel]:
+        """The Triton models of all served models."""
+        return [triton_model for model in self.models for triton_model in model.triton_models]
+
     async def refresh(self) -> None:
         """Update the models to those that are ready in Triton.
 

@@ -22,7 +22,7 @@ class Gauges(Collector):
         self._drain = drain
 
     def collect(self) -> Iterator[Metric]:
-        triton_models = [triton_model for model in self._catalog.models for triton_model in model.triton_models]
+        triton_models = self._catalog.triton_models
         queues = {
             triton_model.triton_name: self._queues.get(triton_model.triton_name) for triton_model in triton_models
         }

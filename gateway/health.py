@@ -60,7 +60,7 @@ class Monitor:
         if not self._catalog.models:
             return Problem("no_models", "Triton has no model that this gateway can serve")
         stale = dict.fromkeys(
-            triton_model.name for triton_model in self._triton_models() if not self.is_ready(triton_model)
+            triton_model.name for triton_model in self._catalog.triton_models if not self.is_ready(triton_model)
         )
         return Problem("model_unresponsive", f"no recent answer from {', '.join(stale)}") if stale else None
 
@@ -96,12 +96,9 @@ class Monitor:
                 await self._catalog.refresh()
             self._send_probes()
 
-    def _triton_models(self) -> list[TritonModel]:
-        return [triton_model for model in self._catalog.models for triton_model in model.triton_models]
-
     def _send_probes(self) -> None:
         """Probe each model that has not answered recently and has no probe pending."""
-        for triton_model in self._triton_models():
+        for triton_model in self._catalog.triton_models:
             waiting = self._probes.get(triton_model.triton_name)
             if (waiting is None or waiting.done()) and not self._answered_within(triton_model, PERIOD_S):
                 self._probes[triton_model.triton_name] = asyncio.create_task(self._probe(triton_model))

@@ -90,9 +90,8 @@ async def embed_items(
         truncate=truncate,
         max_tokens=max_tokens,
     )
-    record = request.state["record"]
-    record.inputs, record.tokens = len(items), embedded.text_tokens + embedded.image_tokens
-    record.images = sum(item.image is not None for item in items) or None
+    record_usage(request, len(items), embedded.text_tokens + embedded.image_tokens)
+    request.state["record"].images = sum(item.image is not None for item in items) or None
     return embedded
 
 

@@ -326,22 +326,21 @@ REFUSED: dict[str, tuple[Attack, str]] = {
 """What a folder may not do in any case, or not without allow_pickle, and the message."""
 
 
-@pytest.mark.parametrize("name", RUNS_CODE)
-def test_what_could_run_code_is_refused_unless_the_table_allows_code(name: str, folder: Path) -> None:
-    attack, message = RUNS_CODE[name]
+def check_refused(folder: Path, attack: Attack, message: str) -> None:
     attack(folder)
     with pytest.raises(SourceError, match=rf"^\[tiny\] source: .*{message}"):
         resolve(replace(SPEC, source=str(folder)))
     assert not (folder.parent / "ran").exists()
+
+
+@pytest.mark.parametrize("name", RUNS_CODE)
+def test_what_could_run_code_is_refused_unless_the_table_allows_code(name: str, folder: Path) -> None:
+    check_refused(folder, *RUNS_CODE[name])
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_data_is_refused(name: str, folder: Path) -> None:
-    attack, message = REFUSED[name]
-    attack(folder)
-    with pytest.raises(SourceError, match=rf"^\[tiny\] source: .*{message}"):
-        resolve(replace(SPEC, source=str(folder)))
-    assert not (folder.parent / "ran").exists()
+    check_refused(folder, *REFUSED[name])
 
 
 @pytest.mark.parametrize("name", ["router", "module", "config", "nested", "activation", "arguments", "quantized"])
