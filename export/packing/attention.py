@@ -18,6 +18,7 @@ from export.packing.layout import Layout, columns
 from export.packing.rows import PackedRows
 from export.runtime.operators import MASKED, attend, attend_visible
 
+
 @dataclass(frozen=True, slots=True)
 class Sight:
     """The tokens of its row that a token attends to."""
@@ -152,7 +153,7 @@ def _attend(rows: PackedRows, query: Tensor, key: Tensor, value: Tensor, sight: 
     left = -1 if sight.window is None else sight.window - 1
     right = 0 if sight.causal else left
     if rows.visible is None or rows.keys is None:
-        mixed = attend(query, key, value, rows.starts, rows.longest, scale, left, right)
+        mixed: Tensor = attend(query, key, value, rows.starts, rows.longest, scale, left, right)
     else:
         mixed = attend_visible(
             query, key, value, rows.starts, rows.visible, rows.keys, rows.longest, scale, left, right

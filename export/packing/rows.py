@@ -5,7 +5,6 @@ Both forms answer the same questions, so that poolings and heads are written onc
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
