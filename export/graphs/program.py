@@ -25,11 +25,8 @@ MOST_ROWS = 1 << 16
 EXAMPLE = (5, 19, 12)
 """Tokens of the rows to trace with: no two sizes may be equal, or one would be taken for the other."""
 
-SIZES: Mapping[str, Dim] = {
-    "tokens": Dim("tokens", min=ALIGNMENT, max=MOST_TOKENS),
-    "starts": Dim("starts", min=3, max=MOST_ROWS + 1),
-    "rows": Dim("rows", min=2, max=MOST_ROWS),
-}
+TOKENS = Dim("tokens", min=ALIGNMENT, max=MOST_TOKENS)
+ROWS = Dim("rows", min=2, max=MOST_ROWS)
 
 
 def write(tower: Tower, folder: Path, precision: Precision) -> Path:
@@ -110,11 +107,12 @@ class _Program(torch.nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         given = dict(zip(self.inputs, tensors, strict=True))
-        if "pixels" in given:
-            output: Tensor = self.head(given["pixels"])
-            return output
+        output: Tensor = self.head(given["pixels"] if "pixels" in given else self._rows(given))
+        return output
+
+    def _rows(self, given: Mapping[str, Tensor]) -> PackedRows:
         whole = {name: given[name].to(torch.int64) for name in ("first_length", "prompt_length") if name in given}
-        rows = PackedRows(
+        return PackedRows(
             ids=given["ids"].to(torch.int64)[None],
             place=given["position"].to(torch.int64),
             row=given["row"].to(torch.int64),
@@ -126,8 +124,6 @@ class _Program(torch.nn.Module):
             longest_query=given["longest_query"].shape[0] if "longest_query" in given else 0,
             **whole,
         )
-        output = self.head(rows)
-        return output
 
 
 def _example(tower: Tower) -> tuple[dict[str, Tensor], dict[str, dict[int, Dim]]]:
@@ -144,16 +140,15 @@ def _example(tower: Tower) -> tuple[dict[str, Tensor], dict[str, dict[int, Dim]]
         "starts": rows.starts,
         "longest": torch.empty(rows.longest, 0),
     }
-    tokens = {name: {0: SIZES["tokens"]} for name in ("ids", "position", "row")}
-    sizes: dict[str, dict[int, Dim]] = {
-        **tokens,
-        "starts": {0: SIZES["starts"]},
+    sizes = {
+        **{name: {0: TOKENS} for name in ("ids", "position", "row")},
+        "starts": {0: ROWS + 1},
         "longest": {0: Dim("longest", min=ALIGNMENT, max=MOST_TOKENS)},
     }
     for field in tower.fields:
         if isinstance(field, Prefix):
             given[field.name] = torch.tensor((2, 7, 1, 0), dtype=torch.int32)
-            sizes[field.name] = {0: SIZES["rows"]}
+            sizes[field.name] = {0: ROWS}
     if sum(isinstance(field, Tokens) for field in tower.fields) > 1:  # one query, and the others are documents
         given["query"] = torch.zeros(count - 2, dtype=torch.int32)
         given["longest_query"] = torch.empty(2 * ALIGNMENT, 0)
@@ -162,7 +157,7 @@ def _example(tower: Tower) -> tuple[dict[str, Tensor], dict[str, dict[int, Dim]]
     if tower.expansion is not None and not tower.expansion.attended:
         given["visible"] = torch.tensor((3, 19, 12, 0), dtype=torch.int32)
         given["keys"] = torch.tensor([0, 1, 2, *range(5, 36)], dtype=torch.int32)
-        sizes["visible"] = {0: SIZES["rows"]}
+        sizes["visible"] = {0: ROWS}
         sizes["keys"] = {0: Dim("keys", min=ALIGNMENT, max=MOST_TOKENS)}
     return {
         name: value.to(torch.int32) if value.dtype == torch.int64 else value for name, value in given.items()

@@ -68,9 +68,10 @@ class RowAttention:
         return cls(attended, rows.layout, hides=rows.visible is not None, rows=rows)
 
     @property
-    def width(self) -> Tensor:
-        """int64 [], the length of the longest row, L."""
-        return torch.as_tensor(self.attended.shape[1])
+    def width(self) -> Tensor | int:
+        """The length of the longest row, L: int64 [] where a number would become a constant of the graph."""
+        width = self.attended.shape[1]
+        return torch.as_tensor(width) if self.rows is None else width
 
     def __call__(
         self,
@@ -136,7 +137,7 @@ class RowAttention:
 
     def _places(self) -> list[Tensor]:
         """The places of each slice's queries, int64 [S] each. No slice is empty, so the last place may occur twice."""
-        width = self.width
+        width = torch.as_tensor(self.width)
         size = (width + self.slices - 1) // self.slices
         column = columns(size)
         return [torch.minimum(column + size * i, width - 1) for i in range(self.slices)]
