@@ -169,8 +169,10 @@ def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
 
 @cache
 def _options() -> dict[str, Any]:
-    """Arguments that torch's older versions do not have: without splits a row does not depend on its neighbours."""
-    return {"num_splits": 1} if "num_splits" in inspect.signature(varlen_attn).parameters else {}
+    """Arguments of varlen_attn that torch 2.11 does not have. Its kernel takes grouped heads without being told."""
+    options = {"enable_gqa": True, "num_splits": 1}  # without splits a row does not depend on its neighbours
+    known = inspect.signature(varlen_attn).parameters
+    return {name: value for name, value in options.items() if name in known}
 
 
 def _flash(  # pragma: needs a GPU
@@ -198,7 +200,6 @@ def _flash(  # pragma: needs a GPU
         longest,
         scale=scale,
         window_size=(left, right),
-        enable_gqa=query.shape[1] != key.shape[1],
         **_options(),
     )
     wanted: Tensor = mixed[..., :width].contiguous()
