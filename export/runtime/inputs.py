@@ -110,11 +110,6 @@ class Pack:
         """Tokens without the dummy's."""
         return sum(self._lengths)
 
-    @property
-    def image(self) -> tuple[int, ...]:
-        """The shape of an image, or nothing."""
-        return () if self._pixels is None else self._pixels[0].shape
-
     def write(self, inputs: Mapping[str, Array], sizes: Sizes) -> None:
         """Write the inputs of a program.
 

@@ -76,27 +76,23 @@ class Engine:
         self.padded = self.spec.padded or not has_flash(self.device, TYPES[self.precision])
         """Whether memory grows with rows x longest."""
         self.execution = Execution.read(folder)
+        self._image = _image(self.spec, program)
         self._buckets: list[Bucket] = []
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":  # pragma: needs a GPU
             self.execution = self.execution.within(torch.cuda.mem_get_info(self.device)[0])
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-            self.prepare(buckets(self.spec, padded=self.padded), _image(program))
+            self.prepare(buckets(self.spec, padded=self.padded))
         self.description = _description(self)
         """How it computes, for the log."""
         self._stagings = cycle([Staging(pinned=self._stream is not None) for _ in range(2)])
 
-    def prepare(self, sizes: Iterable[Sizes], image: tuple[int, ...] = ()) -> None:
-        """Prepare executions of some sizes, which smaller packs then use. On a GPU they are recorded as CUDA graphs.
-
-        Args:
-            sizes: of the executions.
-            image: the shape of an image.
-        """
+    def prepare(self, sizes: Iterable[Sizes]) -> None:
+        """Prepare executions of some sizes, which smaller packs then use. On a GPU they are recorded as CUDA graphs."""
         graph = None
         found = []
         for one in sorted(sizes, key=_order, reverse=True):  # smaller graphs find room in the memory of larger ones
-            bucket = Bucket(self.spec.inputs, one, image, self.device)
+            bucket = Bucket(self.spec.inputs, one, self._image, self.device)
             bucket.run = partial(self._program, bucket.arguments)
             if self._stream is not None:  # pragma: needs a GPU
                 graph, output = _record(bucket.run, self._stream, graph)
@@ -156,7 +152,7 @@ class Engine:
     def _start(self, pack: Pack, results: Tensor) -> None:
         bucket = next((bucket for bucket in self._buckets if bucket.sizes.holds(pack.sizes)), None)
         sizes = pack.sizes if bucket is None else bucket.sizes
-        layout = Layout(self.spec.inputs, sizes, pack.image) if bucket is None else bucket.layout
+        layout = Layout(self.spec.inputs, sizes, self._image) if bucket is None else bucket.layout
         staging = next(self._stagings)
         pack.write(layout.views(staging.take(layout.size)), sizes)
         if bucket is None:
@@ -279,12 +275,13 @@ def _eager(program: ExportedProgram) -> Program:
     return run
 
 
-def _image(program: ExportedProgram) -> tuple[int, ...]:
+def _image(spec: ProgramSpec, program: ExportedProgram) -> tuple[int, ...]:
     """The shape of an image, if the program takes images."""
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name == "pixels":
-            return tuple(map(int, node.meta["val"].shape[1:]))
-    return ()
+    if "pixels" not in spec.inputs:
+        return ()
+    name = program.graph_signature.user_inputs[spec.inputs.index("pixels")]
+    (pixels,) = (node for node in program.graph.nodes if node.name == name)
+    return tuple(map(int, pixels.meta["val"].shape[1:]))
 
 
 def _record(  # pragma: needs a GPU
