@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from export import config_pbtxt
 from export.entry import PROOF, Proofs, fingerprint, versions
 from export.errors import ExportError, ParityError
 from export.graphs import fp16, int8, program, trace
-from export.manifest import ModelSpec, Precision
+from export.manifest import Backend, ModelSpec, Precision
 from export.packing.memory import Attention
 from export.plans import toolkit
 from export.plans.build import build_plan, timing_cache
@@ -27,6 +27,11 @@ from export.verification.parity import verify
 from export.verification.tolerances import Parity, Speed
 
 RUNTIME = Path(__file__).parent / "runtime"
+RUNTIMES: Mapping[Backend, Sequence[str]] = {
+    "python": ("engine",),
+    "torch": ("torch_engine", "program", "operators", "inputs", "execution", "compiled", "freshness"),
+}
+"""The modules of RUNTIME that the entries of a backend hold a copy of, beside the model and the contract."""
 
 
 def make(spec: ModelSpec, sources: Sources, scratch: Path, repository: Path, progress: Progress) -> Proofs:
@@ -151,12 +156,12 @@ def _write_graph(spec: ModelSpec, tower: Tower, version: Path, progress: Progres
 
 def _write_files(spec: ModelSpec, tower: Tower, folder: Path) -> None:
     """Write the other files of an entry: for Triton, the gateway, model.py and the TensorRT plan."""
-    if spec.backend == "python":
+    if spec.backend in RUNTIMES:
         shutil.copy(RUNTIME / "model.py", folder / "1")
         package = folder / "1" / "conch_runtime"
         package.mkdir()
-        for name in ("__init__.py", "contract.py", "engine.py"):
-            shutil.copy(RUNTIME / name, package)
+        for name in ("__init__", "contract", *RUNTIMES[spec.backend]):
+            shutil.copy(RUNTIME / f"{name}.py", package)
     if spec.backend == "tensorrt":
         plan_inputs.write(spec, tower, folder)
     if tower.vocabulary is not None:

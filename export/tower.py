@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from export.runtime.contract import Field, Parameters, Role, Row
-from export.runtime.program import Expansion
+from export.runtime.inputs import Expansion
 
 
 @dataclass(frozen=True, slots=True)

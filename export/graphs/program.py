@@ -16,7 +16,8 @@ from export.packing.heads import ImageEmbedding
 from export.packing.rows import PackedRows
 from export.runtime import program as files
 from export.runtime.contract import Prefix, Tokens
-from export.runtime.program import ALIGNMENT, TYPES, ProgramSpec
+from export.runtime.inputs import ALIGNMENT
+from export.runtime.program import TYPES, ProgramSpec
 from export.tower import Tower
 
 MOST_TOKENS = 1 << 20

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from export.packing.layout import Layout, columns
-from export.runtime.program import ALIGNMENT
+from export.runtime.inputs import ALIGNMENT
 
 
 @dataclass(frozen=True, slots=True)

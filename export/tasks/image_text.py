@@ -21,7 +21,7 @@ from export.packing.encoder import RowEncoder
 from export.packing.heads import Encode, ImageEmbedding, Pool, Project, TextEmbedding
 from export.packing.rows import PackedRows, Rows
 from export.runtime.contract import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Parameters, Row
-from export.runtime.program import Expansion
+from export.runtime.inputs import Expansion
 from export.tasks import text_embedding
 from export.tasks.vocabulary import check_dimensions, vocabulary
 from export.tower import Tower

@@ -22,7 +22,7 @@ from export.packing.encoder import RowEncoder
 from export.packing.heads import LateInteraction
 from export.packing.rows import Rows
 from export.runtime.contract import DOCUMENT, LATE_INTERACTION, QUERY, Array, Parameters, Row
-from export.runtime.program import Expansion
+from export.runtime.inputs import Expansion
 from export.tasks.vocabulary import vocabulary
 from export.tower import Tower, Vocabulary
 from export.verification import samples

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from export.errors import SourceError
 from export.manifest import ModelSpec, Precision
-from export.runtime import torch_engine
 from export.runtime.contract import Array, Field, Row, Tokens
 from export.runtime.engine import Engine
+from export.runtime.torch_engine import Engine as TorchEngine
 
 HINTS: Mapping[Precision, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
 """OpenVINO's hint for a precision of the python backend. None lets it choose bf16, where the processor has that."""
@@ -80,7 +80,7 @@ class Torch:
 
     def __init__(self, graph: Path, precision: Precision) -> None:
         with _running("torch"):
-            self._engine = torch_engine.Engine(graph, device="cuda:0" if torch.cuda.is_available() else "cpu")
+            self._engine = TorchEngine(graph, device="cuda:0" if torch.cuda.is_available() else "cpu")
         self.precision: Precision = precision
 
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
