@@ -91,7 +91,8 @@ class RowAttention:
             key: the same, with H or a divisor of it for heads.
             value: as key.
             sight: the sight of every token.
-            scale: the factor on the scores.
+            scale: the factor on the scores. Queries take it before the product, as TensorRT's fused attention requires
+                (docs.nvidia.com/deeplearning/tensorrt, Fused Attention); also, fp16 then holds the scores of long heads.
             softcap: scores are squashed to between this and its negative (Gemma 2, arXiv 2408.00118, section 2).
             bias: broadcastable to [N, H, L, L], added to the scores (T5, arXiv 1910.10683, section 2.1).
 
@@ -101,11 +102,12 @@ class RowAttention:
         if self.rows is not None and softcap is None and bias is None:
             return _attend(self.rows, query, key, value, sight, scale)
         heads = query.shape[1]
+        query = query * scale
         query, key, value = self._rows(query), self._rows(_repeat(key, heads)), self._rows(_repeat(value, heads))
         key = key.transpose(-1, -2)
 
         def attend(query: Tensor, bias: Tensor | None, unseen: Tensor) -> Tensor:
-            scores = query @ key * scale  # [N, H, L or S, L]
+            scores = query @ key  # [N, H, L or S, L]
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
             if bias is not None:
