@@ -30,9 +30,9 @@ BULK_SHARE = 0.75
 IN_FLIGHT_S = 0.4
 """Work in flight at Triton, as the time that it takes: about two executions of 64 texts on two cores."""
 FAST_IN_FLIGHT_S = 0.05
-"""The same for a model that computes ENOUGH_TOKENS sooner: the time that the gateway may need to send more."""
-ENOUGH_TOKENS = 8192
-"""Work in flight that fills the executions of any model."""
+"""The same for a model that computes ENOUGH_TOKENS in less: the time that the gateway may need to send more."""
+ENOUGH_TOKENS = 16_384
+"""Work in flight of a model that is not as fast, at most: two executions of 64 texts of 128 tokens."""
 MIN_IN_FLIGHT_TOKENS = 2048
 """Least work in flight: used until the rate is known, and so that slow models still get a full batch."""
 BATCH_S = 0.05

@@ -83,7 +83,8 @@ def test_work_in_flight_is_limited() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate", "tokens"), [(0, 2048), (1000, 2048), (10_000, 4000), (20_000, 8000), (100_000, 8192), (1_000_000, 50_000)]
+    ("rate", "tokens"),
+    [(0, 2048), (1000, 2048), (10_000, 4000), (40_000, 16_000), (100_000, 16_384), (1_000_000, 50_000)],
 )
 def test_work_in_flight_follows_the_rate(rate: float, tokens: float) -> None:
     assert max_in_flight(rate) == pytest.approx(tokens)
