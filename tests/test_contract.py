@@ -1,5 +1,6 @@
 """What the export writes into a config is what the gateway reads, and both are in docs/repository-entry.md."""
 
+import dataclasses
 import re
 import tomllib
 from collections.abc import Mapping
@@ -122,6 +123,15 @@ def test_gateway_reads_the_values_that_the_export_meant(configs: list[pb.ModelCo
     assert {read(config, TextParameters).max_query_tokens for config in by_role["late-interaction"]} == {32}
     (image, *_) = (read(config, ImageParameters) for config in by_role["image-embedding"])
     assert (image.text_weight, image.image_resize, image.image_patches) == (0.25, {"shortest_edge": 32}, 16)
+
+
+def test_entries_may_name_the_tokens_of_a_batch(configs: list[pb.ModelConfig]) -> None:
+    config = next(config for config in map(told, configs) if config.parameters["role"] == "text-embedding")
+    assert read(config, TextParameters).batch_tokens == 2048
+    named = dataclasses.replace(config, parameters={**config.parameters, "batch_tokens": "16384"})
+    assert read(named, TextParameters).batch_tokens == 16_384
+    with pytest.raises(ValueError, match="batch_tokens"):
+        read(dataclasses.replace(config, parameters={**config.parameters, "batch_tokens": "0"}), TextParameters)
 
 
 def test_gateway_sends_the_tensors_that_a_config_asks_for(configs: list[pb.ModelConfig]) -> None:
