@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from .compiled import COMPILED, compiled_staleness, load_compiled
 from .contract import FIELDS, Row
 from .execution import Execution, cut
-from .inputs import EMPTY, Ints, Layout, Pack, Sizes
+from .inputs import EMPTY, Ints, Layout, Pack, Sizes, write_rows
 from .operators import has_flash
 from .program import SPEC, TYPES, ProgramSpec, load
 
@@ -192,7 +192,7 @@ class Bucket:
     """An execution of one size, with memory of its own for its inputs."""
 
     def __init__(self, names: Sequence[str], sizes: Sizes, image: tuple[int, ...], device: torch.device) -> None:
-        """Lay out the inputs, all of them 0.
+        """Lay out the inputs, of rows without tokens.
 
         Args:
             names: the program's inputs.
@@ -202,7 +202,12 @@ class Bucket:
         """
         self.sizes = sizes
         self.layout = Layout(names, sizes, image)
-        self.buffer = torch.zeros(self.layout.size, dtype=torch.int32, device=device)
+        rows = np.zeros(self.layout.size, np.int32)
+        if "starts" in names:  # no kernel may read behind its input, whatever the output is for
+            lengths = np.zeros(sizes.rows, np.int32)
+            lengths[-1] = sizes.tokens
+            write_rows(self.layout.views(rows), lengths)
+        self.buffer = torch.from_numpy(rows).to(device)
         self.arguments = arguments(names, self.layout, sizes, self.buffer)
         self.run: Callable[[], Tensor]
         """Compute the output of what is in the buffer."""

@@ -60,10 +60,8 @@ def test_program_that_torch_cannot_read_is_refused_in_one_sentence(content: byte
     spec = json.loads((tmp_path / "program.json").read_text()) | {"torch": "2.99.0"}
     (tmp_path / "program.json").write_text(json.dumps(spec | {"expansion": None}))
     graph.write_bytes(content)
-    with pytest.raises(
-        ProgramError,
-        match=rf"^torch {re.escape(torch.__version__)} cannot read the program that torch 2\.99\.0 saved; export ",
-    ) as raised:
+    sentence = f"torch {torch.__version__} cannot read the program that torch 2.99.0 saved; export "
+    with pytest.raises(ProgramError, match=f"^{re.escape(sentence)}") as raised:
         Engine(graph)
     assert "\n" not in str(raised.value)
 
