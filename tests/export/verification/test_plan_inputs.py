@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from sentence_transformers import SentenceTransformer
 
 from export.manifest import ModelSpec, Precision
-from export.plans.build import CASES, SPEC, assign, read_cases
+from export.plans.build import assign
+from export.plans.gate import CASES, SPEC, read_cases
 from export.plans.measures import Tolerance
 from export.plans.profiles import Shapes, read_spec
 from export.sources.resolve import resolve
