@@ -14,6 +14,7 @@ from loadtest.experiments import perf, stages
 from loadtest.reports import page
 from loadtest.tools import benchmark, ceiling
 from loadtest.tools.benchmark import Run
+from loadtest.tools.perf_analyzer import Perf
 
 PAGE = Path("docs/performance.md")
 PICTURES = Path("docs/performance")
@@ -165,7 +166,7 @@ def analyser(results: perf.Results) -> str:
         "| target | rows | load | req/s | p50 | p99 | in Triton's queue | inference |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    grouped: dict[tuple[str, str, str], list[perf.Perf]] = defaultdict(list)
+    grouped: dict[tuple[str, str, str], list[Perf]] = defaultdict(list)
     for run in results.runs:
         grouped[run.target, run.workload, run.load].append(run)
     for (target, workload, load), runs in grouped.items():
