@@ -61,7 +61,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     pairs = Pairs(
         words, template, prompt if template is None else "", segments=_has_segments(spec, reference, template)
     )
-    encoder = RowEncoder(model.base_model, packed=spec.backend != "tensorrt")
+    encoder = RowEncoder(model.base_model, spec.backend)
     scorer = reference[-1]
     head = _Answer(model, scorer) if isinstance(scorer, LogitScore) else _Classifier(model)
     tower = Tower(

@@ -113,7 +113,7 @@ def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
         return embedded
 
     # Of rows that all are of one length there is nothing to pack.
-    encoder = RowEncoder(model.text_model, packed=spec.backend != "tensorrt" and not kind.fills_up)
+    encoder = RowEncoder(model.text_model, spec.backend, fills_up=kind.fills_up)
     head: torch.nn.Module = TextEmbedding(Encode(encoder), [Pool(kind.pooling), Project(projection)])
     if kind.fills_up:
         head = _FilledUp(head, config.max_position_embeddings, words.padding)

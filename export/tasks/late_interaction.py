@@ -74,7 +74,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     limit = transformer.document_length or transformer.max_seq_length
     words = vocabulary(spec, reference.tokenizer, transformer.auto_model, limit)
     expansion = _expansion(spec, reference, words)
-    encoder = RowEncoder(transformer.auto_model, packed=spec.backend != "tensorrt")
+    encoder = RowEncoder(transformer.auto_model, spec.backend)
     most = _most_of_query(transformer, words)
 
     def expand(rows: Rows) -> Rows:

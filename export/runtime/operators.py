@@ -1,0 +1,268 @@
+"""The operators of torch programs that know rows: attention and MaxSim, for a CPU and for CUDA.
+
+A program holds them by name, so they must be imported before it is loaded. R rows of T tokens stand one behind the
+other; `starts`, int32 [R + 1], says where each begins. Entries of the torch backend hold a copy of this file, which
+needs torch only.
+"""
+
+import inspect
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
+
+MASKED = -1e4
+"""Score of what is not seen: its weight is 0 in every precision, and it is finite in float16."""
+SLICE = 256
+"""Tokens of a query, and of a document, that MaxSim compares at a time."""
+
+
+@torch.library.custom_op("conch::attend", mutates_args=(), device_types="cpu")
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    longest: int,  # noqa: ARG001 - CUDA's kernel asks for it
+    scale: float,
+    left: int,
+    right: int,
+) -> Tensor:
+    """Attention of every token to its own row, [T, H, d].
+
+    Args:
+        query: [T, H, d].
+        key: [T, K, d], where K divides H (grouped-query attention, arXiv 2305.13245).
+        value: as key.
+        starts: int32 [R + 1].
+        longest: at least the length of the longest row, and known without asking the device.
+        scale: the factor on the scores.
+        left: tokens before it that a token sees; -1 for all.
+        right: the same behind it.
+    """
+    mixed = torch.empty_like(query)
+    edges = starts.tolist()
+    for begin, end in pairwise(edges):
+        if begin < end:
+            place = torch.arange(end - begin)
+            mask = _mask(place[:, None], place[None], left, right)
+            mixed[begin:end] = _sdpa(query[begin:end], key[begin:end], value[begin:end], mask, scale)
+    return mixed
+
+
+@attend.register_fake
+def _(query: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(query)
+
+
+@attend.register_kernel("cuda")
+def _(  # pragma: needs a GPU
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, left: int, right: int
+) -> Tensor:
+    if has_flash(query.device, query.dtype):
+        return _flash(query, key, value, starts, starts, longest, scale, left, right)
+    lengths = starts[1:] - starts[:-1]
+    return _padded(query, key, value, starts, lengths, longest, scale, left, right)
+
+
+@torch.library.custom_op("conch::attend_visible", mutates_args=(), device_types="cpu")
+def attend_visible(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    visible: Tensor,
+    keys: Tensor,  # noqa: ARG001 - CUDA's kernel asks for them
+    longest: int,
+    scale: float,
+    left: int,
+    right: int,
+) -> Tensor:
+    """`attend` for rows of which some tokens are not seen: the expansion of ColBERT's queries.
+
+    Args:
+        query: as for `attend`, and so are those not named here.
+        visible: int32 [R], the tokens at the front of each row that are seen.
+        keys: int32 [sum of visible], the tokens that are seen, by their index.
+    """
+    return _padded(query, key, value, starts, visible, longest, scale, left, right)
+
+
+@attend_visible.register_fake
+def _(query: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(query)
+
+
+@attend_visible.register_kernel("cuda")
+def _(  # pragma: needs a GPU
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    visible: Tensor,
+    keys: Tensor,
+    longest: int,
+    scale: float,
+    left: int,
+    right: int,
+) -> Tensor:
+    # The kernel counts windows from the ends of queries and keys, which differ here.
+    if has_flash(query.device, query.dtype) and left < 0 and right < 0:
+        seen = functional.pad(visible.cumsum(0, dtype=torch.int32), (1, 0))
+        return _flash(query, key[keys], value[keys], starts, seen, longest, scale, left, right)
+    return _padded(query, key, value, starts, visible, longest, scale, left, right)
+
+
+@torch.library.custom_op("conch::maxsim", mutates_args=())
+def maxsim(
+    vectors: Tensor, counted: Tensor, starts: Tensor, queries: Tensor, longest_query: int, longest: int
+) -> Tensor:
+    """ColBERT's MaxSim as a mean, float32 [N, 1] (Khattab and Zaharia 2020, arXiv 2004.12832, equation 3).
+
+    A query's tokens are compared with a slice of the documents' at a time, so that memory grows with neither's length.
+
+    Args:
+        vectors: [T, E], of any length; their cosines count.
+        counted: bool [T], the tokens that count.
+        starts: int32 [R + 1]: M queries, then N documents, then one more row.
+        queries: int32 [N], the row of each document's query.
+        longest_query: at least the length of the longest query.
+        longest: at least that of the longest row.
+    """
+    unit = functional.normalize(vectors.float(), dim=-1)
+    pairs = queries.shape[0]
+    first = starts.shape[0] - 2 - pairs  # the first document
+    begin, end = starts[:-1], starts[1:]
+    total = unit.new_zeros(pairs)
+    number = unit.new_zeros(pairs)
+    column = torch.arange(SLICE, device=starts.device)
+    for place in range(0, longest_query, SLICE):
+        query, own = _slice(unit, counted, begin[queries], end[queries], column + place)  # [N, S, E], [N, S]
+        best = torch.full(own.shape, MASKED, device=unit.device)
+        for other in range(0, longest, SLICE):
+            document, seen = _slice(
+                unit, counted, begin[first : first + pairs], end[first : first + pairs], column + other
+            )
+            cosine = (query @ document.transpose(1, 2)).masked_fill(~seen[:, None], MASKED)
+            best = torch.maximum(best, cosine.amax(2))
+        total += (best.clamp(-1, 1) * own).sum(1)  # of some documents no token counts
+        number += own.sum(1)
+    return (total / number.clamp(min=1))[:, None]
+
+
+@maxsim.register_fake
+def _(vectors: Tensor, counted: Tensor, starts: Tensor, queries: Tensor, *_: object) -> Tensor:  # noqa: ARG001
+    return vectors.new_empty(queries.shape[0], 1, dtype=torch.float32)
+
+
+def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether attention by cumulative lengths runs here. Otherwise rows are padded to the longest of the batch."""
+    if device.type == "cpu":
+        return True
+    half = dtype in (torch.float16, torch.bfloat16)
+    return half and torch.cuda.get_device_capability(device) >= (8, 0)  # pragma: needs a GPU
+
+
+@cache
+def _options() -> dict[str, Any]:
+    """Arguments that torch's older versions do not have: without splits a row does not depend on its neighbours."""
+    return {"num_splits": 1} if "num_splits" in inspect.signature(varlen_attn).parameters else {}
+
+
+def _flash(  # pragma: needs a GPU
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    key_starts: Tensor,
+    longest: int,
+    scale: float,
+    left: int,
+    right: int,
+) -> Tensor:
+    width = query.shape[2]
+    missing = -width % 8  # the kernel takes multiples of 8
+    if missing:
+        query, key, value = (functional.pad(each, (0, missing)) for each in (query, key, value))
+    mixed: Any = varlen_attn(
+        query.contiguous(),
+        key.contiguous(),
+        value.contiguous(),
+        starts,
+        key_starts,
+        longest,
+        longest,
+        scale=scale,
+        window_size=(left, right),
+        enable_gqa=query.shape[1] != key.shape[1],
+        **_options(),
+    )
+    wanted: Tensor = mixed[..., :width].contiguous()
+    return wanted
+
+
+def _padded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    visible: Tensor,
+    longest: int,
+    scale: float,
+    left: int,
+    right: int,
+) -> Tensor:
+    """Attention by rows padded to the longest, where no kernel takes rows as they are."""
+    begin, end = starts[:-1, None], starts[1:, None]
+    column = torch.arange(longest, device=query.device)
+    # A token of the row itself, even behind its end: 0 times a value that is not finite would come in.
+    cell = torch.minimum(begin + column, (end - 1).clamp(min=0))  # [R, L]
+    seen = (column < visible[:, None])[:, None, None]  # [R, 1, 1, L]
+    window = _mask(column[:, None], column[None], left, right)
+    mask = seen if window is None else seen & window
+    # A row without tokens, or a window without any that is seen, must not be NaN.
+    bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, MASKED)
+    mixed = _sdpa(query[cell], key[cell], value[cell], bias, scale)  # [R, L, H, d]
+    if window is not None:
+        mixed = mixed * mask.any(-1).transpose(1, 2)[..., None]
+    row = torch.searchsorted(starts[1:], torch.arange(len(query), device=query.device, dtype=torch.int32), right=True)
+    place = torch.arange(len(query), device=query.device) - starts[row]
+    return mixed[row, place].contiguous()
+
+
+def _mask(query: Tensor, key: Tensor, left: int, right: int) -> Tensor | None:
+    """Which keys are within the window of queries, by their places; None for all."""
+    if left < 0 and right < 0:
+        return None
+    distance = key - query
+    seen = torch.ones_like(distance, dtype=torch.bool)
+    if left >= 0:
+        seen = seen & (distance >= -left)
+    if right >= 0:
+        seen = seen & (distance <= right)
+    return seen
+
+
+def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Attention of [..., L, H, d]."""
+    mixed = functional.scaled_dot_product_attention(
+        query.transpose(-3, -2),
+        key.transpose(-3, -2),
+        value.transpose(-3, -2),
+        attn_mask=mask,
+        scale=scale,
+        enable_gqa=query.shape[-2] != key.shape[-2],
+    )
+    return mixed.transpose(-3, -2)
+
+
+def _slice(vectors: Tensor, counted: Tensor, begin: Tensor, end: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+    """The vectors at some places of rows, [N, S, E], and which of them are in the row and count, bool [N, S]."""
+    token = begin[:, None] + place
+    inside = token < end[:, None]
+    token = token.clamp(max=len(vectors) - 1)
+    return vectors[token], inside & counted[token]

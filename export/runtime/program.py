@@ -1,0 +1,137 @@
+"""A torch program: the files of a text or image model that needs torch only, and the inputs that a host prepares.
+
+Entries of the torch backend hold a copy of this file.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from . import operators  # noqa: F401 - a program names its operators
+
+PROGRAM = "program.pt2"
+WEIGHTS = "program.safetensors"
+SPEC = "program.json"
+ALIGNMENT = 8
+"""Tokens, and the longest row, are multiples of it: products are fastest so, and some families want a minimum."""
+
+TYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+"""The types of weights by the names of precisions."""
+
+
+class ProgramError(RuntimeError):
+    """A program cannot be run here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """Rows of one field shorter than `length` are filled up with a token (ColBERT's queries, SigLIP's texts)."""
+
+    field: str
+    length: int
+    token: int
+    attended: bool
+    """Whether the row's own tokens attend to those."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramSpec:
+    """program.json."""
+
+    torch: str
+    """The version of torch that saved the program."""
+    precision: str
+    """One of TYPES."""
+    fields: tuple[str, ...]
+    """Names of the fields of a row, as contract.FIELDS has them."""
+    width: int
+    """Of the output."""
+    inputs: tuple[str, ...]
+    """The program's inputs, in order: see docs/repository-entry.md."""
+    padded: bool
+    """Whether it pads rows to the longest in some step, so that memory grows with rows x longest."""
+    heads: int
+    """Attention heads; where it is padded, a score takes memory for each."""
+    expansion: Expansion | None = None
+
+    def write(self, path: Path) -> None:
+        """Write program.json."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> "ProgramSpec":
+        """Read program.json.
+
+        Raises:
+            ProgramError: another version of the export wrote it.
+        """
+        content: dict[str, Any] = json.loads(path.read_text())
+        try:
+            expansion = content.pop("expansion")
+            content |= {key: tuple(content[key]) for key in ("fields", "inputs")}
+            return cls(expansion=Expansion(**expansion) if expansion else None, **content)
+        except (KeyError, TypeError) as exc:
+            raise ProgramError(f"another version of the export wrote {path.name}; export the entry again") from exc
+
+
+def save(program: ExportedProgram, folder: Path) -> None:
+    """Write a program, and its weights beside it: a program file is read whole, weights are mapped into memory."""
+    weights = dict(program.state_dict)
+    for name, weight in weights.items():
+        program._state_dict[name] = _like(weight, torch.empty_like(weight, device="meta"))
+    torch.export.save(program, folder / PROGRAM)
+    program._state_dict.update(weights)
+    save_file({name: weight.detach().contiguous().clone() for name, weight in weights.items()}, folder / WEIGHTS)
+
+
+def load(folder: Path, device: torch.device) -> ExportedProgram:
+    """Read what `save` wrote, with its weights on a device.
+
+    Raises:
+        ProgramError: this version of torch does not read the program.
+    """
+    spec = ProgramSpec.read(folder / SPEC)
+    try:
+        program = torch.export.load(folder / PROGRAM)
+    except Exception as exc:  # what it raises depends on its version
+        raise ProgramError(
+            f"torch {torch.__version__} cannot read the program that torch {spec.torch} saved; export the entry with"
+            " the version of torch that serves"
+        ) from exc
+    weights = load_file(folder / WEIGHTS, device=str(device))
+    for name, weight in program.state_dict.items():
+        program._state_dict[name] = _like(weight, weights[name])
+    for name, constant in program.constants.items():
+        if isinstance(constant, Tensor):
+            program._constants[name] = constant.to(device)
+    _place(program, device)
+    return program
+
+
+def weights(folder: Path, names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    """Weights and constants of a program by name, on a device."""
+    program = load(folder, device)
+    known = {**program.state_dict, **program.constants}
+    return {name: known[name] for name in names}
+
+
+def _place(program: ExportedProgram, device: torch.device) -> None:
+    """Have a program that was traced on a CPU make its tensors on a device."""
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                if "device" in node.kwargs:
+                    node.kwargs = {**node.kwargs, "device": device}
+                if node.target is torch.ops.aten.to.device:
+                    node.args = (node.args[0], device, *node.args[2:])
+
+
+def _like(old: Tensor, new: Tensor) -> Tensor:
+    return torch.nn.Parameter(new, requires_grad=False) if isinstance(old, torch.nn.Parameter) else new
