@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import msgspec
 
 from loadtest.experiments import perf, stages
-from loadtest.reports import page
+from loadtest.reports import gpu, page
 from loadtest.tools import benchmark, ceiling
 from loadtest.tools.benchmark import Run
 from loadtest.tools.perf_analyzer import Perf
@@ -48,6 +48,7 @@ def main() -> int:
         "batches": batches(results),
         "stages": where_time_goes(profiled),
         "memory": memory(results),
+        "gpu": gpu.section(),
     }
     if perf.RESULTS.exists():
         sections["perf"] = analyser(msgspec.json.decode(perf.RESULTS.read_bytes(), type=perf.Results))

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from embedded.triton import find_wheel
 from export.runtime.contract import Row
+from loadtest.tools.client import BenchmarkError
 from loadtest.tools.servers import HOST, Server
 from loadtest.tools.workloads import EMBEDDING_MODEL, Workload
 
@@ -46,17 +47,18 @@ class Perf(msgspec.Struct, frozen=True):
 class Analyzer:
     """perf_analyzer, with the texts of a workload."""
 
-    def __init__(self, server: Server, scratch: Path, interval_ms: int = 5000) -> None:
+    def __init__(self, server: Server, scratch: Path, interval_ms: int = 5000, trials: int = 4) -> None:
         """Fetch the program if need be.
 
         Args:
             server: Triton and the gateway.
             scratch: a folder for its files.
             interval_ms: the time of a window; it measures until three windows agree.
+            trials: windows after which it gives up.
         """
         self._server = server
         self._scratch = scratch
-        self._interval_ms = interval_ms
+        self._windows = ("--measurement-interval", str(interval_ms), "--max-trials", str(trials))
         self._program = fetch()
         self._environment = os.environ | {"LD_LIBRARY_PATH": str(FOLDER.resolve() / "lib")}
 
@@ -88,16 +90,8 @@ class Analyzer:
         given, table = self._scratch / "data.json", self._scratch / "table.csv"
         given.write_bytes(orjson.dumps({"data": data}))
         table.unlink(missing_ok=True)
-        measured = [
-            "--measurement-interval",
-            str(self._interval_ms),
-            "--stability-percentage",
-            STABILITY,
-            "--max-trials",
-            "4",
-        ]
         files = ["--input-data", str(given), "-f", str(table), "--verbose-csv"]
-        command = [str(self._program), *arguments, *measured, *files]
+        command = [str(self._program), *arguments, *self._windows, "--stability-percentage", STABILITY, *files]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)  # noqa: S603
         if not table.exists() and "Failed to obtain stable measurement" in done.stdout + done.stderr:
             console.print(f"{target:8} {name:10} never came to rest: {' '.join(arguments[-4:])}")
@@ -130,19 +124,25 @@ def _read(target: str, name: str, number: int, row: Mapping[str, str]) -> Perf:
 
 
 def fetch() -> Path:
-    """The program, and the libraries that it needs, out of two wheels."""
+    """The program, out of a wheel that is downloaded once, and links to the libraries that it needs, out of another.
+
+    Raises:
+        BenchmarkError: it cannot be downloaded.
+    """
     program = FOLDER.resolve() / "perf_analyzer"
+    (FOLDER / "lib").mkdir(parents=True, exist_ok=True)
     if not program.exists():
-        (FOLDER / "lib").mkdir(parents=True, exist_ok=True)
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(FOLDER), WHEEL]
-        subprocess.run(pip, check=True)  # noqa: S603 - our own command
+        if subprocess.run(pip, check=False).returncode:  # noqa: S603 - our own command
+            raise BenchmarkError(f"perf_analyzer cannot be downloaded: copy {program} from a machine that has it")
         (wheel,) = FOLDER.glob("tritonclient-*.whl")
         with zipfile.ZipFile(wheel) as archive:
             (member,) = (name for name in archive.namelist() if name.endswith("/bin/perf_analyzer"))
             program.write_bytes(archive.read(member))
-        program.chmod(0o755)
-        beside = find_wheel().parents[1] / "nvidia_pytriton.libs"
-        for beginning, wanted in LIBRARIES.items():
-            (found,) = beside.glob(f"{beginning}-*")
-            (FOLDER / "lib" / wanted).symlink_to(found.resolve())
+    program.chmod(0o755)
+    beside = find_wheel().parents[1] / "nvidia_pytriton.libs"
+    for beginning, wanted in LIBRARIES.items():
+        (found,) = beside.glob(f"{beginning}-*")
+        (FOLDER / "lib" / wanted).unlink(missing_ok=True)
+        (FOLDER / "lib" / wanted).symlink_to(found.resolve())
     return program

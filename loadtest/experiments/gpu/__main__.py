@@ -65,10 +65,16 @@ def _run(stages: Sequence[str], arguments: argparse.Namespace) -> int:
     from loadtest.experiments.gpu.results import RESULTS  # noqa: PLC0415
     from loadtest.tools.results import store  # noqa: PLC0415
 
+    try:
+        plan = (QUICK if arguments.quick else FULL).only(arguments.models)
+    except ValueError as exc:
+        print(f"gpu: {exc}", file=sys.stderr)
+        return 2
     if not arguments.quick and (problem := device.problem()):
         print(f"gpu: {problem}; --quick tries every step on the CPU", file=sys.stderr)
         return 2
-    plan = (QUICK if arguments.quick else FULL).only(arguments.models)
+    if arguments.quick:
+        device.take_one_thread()
     plan.folder.mkdir(parents=True, exist_ok=True)
     out = arguments.out or (plan.folder / "gpu.json" if arguments.quick else RESULTS)
     results = device.results(out)
@@ -76,19 +82,22 @@ def _run(stages: Sequence[str], arguments: argparse.Namespace) -> int:
     for stage in stages:
         print(f"--- {stage}", flush=True)
         started = time.perf_counter()
-        results.left_out.pop(stage, None)
+        left_out = results.left_out[stage] = {}
         if missing := _missing(STAGES[stage]):
-            results.left_out[stage] = f"not installed: {', '.join(missing)}"
+            left_out[stage] = f"not installed: {', '.join(missing)}"
+        elif stage != "export" and (absent := plan.absent()):
+            left_out[stage] = f"not exported: {', '.join(absent)}"
+            failed = True
         else:
             try:
-                importlib.import_module(f"loadtest.experiments.gpu.{stage}").run(plan, results)
+                importlib.import_module(f"loadtest.experiments.gpu.{stage}").run(plan, results, left_out.__setitem__)
             except Exception as exc:  # noqa: BLE001 - what other stages measure must not be lost
                 traceback.print_exc()
-                results.left_out[stage] = f"failed: {type(exc).__name__}: {exc}".splitlines()[0]
+                left_out[stage] = f"failed: {type(exc).__name__}: {exc}".splitlines()[0]
                 failed = True
         results.seconds[stage] = round(time.perf_counter() - started, 1)
         store(results, out)
-    print(*(f"left out: {what}: {why}" for what, why in results.left_out.items()), sep="\n")
+        print(*(f"left out: {what}: {why}" for what, why in left_out.items()), sep="\n", flush=True)
     return int(failed)
 
 

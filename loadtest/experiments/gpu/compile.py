@@ -5,10 +5,10 @@ import sys
 import time
 
 from loadtest.experiments.gpu.plan import Plan
-from loadtest.experiments.gpu.results import Built, Results
+from loadtest.experiments.gpu.results import Built, LeaveOut, Results
 
 
-def run(plan: Plan, results: Results) -> None:
+def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
     """Compile one after the other, since each also measures batches on the device."""
     results.built = [built for built in results.built if built.step != "compile"]
     for model in plan.models:
@@ -18,6 +18,6 @@ def run(plan: Plan, results: Results) -> None:
         print(done.stdout, end="", flush=True)
         last = (done.stdout.strip().splitlines() or ["no output"])[-1]
         if done.returncode:
-            results.left_out[f"compiled {model.name}"] = last
+            leave_out(f"compiled {model.name}", last)
         else:
             results.built.append(Built(model.name, "compile", time.perf_counter() - started, last))

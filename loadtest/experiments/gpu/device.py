@@ -21,6 +21,11 @@ def problem() -> str | None:
     return f"torch {torch.__version__} finds no GPU"
 
 
+def take_one_thread() -> None:
+    """Let a CPU compute in one thread: with tiny models, several only wait for each other."""
+    torch.set_num_threads(1)
+
+
 def results(file: Path) -> Results:
     """Those of other stages on this machine, or empty ones."""
     found = describe()
@@ -34,7 +39,7 @@ def results(file: Path) -> Results:
 
 def describe() -> dict[str, str | int | float]:
     """The machine, its GPU if it has one, and the software."""
-    about = machine.describe(PACKAGES) | {"torch": torch.__version__}
+    about = machine.describe(PACKAGES) | {"torch": str(torch.__version__)}
     if not torch.cuda.is_available():
         return about | {"gpu": "none"}
     return about | _gpu()  # pragma: needs a GPU

@@ -12,7 +12,7 @@ from export.runtime import torch_engine
 from export.runtime.contract import Row
 from loadtest.experiments.gpu.plan import Model, Plan, rows
 from loadtest.experiments.gpu.rates import latency, milliseconds, throughput
-from loadtest.experiments.gpu.results import LongRow, Peak, Results
+from loadtest.experiments.gpu.results import LeaveOut, LongRow, Peak, Results
 
 LATENCY_TOKENS = (16, 128)
 SHORT_ROWS = 63
@@ -28,16 +28,18 @@ class Conch:
     def __init__(self, plan: Plan, entry: Path) -> None:
         self.engine = torch_engine.Engine(entry / "1" / "program.pt2", device=plan.device)
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        result: NDArray[np.float32] = self.engine.run(rows)
+    def run(self, given: Sequence[Row]) -> NDArray[np.float32]:
+        result: NDArray[np.float32] = self.engine.run(given)
         return result
 
 
-def run(plan: Plan, results: Results) -> None:
+def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
     """Measure all models."""
     results.throughput, results.latency, results.long_rows, results.peaks = [], [], [], []
     for model in plan.models:
         engine = Conch(plan, plan.entry(model))
+        results.engines[model.name] = engine.engine.description
+        print(f"{model.name}: {engine.engine.description}")
         for kind in model.lengths:
             for batch in plan.batches:
                 for found in throughput(plan, model, [engine], kind, batch):
@@ -50,7 +52,10 @@ def run(plan: Plan, results: Results) -> None:
             one = results.latency[-1]
             print(f"{model.name} one text of {tokens} tokens: {one.median_ms:.3f} ms, p99 {one.p99_ms:.3f} ms")
         results.long_rows += _long_rows(plan, model, engine)
-        results.peaks += _peaks(plan, model, engine)
+        if torch.cuda.is_available():  # pragma: needs a GPU
+            results.peaks += [_peak(plan, model, engine, tokens) for tokens in model.long]
+    if not torch.cuda.is_available():
+        leave_out("memory of long rows", "it is measured on a GPU")
 
 
 def _long_rows(plan: Plan, model: Model, engine: Conch) -> list[LongRow]:
@@ -71,12 +76,6 @@ def _long_rows(plan: Plan, model: Model, engine: Conch) -> list[LongRow]:
         found.append(LongRow(model.name, model.long[-1], len(batch) - 1, ms, error))
         print(f"{model.name} {model.long[-1]} tokens with {len(batch) - 1} short rows: {ms:.1f} ms, error {error:.1g}")
     return found
-
-
-def _peaks(plan: Plan, model: Model, engine: Conch) -> list[Peak]:
-    if not torch.cuda.is_available():
-        return []
-    return [_peak(plan, model, engine, tokens) for tokens in model.long]  # pragma: needs a GPU
 
 
 def _peak(plan: Plan, model: Model, engine: Conch, tokens: int) -> Peak:  # pragma: needs a GPU

@@ -9,29 +9,31 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from export.entry import is_built
-from export.errors import ExportError
+from export.errors import ExportError, ParityError
 from export.manifest import ModelSpec
 from export.repository import build
 from loadtest.experiments.gpu.plan import Plan, spec
-from loadtest.experiments.gpu.results import Built, Exact, Results
+from loadtest.experiments.gpu.results import Built, Exact, LeaveOut, Results
 from loadtest.experiments.parity import CASES, Case, role_of, write
 
 WORKERS = 8
 """Families exported at a time, at most."""
 
 
-def run(plan: Plan, results: Results) -> None:
+def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
     """Export all."""
     results.families, results.built = [], []
-    _models(plan, results)
-    _families(plan, results)
+    _models(plan, results, leave_out)
+    _families(plan, results, leave_out)
 
 
-def _models(plan: Plan, results: Results) -> None:
+def _models(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
     for model in plan.models:
         if not model.is_trained:
-            results.left_out[f"weights of {model.name}"] = "random: speed and memory are real, vectors mean nothing"
+            leave_out(f"weights of {model.name}", "random: its speed is real, its vectors mean nothing")
         started = time.perf_counter()
         table = spec(plan, model)
         if is_built(table, plan.repository):
@@ -43,21 +45,30 @@ def _models(plan: Plan, results: Results) -> None:
         print(f"{model.name} exported in {seconds:.0f} s, {entry.proof['bytes'] / 2**20:.0f} MiB")
 
 
-def _families(plan: Plan, results: Results) -> None:
-    """Each in a process of a few, since most of an export is Python."""
+def _families(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
+    """Several at a time in processes, since most of an export is Python.
+
+    Raises:
+        ParityError: some failed; the others are in the results.
+    """
+    failed = 0
     cases = [case for case in CASES if not plan.families or case.label in plan.families]
-    workers = min(WORKERS, len(os.sched_getaffinity(0)), len(cases))
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    cores = len(os.sched_getaffinity(0))
+    workers = min(WORKERS, cores, len(cases))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (max(1, cores // workers),)) as pool:
         for case, found in zip(cases, pool.map(_family, cases, [plan] * len(cases)), strict=True):
             if isinstance(found, str):
-                results.left_out[f"{case.label}, {case.task}"] = found
-                print(f"{case.label}, {case.task}: {found}")
+                leave_out(f"{case.label}, {case.task}", found)
+                failed += 1
                 continue
             results.families += found
             print(
                 *(f"{one.label}, {one.role}, {one.precision}: {one.worst:.1e} of {one.limit:g}" for one in found),
                 sep="\n",
             )
+    if failed:
+        raise ParityError(f"{failed} of {len(cases)} families failed")
 
 
 def _family(case: Case, plan: Plan) -> list[Exact] | str:

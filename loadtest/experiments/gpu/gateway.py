@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from loadtest.experiments.gpu.plan import MIXED, Model, Plan, lengths, source
-from loadtest.experiments.gpu.results import Results, Served
+from loadtest.experiments.gpu.results import LeaveOut, Results, Served
 from loadtest.tools import servers
 from loadtest.tools.load import load_with
 from loadtest.tools.servers import Server, conch, free_ports
@@ -34,11 +34,11 @@ OTHERS: Mapping[str, Callable[[Path, str, int], Sequence[str]]] = {
 """The command of each, from the folder of a model, its name and a port. Both answer at /v1/embeddings and /health."""
 
 
-def run(plan: Plan, results: Results) -> None:
+def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
     """Single texts and batches, from 1 client to many."""
     results.served = []
     model = plan.models[0]
-    with _servers(plan, model, results) as started:
+    with _servers(plan, model, leave_out) as started:
         for workload in _workloads(plan, model):
             for number in range(plan.rounds):
                 for server in started:
@@ -60,15 +60,14 @@ def _workloads(plan: Plan, model: Model) -> Iterator[Workload]:
 
 
 @contextmanager
-def _servers(plan: Plan, model: Model, results: Results) -> Iterator[list[Server]]:
+def _servers(plan: Plan, model: Model, leave_out: LeaveOut) -> Iterator[list[Server]]:
     with ExitStack() as stack:
         started = [stack.enter_context(conch(plan.repository, plan.folder / "conch.log"))]
         for name, command in OTHERS.items():
             (port,) = free_ports(1)
             arguments = command(source(plan, model), model.name, port)
             if shutil.which(arguments[0]) is None:
-                results.left_out[name] = f"{arguments[0]} is not installed"
-                print(f"{name}: {results.left_out[name]}")
+                leave_out(name, f"{arguments[0]} is not installed")
                 continue
             log = plan.folder / f"{arguments[0]}.log"
             started.append(stack.enter_context(servers.run(name, arguments, port, "/health", log, {}, {})))

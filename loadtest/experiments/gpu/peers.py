@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from export.entry import is_built
+from export.plans.measures import cosine_errors
 from export.repository import build
 from export.runtime.contract import TEXT, Row
 from export.verification.runners import CUDA, cuda_options
 from loadtest.experiments.gpu.engine import Conch
-from loadtest.experiments.gpu.plan import Model, Plan, source, spec
+from loadtest.experiments.gpu.plan import MIXED, Model, Plan, rows, source, spec
 from loadtest.experiments.gpu.rates import Engine, throughput
-from loadtest.experiments.gpu.results import Results
+from loadtest.experiments.gpu.results import LeaveOut, Results
 
 PADDED_TOKENS = 16384
 """Tokens that a peer computes at a time, padding included."""
@@ -34,15 +35,22 @@ ONNX_TOKENS = 512
 """Models that take longer texts are not exported for ONNX Runtime here: the proof of that takes minutes."""
 
 
+CHECKED = 16
+"""Rows whose vectors must be alike in all engines."""
+ALIKE = 1e-2
+"""1 - cosine of fp16 and fp16."""
+
+
 class LeftOutError(Exception):
     """An engine cannot be compared. Says why."""
 
 
-def run(plan: Plan, results: Results) -> None:
+def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
     """Compare with all models."""
     results.compared = []
     for place, model in enumerate(plan.models):
-        engines = [Conch(plan, plan.entry(model)), *_peers(plan, model, results)]
+        engines = [Conch(plan, plan.entry(model)), *_peers(plan, model, leave_out)]
+        _check(engines, rows(plan.entry(model), MIXED, CHECKED))
         for kind in model.lengths if place == 0 else model.lengths[-KINDS:]:
             for batch in plan.batches[-BATCHES:]:
                 for found in throughput(plan, model, engines, kind, batch):
@@ -51,7 +59,15 @@ def run(plan: Plan, results: Results) -> None:
                     print(f"{model.name} {kind:>5} tokens, {batch:4} texts, {found.engine:40} {rate:9,.0f} texts/s")
 
 
-def _peers(plan: Plan, model: Model, results: Results) -> Iterator[Engine]:
+def _check(engines: Sequence[Engine], given: Sequence[Row]) -> None:
+    """Raise RuntimeError if an engine computes something else than the first: its speed would mean nothing."""
+    expected = engines[0].run(given)
+    for engine in engines[1:]:
+        if not (error := cosine_errors(expected, engine.run(given)).max()) <= ALIKE:
+            raise RuntimeError(f"{engine.name} differs from {engines[0].name} by {error:.2g} (1 - cosine)")
+
+
+def _peers(plan: Plan, model: Model, leave_out: LeaveOut) -> Iterator[Engine]:
     """Those that this machine has."""
     starts: Mapping[str, Callable[[str, Plan, Model], Engine]] = {
         "sentence-transformers with sdpa": partial(SentenceTransformers, attention="sdpa"),
@@ -62,8 +78,7 @@ def _peers(plan: Plan, model: Model, results: Results) -> Iterator[Engine]:
         try:
             yield begin(name, plan, model)
         except LeftOutError as exc:
-            results.left_out[f"{name}, {model.name}"] = str(exc)
-            print(f"{name}, {model.name}: {exc}")
+            leave_out(f"{name}, {model.name}", str(exc))
 
 
 class SentenceTransformers:
@@ -84,11 +99,11 @@ class SentenceTransformers:
         self._first_position: int = getattr(self._model[0], "_flatten_position_offset", 0)
 
     @torch.inference_mode()
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        parts = list(cut([len(ids) for (ids,) in rows]))
+    def run(self, given: Sequence[Row]) -> NDArray[np.float32]:
+        parts = list(cut([len(ids) for (ids,) in given]))
         vectors = []
         for part in parts:
-            values = [rows[i][0].astype(np.int64) for i in part]
+            values = [given[i][0].astype(np.int64) for i in part]
             features = self._flat(values) if self._is_flat else _padded(values)
             features = {
                 name: value.to(self._model.device) if isinstance(value, torch.Tensor) else value
@@ -143,9 +158,9 @@ class OnnxRuntime:
         if on_gpu and CUDA not in self._session.get_providers():
             raise LeftOutError("CUDA did not start in onnxruntime: its log says why")
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        parts = list(cut([len(ids) for (ids,) in rows]))
-        vectors = [self._session.run(None, TEXT.feed([rows[i][0] for i in part]))[0] for part in parts]
+    def run(self, given: Sequence[Row]) -> NDArray[np.float32]:
+        parts = list(cut([len(ids) for (ids,) in given]))
+        vectors = [self._session.run(None, TEXT.feed([given[i][0] for i in part]))[0] for part in parts]
         result: NDArray[np.float32] = np.concatenate(vectors)
         return result[np.argsort(np.concatenate(parts))]
 

@@ -33,13 +33,14 @@ class Model:
     """A measured model."""
 
     name: str
+    geometry: Mapping[str, int]
+    """The sizes of a model with random weights. A smaller vocabulary than the real one: it changes no speed."""
     lengths: Sequence[int | str]
     """Tokens of the texts that throughput is measured with; MIXED for texts of many lengths."""
     long: Sequence[int] = ()
-    """Tokens of the rows whose memory is compared, ascending."""
+    """Tokens of the rows whose memory is compared, ascending, and more than the engine records as CUDA graphs, whose memory
+    is held beforehand."""
     family: str = "BERT"
-    geometry: Mapping[str, int] = {}
-    """The sizes of a model with random weights. A smaller vocabulary than the real one: it changes no speed."""
 
     @property
     def is_trained(self) -> bool:
@@ -80,10 +81,20 @@ class Plan:
         """The entry of a model."""
         return self.repository / model.name
 
+    def absent(self) -> list[str]:
+        """The models that are not exported."""
+        return [model.name for model in self.models if not (self.entry(model) / "1").is_dir()]
+
     def only(self, names: Sequence[str] | None) -> "Plan":
-        """The same with these models only, if any are named."""
-        chosen = [model for model in self.models if names is None or model.name in names]
-        return dataclasses.replace(self, models=chosen)
+        """The same with these models only, if any are named.
+
+        Raises:
+            ValueError: a name is unknown.
+        """
+        known = {model.name: model for model in self.models}
+        if unknown := [name for name in names or () if name not in known]:
+            raise ValueError(f"unknown model {unknown[0]}; the models are {', '.join(known)}")
+        return dataclasses.replace(self, models=[known[name] for name in names or known])
 
 
 MINILM = {
@@ -120,15 +131,9 @@ FULL = Plan(
     device="cuda:0",
     precision=None,
     models=(
-        Model(EMBEDDING_MODEL, (16, 32, 128, 256, MIXED), geometry=MINILM),
-        Model("bge-base", (16, 32, 128, 256, 512, MIXED), geometry=BGE_BASE),
-        Model(
-            "bge-m3",
-            (32, 512, MIXED),
-            long=(512, 1024, 2048, 4096, 8192),
-            family="XLM-RoBERTa",
-            geometry=BGE_M3,
-        ),
+        Model(EMBEDDING_MODEL, MINILM, (16, 32, 128, 256, MIXED)),
+        Model("bge-base", BGE_BASE, (16, 32, 128, 256, 512, MIXED)),
+        Model("bge-m3", BGE_M3, (32, 512, MIXED), (2560, 4096, 6144, 8192), "XLM-RoBERTa"),
     ),
     families=(),
     batches=(1, 64, 1024),
@@ -143,7 +148,7 @@ QUICK = Plan(
     folder=FOLDER / "quick",
     device="cpu",
     precision="fp32",
-    models=(Model("tiny", (16, MIXED), long=(128, 256, 512), geometry=TINY),),
+    models=(Model("tiny", TINY, (16, MIXED), (128, 256, 512)),),
     families=("BERT", "ColBERT (Stanford)"),
     batches=(1, 8),
     rounds=1,

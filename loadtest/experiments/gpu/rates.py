@@ -22,7 +22,7 @@ class Engine(Protocol):
 
     name: str
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]: ...
+    def run(self, given: Sequence[Row], /) -> NDArray[np.float32]: ...
 
 
 def throughput(plan: Plan, model: Model, engines: Sequence[Engine], kind: int | str, batch: int) -> list[Throughput]:

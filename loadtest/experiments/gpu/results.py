@@ -1,11 +1,16 @@
 """What `make gpu` stores. The report reads it."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from loadtest.tools.perf_analyzer import Perf
 from loadtest.tools.results import STORED
 
 RESULTS = STORED / "gpu.json"
+
+LeaveOut = Callable[[str, str], None]
+"""Takes what a stage does not measure, or not as meant, and why."""
 
 
 class Exact(msgspec.Struct, frozen=True):
@@ -94,6 +99,8 @@ class Results(msgspec.Struct):
     families: list[Exact] = []
     built: list[Built] = []
     verified: list[Exact] = []
+    engines: dict[str, str] = {}
+    """What the engine says of itself, by model."""
     throughput: list[Throughput] = []
     latency: list[Latency] = []
     long_rows: list[LongRow] = []
@@ -104,5 +111,5 @@ class Results(msgspec.Struct):
     served: list[Served] = []
     seconds: dict[str, float] = {}
     """The time that each stage took."""
-    left_out: dict[str, str] = {}
-    """What was not measured, and why."""
+    left_out: dict[str, dict[str, str]] = {}
+    """By stage: what was not measured, or not as meant, and why."""
