@@ -1,5 +1,6 @@
 """The stages of `make gpu` that work on a CPU, and the section that its results become."""
 
+import os
 import re
 import subprocess
 import sys
@@ -115,7 +116,8 @@ def test_models_can_be_chosen() -> None:
 )
 def test_what_cannot_be_measured_is_refused_in_a_sentence(arguments: list[str], message: str) -> None:
     command = [sys.executable, "-m", "loadtest.experiments.gpu", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    without_gpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, env=without_gpu, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

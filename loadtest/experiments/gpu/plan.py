@@ -38,8 +38,8 @@ class Model:
     lengths: Sequence[int | str]
     """Tokens of the texts that throughput is measured with; MIXED for texts of many lengths."""
     long: Sequence[int] = ()
-    """Tokens of the rows whose memory is compared, ascending, and more than the engine records as CUDA graphs, whose memory
-    is held beforehand."""
+    """Tokens of the rows whose memory is compared, ascending: more than the engine records as CUDA graphs, since their
+    memory is held beforehand."""
     family: str = "BERT"
 
     @property
