@@ -18,6 +18,7 @@ from export.packing.layout import Layout, columns
 from export.packing.rows import PackedRows
 from export.runtime.operators import MASKED, attend, attend_visible
 
+
 @dataclass(frozen=True, slots=True)
 class Sight:
     """The tokens of its row that a token attends to."""
@@ -67,9 +68,10 @@ class RowAttention:
         return cls(attended, rows.layout, hides=rows.visible is not None, rows=rows)
 
     @property
-    def width(self) -> Tensor:
-        """int64 [], the length of the longest row, L."""
-        return torch.as_tensor(self.attended.shape[1])
+    def width(self) -> Tensor | int:
+        """The length of the longest row, L: int64 [] where a number would become a constant of the graph."""
+        width = self.attended.shape[1]
+        return torch.as_tensor(width) if self.rows is None else width
 
     def __call__(
         self,
@@ -89,7 +91,8 @@ class RowAttention:
             key: the same, with H or a divisor of it for heads.
             value: as key.
             sight: the sight of every token.
-            scale: the factor on the scores.
+            scale: the factor on the scores. Queries take it before the product, as TensorRT's fused attention requires
+                (docs.nvidia.com/deeplearning/tensorrt, Fused Attention); also, fp16 then holds the scores of long heads.
             softcap: scores are squashed to between this and its negative (Gemma 2, arXiv 2408.00118, section 2).
             bias: broadcastable to [N, H, L, L], added to the scores (T5, arXiv 1910.10683, section 2.1).
 
@@ -99,11 +102,12 @@ class RowAttention:
         if self.rows is not None and softcap is None and bias is None:
             return _attend(self.rows, query, key, value, sight, scale)
         heads = query.shape[1]
+        query = query * scale
         query, key, value = self._rows(query), self._rows(_repeat(key, heads)), self._rows(_repeat(value, heads))
         key = key.transpose(-1, -2)
 
         def attend(query: Tensor, bias: Tensor | None, unseen: Tensor) -> Tensor:
-            scores = query @ key * scale  # [N, H, L or S, L]
+            scores = query @ key  # [N, H, L or S, L]
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
             if bias is not None:
@@ -135,7 +139,7 @@ class RowAttention:
 
     def _places(self) -> list[Tensor]:
         """The places of each slice's queries, int64 [S] each. No slice is empty, so the last place may occur twice."""
-        width = self.width
+        width = torch.as_tensor(self.width)
         size = (width + self.slices - 1) // self.slices
         column = columns(size)
         return [torch.minimum(column + size * i, width - 1) for i in range(self.slices)]
@@ -152,7 +156,7 @@ def _attend(rows: PackedRows, query: Tensor, key: Tensor, value: Tensor, sight: 
     left = -1 if sight.window is None else sight.window - 1
     right = 0 if sight.causal else left
     if rows.visible is None or rows.keys is None:
-        mixed = attend(query, key, value, rows.starts, rows.longest, scale, left, right)
+        mixed: Tensor = attend(query, key, value, rows.starts, rows.longest, scale, left, right)
     else:
         mixed = attend_visible(
             query, key, value, rows.starts, rows.visible, rows.keys, rows.longest, scale, left, right

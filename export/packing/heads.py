@@ -236,7 +236,8 @@ class LateInteraction(torch.nn.Module):
             for side in ("query", "document")
         }
         counted = torch.where(rows.is_query, counts["query"], counts["document"])
-        return maxsim(vectors, counted, rows.starts, rows.queries, rows.longest_query, rows.longest)
+        score: Tensor = maxsim(vectors, counted, rows.starts, rows.queries, rows.longest_query, rows.longest)
+        return score
 
     def _counted(self, rows: Rows, side: str) -> Tensor:
         """Bool [N, L], the tokens that count."""

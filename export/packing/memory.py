@@ -43,10 +43,11 @@ class Attention:
     def of(cls, spec: ModelSpec, tower: Tower) -> "Attention":
         """The attention of a tower whose graph is traced and served as its table says.
 
-        OpenVINO fuses attention on a CPU and never has its scores whole; other backends compute what the graph says.
+        OpenVINO fuses attention on a CPU and torch on a GPU, and neither ever has its scores whole; other backends
+        compute what the graph says.
         """
         encoders = [module for module in tower.head.modules() if isinstance(module, RowEncoder)]
-        if spec.backend == "python" or tower.vocabulary is None or not encoders:
+        if spec.backend in {"python", "torch"} or tower.vocabulary is None or not encoders:
             return cls()
         # A packed graph pads queries and documents alike.
         texts = sum(isinstance(field, Tokens) for field in tower.fields) if tower.packed else 1

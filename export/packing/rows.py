@@ -5,13 +5,12 @@ Both forms answer the same questions, so that poolings and heads are written onc
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from export.packing.layout import Layout, columns
-from export.runtime.program import ALIGNMENT
+from export.runtime.inputs import ALIGNMENT
 
 
 @dataclass(frozen=True, slots=True)

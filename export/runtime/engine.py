@@ -29,13 +29,16 @@ CELLS_PER_TOKEN = 900
 class Engine:
     """A compiled graph. Not thread-safe: each Triton instance has one."""
 
-    def __init__(self, graph: Path, precision: str | None = None) -> None:
+    def __init__(self, graph: Path, precision: str | None = None, device: str = "cpu") -> None:
         """Compile a graph as the export writes them.
 
         Args:
             graph: an ONNX or OpenVINO file.
             precision: "f32" or "bf16"; by default bf16 where the processor computes in it, else f32.
+            device: has to be "cpu".
         """
+        if device != "cpu":
+            raise ValueError(f"this engine computes on CPUs only, not on {device}")
         settings: dict[str, object] = {
             "PERFORMANCE_HINT": "LATENCY",
             # By default OpenVINO counts physical cores, and takes a virtual machine's two CPUs for one.
@@ -48,6 +51,8 @@ class Engine:
             settings["INFERENCE_PRECISION_HINT"] = precision
         compiled = ov.Core().compile_model(graph, "CPU", settings)
         self.precision: str = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self.description = self.precision
+        """How it computes, for the log."""
         names = {name for port in compiled.inputs for name in port.names}
         self.fields = tuple(field for field in FIELDS if field.name in names)
         self.width = compiled.outputs[0].partial_shape[1].get_length()

@@ -1,4 +1,4 @@
-"""The model of the python backend: one file for every role, which the inputs of the graph tell apart.
+"""The model of the python backend: one file for every role, which the inputs of the graph tell apart, and both engines.
 
 Triton hands over a batch of requests as they came, each a few rows of one stored length. All their rows are sorted and
 packed together, and each request gets its own rows back.
@@ -10,12 +10,12 @@ from __future__ import annotations  # the stub defines the types it names only a
 
 import ctypes
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import triton_python_backend_utils as triton
 from conch_runtime.contract import InvalidTensorsError, Limits, Row, read_rows
-from conch_runtime.engine import Engine
 from numpy.typing import NDArray
 
 set_destructor = ctypes.pythonapi.PyCapsule_SetDestructor
@@ -46,10 +46,13 @@ class TritonPythonModel:
         self.limits = Limits(int(parameters.get("max_tokens", 0)), int(parameters.get("vocabulary_size", 0)))
         self.output: str = config["output"][0]["name"]
         graph = Path(args["model_repository"]) / args["model_version"] / parameters["graph"]
-        self.engine = Engine(graph, parameters.get("precision"))
+        device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
+        # An entry's environment has what its own engine imports, no more.
+        engine = import_module(f"conch_runtime.{'torch_engine' if graph.suffix == '.pt2' else 'engine'}")
+        self.engine = engine.Engine(graph, parameters.get("precision"), device)
         self.tokens = Counter("conch_tokens_total", "Tokens computed", args["model_name"])
         self.padding = Counter("conch_padding_tokens_total", "Work on padding, in tokens", args["model_name"])
-        triton.Logger.log_info(f"{args['model_name']} computes in {self.engine.precision}")
+        triton.Logger.log_info(f"{args['model_name']} computes in {self.engine.description}")
 
     def execute(self, requests: list[triton.InferenceRequest]) -> list[triton.InferenceResponse]:
         """Answer each request; one with malformed tensors, or rows that the engine cannot compute, fails alone."""
@@ -67,7 +70,7 @@ class TritonPythonModel:
         """Compute the rows of all requests at once or, if that fails, of each request separately."""
         try:
             results = self._run([row for rows in batch for row in rows])
-        except (RuntimeError, MemoryError) as exc:  # what OpenVINO raises
+        except (RuntimeError, MemoryError) as exc:  # what the engines raise
             if len(batch) > 1:
                 return [answer for rows in batch for answer in self._together([rows])]
             return [triton.TritonError(str(exc))]
@@ -75,7 +78,7 @@ class TritonPythonModel:
 
     def _run(self, rows: list[Row]) -> NDArray[np.float32]:
         tokens, padding = self.engine.tokens, self.engine.padding
-        results = self.engine.run(rows)
+        results: NDArray[np.float32] = self.engine.run(rows)
         self.tokens.add(self.engine.tokens - tokens)
         self.padding.add(self.engine.padding - padding)
         return results

@@ -139,14 +139,13 @@ def maxsim(
     begin, end = starts[:-1], starts[1:]
     total = unit.new_zeros(pairs)
     number = unit.new_zeros(pairs)
-    column = torch.arange(SLICE, device=starts.device)
     for place in range(0, longest_query, SLICE):
-        query, own = _slice(unit, counted, begin[queries], end[queries], column + place)  # [N, S, E], [N, S]
+        tokens = torch.arange(place, min(place + SLICE, longest_query), device=starts.device)
+        query, own = _slice(unit, counted, begin[queries], end[queries], tokens)  # [N, S, E], [N, S]
         best = torch.full(own.shape, MASKED, device=unit.device)
         for other in range(0, longest, SLICE):
-            document, seen = _slice(
-                unit, counted, begin[first : first + pairs], end[first : first + pairs], column + other
-            )
+            tokens = torch.arange(other, min(other + SLICE, longest), device=starts.device)
+            document, seen = _slice(unit, counted, begin[first:][:pairs], end[first:][:pairs], tokens)
             cosine = (query @ document.transpose(1, 2)).masked_fill(~seen[:, None], MASKED)
             best = torch.maximum(best, cosine.amax(2))
         total += (best.clamp(-1, 1) * own).sum(1)  # of some documents no token counts
@@ -169,8 +168,10 @@ def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
 
 @cache
 def _options() -> dict[str, Any]:
-    """Arguments that torch's older versions do not have: without splits a row does not depend on its neighbours."""
-    return {"num_splits": 1} if "num_splits" in inspect.signature(varlen_attn).parameters else {}
+    """Arguments of varlen_attn that torch 2.11 does not have. Its kernel takes grouped heads without being told."""
+    options = {"enable_gqa": True, "num_splits": 1}  # without splits a row does not depend on its neighbours
+    known = inspect.signature(varlen_attn).parameters
+    return {name: value for name, value in options.items() if name in known}
 
 
 def _flash(  # pragma: needs a GPU
@@ -198,7 +199,6 @@ def _flash(  # pragma: needs a GPU
         longest,
         scale=scale,
         window_size=(left, right),
-        enable_gqa=query.shape[1] != key.shape[1],
         **_options(),
     )
     wanted: Tensor = mixed[..., :width].contiguous()

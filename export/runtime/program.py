@@ -4,7 +4,7 @@ Entries of the torch backend hold a copy of this file.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,32 +13,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.export.passes import move_to_device_pass
 
 from . import operators  # noqa: F401 - a program names its operators
+from .inputs import Expansion
 
 PROGRAM = "program.pt2"
 WEIGHTS = "program.safetensors"
 SPEC = "program.json"
-ALIGNMENT = 8
-"""Tokens, and the longest row, are multiples of it: products are fastest so, and some families want a minimum."""
-
 TYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 """The types of weights by the names of precisions."""
 
 
 class ProgramError(RuntimeError):
     """A program cannot be run here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Expansion:
-    """Rows of one field shorter than `length` are filled up with a token (ColBERT's queries, SigLIP's texts)."""
-
-    field: str
-    length: int
-    token: int
-    attended: bool
-    """Whether the row's own tokens attend to those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,29 +96,7 @@ def load(folder: Path, device: torch.device) -> ExportedProgram:
     weights = load_file(folder / WEIGHTS, device=str(device))
     for name, weight in program.state_dict.items():
         program._state_dict[name] = _like(weight, weights[name])
-    for name, constant in program.constants.items():
-        if isinstance(constant, Tensor):
-            program._constants[name] = constant.to(device)
-    _place(program, device)
-    return program
-
-
-def weights(folder: Path, names: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-    """Weights and constants of a program by name, on a device."""
-    program = load(folder, device)
-    known = {**program.state_dict, **program.constants}
-    return {name: known[name] for name in names}
-
-
-def _place(program: ExportedProgram, device: torch.device) -> None:
-    """Have a program that was traced on a CPU make its tensors on a device."""
-    for module in program.graph_module.modules():
-        if isinstance(module, torch.fx.GraphModule):
-            for node in module.graph.nodes:
-                if "device" in node.kwargs:
-                    node.kwargs = {**node.kwargs, "device": device}
-                if node.target is torch.ops.aten.to.device:
-                    node.args = (node.args[0], device, *node.args[2:])
+    return program if device.type == "cpu" else move_to_device_pass(program, device)
 
 
 def _like(old: Tensor, new: Tensor) -> Tensor:

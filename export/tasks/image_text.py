@@ -19,8 +19,9 @@ from export.loading.models import Model, architecture, load_model, load_processo
 from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
 from export.packing.heads import Encode, ImageEmbedding, Pool, Project, TextEmbedding
-from export.packing.rows import Rows
+from export.packing.rows import PackedRows, Rows
 from export.runtime.contract import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Parameters, Row
+from export.runtime.inputs import Expansion
 from export.tasks import text_embedding
 from export.tasks.vocabulary import check_dimensions, vocabulary
 from export.tower import Tower
@@ -127,6 +128,9 @@ def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
         samples=lambda: samples.single_rows(words),
         vocabulary=words,
         packed=encoder.packed,
+        expansion=Expansion(TEXT.name, config.max_position_embeddings, words.padding, attended=True)
+        if kind.fills_up
+        else None,
     )
 
 
@@ -139,8 +143,10 @@ class _FilledUp(torch.nn.Module):
         self.length = length
         self.token = token
 
-    def forward(self, rows: Rows) -> Tensor:
-        embedded: Tensor = self.head(rows.expanded(self.length, self.token, attended=True))
+    def forward(self, rows: Rows | PackedRows) -> Tensor:
+        if isinstance(rows, Rows):  # otherwise the host has done so
+            rows = rows.expanded(self.length, self.token, attended=True)
+        embedded: Tensor = self.head(rows)
         return embedded
 
 

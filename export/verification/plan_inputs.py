@@ -21,7 +21,7 @@ CASE_ROWS = 4
 def write(spec: ModelSpec, tower: Tower, folder: Path) -> None:
     """Write plan.json and parity.npz into an entry."""
     measure = MEASURE_OF[tower.role.name]
-    plan = PlanSpec(_profiles(spec, tower), measure.name, measure.tolerances[spec.computes_in])
+    plan = PlanSpec(_profiles(spec, tower), measure.name, measure.tolerance(spec.computes_in, spec.backend))
     write_spec(plan, folder / SPEC)
     save_cases(folder / CASES, [_case(tower, rows) for rows in _batches(tower, max_batch_size(spec, tower))])
 

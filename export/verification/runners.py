@@ -7,12 +7,14 @@ from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort
+import torch
 from numpy.typing import NDArray
 
 from export.errors import SourceError
 from export.manifest import ModelSpec, Precision
 from export.runtime.contract import Array, Field, Row, Tokens
 from export.runtime.engine import Engine
+from export.runtime.torch_engine import Engine as TorchEngine
 
 HINTS: Mapping[Precision, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
 """OpenVINO's hint for a precision of the python backend. None lets it choose bf16, where the processor has that."""
@@ -45,6 +47,8 @@ def runners(spec: ModelSpec, fields: Sequence[Field], graph: Path) -> Iterator[R
         if precision == "bf16":  # the processor that serves may not compute in it
             yield OpenVino(graph, "fp32")
         yield OpenVino(graph, precision)
+    elif spec.backend == "torch":
+        yield Torch(graph, precision)
     else:
         yield OnnxRuntime(graph, fields, precision, ragged=spec.backend == "onnxruntime")
 
@@ -68,6 +72,19 @@ class OpenVino:
 
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         with _running("OpenVINO"):
+            return self._engine.run(rows)
+
+
+class Torch:
+    """The engine of the torch backend, on the GPU where there is one."""
+
+    def __init__(self, graph: Path, precision: Precision) -> None:
+        with _running("torch"):
+            self._engine = TorchEngine(graph, device="cuda:0" if torch.cuda.is_available() else "cpu")
+        self.precision: Precision = precision
+
+    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        with _running("torch"):
             return self._engine.run(rows)
 
 

@@ -280,7 +280,7 @@ def test_model_that_is_not_exact_in_bf16_is_served_in_fp32(inexact: ModelSpec, t
     assert {one["precision"] for one in entry.proof["parity"]} == {"fp32"}
     config = text_format.Parse((entry.folder / "config.pbtxt").read_text(), pb.ModelConfig())
     assert config.parameters["precision"].string_value == "f32"
-    assert entry.proof["not_bf16"].startswith("verify tiny in bf16, rows alone: cosine ")
+    assert entry.proof["rejected"]["bf16"].startswith("verify tiny in bf16, rows alone: cosine ")
     assert is_built(inexact, tmp_path / "repository")
 
 

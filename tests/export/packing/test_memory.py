@@ -16,8 +16,9 @@ from torch import Tensor
 
 from export.graphs import trace
 from export.manifest import Backend, ModelSpec
-from export.packing.attention import Layout, RowAttention, Sight
+from export.packing.attention import RowAttention, Sight
 from export.packing.encoder import RowEncoder
+from export.packing.layout import Layout
 from export.packing.memory import BATCH_BYTES, SLICE_BYTES, Attention
 from export.runtime.contract import FIELDS, Row
 from export.sources.resolve import resolve
@@ -184,4 +185,4 @@ def test_slices_of_a_graph_are_exact_at_any_length(tower: Tower, tmp_path: Path)
 
 
 def test_encoder_knows_its_heads() -> None:
-    assert RowEncoder(tiny.base("BERT").eval(), packed=True).heads == 4
+    assert RowEncoder(tiny.base("BERT").eval(), "python").heads == 4

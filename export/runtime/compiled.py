@@ -1,0 +1,83 @@
+"""A program compiled by AOTInductor on the machine that serves it, and whether it fits that machine.
+
+Entries of the torch backend hold a copy of this file.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from .freshness import file_hash, staleness
+from .program import PROGRAM, WEIGHTS
+
+COMPILED = "compiled.pt2"
+RECORD = "compiled.json"
+FLAGS: Mapping[str, Any] = {"aot_inductor.package_constants_in_so": False}
+"""Settings of the compiler. The weights stay in their own file: the eager program needs them too."""
+NAMES = {"torch": "torch", "device": "the device", "capability": "the device's capability"}
+
+
+def compile_program(program: ExportedProgram, path: Path) -> None:
+    """Compile a program for the device that it is on. What it raises depends on torch's version."""
+    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(FLAGS))
+
+
+def current_key(folder: Path, device: torch.device) -> dict[str, Any]:
+    """Everything that decides whether a compiled program still fits.
+
+    Args:
+        folder: the program's.
+        device: where it runs.
+
+    Raises:
+        FileNotFoundError: there is no program.
+    """
+    if device.type == "cpu":
+        name, capability = "cpu", torch.backends.cpu.get_cpu_capability()
+    else:  # pragma: needs a GPU
+        name = torch.cuda.get_device_name(device)
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    return {
+        "torch": torch.__version__,
+        "device": name,
+        "capability": capability,
+        "program": file_hash(folder / PROGRAM),
+        "weights": file_hash(folder / WEIGHTS),
+        "flags": dict(FLAGS),
+    }
+
+
+def write_record(folder: Path, key: Mapping[str, Any]) -> None:
+    """Say what the compiled program was built from."""
+    (folder / RECORD).write_text(json.dumps(key, indent=2) + "\n")
+
+
+def compiled_staleness(folder: Path, device: torch.device) -> str | None:
+    """Why a program must be compiled again, or None if the compiled one fits."""
+    return staleness(folder / COMPILED, folder / RECORD, current_key(folder, device), NAMES)
+
+
+def load_compiled(path: Path, program: ExportedProgram, device: torch.device) -> Callable[[list[Tensor]], Tensor]:
+    """Load a compiled program with the weights of the one that it was compiled from.
+
+    Raises:
+        RuntimeError: it does not load here.
+    """
+    # Without torch's own synchronisation of threads, which a CUDA graph could not record.
+    model = torch._inductor.aoti_load_package(
+        str(path), run_single_threaded=True, device_index=-1 if device.type == "cpu" else device.index
+    )
+    known = {**program.state_dict, **program.constants}
+    held = {name: known[name].detach() for name in model.get_constant_fqns()}
+    model.load_constants(held, check_full_update=True, user_managed=True)
+
+    def run(inputs: list[Tensor], _: object = held) -> Tensor:  # the weights live as long as the function
+        result: Tensor = model.loader.run(inputs)[0]
+        return result
+
+    return run

@@ -1,0 +1,218 @@
+"""The inputs of a torch program: rows one behind the other, written by the host into one buffer that is copied at once.
+
+Rows are the texts, or the distinct queries and then the documents of pairs, and always one more: the dummy, which takes
+the tokens that fill up to a multiple. Rows without tokens may stand behind the queries and behind the documents, since
+a bucket has room for more. Entries of the torch backend hold a copy of this file, which needs numpy only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .contract import Array, Row
+
+Ints = NDArray[np.int32]
+
+ALIGNMENT = 8
+"""Tokens, and the longest row, are multiples of it: products are fastest so, and some families want a minimum."""
+SECTION = 4
+"""Each input begins at a multiple of so many int32, 16 bytes: compiled programs read no less at a time."""
+EMPTY = ("longest", "longest_query")
+"""Inputs without elements, whose first size is what they say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """Rows of one field shorter than `length` are filled up with a token (ColBERT's queries, SigLIP's texts)."""
+
+    field: str
+    length: int
+    token: int
+    attended: bool
+    """Whether the row's own tokens attend to those."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The sizes of a program's inputs."""
+
+    tokens: int
+    """T, with the dummy's."""
+    rows: int
+    """R, with the dummy; for images, their number."""
+    longest: int
+    """At least the tokens of the longest row."""
+    pairs: int = 0
+    """N of late interaction, whose queries are the first `rows - 1 - pairs` rows."""
+    longest_query: int = 0
+
+    @property
+    def queries(self) -> int:
+        """Rows before the documents of pairs."""
+        return self.rows - 1 - self.pairs
+
+    def holds(self, other: "Sizes") -> bool:
+        """Whether the rows of a pack of other sizes have room in these."""
+        return (
+            other.tokens <= self.tokens
+            and other.rows <= self.rows
+            and other.longest <= self.longest
+            and other.pairs <= self.pairs
+            and other.longest_query <= self.longest_query
+            and (not self.pairs or other.queries <= self.queries)
+        )
+
+
+class Pack:
+    """Rows that are computed together."""
+
+    def __init__(self, fields: Sequence[str], rows: Sequence[Row], expansion: Expansion | None = None) -> None:
+        """Read rows.
+
+        Args:
+            fields: names of the fields of a row.
+            rows: at least one.
+            expansion: how short rows are filled up, if they are.
+        """
+        columns: dict[str, Sequence[Array]] = dict(zip(fields, zip(*rows, strict=True), strict=True))
+        self.number = len(rows)
+        """Rows of the output that mean anything."""
+        self._pixels = columns.pop("pixels", None)
+        self._queries = 0
+        self._query: list[int] = []  # of each pair
+        texts = []
+        for field in ("input_ids", "query_ids", "document_ids"):
+            values = columns.pop(field, ())
+            if field == "query_ids" and values:
+                values, self._query = _distinct(values)
+                self._queries = len(values)
+            texts += [_expanded(ids, expansion, field) for ids in values]
+        self._ids = [ids for ids, _ in texts]
+        self._own = [own for _, own in texts]
+        self._lengths = [len(ids) for ids in self._ids]
+        self._columns = columns  # a number for each row
+        self.sizes = self._sizes()
+        """The least that these rows take."""
+
+    def _sizes(self) -> Sizes:
+        if self._pixels is not None:
+            return Sizes(0, max(2, self.number), 0)  # a program takes no batch of one for any other
+        tokens, longest = _aligned(sum(self._lengths)), _aligned(max(self._lengths))
+        if not self._queries:
+            return Sizes(tokens, self.number + 1, longest)
+        pairs = max(2, self.number)
+        return Sizes(tokens, self._queries + pairs + 1, longest, pairs, _aligned(max(self._lengths[: self._queries])))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens without the dummy's."""
+        return sum(self._lengths)
+
+    def write(self, inputs: Mapping[str, Array], sizes: Sizes) -> None:
+        """Write the inputs of a program.
+
+        Args:
+            inputs: where, as `Layout.views` gives them out.
+            sizes: of those; at least this pack's.
+        """
+        if self._pixels is not None:
+            np.stack(self._pixels, out=inputs["pixels"][: self.number])
+            inputs["pixels"][self.number :] = 0
+            return
+        texts = len(self._ids)
+        places: slice | NDArray[np.int64] = slice(0, texts)
+        if self._queries:
+            places = np.arange(texts)
+            places[self._queries :] += sizes.queries - self._queries
+        lengths = np.zeros(sizes.rows, np.int32)
+        lengths[places] = self._lengths
+        used = self.tokens
+        lengths[-1] = sizes.tokens - used
+        starts, position, ids = inputs["starts"], inputs["position"], inputs["ids"]
+        starts[0] = 0
+        np.cumsum(lengths, out=starts[1:])
+        inputs["row"][:] = np.repeat(np.arange(sizes.rows, dtype=np.int32), lengths)
+        np.subtract(np.arange(sizes.tokens, dtype=np.int32), np.repeat(starts[:-1], lengths), out=position)
+        np.concatenate(self._ids, out=ids[:used], casting="unsafe")
+        ids[used:] = 0
+        for name, values in self._columns.items():
+            inputs[name][:] = 0
+            inputs[name][places] = values
+        if self._queries:
+            inputs["query"][: self.number] = self._query
+            inputs["query"][self.number :] = 0
+        if "visible" in inputs:
+            visible, keys = inputs["visible"], inputs["keys"]
+            visible[:] = lengths
+            visible[places] = self._own
+            seen = np.flatnonzero(position < np.repeat(visible, lengths))
+            keys[: len(seen)] = seen
+            keys[len(seen) :] = 0  # belong to no row
+
+
+class Layout:
+    """Where a program's inputs lie in a buffer of int32."""
+
+    def __init__(self, names: Sequence[str], sizes: Sizes, image: tuple[int, ...] = ()) -> None:
+        """Lay out inputs of some sizes.
+
+        Args:
+            names: the program's inputs, in order.
+            sizes: their sizes.
+            image: the shape of an image.
+        """
+        shapes = {
+            "starts": (sizes.rows + 1,),
+            **dict.fromkeys(("ids", "position", "row", "keys"), (sizes.tokens,)),
+            **dict.fromkeys(("first_length", "prompt_length", "visible"), (sizes.rows,)),
+            "query": (sizes.pairs,),
+            "pixels": (sizes.rows, *image),
+        }
+        self.sections: dict[str, tuple[int, int, tuple[int, ...]]] = {}
+        """Begin and end of each input, and its shape."""
+        self.size = 0
+        """Of the buffer."""
+        for name in names:
+            if name in EMPTY:
+                continue
+            shape = shapes[name]
+            count = -(-int(np.prod(shape)) // 4) if name == "pixels" else shape[0]
+            self.sections[name] = (self.size, self.size + count, shape)
+            self.size += -(-count // SECTION) * SECTION
+
+    def views(self, buffer: Ints) -> dict[str, Array]:
+        """The inputs in a buffer."""
+        return {
+            name: buffer[begin:end].view(np.uint8)[: int(np.prod(shape))].reshape(shape)
+            if name == "pixels"
+            else buffer[begin:end]
+            for name, (begin, end, shape) in self.sections.items()
+        }
+
+
+def _aligned(tokens: int) -> int:
+    return -(-tokens // ALIGNMENT) * ALIGNMENT
+
+
+def _distinct(values: Sequence[Array]) -> tuple[list[Array], list[int]]:
+    """The distinct values, and which of them each was."""
+    known: dict[bytes, int] = {}
+    found: list[Array] = []
+    which = []
+    for value in values:
+        index = known.setdefault(value.tobytes(), len(found))
+        if index == len(found):
+            found.append(value)
+        which.append(index)
+    return found, which
+
+
+def _expanded(ids: Array, expansion: Expansion | None, field: str) -> tuple[Array, int]:
+    """A row filled up if it is short, and how many of its tokens are seen."""
+    if expansion is None or field != expansion.field or len(ids) >= expansion.length:
+        return ids, len(ids)
+    filled = np.full(expansion.length, expansion.token, ids.dtype)
+    filled[: len(ids)] = ids
+    return filled, expansion.length if expansion.attended else len(ids)

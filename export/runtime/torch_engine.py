@@ -1,0 +1,303 @@
+"""Runs a torch program on a GPU or a CPU: rows of any length in, one vector or score per row out.
+
+Entries of the torch backend hold a copy of this file; the export verifies with it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from .compiled import COMPILED, compiled_staleness, load_compiled
+from .contract import FIELDS, Row
+from .execution import Execution, cut
+from .inputs import EMPTY, Ints, Layout, Pack, Sizes
+from .operators import has_flash
+from .program import SPEC, TYPES, ProgramSpec, load
+
+Program = Callable[[list[Tensor]], Tensor]
+"""Takes the inputs in the order of the specification."""
+
+GRAPH_TOKENS = (32, 64, 128, 256, 512, 1024, 2048)
+"""Tokens of executions that are recorded. Larger ones keep a GPU busy for longer than their launch takes."""
+GRAPH_ROWS = (1, 16, 128)
+"""Texts or pairs of those."""
+GRAPH_IMAGES = (2, 4, 8, 16)
+GRAPH_QUERY_TOKENS = 256
+"""Tokens of the query of recorded pairs."""
+
+
+class Engine:
+    """A program on its device. Not thread-safe: each Triton instance has one."""
+
+    def __init__(self, graph: Path, precision: str | None = None, device: str = "cpu") -> None:
+        """Load a program as the export writes it, compiled if it was compiled for this machine.
+
+        Args:
+            graph: program.pt2, among its other files.
+            precision: the program's, if it is given.
+            device: such as "cpu" or "cuda:0".
+
+        Raises:
+            ProgramError: the program cannot be run here.
+        """
+        folder = graph.parent
+        self.spec = ProgramSpec.read(folder / SPEC)
+        if precision not in {None, self.spec.precision}:
+            raise ValueError(f"the program computes in {self.spec.precision}, not in {precision}")
+        self.precision = self.spec.precision
+        self.device = torch.device(device)
+        self.fields = tuple(field for field in FIELDS if field.name in self.spec.fields)
+        expansion = self.spec.expansion
+        self._least = [
+            expansion.length if expansion is not None and field.name == expansion.field else 0 for field in self.fields
+        ]
+        self.width = self.spec.width
+        self.tokens = 0
+        """Computed so far."""
+        self.padding = 0
+        """Tokens computed so far that fill up."""
+        program = load(folder, self.device)
+        self.uncompiled = compiled_staleness(folder, self.device)
+        """Why the program is not compiled; None if it is."""
+        self._program: Program = _eager(program)
+        if self.uncompiled is None:
+            try:
+                self._program = load_compiled(folder / COMPILED, program, self.device)
+            except RuntimeError as exc:
+                self.uncompiled = f"torch does not load {COMPILED}: {exc}"
+        self.padded = self.spec.padded or not has_flash(self.device, TYPES[self.precision])
+        """Whether memory grows with rows x longest."""
+        self.execution = Execution.read(folder)
+        self._image = _image(self.spec, program)
+        self._buckets: list[Bucket] = []
+        self._stream: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":  # pragma: needs a GPU
+            self.execution = self.execution.within(torch.cuda.mem_get_info(self.device)[0])
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+            self.prepare(buckets(self.spec, padded=self.padded))
+        self.description = _description(self)
+        """How it computes, for the log."""
+        self._stagings = cycle([Staging(pinned=self._stream is not None) for _ in range(2)])
+
+    def prepare(self, sizes: Iterable[Sizes]) -> None:
+        """Prepare executions of some sizes, which smaller packs then use. On a GPU they are recorded as CUDA graphs."""
+        graph = None
+        found = []
+        for one in sorted(sizes, key=_order, reverse=True):  # smaller graphs find room in the memory of larger ones
+            bucket = Bucket(self.spec.inputs, one, self._image, self.device)
+            bucket.run = partial(self._program, bucket.arguments)
+            if self._stream is not None:  # pragma: needs a GPU
+                graph, output = _record(bucket.run, self._stream, graph)
+                bucket.run = partial(_replay, graph, output)
+            found.append(bucket)
+        self._buckets = found[::-1]
+
+    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Compute every row, [N, width], in the order given.
+
+        Raises:
+            RuntimeError: a row does not fit into memory.
+        """
+        packs = cut([self._cost(row) for row in rows], self.execution, self.spec.heads if self.padded else 0)
+        order = [index for pack in packs for index in pack]
+        results = torch.empty(len(rows), self.width, pin_memory=self._stream is not None)
+        with torch.inference_mode(), self._scope():
+            begin = 0
+            for pack in packs:
+                self._compute([rows[index] for index in pack], results[begin : begin + len(pack)])
+                begin += len(pack)
+            if self._stream is not None:  # pragma: needs a GPU
+                self._stream.synchronize()
+        ordered = np.empty((len(rows), self.width), np.float32)
+        ordered[order] = results.numpy()
+        return ordered
+
+    def _scope(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
+
+    def _cost(self, row: Row) -> int:
+        """Tokens of a row, at most: a query that other rows have too is computed once."""
+        return sum(
+            max(field.cost(value), least) for field, value, least in zip(self.fields, row, self._least, strict=True)
+        )
+
+    def _compute(self, rows: Sequence[Row], results: Tensor) -> None:
+        """Start to compute a pack or, if there is no memory for it, its halves."""
+        try:
+            self._start(Pack(self.spec.fields, rows, self.spec.expansion), results)
+        except RuntimeError as exc:
+            if len(rows) == 1 or not self._lacks_memory(exc):
+                raise
+        else:
+            return
+        # Outside of the handler, whose exception holds the tensors.
+        if self._stream is not None:  # pragma: needs a GPU
+            torch.cuda.empty_cache()
+        half = len(rows) // 2
+        self._compute(rows[:half], results[:half])
+        self._compute(rows[half:], results[half:])
+
+    def _lacks_memory(self, exc: RuntimeError) -> bool:
+        """Compiled programs and the allocator of a CPU raise no class of their own."""
+        return isinstance(exc, torch.OutOfMemoryError) or self.uncompiled is None or "allocate memory" in str(exc)
+
+    def _start(self, pack: Pack, results: Tensor) -> None:
+        bucket = next((bucket for bucket in self._buckets if bucket.sizes.holds(pack.sizes)), None)
+        sizes = pack.sizes if bucket is None else bucket.sizes
+        layout = Layout(self.spec.inputs, sizes, self._image) if bucket is None else bucket.layout
+        staging = next(self._stagings)
+        pack.write(layout.views(staging.take(layout.size)), sizes)
+        if bucket is None:
+            buffer = torch.empty(layout.size, dtype=torch.int32, device=self.device)
+            staging.copy_to(buffer)
+            output = self._program(arguments(self.spec.inputs, layout, sizes, buffer))
+        else:
+            staging.copy_to(bucket.buffer)
+            output = bucket.run()
+        results.copy_(output[: pack.number], non_blocking=True)
+        self.tokens += pack.tokens
+        self.padding += sizes.tokens - pack.tokens
+
+
+class Bucket:
+    """An execution of one size, with memory of its own for its inputs."""
+
+    def __init__(self, names: Sequence[str], sizes: Sizes, image: tuple[int, ...], device: torch.device) -> None:
+        """Lay out the inputs, all of them 0.
+
+        Args:
+            names: the program's inputs.
+            sizes: of the execution.
+            image: the shape of an image.
+            device: where the program runs.
+        """
+        self.sizes = sizes
+        self.layout = Layout(names, sizes, image)
+        self.buffer = torch.zeros(self.layout.size, dtype=torch.int32, device=device)
+        self.arguments = arguments(names, self.layout, sizes, self.buffer)
+        self.run: Callable[[], Tensor]
+        """Compute the output of what is in the buffer."""
+
+
+class Staging:
+    """Memory of the host that inputs are written to and copied from."""
+
+    def __init__(self, *, pinned: bool) -> None:
+        """Take no memory yet.
+
+        Args:
+            pinned: whether a GPU copies it while the host goes on.
+        """
+        self._pinned = pinned
+        self._memory = torch.empty(0, dtype=torch.int32)
+        self._copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
+
+    def take(self, size: int) -> Ints:
+        """The memory, once its last copy is done."""
+        if self._copied is not None:  # pragma: needs a GPU
+            self._copied.synchronize()
+        if size > len(self._memory):
+            self._memory = torch.empty(max(size, 1 << 14), dtype=torch.int32, pin_memory=self._pinned)
+        self._size = size
+        taken: Ints = self._memory.numpy()[:size]
+        return taken
+
+    def copy_to(self, buffer: Tensor) -> None:
+        """Start to copy what was taken."""
+        buffer.copy_(self._memory[: self._size], non_blocking=True)
+        if self._copied is not None:  # pragma: needs a GPU
+            self._copied.record()
+
+
+def arguments(names: Sequence[str], layout: Layout, sizes: Sizes, buffer: Tensor) -> list[Tensor]:
+    """The inputs of a program in a buffer on its device."""
+    found = []
+    for name in names:
+        if name in EMPTY:
+            found.append(torch.empty(getattr(sizes, name), 0, device=buffer.device))
+            continue
+        begin, end, shape = layout.sections[name]
+        section = buffer[begin:end]
+        found.append(section.view(torch.uint8)[: int(np.prod(shape))].view(shape) if name == "pixels" else section)
+    return found
+
+
+def buckets(spec: ProgramSpec, *, padded: bool) -> list[Sizes]:
+    """The sizes of executions worth recording.
+
+    Args:
+        spec: of the program.
+        padded: whether its work grows with rows x longest, which many short rows would then pay for.
+    """
+    if "pixels" in spec.inputs:
+        return [Sizes(0, images, 0) for images in GRAPH_IMAGES]
+    rows = GRAPH_ROWS[:1] if padded else GRAPH_ROWS
+    sizes = [(tokens, count) for tokens in GRAPH_TOKENS for count in rows if 2 * count <= tokens]
+    if "query" not in spec.inputs:
+        return [Sizes(tokens, count + 1, tokens) for tokens, count in sizes]
+    return [
+        Sizes(tokens, pairs + 2, tokens, pairs, min(tokens, GRAPH_QUERY_TOKENS))
+        for tokens, count in sizes
+        for pairs in [max(2, count)]
+    ]
+
+
+def _description(engine: Engine) -> str:
+    """Say which program serves, where, and how much of it at once."""
+    where = "a CPU"
+    if engine.device.type == "cuda":  # pragma: needs a GPU
+        where = torch.cuda.get_device_name(engine.device)
+    how = "compiled" if engine.uncompiled is None else f"not compiled, because {engine.uncompiled}"
+    limits = engine.execution
+    return f"{engine.precision} on {where}, {how}; up to {limits.tokens} tokens and {limits.rows} rows at once"
+
+
+def _order(sizes: Sizes) -> tuple[int, int]:
+    return sizes.tokens, sizes.rows
+
+
+def _eager(program: ExportedProgram) -> Program:
+    module = program.module(check_guards=False)
+    module._forward_pre_hooks.clear()  # they compare sizes with the program's limits, which takes a millisecond
+
+    def run(inputs: list[Tensor]) -> Tensor:
+        result: Tensor = module(*inputs)
+        return result
+
+    return run
+
+
+def _image(spec: ProgramSpec, program: ExportedProgram) -> tuple[int, ...]:
+    """The shape of an image, if the program takes images."""
+    if "pixels" not in spec.inputs:
+        return ()
+    name = program.graph_signature.user_inputs[spec.inputs.index("pixels")]
+    (pixels,) = (node for node in program.graph.nodes if node.name == name)
+    return tuple(map(int, pixels.meta["val"].shape[1:]))
+
+
+def _record(  # pragma: needs a GPU
+    run: Callable[[], Tensor], stream: torch.cuda.Stream, before: torch.cuda.CUDAGraph | None
+) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """Record a run as a CUDA graph, in the memory of the one before, and return it with the memory of its output."""
+    with torch.inference_mode(), torch.cuda.stream(stream):
+        for _ in range(2):  # kernels are loaded, and libraries take their memory
+            run()
+        stream.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=before.pool() if before else None, stream=stream):
+            output = run()
+    return graph, output
+
+
+def _replay(graph: torch.cuda.CUDAGraph, output: Tensor) -> Tensor:  # pragma: needs a GPU
+    graph.replay()
+    return output
