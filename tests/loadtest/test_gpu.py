@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from loadtest.experiments.gpu import device, plan
-from loadtest.experiments.gpu.peers import cut
+from loadtest.experiments.gpu import device, engine, export, peers, plan, verify
 from loadtest.experiments.gpu.results import (
     Built,
     Exact,
@@ -132,4 +131,29 @@ def test_packages_that_are_missing_are_named() -> None:
 
 def test_batches_of_peers_hold_rows_of_similar_length_within_their_budget() -> None:
     lengths = [1, 8192, 8000, 20, 16384, 30]
-    assert list(cut(lengths)) == [[4], [1, 2], [5, 3, 0]]
+    assert list(peers.cut(lengths)) == [[4], [1, 2], [5, 3, 0]]
+
+
+@pytest.mark.timeout(900)
+def test_stages_without_a_server_run_on_a_cpu(tmp_path: Path) -> None:
+    trial = replace(plan.QUICK, folder=tmp_path, families=("BERT",), singles=3)
+    device.take_one_thread()
+    results, left_out = Results(device.describe()), dict[str, str]()
+    for stage in (export, verify, engine, peers):
+        stage.run(trial, results, left_out.__setitem__)
+    assert [one.role for one in results.families] == ["text-embedding", "cross-encoder"]
+    assert all(one.worst <= 1e-6 for one in (*results.families, *results.verified))
+    assert [(one.lengths, one.batch) for one in results.throughput] == [
+        ("16", 1),
+        ("16", 8),
+        ("mixed", 1),
+        ("mixed", 8),
+    ]
+    assert all(one.error <= 1e-6 for one in results.long_rows)
+    assert {one.engine for one in results.compared} == {"conch", "sentence-transformers with sdpa", "ONNX Runtime"}
+    assert set(left_out) == {
+        "weights of tiny",
+        "memory of long rows",
+        "sentence-transformers with flash attention, tiny",
+    }
+    assert len(gpu.render(results).split("\n\n")) == 12  # the machine, titles and tables of five stages, the rest
