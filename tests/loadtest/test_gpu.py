@@ -4,11 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from loadtest.experiments.gpu import device, engine, export, peers, plan, verify
 from loadtest.experiments.gpu.results import (
@@ -134,10 +136,18 @@ def test_batches_of_peers_hold_rows_of_similar_length_within_their_budget() -> N
     assert list(peers.cut(lengths)) == [[4], [1, 2], [5, 3, 0]]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    device.take_one_thread()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("one_thread")
 def test_stages_without_a_server_run_on_a_cpu(tmp_path: Path) -> None:
     trial = replace(plan.QUICK, folder=tmp_path, families=("BERT",), singles=3)
-    device.take_one_thread()
     results, left_out = Results(device.describe()), dict[str, str]()
     for stage in (export, verify, engine, peers):
         stage.run(trial, results, left_out.__setitem__)
