@@ -22,8 +22,10 @@ from loadtest.experiments.gpu.results import (
     Results,
     Served,
     Throughput,
+    reason,
 )
 from loadtest.reports import gpu
+from loadtest.tools.client import BenchmarkError
 from loadtest.tools.perf_analyzer import Perf
 from loadtest.tools.results import store
 
@@ -100,6 +102,12 @@ def test_mixed_texts_are_as_long_as_those_of_the_stored_figures() -> None:
     assert (min(drawn), max(drawn)) == plan.MIXED_LIMITS
     assert 33 < np.mean(drawn) < 36
     assert plan.lengths(16, 3) == [16, 16, 16]
+
+
+def test_errors_are_told_in_one_line() -> None:
+    log = BenchmarkError("no answer; the end of log:\nstarting\nserve: libpython3.12 is missing\n")
+    assert reason(log) == "BenchmarkError: no answer; the end of log: ... serve: libpython3.12 is missing"
+    assert reason(ValueError()) == "ValueError: "
 
 
 def test_models_can_be_chosen() -> None:

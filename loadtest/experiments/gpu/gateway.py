@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from loadtest.experiments.gpu.plan import MIXED, Model, Plan, lengths, source
-from loadtest.experiments.gpu.results import LeaveOut, Results, Served
+from loadtest.experiments.gpu.results import LeaveOut, Results, Served, reason
 from loadtest.tools import servers
 from loadtest.tools.client import BenchmarkError
 from loadtest.tools.load import load_with
@@ -76,7 +76,7 @@ def _servers(plan: Plan, model: Model, leave_out: LeaveOut) -> Iterator[list[Ser
             try:
                 server = stack.enter_context(servers.run(name, arguments, port, "/health", log, ENVIRONMENT, {}))
             except BenchmarkError as exc:
-                leave_out(name, f"did not start: {exc}".splitlines()[0])
+                leave_out(name, reason(exc))
             else:
                 started.append(server)
         yield started
