@@ -22,7 +22,7 @@ Pooling = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "we
 PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
     "python": ("bf16", "fp32", "int8"),
     "torch": ("fp16", "bf16", "fp32"),
-    "onnxruntime": ("fp32", "fp16"),
+    "onnxruntime": ("fp16", "fp32"),
     "tensorrt": ("fp16", "fp32"),
 }
 """The precisions of each backend, the default first. On a processor without bf16, bf16 means fp32."""

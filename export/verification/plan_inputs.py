@@ -7,7 +7,7 @@ import torch
 
 from export.manifest import ModelSpec
 from export.packing.memory import max_batch_size
-from export.plans.build import CASES, SPEC, Case, save_cases
+from export.plans.gate import CASES, SPEC, Case, save_cases
 from export.plans.profiles import PlanSpec, Profile, image_profiles, length_buckets, text_profiles, write_spec
 from export.runtime.contract import Row, Tokens
 from export.tower import Tower

@@ -128,16 +128,13 @@ def check_cuda(available: Sequence[str], used: Sequence[str]) -> None:
 def cuda_options(fields: Sequence[Field]) -> dict[str, str]:
     """The CUDA options, here and at the server: onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
 
-    The number of tokens is new in every batch: the arena would keep its peak, and a search for the fastest convolution
-    would start again. Products of TF32 have 10 bits of mantissa, which for some rerankers is not fp32 and for positions
-    is not enough. It is enough for images, and cuDNN has no convolution in fp16 without it.
+    A search for the fastest convolution would start again for every number of rows. Products of TF32 have 10 bits of
+    mantissa, which for some rerankers is not fp32 and for positions is not enough. It is enough for images, and cuDNN
+    has no convolution in fp16 without it. The arena keeps the default strategy: extended to the exact size of a request
+    (kSameAsRequested), it grows with every batch larger than all before.
     """
     is_text = any(isinstance(field, Tokens) for field in fields)
-    return {
-        "arena_extend_strategy": "kSameAsRequested",
-        "cudnn_conv_algo_search": "HEURISTIC",
-        "use_tf32": "0" if is_text else "1",
-    }
+    return {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0" if is_text else "1"}
 
 
 def _providers(fields: Sequence[Field]) -> Sequence[str | tuple[str, Mapping[str, str]]]:
