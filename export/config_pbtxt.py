@@ -6,12 +6,14 @@ import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export.manifest import Backend, ModelSpec
+from export.manifest import HINTS, Backend, ModelSpec
 from export.packing.memory import max_batch_size
 from export.plans.profiles import length_buckets
 from export.runtime.contract import IMAGE_EMBEDDING, Array, Field, Parameters, Tokens, write_parameters
+from export.runtime.execution import Execution
+from export.runtime.program import PROGRAM
 from export.tower import Tower
-from export.verification.runners import HINTS, cuda_options
+from export.verification.runners import cuda_options
 
 WARMUP_TOKENS = 32
 TYPES: Mapping[str, int] = {"int32": pb.TYPE_INT32, "int64": pb.TYPE_INT64, "uint8": pb.TYPE_UINT8}
@@ -169,6 +171,8 @@ def _parameters(spec: ModelSpec, tower: Tower) -> Parameters:
         parameters["graph"] = "model.xml" if spec.computes_in == "int8" else "model.onnx"
         parameters["precision"] = HINTS[spec.computes_in] or ""
     elif spec.backend == "torch":
-        parameters["graph"] = "program.pt2"
+        parameters["graph"] = PROGRAM
+        if tower.vocabulary is not None:
+            parameters["batch_tokens"] = Execution().tokens
         parameters["precision"] = spec.computes_in
     return {**parameters, **tower.parameters}

@@ -34,7 +34,7 @@ from loadtest.tools import tiny
 PAGE = Path("docs/repository-entry.md").read_text()
 SAID: Mapping[str, Any] = {"aliases": ("a", "b"), "default": True, "license": "MIT"}
 INSTRUCT = {"query": "Instruct: find shells\nQuery: "}
-ENTRIES = 16
+ENTRIES = 24
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[ModelSpec]:
 @pytest.fixture(scope="module")
 def configs(specs: list[ModelSpec]) -> list[pb.ModelConfig]:
     """The config of every tower, for each backend in one of its precisions."""
-    backends: tuple[Backend, ...] = ("python", "tensorrt")
+    backends: tuple[Backend, ...] = ("python", "torch", "tensorrt")
     found = []
     for spec in specs:
         sources = resolve(spec)

@@ -11,15 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from export.errors import SourceError
-from export.manifest import ModelSpec, Precision
+from export.manifest import HINTS, NAMES, ModelSpec, Precision
 from export.runtime.contract import Array, Field, Row, Tokens
 from export.runtime.engine import Engine
 from export.runtime.torch_engine import Engine as TorchEngine
-
-HINTS: Mapping[Precision, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
-"""OpenVINO's hint for a precision of the python backend. None lets it choose bf16, where the processor has that."""
-NAMES: Mapping[str, Precision] = {"f32": "fp32", "bf16": "bf16"}
-"""The precision for what OpenVINO says it computes in."""
 
 CUDA = "CUDAExecutionProvider"
 """The GPU provider of `onnxruntime-gpu`. A CPU rounds weights to fp16 but computes in fp32: it verifies less."""
