@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint fast coverage test slow-export slow-others bench perf chaos hostile soak audit compat images manifests scale evaluate precisions parity pictogram \
+.PHONY: help install serve check lint fast coverage test slow-export slow-others bench gpu perf chaos hostile soak audit compat images manifests scale evaluate precisions parity pictogram \
 	screenshots swagger format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
@@ -60,6 +60,12 @@ bench: .venv/dev .baseline/installed ## measure throughput next to infinity-emb,
 	$(BIN)/python -m loadtest.experiments.stages
 	$(BIN)/python -m loadtest.experiments.perf
 	$(BIN)/python -m loadtest.reports.performance
+
+# Nothing is installed: torch with CUDA comes from the machine, in .venv or in another environment (GPU_PYTHON=python3).
+gpu: ## measure the torch backend on this machine's GPU, and write docs/performance.md (ten minutes)
+	$(GPU_PYTHON) -m loadtest.experiments.gpu $(ARGS)
+	$(GPU_PYTHON) -m loadtest.reports.gpu
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 
 perf: .venv/dev ## measure Triton and the gateway with perf_analyzer
 	$(BIN)/python -m loadtest.experiments.perf $(ARGS)

@@ -225,8 +225,8 @@ def _report(entries: Sequence[Entry]) -> Table:
 def _notes(entries: Sequence[Entry]) -> Iterator[str]:
     """Messages about entries, in addition to their measurements."""
     for entry in entries:
-        if "not_bf16" in entry.proof:
-            yield f"{entry.folder.name} is served in fp32: {entry.proof['not_bf16']}"
+        for reason in entry.proof["rejected"].values():
+            yield f"{entry.folder.name} is served in {entry.proof['precision']}: {reason}"
         if entry.proof["backend"] == "tensorrt" and not (entry.folder / "1" / PLAN).is_file():
             yield f"{entry.folder.name}: build its plan with `python -m export.plans ENTRY` in the serving image"
 

@@ -15,16 +15,21 @@ from export.rerankers import RERANKERS
 MANIFEST = Path(__file__).with_name("models.toml")
 
 Task = Literal["text-embedding", "cross-encoder", "late-interaction", "image-text"]
-Backend = Literal["python", "onnxruntime", "tensorrt"]
+Backend = Literal["python", "torch", "onnxruntime", "tensorrt"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Pooling = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
 
 PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
     "python": ("bf16", "fp32", "int8"),
-    "onnxruntime": ("fp32", "fp16"),
+    "torch": ("fp16", "bf16", "fp32"),
+    "onnxruntime": ("fp16", "fp32"),
     "tensorrt": ("fp16", "fp32"),
 }
 """The precisions of each backend, the default first. On a processor without bf16, bf16 means fp32."""
+HINTS: Mapping[Precision, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
+"""OpenVINO's hint for a precision of the python backend. None lets it choose bf16, where the processor has that."""
+NAMES: Mapping[str, Precision] = {"f32": "fp32", "bf16": "bf16"}
+"""The precision for what OpenVINO says it computes in."""
 ENDPOINTS: Mapping[str, tuple[Task, ...]] = {
     "/v1/embeddings": ("text-embedding", "image-text"),
     "/v1/rerank": ("cross-encoder", "late-interaction"),
@@ -68,6 +73,10 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     backend: Backend = "python"
     precision: Precision | None = None
     """One of PRECISIONS, the first by default."""
+    instances: Annotated[int, Meta(ge=1)] = 1
+    """Instances on each GPU, for backends that run on GPUs."""
+    gpus: tuple[Annotated[int, Meta(ge=0)], ...] = ()
+    """The device ids of the GPUs to serve on; all visible ones by default."""
     pooling: Pooling | None = None
     """The pooling, for sources that do not say."""
     prompts: dict[Annotated[str, Meta(min_length=1)], str] = {}
@@ -216,8 +225,19 @@ def _check(path: Path, spec: ModelSpec) -> None:
         raise ManifestError(
             f"{path.name} [{spec.name}] precision: backend {spec.backend!r} supports {', '.join(offered)}"
         )
+    for key in ("instances", "gpus"):
+        if spec.backend == "python" and getattr(spec, key) not in (1, ()):
+            raise ManifestError(f"{path.name} [{spec.name}] {key}: backend 'python' runs on the CPU")
     if spec.precision == "int8" and spec.task != "text-embedding":
         raise ManifestError(f"{path.name} [{spec.name}] precision: int8 is supported for text-embedding only")
+    _check_template(path, spec)
+    for key, tasks in TASKS_OF.items():
+        if getattr(spec, key) not in (None, (), {}) and spec.task not in tasks:
+            raise ManifestError(f"{path.name} [{spec.name}] {key}: is supported for {' and '.join(tasks)} only")
+
+
+def _check_template(path: Path, spec: ModelSpec) -> None:
+    """Refuse a decoder reranker's prompt that has no place for its parts."""
     if spec.template is not None and spec.template not in RERANKERS:
         places = re.findall(r"\{(?:query|document)\}", spec.template)
         if places != ["{query}", "{document}"] or spec.template.count("{instruction}") > 1:
@@ -231,6 +251,3 @@ def _check(path: Path, spec: ModelSpec) -> None:
             )
     if spec.false_token is not None and spec.true_token is None:
         raise ManifestError(f"{path.name} [{spec.name}] true_token: required with false_token")
-    for key, tasks in TASKS_OF.items():
-        if getattr(spec, key) not in (None, (), {}) and spec.task not in tasks:
-            raise ManifestError(f"{path.name} [{spec.name}] {key}: is supported for {' and '.join(tasks)} only")

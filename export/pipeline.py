@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from msgspec.structs import replace
 from export import config_pbtxt
 from export.entry import PROOF, Proofs, fingerprint, versions
 from export.errors import ExportError, ParityError
-from export.graphs import fp16, int8, trace
-from export.manifest import ModelSpec
+from export.graphs import fp16, int8, program, trace
+from export.manifest import Backend, ModelSpec, Precision
 from export.packing.memory import Attention
 from export.plans import toolkit
 from export.plans.build import build_plan, timing_cache
@@ -26,6 +27,11 @@ from export.verification.parity import verify
 from export.verification.tolerances import Parity, Speed
 
 RUNTIME = Path(__file__).parent / "runtime"
+RUNTIMES: Mapping[Backend, Sequence[str]] = {
+    "python": ("engine",),
+    "torch": ("torch_engine", "program", "operators", "inputs", "execution", "compiled", "freshness"),
+}
+"""The modules of RUNTIME that the entries of a backend hold a copy of, beside the model and the contract."""
 
 
 def make(spec: ModelSpec, sources: Sources, scratch: Path, repository: Path, progress: Progress) -> Proofs:
@@ -67,10 +73,8 @@ def _write(spec: ModelSpec, tower: Tower, folder: Path, revision: str, progress:
     """Write an entry and return its proof."""
     started = time.monotonic()
     version = folder / "1"
-    version.mkdir(parents=True)
-    graph = _write_graph(spec, tower, version / "model.onnx", progress)
+    chosen, graph, measured = _write_verified(spec, tower, version, progress)
     files = [graph.name, *sorted(file.name for file in version.iterdir() if file != graph)]
-    chosen, measured = _choose_precision(spec, tower, graph, progress)
     _write_files(chosen, tower, folder)
     proof = {
         "fingerprint": fingerprint(spec),
@@ -92,9 +96,54 @@ def _write(spec: ModelSpec, tower: Tower, folder: Path, revision: str, progress:
     return proof
 
 
-def _write_graph(spec: ModelSpec, tower: Tower, path: Path, progress: Progress) -> Path:
-    """Write the graph in the requested precision, and return its file."""
+def _write_verified(
+    spec: ModelSpec, tower: Tower, version: Path, progress: Progress
+) -> tuple[ModelSpec, Path, dict[str, Any]]:
+    """Write the graph in the first precision that is exact enough for this model.
+
+    Returns:
+        The table with this precision, the graph's file and the measured part of the proof, which has the reason against
+        each precision that was tried before.
+    """
+    rejected: dict[str, str] = {}
+    found: dict[str, Any] = {"parity": [], "speed": []}
+    precisions = _precisions(spec, tower)
+    if spec.backend == "torch" and spec.precision != "fp32":
+        # In fp32 first: rounding would hide what is wrong with the program.
+        exact = replace(spec, precision="fp32")
+        found = _verify(exact, tower, _write_graph(exact, tower, version, progress), progress)
+    for precision in precisions:
+        tried = replace(spec, precision=precision)
+        graph = _write_graph(tried, tower, version, progress)
+        try:
+            measured = _verify(tried, tower, graph, progress)
+        except ParityError as exc:
+            if precision == precisions[-1]:
+                raise
+            rejected[precision] = str(exc)
+            continue
+        break
+    return tried, graph, {"rejected": rejected, **{key: found[key] + measured[key] for key in found}}
+
+
+def _precisions(spec: ModelSpec, tower: Tower) -> Sequence[Precision]:
+    """The precisions to try, one after the other: the one that the table names, or those of the backend."""
+    if spec.precision is not None:
+        return (spec.precision,)
+    if spec.backend == "torch":
+        return ("bf16", "fp16", "fp32") if program.is_causal(tower) else ("fp16", "bf16", "fp32")
+    return ("bf16", "fp32") if spec.backend == "python" else (spec.computes_in,)
+
+
+def _write_graph(spec: ModelSpec, tower: Tower, version: Path, progress: Progress) -> Path:
+    """Write the graph in the requested precision, alone in its folder, and return its file."""
+    if version.exists():
+        shutil.rmtree(version)
+    version.mkdir(parents=True)
     progress(f"trace {tower.name}")
+    if spec.backend == "torch":
+        return program.write(tower, version, spec.computes_in)
+    path = version / "model.onnx"
     trace.trace(tower, path, ragged=spec.backend != "tensorrt", slices=Attention.of(spec, tower).slices)
     if spec.computes_in == "fp16":
         progress(f"convert {tower.name} to fp16")
@@ -107,13 +156,13 @@ def _write_graph(spec: ModelSpec, tower: Tower, path: Path, progress: Progress) 
 
 def _write_files(spec: ModelSpec, tower: Tower, folder: Path) -> None:
     """Write the other files of an entry: for Triton, the gateway, model.py and the TensorRT plan."""
-    if spec.backend == "python":
+    if spec.backend in RUNTIMES:
         shutil.copy(RUNTIME / "model.py", folder / "1")
         package = folder / "1" / "conch_runtime"
         package.mkdir()
-        for name in ("__init__.py", "contract.py", "engine.py"):
-            shutil.copy(RUNTIME / name, package)
-    if spec.backend == "tensorrt":
+        for name in ("__init__", "contract", *RUNTIMES[spec.backend]):
+            shutil.copy(RUNTIME / f"{name}.py", package)
+    if spec.backend in {"tensorrt", "torch"}:
         plan_inputs.write(spec, tower, folder)
     if tower.vocabulary is not None:
         tower.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
@@ -121,23 +170,6 @@ def _write_files(spec: ModelSpec, tower: Tower, folder: Path) -> None:
     (folder / "warmup").mkdir()
     for name, data in config_pbtxt.warmup(tower).items():
         (folder / "warmup" / name).write_bytes(data.tobytes())
-
-
-def _choose_precision(
-    spec: ModelSpec, tower: Tower, path: Path, progress: Progress
-) -> tuple[ModelSpec, dict[str, Any]]:
-    """Verify the graph, and choose fp32 if the table names no precision and bf16 is not exact enough for this model.
-
-    The proof then records the reason.
-    """
-    try:
-        return spec, _verify(spec, tower, path, progress)
-    except ParityError as exc:
-        if spec.precision is not None or spec.backend != "python":
-            raise
-        reason = str(exc)
-    spec = replace(spec, precision="fp32")
-    return spec, {"not_bf16": reason, **_verify(spec, tower, path, progress)}
 
 
 def _verify(spec: ModelSpec, tower: Tower, path: Path, progress: Progress) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from export.runtime.contract import Field, Parameters, Role, Row
+from export.runtime.inputs import Expansion
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,5 +43,7 @@ class Tower:
     vocabulary: Vocabulary | None = None
     packed: bool = False
     """Whether its graph computes real tokens only, and no padding."""
+    expansion: Expansion | None = None
+    """What a host fills rows up with. A graph does so itself."""
     parameters: Parameters = field(default_factory=Parameters)
     """The gateway's parameters that only some towers have."""

@@ -14,49 +14,9 @@ from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from export.loading.models import Model
-from export.packing.rows import columns
-
-MASKED_SCORE = -1e4
-"""Attention score of a key that is not seen. Its softmax weight is 0 in every precision, and, unlike -inf or the
-lowest float32, it survives a cast to float16."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """The positions of the T tokens of N packed rows; L is the length of the longest row."""
-
-    length: Tensor
-    """int64 [N], the tokens of each row, at least 1."""
-    start: Tensor
-    """int64 [N], where each row begins in the packed sequence."""
-    position: Tensor
-    """int64 [T], the place of each token in its row, from 0."""
-    padding: Tensor
-    """int64 [N, L], the token that each cell of the padded form takes: behind the row's last one, that one again."""
-    packing: Tensor
-    """int64 [T], the cell of the flattened padded form that holds each token."""
-
-    @classmethod
-    def of(cls, length: Tensor) -> "Layout":
-        """Lay out rows of the given lengths, int64 [N]."""
-        end = torch.cumsum(length, 0)
-        start = end - length
-        width = length.max()
-        token = columns(length.sum())
-        row = (token[:, None] >= end[None]).to(torch.int64).sum(1)
-        position = token - start[row]
-        column = columns(width)
-        # Never a token of another row: what is not finite there would come in by 0 times infinity.
-        padding = start[:, None] + torch.minimum(column[None], length[:, None] - 1)
-        return cls(length, start, position, padding, packing=row * width + position)
-
-    def pad(self, packed: Tensor) -> Tensor:
-        """[T, ...] to [N, L, ...]; cells without a token repeat the last one of their row."""
-        return packed[self.padding]
-
-    def pack(self, padded: Tensor) -> Tensor:
-        """[N, L, ...] to [T, ...]."""
-        return padded.flatten(0, 1)[self.packing]
+from export.packing.layout import Layout, columns
+from export.packing.rows import PackedRows
+from export.runtime.operators import MASKED, attend, attend_visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +57,21 @@ class RowAttention:
     """Slices that the queries of a row are cut into: scores take memory for one slice at a time."""
     hides: bool = False
     """Whether rows have tokens that may not be seen, so that a window may hold none that may."""
+    rows: PackedRows | None = None
+    """Rows that an operator attends over as they are, where it can: scores with a bias or a cap are computed here."""
+
+    @classmethod
+    def by_lengths(cls, rows: PackedRows) -> "RowAttention":
+        """The attention of rows that a host has laid out."""
+        visible = rows.length if rows.visible is None else rows.visible
+        attended = columns(rows.longest)[None] < visible[:, None]
+        return cls(attended, rows.layout, hides=rows.visible is not None, rows=rows)
 
     @property
-    def width(self) -> Tensor:
-        """int64 [], the length of the longest row, L."""
-        return torch.as_tensor(self.attended.shape[1])
+    def width(self) -> Tensor | int:
+        """The length of the longest row, L: int64 [] where a number would become a constant of the graph."""
+        width = self.attended.shape[1]
+        return torch.as_tensor(width) if self.rows is None else width
 
     def __call__(
         self,
@@ -121,24 +91,28 @@ class RowAttention:
             key: the same, with H or a divisor of it for heads.
             value: as key.
             sight: the sight of every token.
-            scale: the factor on the scores.
+            scale: the factor on the scores. Queries take it before the product: TensorRT fuses nothing else
+                (docs.nvidia.com/deeplearning/tensorrt, Fused Attention), and fp16 holds more of the scores.
             softcap: scores are squashed to between this and its negative (Gemma 2, arXiv 2408.00118, section 2).
             bias: broadcastable to [N, H, L, L], added to the scores (T5, arXiv 1910.10683, section 2.1).
 
         Returns:
             The shape of `query`.
         """
+        if self.rows is not None and softcap is None and bias is None:
+            return _attend(self.rows, query, key, value, sight, scale)
         heads = query.shape[1]
+        query = query * scale
         query, key, value = self._rows(query), self._rows(_repeat(key, heads)), self._rows(_repeat(value, heads))
         key = key.transpose(-1, -2)
 
         def attend(query: Tensor, bias: Tensor | None, unseen: Tensor) -> Tensor:
-            scores = query @ key * scale  # [N, H, L or S, L]
+            scores = query @ key  # [N, H, L or S, L]
             if softcap is not None:
                 scores = torch.tanh(scores / softcap) * softcap
             if bias is not None:
                 scores = scores + bias
-            mixed = torch.softmax(scores.masked_fill(unseen, MASKED_SCORE), -1) @ value
+            mixed = torch.softmax(scores.masked_fill(unseen, MASKED), -1) @ value
             if self.hides and sight.window is not None:
                 mixed = mixed * ~unseen.all(-1, keepdim=True)  # what sees nothing is 0, as in PyTorch's attention
             return mixed
@@ -165,7 +139,7 @@ class RowAttention:
 
     def _places(self) -> list[Tensor]:
         """The places of each slice's queries, int64 [S] each. No slice is empty, so the last place may occur twice."""
-        width = self.width
+        width = torch.as_tensor(self.width)
         size = (width + self.slices - 1) // self.slices
         column = columns(size)
         return [torch.minimum(column + size * i, width - 1) for i in range(self.slices)]
@@ -174,6 +148,20 @@ class RowAttention:
         if self.layout is None:
             return heads
         return self.layout.pad(heads.transpose(1, 2)[0]).transpose(1, 2)  # [1, H, T, d] -> [N, H, L, d]
+
+
+def _attend(rows: PackedRows, query: Tensor, key: Tensor, value: Tensor, sight: Sight, scale: float) -> Tensor:
+    """Attend by the operator, [1, H, T, d] as `query`."""
+    query, key, value = (heads[0].transpose(0, 1) for heads in (query, key, value))  # [T, H, d]
+    left = -1 if sight.window is None else sight.window - 1
+    right = 0 if sight.causal else left
+    if rows.visible is None or rows.keys is None:
+        mixed: Tensor = attend(query, key, value, rows.starts, rows.longest, scale, left, right)
+    else:
+        mixed = attend_visible(
+            query, key, value, rows.starts, rows.visible, rows.keys, rows.longest, scale, left, right
+        )
+    return mixed.transpose(0, 1)[None]
 
 
 def _queries(bias: Tensor | None, place: Tensor) -> Tensor | None:

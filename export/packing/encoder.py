@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,8 +17,11 @@ from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from export.errors import SourceError
 from export.loading.models import Model
-from export.packing.attention import MASKED_SCORE, Layout, RowAttention, in_interface, in_modules
-from export.packing.rows import Rows, columns
+from export.manifest import Backend
+from export.packing.attention import RowAttention, in_interface, in_modules
+from export.packing.layout import Layout, columns
+from export.packing.rows import PackedRows, Rows
+from export.runtime.operators import MASKED
 
 Patch = Callable[[Model, RowAttention], AbstractContextManager[None]]
 """Has a model attend by rows inside a block."""
@@ -29,7 +33,7 @@ def _mpnet(model: Model, attend: RowAttention) -> Iterator[None]:
     encoder = model.encoder
     original = encoder.compute_position_bias
     encoder.compute_position_bias = lambda *_, **__: original(attend.attended[:1, :, None])
-    mask = torch.where(attend.attended, 0.0, MASKED_SCORE)[:, None, None]
+    mask = torch.where(attend.attended, 0.0, MASKED)[:, None, None]
     try:
         with in_modules([layer.attention.attn for layer in encoder.layer], attend, mask):
             yield
@@ -66,6 +70,28 @@ def _t5(model: Model, attend: RowAttention) -> Iterator[None]:
     finally:
         for attention in attentions:
             del attention.compute_bias
+
+
+@contextmanager
+def _of_any_length(model: Model) -> Iterator[None]:
+    """CLIP and its kin compare the tokens of all rows together with the positions that one row has."""
+    found = [
+        module
+        for module in model.modules()
+        if hasattr(module, "token_embedding") and hasattr(module, "position_embedding")
+    ]
+    for module in found:
+        module.forward = partial(_embed, module)
+    try:
+        yield
+    finally:
+        for module in found:
+            del module.forward
+
+
+def _embed(module: Model, input_ids: Tensor, position_ids: Tensor, **_: object) -> Tensor:
+    embedded: Tensor = module.token_embedding(input_ids) + module.position_embedding(position_ids)
+    return embedded
 
 
 PATCHES: Mapping[str, Patch] = {
@@ -126,13 +152,14 @@ class RowEncoder(torch.nn.Module):
     the model itself gives for each alone: a new family needs no line here as long as it attends like others.
     """
 
-    def __init__(self, model: Model, *, packed: bool, all_layers: bool = False) -> None:
+    def __init__(self, model: Model, backend: Backend, *, fills_up: bool = False, all_layers: bool = False) -> None:
         """Wrap a model.
 
         Args:
             model: without a head; it is called only with what its signature has.
-            packed: compute real tokens only, if its family can be packed; its graph then has dimensions that depend on
-                values, which TensorRT cannot take.
+            backend: what will run it. A packed graph has dimensions that depend on values, which TensorRT cannot take;
+                in a torch program the host has laid out the rows.
+            fills_up: whether all rows are of one length, so that there is nothing to pack.
             all_layers: give the vectors of every layer, embeddings first, side by side; its config asks for them.
 
         Raises:
@@ -149,8 +176,9 @@ class RowEncoder(torch.nn.Module):
         self._first = first_position(model)
         patch = PATCHES.get(model.config.model_type, in_interface)
         forms = (Form(packed=True, patch=patch), Form(packed=False, patch=patch), Form(packed=False, patch=None))
-        for self.form in forms[0 if packed else 1 :]:
-            if self._is_exact():
+        is_padded = backend == "tensorrt" or (fills_up and backend != "torch")
+        for self.form in forms[1 if is_padded else 0 :]:
+            if self._is_exact(by_lengths=backend == "torch"):
                 return
         raise SourceError(
             f"source: {type(model).__name__} cannot be batched: the output of a text depends on other texts of its"
@@ -178,17 +206,27 @@ class RowEncoder(torch.nn.Module):
         width: int = self.model.config.hidden_size
         return width
 
-    def _is_exact(self) -> bool:
+    @property
+    def is_causal(self) -> bool:
+        """Whether tokens see only those before them."""
+        config = self.model.config
+        return getattr(config, "is_causal", True) is not False and any(
+            getattr(module, "is_causal", False) for module in self.model.modules()
+        )
+
+    def _is_exact(self, *, by_lengths: bool) -> bool:
         """Whether a few rows together are what the model gives for each of them."""
         last = self.model.config.vocab_size - 1
         ids = torch.arange(sum(PROBE)) * 7 % last
         ids[ids == self.model.config.pad_token_id] = last  # RoBERTa gives padding no position
         parts, length = ids.split(PROBE), torch.tensor(PROBE)
-        rows = Rows(torch.nn.utils.rnn.pad_sequence(parts, batch_first=True), length, length)
         try:
             with torch.no_grad():
                 alone = [self._run(input_ids=row[None], attention_mask=torch.ones_like(row)[None])[0] for row in parts]
-                (together,) = self(rows)
+                if by_lengths:
+                    together = self(PackedRows.of(parts))[0].split(PROBE)
+                else:
+                    together = self(Rows(torch.nn.utils.rnn.pad_sequence(parts, batch_first=True), length, length))
         except IMPOSSIBLE:
             return False
         return all(
@@ -196,11 +234,21 @@ class RowEncoder(torch.nn.Module):
             for found, row in zip(together, alone, strict=True)
         )
 
-    def forward(self, *parts: Rows) -> list[Tensor]:
-        """Encode each part, such as queries and documents: rows to [N, L, D], meaningless behind a row's end.
+    def forward(self, rows: Rows | PackedRows) -> Tensor:
+        """Encode rows: padded ones to [N, L, D], meaningless behind a row's end, and packed ones to [1, T, D].
 
-        With all K layers, to [N, L, K * D].
+        With all K layers, to [N, L, K * D] and [1, T, K * D].
         """
+        if isinstance(rows, Rows):
+            return self.parts(rows)[0]
+        if self.packed:
+            hidden = self._by_rows(rows.ids, rows.segments, rows.position, RowAttention.by_lengths(rows))
+        else:
+            hidden = rows.layout.pack(self._padded(rows.padded()))[None]
+        return hidden.float()  # what follows is little work, and has its weights in float32
+
+    def parts(self, *parts: Rows) -> list[Tensor]:
+        """Encode parts together, such as queries and documents, each to [N, L, D]."""
         if not self.packed:
             return [self._padded(rows) for rows in parts]
         layouts = [Layout.of(rows.length) for rows in parts]
@@ -233,7 +281,7 @@ class RowEncoder(torch.nn.Module):
 
     def _by_rows(self, ids: Tensor, segments: Tensor, positions: Tensor, attend: RowAttention) -> Tensor:
         assert self.form.patch is not None  # noqa: S101 - the callers have looked
-        with self.form.patch(self.model, attend):
+        with self.form.patch(self.model, attend), _of_any_length(self.model):
             # Left out, models take segments from a buffer as long as one row may be.
             return self._run(input_ids=ids, position_ids=positions + self._first, token_type_ids=segments)
 

@@ -1,55 +1,53 @@
 """The heads, by role: modules that turn token vectors into one vector or one score per row."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from export.packing.attention import MASKED_SCORE, Layout
 from export.packing.encoder import RowEncoder
-from export.packing.rows import Rows, columns
+from export.packing.layout import Layout, columns
+from export.packing.rows import PackedRows, Rows
+from export.runtime.operators import MASKED, maxsim
 
-Pooling = Callable[[Tensor, Rows], Tensor]
+AnyRows = Rows | PackedRows
+Pooling = Callable[[Tensor, AnyRows], Tensor]
+"""Token vectors, [N, L, D] of padded rows or [1, T, D] of packed ones, to [N, D]."""
 
 
-def _mean(hidden: Tensor, rows: Rows) -> Tensor:
+def _mean(hidden: Tensor, rows: AnyRows) -> Tensor:
     return _sum(hidden, rows) / rows.pooled_length[:, None]
 
 
-def _mean_sqrt_len_tokens(hidden: Tensor, rows: Rows) -> Tensor:
+def _mean_sqrt_len_tokens(hidden: Tensor, rows: AnyRows) -> Tensor:
     return _sum(hidden, rows) / rows.pooled_length[:, None].to(hidden.dtype).sqrt()
 
 
-def _sum(hidden: Tensor, rows: Rows) -> Tensor:
-    return (hidden * rows.pooled[..., None]).sum(1)
+def _sum(hidden: Tensor, rows: AnyRows) -> Tensor:
+    return rows.sum(hidden * rows.pooled[..., None])
 
 
-def _weighted_mean(hidden: Tensor, rows: Rows) -> Tensor:
+def _weighted_mean(hidden: Tensor, rows: AnyRows) -> Tensor:
     """Later tokens weigh more: 1, 2, 3, ... (Muennighoff 2022, arXiv 2202.08904, section 3.1)."""
-    weight = ((columns(hidden.shape[1]) + 1)[None] * rows.pooled).to(hidden.dtype)  # [N, L]
-    total = weight.sum(1, keepdim=True)
-    return (hidden * weight[..., None]).sum(1) / (total if rows.prompt_length is None else total.clamp(min=1))
+    weight = ((rows.position + 1) * rows.pooled).to(hidden.dtype)[..., None]
+    total = rows.sum(weight)
+    return rows.sum(hidden * weight) / (total if rows.prompt_length is None else total.clamp(min=1))
 
 
-def _max(hidden: Tensor, rows: Rows) -> Tensor:
-    return hidden.masked_fill(~rows.pooled[..., None], MASKED_SCORE).amax(1)
+def _max(hidden: Tensor, rows: AnyRows) -> Tensor:
+    return rows.max(hidden.masked_fill(~rows.pooled[..., None], MASKED))
 
 
-def _cls(hidden: Tensor, rows: Rows) -> Tensor:
+def _cls(hidden: Tensor, rows: AnyRows) -> Tensor:
     if rows.prompt_length is None:
-        return hidden[:, 0]
-    return _token(hidden, torch.where(rows.prompt_length < rows.length, rows.prompt_length, 0))
+        return rows.first(hidden)
+    return rows.at(hidden, torch.where(rows.prompt_length < rows.length, rows.prompt_length, 0))
 
 
-def last_token(hidden: Tensor, rows: Rows) -> Tensor:
+def last_token(hidden: Tensor, rows: AnyRows) -> Tensor:
     """The vector of each row's last token."""
-    return _token(hidden, rows.length - 1)
-
-
-def _token(hidden: Tensor, place: Tensor) -> Tensor:
-    """The vector of each row at its place, int64 [N]."""
-    return hidden.gather(1, place[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0]
+    return rows.at(hidden, rows.length - 1)
 
 
 POOLINGS: Mapping[str, Pooling] = {
@@ -60,7 +58,7 @@ POOLINGS: Mapping[str, Pooling] = {
     "mean_sqrt_len_tokens": _mean_sqrt_len_tokens,
     "weightedmean": _weighted_mean,
 }
-"""The poolings by their name in sentence-transformers: token vectors [N, L, D] to [N, D]."""
+"""The poolings by their name in sentence-transformers."""
 
 
 Features = dict[str, Any]
@@ -84,7 +82,7 @@ class TextEmbedding(torch.nn.Module):
         self.steps = torch.nn.ModuleList(steps)
         self.width = width
 
-    def forward(self, rows: Rows) -> Tensor:
+    def forward(self, rows: AnyRows) -> Tensor:
         features: Features = self.first(rows)
         for step in self.steps:
             features = step(features)
@@ -100,8 +98,8 @@ class Encode(torch.nn.Module):
         super().__init__()
         self.encoder = encoder
 
-    def forward(self, rows: Rows) -> Features:
-        (hidden,) = self.encoder(rows)
+    def forward(self, rows: AnyRows) -> Features:
+        hidden = self.encoder(rows)
         if not self.encoder.all_layers:
             return {"rows": rows, "token_embeddings": hidden}
         layers = hidden.split(self.encoder.width, -1)
@@ -119,8 +117,8 @@ class Lookup(torch.nn.Module):
         self.register_buffer("table", table)
         self.packed = packed
 
-    def forward(self, rows: Rows) -> Features:
-        if not self.packed:
+    def forward(self, rows: AnyRows) -> Features:
+        if isinstance(rows, PackedRows) or not self.packed:
             return {"rows": rows, "sentence_embedding": _mean(self.table[rows.ids], rows)}
         layout = Layout.of(rows.length)
         token = columns(rows.length.sum())[None]
@@ -159,13 +157,13 @@ class CrossEncoder(torch.nn.Module):
     """The logits of one pair of query and document a row: [N, C]."""
 
     def __init__(self, encoder: RowEncoder, classifier: torch.nn.Module) -> None:
-        """Put a classifier, [N, L, D] to [N, C], on an encoder."""
+        """Put a classifier of token vectors, to [N, C], on an encoder."""
         super().__init__()
         self.encoder = encoder
         self.classifier = classifier
 
-    def forward(self, rows: Rows) -> Tensor:
-        (hidden,) = self.encoder(rows)
+    def forward(self, rows: AnyRows) -> Tensor:
+        hidden = self.encoder(rows)
         logits: Tensor = self.classifier(hidden, rows)
         return logits
 
@@ -199,7 +197,11 @@ class LateInteraction(torch.nn.Module):
         self.expand = expand
         self.skipped = {side: tuple(ids) for side, ids in skipped.items()}
 
-    def forward(self, query: Rows, document: Rows) -> Tensor:
+    def forward(self, query: AnyRows, document: Rows | None = None) -> Tensor:
+        """Score pairs: queries and documents as many, or both in rows that a host has laid out."""
+        if isinstance(query, PackedRows):
+            return self._packed(query)
+        assert document is not None  # noqa: S101 - rows in two parts
         # The pairs of a request repeat its query: encode each query once. Not for TensorRT, where sizes may not depend
         # on values.
         of_pair = torch.arange(0)
@@ -209,7 +211,7 @@ class LateInteraction(torch.nn.Module):
             length = (ids >= 0).to(torch.int64).sum(1)
             query = Rows(ids.clamp(min=0), length, length)
         query = self.expand(query)
-        vectors, compared = (self.projection(part) for part in self.encoder(query, document))
+        vectors, compared = (self.projection(part) for part in self.encoder.parts(query, document))
         counted = self._counted(query, "query")
         if self.encoder.packed:
             vectors, counted = vectors[of_pair], counted[of_pair]  # [N, Lq, E]
@@ -220,10 +222,21 @@ class LateInteraction(torch.nn.Module):
         cosine = (vectors * scale) @ compared.transpose(1, 2)  # [N, Lq, Ld]
         norms = vectors.norm(dim=-1)[:, :, None] * scale * compared.norm(dim=-1)[:, None]
         cosine = cosine / norms.clamp(min=1e-12)
-        cosine = cosine.masked_fill(~self._counted(document, "document")[:, None], MASKED_SCORE)
+        cosine = cosine.masked_fill(~self._counted(document, "document")[:, None], MASKED)
         # Rounding in bf16 can take the cosine of equal vectors to 1.008, and of some documents no token counts.
         best = cosine.amax(2).clamp(-1, 1) * counted  # [N, Lq]
         score: Tensor = best.sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp(min=1)
+        return score
+
+    def _packed(self, rows: PackedRows) -> Tensor:
+        assert rows.queries is not None  # noqa: S101 - rows of late interaction have them
+        vectors = self.projection(self.encoder(rows))[0]
+        counts = {
+            side: (rows.ids[0][:, None] != torch.tensor(self.skipped.get(side) or (-1,))).all(-1)
+            for side in ("query", "document")
+        }
+        counted = torch.where(rows.is_query, counts["query"], counts["document"])
+        score: Tensor = maxsim(vectors, counted, rows.starts, rows.queries, rows.longest_query, rows.longest)
         return score
 
     def _counted(self, rows: Rows, side: str) -> Tensor:
@@ -243,10 +256,15 @@ class ImageEmbedding(torch.nn.Module):
         """Put the rescaling and normalization of an image processor before a model, [N, 3, H, W] to [N, D]."""
         super().__init__()
         self.model = model
+        self.dtype = torch.float32
+        """Of the model's weights."""
         # (pixel * scale - mean) / deviation as one product and one sum
         self.register_buffer("factor", scale / torch.tensor(deviation)[:, None, None])
         self.register_buffer("offset", -(torch.tensor(mean) / torch.tensor(deviation))[:, None, None])
 
     def forward(self, pixels: Tensor) -> Tensor:
-        embedded: Tensor = self.model(pixels.to(torch.float32) * self.factor + self.offset)
-        return embedded
+        normalized = pixels.to(torch.float32) * self.factor + self.offset
+        if self.dtype == torch.float32:
+            embedded: Tensor = self.model(normalized)
+            return embedded
+        return cast(Tensor, self.model(normalized.to(self.dtype)).float())

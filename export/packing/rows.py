@@ -1,10 +1,16 @@
-"""Rows of token ids, which a text graph first makes of its inputs."""
+"""Rows of token ids, which a text graph first makes of its inputs: padded, or one behind the other.
 
+Both forms answer the same questions, so that poolings and heads are written once.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
+
+from export.packing.layout import Layout, columns
+from export.runtime.inputs import ALIGNMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,11 @@ class Rows:
         return (self.length - self.prompt_length).clamp(min=1)
 
     @property
+    def position(self) -> Tensor:
+        """int64 [1, L], the place of each token in its row."""
+        return self._columns()
+
+    @property
     def hides(self) -> bool:
         """Whether there may be tokens that others do not attend to."""
         return self.visible is not self.length
@@ -57,6 +68,22 @@ class Rows:
         if self.first_length is None:
             return torch.zeros_like(self.ids)
         return (self._columns() >= self.first_length[:, None]).to(torch.int64)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over each row, [N, L, D] to [N, D]."""
+        return values.sum(1)
+
+    def max(self, values: Tensor) -> Tensor:
+        """The same with the largest."""
+        return values.amax(1)
+
+    def first(self, values: Tensor) -> Tensor:
+        """The values of the first tokens, [N, L, D] to [N, D]."""
+        return values[:, 0]
+
+    def at(self, values: Tensor, place: Tensor) -> Tensor:
+        """The values at a place of each row, int64 [N], the same way."""
+        return values.gather(1, place[:, None, None].expand(-1, 1, values.shape[2]))[:, 0]
 
     def _columns(self) -> Tensor:
         return columns(self.ids.shape[1])[None]
@@ -73,6 +100,120 @@ class Rows:
         ids = self.ids[:, torch.minimum(column, torch.as_tensor(self.ids.shape[1]) - 1)]
         ids = torch.where(column[None] < self.length[:, None], ids, token)
         return Rows(ids, length, length if attended else self.length, self.first_length)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRows:
+    """R rows of T tokens one behind the other, as a host lays them out: no size depends on a value.
+
+    A row may be empty; the last one often is, since there are always two. Values of tokens are [1, T, D].
+    """
+
+    ids: Tensor
+    """int64 [1, T]."""
+    place: Tensor
+    """int64 [T], the place of each token in its row."""
+    row: Tensor
+    """int64 [T], the row of each token."""
+    starts: Tensor
+    """int32 [R + 1], where each row begins, and T."""
+    longest: int
+    """At least the length of the longest row, L. A size of a tensor, so that it is known without asking the device."""
+    first_length: Tensor | None = None
+    """int64 [R], tokens of the first segment, for models with segment embeddings."""
+    prompt_length: Tensor | None = None
+    """int64 [R], tokens at the front of each row that are not pooled."""
+    visible: Tensor | None = None
+    """int32 [R], tokens of each row that others attend to; all by default."""
+    keys: Tensor | None = None
+    """int32 [K], which those are."""
+    queries: Tensor | None = None
+    """int32 [N], of pairs: the row of each one's query. The documents are the last N rows but one."""
+    longest_query: int = 0
+    """Like `longest`, of the queries."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Tensor]) -> "PackedRows":
+        """Lay out ids, int64 [L] each, with an empty row behind them, as a host does."""
+        lengths = torch.tensor([*map(len, rows), 0])
+        place = torch.cat([torch.arange(len(row)) for row in rows])
+        row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+        starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32)
+        longest = -(-int(lengths.max()) // ALIGNMENT) * ALIGNMENT
+        return cls(torch.cat(list(rows))[None], place, row, starts, longest)
+
+    @property
+    def length(self) -> Tensor:
+        """int64 [R]."""
+        return (self.starts[1:] - self.starts[:-1]).to(torch.int64)
+
+    @property
+    def position(self) -> Tensor:
+        """int64 [1, T], the place of each token in its row."""
+        return self.place[None]
+
+    @property
+    def pooled(self) -> Tensor:
+        """bool [1, T], true where a token counts for the vector of its row."""
+        if self.prompt_length is None:
+            return torch.ones_like(self.position, dtype=torch.bool)
+        return self.position >= self.prompt_length[self.row][None]
+
+    @property
+    def pooled_length(self) -> Tensor:
+        """int64 [R], how many of those there are, and 1 where there are none."""
+        length = self.length if self.prompt_length is None else self.length - self.prompt_length
+        return length.clamp(min=1)
+
+    @property
+    def segments(self) -> Tensor:
+        """int64 [1, T], the segment of each token: 0 or 1."""
+        if self.first_length is None:
+            return torch.zeros_like(self.ids)
+        return (self.position >= self.first_length[self.row][None]).to(torch.int64)
+
+    @property
+    def layout(self) -> Layout:
+        """The way to the padded form and back."""
+        start, length = self.starts[:-1].to(torch.int64), self.length
+        column = torch.arange(self.longest, device=start.device)
+        last = (start + length - 1).clamp(min=0)
+        padding = torch.minimum(start[:, None] + column[None], last[:, None])
+        return Layout(length, start, self.place, padding, packing=self.row * self.longest + self.place)
+
+    @property
+    def is_query(self) -> Tensor:
+        """bool [T], of pairs: whether a token is one of a query."""
+        assert self.queries is not None  # noqa: S101 - rows of late interaction have them
+        return self.row < self.starts.shape[0] - 2 - self.queries.shape[0]
+
+    def padded(self) -> "Rows":
+        """These rows in the other form, padded to L."""
+        length = self.length
+        visible = length if self.visible is None else self.visible.to(torch.int64)
+        return Rows(self.layout.pad(self.ids[0]), length, visible, self.first_length, self.prompt_length)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over each row, [1, T, D] to [R, D]."""
+        return self._reduce(values, "sum")
+
+    def max(self, values: Tensor) -> Tensor:
+        """The same with the largest."""
+        return self._reduce(values, "max")
+
+    def first(self, values: Tensor) -> Tensor:
+        """The values of the first tokens, [1, T, D] to [R, D]."""
+        return self.at(values, torch.zeros_like(self.length))
+
+    def at(self, values: Tensor, place: Tensor) -> Tensor:
+        """The values at a place of each row, int64 [R], the same way."""
+        token = (self.starts[:-1] + place).clamp(0, values.shape[1] - 1)  # of an empty row, another's
+        return values[0, token]
+
+    def _reduce(self, values: Tensor, reduction: str) -> Tensor:
+        offsets = self.starts.to(torch.int64)
+        # Unsafe: it would ask the device whether offsets are ascending.
+        return torch.segment_reduce(values[0].contiguous(), reduction, offsets=offsets, axis=0, unsafe=True)
 
 
 def from_ragged(ids: Tensor, stride: Tensor, length: Tensor, padding: int) -> Rows:
@@ -98,8 +239,3 @@ def from_rectangle(ids: Tensor, length: Tensor, padding: int) -> Rows:
     length = length.squeeze(1).to(torch.int64)
     valid = columns(ids.shape[1])[None] < length[:, None]
     return Rows(torch.where(valid, ids, padding), length, length)
-
-
-def columns(count: Tensor | int) -> Tensor:
-    """0, 1, ... below a count that is a tensor while tracing, or it would become a constant of the graph."""
-    return torch.arange(cast(int, count))

@@ -14,7 +14,7 @@ import numpy as np
 
 from export.entry import Entry, read_proofs
 from export.errors import NotBuiltError, ParityError, ServedError
-from export.manifest import ModelSpec, Precision
+from export.manifest import Backend, ModelSpec, Precision
 from export.plans.measures import Tolerance, Vectors
 from export.served.question import Limits, Question
 from export.sources.isolation import Progress, Run, here
@@ -60,7 +60,8 @@ def check_served(
     if any(proof["revision"] != sources.revision for proof in proofs.values()):
         raise NotBuiltError(f"[{spec.name}] source: changed since the export: run python -m export {spec.name}")
     tallies = {
-        name: _Tally(spec, name, proof["precision"], MEASURE_OF[_role(spec, name)]) for name, proof in proofs.items()
+        name: _Tally(spec, name, proof["precision"], proof["backend"], MEASURE_OF[_role(spec, name)])
+        for name, proof in proofs.items()
     }
     with _asking(spec, gateway) as ask:
         limits = _limits(ask("GET", f"/v1/models/{spec.name}"))
@@ -81,10 +82,11 @@ def _questions(spec: ModelSpec, sources: Sources, limits: Limits, progress: Prog
 class _Tally:
     """The errors and the speed of one Triton model."""
 
-    def __init__(self, spec: ModelSpec, name: str, precision: Precision, measure: Measure) -> None:
+    def __init__(self, spec: ModelSpec, name: str, precision: Precision, backend: Backend, measure: Measure) -> None:
         self._spec = spec
         self._name = name
         self._precision: Precision = precision
+        self._backend: Backend = backend
         self._measure = measure
         self._errors: list[Vectors] = []
         self._slope = 1.0
@@ -93,7 +95,7 @@ class _Tally:
 
     @property
     def _tolerance(self) -> Tolerance:
-        allowed = self._measure.tolerances[self._precision]
+        allowed = self._measure.tolerance(self._precision, self._backend)
         return replace(allowed, worst=allowed.worst * self._slope, mean=allowed.mean * self._slope)
 
     def add(self, question: Question, answer: Mapping[str, Any], seconds: float) -> None:

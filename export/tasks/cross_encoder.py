@@ -21,7 +21,7 @@ from export.errors import SourceError
 from export.loading.models import Model, architecture, load_model, loading, model_options, read_settings
 from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
-from export.packing.heads import CrossEncoder, last_token
+from export.packing.heads import POOLINGS, AnyRows, CrossEncoder, last_token
 from export.packing.rows import Rows
 from export.rerankers import BORDER, DOCUMENT, QUERY, RERANKERS, PairTemplate, Reranker
 from export.runtime.contract import CROSS_ENCODER, FIRST_LENGTH, TEXT, Ids, Parameters, Row
@@ -61,7 +61,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     pairs = Pairs(
         words, template, prompt if template is None else "", segments=_has_segments(spec, reference, template)
     )
-    encoder = RowEncoder(model.base_model, packed=spec.backend != "tensorrt")
+    encoder = RowEncoder(model.base_model, spec.backend)
     scorer = reference[-1]
     head = _Answer(model, scorer) if isinstance(scorer, LogitScore) else _Classifier(model)
     tower = Tower(
@@ -190,18 +190,51 @@ def _scores(reference: Model, row: Row) -> Tensor:
 
 
 class _Classifier(torch.nn.Module):
-    """The head of a sequence classifier: token vectors of its base model, [N, L, D], to logits [N, C]."""
+    """The head of a sequence classifier: token vectors of its base model, [N, L, D] or packed, to logits [N, C]."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.base = _Given(_pooler(model.base_model))
         self.model = copy.copy(model)
         self.model._modules = {**model._modules, model.base_model_prefix: self.base}
+        self.pooling = self._pooling(model.config.hidden_size)
+        """The pooling that it begins with; None if it is another one, which takes padded rows."""
 
-    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
+    def forward(self, hidden: Tensor, rows: AnyRows) -> Tensor:
+        if isinstance(rows, Rows):
+            return self._logits(hidden, rows)
+        if self.pooling is None:
+            return self._logits(rows.layout.pad(hidden[0]), rows.padded())
+        return self._of_one(POOLINGS[self.pooling](hidden, rows))
+
+    def _logits(self, hidden: Tensor, rows: Rows) -> Tensor:
         self.base.hidden = cast(torch.FloatTensor, hidden)
         logits: Tensor = self.model(input_ids=rows.ids, attention_mask=rows.valid.to(torch.int64)).logits
         return logits
+
+    def _of_one(self, vectors: Tensor) -> Tensor:
+        """The logits of rows of one token each, whose vectors are [N, D]."""
+        one = torch.ones_like(vectors[:, 0], dtype=torch.int64)
+        return self._logits(vectors[:, None], Rows(one[:, None] * self._token, one, one))
+
+    @property
+    def _token(self) -> int:
+        """A token that is not padding."""
+        return 1 if self.model.config.pad_token_id != 1 else 0
+
+    def _pooling(self, width: int) -> str | None:
+        """The pooling of token vectors after which their number makes no difference."""
+        length = torch.tensor((3, 5))
+        ids = torch.full((2, 5), self._token)
+        ids[0, 3:] = self.model.config.pad_token_id or 0
+        rows = Rows(ids, length, length)
+        hidden = torch.randn(2, 5, width, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            expected = self._logits(hidden, rows)
+            for name in ("cls", "lasttoken", "mean"):
+                if torch.allclose(self._of_one(POOLINGS[name](hidden, rows)), expected, rtol=1e-4, atol=1e-5):
+                    return name
+        return None
 
 
 def _pooler(base: Model) -> torch.nn.Module | None:
@@ -232,7 +265,7 @@ class _Given(torch.nn.Module):
 
 
 class _Answer(torch.nn.Module):
-    """The score of a causal language model and LogitScore, from the vector of the last token: [N, L, D] to [N, 1].
+    """The score of a causal language model and LogitScore, from the vector of the last token: [N, 1].
 
     The model's own code runs, with what it does to logits (a soft cap, a scale), on the few rows of its table of
     output embeddings that count.
@@ -251,9 +284,11 @@ class _Answer(torch.nn.Module):
         self.model = copy.copy(model)
         self.model._modules = {**model._modules, model.base_model_prefix: self.base, name: answers}
 
-    def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
-        self.base.hidden = cast(torch.FloatTensor, last_token(hidden, rows)[:, None])
-        logits: Tensor = self.model(input_ids=rows.ids[:, :1], use_cache=False).logits[:, 0]  # [N, 1 or 2]
+    def forward(self, hidden: Tensor, rows: AnyRows) -> Tensor:
+        last = last_token(hidden, rows)
+        self.base.hidden = cast(torch.FloatTensor, last[:, None])
+        ids = torch.zeros_like(last[:, :1], dtype=torch.int64)
+        logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[:, 0]  # [N, 1 or 2]
         return logits[:, :1] - logits[:, 1:] if logits.shape[1] > 1 else logits
 
 

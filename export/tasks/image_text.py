@@ -19,8 +19,9 @@ from export.loading.models import Model, architecture, load_model, load_processo
 from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
 from export.packing.heads import Encode, ImageEmbedding, Pool, Project, TextEmbedding
-from export.packing.rows import Rows
+from export.packing.rows import PackedRows, Rows
 from export.runtime.contract import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Parameters, Row
+from export.runtime.inputs import Expansion
 from export.tasks import text_embedding
 from export.tasks.vocabulary import check_dimensions, vocabulary
 from export.tower import Tower
@@ -113,7 +114,7 @@ def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
         return embedded
 
     # Of rows that all are of one length there is nothing to pack.
-    encoder = RowEncoder(model.text_model, packed=spec.backend != "tensorrt" and not kind.fills_up)
+    encoder = RowEncoder(model.text_model, spec.backend, fills_up=kind.fills_up)
     head: torch.nn.Module = TextEmbedding(Encode(encoder), [Pool(kind.pooling), Project(projection)])
     if kind.fills_up:
         head = _FilledUp(head, config.max_position_embeddings, words.padding)
@@ -127,6 +128,9 @@ def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
         samples=lambda: samples.single_rows(words),
         vocabulary=words,
         packed=encoder.packed,
+        expansion=Expansion(TEXT.name, config.max_position_embeddings, words.padding, attended=True)
+        if kind.fills_up
+        else None,
     )
 
 
@@ -139,8 +143,10 @@ class _FilledUp(torch.nn.Module):
         self.length = length
         self.token = token
 
-    def forward(self, rows: Rows) -> Tensor:
-        embedded: Tensor = self.head(rows.expanded(self.length, self.token, attended=True))
+    def forward(self, rows: Rows | PackedRows) -> Tensor:
+        if isinstance(rows, Rows):  # otherwise the host has done so
+            rows = rows.expanded(self.length, self.token, attended=True)
+        embedded: Tensor = self.head(rows)
         return embedded
 
 

@@ -22,6 +22,7 @@ from export.packing.encoder import RowEncoder
 from export.packing.heads import LateInteraction
 from export.packing.rows import Rows
 from export.runtime.contract import DOCUMENT, LATE_INTERACTION, QUERY, Array, Parameters, Row
+from export.runtime.inputs import Expansion
 from export.tasks.vocabulary import vocabulary
 from export.tower import Tower, Vocabulary
 from export.verification import samples
@@ -38,16 +39,6 @@ SETTINGS = frozenset({"text", "common"})
 """The `processing_kwargs` by which a tokenizer is called in another way."""
 STANFORD = "HF_ColBERT"
 """The architecture that Stanford's code saves."""
-
-
-@dataclass(frozen=True, slots=True)
-class Expansion:
-    """The expansion of queries shorter than `length` tokens."""
-
-    length: int
-    token: int
-    attended: bool
-    """Whether the others attend to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +65,14 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     limit = transformer.document_length or transformer.max_seq_length
     words = vocabulary(spec, reference.tokenizer, transformer.auto_model, limit)
     expansion = _expansion(spec, reference, words)
-    encoder = RowEncoder(transformer.auto_model, packed=spec.backend != "tensorrt")
+    encoder = RowEncoder(transformer.auto_model, spec.backend)
     most = _most_of_query(transformer, words)
 
+    # An expansion that neither counts nor is attended to changes nothing.
+    matters = expansion if expansion is not None and (parts.counts_expansion or expansion.attended) else None
+
     def expand(rows: Rows) -> Rows:
-        if expansion is None or not (parts.counts_expansion or expansion.attended):
-            return rows
-        return rows.expanded(expansion.length, expansion.token, attended=expansion.attended)
+        return rows if matters is None else rows.expanded(matters.length, matters.token, attended=matters.attended)
 
     def score(row: Row) -> Tensor:
         query, document = row
@@ -102,6 +94,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
             samples=lambda: samples.paired_rows(words, most),
             vocabulary=words,
             packed=encoder.packed,
+            expansion=matters,
             parameters=parameters,
         )
     ]
@@ -242,7 +235,7 @@ def _expansion(spec: ModelSpec, reference: Model, words: Vocabulary) -> Expansio
         token = tokenizer.convert_tokens_to_ids(asked["token"])
     else:
         token = tokenizer.eos_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
-    return Expansion(asked["length"], token, asked["attend"])
+    return Expansion(QUERY.name, asked["length"], token, asked["attend"])
 
 
 def _most_of_query(transformer: Model, words: Vocabulary) -> int | None:

@@ -248,7 +248,7 @@ def _encoded(
     words = vocabulary(spec, first.tokenizer, model, first.max_seq_length)
     weighs = any(isinstance(module, WeightedLayerPooling) for module in rest)
     all_layers = weighs and bool(getattr(model.config, "output_hidden_states", False))
-    encoder = RowEncoder(model, packed=spec.backend != "tensorrt", all_layers=all_layers)
+    encoder = RowEncoder(model, spec.backend, all_layers=all_layers)
     return Encode(encoder), words, encoder.packed
 
 

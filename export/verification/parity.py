@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from export.errors import ParityError
-from export.manifest import ModelSpec, Precision
+from export.manifest import Backend, ModelSpec, Precision
 from export.packing.memory import PROOF_BYTES, Attention
 from export.plans.measures import Vectors
 from export.runtime.contract import Row, Tokens
@@ -59,7 +59,7 @@ def verify(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Parity | Spee
             started = time.perf_counter()
             actual = _run(runner, rows, plan)
             seconds = time.perf_counter() - started
-            parity = _compare(tower, runner.precision, batches, expected, actual)
+            parity = _compare(spec.backend, tower, runner.precision, batches, expected, actual)
             if not parity.holds:
                 raise ParityError(
                     f"verify {tower.name} in {parity.precision}, rows {batches}: {parity.measure} error"
@@ -70,11 +70,13 @@ def verify(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Parity | Spee
         yield _speed(tower, runner, rows, plan, seconds)  # of the last batches: all rows together
 
 
-def _compare(tower: Tower, precision: Precision, batches: str, expected: Vectors, actual: Vectors) -> Parity:
+def _compare(
+    backend: Backend, tower: Tower, precision: Precision, batches: str, expected: Vectors, actual: Vectors
+) -> Parity:
     measure = MEASURE_OF[tower.role.name]
     errors = measure.errors(expected, actual)
     worst, mean = float(errors.max()), float(errors.mean())
-    return Parity(tower.name, precision, batches, measure.name, worst, mean, measure.tolerances[precision])
+    return Parity(tower.name, precision, batches, measure.name, worst, mean, measure.tolerance(precision, backend))
 
 
 def _longest(tower: Tower, row: Row) -> int:

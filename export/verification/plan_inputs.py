@@ -1,4 +1,4 @@
-"""Writes what `export.plans` reads of an entry to build its TensorRT plan where it will be served."""
+"""Writes what `export.plans` reads of an entry, to build its plan or to compile its program."""
 
 from pathlib import Path
 
@@ -21,12 +21,17 @@ CASE_ROWS = 4
 def write(spec: ModelSpec, tower: Tower, folder: Path) -> None:
     """Write plan.json and parity.npz into an entry."""
     measure = MEASURE_OF[tower.role.name]
-    plan = PlanSpec(_profiles(spec, tower), measure.name, measure.tolerances[spec.computes_in])
+    plan = PlanSpec(_profiles(spec, tower), measure.name, measure.tolerance(spec.computes_in, spec.backend))
     write_spec(plan, folder / SPEC)
-    save_cases(folder / CASES, [_case(tower, rows) for rows in _batches(tower, max_batch_size(spec, tower))])
+    batches = _batches(tower, max_batch_size(spec, tower))
+    if spec.backend == "torch" and tower.vocabulary is not None:  # which computes rows of all lengths together
+        batches.append([row for batch in batches for row in batch])
+    save_cases(folder / CASES, [_case(tower, rows) for rows in batches])
 
 
 def _profiles(spec: ModelSpec, tower: Tower) -> tuple[Profile, ...]:
+    if spec.backend == "torch":  # its sizes are free
+        return ()
     batch = max_batch_size(spec, tower)
     if tower.vocabulary is None:
         _, height, width = tower.samples()[0][0].shape

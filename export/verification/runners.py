@@ -7,17 +7,14 @@ from typing import Protocol
 
 import numpy as np
 import onnxruntime as ort
+import torch
 from numpy.typing import NDArray
 
 from export.errors import SourceError
-from export.manifest import ModelSpec, Precision
+from export.manifest import HINTS, NAMES, ModelSpec, Precision
 from export.runtime.contract import Array, Field, Row, Tokens
 from export.runtime.engine import Engine
-
-HINTS: Mapping[Precision, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
-"""OpenVINO's hint for a precision of the python backend. None lets it choose bf16, where the processor has that."""
-NAMES: Mapping[str, Precision] = {"f32": "fp32", "bf16": "bf16"}
-"""The precision for what OpenVINO says it computes in."""
+from export.runtime.torch_engine import Engine as TorchEngine
 
 CUDA = "CUDAExecutionProvider"
 """The GPU provider of `onnxruntime-gpu`. A CPU rounds weights to fp16 but computes in fp32: it verifies less."""
@@ -45,6 +42,8 @@ def runners(spec: ModelSpec, fields: Sequence[Field], graph: Path) -> Iterator[R
         if precision == "bf16":  # the processor that serves may not compute in it
             yield OpenVino(graph, "fp32")
         yield OpenVino(graph, precision)
+    elif spec.backend == "torch":
+        yield Torch(graph, precision)
     else:
         yield OnnxRuntime(graph, fields, precision, ragged=spec.backend == "onnxruntime")
 
@@ -68,6 +67,19 @@ class OpenVino:
 
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         with _running("OpenVINO"):
+            return self._engine.run(rows)
+
+
+class Torch:
+    """The engine of the torch backend, on the GPU where there is one."""
+
+    def __init__(self, graph: Path, precision: Precision) -> None:
+        with _running("torch"):
+            self._engine = TorchEngine(graph, device="cuda:0" if torch.cuda.is_available() else "cpu")
+        self.precision: Precision = precision
+
+    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        with _running("torch"):
             return self._engine.run(rows)
 
 
@@ -111,16 +123,13 @@ def check_cuda(available: Sequence[str], used: Sequence[str]) -> None:
 def cuda_options(fields: Sequence[Field]) -> dict[str, str]:
     """The CUDA options, here and at the server: onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
 
-    The number of tokens is new in every batch: the arena would keep its peak, and a search for the fastest convolution
-    would start again. Products of TF32 have 10 bits of mantissa, which for some rerankers is not fp32 and for positions
-    is not enough. It is enough for images, and cuDNN has no convolution in fp16 without it.
+    A search for the fastest convolution would start again for every number of rows. Products of TF32 have 10 bits of
+    mantissa, which for some rerankers is not fp32 and for positions is not enough. It is enough for images, and cuDNN
+    has no convolution in fp16 without it. The arena keeps the default strategy: extended to the exact size of a request
+    (kSameAsRequested), it grows with every batch larger than all before.
     """
     is_text = any(isinstance(field, Tokens) for field in fields)
-    return {
-        "arena_extend_strategy": "kSameAsRequested",
-        "cudnn_conv_algo_search": "HEURISTIC",
-        "use_tf32": "0" if is_text else "1",
-    }
+    return {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0" if is_text else "1"}
 
 
 def _providers(fields: Sequence[Field]) -> Sequence[str | tuple[str, Mapping[str, str]]]:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from rich.progress import Progress
 
+from export.entry import Entry
 from export.manifest import Backend, ModelSpec, Precision, Task
 from export.repository import build
 from loadtest.tools import tiny
@@ -154,23 +155,13 @@ def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
     Raises:
         ExportError: a graph is not exact.
     """
-    source = case.write(scratch / "source")
-    keys = dict(case.keys)
-    if (scratch / "source" / "image").is_dir():
-        keys["image_source"] = str(scratch / "source" / "image")
+    keys = write(case, scratch / "source")
     found: dict[str, dict[str, float]] = {}
     forms: dict[str, str] = {}
     for backend, precision in runs:
-        spec = ModelSpec(
-            name="tiny",
-            task=case.task,
-            source=str(source),
-            backend=backend,
-            precision=precision,
-            **keys,
-        )
+        spec = ModelSpec(**keys, backend=backend, precision=precision)
         for entry in build(spec, scratch / f"{backend}-{precision}", lambda _: None):
-            role = f"{case.task} {entry.folder.name.removeprefix('tiny').removeprefix('-')}".strip()
+            role = role_of(case, entry)
             if backend == "python":
                 forms[role] = "packed" if entry.proof["packed"] else "" if role.endswith("image") else "padded"
             errors = found.setdefault(role, {})
@@ -178,6 +169,18 @@ def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
                 key = f"{backend} {parity['precision']}"
                 errors[key] = max(errors.get(key, 0), parity["worst"])
     return [Found(case.label, role, forms[role], errors) for role, errors in found.items()]
+
+
+def write(case: Case, folder: Path) -> dict[str, Any]:
+    """Write the source of a case, and return its table without backend and precision."""
+    source = case.write(folder)
+    images = {"image_source": str(folder / "image")} if (folder / "image").is_dir() else {}
+    return {"name": "tiny", "task": case.task, "source": str(source), **images, **case.keys}
+
+
+def role_of(case: Case, entry: Entry) -> str:
+    """The task of a case, and which tower of it an entry is."""
+    return f"{case.task} {entry.folder.name.removeprefix('tiny').removeprefix('-')}".strip()
 
 
 if __name__ == "__main__":

@@ -1,55 +1,24 @@
 """`make perf`: NVIDIA's perf_analyzer at Triton over gRPC, and at the gateway over HTTP, with the same texts."""
 
 import argparse
-import csv
-import os
-import subprocess
 import sys
 import tempfile
-import zipfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
-import orjson
-from rich.console import Console
 
-from embedded.triton import find_wheel
 from export.runtime.contract import Row
 from loadtest.tools import ceiling, machine, repository
+from loadtest.tools.perf_analyzer import FOLDER, WHEEL, Analyzer, Perf
 from loadtest.tools.results import STORED, store
-from loadtest.tools.servers import HOST, Server, conch
+from loadtest.tools.servers import conch
 from loadtest.tools.workloads import EMBEDDING_MODEL, Workload, workloads
 
-FOLDER = Path(".perf")
-WHEEL = "tritonclient==2.51.0"
-"""The newest whose perf_analyzer runs with glibc 2.35."""
-LIBRARIES = {"libb64": "libb64.so.0d", "libcudart": "libcudart.so.12"}
-"""The other libraries that perf_analyzer loads, by the first part of their file names in nvidia-pytriton."""
 RESULTS = STORED / "perf.json"
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
 SHARES = (0.25, 0.5, 0.75)
 """Shares of the highest request rate, sent at Poisson-distributed times."""
 CLIENTS = 16
-STABILITY = "40"
-"""Percent by which windows of five seconds may differ, or perf_analyzer reports nothing; Poisson's often do by 15."""
-
-console = Console(highlight=False)
-
-
-class Perf(msgspec.Struct, frozen=True):
-    """A line of perf_analyzer's report."""
-
-    target: str
-    """"triton" or "gateway"."""
-    workload: str
-    round: int
-    load: str
-    """Clients, or requests a second."""
-    requests_per_second: float
-    latency_ms: dict[str, float]
-    server_ms: dict[str, float]
-    """Mean time of a request in Triton, by stage; empty at the gateway."""
 
 
 class Results(msgspec.Struct, frozen=True):
@@ -57,63 +26,6 @@ class Results(msgspec.Struct, frozen=True):
 
     machine: dict[str, str | int | float]
     runs: list[Perf]
-
-
-class Analyzer:
-    """perf_analyzer, with the texts of a workload."""
-
-    def __init__(self, server: Server, scratch: Path) -> None:
-        """Fetch the program if need be."""
-        self._server = server
-        self._scratch = scratch
-        self._program = _fetch()
-        self._environment = os.environ | {"LD_LIBRARY_PATH": str(FOLDER.resolve() / "lib")}
-
-    def triton(self, name: str, rows: Sequence[Row], load: Sequence[str], number: int = 0) -> list[Perf]:
-        """Send rows of token ids to Triton, one a request."""
-        data = [
-            {
-                "input_ids": {"content": ids.tolist(), "shape": [len(ids)]},
-                "length": {"content": [len(ids)], "shape": [1]},
-            }
-            for (ids,) in rows
-        ]
-        url = f"{HOST}:{self._server.ports['TRITON_GRPC_PORT']}"
-        return self._run(
-            "triton", name, number, data, ["-m", EMBEDDING_MODEL, "-i", "grpc", "-u", url, "--async", *load]
-        )
-
-    def gateway(self, name: str, workload: Workload, load: Sequence[str], number: int = 0) -> list[Perf]:
-        """Send bodies to the gateway."""
-        data = [{"payload": [orjson.loads(body)]} for body in workload.bodies]
-        endpoint = ["--endpoint", workload.path.removeprefix("/"), "-u", f"{HOST}:{self._server.port}", "--async"]
-        return self._run(
-            "gateway", name, number, data, ["-m", workload.model, "--service-kind", "openai", *endpoint, *load]
-        )
-
-    def _run(
-        self, target: str, name: str, number: int, data: Sequence[Mapping[str, object]], arguments: Sequence[str]
-    ) -> list[Perf]:
-        given, table = self._scratch / "data.json", self._scratch / "table.csv"
-        given.write_bytes(orjson.dumps({"data": data}))
-        table.unlink(missing_ok=True)
-        measured = ["--measurement-interval", "5000", "--stability-percentage", STABILITY, "--max-trials", "4"]
-        files = ["--input-data", str(given), "-f", str(table), "--verbose-csv"]
-        command = [str(self._program), *arguments, *measured, *files]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)  # noqa: S603
-        if not table.exists() and "Failed to obtain stable measurement" in done.stdout + done.stderr:
-            console.print(f"{target:8} {name:10} never came to rest: {' '.join(arguments[-4:])}")
-            return []
-        if not table.exists():
-            raise RuntimeError(f"perf_analyzer: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-        with table.open() as lines:
-            found = [_read(target, name, number, row) for row in csv.DictReader(lines)]
-        for run in found:
-            console.print(
-                f"{target:8} {name:10} {run.load:>10} {run.requests_per_second:8.1f} req/s"
-                f"  p50 {run.latency_ms['p50']:7.2f} ms  p99 {run.latency_ms['p99']:7.2f} ms"
-            )
-        return found
 
 
 def main() -> int:
@@ -158,40 +70,6 @@ def _clients(count: int) -> list[str]:
 def _rows(workload: Workload) -> list[Row]:
     texts = [text for body in workload.texts for text in body]
     return ceiling.rows(repository.REPOSITORY / EMBEDDING_MODEL, texts, repository.MAX_TOKENS)
-
-
-def _read(target: str, name: str, number: int, row: Mapping[str, str]) -> Perf:
-    load = f"{row['Concurrency']} clients" if "Concurrency" in row else f"{float(row['Request Rate']):.0f} req/s"
-    stages = {"queue": "Server Queue", "input": "Server Compute Input", "infer": "Server Compute Infer"}
-    stages |= {"output": "Server Compute Output"}
-    return Perf(
-        target=target,
-        workload=name,
-        round=number,
-        load=load,
-        requests_per_second=float(row["Inferences/Second"]),
-        latency_ms={place: float(row[f"{place} latency"]) / 1000 for place in ("p50", "p90", "p95", "p99")},
-        server_ms={stage: float(row[column]) / 1000 for stage, column in stages.items() if row.get(column)},
-    )
-
-
-def _fetch() -> Path:
-    """The program, and the libraries that it needs, out of two wheels."""
-    program = FOLDER.resolve() / "perf_analyzer"
-    if not program.exists():
-        (FOLDER / "lib").mkdir(parents=True, exist_ok=True)
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(FOLDER), WHEEL]
-        subprocess.run(pip, check=True)  # noqa: S603 - our own command
-        (wheel,) = FOLDER.glob("tritonclient-*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            (member,) = (name for name in archive.namelist() if name.endswith("/bin/perf_analyzer"))
-            program.write_bytes(archive.read(member))
-        program.chmod(0o755)
-        beside = find_wheel().parents[1] / "nvidia_pytriton.libs"
-        for beginning, wanted in LIBRARIES.items():
-            (found,) = beside.glob(f"{beginning}-*")
-            (FOLDER / "lib" / wanted).symlink_to(found.resolve())
-    return program
 
 
 if __name__ == "__main__":

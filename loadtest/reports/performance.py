@@ -11,9 +11,10 @@ import matplotlib.pyplot as plt
 import msgspec
 
 from loadtest.experiments import perf, stages
-from loadtest.reports import page
+from loadtest.reports import gpu, page
 from loadtest.tools import benchmark, ceiling
 from loadtest.tools.benchmark import Run
+from loadtest.tools.perf_analyzer import Perf
 
 PAGE = Path("docs/performance.md")
 PICTURES = Path("docs/performance")
@@ -47,6 +48,7 @@ def main() -> int:
         "batches": batches(results),
         "stages": where_time_goes(profiled),
         "memory": memory(results),
+        "gpu": gpu.section(),
     }
     if perf.RESULTS.exists():
         sections["perf"] = analyser(msgspec.json.decode(perf.RESULTS.read_bytes(), type=perf.Results))
@@ -165,7 +167,7 @@ def analyser(results: perf.Results) -> str:
         "| target | rows | load | req/s | p50 | p99 | in Triton's queue | inference |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    grouped: dict[tuple[str, str, str], list[perf.Perf]] = defaultdict(list)
+    grouped: dict[tuple[str, str, str], list[Perf]] = defaultdict(list)
     for run in results.runs:
         grouped[run.target, run.workload, run.load].append(run)
     for (target, workload, load), runs in grouped.items():

@@ -2,8 +2,9 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
@@ -12,8 +13,8 @@ PACKAGES = ("openvino", "nvidia-pytriton", "tritonclient", "tokenizers", "uvicor
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
 
 
-def describe() -> dict[str, str | int | float]:
-    """What a figure means nothing without."""
+def describe(packages: Sequence[str] = PACKAGES) -> dict[str, str | int | float]:
+    """What a figure means nothing without. A package that is not installed is left out."""
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": cpu(),
@@ -22,8 +23,15 @@ def describe() -> dict[str, str | int | float]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **{package: found for package in packages if (found := _version(package))},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def cpu() -> str:

@@ -291,11 +291,17 @@ def base(name: str, **more: Any) -> PreTrainedModel:
 
 
 def write_embedding(
-    folder: Path, name: str = "BERT", pooling: str | tuple[str, ...] = "mean", *, dense: bool = False, **more: Any
+    folder: Path,
+    name: str = "BERT",
+    pooling: str | tuple[str, ...] = "mean",
+    *,
+    dense: bool = False,
+    max_seq_length: int = 100,
+    **more: Any,
 ) -> Path:
     """A folder of sentence-transformers."""
-    transformer = Transformer(str(write_plain(folder / "transformer", name, **more)), max_seq_length=100)
-    modules = [transformer, Pooling(WIDTH, pooling)]
+    transformer = Transformer(str(write_plain(folder / "transformer", name, **more)), max_seq_length=max_seq_length)
+    modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling)]
     modules += [Dense(modules[-1].get_embedding_dimension(), 16)] if dense else []
     SentenceTransformer(modules=[*modules, Normalize()], device="cpu").save(str(folder / "model"))
     return folder / "model"

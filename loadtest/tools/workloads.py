@@ -59,11 +59,11 @@ def workloads() -> Mapping[str, Workload]:
     short = texts(chance, np.full(TEXTS, SHORT_WORDS))
     mixed = texts(chance, mixed_lengths(chance, TEXTS))
     return {
-        **{f"short-{n}": _embedding(f"text of {SHORT_WORDS} words, {n} clients", n, short, 1) for n in (1, 16, 64)},
-        "mixed-16": _embedding("text of 4 to 250 words, 16 clients", 16, mixed, 1),
-        "bulk-64": _embedding("64 such texts per request, 4 clients", 4, mixed, 64),
-        "bulk-256": _embedding("256 such texts per request, 2 clients", 2, mixed, 256),
-        "documents-16": _embedding(
+        **{f"short-{n}": embedding(f"text of {SHORT_WORDS} words, {n} clients", n, short, 1) for n in (1, 16, 64)},
+        "mixed-16": embedding("text of 4 to 250 words, 16 clients", 16, mixed, 1),
+        "bulk-64": embedding("64 such texts per request, 4 clients", 4, mixed, 64),
+        "bulk-256": embedding("256 such texts per request, 2 clients", 2, mixed, 256),
+        "documents-16": embedding(
             "text of about 120 words, 16 clients", 16, texts(chance, chance.integers(*DOCUMENT_WORDS, TEXTS // 4)), 1
         ),
         "rerank": _rerank(chance),
@@ -84,9 +84,10 @@ def mixed_lengths(chance: np.random.Generator, count: int) -> NDArray[np.int64]:
     return np.clip(drawn.round(), *MIXED_WORDS).astype(np.int64)
 
 
-def _embedding(name: str, clients: int, given: Sequence[str], items: int) -> Workload:
+def embedding(name: str, clients: int, given: Sequence[str], items: int, model: str = EMBEDDING_MODEL) -> Workload:
+    """Requests of so many texts each."""
     cut = [given[i : i + items] for i in range(0, len(given), items)]
-    bodies = [orjson.dumps({"model": EMBEDDING_MODEL, "input": part, "truncate": True}) for part in cut]
+    bodies = [orjson.dumps({"model": model, "input": part, "truncate": True}) for part in cut]
     return Workload(name, "/v1/embeddings", clients, items, bodies, cut)
 
 

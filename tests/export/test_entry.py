@@ -74,8 +74,8 @@ RUNTIME = {"1/model.py", *(f"1/conch_runtime/{name}.py" for name in ("__init__",
     [
         ("python", "fp32", "fp32", ONNX | RUNTIME),
         ("python", "int8", "int8", {"1/model.xml", "1/model.bin"} | RUNTIME),
-        ("onnxruntime", None, "fp32", ONNX),
-        ("onnxruntime", "fp16", "fp16", ONNX),
+        ("onnxruntime", None, "fp16", ONNX),
+        ("onnxruntime", "fp32", "fp32", ONNX),
         ("tensorrt", None, "fp16", ONNX | {"plan.json", "parity.npz"}),
     ],
 )
@@ -280,7 +280,7 @@ def test_model_that_is_not_exact_in_bf16_is_served_in_fp32(inexact: ModelSpec, t
     assert {one["precision"] for one in entry.proof["parity"]} == {"fp32"}
     config = text_format.Parse((entry.folder / "config.pbtxt").read_text(), pb.ModelConfig())
     assert config.parameters["precision"].string_value == "f32"
-    assert entry.proof["not_bf16"].startswith("verify tiny in bf16, rows alone: cosine ")
+    assert entry.proof["rejected"]["bf16"].startswith("verify tiny in bf16, rows alone: cosine ")
     assert is_built(inexact, tmp_path / "repository")
 
 
@@ -363,7 +363,12 @@ def test_failure_of_the_second_tower_leaves_the_first_as_it_was(tmp_path: Path) 
         {"format": "pt"},
     )
     spec = ModelSpec(
-        name="tiny", task="image-text", source=str(words), image_source=str(pictures), backend="onnxruntime"
+        name="tiny",
+        task="image-text",
+        source=str(words),
+        image_source=str(pictures),
+        backend="onnxruntime",
+        precision="fp32",
     )
     former(tmp_path / "repository", "tiny-text", "tiny-image")
     with pytest.raises(ParityError, match=r"^verify tiny-image in fp32, rows alone: cosine error nan"):

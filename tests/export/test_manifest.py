@@ -48,6 +48,13 @@ def test_precisions_that_a_backend_offers_are_taken(tmp_path: Path, backend: str
     assert (spec.backend, spec.precision) == (backend, precision)
 
 
+@pytest.mark.parametrize("backend", [backend for backend in PRECISIONS if backend != "python"])
+def test_backends_of_gpus_take_instances_and_gpus(tmp_path: Path, backend: str) -> None:
+    text = TABLE.format(name="a") + f"backend = '{backend}'\ninstances = 2\ngpus = [0, 3]"
+    spec = load(write(tmp_path, text))["a"]
+    assert (spec.instances, spec.gpus) == (2, (0, 3))
+
+
 def test_prompts_are_a_table_in_the_table(tmp_path: Path) -> None:
     spec = load(write(tmp_path, TABLE.format(name="a") + "prompts = { query = 'query: ' }"))["a"]
     assert spec.prompts == {"query": "query: "}
@@ -108,7 +115,7 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         ),
         (
             TABLE.format(name="a") + "backend = 'onnx'",
-            "[a] backend: 'onnx' is not one of python, onnxruntime, tensorrt",
+            "[a] backend: 'onnx' is not one of python, torch, onnxruntime, tensorrt",
         ),
         (TABLE.format(name="a") + "precision = 'fp8'", "[a] precision: 'fp8' is not one of fp32, bf16, fp16, int8"),
         (TABLE.format(name="a") + "pooling = 'min'", "[a] pooling: 'min' is not one of cls, lasttoken, "),
@@ -120,12 +127,20 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         ),
         (
             TABLE.format(name="a") + "backend = 'onnxruntime'\nprecision = 'int8'",
-            "models.toml [a] precision: backend 'onnxruntime' supports fp32, fp16",
+            "models.toml [a] precision: backend 'onnxruntime' supports fp16, fp32",
         ),
         (
             TABLE.format(name="a") + "backend = 'tensorrt'\nprecision = 'bf16'",
             "models.toml [a] precision: backend 'tensorrt' supports fp16, fp32",
         ),
+        (
+            TABLE.format(name="a") + "backend = 'torch'\nprecision = 'int8'",
+            "models.toml [a] precision: backend 'torch' supports fp16, bf16, fp32",
+        ),
+        (TABLE.format(name="a") + "backend = 'torch'\ninstances = 0", "[a] instances: Expected `int` >= 1"),
+        (TABLE.format(name="a") + "backend = 'torch'\ngpus = [-1]", "[a] gpus[0]: Expected `int` >= 0"),
+        (TABLE.format(name="a") + "instances = 2", "models.toml [a] instances: backend 'python' runs on the CPU"),
+        (TABLE.format(name="a") + "gpus = [1]", "models.toml [a] gpus: backend 'python' runs on the CPU"),
         (
             "[a]\ntask = 'late-interaction'\nsource = 'x'\nprecision = 'int8'",
             "models.toml [a] precision: int8 is supported for text-embedding only",

@@ -18,7 +18,8 @@ from transformers.masking_utils import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention, eager_attention_forward
 
-from export.packing.attention import Layout, RowAttention, Sight, in_interface
+from export.packing.attention import RowAttention, Sight, in_interface
+from export.packing.layout import Layout
 from loadtest.tools import tiny
 
 LENGTHS = (2, 9, 1, 5)

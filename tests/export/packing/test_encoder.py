@@ -1,17 +1,20 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, RoFormerConfig
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.deberta_v2 import modeling_deberta_v2
 
 from export.errors import SourceError
+from export.manifest import Backend
 from export.packing.encoder import RowEncoder, first_position
-from export.packing.rows import Rows
+from export.packing.rows import PackedRows, Rows
 from loadtest.tools import tiny
 
 LENGTHS = (3, 90, 1, 17)
@@ -24,6 +27,7 @@ PADDED: Mapping[str, PretrainedConfig] = {
 }
 PACKED = [name for name in tiny.ENCODERS | tiny.DECODERS if name not in PADDED]
 PADDING = 1
+FORMS = pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt", "torch"], ids=["packed", "padded", "laid out"])
 
 
 @cache
@@ -42,6 +46,27 @@ def rows(*lengths: int, visible: tuple[int, ...] | None = None, first_length: Te
     return Rows(torch.where(made.valid, ids, PADDING), length, made.visible, first_length)
 
 
+def laid_out(given: Rows) -> PackedRows:
+    """The same rows as a host lays them out."""
+    packed = PackedRows.of([ids[:n] for ids, n in zip(given.ids, given.length.tolist(), strict=True)])
+    first_length = None if given.first_length is None else functional.pad(given.first_length, (0, 1))
+    if not given.hides or torch.equal(given.visible, given.length):
+        return replace(packed, first_length=first_length)
+    visible = functional.pad(given.visible, (0, 1))
+    keys = (packed.place < visible[packed.row]).nonzero()[:, 0]
+    return replace(packed, first_length=first_length, visible=visible.int(), keys=keys.int())
+
+
+def encode(name: str, backend: Backend, given: Rows) -> Tensor:
+    """Token vectors of rows, [N, L, D]."""
+    encoder = RowEncoder(model(name), backend)
+    if backend != "torch":
+        encoded: Tensor = encoder(given)
+        return encoded
+    packed = laid_out(given)
+    return packed.layout.pad(encoder(packed)[0])[:-1]
+
+
 def assert_rows(hidden: Tensor, expected: list[Tensor]) -> None:
     for row, one in zip(hidden, expected, strict=True):
         torch.testing.assert_close(row[: len(one)], one, atol=2e-5, rtol=2e-5)
@@ -56,44 +81,45 @@ def alone(name: str, given: Rows) -> list[Tensor]:
     ]
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+@FORMS
 @pytest.mark.parametrize("name", [*PACKED, *PADDED])
-def test_rows_have_the_token_vectors_that_they_have_alone(name: str, packed: bool) -> None:
+def test_rows_have_the_token_vectors_that_they_have_alone(name: str, backend: Backend) -> None:
     given = rows(*LENGTHS)
-    (hidden,) = RowEncoder(model(name), packed=packed)(given)
-    assert_rows(hidden, alone(name, given))
+    assert_rows(encode(name, backend, given), alone(name, given))
 
 
 @pytest.mark.parametrize("name", [*PACKED, *PADDED])
 def test_models_are_packed_where_that_is_exact(name: str) -> None:
-    assert RowEncoder(model(name), packed=True).packed is (name in PACKED)
-    assert not RowEncoder(model(name), packed=False).packed
+    assert RowEncoder(model(name), "python").packed is (name in PACKED)
+    assert RowEncoder(model(name), "torch").packed is (name in PACKED)
+    assert not RowEncoder(model(name), "tensorrt").packed
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-def test_parts_of_different_rows_are_encoded_as_they_would_be_alone(packed: bool) -> None:
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"], ids=["packed", "padded"])
+def test_parts_of_different_rows_are_encoded_as_they_would_be_alone(backend: Backend) -> None:
     queries, documents = rows(5, 12), rows(*LENGTHS)
-    encoded = RowEncoder(model("RoBERTa"), packed=packed)(queries, documents)
+    encoded = RowEncoder(model("RoBERTa"), backend).parts(queries, documents)
     for hidden, given in zip(encoded, (queries, documents), strict=True):
         assert_rows(hidden, alone("RoBERTa", given))
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-def test_tokens_that_are_not_attended_to_still_attend(packed: bool) -> None:
+@FORMS
+@pytest.mark.parametrize("name", ["BERT", "ModernBERT"])
+def test_tokens_that_are_not_attended_to_still_attend(name: str, backend: Backend) -> None:
     given = rows(9, 6, visible=(4, 6))
-    (hidden,) = RowEncoder(model("BERT"), packed=packed)(given)
+    hidden = encode(name, backend, given)
     expected = [
-        model("BERT")(input_ids=ids[None, :n], attention_mask=(torch.arange(n) < seen)[None]).last_hidden_state[0]
+        model(name)(input_ids=ids[None, :n], attention_mask=(torch.arange(n) < seen)[None]).last_hidden_state[0]
         for ids, n, seen in zip(given.ids, (9, 6), (4, 6), strict=True)
     ]
     assert_rows(hidden, expected)
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+@FORMS
 @pytest.mark.parametrize("name", ["BERT", "MPNet"])
-def test_segments_reach_models_that_have_them(name: str, packed: bool) -> None:
+def test_segments_reach_models_that_have_them(name: str, backend: Backend) -> None:
     given = rows(9, 6, first_length=torch.tensor([4, 2]))
-    (hidden,) = RowEncoder(model(name), packed=packed)(given)
+    hidden = encode(name, backend, given)
     expected = [
         model(name)(
             input_ids=ids[None, :n],
@@ -114,7 +140,7 @@ def test_model_is_left_as_it_was_even_after_a_failure(name: str) -> None:
         modeling_deberta_v2.build_rpos,
     )
 
-    encoder = RowEncoder(model(name), packed=True)
+    encoder = RowEncoder(model(name), "python")
     encoder(rows(*LENGTHS))
     beyond = Rows(torch.tensor([[10**6]]), torch.tensor([1]), torch.tensor([1]))
     with pytest.raises(IndexError):
@@ -150,4 +176,4 @@ def test_a_model_whose_texts_depend_on_each_other_is_refused() -> None:
             return BaseModelOutput(last_hidden_state=hidden + hidden.mean((0, 1)))
 
     with pytest.raises(SourceError, match="MixesRows cannot be batched"):
-        RowEncoder(MixesRows(model("BERT")), packed=True)
+        RowEncoder(MixesRows(model("BERT")), "python")

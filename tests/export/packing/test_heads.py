@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -10,13 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, CLIPImageProcessor, PreTrainedModel
 
+from export.manifest import Backend
 from export.packing.encoder import RowEncoder
 from export.packing.heads import POOLINGS, Encode, ImageEmbedding, LateInteraction, Pool, Project, TextEmbedding
-from export.packing.rows import Rows
+from export.packing.rows import PackedRows, Rows
 from loadtest.tools import tiny
 
 LENGTHS = (3, 40, 1, 17)
 MASK = 4
+GRAPHS = pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"], ids=["packed", "padded"])
+FORMS = pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt", "torch"], ids=["packed", "padded", "laid out"])
 
 
 @cache
@@ -32,6 +36,10 @@ def rows(*texts: list[int]) -> Rows:
     for row, text in zip(ids, texts, strict=True):
         row[: len(text)] = torch.tensor(text)
     return Rows(ids, length, length)
+
+
+def laid_out(*texts: list[int]) -> PackedRows:
+    return PackedRows.of([torch.tensor(ids) for ids in texts])
 
 
 def text(length: int, seed: int = 0) -> list[int]:
@@ -54,6 +62,9 @@ def test_every_pooling_is_that_of_sentence_transformers(mode: str) -> None:
     hidden[torch.arange(40)[None] >= length[:, None]] = 1e3
     given = Rows(torch.zeros(4, 40, dtype=torch.int64), length, length)
     torch.testing.assert_close(POOLINGS[mode](hidden, given), pooled(mode, hidden, length))
+    packed = laid_out(*([0] * n for n in LENGTHS))
+    tokens = torch.cat([row[:n] for row, n in zip(hidden, LENGTHS, strict=True)])[None]
+    torch.testing.assert_close(POOLINGS[mode](tokens, packed)[:-1], pooled(mode, hidden, length))
 
 
 @pytest.mark.parametrize("mode", sorted(POOLINGS))
@@ -69,18 +80,22 @@ def test_poolings_leave_out_the_prompt_as_those_of_sentence_transformers(mode: s
         }
         expected = Pooling(8, mode, include_prompt=False)(features)["sentence_embedding"]
         torch.testing.assert_close(POOLINGS[mode](hidden, given), expected)
+        packed = replace(laid_out(*([0] * n for n in length.tolist())), prompt_length=torch.tensor([prompt] * 4 + [0]))
+        tokens = torch.cat([row[:n] for row, n in zip(hidden, length.tolist(), strict=True)])[None]
+        torch.testing.assert_close(POOLINGS[mode](tokens, packed)[:-1], expected)
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-def test_several_poolings_stand_side_by_side_before_the_projection(packed: bool) -> None:
+@FORMS
+def test_several_poolings_stand_side_by_side_before_the_projection(backend: Backend) -> None:
     modes, projection = ("max", "cls", "mean"), torch.nn.Linear(3 * tiny.WIDTH, 8)
     texts = [text(length) for length in LENGTHS]
-    head = TextEmbedding(Encode(RowEncoder(bert(), packed=packed)), [Pool(*modes), Project(projection)])
+    head = TextEmbedding(Encode(RowEncoder(bert(), backend)), [Pool(*modes), Project(projection)])
     expected = [
         projection(pooled(modes, bert()(torch.tensor([ids])).last_hidden_state, torch.tensor([len(ids)])))
         for ids in texts
     ]
-    torch.testing.assert_close(head(rows(*texts)), torch.cat(expected), atol=1e-5, rtol=1e-5)
+    embedded = head(laid_out(*texts))[:-1] if backend == "torch" else head(rows(*texts))
+    torch.testing.assert_close(embedded, torch.cat(expected), atol=1e-5, rtol=1e-5)
 
 
 def max_sim(
@@ -99,47 +114,58 @@ PAIRS = [(text(q, seed), text(d)) for q, seed, d in [(5, 0, 3), (5, 0, 40), (12,
 """Queries that repeat, as they do in rerank, and one that only differs in its tokens."""
 
 
-def score(head: LateInteraction) -> Tensor:
+def score(head: LateInteraction, backend: Backend, *, expansion: int = 0, attended: bool = True) -> Tensor:
+    """The scores of all pairs; a host expands queries itself."""
+    if backend == "torch":
+        queries = [query + [MASK] * max(0, expansion - len(query)) for query, _ in PAIRS]
+        packed = laid_out(*queries, *(document for _, document in PAIRS))
+        of_pairs = replace(packed, queries=torch.arange(len(PAIRS)).int(), longest_query=16)
+        if not attended:
+            visible = torch.tensor([len(text) for pair in zip(*PAIRS, strict=True) for text in pair] + [0])
+            keys = (packed.place < visible[packed.row]).nonzero()[:, 0]
+            of_pairs = replace(of_pairs, visible=visible.int(), keys=keys.int())
+        scored: Tensor = head(of_pairs)
+        return scored
     scores: Tensor = head(rows(*(query for query, _ in PAIRS)), rows(*(document for _, document in PAIRS)))
     return scores
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-def test_score_is_the_mean_of_the_best_cosines(packed: bool) -> None:
-    head = LateInteraction(RowEncoder(bert(), packed=packed), torch.nn.Identity(), lambda query: query, {})
+@FORMS
+def test_score_is_the_mean_of_the_best_cosines(backend: Backend) -> None:
+    head = LateInteraction(RowEncoder(bert(), backend), torch.nn.Identity(), lambda query: query, {})
     expected = torch.stack([max_sim(query, document) for query, document in PAIRS])[:, None]
-    torch.testing.assert_close(score(head), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(score(head, backend), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+@FORMS
 @pytest.mark.parametrize("attended", [True, False])
-def test_expanded_queries_score_with_what_fills_them(packed: bool, attended: bool) -> None:
+def test_expanded_queries_score_with_what_fills_them(backend: Backend, attended: bool) -> None:
     head = LateInteraction(
-        RowEncoder(bert(), packed=packed),
+        RowEncoder(bert(), backend),
         torch.nn.Identity(),
         lambda query: query.expanded(9, MASK, attended=attended),
         {},
     )
     expected = [max_sim(query, document, expansion=9, attended=attended) for query, document in PAIRS]
-    torch.testing.assert_close(score(head), torch.stack(expected)[:, None], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-def test_skipped_document_tokens_are_compared_with_nothing(packed: bool) -> None:
-    skipped = tuple(PAIRS[1][1][::2])
-    head = LateInteraction(
-        RowEncoder(bert(), packed=packed), torch.nn.Identity(), lambda query: query, {"document": skipped}
+    torch.testing.assert_close(
+        score(head, backend, expansion=9, attended=attended), torch.stack(expected)[:, None], atol=1e-5, rtol=0
     )
+
+
+@FORMS
+def test_skipped_document_tokens_are_compared_with_nothing(backend: Backend) -> None:
+    skipped = tuple(PAIRS[1][1][::2])
+    head = LateInteraction(RowEncoder(bert(), backend), torch.nn.Identity(), lambda query: query, {"document": skipped})
     expected = [max_sim(query, document, skipped=skipped) for query, document in PAIRS]
-    torch.testing.assert_close(score(head), torch.stack(expected)[:, None], atol=1e-5, rtol=0)
+    torch.testing.assert_close(score(head, backend), torch.stack(expected)[:, None], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-def test_same_text_scores_one_and_in_bf16_not_more(packed: bool) -> None:
+@GRAPHS
+def test_same_text_scores_one_and_in_bf16_not_more(backend: Backend) -> None:
     # bf16 rounds the cosine of a vector with itself to more than 1 about as often as to less.
     texts = [text(length) for length in range(1, 20)]
     for dtype, lowest in ((torch.float32, 0.99999), (torch.bfloat16, 0.98)):
-        encoder = RowEncoder(copy.deepcopy(bert()), packed=packed).to(dtype)
+        encoder = RowEncoder(copy.deepcopy(bert()), backend).to(dtype)
         scores = LateInteraction(encoder, torch.nn.Identity(), lambda query: query, {})(rows(*texts), rows(*texts))
         assert lowest < scores.min()
         assert scores.max() <= 1
@@ -148,7 +174,7 @@ def test_same_text_scores_one_and_in_bf16_not_more(packed: bool) -> None:
 def test_query_tokens_that_are_padding_elsewhere_are_told_apart() -> None:
     # Ids of 0 are tokens of some vocabularies, and what stands behind the end of a row in others.
     pairs = [([7, 8], text(9)), ([7, 8, 0], text(9))]
-    head = LateInteraction(RowEncoder(bert(), packed=True), torch.nn.Identity(), lambda query: query, {})
+    head = LateInteraction(RowEncoder(bert(), "python"), torch.nn.Identity(), lambda query: query, {})
     scores = head(rows(*(query for query, _ in pairs)), rows(*(document for _, document in pairs)))
     expected = torch.stack([max_sim(query, document) for query, document in pairs])[:, None]
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)

@@ -95,7 +95,7 @@ def test_pairs_with_segments_have_their_first_length(tmp_path: Path) -> None:
     source = tiny.write_cross_encoder(tmp_path / "source")
     written(ModelSpec(name="tiny", task="cross-encoder", source=str(source), backend="tensorrt"), tmp_path / "plan")
     (first, *_) = read_spec(tmp_path / "plan" / SPEC).profiles
-    assert first.inputs["first_length"] == Shapes((1, 1), (64, 1), (64, 1))
+    assert first.inputs["first_length"] == Shapes((1, 1), (256, 1), (512, 1))
     for case in read_cases(tmp_path / "plan" / CASES):
         assert np.less(case.inputs["first_length"], case.inputs["length"]).all()
 
