@@ -9,7 +9,7 @@ import torch
 
 from export.runtime.contract import Row
 from export.runtime.execution import SHARE, Execution
-from export.runtime.torch_engine import Engine
+from export.runtime.torch_engine import GRAPH_TOKENS, Engine
 
 TOKENS = (2048, 4096, 8192, 16384, 32768, 65536)
 CPU_TOKENS = (256, 512, 1024, 2048)
@@ -35,7 +35,7 @@ def sweep(engine: Engine, rows: Sequence[Row], tokens: Sequence[int] = (), numbe
     usual = [row for row in by_cost if engine.cost(row) <= USUAL_TOKENS] or by_cost[:1]
     engine.execution = Execution(rows=numbers[-1])
     tokens = tokens or (TOKENS if engine.device.type == "cuda" else CPU_TOKENS)
-    per_token = _bytes_per_token(engine, usual, tokens[0])
+    per_token = _bytes_per_token(engine, usual)
     room = [each for each in tokens if each * per_token * SHARE <= _free(engine)] or tokens[:1]
     found = _fastest(engine, usual, [replace(engine.execution, tokens=each) for each in room])
     found = _fastest(engine, by_cost[:1], [replace(found, rows=each) for each in numbers])
@@ -78,11 +78,11 @@ def _free(engine: Engine) -> int:
     return torch.cuda.mem_get_info(engine.device)[0]  # pragma: needs a GPU
 
 
-def _bytes_per_token(engine: Engine, rows: Sequence[Row], tokens: int) -> int:
+def _bytes_per_token(engine: Engine, rows: Sequence[Row]) -> int:
     """Memory that a pack takes while it is computed; 0 where it is not measured."""
     if engine.device.type == "cpu":
         return 0
-    batch = _batch(engine, rows, tokens)  # pragma: needs a GPU
+    batch = _batch(engine, rows, 2 * GRAPH_TOKENS[-1])  # pragma: needs a GPU
     engine.run(batch)  # pragma: needs a GPU
     torch.cuda.reset_peak_memory_stats(engine.device)  # pragma: needs a GPU
     before = torch.cuda.memory_allocated(engine.device)  # pragma: needs a GPU

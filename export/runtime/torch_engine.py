@@ -64,6 +64,8 @@ class Engine:
         """Computed so far."""
         self.padding = 0
         """Tokens computed so far that fill up."""
+        if self.device.type == "cuda":  # pragma: needs a GPU
+            torch.cuda.set_device(self.device)  # or pinned memory would open the first GPU too
         self.exported = load(folder, self.device)
         self._program = _eager(self.exported)
         self.uncompiled = compiled_staleness(folder, self.device)
@@ -110,6 +112,7 @@ class Engine:
 
     def prepare(self, sizes: Iterable[Sizes]) -> None:
         """Prepare executions of some sizes, which smaller packs then use. On a GPU they are recorded as CUDA graphs."""
+        self._buckets = []  # their memory, before more is taken
         graph = None
         found = []
         for one in sorted(sizes, key=_order, reverse=True):  # smaller graphs find room in the memory of larger ones

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 WINDOW_S = 2.0
 """Time constant of the exponentially weighted rate. It spans several executions, because they end in bursts."""
 MIN_WINDOW_S = 0.25
-"""The rate is known after about this much time with a full load. Nothing is said before as much with any load."""
+"""The rate is known after about this much time with a full load, and it is 0 for as long with any load."""
 LIGHT = 0.01
 """Weight of the time without a full load."""
 

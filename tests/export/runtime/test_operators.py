@@ -1,13 +1,17 @@
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from sentence_transformers.util import mean_maxsim
 from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from export.runtime.operators import _padded, attend, attend_visible, maxsim
+from export.runtime.operators import SLICE, _flash, _padded, attend, attend_visible, maxsim
 
 WIDTH = 8
 SCALE = 0.3
@@ -120,3 +124,41 @@ def test_operators_tell_their_shapes_to_tracers(operator: CustomOpDef, extra: tu
     query, key, value = heads((4, 2), shared=2)
     given = (query, key, value, starts_of((4, 2)), *extra, 8, SCALE, -1, -1)
     torch.library.opcheck(operator, given, test_utils=("test_schema", "test_faketensor"))
+
+
+class Largest(TorchDispatchMode):
+    """Finds the largest tensor that operations make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for each in tree_leaves(output):
+            if isinstance(each, Tensor):
+                self.elements = max(self.elements, each.numel())
+        return output
+
+
+@pytest.mark.parametrize("shared", [1, 2])
+def test_flash_attention_makes_no_matrix_of_scores(shared: int) -> None:
+    """Tensors without content can say that they are on a GPU that is not there."""
+    tokens, width = 8192, 64
+    with FakeTensorMode(), torch.no_grad(), Largest() as largest:
+        query, key = (
+            torch.empty(tokens, number, width, dtype=torch.float16, device="cuda:0") for number in (4, 4 // shared)
+        )
+        starts = torch.empty(3, dtype=torch.int32, device="cuda:0")
+        mixed = _flash(query, key, key, starts, starts, tokens, SCALE, -1, 0)
+    assert (mixed.shape, mixed.dtype, mixed.device.type) == (query.shape, query.dtype, "cuda")
+    assert largest.elements == query.numel()
+
+
+def test_maxsim_compares_a_slice_at_a_time() -> None:
+    starts = starts_of((1500, 3000, 2000, 8))
+    vectors = torch.randn(int(starts[-1]), 16)
+    counted, queries = torch.ones(len(vectors), dtype=torch.bool), torch.zeros(2, dtype=torch.int32)
+    with Largest() as largest:
+        maxsim._init_fn(vectors, counted, starts, queries, 1500, 3000)  # of the operator, the mode sees nothing inside
+    assert largest.elements == max(vectors.numel(), 2 * SLICE * SLICE)
