@@ -174,4 +174,4 @@ def test_stages_without_a_server_run_on_a_cpu(tmp_path: Path) -> None:
         "memory of long rows",
         "sentence-transformers with flash attention, tiny",
     }
-    assert len(gpu.render(results).split("\n\n")) == 12  # the machine, titles and tables of five stages, the rest
+    assert len(gpu.render(results).split("\n\n")) == 11  # the machine, and five tables with titles
