@@ -6,16 +6,28 @@ import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export.manifest import Backend, ModelSpec
+from export.manifest import HINTS, Backend, ModelSpec
 from export.packing.memory import max_batch_size
 from export.plans.profiles import length_buckets
 from export.runtime.contract import IMAGE_EMBEDDING, Array, Field, Parameters, Tokens, write_parameters
+from export.runtime.execution import Execution
+from export.runtime.program import PROGRAM
 from export.tower import Tower
-from export.verification.runners import HINTS, cuda_options
+from export.verification.runners import cuda_options
 
 WARMUP_TOKENS = 32
 TYPES: Mapping[str, int] = {"int32": pb.TYPE_INT32, "int64": pb.TYPE_INT64, "uint8": pb.TYPE_UINT8}
 """Triton's types by numpy's names."""
+CUDA_NUMBERS: Mapping[str, Mapping[str, str]] = {
+    "cudnn_conv_algo_search": {"EXHAUSTIVE": "0", "HEURISTIC": "1", "DEFAULT": "2"},
+}
+"""CUDA options that Triton's ONNX Runtime backend takes from a config's parameters, as numbers. As soon as a config has
+any parameters, it ignores what the accelerator says of these (src/onnxruntime.cc, `ModelState::LoadModel`)."""
+SESSION_OPTIONS: Mapping[str, str] = {
+    "enable_mem_pattern": "0",
+    "intra_op_thread_count": "1",
+}
+"""ONNX Runtime would keep a plan of the memory for every combination of input shapes, and a thread for every core."""
 
 
 def render(spec: ModelSpec, tower: Tower) -> str:
@@ -46,7 +58,7 @@ def render(spec: ModelSpec, tower: Tower) -> str:
             for key, value in write_parameters(_parameters(spec, tower)).items()
         },
     )
-    _BACKENDS[spec.backend](config, tower)
+    _BACKENDS[spec.backend](config, spec, tower)
     text: str = text_format.MessageToString(config)
     return text
 
@@ -83,13 +95,20 @@ def warmup(tower: Tower) -> dict[str, Array]:
     return tensors
 
 
-def _python(config: pb.ModelConfig, tower: Tower) -> None:  # noqa: ARG001 - each backend has the same signature
+def _python(config: pb.ModelConfig, spec: ModelSpec, tower: Tower) -> None:  # noqa: ARG001 - all have one signature
     config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)
 
 
-def _onnxruntime(config: pb.ModelConfig, tower: Tower) -> None:
-    """Serve on the first GPU. Triton tells the graph the stored length of each row."""
-    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU, gpus=[0])
+def _torch(config: pb.ModelConfig, spec: ModelSpec, tower: Tower) -> None:  # noqa: ARG001
+    """Serve on the GPUs that the table names, or on all of them, or on the CPU if there is none (KIND_AUTO)."""
+    config.backend = "python"
+    kind = pb.ModelInstanceGroup.KIND_GPU if spec.gpus else pb.ModelInstanceGroup.KIND_AUTO
+    config.instance_group.add(count=spec.instances, kind=kind, gpus=spec.gpus)
+
+
+def _onnxruntime(config: pb.ModelConfig, spec: ModelSpec, tower: Tower) -> None:
+    """Triton tells the graph the stored length of each row."""
+    config.instance_group.add(count=spec.instances, kind=pb.ModelInstanceGroup.KIND_GPU, gpus=spec.gpus)
     for field in tower.fields:
         if isinstance(field, Tokens):
             config.batch_input.add(
@@ -98,20 +117,32 @@ def _onnxruntime(config: pb.ModelConfig, tower: Tower) -> None:
                 data_type=pb.TYPE_INT32,
                 source_input=[field.ids],
             )
-    config.parameters["memory.enable_memory_arena_shrinkage"].string_value = "cpu:0;gpu:0"
+    options = dict(cuda_options(tower.fields))
+    for name, numbers in CUDA_NUMBERS.items():
+        config.parameters[name].string_value = numbers[options.pop(name)]
+    for name, value in SESSION_OPTIONS.items():
+        config.parameters[name].string_value = value
     accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
-    accelerators.add(name="cuda", parameters=cuda_options(tower.fields))
+    accelerators.add(name="cuda", parameters=options)
 
 
-def _tensorrt(config: pb.ModelConfig, tower: Tower) -> None:
-    """One instance with all profiles: Triton takes the one that fits a batch's shape."""
+def _tensorrt(config: pb.ModelConfig, spec: ModelSpec, tower: Tower) -> None:
+    """All profiles in each instance: Triton takes the one that fits a batch's shape."""
     config.default_model_filename = "model.plan"
     profiles = len(length_buckets(tower.vocabulary.max_tokens)) if tower.vocabulary else 1
-    config.instance_group.add(count=1, kind=pb.ModelInstanceGroup.KIND_GPU, profile=map(str, range(profiles)))
+    config.instance_group.add(
+        count=spec.instances,
+        kind=pb.ModelInstanceGroup.KIND_GPU,
+        gpus=spec.gpus,
+        profile=map(str, range(profiles)),
+    )
+    # A profile's context has memory for its own shapes. By default, each has as much as the largest one needs.
+    config.parameters["execution_context_allocation_strategy"].string_value = "ON_PROFILE_CHANGE"
 
 
-_BACKENDS: Mapping[Backend, Callable[[pb.ModelConfig, Tower], None]] = {
+_BACKENDS: Mapping[Backend, Callable[[pb.ModelConfig, ModelSpec, Tower], None]] = {
     "python": _python,
+    "torch": _torch,
     "onnxruntime": _onnxruntime,
     "tensorrt": _tensorrt,
 }
@@ -139,4 +170,9 @@ def _parameters(spec: ModelSpec, tower: Tower) -> Parameters:
     if spec.backend == "python":
         parameters["graph"] = "model.xml" if spec.computes_in == "int8" else "model.onnx"
         parameters["precision"] = HINTS[spec.computes_in] or ""
+    elif spec.backend == "torch":
+        parameters["graph"] = PROGRAM
+        if tower.vocabulary is not None:
+            parameters["batch_tokens"] = Execution().tokens
+        parameters["precision"] = spec.computes_in
     return {**parameters, **tower.parameters}

@@ -24,7 +24,7 @@ PARTS = (
     "loading",
     "packing",
     "pipeline.py",
-    "plans/build.py",
+    "plans/gate.py",
     "plans/measures.py",
     "plans/profiles.py",
     "rerankers.py",

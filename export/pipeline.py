@@ -162,7 +162,7 @@ def _write_files(spec: ModelSpec, tower: Tower, folder: Path) -> None:
         package.mkdir()
         for name in ("__init__", "contract", *RUNTIMES[spec.backend]):
             shutil.copy(RUNTIME / f"{name}.py", package)
-    if spec.backend == "tensorrt":
+    if spec.backend in {"tensorrt", "torch"}:
         plan_inputs.write(spec, tower, folder)
     if tower.vocabulary is not None:
         tower.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))

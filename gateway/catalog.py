@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gateway.contract import (
+    BATCH_TOKENS,
     EMBEDDING_ROLES,
     IMAGE_EMBEDDING,
     PREFIXES,
@@ -73,6 +74,8 @@ class TextModel(TritonModel):
     """The name of this variant."""
     length_buckets: tuple[int, ...] = ()
     """The padded lengths that the model accepts, ascending; empty if it accepts all."""
+    batch_tokens: int = BATCH_TOKENS
+    """Maximum number of tokens in one Triton request, unless a single row has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +306,7 @@ def _text_model(config: ModelConfig, parameters: TextParameters, tokenizer: Text
         variants=parameters.variants,
         variant=parameters.variant,
         length_buckets=tuple(sorted(parameters.length_buckets)),
+        batch_tokens=parameters.batch_tokens,
     )
 
 

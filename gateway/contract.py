@@ -33,6 +33,8 @@ PREFIXES = ("first_length", "prompt_length")
 (cross-encoders), or to the prompt, which is not pooled (embedding models)."""
 PIXELS = "pixels"
 """The input of image models: RGB, UINT8 [b, 3, H, W]."""
+BATCH_TOKENS = 2048
+"""The default of the parameter `batch_tokens`."""
 
 Kind = TypeVar("Kind", bound="Parameters")
 
@@ -70,6 +72,7 @@ class TextParameters(Parameters, frozen=True, kw_only=True):
 
     max_tokens: Count
     vocabulary_size: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    batch_tokens: Count = BATCH_TOKENS
     prompts: dict[str, Prompt] = {}
     default_prompt: str | None = None
     instructed_prompts: dict[str, Prompt] = {}

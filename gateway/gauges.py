@@ -36,10 +36,8 @@ class Gauges(Collector):
         yield _gauge("waiting_tokens", "Tokens admitted and not yet sent to Triton.", "model", waiting)
         in_flight = {name: queue.in_flight for name, queue in queues.items()}
         yield _gauge("in_flight_tokens", "Tokens being computed by Triton.", "model", in_flight)
-        rates = {name: queue.rate for name, queue in queues.items()}
-        yield _gauge(
-            "tokens_per_second", "Throughput of a model while it has work; 0 if not known yet.", "model", rates
-        )
+        rates = {name: queue.rate.per_second for name, queue in queues.items()}
+        yield _gauge("tokens_per_second", "Throughput of a model under load; 0 if not known yet.", "model", rates)
 
 
 def _gauge(name: str, documentation: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:

@@ -8,6 +8,7 @@ LABEL org.opencontainers.image.title="Conch TensorRT builder" \
     org.opencontainers.image.version="${VERSION}"
 COPY export/__init__.py export/errors.py /app/export/
 COPY export/plans /app/export/plans
+COPY export/runtime /app/export/runtime
 WORKDIR /app
 # As the export, whose entries it completes.
 USER 10001:10001

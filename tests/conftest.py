@@ -1,5 +1,6 @@
 """A real Triton and gateway, started once from the repository's own entries."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from export.sources.resolve import resolve
 from tests import needs
 from tests.odd_models import write_odd_repository
 from tests.serving import REPOSITORY, Server, serve
+
+# torch.export traces itself through a logger that nobody listens to; pytest would keep hundreds of megabytes of it.
+logging.getLogger("torch.__trace").propagate = False
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,8 @@
 """What the export writes into a config is what the gateway reads, and both are in docs/repository-entry.md."""
 
+import dataclasses
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from loadtest.tools import tiny
 PAGE = Path("docs/repository-entry.md").read_text()
 SAID: Mapping[str, Any] = {"aliases": ("a", "b"), "default": True, "license": "MIT"}
 INSTRUCT = {"query": "Instruct: find shells\nQuery: "}
-ENTRIES = 16
+ENTRIES = 24
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[ModelSpec]:
 @pytest.fixture(scope="module")
 def configs(specs: list[ModelSpec]) -> list[pb.ModelConfig]:
     """The config of every tower, for each backend in one of its precisions."""
-    backends: tuple[Backend, ...] = ("python", "tensorrt")
+    backends: tuple[Backend, ...] = ("python", "torch", "tensorrt")
     found = []
     for spec in specs:
         sources = resolve(spec)
@@ -123,6 +125,15 @@ def test_gateway_reads_the_values_that_the_export_meant(configs: list[pb.ModelCo
     assert (image.text_weight, image.image_resize, image.image_patches) == (0.25, {"shortest_edge": 32}, 16)
 
 
+def test_entries_may_name_the_tokens_of_a_batch(configs: list[pb.ModelConfig]) -> None:
+    config = next(config for config in map(told, configs) if config.parameters["role"] == "text-embedding")
+    assert read(config, TextParameters).batch_tokens == 2048
+    named = dataclasses.replace(config, parameters={**config.parameters, "batch_tokens": "16384"})
+    assert read(named, TextParameters).batch_tokens == 16_384
+    with pytest.raises(ValueError, match="batch_tokens"):
+        read(dataclasses.replace(config, parameters={**config.parameters, "batch_tokens": "0"}), TextParameters)
+
+
 def test_gateway_sends_the_tensors_that_a_config_asks_for(configs: list[pb.ModelConfig]) -> None:
     assert {tensor.name for config in configs for tensor in config.input} == tensors()
     for config in configs:
@@ -151,7 +162,9 @@ def test_parameters_of_the_page_are_those_of_both_sides(configs: list[pb.ModelCo
         name for kind in (Parameters, TextParameters, ImageParameters) for name in kind.__struct_fields__
     } - {"width", "max_batch_size"} | {"role"}
     assert keys("Parameters", "| key |", reader="gateway") == read_by_gateway
-    own = {name for config in configs for name in config.parameters if not name.startswith("memory.")}
+    backends = tomllib.loads(Path("tests/export/backend_keys.toml").read_text()).values()
+    theirs = {name for backend in backends for name in backend["parameters"]}
+    own = {name for config in configs for name in config.parameters} - theirs
     assert own == page  # each of them is written for some entry
 
 

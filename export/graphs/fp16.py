@@ -30,12 +30,13 @@ NARROW = frozenset({"Conv", "Gemm", "MatMul"})
 WIDE = frozenset(
     [
         *("Pow", "Sqrt", "Reciprocal", "ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "LpNormalization"),
-        *("LayerNormalization", "Softmax", "LogSoftmax", "Exp", "Log", "Erf", "Tanh", "CumSum", "Sin", "Cos"),
+        *("LayerNormalization", "LogSoftmax", "Exp", "Log", "Erf", "Tanh", "CumSum", "Sin", "Cos"),
         *("Cast", "Range", "Resize"),  # lengths and positions: fp16 counts to 2,048
     ]
 )
 """Computed in fp32: what squares or adds up many values, or makes much of a small difference. Any other operator
-follows its inputs: fp32 where one of them is."""
+follows its inputs: fp32 where one of them is. So does Softmax, although it adds up many values: engines do that in fp32
+whatever the types, and TensorRT fuses attention only if there is no cast between its two products."""
 BOUNDED = frozenset({"LayerNormalization", "Softmax", "Sin", "Cos"})
 """Computed in fp32 to results of order 1, which leave the choice to what follows."""
 

@@ -91,8 +91,8 @@ class RowAttention:
             key: the same, with H or a divisor of it for heads.
             value: as key.
             sight: the sight of every token.
-            scale: the factor on the scores. Queries take it before the product, as TensorRT's fused attention requires
-                (docs.nvidia.com/deeplearning/tensorrt, Fused Attention); also, fp16 then holds the scores of long heads.
+            scale: the factor on the scores. Queries take it before the product: TensorRT fuses nothing else
+                (docs.nvidia.com/deeplearning/tensorrt, Fused Attention), and fp16 holds more of the scores.
             softcap: scores are squashed to between this and its negative (Gemma 2, arXiv 2408.00118, section 2).
             bias: broadcastable to [N, H, L, L], added to the scores (T5, arXiv 1910.10683, section 2.1).
 

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -69,6 +70,28 @@ def _t5(model: Model, attend: RowAttention) -> Iterator[None]:
     finally:
         for attention in attentions:
             del attention.compute_bias
+
+
+@contextmanager
+def _of_any_length(model: Model) -> Iterator[None]:
+    """CLIP and its kin compare the tokens of all rows together with the positions that one row has."""
+    found = [
+        module
+        for module in model.modules()
+        if hasattr(module, "token_embedding") and hasattr(module, "position_embedding")
+    ]
+    for module in found:
+        module.forward = partial(_embed, module)
+    try:
+        yield
+    finally:
+        for module in found:
+            del module.forward
+
+
+def _embed(module: Model, input_ids: Tensor, position_ids: Tensor, **_: object) -> Tensor:
+    embedded: Tensor = module.token_embedding(input_ids) + module.position_embedding(position_ids)
+    return embedded
 
 
 PATCHES: Mapping[str, Patch] = {
@@ -258,7 +281,7 @@ class RowEncoder(torch.nn.Module):
 
     def _by_rows(self, ids: Tensor, segments: Tensor, positions: Tensor, attend: RowAttention) -> Tensor:
         assert self.form.patch is not None  # noqa: S101 - the callers have looked
-        with self.form.patch(self.model, attend):
+        with self.form.patch(self.model, attend), _of_any_length(self.model):
             # Left out, models take segments from a buffer as long as one row may be.
             return self._run(input_ids=ids, position_ids=positions + self._first, token_type_ids=segments)
 

@@ -9,19 +9,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from export.manifest import ModelSpec, Precision
+from export.manifest import Backend, ModelSpec, Precision
 from export.packing.encoder import RowEncoder
 from export.runtime.contract import Tokens
 from export.tower import Tower
 
 MAX_BATCH_SIZE = 64
-"""Rows in one execution. The engine cuts them into packs of its own, so that more would only lengthen the wait of the
-first; fewer would leave the packs uneven."""
-PADDED_TOKENS = 32768
-"""Tokens, padding included, that one execution on a GPU has memory for, beside the scores of its attention."""
+"""Rows in one execution on a CPU. The engine cuts them into packs of its own, so that more would only lengthen the wait
+of the first; fewer would leave the packs uneven."""
+GPU_ROWS: Mapping[Backend, int] = {"torch": 1024, "onnxruntime": 512, "tensorrt": 512}
+"""Rows in one execution on a GPU, which computes hundreds of short ones in the time of one. The engine of `torch` cuts
+them by tokens itself and keeps no scores; other backends execute what Triton has merged."""
+GPU_IMAGES = 64
+"""Pictures in one execution of a graph: each has hundreds of patches, so that these keep a GPU busy."""
+PADDED_TOKENS = 65536
+"""Tokens, padding included, that one execution on a GPU has memory for, beside the scores of its attention: 4 GiB, at
+64 KiB each for the widest layer of an encoder of 1,024 dimensions and what lives beside it."""
 SCORE_BYTES: Mapping[Precision, int] = {"fp32": 3 * 4, "fp16": 2 * 4}
 """Bytes of one score in all copies that exist at a time: the product, the masked and the softmaxed one. In a graph of
-mixed precision the softmax is in fp32, and what comes before it in fp16."""
+mixed precision one of them may be in fp32, as in families that cap their scores."""
 SLICE_BYTES = 3 << 29
 """Bytes of the scores of one row that a graph computes at a time. More slices mean more kernels, for short rows too."""
 BATCH_BYTES = 6 << 30
@@ -43,11 +49,11 @@ class Attention:
     def of(cls, spec: ModelSpec, tower: Tower) -> "Attention":
         """The attention of a tower whose graph is traced and served as its table says.
 
-        OpenVINO fuses attention on a CPU and torch on a GPU, and neither ever has its scores whole; other backends
-        compute what the graph says.
+        OpenVINO and the kernels of torch fuse attention and never have its scores whole; the other backends compute
+        what the graph says.
         """
         encoders = [module for module in tower.head.modules() if isinstance(module, RowEncoder)]
-        if spec.backend in {"python", "torch"} or tower.vocabulary is None or not encoders:
+        if spec.backend in ("python", "torch") or tower.vocabulary is None or not encoders:
             return cls()
         # A packed graph pads queries and documents alike.
         texts = sum(isinstance(field, Tokens) for field in tower.fields) if tower.packed else 1
@@ -64,13 +70,19 @@ class Attention:
 
 
 def max_batch_size(spec: ModelSpec, tower: Tower) -> int:
-    """Rows in one execution: fewer where one long row would have the attention of all the others padded to its length.
+    """Rows in one execution.
 
-    The engine of the python backend cuts packs of rows of similar length. On a GPU a batch is one execution, which has
-    memory for it if all its rows are as long as the model takes them.
+    Engines of the python backend cut batches themselves. A graph executes what Triton has merged, and Triton counts
+    nothing but rows: so there are as many as a GPU has memory for if each is as long as the model takes them. One long
+    row then never takes memory that its neighbours need, since all are padded to it in attention.
     """
-    if spec.backend == "python" or tower.vocabulary is None:
+    if spec.backend == "python":
         return MAX_BATCH_SIZE
+    rows = GPU_ROWS[spec.backend]
+    if spec.backend == "torch":
+        return rows
+    if tower.vocabulary is None:
+        return GPU_IMAGES
     longest = tower.vocabulary.max_tokens
-    by_attention = Attention.of(spec, tower).rows(longest, BATCH_BYTES) or MAX_BATCH_SIZE
-    return max(1, min(MAX_BATCH_SIZE, PADDED_TOKENS // longest, by_attention))
+    by_attention = Attention.of(spec, tower).rows(longest, BATCH_BYTES) or rows
+    return max(1, min(rows, PADDED_TOKENS // longest, by_attention))

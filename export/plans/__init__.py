@@ -1,1 +1,4 @@
-"""TensorRT plans. The serving image runs this package, so it needs numpy and TensorRT only."""
+"""Plans and compiled programs, built and verified on the device that serves them.
+
+The serving image runs this package: it needs numpy, and TensorRT or torch.
+"""

@@ -1,7 +1,8 @@
-"""`python -m export.plans ENTRY`: builds the TensorRT plan of an entry on the GPU that will serve it, and verifies it.
+"""`python -m export.plans ENTRY`: builds what serves an entry on its device, and verifies it.
 
-A plan works with one version of TensorRT and one kind of GPU, so it is built where it runs: in the serving image,
-before the server starts. This needs numpy, and either TensorRT's Python package or its `trtexec`.
+That is a TensorRT plan, or the torch program compiled. Both work with one version of their library and one kind of GPU,
+so they are built where they run: in the serving image, before the server starts. This needs numpy, and either
+TensorRT (its Python package or its `trtexec`) or torch with a C++ compiler.
 """
 
 import argparse
@@ -12,6 +13,9 @@ from export.errors import ExportError
 from export.plans.build import build_plan, timing_cache
 from export.plans.toolkit import find_toolkit
 
+PROGRAM = "program.pt2"
+"""The graph of an entry for torch."""
+
 
 def main() -> int:
     """Run the command; the exit code is 1 if there is no plan to serve."""
@@ -19,16 +23,34 @@ def main() -> int:
     parser.add_argument("entry", type=Path, metavar="ENTRY", help="folder of an entry in the model repository")
     help_cache = "measured times of kernels, kept between builds (default: a file beside the repository)"
     parser.add_argument("--timing-cache", type=Path, metavar="FILE", help=help_cache)
+    help_device = "where a torch program will serve (default: the first GPU, or the CPU if there is none)"
+    parser.add_argument("--device", metavar="DEVICE", help=help_device)
     arguments = parser.parse_args()
     folder = arguments.entry.resolve()
     try:
+        if (folder / "1" / PROGRAM).is_file():
+            _compile(folder, arguments.device)
+            return 0
         toolkit = find_toolkit()
         times = arguments.timing_cache or timing_cache(folder.parent, toolkit)
-        build_plan(folder, toolkit, times, lambda stage: print(stage, flush=True))
+        build_plan(folder, toolkit, times, _say)
     except ExportError as exc:
         print(f"plan {folder.name}: {exc}", file=sys.stderr)
         return 1
     return 0
+
+
+def _compile(folder: Path, device: str | None) -> None:
+    # TensorRT's image has no torch.
+    import torch  # noqa: PLC0415
+
+    from export.plans.compile import compile_entry  # noqa: PLC0415
+
+    compile_entry(folder, device or ("cuda:0" if torch.cuda.is_available() else "cpu"), _say)
+
+
+def _say(stage: str) -> None:
+    print(stage, flush=True)
 
 
 if __name__ == "__main__":

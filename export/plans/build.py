@@ -5,56 +5,23 @@ The export wrote into the entry what to build (plan.json, model.onnx) and what t
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from export.errors import ExportError
+from export.plans.gate import CASES, SPEC, Case, compare_outputs, read_cases
+from export.plans.profiles import PlanSpec, Profile, graph_hash, read_spec
+from export.plans.toolkit import PlanError, Toolkit, format_shapes
+from export.runtime.freshness import staleness
 
-from export.errors import ExportError, ParityError
-from export.plans.measures import MEASURES, Vectors
-from export.plans.profiles import PlanSpec, Profile, Shape, cache_key, graph_hash, read_spec
-from export.plans.toolkit import Inputs, PlanError, Toolkit, format_shapes
-
-SPEC = "plan.json"
-CASES = "parity.npz"
-EXPECTED = "expected"
 GRAPH = "model.onnx"
 PLAN = "model.plan"
 KEY = "plan.key"
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One batch and what must come out of it."""
-
-    inputs: Inputs
-    expected: Vectors
-    """The reference's output, [b, width]."""
-
-    @property
-    def shapes(self) -> dict[str, Shape]:
-        """The shapes of the inputs."""
-        return {name: array.shape for name, array in self.inputs.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """plan.key: what a plan was built from."""
-
-    tensorrt: str
-    compute_capability: str
-    graph: str
-    """SHA-256."""
-    profiles: tuple[Profile, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of the file: the parts, and their hash."""
-        key = cache_key(self.tensorrt, self.compute_capability, self.graph, self.profiles)
-        content: dict[str, Any] = json.loads(json.dumps({"key": key, **asdict(self)}))
-        return content
+"""What the plan was built from, in JSON."""
+NAMES = {"tensorrt": "TensorRT", "compute_capability": "the GPU's compute capability"}
+"""What a sentence calls the parts of the key that it tells."""
 
 
 def timing_cache(repository: Path, toolkit: Toolkit) -> Path:
@@ -66,7 +33,7 @@ def timing_cache(repository: Path, toolkit: Toolkit) -> Path:
 def is_current(folder: Path, toolkit: Toolkit) -> bool:
     """Whether an entry has a plan, built from its graph and profiles as they are, by this TensorRT for this GPU."""
     try:
-        return staleness(folder / "1", current_key(folder, toolkit)) is None
+        return staleness(folder / "1" / PLAN, folder / "1" / KEY, current_key(folder, toolkit), NAMES) is None
     except (FileNotFoundError, ExportError):
         return False
 
@@ -88,7 +55,7 @@ def build_plan(folder: Path, toolkit: Toolkit, times: Path, progress: Callable[[
         spec, cases, key = read_spec(folder / SPEC), read_cases(folder / CASES), current_key(folder, toolkit)
     except FileNotFoundError as exc:
         raise PlanError(f"read: {exc.filename} is missing: export the entry for TensorRT first") from exc
-    reason = staleness(version, key)
+    reason = staleness(version / PLAN, version / KEY, key, NAMES)
     if reason is None:
         progress(f"plan {folder.name}: up to date")
         return
@@ -108,38 +75,28 @@ def _build_verified(folder: Path, toolkit: Toolkit, times: Path, spec: PlanSpec,
         fresh = Path(scratch) / PLAN
         toolkit.build(version / GRAPH, spec, fresh, times)
         outputs = toolkit.run(fresh, ((index, case.inputs) for index, case in zip(indices, cases, strict=True)))
-        worst = compare_outputs(spec, cases, indices, outputs)
+        names = [
+            f"profile {index} with {format_shapes(case.shapes)}" for index, case in zip(indices, cases, strict=True)
+        ]
+        worst = compare_outputs(spec, cases, names, outputs)
         fresh.replace(version / PLAN)
     return worst
 
 
 def current_key(folder: Path, toolkit: Toolkit) -> dict[str, Any]:
-    """The content of plan.key if the plan of an entry were built now.
+    """Everything that decides whether a plan still fits: the content of plan.key if it were built now.
 
     Raises:
         FileNotFoundError: the entry is not one for TensorRT.
     """
-    profiles = read_spec(folder / SPEC).profiles
-    return Key(toolkit.version, toolkit.compute_capability, graph_hash(folder / "1" / GRAPH), profiles).to_json()
-
-
-def staleness(version: Path, key: Mapping[str, Any]) -> str | None:
-    """Why the plan in an entry's version folder must be built again, or None if it was built from this key."""
-    if not (version / PLAN).is_file():
-        return "there is no plan yet"
-    try:
-        old = json.loads((version / KEY).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return "it is not known what the plan was built from"
-    if old.get("key") == key["key"]:
-        return None
-    reasons = [
-        f"{what} was {old.get(part)} and is {key[part]}"
-        for part, what in (("tensorrt", "TensorRT"), ("compute_capability", "the GPU's compute capability"))
-        if old.get(part) != key[part]
-    ]
-    reasons += [f"the {part} changed" for part in ("graph", "profiles") if old.get(part) != key[part]]
-    return " and ".join(reasons) or "the key's form changed"
+    key = {
+        "tensorrt": toolkit.version,
+        "compute_capability": toolkit.compute_capability,
+        "graph": graph_hash(folder / "1" / GRAPH),
+        "profiles": [asdict(profile) for profile in read_spec(folder / SPEC).profiles],
+    }
+    content: dict[str, Any] = json.loads(json.dumps(key))  # as it is read: without tuples
+    return content
 
 
 def assign(profiles: Sequence[Profile], cases: Sequence[Case]) -> list[int]:
@@ -157,48 +114,3 @@ def assign(profiles: Sequence[Profile], cases: Sequence[Case]) -> list[int]:
     if untried := set(range(len(profiles))) - set(indices):
         raise PlanError(f"read: no case of {CASES} tries profile {min(untried)} of {SPEC}")
     return indices
-
-
-def compare_outputs(spec: PlanSpec, cases: Sequence[Case], indices: Sequence[int], outputs: Iterable[Vectors]) -> float:
-    """Compare the outputs with the reference's.
-
-    Returns:
-        The largest error.
-
-    Raises:
-        ParityError: a case, or the mean of all, is beyond the tolerance.
-    """
-    found = []
-    for case, index, output in zip(cases, indices, outputs, strict=True):
-        where = f"gate: profile {index} with {format_shapes(case.shapes)}"
-        if output.shape != case.expected.shape:
-            raise ParityError(f"{where}: expected outputs of shape {case.expected.shape}, got {output.shape}")
-        errors = MEASURES[spec.measure](case.expected, output).ravel()
-        if not spec.tolerance.admits(float(errors.max()), 0):
-            raise ParityError(f"{where}: {spec.measure} error {errors.max():.2g}, {spec.tolerance.worst:g} allowed")
-        found.append(errors)
-    worst, mean = float(np.concatenate(found).max()), float(np.concatenate(found).mean())
-    if not spec.tolerance.admits(worst, mean):
-        raise ParityError(f"gate: mean {spec.measure} error {mean:.2g}, {spec.tolerance.mean:g} allowed")
-    return worst
-
-
-def save_cases(path: Path, cases: Sequence[Case]) -> None:
-    """Write parity.npz: the arrays of case 0 are named `0/<input>` and `0/expected`, and so on."""
-    arrays = {
-        f"{i}/{name}": array
-        for i, case in enumerate(cases)
-        for name, array in (*case.inputs.items(), (EXPECTED, case.expected))
-    }
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]  # its one named argument is not among them
-
-
-def read_cases(path: Path) -> list[Case]:
-    """Read what `save_cases` wrote."""
-    cases: dict[int, dict[str, NDArray[np.generic]]] = {}
-    with np.load(path) as arrays:
-        for key in arrays.files:
-            number, _, name = key.partition("/")
-            cases.setdefault(int(number), {})[name] = arrays[key]
-    return [Case(arrays, arrays.pop(EXPECTED).astype(np.float32)) for _, arrays in sorted(cases.items())]

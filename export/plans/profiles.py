@@ -17,8 +17,8 @@ from export.plans.measures import Tolerance
 BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 """Tokens to which a batch's rows are padded. A row is less than twice as long as it need be."""
 OPTIMAL_TOKENS = 8192
-"""Tokens of the execution that kernels are tuned for. This many keep a GPU busy, and more only wait longer; a batch of
-64 rows of 8,192 tokens is allowed, but not tuned for."""
+"""Tokens of the execution that kernels are tuned for. This many keep a GPU busy, and more only wait longer; the largest
+batch is allowed, but not tuned for."""
 QUERY_TOKENS = 32
 """Tokens that the queries of pairs are tuned for: they are short."""
 IMAGE_TOKENS = 256
@@ -75,7 +75,7 @@ def text_profiles(
 ) -> tuple[Profile, ...]:
     """One profile a bucket, for rows longer than the bucket before it.
 
-    All reach to `max_batch` rows: Triton refuses to load a plan in which one does not.
+    All reach to `max_batch` rows: Triton merges so many whatever their bucket, and a batch that fits no profile fails.
 
     Args:
         ids: the inputs [b, L]. Of two, queries and documents, the documents are in buckets and the queries in one

@@ -16,14 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError
+from export.plans.gate import Inputs
 from export.plans.measures import Vectors
 from export.plans.profiles import PlanSpec, Shape
 
 TRTEXEC_FOLDER = "/usr/src/tensorrt/bin"
 """The folder of trtexec in NVIDIA's images, which is not on their PATH."""
-
-Inputs = Mapping[str, NDArray[np.generic]]
-"""All inputs of a graph by name."""
 
 
 class PlanError(ExportError):

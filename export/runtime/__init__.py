@@ -1,1 +1,1 @@
-"""Code that runs inside Triton. Entries of the python backend hold a copy of these files."""
+"""Code that runs inside Triton. Entries of the python and torch backends hold a copy of what they need."""

@@ -4,6 +4,7 @@ Entries of the torch backend hold a copy of this file.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ NAMES = {"torch": "torch", "device": "the device", "capability": "the device's c
 
 def compile_program(program: ExportedProgram, path: Path) -> None:
     """Compile a program for the device that it is on. What it raises depends on torch's version."""
-    torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(FLAGS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's, of its own code
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(FLAGS))
 
 
 def current_key(folder: Path, device: torch.device) -> dict[str, Any]:

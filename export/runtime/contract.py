@@ -163,6 +163,7 @@ class Parameters(TypedDict, total=False):
     text_weight: float
     max_tokens: int
     vocabulary_size: int
+    batch_tokens: int
     length_buckets: Sequence[int]
     prompts: Mapping[str, str]
     default_prompt: str

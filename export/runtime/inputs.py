@@ -130,11 +130,8 @@ class Pack:
         lengths[places] = self._lengths
         used = self.tokens
         lengths[-1] = sizes.tokens - used
-        starts, position, ids = inputs["starts"], inputs["position"], inputs["ids"]
-        starts[0] = 0
-        np.cumsum(lengths, out=starts[1:])
-        inputs["row"][:] = np.repeat(np.arange(sizes.rows, dtype=np.int32), lengths)
-        np.subtract(np.arange(sizes.tokens, dtype=np.int32), np.repeat(starts[:-1], lengths), out=position)
+        write_rows(inputs, lengths)
+        ids = inputs["ids"]
         np.concatenate(self._ids, out=ids[:used], casting="unsafe")
         ids[used:] = 0
         for name, values in self._columns.items():
@@ -147,9 +144,18 @@ class Pack:
             visible, keys = inputs["visible"], inputs["keys"]
             visible[:] = lengths
             visible[places] = self._own
-            seen = np.flatnonzero(position < np.repeat(visible, lengths))
+            seen = np.flatnonzero(inputs["position"] < np.repeat(visible, lengths))
             keys[: len(seen)] = seen
             keys[len(seen) :] = 0  # belong to no row
+
+
+def write_rows(inputs: Mapping[str, Array], lengths: Ints) -> None:
+    """Write where rows of some lengths, the dummy's too, begin, and where each token is."""
+    starts = inputs["starts"]
+    starts[0] = 0
+    np.cumsum(lengths, out=starts[1:])
+    inputs["row"][:] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    inputs["position"][:] = np.arange(len(inputs["position"]), dtype=np.int32) - np.repeat(starts[:-1], lengths)
 
 
 class Layout:

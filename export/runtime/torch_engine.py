@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from .compiled import COMPILED, compiled_staleness, load_compiled
 from .contract import FIELDS, Row
 from .execution import Execution, cut
-from .inputs import EMPTY, Ints, Layout, Pack, Sizes
+from .inputs import EMPTY, Ints, Layout, Pack, Sizes, write_rows
 from .operators import has_flash
 from .program import SPEC, TYPES, ProgramSpec, load
 
@@ -64,38 +64,62 @@ class Engine:
         """Computed so far."""
         self.padding = 0
         """Tokens computed so far that fill up."""
-        program = load(folder, self.device)
+        if self.device.type == "cuda":  # pragma: needs a GPU
+            torch.cuda.set_device(self.device)  # or pinned memory would open the first GPU too
+        self.exported = load(folder, self.device)
+        self._program = _eager(self.exported)
         self.uncompiled = compiled_staleness(folder, self.device)
         """Why the program is not compiled; None if it is."""
-        self._program: Program = _eager(program)
-        if self.uncompiled is None:
-            try:
-                self._program = load_compiled(folder / COMPILED, program, self.device)
-            except RuntimeError as exc:
-                self.uncompiled = f"torch does not load {COMPILED}: {exc}"
         self.padded = self.spec.padded or not has_flash(self.device, TYPES[self.precision])
         """Whether memory grows with rows x longest."""
         self.execution = Execution.read(folder)
-        self._image = _image(self.spec, program)
+        self._image = _image(self.spec, self.exported)
         self._buckets: list[Bucket] = []
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":  # pragma: needs a GPU
             self.execution = self.execution.within(torch.cuda.mem_get_info(self.device)[0])
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-            self.prepare(buckets(self.spec, padded=self.padded))
-        self.description = _description(self)
-        """How it computes, for the log."""
         self._stagings = cycle([Staging(pinned=self._stream is not None) for _ in range(2)])
+        if self.uncompiled is None:
+            try:
+                self.adopt(folder / COMPILED)
+            except RuntimeError as exc:
+                self.uncompiled = f"torch does not load {COMPILED}: {exc}"
+        if self.uncompiled is not None:
+            self._record()
+
+    @property
+    def description(self) -> str:
+        """How it computes, for the log."""
+        where = torch.cuda.get_device_name(self.device) if self._stream is not None else "a CPU"
+        how = "compiled" if self.uncompiled is None else f"not compiled, because {self.uncompiled}"
+        limits = self.execution
+        return f"{self.precision} on {where}, {how}; up to {limits.tokens} tokens and {limits.rows} rows at once"
+
+    def adopt(self, compiled: Path) -> None:
+        """Compute by a compiled form of the program, without asking whether it fits.
+
+        Raises:
+            RuntimeError: it does not load here.
+        """
+        self._program = load_compiled(compiled, self.exported, self.device)
+        self.uncompiled = None
+        self._record()
+
+    def _record(self) -> None:
+        """Record the executions of small packs, where that saves time."""
+        self.prepare(buckets(self.spec, padded=self.padded) if self._stream is not None else [])
 
     def prepare(self, sizes: Iterable[Sizes]) -> None:
         """Prepare executions of some sizes, which smaller packs then use. On a GPU they are recorded as CUDA graphs."""
+        self._buckets = []  # their memory, before more is taken
         graph = None
         found = []
         for one in sorted(sizes, key=_order, reverse=True):  # smaller graphs find room in the memory of larger ones
             bucket = Bucket(self.spec.inputs, one, self._image, self.device)
             bucket.run = partial(self._program, bucket.arguments)
             if self._stream is not None:  # pragma: needs a GPU
-                graph, output = _record(bucket.run, self._stream, graph)
+                graph, output = _capture(bucket.run, self._stream, graph)
                 bucket.run = partial(_replay, graph, output)
             found.append(bucket)
         self._buckets = found[::-1]
@@ -106,7 +130,7 @@ class Engine:
         Raises:
             RuntimeError: a row does not fit into memory.
         """
-        packs = cut([self._cost(row) for row in rows], self.execution, self.spec.heads if self.padded else 0)
+        packs = cut([self.cost(row) for row in rows], self.execution, self.spec.heads if self.padded else 0)
         order = [index for pack in packs for index in pack]
         results = torch.empty(len(rows), self.width, pin_memory=self._stream is not None)
         with torch.inference_mode(), self._scope():
@@ -123,7 +147,7 @@ class Engine:
     def _scope(self) -> AbstractContextManager[object]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
-    def _cost(self, row: Row) -> int:
+    def cost(self, row: Row) -> int:
         """Tokens of a row, at most: a query that other rows have too is computed once."""
         return sum(
             max(field.cost(value), least) for field, value, least in zip(self.fields, row, self._least, strict=True)
@@ -171,7 +195,7 @@ class Bucket:
     """An execution of one size, with memory of its own for its inputs."""
 
     def __init__(self, names: Sequence[str], sizes: Sizes, image: tuple[int, ...], device: torch.device) -> None:
-        """Lay out the inputs, all of them 0.
+        """Lay out the inputs, of rows without tokens.
 
         Args:
             names: the program's inputs.
@@ -181,7 +205,12 @@ class Bucket:
         """
         self.sizes = sizes
         self.layout = Layout(names, sizes, image)
-        self.buffer = torch.zeros(self.layout.size, dtype=torch.int32, device=device)
+        rows = np.zeros(self.layout.size, np.int32)
+        if "starts" in names:  # no kernel may read behind its input, whatever the output is for
+            lengths = np.zeros(sizes.rows, np.int32)
+            lengths[-1] = sizes.tokens
+            write_rows(self.layout.views(rows), lengths)
+        self.buffer = torch.from_numpy(rows).to(device)
         self.arguments = arguments(names, self.layout, sizes, self.buffer)
         self.run: Callable[[], Tensor]
         """Compute the output of what is in the buffer."""
@@ -250,16 +279,6 @@ def buckets(spec: ProgramSpec, *, padded: bool) -> list[Sizes]:
     ]
 
 
-def _description(engine: Engine) -> str:
-    """Say which program serves, where, and how much of it at once."""
-    where = "a CPU"
-    if engine.device.type == "cuda":  # pragma: needs a GPU
-        where = torch.cuda.get_device_name(engine.device)
-    how = "compiled" if engine.uncompiled is None else f"not compiled, because {engine.uncompiled}"
-    limits = engine.execution
-    return f"{engine.precision} on {where}, {how}; up to {limits.tokens} tokens and {limits.rows} rows at once"
-
-
 def _order(sizes: Sizes) -> tuple[int, int]:
     return sizes.tokens, sizes.rows
 
@@ -284,7 +303,7 @@ def _image(spec: ProgramSpec, program: ExportedProgram) -> tuple[int, ...]:
     return tuple(map(int, pixels.meta["val"].shape[1:]))
 
 
-def _record(  # pragma: needs a GPU
+def _capture(  # pragma: needs a GPU
     run: Callable[[], Tensor], stream: torch.cuda.Stream, before: torch.cuda.CUDAGraph | None
 ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     """Record a run as a CUDA graph, in the memory of the one before, and return it with the memory of its output."""

@@ -1,4 +1,4 @@
-"""Writes what `export.plans` reads of an entry to build its TensorRT plan where it will be served."""
+"""Writes what `export.plans` reads of an entry, to build its plan or to compile its program."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 
 from export.manifest import ModelSpec
 from export.packing.memory import max_batch_size
-from export.plans.build import CASES, SPEC, Case, save_cases
+from export.plans.gate import CASES, SPEC, Case, save_cases
 from export.plans.profiles import PlanSpec, Profile, image_profiles, length_buckets, text_profiles, write_spec
 from export.runtime.contract import Row, Tokens
 from export.tower import Tower
@@ -23,10 +23,15 @@ def write(spec: ModelSpec, tower: Tower, folder: Path) -> None:
     measure = MEASURE_OF[tower.role.name]
     plan = PlanSpec(_profiles(spec, tower), measure.name, measure.tolerance(spec.computes_in, spec.backend))
     write_spec(plan, folder / SPEC)
-    save_cases(folder / CASES, [_case(tower, rows) for rows in _batches(tower, max_batch_size(spec, tower))])
+    batches = _batches(tower, max_batch_size(spec, tower))
+    if spec.backend == "torch" and tower.vocabulary is not None:  # which computes rows of all lengths together
+        batches.append([row for batch in batches for row in batch])
+    save_cases(folder / CASES, [_case(tower, rows) for rows in batches])
 
 
 def _profiles(spec: ModelSpec, tower: Tower) -> tuple[Profile, ...]:
+    if spec.backend == "torch":  # its sizes are free
+        return ()
     batch = max_batch_size(spec, tower)
     if tower.vocabulary is None:
         _, height, width = tower.samples()[0][0].shape

@@ -11,15 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from export.errors import SourceError
-from export.manifest import ModelSpec, Precision
+from export.manifest import HINTS, NAMES, ModelSpec, Precision
 from export.runtime.contract import Array, Field, Row, Tokens
 from export.runtime.engine import Engine
 from export.runtime.torch_engine import Engine as TorchEngine
-
-HINTS: Mapping[Precision, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
-"""OpenVINO's hint for a precision of the python backend. None lets it choose bf16, where the processor has that."""
-NAMES: Mapping[str, Precision] = {"f32": "fp32", "bf16": "bf16"}
-"""The precision for what OpenVINO says it computes in."""
 
 CUDA = "CUDAExecutionProvider"
 """The GPU provider of `onnxruntime-gpu`. A CPU rounds weights to fp16 but computes in fp32: it verifies less."""
@@ -128,16 +123,13 @@ def check_cuda(available: Sequence[str], used: Sequence[str]) -> None:
 def cuda_options(fields: Sequence[Field]) -> dict[str, str]:
     """The CUDA options, here and at the server: onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html.
 
-    The number of tokens is new in every batch: the arena would keep its peak, and a search for the fastest convolution
-    would start again. Products of TF32 have 10 bits of mantissa, which for some rerankers is not fp32 and for positions
-    is not enough. It is enough for images, and cuDNN has no convolution in fp16 without it.
+    A search for the fastest convolution would start again for every number of rows. Products of TF32 have 10 bits of
+    mantissa, which for some rerankers is not fp32 and for positions is not enough. It is enough for images, and cuDNN
+    has no convolution in fp16 without it. The arena keeps the default strategy: extended to the exact size of a request
+    (kSameAsRequested), it grows with every batch larger than all before.
     """
     is_text = any(isinstance(field, Tokens) for field in fields)
-    return {
-        "arena_extend_strategy": "kSameAsRequested",
-        "cudnn_conv_algo_search": "HEURISTIC",
-        "use_tf32": "0" if is_text else "1",
-    }
+    return {"cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0" if is_text else "1"}
 
 
 def _providers(fields: Sequence[Field]) -> Sequence[str | tuple[str, Mapping[str, str]]]:

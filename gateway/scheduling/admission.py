@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from gateway.errors import Overloaded
+from gateway.scheduling.rate import Rate
 
 SMALL_TOKENS = 2048
 """Requests with more tokens are bulk work."""
@@ -28,12 +29,14 @@ BULK_SHARE = 0.75
 """Maximum expected wait of any request, as a share of the request timeout."""
 IN_FLIGHT_S = 0.4
 """Work in flight at Triton, as the time that it takes: about two executions of 64 texts on two cores."""
+FAST_IN_FLIGHT_S = 0.05
+"""The same for a model that computes ENOUGH_TOKENS in less: the time that the gateway may need to send more."""
+ENOUGH_TOKENS = 16_384
+"""Work in flight of a model that is not as fast, at most: two executions of 64 texts of 128 tokens."""
 MIN_IN_FLIGHT_TOKENS = 2048
 """Least work in flight: used until the rate is known, and so that slow models still get a full batch."""
-WINDOW_S = 2.0
-"""Time constant of the exponentially weighted rate. It spans several executions, because they end in bursts."""
-MIN_WINDOW_S = 0.25
-"""The rate is unknown until this much work time has been observed."""
+BATCH_S = 0.05
+"""Maximum batch above MIN_IN_FLIGHT_TOKENS, as the time that it takes: other requests wait for whole batches."""
 
 Key = str
 
@@ -65,16 +68,13 @@ class Queue:
         """Create an empty queue for requests with this timeout."""
         self.in_flight = 0
         """Tokens at Triton."""
-        self.rate = 0.0
-        """Tokens per second that Triton computes while it has work; 0 until known."""
+        self.rate = Rate()
         self._max_wait_s = BULK_SHARE * timeout_s
         self._flows: dict[tuple[Key, bool], _Flow] = defaultdict(_Flow)
         self._waiters: list[_Waiter] = []  # a heap
         self._numbers = count()
         self._now = 0.0  # virtual time: the start of the latest batch sent
         self._sampled_at = 0.0
-        self._done = 0.0  # tokens in the window
-        self._window_s = 0.0
 
     @property
     def waiting(self) -> int:
@@ -84,18 +84,23 @@ class Queue:
     @property
     def expected_s(self) -> float:
         """Expected duration of the work in flight; 0 until the rate is known."""
-        return self.in_flight / self.rate if self.rate else 0.0
+        return self.in_flight / self.rate.per_second if self.rate.per_second else 0.0
+
+    def batch_tokens(self, most: int) -> int:
+        """Tokens for one batch: `most`, or what the model computes in BATCH_S if that is less."""
+        return min(most, max(MIN_IN_FLIGHT_TOKENS, int(self.rate.per_second * BATCH_S)))
 
     def check(self, key: Key, tokens: int) -> None:
         """Raise Overloaded if a request of this size would not be admitted."""
         bulk = tokens > SMALL_TOKENS
-        if not self._waiters or not self.rate:
+        if not self._waiters or not self.rate.is_known:
             return  # nothing is queued, or the wait cannot be estimated
+        rate = self.rate.per_second
         flow = self._flows.get((key, bulk), _Flow())
         active = sum(other.queued > 0 for other in self._flows.values()) + (not flow.queued)
-        wait_s = flow.queued * active / self.rate
-        own_s = tokens * active / self.rate
-        limit_s = math.inf if bulk else max(SMALL_WAIT_S, MIN_QUEUE_TOKENS / self.rate)
+        wait_s = flow.queued * active / rate
+        own_s = tokens * active / rate
+        limit_s = math.inf if bulk else max(SMALL_WAIT_S, MIN_QUEUE_TOKENS / rate)
         if wait_s > limit_s or wait_s + own_s > self._max_wait_s:
             raise Overloaded(
                 "the server is overloaded: the request could not be answered in time; try again later",
@@ -137,8 +142,12 @@ class Queue:
 
     def release(self, tokens: int, *, done: bool) -> None:
         """Count a batch as no longer in flight, and let waiting batches start. `done`: Triton computed it."""
+        now = time.monotonic()
+        if done:
+            is_full = bool(self._waiters) or self.in_flight >= MIN_IN_FLIGHT_TOKENS
+            self.rate.add(tokens, now - self._sampled_at, is_full=is_full)
         self.in_flight -= tokens
-        self._sample(tokens, done=done)
+        self._sampled_at = now
         while self._waiters and (self._waiters[0].granted.done() or self._has_room()):
             waiter = heapq.heappop(self._waiters)
             if not waiter.granted.done():  # otherwise it was cancelled
@@ -146,7 +155,7 @@ class Queue:
                 waiter.granted.set_result(None)
 
     def _has_room(self) -> bool:
-        return self.in_flight <= max(MIN_IN_FLIGHT_TOKENS, self.rate * IN_FLIGHT_S)
+        return self.in_flight <= max_in_flight(self.rate.per_second)
 
     def _start(self, start: float, tokens: int) -> None:
         self._now = max(self._now, start)
@@ -154,16 +163,11 @@ class Queue:
             self._sampled_at = time.monotonic()
         self.in_flight += tokens
 
-    def _sample(self, tokens: int, *, done: bool) -> None:
-        now = time.monotonic()
-        seconds, self._sampled_at = now - self._sampled_at, now
-        if not done:
-            return
-        weight = math.exp(-seconds / WINDOW_S)
-        self._done = weight * self._done + tokens
-        self._window_s = weight * self._window_s + seconds
-        if self._window_s >= MIN_WINDOW_S:
-            self.rate = self._done / self._window_s
+
+def max_in_flight(rate: float) -> float:
+    """Tokens at Triton above which a model with this rate, in tokens per second, gets no further batch."""
+    enough = max(ENOUGH_TOKENS, FAST_IN_FLIGHT_S * rate)
+    return max(MIN_IN_FLIGHT_TOKENS, min(IN_FLIGHT_S * rate, enough))
 
 
 @dataclass(slots=True)

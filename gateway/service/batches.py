@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.catalog import TritonModel
+from gateway.errors import InferenceFailed
 from gateway.scheduling.admission import Admission, Queue
 from gateway.service.caller import Caller
 from gateway.service.gather import gather
 from gateway.telemetry.timings import TritonCall
+from gateway.triton import Triton
 
 Tensors = Mapping[str, NDArray[np.generic]]
 """The inputs of one Triton request by name, batch dimension first."""
@@ -45,7 +47,7 @@ async def infer(
 
     Raises:
         GatewayError: Overloaded before any batch is sent; otherwise the error of the first batch that failed. Batches
-            after it that have not been sent are not sent.
+            after it that have not been sent are not sent. InferenceFailed: Triton fails on one of the rows alone.
     """
     results = np.empty((sum(len(batch.rows) for batch in batches), model.width), np.float32)
     slots = asyncio.Semaphore(MAX_PREPARED)
@@ -69,10 +71,30 @@ async def _send(
         await admission.acquire(batch.tokens)
     timings.calls.append(TritonCall(name, rows, batch.tokens))
     with timings.stage("inference", model=name, rows=rows, tokens=batch.tokens):
-        call = asyncio.ensure_future(caller.triton.infer(name, tensors, model.output, (rows, model.width)))
+        call = asyncio.ensure_future(_infer(caller.triton, model, tensors, rows))
         call.add_done_callback(partial(_release, admission.queue, batch.tokens))
         # Do not cancel the call when the client gives up: Triton 2.51 can crash (server issue 7368).
         return await asyncio.shield(call)
+
+
+async def _infer(triton: Triton, model: TritonModel, tensors: Tensors, rows: int) -> NDArray[np.float32]:
+    """Compute the rows of a batch: all at once or, if Triton fails, each half of them in the same way.
+
+    Together, the rows may need more memory than there is. Halves cost no more than three times the work if one row
+    fails, and twice if all do.
+    """
+    try:
+        return await triton.infer(model.triton_name, tensors, model.output, (rows, model.width))
+    except InferenceFailed:
+        if rows == 1:
+            raise
+    middle = rows // 2
+    halves = ((slice(middle), middle), (slice(middle, None), rows - middle))
+    outputs = [
+        await _infer(triton, model, {name: tensor[part] for name, tensor in tensors.items()}, count)
+        for part, count in halves
+    ]
+    return np.concatenate(outputs)
 
 
 def _release(queue: Queue, tokens: int, call: "asyncio.Future[NDArray[np.float32]]") -> None:

@@ -14,8 +14,8 @@ from gateway.service.caller import Caller
 Row = tuple[Sequence[int], ...]
 """Token ids of each segment: query and document for late interaction, one segment for all other roles."""
 
-BATCH_TOKENS = 2048
-"""Tokens in one batch, unless a single row has more. Other requests wait for whole batches."""
+MAX_PADDING = 4
+"""Maximum size of a batch with padding, as a multiple of its maximum tokens: a long row could pad a thousand others."""
 MAX_ROWS = 2048
 """Maximum number of texts, images or documents in one call."""
 
@@ -42,16 +42,19 @@ async def infer_texts(
         return inputs
 
     lengths = [sum(map(len, row)) for row in rows]
-    return await batches.infer(caller, model, _split(lengths, model.max_batch_size), tensors)
+    max_tokens = caller.queues.get(model.triton_name).batch_tokens(model.batch_tokens)
+    return await batches.infer(caller, model, _split(lengths, model.max_batch_size, max_tokens), tensors)
 
 
-def _split(lengths: Sequence[int], max_rows: int) -> list[Batch]:
+def _split(lengths: Sequence[int], max_rows: int, max_tokens: int) -> list[Batch]:
     """Batches of rows of similar length, given the tokens of each row."""
     split: list[Batch] = []
     batch: list[int] = []
     total = 0
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) == max_rows or total + lengths[row] > BATCH_TOKENS):
+        padded = (len(batch) + 1) * lengths[row]  # it is the longest so far
+        is_over = total + lengths[row] > max_tokens or padded > MAX_PADDING * max_tokens
+        if batch and (len(batch) == max_rows or is_over):
             split.append(Batch(batch, total))
             batch, total = [], 0
         batch.append(row)

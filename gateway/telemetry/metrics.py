@@ -21,8 +21,8 @@ from prometheus_client.registry import Collector
 from gateway.telemetry.record import RequestRecord
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-ROWS = tuple(2**i for i in range(9))
-TOKENS = tuple(2**i for i in range(3, 15))
+ROWS = tuple(2**i for i in range(11))
+TOKENS = tuple(2**i for i in range(3, 17))
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # it would double the number of series
 

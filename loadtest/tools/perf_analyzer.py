@@ -23,8 +23,11 @@ WHEEL = "tritonclient==2.51.0"
 """The newest whose perf_analyzer runs with glibc 2.35."""
 LIBRARIES = {"libb64": "libb64.so.0d", "libcudart": "libcudart.so.12"}
 """The other libraries that perf_analyzer loads, by the first part of their file names in nvidia-pytriton."""
-STABILITY = "40"
+STABILITY = 40
 """Percent by which windows of time may differ, or perf_analyzer reports nothing; Poisson's often do by 15."""
+
+UNSTABLE = ("Failed to obtain stable measurement", "No valid requests recorded within time interval")
+"""What it says when it has measured nothing that it would report."""
 
 console = Console(highlight=False)
 
@@ -47,7 +50,9 @@ class Perf(msgspec.Struct, frozen=True):
 class Analyzer:
     """perf_analyzer, with the texts of a workload."""
 
-    def __init__(self, server: Server, scratch: Path, interval_ms: int = 5000, trials: int = 4) -> None:
+    def __init__(
+        self, server: Server, scratch: Path, interval_ms: int = 5000, trials: int = 4, stability: int = STABILITY
+    ) -> None:
         """Fetch the program if need be.
 
         Args:
@@ -55,10 +60,12 @@ class Analyzer:
             scratch: a folder for its files.
             interval_ms: the time of a window; it measures until three windows agree.
             trials: windows after which it gives up.
+            stability: percent by which windows that agree may differ.
         """
         self._server = server
         self._scratch = scratch
-        self._windows = ("--measurement-interval", str(interval_ms), "--max-trials", str(trials))
+        windows = {"measurement-interval": interval_ms, "max-trials": trials, "stability-percentage": stability}
+        self._windows = [text for name, value in windows.items() for text in (f"--{name}", str(value))]
         self._program = fetch()
         self._environment = os.environ | {"LD_LIBRARY_PATH": str(FOLDER.resolve() / "lib")}
 
@@ -91,9 +98,9 @@ class Analyzer:
         given.write_bytes(orjson.dumps({"data": data}))
         table.unlink(missing_ok=True)
         files = ["--input-data", str(given), "-f", str(table), "--verbose-csv"]
-        command = [str(self._program), *arguments, *self._windows, "--stability-percentage", STABILITY, *files]
+        command = [str(self._program), *arguments, *self._windows, *files]
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)  # noqa: S603
-        if not table.exists() and "Failed to obtain stable measurement" in done.stdout + done.stderr:
+        if not table.exists() and any(message in done.stdout + done.stderr for message in UNSTABLE):
             console.print(f"{target:8} {name:10} never came to rest: {' '.join(arguments[-4:])}")
             return []
         if not table.exists():

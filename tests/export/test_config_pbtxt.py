@@ -1,3 +1,5 @@
+import tomllib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,7 @@ def test_committed_config_is_what_the_manifest_renders(name: str) -> None:
         assert (REPOSITORY / tower.name / "config.pbtxt").read_text() == config_pbtxt.render(spec, tower)
 
 
-@pytest.mark.parametrize("backend", ["python", "onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("backend", ["python", "torch", "onnxruntime", "tensorrt"])
 def test_inputs_and_output_are_the_towers(towers: dict[str, Model], backend: Backend) -> None:
     ids, length, column = (pb.TYPE_INT64, [-1]), (pb.TYPE_INT32, [1]), (pb.TYPE_INT32, [1])
     pixels = (pb.TYPE_UINT8, [3, tiny.IMAGE, tiny.IMAGE])
@@ -67,7 +69,7 @@ def test_inputs_and_output_are_the_towers(towers: dict[str, Model], backend: Bac
     }
     for name, (inputs, output) in expected.items():
         rendered = parsed(towers[name], backend)
-        assert (rendered.name, rendered.backend) == (towers[name][1].name, backend)
+        assert (rendered.name, rendered.backend) == (towers[name][1].name, "python" if backend == "torch" else backend)
         assert {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in rendered.input} == inputs
         assert [(tensor.name, list(tensor.dims)) for tensor in rendered.output] == [output]
         assert rendered.output[0].data_type == pb.TYPE_FP32
@@ -75,7 +77,12 @@ def test_inputs_and_output_are_the_towers(towers: dict[str, Model], backend: Bac
 
 @pytest.mark.parametrize(
     ("backend", "ragged"),
-    [("python", {"query_ids", "document_ids"}), ("onnxruntime", {"query_ids", "document_ids"}), ("tensorrt", set())],
+    [
+        ("python", {"query_ids", "document_ids"}),
+        ("torch", {"query_ids", "document_ids"}),
+        ("onnxruntime", {"query_ids", "document_ids"}),
+        ("tensorrt", set()),
+    ],
 )
 def test_ids_alone_are_ragged_where_the_backend_takes_that(
     towers: dict[str, Model], backend: Backend, ragged: set[str]
@@ -109,16 +116,57 @@ def test_onnxruntime_is_told_the_stored_length_of_every_row(towers: dict[str, Mo
     assert not parsed(towers["tiny-image"], "onnxruntime").batch_input
 
 
-def test_onnxruntime_runs_on_the_first_gpu_in_whole_fp32_and_gives_memory_back(towers: dict[str, Model]) -> None:
-    rendered = parsed(towers["text-embedding"], "onnxruntime")
-    (group,) = rendered.instance_group
-    assert (group.kind, list(group.gpus)) == (pb.ModelInstanceGroup.KIND_GPU, [0])
+@pytest.mark.parametrize(("role", "tf32"), [("text-embedding", "0"), ("tiny-image", "1")])
+def test_onnxruntime_keeps_its_memory_and_searches_no_convolutions(
+    towers: dict[str, Model], role: str, tf32: str
+) -> None:
+    rendered = parsed(towers[role], "onnxruntime")
     (cuda,) = rendered.optimization.execution_accelerators.gpu_execution_accelerator
-    assert (cuda.name, dict(cuda.parameters)) == (
-        "cuda",
-        {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"},
-    )
-    assert parameters(rendered)["memory.enable_memory_arena_shrinkage"] == "cpu:0;gpu:0"
+    assert (cuda.name, dict(cuda.parameters)) == ("cuda", {"use_tf32": tf32})
+    assert added(towers[role], "onnxruntime") == {
+        "cudnn_conv_algo_search": "1",  # heuristic
+        "enable_mem_pattern": "0",
+        "intra_op_thread_count": "1",
+    }
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
+def test_backends_read_every_key_that_is_written_for_them(towers: dict[str, Model], backend: Backend) -> None:
+    read = tomllib.loads(Path(__file__).with_name("backend_keys.toml").read_text())[backend]
+    for model in towers.values():
+        assert_read(added(model, backend), read["parameters"])
+        rendered = parsed(model, backend)
+        for accelerator in rendered.optimization.execution_accelerators.gpu_execution_accelerator:
+            assert_read(accelerator.parameters, read["cuda"])
+            assert not set(accelerator.parameters) & set(read["replaced"])
+
+
+def assert_read(written: Mapping[str, str], read: Mapping[str, list[str]]) -> None:
+    """Each key is one that the backend reads, with a value that it understands."""
+    for key, value in written.items():
+        assert key in read
+        assert not read[key] or value in read[key]
+
+
+def added(model: Model, backend: Backend) -> dict[str, str]:
+    """The parameters that the backend alone reads."""
+    others = parameters(parsed(model)).keys() | {"length_buckets"}  # the gateway's
+    return {name: value for name, value in parameters(parsed(model, backend)).items() if name not in others}
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
+def test_gpu_backends_run_on_every_gpu_unless_the_table_names_some(towers: dict[str, Model], backend: Backend) -> None:
+    (group,) = parsed(towers["text-embedding"], backend).instance_group
+    assert (group.count, group.kind, list(group.gpus)) == (1, pb.ModelInstanceGroup.KIND_GPU, [])
+    (group,) = parsed(towers["text-embedding"], backend, instances=2, gpus=(1, 3)).instance_group
+    assert (group.count, group.kind, list(group.gpus)) == (2, pb.ModelInstanceGroup.KIND_GPU, [1, 3])
+
+
+def test_torch_runs_on_every_gpu_or_on_the_cpu_unless_the_table_names_gpus(towers: dict[str, Model]) -> None:
+    (group,) = parsed(towers["text-embedding"], "torch").instance_group
+    assert (group.count, group.kind, list(group.gpus)) == (1, pb.ModelInstanceGroup.KIND_AUTO, [])
+    (group,) = parsed(towers["text-embedding"], "torch", instances=2, gpus=(1, 3)).instance_group
+    assert (group.count, group.kind, list(group.gpus)) == (2, pb.ModelInstanceGroup.KIND_GPU, [1, 3])
 
 
 def test_tensorrt_serves_its_plan_with_a_profile_for_every_bucket(towers: dict[str, Model]) -> None:
@@ -127,12 +175,13 @@ def test_tensorrt_serves_its_plan_with_a_profile_for_every_bucket(towers: dict[s
     assert rendered.default_model_filename == "model.plan"
     assert (group.kind, list(group.profile)) == (pb.ModelInstanceGroup.KIND_GPU, ["0", "1", "2"])
     assert parameters(rendered)["length_buckets"] == "32,64,100"
+    assert parameters(rendered)["execution_context_allocation_strategy"] == "ON_PROFILE_CHANGE"
     image = parsed(towers["tiny-image"], "tensorrt")
     assert list(image.instance_group[0].profile) == ["0"]
     assert "length_buckets" not in parameters(image)
 
 
-@pytest.mark.parametrize(("max_tokens", "rows"), [(100, 64), (512, 64), (2048, 16), (8192, 4), (40000, 1)])
+@pytest.mark.parametrize(("max_tokens", "rows"), [(100, 512), (512, 128), (2048, 32), (8192, 6), (40000, 1)])
 def test_gpu_takes_fewer_long_rows_since_all_are_padded_to_the_longest(
     towers: dict[str, Model], max_tokens: int, rows: int
 ) -> None:
@@ -142,9 +191,15 @@ def test_gpu_takes_fewer_long_rows_since_all_are_padded_to_the_longest(
     assert parsed((spec, long), "tensorrt").max_batch_size == rows
     assert parsed((spec, long), "onnxruntime").max_batch_size == rows
     assert parsed((spec, long), "python").max_batch_size == 64
+    assert parsed((spec, long), "torch").max_batch_size == 1024
 
 
-@pytest.mark.parametrize(("max_tokens", "fp32", "fp16"), [(512, 64, 64), (2048, 8, 12), (8192, 4, 4)])
+def test_pictures_are_hundreds_of_tokens_each(towers: dict[str, Model]) -> None:
+    backends: list[Backend] = ["python", "torch", "onnxruntime", "tensorrt"]
+    assert [parsed(towers["tiny-image"], backend).max_batch_size for backend in backends] == [64, 1024, 64, 64]
+
+
+@pytest.mark.parametrize(("max_tokens", "fp32", "fp16"), [(512, 128, 128), (2048, 8, 12), (8192, 4, 4)])
 def test_gpu_takes_as_many_rows_as_there_is_memory_for_the_scores_of_their_heads(
     tmp_path: Path, max_tokens: int, fp32: int, fp16: int
 ) -> None:
@@ -185,6 +240,7 @@ def test_parameters_leave_out_what_is_not_said(towers: dict[str, Model]) -> None
         "max_tokens",
         "vocabulary_size",
         "length_buckets",
+        "execution_context_allocation_strategy",
     }
 
 
@@ -202,6 +258,8 @@ def test_parameters_of_the_tower_are_among_them(towers: dict[str, Model]) -> Non
         ("python", None, {"graph": "model.onnx"}),
         ("python", "fp32", {"graph": "model.onnx", "precision": "f32"}),
         ("python", "int8", {"graph": "model.xml"}),
+        ("torch", None, {"graph": "program.pt2", "precision": "fp16"}),
+        ("torch", "bf16", {"graph": "program.pt2", "precision": "bf16"}),
         ("onnxruntime", "fp16", {}),
         ("tensorrt", "fp32", {}),
     ],

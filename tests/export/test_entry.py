@@ -74,8 +74,8 @@ RUNTIME = {"1/model.py", *(f"1/conch_runtime/{name}.py" for name in ("__init__",
     [
         ("python", "fp32", "fp32", ONNX | RUNTIME),
         ("python", "int8", "int8", {"1/model.xml", "1/model.bin"} | RUNTIME),
-        ("onnxruntime", None, "fp32", ONNX),
-        ("onnxruntime", "fp16", "fp16", ONNX),
+        ("onnxruntime", None, "fp16", ONNX),
+        ("onnxruntime", "fp32", "fp32", ONNX),
         ("tensorrt", None, "fp16", ONNX | {"plan.json", "parity.npz"}),
     ],
 )
@@ -363,7 +363,12 @@ def test_failure_of_the_second_tower_leaves_the_first_as_it_was(tmp_path: Path) 
         {"format": "pt"},
     )
     spec = ModelSpec(
-        name="tiny", task="image-text", source=str(words), image_source=str(pictures), backend="onnxruntime"
+        name="tiny",
+        task="image-text",
+        source=str(words),
+        image_source=str(pictures),
+        backend="onnxruntime",
+        precision="fp32",
     )
     former(tmp_path / "repository", "tiny-text", "tiny-image")
     with pytest.raises(ParityError, match=r"^verify tiny-image in fp32, rows alone: cosine error nan"):

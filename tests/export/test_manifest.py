@@ -127,7 +127,7 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         ),
         (
             TABLE.format(name="a") + "backend = 'onnxruntime'\nprecision = 'int8'",
-            "models.toml [a] precision: backend 'onnxruntime' supports fp32, fp16",
+            "models.toml [a] precision: backend 'onnxruntime' supports fp16, fp32",
         ),
         (
             TABLE.format(name="a") + "backend = 'tensorrt'\nprecision = 'bf16'",

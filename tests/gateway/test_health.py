@@ -9,6 +9,7 @@ from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.health import FRESH_S, Monitor
 from gateway.scheduling.admission import Queues
+from gateway.scheduling.rate import Rate
 from gateway.scheduling.threads import Threads
 from gateway.triton import ModelConfig, Triton
 from loadtest.tools.servers import free_ports
@@ -104,7 +105,7 @@ def test_busy_model_may_be_silent_for_the_expected_time(server: Server, reposito
         await eventually_async(lambda: monitor.problem() is None, "readiness")
         watching.cancel()  # no probes any more
         queue = queues.get("all-minilm-l6-v2")
-        queue.rate, queue.in_flight = 100.0, 2000
+        queue.rate, queue.in_flight = Rate(100), 2000
         await eventually_async(lambda: "minilm-late-interaction" in str(monitor.problem()), timeout_s=2 * FRESH_S)
         assert "all-minilm-l6-v2" not in str(monitor.problem())
         await triton.close()

@@ -4,11 +4,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from loadtest.experiments.gpu import device, engine, export, peers, plan, verify
 from loadtest.experiments.gpu.results import (
@@ -20,8 +22,10 @@ from loadtest.experiments.gpu.results import (
     Results,
     Served,
     Throughput,
+    reason,
 )
 from loadtest.reports import gpu
+from loadtest.tools.client import BenchmarkError
 from loadtest.tools.perf_analyzer import Perf
 from loadtest.tools.results import store
 
@@ -100,6 +104,12 @@ def test_mixed_texts_are_as_long_as_those_of_the_stored_figures() -> None:
     assert plan.lengths(16, 3) == [16, 16, 16]
 
 
+def test_errors_are_told_in_one_line() -> None:
+    log = BenchmarkError("no answer; the end of log:\nstarting\nserve: libpython3.12 is missing\n")
+    assert reason(log) == "BenchmarkError: no answer; the end of log: ... serve: libpython3.12 is missing"
+    assert reason(ValueError()) == "ValueError: "
+
+
 def test_models_can_be_chosen() -> None:
     assert [model.name for model in plan.FULL.only(["bge-m3"]).models] == ["bge-m3"]
     assert plan.FULL.only(None) == replace(plan.FULL, models=list(plan.FULL.models))
@@ -134,10 +144,18 @@ def test_batches_of_peers_hold_rows_of_similar_length_within_their_budget() -> N
     assert list(peers.cut(lengths)) == [[4], [1, 2], [5, 3, 0]]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    device.take_one_thread()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.timeout(900)
+@pytest.mark.usefixtures("one_thread")
 def test_stages_without_a_server_run_on_a_cpu(tmp_path: Path) -> None:
     trial = replace(plan.QUICK, folder=tmp_path, families=("BERT",), singles=3)
-    device.take_one_thread()
     results, left_out = Results(device.describe()), dict[str, str]()
     for stage in (export, verify, engine, peers):
         stage.run(trial, results, left_out.__setitem__)
@@ -156,4 +174,4 @@ def test_stages_without_a_server_run_on_a_cpu(tmp_path: Path) -> None:
         "memory of long rows",
         "sentence-transformers with flash attention, tiny",
     }
-    assert len(gpu.render(results).split("\n\n")) == 12  # the machine, titles and tables of five stages, the rest
+    assert len(gpu.render(results).split("\n\n")) == 11  # the machine, and five tables with titles

@@ -62,7 +62,7 @@ def _run(stages: Sequence[str], arguments: argparse.Namespace) -> int:
     # Imported here, since these need packages that main has looked for.
     from loadtest.experiments.gpu import device  # noqa: PLC0415
     from loadtest.experiments.gpu.plan import FULL, QUICK  # noqa: PLC0415
-    from loadtest.experiments.gpu.results import RESULTS  # noqa: PLC0415
+    from loadtest.experiments.gpu.results import RESULTS, reason  # noqa: PLC0415
     from loadtest.tools.results import store  # noqa: PLC0415
 
     try:
@@ -93,7 +93,7 @@ def _run(stages: Sequence[str], arguments: argparse.Namespace) -> int:
                 importlib.import_module(f"loadtest.experiments.gpu.{stage}").run(plan, results, left_out.__setitem__)
             except Exception as exc:  # noqa: BLE001 - what other stages measure must not be lost
                 traceback.print_exc()
-                left_out[stage] = f"failed: {type(exc).__name__}: {exc}".splitlines()[0]
+                left_out[stage] = f"failed: {reason(exc)}"
                 failed = True
         results.seconds[stage] = round(time.perf_counter() - started, 1)
         store(results, out)

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from loadtest.experiments.gpu.plan import MIXED, Model, Plan, lengths, source
-from loadtest.experiments.gpu.results import LeaveOut, Results, Served
+from loadtest.experiments.gpu.results import LeaveOut, Results, Served, reason
 from loadtest.tools import servers
+from loadtest.tools.client import BenchmarkError
 from loadtest.tools.load import load_with
 from loadtest.tools.servers import Server, conch, free_ports
 from loadtest.tools.workloads import SEED, Workload, embedding, texts
@@ -24,7 +25,7 @@ TOKENS_PER_WORD = 1.3
 OTHERS: Mapping[str, Callable[[Path, str, int], Sequence[str]]] = {
     "text-embeddings-inference": lambda folder, _, port: (
         *("text-embeddings-router", "--model-id", str(folder), "--port", str(port), "--dtype", "float16"),
-        *("--auto-truncate", "--max-client-batch-size", str(BATCH), "--max-concurrent-requests", "1024"),
+        *("--max-client-batch-size", str(BATCH), "--max-concurrent-requests", "1024"),
     ),
     "vLLM": lambda folder, name, port: (
         *("vllm", "serve", str(folder), "--runner", "pooling", "--dtype", "float16", "--port", str(port)),
@@ -32,6 +33,8 @@ OTHERS: Mapping[str, Callable[[Path, str, int], Sequence[str]]] = {
     ),
 }
 """The command of each, from the folder of a model, its name and a port. Both answer at /v1/embeddings and /health."""
+ENVIRONMENT = {"AUTO_TRUNCATE": "true"}
+"""Of text-embeddings-inference, some of whose versions take the option with a value and some without."""
 
 
 def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
@@ -70,7 +73,12 @@ def _servers(plan: Plan, model: Model, leave_out: LeaveOut) -> Iterator[list[Ser
                 leave_out(name, f"{arguments[0]} is not installed")
                 continue
             log = plan.folder / f"{arguments[0]}.log"
-            started.append(stack.enter_context(servers.run(name, arguments, port, "/health", log, {}, {})))
+            try:
+                server = stack.enter_context(servers.run(name, arguments, port, "/health", log, ENVIRONMENT, {}))
+            except BenchmarkError as exc:
+                leave_out(name, reason(exc))
+            else:
+                started.append(server)
         yield started
 
 

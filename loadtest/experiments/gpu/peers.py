@@ -152,6 +152,8 @@ class OnnxRuntime:
         table, repository = spec(plan, model, "onnxruntime"), plan.folder / "onnxruntime"
         if not is_built(table, repository):
             build(table, repository, lambda _: None)
+        if on_gpu:
+            ort.preload_dlls()  # CUDA's, from NVIDIA's packages, which are on no path
         provider = (CUDA, cuda_options((TEXT,))) if on_gpu else "CPUExecutionProvider"
         graph = repository / model.name / "1" / "model.onnx"
         self._session = ort.InferenceSession(graph, providers=[provider])

@@ -13,6 +13,12 @@ LeaveOut = Callable[[str, str], None]
 """Takes what a stage does not measure, or not as meant, and why."""
 
 
+def reason(error: Exception) -> str:
+    """An error in one line: of a message that ends with a log, the first line and the log's last."""
+    first, *rest = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {' ... '.join([first, *rest[-1:]])}"
+
+
 class Exact(msgspec.Struct, frozen=True):
     """How exact a Triton model is in one precision, on this machine's device."""
 

@@ -9,8 +9,10 @@ from loadtest.tools.client import BenchmarkError
 from loadtest.tools.perf_analyzer import Analyzer
 from loadtest.tools.servers import conch
 
-INTERVAL_MS = 1000
-TRIALS = 12
+INTERVAL_MS = 1500
+TRIALS = 8
+STABILITY = 100
+"""Percent: a figure that is not quite stable tells more than none."""
 TEXTS = 4096
 BATCH_TOKENS = 32
 BATCH_CLIENTS = 8
@@ -25,14 +27,17 @@ def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
         tempfile.TemporaryDirectory() as scratch,
     ):
         try:
-            analyzer = Analyzer(server, Path(scratch), INTERVAL_MS, TRIALS)
+            analyzer = Analyzer(server, Path(scratch), INTERVAL_MS, TRIALS, STABILITY)
         except BenchmarkError as exc:
             leave_out("Triton by perf_analyzer", str(exc))
             return
         single = rows(plan.entry(model), MIXED, TEXTS)
         for clients in (*plan.clients, 4 * plan.clients[-1]):
             load = ["--concurrency-range", str(clients)]
-            results.triton += analyzer.triton("single texts, mixed", single, load, model=model.name)
+            found = analyzer.triton("single texts, mixed", single, load, model=model.name)
+            results.triton += found
+            if not found:
+                leave_out(f"Triton with {clients} clients", "perf_analyzer found no stable figure")
         equal = rows(plan.entry(model), BATCH_TOKENS, TEXTS)
         load = ["-b", str(batch), "--concurrency-range", str(BATCH_CLIENTS)]
         name = f"{batch} texts per request, {BATCH_TOKENS} tokens"

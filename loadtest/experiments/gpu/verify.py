@@ -6,16 +6,17 @@ last look before anything is timed, by the engine as Triton's backend uses it: e
 
 import numpy as np
 
-from export.entry import read_proofs
 from export.errors import ParityError
-from export.plans.build import CASES, read_cases
+from export.plans.gate import CASES, SPEC, read_cases
 from export.plans.measures import MEASURES
+from export.plans.profiles import read_spec
 from export.runtime.contract import Limits, read_rows
 from loadtest.experiments.gpu.engine import Conch
-from loadtest.experiments.gpu.plan import Model, Plan, spec
+from loadtest.experiments.gpu.plan import Model, Plan
 from loadtest.experiments.gpu.results import Exact, LeaveOut, Results
 
-ANY = Limits(max_tokens=1 << 30, vocabulary_size=1 << 30)
+UNLIMITED = Limits(1 << 30, 1 << 30)
+"""The cases are the export's own."""
 
 
 def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
@@ -37,14 +38,13 @@ def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
 
 
 def _compare(plan: Plan, model: Model) -> Exact:
+    """The largest error in any batch."""
     engine = Conch(plan, plan.entry(model)).engine
-    cases = read_cases(plan.entry(model) / CASES)
-    batches = [read_rows(case.inputs, engine.fields, ANY) for case in cases]
+    spec, cases = read_spec(plan.entry(model) / SPEC), read_cases(plan.entry(model) / CASES)
+    batches = [read_rows(case.inputs, engine.fields, UNLIMITED) for case in cases]
     expected = np.concatenate([case.expected for case in cases])
     alone = np.concatenate([engine.run(rows) for rows in batches])
     together = engine.run([row for rows in batches for row in rows])
-    parity = read_proofs(spec(plan, model), plan.repository)[model.name]["parity"][-1]
-    errors = MEASURES[parity["measure"]]
-    worst = float(np.max([errors(expected, actual).max() for actual in (alone, together)]))
+    worst = float(np.max([MEASURES[spec.measure](expected, actual).max() for actual in (alone, together)]))
     role = "not compiled" if engine.uncompiled else "compiled"
-    return Exact(model.name, role, engine.precision, parity["measure"], worst, parity["tolerance"]["worst"])
+    return Exact(model.name, role, engine.precision, spec.measure, worst, spec.tolerance.worst)

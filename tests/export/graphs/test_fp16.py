@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -16,7 +17,11 @@ from onnx.reference import ReferenceEvaluator
 from onnxruntime import InferenceSession
 
 from export.errors import SourceError
+from export.graphs import trace
 from export.graphs.fp16 import convert
+from export.manifest import ModelSpec
+from export.sources.resolve import resolve
+from export.tasks.load import load_towers
 
 Vectors = NDArray[np.float32]
 Feed = dict[str, NDArray[np.generic]]
@@ -110,17 +115,32 @@ def test_types_agree_and_sensitive_operators_are_fed_fp32(name: str, graphs: dic
     assert (after.opset_import, after.ir_version) == (before.opset_import, before.ir_version)
     types = {value.name: value.type.tensor_type.elem_type for value in after.graph.value_info}
     types |= {tensor.name: tensor.data_type for tensor in after.graph.initializer}
-    fed = {op: set[int]() for op in ("Softmax", "LayerNormalization", "ReduceSum", "Erf", "MatMul")}
+    fed = {op: set[int]() for op in ("LayerNormalization", "ReduceSum", "Erf", "MatMul")}
     for node in after.graph.node:
         if node.op_type in fed:
             fed[node.op_type].update(types[tensor] for tensor in node.input)
     assert fed.pop("MatMul") == {TensorProto.FLOAT16}
     assert fed.pop("ReduceSum") <= {TensorProto.FLOAT, TensorProto.INT64}
-    assert fed == {
-        "Softmax": {TensorProto.FLOAT},
-        "LayerNormalization": {TensorProto.FLOAT},
-        "Erf": {TensorProto.FLOAT},
-    }
+    assert fed == {"LayerNormalization": {TensorProto.FLOAT}, "Erf": {TensorProto.FLOAT}}
+
+
+@pytest.mark.parametrize("ragged", [True, False])
+def test_attention_has_only_its_mask_between_its_products(bert: ModelSpec, ragged: bool, tmp_path: Path) -> None:
+    # TensorRT fuses nothing else (docs.nvidia.com/deeplearning/tensorrt, Fused Attention).
+    spec = msgspec.structs.replace(bert, backend="onnxruntime" if ragged else "tensorrt")
+    (tower,) = load_towers(spec, resolve(spec))
+    trace.trace(tower, tmp_path / "model.onnx", ragged=ragged)
+    convert(tmp_path / "model.onnx")
+    graph = typed(tmp_path / "model.onnx").graph
+    makers = {name: node for node in graph.node for name in node.output}
+    users = {name: node for node in graph.node for name in node.input}
+    softmaxes = [node for node in graph.node if node.op_type == "Softmax"]
+    assert len(softmaxes) == 3  # layers
+    for softmax in softmaxes:
+        mask = makers[softmax.input[0]]
+        before = [makers[name].op_type for name in mask.input if name in makers]
+        assert (mask.op_type, "MatMul" in before) == ("Where", True)
+        assert users[softmax.output[0]].op_type == "MatMul"
 
 
 class Normalized(torch.nn.Module):

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -41,15 +41,17 @@ def long(spec: ModelSpec, backend: Backend, max_tokens: int) -> tuple[ModelSpec,
     return spec, replace(tower, vocabulary=replace(tower.vocabulary, max_tokens=max_tokens))
 
 
-def test_openvino_keeps_no_scores(bert: ModelSpec) -> None:
-    attention = Attention.of(*long(bert, "python", 8192))
+@pytest.mark.parametrize("backend", ["python", "torch"])
+def test_fused_attention_keeps_no_scores(bert: ModelSpec, backend: Backend) -> None:
+    attention = Attention.of(*long(bert, backend, 8192))
     assert attention == Attention(cell_bytes=0, slices=1)
     assert attention.rows(8192, BATCH_BYTES) is None
 
 
 @pytest.mark.parametrize(("max_tokens", "slices"), [(512, 1), (4096, 1), (8192, 2), (32768, 32)])
 def test_scores_of_long_rows_are_computed_in_slices(bert: ModelSpec, max_tokens: int, slices: int) -> None:
-    assert Attention.of(*long(bert, "onnxruntime", max_tokens)) == Attention(4 * 12, slices)
+    fp32 = msgspec.structs.replace(bert, precision="fp32")
+    assert Attention.of(*long(fp32, "onnxruntime", max_tokens)) == Attention(4 * 12, slices)
 
 
 def test_fp16_takes_less(bert: ModelSpec) -> None:
@@ -65,7 +67,7 @@ def test_queries_and_documents_share_a_packed_batch(tmp_path: Path) -> None:
 
 def test_images_and_scores_that_are_a_models_own_are_not_sliced(bert: ModelSpec, tmp_path: Path) -> None:
     source = tiny.write_embedding(tmp_path / "source", "MPNet")
-    own = ModelSpec(name="tiny", task="text-embedding", source=str(source))
+    own = ModelSpec(name="tiny", task="text-embedding", source=str(source), precision="fp32")
     assert Attention.of(*long(own, "onnxruntime", 8192)) == Attention(4 * 12, 1)
     spec, tower = long(bert, "onnxruntime", 8192)
     assert Attention.of(spec, replace(tower, vocabulary=None)) == Attention()
@@ -82,6 +84,7 @@ def test_rows_fit_and_one_more_would_not(heads: int, most: int, tokens: int) -> 
     assert (rows + 1) * row > BATCH_BYTES
 
 
+@settings(deadline=None)  # not a matter of time
 @given(
     lengths=st.lists(st.integers(1, 20), min_size=1, max_size=4),
     slices=st.integers(2, 9),

@@ -1,8 +1,16 @@
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
+from export.plans.measures import cosine_errors
+from export.runtime.execution import Execution
 from export.runtime.torch_engine import Engine, buckets
-from tests.export.runtime.programs import KINDS, write
+from tests.export.runtime.programs import KINDS, Mean, write
 
 LENGTHS = (1, 5, 40, 17, 2, 8, 8, 90)
 
@@ -35,3 +43,87 @@ def test_rows_in_a_bucket_equal_rows_alone(kind: str, engine: Engine) -> None:
         np.testing.assert_allclose(engine.run(rows[:number]), alone[:number], atol=1e-6)
     assert engine.padding - padding >= (0 if kind == "image" else 32 - LENGTHS[0])
     engine.prepare([])
+
+
+ROOM = 64
+
+
+@torch.library.custom_op("conch_tests::scarce", mutates_args=())
+def scarce(hidden: Tensor) -> Tensor:
+    """An operation for which there is memory up to some tokens."""
+    if len(hidden) > ROOM:
+        raise torch.OutOfMemoryError("there is no memory")
+    return hidden.clone()
+
+
+@scarce.register_fake
+def _(hidden: Tensor) -> Tensor:
+    return torch.empty_like(hidden)
+
+
+class Scarce(Mean):
+    def compute(self, given: Mapping[str, Tensor]) -> Tensor:
+        position: Tensor = scarce(given["position"])
+        return super().compute({**given, "position": position})
+
+
+@pytest.fixture(scope="module")
+def poor(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return Engine(write(replace(KINDS["text"], model=Scarce), tmp_path_factory.mktemp("scarce")))
+
+
+def test_pack_without_memory_is_split(poor: Engine) -> None:
+    rows = KINDS["text"].rows([20, 30, 40, 5, 64])
+    alone = np.concatenate([poor.run([row]) for row in rows])
+    np.testing.assert_allclose(poor.run(rows), alone, atol=1e-6)
+
+
+def test_row_without_memory_fails_and_the_next_do_not(poor: Engine) -> None:
+    short, long = KINDS["text"].rows([20, 80])
+    with pytest.raises(torch.OutOfMemoryError, match="there is no memory"):
+        poor.run([long, short])
+    assert np.isfinite(poor.run([short])).all()
+
+
+def test_engine_says_how_it_computes(poor: Engine) -> None:
+    assert poor.description == (
+        "fp32 on a CPU, not compiled, because there is no compiled.pt2 yet; up to 16384 tokens and 1024 rows at once"
+    )
+    assert [field.name for field in poor.fields] == ["input_ids"]
+
+
+def test_program_counts_what_it_computes(poor: Engine) -> None:
+    tokens, padding = poor.tokens, poor.padding
+    poor.run(KINDS["text"].rows([5, 6]))
+    assert (poor.tokens - tokens, poor.padding - padding) == (11, 5)
+
+
+def test_limits_cut_packs(tmp_path: Path) -> None:
+    kind = KINDS["text"]
+    graph = write(kind, tmp_path)
+    Execution(tokens=8, rows=2).write(tmp_path)
+    engine, rows = Engine(graph), kind.rows([3, 4, 20, 4])
+    expected = np.concatenate([engine.run([row]) for row in rows])
+    padding = engine.padding
+    np.testing.assert_allclose(engine.run(rows), expected, atol=1e-6)
+    assert engine.padding - padding == 1 + 4 + 4  # (3, 4), (4,) and (20,)
+
+
+def test_half_precision_is_near_the_full(tmp_path: Path) -> None:
+    kind = KINDS["text"]
+    full, half = (Engine(write(kind, tmp_path / name, name), name) for name in ("fp32", "bf16"))
+    rows = kind.rows(LENGTHS)
+    assert half.precision == "bf16"
+    assert cosine_errors(full.run(rows), half.run(rows)).max() < 1e-3
+    with pytest.raises(ValueError, match="the program computes in bf16, not in fp16"):
+        Engine(tmp_path / "bf16" / "program.pt2", "fp16")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(name, id=name) for name in KINDS], indirect=True)
+@pytest.mark.parametrize("padded", [True, False])
+def test_buckets_ascend_and_have_rows_for_the_dummy(kind: str, engine: Engine, *, padded: bool) -> None:
+    found = buckets(engine.spec, padded=padded)
+    assert found == sorted(found, key=lambda sizes: (sizes.tokens, sizes.rows))
+    assert all(sizes.rows >= 2 for sizes in found)
+    assert all(sizes.queries == 1 for sizes in found if sizes.pairs)
+    assert kind == "image" or {sizes.longest for sizes in found} == {sizes.tokens for sizes in found}

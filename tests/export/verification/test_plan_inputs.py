@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from sentence_transformers import SentenceTransformer
 
 from export.manifest import ModelSpec, Precision
-from export.plans.build import CASES, SPEC, assign, read_cases
+from export.plans.build import assign
+from export.plans.gate import CASES, SPEC, read_cases
 from export.plans.measures import Tolerance
 from export.plans.profiles import Shapes, read_spec
 from export.sources.resolve import resolve
@@ -94,7 +95,7 @@ def test_pairs_with_segments_have_their_first_length(tmp_path: Path) -> None:
     source = tiny.write_cross_encoder(tmp_path / "source")
     written(ModelSpec(name="tiny", task="cross-encoder", source=str(source), backend="tensorrt"), tmp_path / "plan")
     (first, *_) = read_spec(tmp_path / "plan" / SPEC).profiles
-    assert first.inputs["first_length"] == Shapes((1, 1), (64, 1), (64, 1))
+    assert first.inputs["first_length"] == Shapes((1, 1), (256, 1), (512, 1))
     for case in read_cases(tmp_path / "plan" / CASES):
         assert np.less(case.inputs["first_length"], case.inputs["length"]).all()
 

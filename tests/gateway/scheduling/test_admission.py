@@ -7,7 +7,16 @@ from contextlib import nullcontext
 import pytest
 
 from gateway.errors import Overloaded
-from gateway.scheduling.admission import MIN_IN_FLIGHT_TOKENS, SMALL_TOKENS, Admission, Queue, Queues
+from gateway.scheduling.admission import (
+    BATCH_S,
+    MIN_IN_FLIGHT_TOKENS,
+    SMALL_TOKENS,
+    Admission,
+    Queue,
+    Queues,
+    max_in_flight,
+)
+from gateway.scheduling.rate import Rate
 
 RATE = 1_000_000.0
 """Tokens per second of the simulated model."""
@@ -16,7 +25,7 @@ RATE = 1_000_000.0
 def known(rate: float = 10_000.0) -> Queue:
     """A queue with a known rate, low enough for MIN_IN_FLIGHT_TOKENS to apply."""
     queue = Queue(timeout_s=1000)
-    queue.rate = rate
+    queue.rate = Rate(rate, is_known=True)
     return queue
 
 
@@ -73,6 +82,36 @@ def test_work_in_flight_is_limited() -> None:
     run(use)
 
 
+@pytest.mark.parametrize(
+    ("rate", "tokens"),
+    [(0, 2048), (1000, 2048), (10_000, 4000), (40_000, 16_000), (100_000, 16_384), (1_000_000, 50_000)],
+)
+def test_work_in_flight_follows_the_rate(rate: float, tokens: float) -> None:
+    assert max_in_flight(rate) == pytest.approx(tokens)
+
+
+@pytest.mark.parametrize(
+    ("rate", "most", "tokens"),
+    [
+        (0, 16_384, 2048),
+        (20_000, 16_384, 2048),
+        (200_000, 16_384, 10_000),
+        (1_000_000, 16_384, 16_384),
+        (1_000_000, 2048, 2048),
+        (1_000_000, 500, 500),
+    ],
+)
+def test_batches_follow_the_rate(rate: float, most: int, tokens: int) -> None:
+    queue = Queue(timeout_s=10)
+    queue.rate = Rate(rate)
+    assert queue.batch_tokens(most) == tokens
+
+
+def test_next_batch_starts_before_the_last_one_ends() -> None:
+    for rate in range(0, 2_000_000, 10_000):
+        assert rate * BATCH_S <= max_in_flight(rate)
+
+
 def test_small_requests_overtake_bulk_work() -> None:
     async def use() -> None:
         model = Model(known())
@@ -119,10 +158,25 @@ def test_flow_that_cannot_be_served_in_time_is_refused() -> None:
     run(use)
 
 
+def test_rate_under_a_light_load_refuses_nothing() -> None:
+    async def use() -> None:
+        queue = Queue(timeout_s=10)
+        queue.rate = Rate(100)
+        with queue.admit("a", 5000) as first:
+            await first.acquire(5000)
+            waiting = asyncio.create_task(first.acquire(5000))
+            await asyncio.sleep(0)
+            with queue.admit("a", 2000), queue.admit("a", 100_000):
+                pass
+            waiting.cancel()
+
+    run(use)
+
+
 def test_bulk_request_that_cannot_be_done_in_time_is_refused_on_an_empty_flow() -> None:
     async def use() -> None:
         queue = Queue(timeout_s=20)  # of which bulk work may wait 15 s
-        queue.rate = 10_000.0
+        queue.rate = Rate(10_000, is_known=True)
         with queue.admit("a", 100_000) as first:
             await first.acquire(5000)
             waiting = asyncio.create_task(first.acquire(5000))
@@ -160,7 +214,7 @@ def test_cancelled_work_does_not_delay_its_flow() -> None:
 def test_slow_model_queues_what_fits_the_timeout(timeout_s: float, is_admitted: bool) -> None:
     async def use() -> None:
         queue = Queue(timeout_s)
-        queue.rate = 200.0
+        queue.rate = Rate(200, is_known=True)
         with queue.admit("bulk", 5000) as first:
             await first.acquire(5000)
             with queue.admit("a", 1000) as second:
@@ -197,7 +251,7 @@ def test_rate_is_measured() -> None:
     async def use() -> None:
         model = Model(Queue(timeout_s=10))
         await model.request("a", 40, 20_000)
-        assert 0.3 * RATE < model.queue.rate < 1.1 * RATE  # sleeping takes longer than it should
+        assert 0.3 * RATE < model.queue.rate.per_second < 1.1 * RATE  # sleeping takes longer than it should
 
     run(use)
 

@@ -7,7 +7,8 @@ from tokenizers import Tokenizer, models
 
 from gateway.catalog import TextModel
 from gateway.errors import NotReady
-from gateway.service.text_batches import infer_texts
+from gateway.scheduling.rate import Rate
+from gateway.service.text_batches import MAX_PADDING, infer_texts
 from gateway.text.tokenizer import TextTokenizer
 from tests.gateway.service.recording import RecordingTriton, caller
 
@@ -30,6 +31,32 @@ def test_batches_hold_rows_of_similar_length(model: TextModel) -> None:
     triton = RecordingTriton()
     asyncio.run(infer_texts(caller(triton), model, [([1] * (1 + i % 2 * 99),) for i in range(16)]))
     assert sorted(call["input_ids"].shape for call in triton.calls) == [(4, 1), (4, 1), (4, 100), (4, 100)]
+
+
+@pytest.mark.parametrize(
+    ("rate", "batch_tokens", "calls"),
+    [(0, 2048, [20] * 5), (1_000_000, 2048, [20] * 5), (0, 16_384, [20] * 5), (1_000_000, 16_384, [100])],
+)
+def test_batches_grow_with_the_rate_up_to_those_of_the_model(
+    model: TextModel, rate: float, batch_tokens: int, calls: list[int]
+) -> None:
+    triton = RecordingTriton()
+
+    async def run() -> None:
+        who = caller(triton)
+        who.queues.get("m").rate = Rate(rate)
+        large = replace(model, max_batch_size=1024, batch_tokens=batch_tokens)
+        await infer_texts(who, large, [([1] * 100,)] * 100)
+
+    asyncio.run(run())
+    assert [len(call["input_ids"]) for call in triton.calls] == calls
+
+
+def test_long_row_does_not_pad_many_short_ones(model: TextModel) -> None:
+    triton = RecordingTriton()
+    asyncio.run(infer_texts(caller(triton), replace(model, max_batch_size=1024), [([1] * 2,)] * 500 + [([1] * 512,)]))
+    assert [call["input_ids"].shape for call in triton.calls] == [(500, 2), (1, 512)]
+    assert all(call["input_ids"].size <= MAX_PADDING * model.batch_tokens for call in triton.calls)
 
 
 def test_tensors_follow_the_contract(model: TextModel) -> None:

@@ -65,6 +65,16 @@ def test_stages_and_calls_are_counted_separately(metrics: Metrics) -> None:
     assert value(text, "conch_batch_tokens_sum", model="tower") == 100
 
 
+def test_largest_batches_are_told_apart(metrics: Metrics) -> None:
+    timings = Timings(calls=[TritonCall("tower", 1024, 65_536), TritonCall("tower", 513, 32_769)])
+    metrics.count(RequestRecord("id", "POST", "/", "other", timings, model="m", status=200, duration_s=1.0))
+    text = metrics.text().decode()
+    assert value(text, "conch_batch_rows_bucket", le="512.0", model="tower") == 0
+    assert value(text, "conch_batch_rows_bucket", le="1024.0", model="tower") == 2
+    assert value(text, "conch_batch_tokens_bucket", le="32768.0", model="tower") == 0
+    assert value(text, "conch_batch_tokens_bucket", le="65536.0", model="tower") == 2
+
+
 def test_gauges_show_the_state_of_the_gateway(client: httpx2.Client) -> None:
     answer = client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")

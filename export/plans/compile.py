@@ -1,0 +1,97 @@
+"""Compiles the torch program of an entry where it will serve, and compares its outputs with the reference's.
+
+The export wrote into the entry the program, what its outputs must be (parity.npz), and the tolerance (plan.json).
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from export.errors import ExportError
+from export.plans.gate import CASES, SPEC, Case, compare_outputs, read_cases
+from export.plans.profiles import PlanSpec, read_spec
+from export.plans.sweep import sweep
+from export.plans.toolkit import PlanError, format_shapes
+from export.runtime.compiled import COMPILED, RECORD, compile_program, compiled_staleness, current_key, write_record
+from export.runtime.contract import Limits, Row, read_rows
+from export.runtime.execution import EXECUTION
+from export.runtime.program import PROGRAM, ProgramError
+from export.runtime.torch_engine import Engine
+
+UNLIMITED = Limits(2**31, 2**31)
+"""The cases are the export's own."""
+
+
+def compile_entry(folder: Path, device: str, progress: Callable[[str], None]) -> None:
+    """Compile an entry's program and verify it, unless the compiled one is current.
+
+    Args:
+        folder: the entry.
+        device: what will serve, such as "cuda:0".
+        progress: called with each stage.
+
+    Raises:
+        ExportError: a stage failed; the program is not compiled then, and the sentence says whether it may serve so.
+    """
+    version = folder / "1"
+    try:
+        spec, cases = read_spec(folder / SPEC), read_cases(folder / CASES)
+        reason = compiled_staleness(version, torch.device(device))
+    except FileNotFoundError as exc:
+        raise PlanError(f"read: {exc.filename} is missing: export the entry for torch first") from exc
+    if reason is None:
+        progress(f"plan {folder.name}: up to date")
+        return
+    progress(f"plan {folder.name}: {reason}: compiling, which takes minutes")
+    for name in (RECORD, COMPILED, EXECUTION):
+        (version / name).unlink(missing_ok=True)
+    try:
+        engine = Engine(version / PROGRAM, device=device)
+    except ProgramError as exc:
+        raise PlanError(f"read: {exc}") from exc
+    eager = _verify(engine, spec, cases)
+    try:
+        worst = compile_verified(folder, engine, spec, cases)
+    except ExportError as exc:
+        raise PlanError(f"{exc}; the program serves without being compiled: {_errors(spec, eager)}") from exc
+    write_record(version, current_key(version, engine.device))
+    sweep(engine, [row for case in cases for row in _rows(engine, case)]).write(version)
+    progress(f"plan {folder.name}: compiled: {_errors(spec, worst)}")
+
+
+def compile_verified(folder: Path, engine: Engine, spec: PlanSpec, cases: Sequence[Case]) -> float:
+    """Put the compiled program into its place once it is verified, and return its largest error."""
+    # In the entry, from where it moves at once; Triton looks into folders named by a number only.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".plan-") as scratch:
+        fresh = Path(scratch) / COMPILED
+        try:
+            compile_program(engine.exported, fresh)
+            engine.adopt(fresh)
+        except Exception as exc:  # what the compiler raises depends on where it fails
+            raise PlanError(f"build: torch cannot compile the program: {_first_line(exc)}") from exc
+        worst = _verify(engine, spec, cases)
+        fresh.replace(folder / "1" / COMPILED)
+    return worst
+
+
+def _verify(engine: Engine, spec: PlanSpec, cases: Sequence[Case]) -> float:
+    """Compare the engine's outputs with the reference's, and return the largest error."""
+    try:
+        outputs = [engine.run(_rows(engine, case)) for case in cases]
+    except RuntimeError as exc:
+        raise PlanError(f"gate: the program fails: {_first_line(exc)}") from exc
+    return compare_outputs(spec, cases, [format_shapes(case.shapes) for case in cases], outputs)
+
+
+def _rows(engine: Engine, case: Case) -> list[Row]:
+    return read_rows(case.inputs, engine.fields, UNLIMITED)
+
+
+def _errors(spec: PlanSpec, worst: float) -> str:
+    return f"{spec.measure} error {worst:.2g} at worst, {spec.tolerance.worst:g} allowed"
+
+
+def _first_line(exc: Exception) -> str:
+    return f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"

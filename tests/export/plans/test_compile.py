@@ -1,0 +1,153 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from export.errors import ParityError
+from export.plans.compile import compile_entry, compile_verified
+from export.plans.gate import Case, read_cases, save_cases
+from export.plans.measures import Tolerance
+from export.plans.profiles import PlanSpec, read_spec, write_spec
+from export.plans.sweep import sweep
+from export.plans.toolkit import PlanError
+from export.runtime.compiled import compiled_staleness, current_key, write_record
+from export.runtime.execution import Execution
+from export.runtime.program import load
+from export.runtime.torch_engine import Engine
+from tests.export.runtime.programs import KINDS, write
+
+KIND = KINDS["text"]
+CPU = torch.device("cpu")
+EXPORTED = {"1", "1/program.json", "1/program.pt2", "1/program.safetensors", "parity.npz", "plan.json"}
+BUILT = EXPORTED | {"1/compiled.json", "1/compiled.pt2", "1/execution.json"}
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None, reason="torch compiles for CPUs with g++: apt-get install g++"
+)
+
+
+@pytest.fixture
+def entry(tmp_path: Path) -> Path:
+    folder = tmp_path / "tiny"
+    graph = write(KIND, folder / "1")
+    rows = KIND.rows([3, 9])
+    ids, length = np.zeros((2, 9), np.int64), np.array([[3], [9]], np.int32)
+    for row, (values,) in zip(ids, rows, strict=True):
+        row[: len(values)] = values
+    save_cases(folder / "parity.npz", [Case({"input_ids": ids, "length": length}, Engine(graph).run(rows))])
+    write_spec(PlanSpec((), "cosine", Tolerance(1e-6, 1e-6)), folder / "plan.json")
+    return folder
+
+
+def files(entry: Path) -> set[str]:
+    return {str(file.relative_to(entry)) for file in entry.rglob("*")}
+
+
+def plan(entry: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "export.plans", str(entry), "--device", "cpu"]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_program_is_compiled_proven_and_found_again(entry: Path) -> None:
+    first = plan(entry)
+    assert first.returncode == 0, first.stderr
+    compiling, compiled = first.stdout.splitlines()
+    assert compiling == "plan tiny: there is no compiled.pt2 yet: compiling, which takes minutes"
+    assert compiled.startswith("plan tiny: compiled: cosine error ")
+    assert compiled.endswith(" at worst, 1e-06 allowed")
+    assert files(entry) == BUILT
+    assert plan(entry).stdout == "plan tiny: up to date\n"
+    engine = Engine(entry / "1" / "program.pt2")
+    assert engine.description.startswith("fp32 on a CPU, compiled; up to ")
+    assert engine.execution == Execution.read(entry / "1")
+    rows = KIND.rows([1, 40, 3])
+    alone = np.concatenate([engine.run([row]) for row in rows])
+    np.testing.assert_allclose(engine.run(rows), alone, atol=1e-6)
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_wrong_number_leaves_no_compiled_program(entry: Path) -> None:
+    engine = Engine(entry / "1" / "program.pt2")
+    broken = load(entry / "1", CPU)
+    weight = broken.state_dict["encoder.tokens.weight"]
+    weight.data = weight.flip(0)
+    engine.exported = broken
+    with pytest.raises(ParityError, match=r"^gate: input_ids:2x9,length:2x1: cosine error \S+, 1e-06 allowed$"):
+        compile_verified(entry, engine, read_spec(entry / "plan.json"), read_cases(entry / "parity.npz"))
+    assert files(entry) == EXPORTED
+
+
+@pytest.mark.slow
+def test_failed_build_is_one_sentence_and_the_program_serves_on(entry: Path, tmp_path: Path) -> None:
+    failed = plan(entry, CXX="/bin/false", TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "cache"))
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") == 1
+    assert failed.stderr.startswith("plan tiny: build: torch cannot compile the program: ")
+    assert "; the program serves without being compiled: cosine error " in failed.stderr
+    assert files(entry) == EXPORTED
+    assert "not compiled, because there is no compiled.pt2 yet" in Engine(entry / "1" / "program.pt2").description
+
+
+def test_program_that_is_wrong_itself_is_refused(entry: Path) -> None:
+    (case,) = read_cases(entry / "parity.npz")
+    save_cases(entry / "parity.npz", [Case(case.inputs, case.expected[::-1])])
+    with pytest.raises(ParityError, match=r"^gate: input_ids:2x9,length:2x1: cosine error"):
+        compile_entry(entry, "cpu", print)
+    assert files(entry) == EXPORTED
+
+
+def test_program_of_another_torch_is_refused_in_one_sentence(entry: Path) -> None:
+    program = entry / "1" / "program.pt2"
+    program.write_bytes(program.read_bytes()[:-100])
+    with pytest.raises(PlanError, match=r"^read: torch \S+ cannot read the program that torch \S+ saved; export"):
+        compile_entry(entry, "cpu", print)
+
+
+@pytest.mark.parametrize("missing", ["plan.json", "parity.npz", "1/program.safetensors"])
+def test_entry_that_is_not_for_torch_is_refused(entry: Path, missing: str) -> None:
+    (entry / missing).unlink()
+    with pytest.raises(PlanError, match=rf"{missing} is missing: export the entry for torch first$"):
+        compile_entry(entry, "cpu", print)
+
+
+def test_limits_of_a_pack_are_those_that_were_measured(entry: Path) -> None:
+    engine = Engine(entry / "1" / "program.pt2")
+    found = sweep(engine, KIND.rows([3, 9, 600]), tokens=(16, 64), numbers=(2, 8))
+    assert found.tokens in {16, 64}
+    assert found.rows in {2, 8}
+    assert engine.execution == found
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "reason"),
+    [
+        ("torch", "2.11.0", f"torch was 2.11.0 and is {torch.__version__}"),
+        ("device", "NVIDIA H100", "the device was NVIDIA H100 and is cpu"),
+        ("capability", "9.0", "the device's capability was 9.0 and is "),
+        ("program", "ab", "the program changed"),
+        ("weights", "ab", "the weights changed"),
+        ("flags", {}, "the flags changed"),
+    ],
+)
+def test_compiled_program_of_another_key_is_not_used(entry: Path, part: str, value: Any, reason: str) -> None:
+
+    (entry / "1" / "compiled.pt2").touch()
+    key = current_key(entry / "1", CPU)
+    write_record(entry / "1", key)
+    assert compiled_staleness(entry / "1", CPU) is None
+    assert "not compiled, because torch does not load compiled.pt2" in Engine(entry / "1" / "program.pt2").description
+    write_record(entry / "1", key | {part: value})
+    engine = Engine(entry / "1" / "program.pt2")
+    assert f"not compiled, because {reason}" in engine.description
+    assert json.loads((entry / "1" / "compiled.json").read_text())[part] == value

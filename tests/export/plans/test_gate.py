@@ -1,0 +1,72 @@
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from export.errors import ParityError
+from export.plans.gate import Case, compare_outputs, read_cases, save_cases
+from export.plans.measures import Tolerance
+from export.plans.profiles import PlanSpec
+
+
+def case(table: NDArray[np.float32], rows: int, tokens: int) -> Case:
+    ids = np.random.default_rng(tokens).integers(0, len(table), (rows, tokens))
+    length = np.full((rows, 1), tokens, np.int32)
+    return Case({"input_ids": ids, "length": length}, table[ids].mean(1) * np.float32(tokens))
+
+
+def shaped(**shapes: tuple[int, ...]) -> Case:
+    return Case({name: np.zeros(shape, np.int64) for name, shape in shapes.items()}, np.ones((1, 2), np.float32))
+
+
+NAMES = ["x:1", "x:2"]
+
+
+@pytest.mark.parametrize(
+    ("measure", "tolerance", "outputs", "worst"),
+    [
+        ("cosine", 0.01, [[[2, 2]], [[1, 1.1]]], 0.00113),
+        ("score", 0.2, [[[1, 1.05]], [[0.9, 1]]], 0.1),
+        ("cosine", 0.01, [[[2, 2]], [[1, 0]]], None),
+        ("score", 0.2, [[[1, 1]], [[1, 1.3]]], None),
+        ("logit", 0.2, [[[1, 1]], [[1, float("nan")]]], None),
+    ],
+)
+def test_worst_case_decides(
+    measure: str, tolerance: float, outputs: Iterable[list[list[float]]], worst: float | None
+) -> None:
+    spec = PlanSpec((), measure, Tolerance(tolerance, tolerance))
+    cases, arrays = [shaped(x=(1,))] * 2, [np.array(output, np.float32) for output in outputs]
+    if worst is None:
+        sentence = rf"^gate: x:[12]: {measure} error \S+, {tolerance} allowed$"
+        with pytest.raises(ParityError, match=sentence):
+            compare_outputs(spec, cases, NAMES, arrays)
+    else:
+        assert compare_outputs(spec, cases, NAMES, arrays) == pytest.approx(worst, abs=1e-5)
+
+
+def test_mean_of_all_cases_decides_too() -> None:
+    cases, outputs = [shaped(x=(1,))] * 2, [np.array([[1, 1.1]], np.float32), np.array([[1, 1.1]], np.float32)]
+    assert compare_outputs(PlanSpec((), "score", Tolerance(0.2, 0.06)), cases, NAMES, outputs) > 0
+    with pytest.raises(ParityError, match=r"^gate: mean score error 0\.05, 0\.04 allowed$"):
+        compare_outputs(PlanSpec((), "score", Tolerance(0.2, 0.04)), cases, NAMES, outputs)
+
+
+def test_outputs_of_another_shape_are_refused() -> None:
+    spec = PlanSpec((), "score", Tolerance(1, 1))
+    with pytest.raises(ParityError, match=r"expected outputs of shape \(1, 2\), got \(1, 3\)$"):
+        compare_outputs(spec, [shaped(x=(1,))], NAMES[:1], [np.ones((1, 3), np.float32)])
+
+
+def test_cases_survive_their_file(tmp_path: Path) -> None:
+    table = np.eye(4, dtype=np.float32)
+    cases = [case(table, 1 + i % 3, 1 + i) for i in range(11)]  # ten is after two
+    save_cases(tmp_path / "parity.npz", cases)
+    assert {"0/input_ids", "0/length", "0/expected"} < set(np.load(tmp_path / "parity.npz").files)
+    for before, after in zip(cases, read_cases(tmp_path / "parity.npz"), strict=True):
+        assert before.shapes == after.shapes
+        assert after.inputs["length"].dtype == np.int32
+        assert (before.inputs["input_ids"] == after.inputs["input_ids"]).all()
+        assert (before.expected == after.expected).all()
