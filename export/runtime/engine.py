@@ -4,7 +4,7 @@ Entries of the python backend hold a copy of this file; the export verifies with
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,10 @@ from numpy.typing import NDArray
 
 from .contract import FIELDS, Array, Row
 
+HINTS: Mapping[str, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
+"""OpenVINO's hint for a precision of the python backend. None lets it choose bf16, where the processor has that."""
+NAMES: Mapping[str, str] = {"f32": "fp32", "bf16": "bf16"}
+"""The precision for what OpenVINO says it computes in."""
 PACK_TOKENS = 512
 """Tokens in one execution. On two AVX-512 cores 384 to 512 gave the most tokens/s; beyond that the activations outgrow
 the caches."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import onnxruntime as ort
@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from export.errors import SourceError
-from export.manifest import HINTS, NAMES, ModelSpec, Precision
+from export.manifest import ModelSpec, Precision
 from export.runtime.contract import Array, Field, Row, Tokens
-from export.runtime.engine import Engine
+from export.runtime.engine import HINTS, NAMES, Engine
 from export.runtime.torch_engine import Engine as TorchEngine
 
 CUDA = "CUDAExecutionProvider"
@@ -63,7 +63,7 @@ class OpenVino:
     def __init__(self, graph: Path, precision: Precision) -> None:
         with _running("OpenVINO"):
             self._engine = Engine(graph, HINTS[precision])
-        self.precision: Precision = precision if precision == "int8" else NAMES[self._engine.precision]
+        self.precision = precision if precision == "int8" else cast(Precision, NAMES[self._engine.precision])
 
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         with _running("OpenVINO"):
