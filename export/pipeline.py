@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from export import config_pbtxt
 from export.entry import PROOF, Proofs, fingerprint, versions
-from export.errors import ExportError, ParityError
+from export.errors import ExportError, ParityError, PrecisionError
 from export.graphs import fp16, program, trace
 from export.manifest import Backend, ModelSpec, Precision
 from export.packing.memory import Attention
@@ -114,10 +114,10 @@ def _write_verified(
         found = _verify(exact, tower, _write_graph(exact, tower, version, progress), progress)
     for precision in precisions:
         tried = replace(spec, precision=precision)
-        graph = _write_graph(tried, tower, version, progress)
         try:
+            graph = _write_graph(tried, tower, version, progress)
             measured = _verify(tried, tower, graph, progress)
-        except ParityError as exc:
+        except (ParityError, PrecisionError) as exc:
             if precision == precisions[-1]:
                 raise
             rejected[precision] = str(exc)
@@ -132,7 +132,7 @@ def _precisions(spec: ModelSpec, tower: Tower) -> Sequence[Precision]:
         return (spec.precision,)
     if spec.backend == "torch":
         return ("bf16", "fp16", "fp32") if program.is_causal(tower) else ("fp16", "bf16", "fp32")
-    return ("bf16", "fp32") if spec.backend == "python" else (spec.computes_in,)
+    return ("bf16", "fp32") if spec.backend == "python" else ("fp16", "fp32")
 
 
 def _write_graph(spec: ModelSpec, tower: Tower, version: Path, progress: Progress) -> Path:

@@ -14,9 +14,10 @@ from export.plans.gate import CASES, SPEC, Case, compare_outputs, read_cases
 from export.plans.profiles import PlanSpec, read_spec
 from export.plans.sweep import sweep
 from export.plans.toolkit import PlanError, format_shapes
-from export.runtime.compiled import COMPILED, RECORD, compile_program, compiled_staleness, current_key, write_record
+from export.runtime.compiled import COMPILED, NAMES, RECORD, compile_program, current_key, write_record
 from export.runtime.contract import Limits, Row, read_rows
 from export.runtime.execution import EXECUTION
+from export.runtime.freshness import staleness
 from export.runtime.program import PROGRAM, ProgramError
 from export.runtime.torch_engine import Engine
 
@@ -38,9 +39,10 @@ def compile_entry(folder: Path, device: str, progress: Callable[[str], None]) ->
     version = folder / "1"
     try:
         spec, cases = read_spec(folder / SPEC), read_cases(folder / CASES)
-        reason = compiled_staleness(version, torch.device(device))
+        key = current_key(version, torch.device(device))
     except FileNotFoundError as exc:
         raise PlanError(f"read: {exc.filename} is missing: export the entry for torch first") from exc
+    reason = staleness(version / COMPILED, version / RECORD, key, NAMES)
     if reason is None:
         progress(f"plan {folder.name}: up to date")
         return
@@ -56,8 +58,8 @@ def compile_entry(folder: Path, device: str, progress: Callable[[str], None]) ->
         worst = compile_verified(folder, engine, spec, cases)
     except ExportError as exc:
         raise PlanError(f"{exc}; the program serves without being compiled: {_errors(spec, eager)}") from exc
-    write_record(version, current_key(version, engine.device))
     sweep(engine, [row for case in cases for row in _rows(engine, case)]).write(version)
+    write_record(version, key)
     progress(f"plan {folder.name}: compiled: {_errors(spec, worst)}")
 
 

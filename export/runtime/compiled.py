@@ -62,7 +62,9 @@ def write_record(folder: Path, key: Mapping[str, Any]) -> None:
 
 def compiled_staleness(folder: Path, device: torch.device) -> str | None:
     """Why a program must be compiled again, or None if the compiled one fits."""
-    return staleness(folder / COMPILED, folder / RECORD, current_key(folder, device), NAMES)
+    compiled = folder / COMPILED
+    key = current_key(folder, device) if compiled.is_file() else {}  # gigabytes of weights take seconds to hash
+    return staleness(compiled, folder / RECORD, key, NAMES)
 
 
 def load_compiled(path: Path, program: ExportedProgram, device: torch.device) -> Callable[[list[Tensor]], Tensor]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import Array, Row
+from .contract import IMAGE_TOKENS, Array, Row
 
 Ints = NDArray[np.int32]
 
@@ -39,7 +39,7 @@ class Sizes:
     """The sizes of a program's inputs."""
 
     tokens: int
-    """T, with the dummy's."""
+    """T, with the dummy's; for images, what they count as."""
     rows: int
     """R, with the dummy; for images, their number."""
     longest: int
@@ -98,7 +98,8 @@ class Pack:
 
     def _sizes(self) -> Sizes:
         if self._pixels is not None:
-            return Sizes(0, max(2, self.number), 0)  # a program takes no batch of one for any other
+            images = max(2, self.number)  # of one, tracing knows no other sizes
+            return Sizes(images * IMAGE_TOKENS, images, 0)
         tokens, longest = _aligned(sum(self._lengths)), _aligned(max(self._lengths))
         if not self._queries:
             return Sizes(tokens, self.number + 1, longest)
@@ -108,7 +109,7 @@ class Pack:
     @property
     def tokens(self) -> int:
         """Tokens without the dummy's."""
-        return sum(self._lengths)
+        return sum(self._lengths) if self._pixels is None else self.number * IMAGE_TOKENS
 
     def write(self, inputs: Mapping[str, Array], sizes: Sizes) -> None:
         """Write the inputs of a program.

@@ -162,7 +162,7 @@ def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether attention by cumulative lengths runs here. Otherwise rows are padded to the longest of the batch."""
     if device.type == "cpu":
         return True
-    half = dtype in (torch.float16, torch.bfloat16)
+    half = dtype in (torch.float16, torch.bfloat16)  # pragma: needs a GPU
     return half and torch.cuda.get_device_capability(device) >= (8, 0)  # pragma: needs a GPU
 
 

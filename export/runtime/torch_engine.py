@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from .compiled import COMPILED, compiled_staleness, load_compiled
-from .contract import FIELDS, Row
+from .contract import FIELDS, IMAGE_TOKENS, Row
 from .execution import Execution, cut
 from .inputs import EMPTY, Ints, Layout, Pack, Sizes, write_rows
 from .operators import has_flash
@@ -75,6 +75,8 @@ class Engine:
         self.execution = Execution.read(folder)
         self._image = _image(self.spec, self.exported)
         self._buckets: list[Bucket] = []
+        self.unrecorded: str | None = None
+        """Why small packs are launched kernel by kernel on a GPU, if they are."""
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":  # pragma: needs a GPU
             self.execution = self.execution.within(torch.cuda.mem_get_info(self.device)[0])
@@ -93,6 +95,8 @@ class Engine:
         """How it computes, for the log."""
         where = torch.cuda.get_device_name(self.device) if self._stream is not None else "a CPU"
         how = "compiled" if self.uncompiled is None else f"not compiled, because {self.uncompiled}"
+        if self.unrecorded is not None:  # pragma: needs a GPU
+            how += f", without CUDA graphs, because {self.unrecorded}"
         limits = self.execution
         return f"{self.precision} on {where}, {how}; up to {limits.tokens} tokens and {limits.rows} rows at once"
 
@@ -108,7 +112,12 @@ class Engine:
 
     def _record(self) -> None:
         """Record the executions of small packs, where that saves time."""
-        self.prepare(buckets(self.spec, padded=self.padded) if self._stream is not None else [])
+        self._buckets = []
+        if self._stream is not None:  # pragma: needs a GPU
+            try:
+                self.prepare(buckets(self.spec, padded=self.padded))
+            except RuntimeError as exc:  # it serves without
+                self.unrecorded = str(exc).partition("\n")[0]
 
     def prepare(self, sizes: Iterable[Sizes]) -> None:
         """Prepare executions of some sizes, which smaller packs then use. On a GPU they are recorded as CUDA graphs."""
@@ -267,7 +276,7 @@ def buckets(spec: ProgramSpec, *, padded: bool) -> list[Sizes]:
         padded: whether its work grows with rows x longest, which many short rows would then pay for.
     """
     if "pixels" in spec.inputs:
-        return [Sizes(0, images, 0) for images in GRAPH_IMAGES]
+        return [Sizes(images * IMAGE_TOKENS, images, 0) for images in GRAPH_IMAGES]
     rows = GRAPH_ROWS[:1] if padded else GRAPH_ROWS
     sizes = [(tokens, count) for tokens in GRAPH_TOKENS for count in rows if 2 * count <= tokens]
     if "query" not in spec.inputs:

@@ -260,8 +260,10 @@ class _Given(torch.nn.Module):
         self.pooler = pooler
 
     def forward(self, *_: object, **__: object) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        pooled = self.pooler(self.hidden) if self.pooler is not None else None
-        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=self.hidden, pooler_output=pooled)
+        hidden = self.hidden
+        del self.hidden  # a tracer's tensor could not be copied later
+        pooled = self.pooler(hidden) if self.pooler is not None else None
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden, pooler_output=pooled)
 
 
 class _Answer(torch.nn.Module):

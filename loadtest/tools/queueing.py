@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.scheduling.admission import IN_FLIGHT_S, MIN_IN_FLIGHT_TOKENS
+from gateway.scheduling.admission import max_in_flight
 
 MAX_BATCH_SIZE = 64
 """Rows of an execution: that of the export."""
@@ -45,7 +45,7 @@ class Cost:
         executions that are so large cost little else.
         """
         rate = 1 / self.token_s if self.token_s else math.inf
-        return max(MIN_IN_FLIGHT_TOKENS, IN_FLIGHT_S * rate) / 2
+        return max_in_flight(rate) / 2
 
 
 @dataclass(frozen=True, slots=True)

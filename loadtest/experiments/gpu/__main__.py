@@ -82,15 +82,17 @@ def _run(stages: Sequence[str], arguments: argparse.Namespace) -> int:
     for stage in stages:
         print(f"--- {stage}", flush=True)
         started = time.perf_counter()
-        left_out = results.left_out[stage] = {}
+        left_out: dict[str, str] = {}
+        results.left_out[stage] = left_out
+        given = plan if stage == "export" else plan.exported()
+        left_out |= {model.name: "not exported" for model in plan.models if model not in given.models}
         if missing := _missing(STAGES[stage]):
             left_out[stage] = f"not installed: {', '.join(missing)}"
-        elif stage != "export" and (absent := plan.absent()):
-            left_out[stage] = f"not exported: {', '.join(absent)}"
+        elif not given.models:
             failed = True
         else:
             try:
-                importlib.import_module(f"loadtest.experiments.gpu.{stage}").run(plan, results, left_out.__setitem__)
+                importlib.import_module(f"loadtest.experiments.gpu.{stage}").run(given, results, left_out.__setitem__)
             except Exception as exc:  # noqa: BLE001 - what other stages measure must not be lost
                 traceback.print_exc()
                 left_out[stage] = f"failed: {reason(exc)}"

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from export.entry import is_built
-from export.errors import ExportError, ParityError
+from export.errors import ParityError
 from export.manifest import ModelSpec
 from export.repository import build
 from loadtest.experiments.gpu.plan import Plan, spec
-from loadtest.experiments.gpu.results import Built, Exact, LeaveOut, Results
+from loadtest.experiments.gpu.results import Built, Exact, LeaveOut, Results, reason
 from loadtest.experiments.parity import CASES, Case, role_of, write
 
 WORKERS = 8
@@ -24,13 +24,19 @@ WORKERS = 8
 
 
 def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
-    """Export all."""
+    """Export all.
+
+    Raises:
+        ParityError: some failed; the others are in the results.
+    """
     results.families, results.built = [], []
-    _models(plan, results, leave_out)
-    _families(plan, results, leave_out)
+    failed = [*_models(plan, results, leave_out), *_families(plan, results, leave_out)]
+    if failed:
+        raise ParityError(f"{len(failed)} exports failed: {', '.join(failed)}")
 
 
-def _models(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
+def _models(plan: Plan, results: Results, leave_out: LeaveOut) -> Iterator[str]:
+    """Export the measured models, and yield those that fail."""
     for model in plan.models:
         if not model.is_trained:
             leave_out(f"weights of {model.name}", "random: its speed is real, its vectors mean nothing")
@@ -39,19 +45,19 @@ def _models(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
         if is_built(table, plan.repository):
             print(f"{model.name} is exported")
             continue
-        (entry,) = build(table, plan.repository, lambda stage: print(stage, flush=True))
+        try:
+            (entry,) = build(table, plan.repository, lambda stage: print(stage, flush=True))
+        except Exception as exc:  # noqa: BLE001 - others are exported all the same
+            leave_out(model.name, reason(exc))
+            yield model.name
+            continue
         seconds = time.perf_counter() - started
         results.built.append(Built(model.name, "export", seconds, ""))
         print(f"{model.name} exported in {seconds:.0f} s, {entry.proof['bytes'] / 2**20:.0f} MiB")
 
 
-def _families(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
-    """Several at a time in processes, since most of an export is Python.
-
-    Raises:
-        ParityError: some failed; the others are in the results.
-    """
-    failed = 0
+def _families(plan: Plan, results: Results, leave_out: LeaveOut) -> Iterator[str]:
+    """Export several families at a time in processes, since most of an export is Python, and yield those that fail."""
     cases = [case for case in CASES if not plan.families or case.label in plan.families]
     cores = len(os.sched_getaffinity(0))
     workers = min(WORKERS, cores, len(cases))
@@ -60,15 +66,13 @@ def _families(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
         for case, found in zip(cases, pool.map(_family, cases, [plan] * len(cases)), strict=True):
             if isinstance(found, str):
                 leave_out(f"{case.label}, {case.task}", found)
-                failed += 1
+                yield f"{case.label}, {case.task}"
                 continue
             results.families += found
             print(
                 *(f"{one.label}, {one.role}, {one.precision}: {one.worst:.1e} of {one.limit:g}" for one in found),
                 sep="\n",
             )
-    if failed:
-        raise ParityError(f"{failed} of {len(cases)} families failed")
 
 
 def _family(case: Case, plan: Plan) -> list[Exact] | str:
@@ -76,8 +80,8 @@ def _family(case: Case, plan: Plan) -> list[Exact] | str:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             return _proven(case, plan, Path(scratch))
-        except ExportError as exc:
-            return str(exc)
+        except Exception as exc:  # noqa: BLE001 - others are exported all the same
+            return reason(exc)
 
 
 def _proven(case: Case, plan: Plan, scratch: Path) -> list[Exact]:

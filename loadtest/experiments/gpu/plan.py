@@ -81,9 +81,9 @@ class Plan:
         """The entry of a model."""
         return self.repository / model.name
 
-    def absent(self) -> list[str]:
-        """The models that are not exported."""
-        return [model.name for model in self.models if not (self.entry(model) / "1").is_dir()]
+    def exported(self) -> "Plan":
+        """The same with the models that are exported."""
+        return dataclasses.replace(self, models=[model for model in self.models if (self.entry(model) / "1").is_dir()])
 
     def only(self, names: Sequence[str] | None) -> "Plan":
         """The same with these models only, if any are named.
