@@ -6,10 +6,11 @@ import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export.manifest import HINTS, Backend, ModelSpec
+from export.manifest import Backend, ModelSpec
 from export.packing.memory import max_batch_size
 from export.plans.profiles import length_buckets
 from export.runtime.contract import IMAGE_EMBEDDING, Array, Field, Parameters, Tokens, write_parameters
+from export.runtime.engine import HINTS
 from export.runtime.execution import Execution
 from export.runtime.program import PROGRAM
 from export.tower import Tower

@@ -26,10 +26,6 @@ PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
     "tensorrt": ("fp16", "fp32"),
 }
 """The precisions of each backend, the default first. On a processor without bf16, bf16 means fp32."""
-HINTS: Mapping[Precision, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
-"""OpenVINO's hint for a precision of the python backend. None lets it choose bf16, where the processor has that."""
-NAMES: Mapping[str, Precision] = {"f32": "fp32", "bf16": "bf16"}
-"""The precision for what OpenVINO says it computes in."""
 ENDPOINTS: Mapping[str, tuple[Task, ...]] = {
     "/v1/embeddings": ("text-embedding", "image-text"),
     "/v1/rerank": ("cross-encoder", "late-interaction"),

@@ -140,9 +140,3 @@ def graph_hash(path: Path) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
-
-
-def cache_key(tensorrt_version: str, compute_capability: str, graph_sha256: str, profiles: Sequence[Profile]) -> str:
-    """A hash, in hex, of all that decides whether a plan still fits: a plan with another key must be built again."""
-    parts = (tensorrt_version, compute_capability, graph_sha256, [asdict(profile) for profile in profiles])
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -4,15 +4,18 @@ Entries of the python backend hold a copy of this file; the export verifies with
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from .contract import FIELDS, Array, Row
 
+HINTS: Mapping[str, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
+"""OpenVINO's hint for a precision of the python backend. None lets it choose bf16, where the processor has that."""
+NAMES: Mapping[str, str] = {"f32": "fp32", "bf16": "bf16"}
+"""The precision for what OpenVINO says it computes in."""
 PACK_TOKENS = 512
 """Tokens in one execution. On two AVX-512 cores 384 to 512 gave the most tokens/s; beyond that the activations outgrow
 the caches."""
@@ -39,6 +42,8 @@ class Engine:
         """
         if device != "cpu":
             raise ValueError(f"this engine computes on CPUs only, not on {device}")
+        import openvino as ov  # noqa: PLC0415 - an export for GPUs does without
+
         settings: dict[str, object] = {
             "PERFORMANCE_HINT": "LATENCY",
             # By default OpenVINO counts physical cores, and takes a virtual machine's two CPUs for one.

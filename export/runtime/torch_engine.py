@@ -29,6 +29,8 @@ GRAPH_TOKENS = (32, 64, 128, 256, 512, 1024, 2048)
 """Tokens of executions that are recorded. Larger ones keep a GPU busy for longer than their launch takes."""
 GRAPH_ROWS = (1, 16, 128)
 """Texts or pairs of those."""
+PADDED_GRAPH_TOKENS = 512
+"""The same where rows are padded to the longest, which for a recorded execution is all of its tokens."""
 GRAPH_IMAGES = (2, 4, 8, 16)
 GRAPH_QUERY_TOKENS = 256
 """Tokens of the query of recorded pairs."""
@@ -273,12 +275,12 @@ def buckets(spec: ProgramSpec, *, padded: bool) -> list[Sizes]:
 
     Args:
         spec: of the program.
-        padded: whether its work grows with rows x longest, which many short rows would then pay for.
+        padded: whether its work grows with rows x longest.
     """
     if "pixels" in spec.inputs:
         return [Sizes(images * IMAGE_TOKENS, images, 0) for images in GRAPH_IMAGES]
-    rows = GRAPH_ROWS[:1] if padded else GRAPH_ROWS
-    sizes = [(tokens, count) for tokens in GRAPH_TOKENS for count in rows if 2 * count <= tokens]
+    rows, most = (GRAPH_ROWS[:1], PADDED_GRAPH_TOKENS) if padded else (GRAPH_ROWS, GRAPH_TOKENS[-1])
+    sizes = [(tokens, count) for tokens in GRAPH_TOKENS for count in rows if 2 * count <= tokens <= most]
     if "query" not in spec.inputs:
         return [Sizes(tokens, count + 1, tokens) for tokens, count in sizes]
     return [

@@ -3,15 +3,18 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import onnxruntime as ort
+import torch
 from numpy.typing import NDArray
 
 from export.errors import SourceError
-from export.manifest import HINTS, NAMES, ModelSpec, Precision
+from export.manifest import ModelSpec, Precision
 from export.runtime.contract import Array, Field, Row, Tokens
+from export.runtime.engine import HINTS, NAMES, Engine
+from export.runtime.torch_engine import Engine as TorchEngine
 
 CUDA = "CUDAExecutionProvider"
 """The GPU provider of `onnxruntime-gpu`. A CPU rounds weights to fp16 but computes in fp32: it verifies less."""
@@ -58,11 +61,9 @@ class OpenVino:
     """The engine of the python backend."""
 
     def __init__(self, graph: Path, precision: Precision) -> None:
-        from export.runtime.engine import Engine  # noqa: PLC0415 - a host with a GPU may have no OpenVINO
-
         with _running("OpenVINO"):
             self._engine = Engine(graph, HINTS[precision])
-        self.precision: Precision = precision if precision == "int8" else NAMES[self._engine.precision]
+        self.precision = precision if precision == "int8" else cast(Precision, NAMES[self._engine.precision])
 
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         with _running("OpenVINO"):
@@ -73,12 +74,8 @@ class Torch:
     """The engine of the torch backend, on the GPU where there is one."""
 
     def __init__(self, graph: Path, precision: Precision) -> None:
-        import torch  # noqa: PLC0415 - it takes seconds, and other engines do without
-
-        from export.runtime.torch_engine import Engine  # noqa: PLC0415
-
         with _running("torch"):
-            self._engine = Engine(graph, device="cuda:0" if torch.cuda.is_available() else "cpu")
+            self._engine = TorchEngine(graph, device="cuda:0" if torch.cuda.is_available() else "cpu")
         self.precision: Precision = precision
 
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 Each model is tiny, its architecture real, its weights random, its tokenizer of the kind that it comes with.
 """
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +31,10 @@ RUNS: Sequence[Run] = (
     ("onnxruntime", "fp16"),
     ("tensorrt", "fp32"),
     ("tensorrt", "fp16"),
+    ("torch", None),
 )
-"""The backends and precisions of every family. The first compares in fp32 and in bf16."""
+"""The backends and precisions of every family. The first compares in fp32 and in bf16, the last in fp32 and in fp16 or
+bf16, as the family is served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +143,36 @@ class Results(msgspec.Struct, frozen=True):
 
 def main() -> int:
     """Measure all cases and store."""
+    parser = argparse.ArgumentParser(prog="python -m loadtest.experiments.parity", description=__doc__)
+    backends = list(dict.fromkeys(backend for backend, _ in RUNS))
+    parser.add_argument("--backends", nargs="+", default=backends, choices=backends, help="keep what others stored")
+    arguments = parser.parse_args()
+    runs = [run for run in RUNS if run[0] in arguments.backends]
     found: list[Found] = []
     with Progress() as progress:
         for case in progress.track(CASES, description="families"):
             with tempfile.TemporaryDirectory() as scratch:
-                found += measure(case, RUNS, Path(scratch))
-    store(Results(found), RESULTS)
+                found += measure(case, runs, Path(scratch))
+    kept = msgspec.json.decode(RESULTS.read_bytes(), type=Results).found if RESULTS.exists() else []
+    store(Results(join(kept, found, arguments.backends)), RESULTS)
     return 0
+
+
+def join(kept: Sequence[Found], found: Sequence[Found], backends: Sequence[str]) -> list[Found]:
+    """What is found for some backends, with what was found before for others."""
+    before = {(one.label, one.role): one.errors for one in kept}
+    return [
+        msgspec.structs.replace(
+            one,
+            errors={
+                key: error
+                for key, error in before.get((one.label, one.role), {}).items()
+                if key.partition(" ")[0] not in backends
+            }
+            | one.errors,
+        )
+        for one in found
+    ]
 
 
 def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
@@ -162,7 +188,7 @@ def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
         spec = ModelSpec(**keys, backend=backend, precision=precision)
         for entry in build(spec, scratch / f"{backend}-{precision}", lambda _: None):
             role = role_of(case, entry)
-            if backend == "python":
+            if backend != "tensorrt":  # whose rows are always padded
                 forms[role] = "packed" if entry.proof["packed"] else "" if role.endswith("image") else "padded"
             errors = found.setdefault(role, {})
             for parity in entry.proof["parity"]:

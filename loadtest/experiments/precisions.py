@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from tokenizers import Tokenizer
 
-from export.manifest import HINTS, PRECISIONS, Precision, load
+from export.manifest import PRECISIONS, Precision, load
 from export.repository import build
-from export.runtime.engine import Engine
+from export.runtime.engine import HINTS, Engine
 from loadtest.tools.machine import cpu
 
 MODEL = "all-minilm-l6-v2"

@@ -184,7 +184,7 @@ def test_every_part_of_the_exporter_makes_entries_or_is_known_not_to() -> None:
     """A new module or package goes into `export.entry.PARTS`, or into this list."""
     others = {"__init__.py", "__main__.py", "add.py", "entry.py", "errors.py", "manifest.py", "models.toml", "py.typed"}
     others |= {"preload.py", "repository.py", "served", "sources", "weights"}
-    others |= {"plans/__init__.py", "plans/__main__.py", "plans/toolkit.py"}
+    others |= {f"plans/{name}.py" for name in ("__init__", "__main__", "build", "compile", "sweep", "toolkit")}
     package = Path(export.__file__).parent
     files = [file.relative_to(package) for file in package.rglob("*") if file.is_file()]
     files = [file for file in files if "__pycache__" not in file.parts]

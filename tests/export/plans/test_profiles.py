@@ -12,7 +12,6 @@ from export.plans.profiles import (
     PlanSpec,
     Profile,
     Shapes,
-    cache_key,
     graph_hash,
     image_profiles,
     length_buckets,
@@ -92,16 +91,3 @@ def test_hash_covers_the_graph_and_the_weights_beside_it(tmp_path: Path) -> None
         hashes.add(graph_hash(graph))
     graph.write_bytes(b"another")
     assert len(hashes | {graph_hash(graph)}) == 4
-
-
-def test_key_changes_with_each_part_and_with_nothing_else() -> None:
-    profiles = image_profiles(224, 224, max_batch=64)
-    key = cache_key("10.13.3", "9.0", "ab", profiles)
-    others = [
-        cache_key("11.4.0", "9.0", "ab", profiles),
-        cache_key("10.13.3", "8.9", "ab", profiles),
-        cache_key("10.13.3", "9.0", "cd", profiles),
-        cache_key("10.13.3", "9.0", "ab", image_profiles(224, 224, max_batch=32)),
-    ]
-    assert key == cache_key("10.13.3", "9.0", "ab", image_profiles(224, 224, max_batch=64))
-    assert len({key, *others}) == 5
