@@ -6,11 +6,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from export.entry import is_built
 from export.errors import ParityError
@@ -70,7 +70,7 @@ def _families(plan: Plan, results: Results, leave_out: LeaveOut) -> Iterator[str
                 yield f"{case.label}, {case.task}"
                 continue
             if not found:
-                leave_out(f"{case.label}, {case.task}", f"transformers {transformers.__version__} does not have it")
+                leave_out(f"{case.label}, {case.task}", f"transformers {version('transformers')} does not have it")
                 continue
             results.families += found
             print(
