@@ -59,9 +59,12 @@ def fingerprint(spec: ModelSpec, package: Path = Path(__file__).parent) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the distributions that provide MODULES. For onnxruntime this may be `onnxruntime-gpu`."""
+    """The versions of the distributions that provide MODULES, as far as they are installed.
+
+    For onnxruntime this may be `onnxruntime-gpu`.
+    """
     distributions = importlib.metadata.packages_distributions()
-    return {name: importlib.metadata.version(name) for module in MODULES for name in distributions[module]}
+    return {name: importlib.metadata.version(name) for module in MODULES for name in distributions.get(module, ())}
 
 
 def is_built(spec: ModelSpec, repository: Path) -> bool:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from export import config_pbtxt
 from export.entry import PROOF, Proofs, fingerprint, versions
 from export.errors import ExportError, ParityError, PrecisionError
-from export.graphs import fp16, int8, program, trace
+from export.graphs import fp16, program, trace
 from export.manifest import Backend, ModelSpec, Precision
 from export.packing.memory import Attention
 from export.plans import toolkit
@@ -149,6 +149,8 @@ def _write_graph(spec: ModelSpec, tower: Tower, version: Path, progress: Progres
         progress(f"convert {tower.name} to fp16")
         fp16.convert(path)
     elif spec.computes_in == "int8":
+        from export.graphs import int8  # noqa: PLC0415 - a host with a GPU may have no OpenVINO
+
         progress(f"quantize {tower.name}")
         return int8.quantize(tower, path)
     return path

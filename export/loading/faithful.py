@@ -332,7 +332,9 @@ def _rope(config: PretrainedConfig, sources: _Sources) -> Read:
     """The rotary settings that code reads: by type of layer if there are several, else under ""."""
     parameters = config.rope_parameters
     by_kind = {kind: settings for kind, settings in parameters.items() if isinstance(settings, dict)}
-    if not config.nested_rope_parameter_keys(parameters):
+    # As transformers' own nested_rope_parameter_keys, which is not in 5.17.
+    kinds = getattr(config, "_rope_type_labels", None) or getattr(config, "layer_types", None) or ()
+    if not any(kind in kinds for kind in parameters):
         by_kind = {"": {key: value for key, value in parameters.items() if key not in by_kind}}
     text, own = sources.text, type(config).ignore_keys_at_rope_validation
     return {

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from .contract import FIELDS, Array, Row
@@ -43,6 +42,8 @@ class Engine:
         """
         if device != "cpu":
             raise ValueError(f"this engine computes on CPUs only, not on {device}")
+        import openvino as ov  # noqa: PLC0415 - an export for GPUs does without
+
         settings: dict[str, object] = {
             "PERFORMANCE_HINT": "LATENCY",
             # By default OpenVINO counts physical cores, and takes a virtual machine's two CPUs for one.
