@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from export.errors import SourceError
+from export.loading.models import Model
 from export.manifest import Precision
 from export.packing.encoder import RowEncoder
 from export.packing.heads import ImageEmbedding
@@ -20,7 +21,8 @@ from export.runtime.inputs import ALIGNMENT
 from export.runtime.program import TYPES, ProgramSpec
 from export.tower import Tower
 
-MOST_TOKENS = 1 << 20
+MOST_TOKENS = 1 << 17
+"""Of one execution. Beyond it a compiler could not count the values of the widest layers in 32 bits."""
 MOST_ROWS = 1 << 16
 
 EXAMPLE = (5, 19, 12)
@@ -48,6 +50,7 @@ def write(tower: Tower, folder: Path, precision: Precision) -> Path:
         width=tower.width,
         inputs=tuple(given),
         padded="longest" in given and pads(program, tuple(given).index("longest")),
+        head_width=max(_head_widths(program), default=0),
         heads=max((encoder.heads for encoder in encoders), default=0),
         expansion=tower.expansion,
     ).write(folder / files.SPEC)
@@ -66,6 +69,13 @@ def pads(program: ExportedProgram, longest: int) -> bool:
     (size,) = _symbols(inputs[program.graph_signature.user_inputs[longest]].shape[0])
     made = (node.meta["val"] for node in nodes if node.op == "call_function")
     return any(size in _symbols(length) for value in made for length in value.shape)
+
+
+def _head_widths(program: ExportedProgram) -> Iterator[int]:
+    """The dimensions of the heads of every attention by lengths."""
+    for node in program.graph.nodes:
+        if str(node.target).startswith("conch.attend"):
+            yield int(node.args[0].meta["val"].shape[2])
 
 
 def _symbols(size: object) -> set[object]:
@@ -87,9 +97,12 @@ def _in(precision: Precision, tower: Tower) -> torch.nn.Module:
     return head
 
 
-def _convert(model: torch.nn.Module, kind: torch.dtype) -> None:
+def _convert(model: Model, kind: torch.dtype) -> None:
     """Convert weights, and no tables that the model's code makes up: angles of positions need float32."""
-    for module in model.modules():
+    kept = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}  # T5's overflow
+    for path, module in model.named_modules():
+        if kept & set(path.split(".")):
+            continue
         for name, weight in module._parameters.items():
             if weight is not None and weight.is_floating_point():
                 module._parameters[name] = torch.nn.Parameter(weight.to(kind), requires_grad=False)

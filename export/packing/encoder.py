@@ -33,7 +33,7 @@ def _mpnet(model: Model, attend: RowAttention) -> Iterator[None]:
     encoder = model.encoder
     original = encoder.compute_position_bias
     encoder.compute_position_bias = lambda *_, **__: original(attend.attended[:1, :, None])
-    mask = torch.where(attend.attended, 0.0, MASKED)[:, None, None]
+    mask = torch.where(attend.attended, 0.0, MASKED)[:, None, None].to(model.dtype)
     try:
         with in_modules([layer.attention.attn for layer in encoder.layer], attend, mask):
             yield

@@ -211,7 +211,8 @@ class PackedRows:
         return values[0, token]
 
     def _reduce(self, values: Tensor, reduction: str) -> Tensor:
-        offsets = self.starts.to(torch.int64)
+        # The last row is nobody's, and its many tokens would be added one by one: it counts as empty.
+        offsets = torch.cat([self.starts[:-1], self.starts[-2:-1]]).to(torch.int64)
         # Unsafe: it would ask the device whether offsets are ascending.
         return torch.segment_reduce(values[0].contiguous(), reduction, offsets=offsets, axis=0, unsafe=True)
 

@@ -6,7 +6,10 @@ TensorRT (its Python package or its `trtexec`) or torch with a C++ compiler.
 """
 
 import argparse
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 from export.errors import ExportError
@@ -41,6 +44,26 @@ def main() -> int:
 
 
 def _compile(folder: Path, device: str | None) -> None:
+    # What the compiler keeps in between goes into the entry: /tmp may be closed to programs, and torch's own folder is
+    # named after a user, whom a container need not know.
+    place = folder if os.access(folder, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=place, prefix=".plan-") as scratch:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", scratch)
+        _find_cuda()
+        _compile_entry(folder, device)
+
+
+def _find_cuda() -> None:
+    """Name the headers of CUDA where pip has installed them, unless they are at a place that torch knows."""
+    known = shutil.which("nvcc") or Path("/usr/local/cuda/include/cuda.h").is_file()
+    if "CUDA_HOME" in os.environ or known:
+        return
+    for place in sys.path:
+        for found in sorted(Path(place).glob("nvidia/cu*/include/cuda.h")):  # pragma: needs a GPU
+            os.environ["CUDA_HOME"] = str(found.parent.parent)
+
+
+def _compile_entry(folder: Path, device: str | None) -> None:
     # TensorRT's image has no torch.
     import torch  # noqa: PLC0415
 

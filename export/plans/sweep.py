@@ -82,7 +82,7 @@ def _bytes_per_token(engine: Engine, rows: Sequence[Row]) -> int:
     """Memory that a pack takes while it is computed; 0 where it is not measured."""
     if engine.device.type == "cpu":
         return 0
-    batch = _batch(engine, rows, 2 * GRAPH_TOKENS[-1])  # pragma: needs a GPU
+    batch = _batch(engine, rows, GRAPH_TOKENS[-1] * 5 // 4)  # pragma: needs a GPU
     engine.run(batch)  # pragma: needs a GPU
     torch.cuda.reset_peak_memory_stats(engine.device)  # pragma: needs a GPU
     before = torch.cuda.memory_allocated(engine.device)  # pragma: needs a GPU

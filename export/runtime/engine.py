@@ -67,6 +67,10 @@ class Engine:
         """Work on padding so far, in tokens. Only attention has padding: it extends rows to the longest of the pack."""
         self._request = compiled.create_infer_request()
 
+    def is_alive(self) -> bool:
+        """Whether it can still compute after an error."""
+        return True
+
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Compute every row, [N, width], in the order given."""
         results = np.empty((len(rows), self.width), np.float32)

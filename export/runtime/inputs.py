@@ -157,6 +157,7 @@ def write_rows(inputs: Mapping[str, Array], lengths: Ints) -> None:
     np.cumsum(lengths, out=starts[1:])
     inputs["row"][:] = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     inputs["position"][:] = np.arange(len(inputs["position"]), dtype=np.int32) - np.repeat(starts[:-1], lengths)
+    inputs["position"][starts[-2] :] = 0  # the dummy may be longer than the model's table of positions
 
 
 class Layout:

@@ -10,6 +10,7 @@ from __future__ import annotations  # the stub defines the types it names only a
 
 import ctypes
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 
@@ -71,6 +72,9 @@ class TritonPythonModel:
         try:
             results = self._run([row for rows in batch for row in rows])
         except (RuntimeError, MemoryError) as exc:  # what the engines raise
+            if not self.engine.is_alive():
+                triton.Logger.log_error(f"the device fails and cannot be used any more: {exc}")
+                os._exit(1)  # Triton starts another process for the next batch
             if len(batch) > 1:
                 return [answer for rows in batch for answer in self._together([rows])]
             return [triton.TritonError(str(exc))]

@@ -17,6 +17,8 @@ from torch.nn.attention.varlen import varlen_attn
 
 MASKED = -1e4
 """Score of what is not seen: its weight is 0 in every precision, and it is finite in float16."""
+MOST_WIDTH = 256
+"""Dimensions of a head that flash attention takes (aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp)."""
 SLICE = 256
 """Tokens of a query, and of a document, that MaxSim compares at a time."""
 
@@ -44,7 +46,7 @@ def attend(
         left: tokens before it that a token sees; -1 for all.
         right: the same behind it.
     """
-    mixed = torch.empty_like(query)
+    mixed = query.new_empty(query.shape)
     edges = starts.tolist()
     for begin, end in pairwise(edges):
         if begin < end:
@@ -56,14 +58,14 @@ def attend(
 
 @attend.register_fake
 def _(query: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(query)
+    return query.new_empty(query.shape)
 
 
 @attend.register_kernel("cuda")
 def _(  # pragma: needs a GPU
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scale: float, left: int, right: int
 ) -> Tensor:
-    if has_flash(query.device, query.dtype):
+    if has_flash(query.device, query.dtype, query.shape[2]):
         return _flash(query, key, value, starts, starts, longest, scale, left, right)
     lengths = starts[1:] - starts[:-1]
     return _padded(query, key, value, starts, lengths, longest, scale, left, right)
@@ -94,7 +96,7 @@ def attend_visible(
 
 @attend_visible.register_fake
 def _(query: Tensor, *_: object) -> Tensor:
-    return torch.empty_like(query)
+    return query.new_empty(query.shape)
 
 
 @attend_visible.register_kernel("cuda")
@@ -111,7 +113,7 @@ def _(  # pragma: needs a GPU
     right: int,
 ) -> Tensor:
     # The kernel counts windows from the ends of queries and keys, which differ here.
-    if has_flash(query.device, query.dtype) and left < 0 and right < 0:
+    if has_flash(query.device, query.dtype, query.shape[2]) and left < 0 and right < 0:
         seen = functional.pad(visible.cumsum(0, dtype=torch.int32), (1, 0))
         return _flash(query, key[keys], value[keys], starts, seen, longest, scale, left, right)
     return _padded(query, key, value, starts, visible, longest, scale, left, right)
@@ -158,12 +160,16 @@ def _(vectors: Tensor, counted: Tensor, starts: Tensor, queries: Tensor, *_: obj
     return vectors.new_empty(queries.shape[0], 1, dtype=torch.float32)
 
 
-def has_flash(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether attention by cumulative lengths runs here. Otherwise rows are padded to the longest of the batch."""
+@cache
+def has_flash(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether attention by cumulative lengths runs here, for heads of so many dimensions.
+
+    Otherwise rows are padded to the longest of the batch.
+    """
     if device.type == "cpu":
         return True
-    half = dtype in (torch.float16, torch.bfloat16)  # pragma: needs a GPU
-    return half and torch.cuda.get_device_capability(device) >= (8, 0)  # pragma: needs a GPU
+    fits = width <= MOST_WIDTH and dtype in (torch.float16, torch.bfloat16)  # pragma: needs a GPU
+    return fits and torch.cuda.get_device_capability(device) >= (8, 0)  # pragma: needs a GPU
 
 
 @cache
@@ -190,9 +196,9 @@ def _flash(
     if missing:  # pragma: needs a GPU
         query, key, value = (functional.pad(each, (0, missing)) for each in (query, key, value))
     mixed: Any = varlen_attn(
-        query.contiguous(),
-        key.contiguous(),
-        value.contiguous(),
+        _dense(query),
+        _dense(key),
+        _dense(value),
         starts,
         key_starts,
         longest,
@@ -203,6 +209,11 @@ def _flash(
     )
     wanted: Tensor = mixed[..., :width].contiguous() if missing else mixed
     return wanted
+
+
+def _dense(heads: Tensor) -> Tensor:
+    """Heads whose dimensions lie side by side, which is all that the kernel asks for."""
+    return heads if heads.stride(-1) == 1 else heads.contiguous()
 
 
 def _padded(
@@ -224,13 +235,16 @@ def _padded(
     seen = (column < visible[:, None])[:, None, None]  # [R, 1, 1, L]
     window = _mask(column[:, None], column[None], left, right)
     mask = seen if window is None else seen & window
+    groups = query.shape[1] // key.shape[1]  # no kernel takes both grouped heads and a mask without making the scores
+    key, value = (each.repeat_interleave(groups, 1) if groups > 1 else each for each in (key, value))
     # A row without tokens, or a window without any that is seen, must not be NaN.
     bias = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, MASKED)
     mixed = _sdpa(query[cell], key[cell], value[cell], bias, scale)  # [R, L, H, d]
     if window is not None:
         mixed = mixed * mask.any(-1).transpose(1, 2)[..., None]
     row = torch.searchsorted(starts[1:], torch.arange(len(query), device=query.device, dtype=torch.int32), right=True)
-    place = torch.arange(len(query), device=query.device) - starts[row]
+    # The last row, which is nobody's, may be longer.
+    place = (torch.arange(len(query), device=query.device) - starts[row]).clamp(max=longest - 1)
     return mixed[row, place].contiguous()
 
 

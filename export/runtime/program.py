@@ -47,6 +47,8 @@ class ProgramSpec:
     """Whether it pads rows to the longest in some step, so that memory grows with rows x longest."""
     heads: int
     """Attention heads; where it is padded, a score takes memory for each."""
+    head_width: int
+    """Their dimensions, at most; 0 without attention by lengths."""
     expansion: Expansion | None = None
 
     def write(self, path: Path) -> None:

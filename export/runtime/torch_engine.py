@@ -3,11 +3,13 @@
 Entries of the torch backend hold a copy of this file; the export verifies with it.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +27,12 @@ from .program import SPEC, TYPES, ProgramSpec, load
 Program = Callable[[list[Tensor]], Tensor]
 """Takes the inputs in the order of the specification."""
 
-GRAPH_TOKENS = (32, 64, 128, 256, 512, 1024, 2048)
-"""Tokens of executions that are recorded. Larger ones keep a GPU busy for longer than their launch takes."""
+GRAPH_TOKENS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+"""Tokens of executions that are recorded, as far as that pays for this model."""
+GRAPH_LONGEST = 512
+"""Tokens of the longest row in those of several rows: attention launches as much for each row."""
+GRAPH_GAIN = 0.8
+"""A recorded execution takes at most so much of the time of a launched one: up to a third of it is padding."""
 GRAPH_ROWS = (1, 16, 128)
 """Texts or pairs of those."""
 PADDED_GRAPH_TOKENS = 512
@@ -55,7 +61,7 @@ class Engine:
         if precision not in {None, self.spec.precision}:
             raise ValueError(f"the program computes in {self.spec.precision}, not in {precision}")
         self.precision = self.spec.precision
-        self.device = torch.device(device)
+        self.device = _device(device)
         self.fields = tuple(field for field in FIELDS if field.name in self.spec.fields)
         expansion = self.spec.expansion
         self._least = [
@@ -68,11 +74,14 @@ class Engine:
         """Tokens computed so far that fill up."""
         if self.device.type == "cuda":  # pragma: needs a GPU
             torch.cuda.set_device(self.device)  # or pinned memory would open the first GPU too
+            # Sums in half precision are what no verification on a CPU sees.
+            torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+            torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self.exported = load(folder, self.device)
         self._program = _eager(self.exported)
         self.uncompiled = compiled_staleness(folder, self.device)
         """Why the program is not compiled; None if it is."""
-        self.padded = self.spec.padded or not has_flash(self.device, TYPES[self.precision])
+        self.padded = self.spec.padded or not has_flash(self.device, TYPES[self.precision], self.spec.head_width)
         """Whether memory grows with rows x longest."""
         self.execution = Execution.read(folder)
         self._image = _image(self.spec, self.exported)
@@ -115,25 +124,42 @@ class Engine:
     def _record(self) -> None:
         """Record the executions of small packs, where that saves time."""
         self._buckets = []
+        self.unrecorded = None
         if self._stream is not None:  # pragma: needs a GPU
             try:
                 self.prepare(buckets(self.spec, padded=self.padded))
             except RuntimeError as exc:  # it serves without
+                self._buckets = []
                 self.unrecorded = str(exc).partition("\n")[0]
+            torch.cuda.synchronize(self.device)  # raises if the device is lost
 
     def prepare(self, sizes: Iterable[Sizes]) -> None:
         """Prepare executions of some sizes, which smaller packs then use. On a GPU they are recorded as CUDA graphs."""
         self._buckets = []  # their memory, before more is taken
-        graph = None
         found = []
-        for one in sorted(sizes, key=_order, reverse=True):  # smaller graphs find room in the memory of larger ones
+        pool = torch.cuda.graph_pool_handle() if self._stream is not None else None
+        slow: set[int] = set()  # numbers of rows of which more tokens are not worth it either
+        for one in sorted(sizes, key=_order):
             bucket = Bucket(self.spec.inputs, one, self._image, self.device)
-            bucket.run = partial(self._program, bucket.arguments)
-            if self._stream is not None:  # pragma: needs a GPU
-                graph, output = _capture(bucket.run, self._stream, graph)
-                bucket.run = partial(_replay, graph, output)
+            bucket.run = launch = partial(self._program, bucket.arguments)
+            if self._stream is not None and pool is not None:  # pragma: needs a GPU
+                if one.rows in slow:
+                    continue
+                bucket.run = partial(_replay, *_capture(launch, self._stream, pool))
+                if _seconds(bucket.run, self._stream) > GRAPH_GAIN * _seconds(launch, self._stream):
+                    slow.add(one.rows)
+                    continue
             found.append(bucket)
-        self._buckets = found[::-1]
+        self._buckets = found
+
+    def is_alive(self) -> bool:
+        """Whether it can still compute after an error: a GPU is lost to a process that made it fail."""
+        try:
+            if self._stream is not None:  # pragma: needs a GPU
+                torch.cuda.synchronize(self.device)
+        except RuntimeError:  # pragma: needs a GPU
+            return False
+        return True
 
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Compute every row, [N, width], in the order given.
@@ -281,13 +307,23 @@ def buckets(spec: ProgramSpec, *, padded: bool) -> list[Sizes]:
         return [Sizes(images * IMAGE_TOKENS, images, 0) for images in GRAPH_IMAGES]
     rows, most = (GRAPH_ROWS[:1], PADDED_GRAPH_TOKENS) if padded else (GRAPH_ROWS, GRAPH_TOKENS[-1])
     sizes = [(tokens, count) for tokens in GRAPH_TOKENS for count in rows if 2 * count <= tokens <= most]
-    if "query" not in spec.inputs:
-        return [Sizes(tokens, count + 1, tokens) for tokens, count in sizes]
-    return [
-        Sizes(tokens, pairs + 2, tokens, pairs, min(tokens, GRAPH_QUERY_TOKENS))
-        for tokens, count in sizes
-        for pairs in [max(2, count)]
-    ]
+    found = []
+    for tokens, count in sizes:
+        longest = tokens if count == 1 else min(tokens, GRAPH_LONGEST)
+        if "query" in spec.inputs:
+            query = GRAPH_QUERY_TOKENS if count == 1 else GRAPH_QUERY_TOKENS // 4
+            pairs = max(2, count)
+            found.append(Sizes(tokens, pairs + 2, longest, pairs, min(tokens, query)))
+        else:
+            found.append(Sizes(tokens, count + 1, longest))
+    return found
+
+
+def _device(name: str) -> torch.device:
+    """A device; a GPU with its number."""
+    if name == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())  # pragma: needs a GPU
+    return torch.device(name)
 
 
 def _order(sizes: Sizes) -> tuple[int, int]:
@@ -315,17 +351,37 @@ def _image(spec: ProgramSpec, program: ExportedProgram) -> tuple[int, ...]:
 
 
 def _capture(  # pragma: needs a GPU
-    run: Callable[[], Tensor], stream: torch.cuda.Stream, before: torch.cuda.CUDAGraph | None
+    run: Callable[[], Tensor],
+    stream: torch.cuda.Stream,
+    pool: Any,  # noqa: ANN401 - torch's handle
 ) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    """Record a run as a CUDA graph, in the memory of the one before, and return it with the memory of its output."""
+    """Record a run as a CUDA graph, in the memory of a pool, and return it with the memory of its output."""
     with torch.inference_mode(), torch.cuda.stream(stream):
         for _ in range(2):  # kernels are loaded, and libraries take their memory
             run()
         stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=before.pool() if before else None, stream=stream):
-            output = run()
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                output = run()
+        except RuntimeError as exc:
+            # Otherwise the allocator takes the capture for unfinished, and never frees memory again.
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(stream.device_index, pool)
+            raise RuntimeError(f"recording fails: {exc.__context__ or exc}") from exc
     return graph, output
+
+
+def _seconds(run: Callable[[], Tensor], stream: torch.cuda.Stream) -> float:  # pragma: needs a GPU
+    """The time of a run, at best."""
+    taken = []
+    with torch.inference_mode(), torch.cuda.stream(stream):
+        for _ in range(4):
+            begin = time.perf_counter()
+            run()
+            stream.synchronize()
+            taken.append(time.perf_counter() - begin)
+    return min(taken)
 
 
 def _replay(graph: torch.cuda.CUDAGraph, output: Tensor) -> Tensor:  # pragma: needs a GPU

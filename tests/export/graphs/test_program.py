@@ -14,6 +14,7 @@ from export.graphs import program
 from export.manifest import ModelSpec, Task
 from export.repository import build
 from export.runtime import program as files
+from export.runtime.inputs import Sizes
 from export.runtime.program import ProgramSpec
 from export.runtime.torch_engine import Engine
 from export.sources.resolve import resolve
@@ -61,6 +62,7 @@ def test_no_tensor_grows_faster_than_the_tokens(name: str, tmp_path: Path) -> No
         assert sum(tokens in size.free_symbols for size in of_tokens) <= 1, node
         assert len(of_tokens) <= 1, node  # neither tokens by tokens nor rows by tokens
     assert not spec.padded
+    assert spec.head_width == tiny.WIDTH // spec.heads
 
 
 def test_program_that_pads_says_so(tmp_path: Path) -> None:
@@ -87,6 +89,18 @@ def test_rows_together_are_what_they_are_alone(tmp_path: Path) -> None:
         expected = np.stack([given.reference(row).numpy() for row in rows])
     np.testing.assert_allclose(engine.run(rows), alone, atol=1e-6)
     np.testing.assert_allclose(alone, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["BERT", "RoBERTa", "GPT-2", "MPNet"])
+def test_bucket_may_have_more_tokens_than_a_row_has_positions(name: str, tmp_path: Path) -> None:
+    pooling = "lasttoken" if name == "GPT-2" else "mean"
+    given = tower("text-embedding", tiny.write_embedding(tmp_path / "source", name, pooling))
+    engine = Engine(program.write(given, tmp_path, "fp32"))
+    rows = given.samples()[:3]
+    expected = engine.run(rows)
+    engine.prepare([Sizes(tokens=1024, rows=5, longest=512)])
+    np.testing.assert_allclose(engine.run(rows), expected, atol=1e-6)
+    assert engine.padding > 512
 
 
 @pytest.mark.parametrize(("name", "causal"), [("BERT", False), ("Qwen3", True), ("Qwen3, bidirectional", False)])

@@ -163,7 +163,9 @@ def write(kind: Kind, folder: Path, precision: str = "fp32") -> Path:
     save(program, folder)
     known = {field.name for field in FIELDS}
     assert known.issuperset(kind.fields)
-    spec = ProgramSpec(torch.__version__, precision, kind.fields, kind.width, kind.inputs, False, HEADS, kind.expansion)
+    spec = ProgramSpec(
+        torch.__version__, precision, kind.fields, kind.width, kind.inputs, False, HEADS, WIDTH // HEADS, kind.expansion
+    )
     spec.write(folder / SPEC)
     return folder / "program.pt2"
 
