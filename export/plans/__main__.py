@@ -6,15 +6,20 @@ TensorRT (its Python package or its `trtexec`) or torch with a C++ compiler.
 """
 
 import argparse
+import fcntl
 import os
 import shutil
+import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from export.errors import ExportError
 from export.plans.build import build_plan, timing_cache
-from export.plans.toolkit import find_toolkit
+from export.plans.gate import CASES, SPEC
+from export.plans.toolkit import PlanError, find_toolkit
 
 PROGRAM = "program.pt2"
 """The graph of an entry for torch."""
@@ -30,17 +35,45 @@ def main() -> int:
     parser.add_argument("--device", metavar="DEVICE", help=help_device)
     arguments = parser.parse_args()
     folder = arguments.entry.resolve()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that scratch folders are removed
     try:
-        if (folder / "1" / PROGRAM).is_file():
-            _compile(folder, arguments.device)
-            return 0
-        toolkit = find_toolkit()
-        times = arguments.timing_cache or timing_cache(folder.parent, toolkit)
-        build_plan(folder, toolkit, times, _say)
-    except ExportError as exc:
+        with _locked(folder):
+            _build(folder, arguments)
+    except KeyboardInterrupt:
+        return 130
+    except (ExportError, OSError) as exc:
         print(f"plan {folder.name}: {exc}", file=sys.stderr)
         return 1
     return 0
+
+
+def _build(folder: Path, arguments: argparse.Namespace) -> None:
+    """Build what an entry needs.
+
+    Raises:
+        ExportError: it fails, or is not needed.
+    """
+    if (folder / "1" / PROGRAM).is_file():
+        _compile(folder, arguments.device)
+    elif any((folder / name).is_file() for name in (SPEC, CASES)):
+        toolkit = find_toolkit()
+        times = arguments.timing_cache or timing_cache(folder.parent, toolkit)
+        build_plan(folder, toolkit, times, _say)
+    else:
+        raise PlanError("read: only entries for tensorrt and torch need this command")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let others of this command wait, and remove what those that were killed have left."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        for left in folder.glob(".plan-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _compile(folder: Path, device: str | None) -> None:

@@ -6,6 +6,7 @@ The export wrote into the entry the program, what its outputs must be (parity.np
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import torch
 
@@ -16,7 +17,6 @@ from export.plans.sweep import sweep
 from export.plans.toolkit import PlanError, format_shapes
 from export.runtime.compiled import COMPILED, NAMES, RECORD, compile_program, current_key, write_record
 from export.runtime.contract import Limits, Row, read_rows
-from export.runtime.execution import EXECUTION
 from export.runtime.freshness import staleness
 from export.runtime.program import PROGRAM, ProgramError
 from export.runtime.torch_engine import Engine
@@ -36,21 +36,20 @@ def compile_entry(folder: Path, device: str, progress: Callable[[str], None]) ->
     Raises:
         ExportError: a stage failed; the program is not compiled then, and the sentence says whether it may serve so.
     """
-    version = folder / "1"
+    version, target = folder / "1", _device(device)
     try:
         spec, cases = read_spec(folder / SPEC), read_cases(folder / CASES)
-        key = current_key(version, torch.device(device))
+        reason = staleness(version / COMPILED, version / RECORD, current_key(version, target), NAMES)
     except FileNotFoundError as exc:
         raise PlanError(f"read: {exc.filename} is missing: export the entry for torch first") from exc
-    reason = staleness(version / COMPILED, version / RECORD, key, NAMES)
+    except (ValueError, BadZipFile) as exc:
+        raise PlanError(f"read: {SPEC} or {CASES} is damaged: export the entry again") from exc
     if reason is None:
         progress(f"plan {folder.name}: up to date")
         return
     progress(f"plan {folder.name}: {reason}: compiling, which takes minutes")
-    for name in (RECORD, COMPILED, EXECUTION):
-        (version / name).unlink(missing_ok=True)
     try:
-        engine = Engine(version / PROGRAM, device=device)
+        engine = Engine(version / PROGRAM, device=str(target))
     except ProgramError as exc:
         raise PlanError(f"read: {exc}") from exc
     eager = _verify(engine, spec, cases)
@@ -59,8 +58,21 @@ def compile_entry(folder: Path, device: str, progress: Callable[[str], None]) ->
     except ExportError as exc:
         raise PlanError(f"{exc}; the program serves without being compiled: {_errors(spec, eager)}") from exc
     sweep(engine, [row for case in cases for row in _rows(engine, case)]).write(version)
-    write_record(version, key)
+    write_record(version, current_key(version, target))
     progress(f"plan {folder.name}: compiled: {_errors(spec, worst)}")
+
+
+def _device(name: str) -> torch.device:
+    """A device that is here.
+
+    Raises:
+        PlanError: it is not.
+    """
+    kind, _, index = name.partition(":")
+    count = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(kind, 0)
+    if not (index or "0").isdecimal() or int(index or 0) >= count:
+        raise PlanError(f"start: there is no device {name}; there are cpu and {torch.cuda.device_count()} of cuda")
+    return torch.device("cpu" if kind == "cpu" else f"cuda:{index or 0}")
 
 
 def compile_verified(folder: Path, engine: Engine, spec: PlanSpec, cases: Sequence[Case]) -> float:

@@ -77,7 +77,7 @@ def save_cases(path: Path, cases: Sequence[Case]) -> None:
 def read_cases(path: Path) -> list[Case]:
     """Read what `save_cases` wrote."""
     cases: dict[int, dict[str, NDArray[np.generic]]] = {}
-    with np.load(path) as arrays:
+    with path.open("rb") as file, np.load(file) as arrays:
         for key in arrays.files:
             number, _, name = key.partition("/")
             cases.setdefault(int(number), {})[name] = arrays[key]

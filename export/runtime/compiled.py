@@ -45,6 +45,7 @@ def current_key(folder: Path, device: torch.device) -> dict[str, Any]:
     else:  # pragma: needs a GPU
         name = torch.cuda.get_device_name(device)
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+    compiled = folder / COMPILED
     return {
         "torch": torch.__version__,
         "device": name,
@@ -52,6 +53,7 @@ def current_key(folder: Path, device: torch.device) -> dict[str, Any]:
         "program": file_hash(folder / PROGRAM),
         "weights": file_hash(folder / WEIGHTS),
         "flags": dict(FLAGS),
+        "compiled program": file_hash(compiled) if compiled.is_file() else None,
     }
 
 
@@ -78,7 +80,10 @@ def load_compiled(path: Path, program: ExportedProgram, device: torch.device) ->
         str(path), run_single_threaded=True, device_index=-1 if device.type == "cpu" else device.index
     )
     known = {**program.state_dict, **program.constants}
-    held = {name: known[name].detach() for name in model.get_constant_fqns()}
+    names = model.get_constant_fqns()
+    if not known.keys() >= set(names):
+        raise RuntimeError("it was compiled from another program")
+    held = {name: known[name].detach() for name in names}
     model.load_constants(held, check_full_update=True, user_managed=True)
 
     def run(inputs: list[Tensor], _: object = held) -> Tensor:  # the weights live as long as the function

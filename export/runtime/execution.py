@@ -30,11 +30,14 @@ class Execution:
 
     @classmethod
     def read(cls, folder: Path) -> "Execution":
-        """Read execution.json; the defaults where nothing was measured."""
+        """Read execution.json; the defaults where nothing was measured, or what was cannot be read."""
         try:
-            return cls(**json.loads((folder / EXECUTION).read_text()))
-        except FileNotFoundError:
-            return cls()
+            found = cls(**json.loads((folder / EXECUTION).read_text()))
+            if all(isinstance(value, int) for value in asdict(found).values()) and min(found.tokens, found.rows) > 0:
+                return found
+        except (OSError, TypeError, ValueError):
+            pass
+        return cls()
 
     def within(self, free: int) -> "Execution":
         """The same in so many bytes of free memory."""

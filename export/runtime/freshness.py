@@ -23,7 +23,9 @@ def staleness(built: Path, record: Path, key: Mapping[str, Any], names: Mapping[
         return f"there is no {built.name} yet"
     try:
         old = json.loads(record.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
+        old = None
+    if not isinstance(old, dict):
         return f"it is not known what {built.name} was built from"
     changed = [part for part, value in key.items() if old.get(part) != value]
     reasons = [

@@ -4,12 +4,16 @@ Entries of the torch backend hold a copy of this file.
 """
 
 import json
-from collections.abc import Mapping
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -60,15 +64,20 @@ class ProgramSpec:
         """Read program.json.
 
         Raises:
-            ProgramError: another version of the export wrote it.
+            ProgramError: it is missing or damaged, or another version of the export wrote it.
         """
-        content: dict[str, Any] = json.loads(path.read_text())
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as exc:
+            raise ProgramError(_damaged(path)) from exc
         try:
             expansion = content.pop("expansion")
             content |= {key: tuple(content[key]) for key in ("fields", "inputs")}
-            return cls(expansion=Expansion(**expansion) if expansion else None, **content)
-        except (KeyError, TypeError) as exc:
+            spec = cls(expansion=Expansion(**expansion) if expansion else None, **content)
+            TYPES[spec.precision]  # a precision that is known
+        except (AttributeError, KeyError, TypeError) as exc:
             raise ProgramError(f"another version of the export wrote {path.name}; export the entry again") from exc
+        return spec
 
 
 def save(program: ExportedProgram, folder: Path) -> None:
@@ -85,20 +94,48 @@ def load(folder: Path, device: torch.device) -> ExportedProgram:
     """Read what `save` wrote, with its weights on a device.
 
     Raises:
-        ProgramError: this version of torch does not read the program.
+        ProgramError: a file is missing or damaged, the weights are not the program's, or this version of torch does not
+            read it.
     """
     spec = ProgramSpec.read(folder / SPEC)
     try:
-        program = torch.export.load(folder / PROGRAM)
+        with _quiet():
+            program = torch.export.load(folder / PROGRAM)
     except Exception as exc:  # what it raises depends on its version
+        if spec.torch == torch.__version__:
+            raise ProgramError(_damaged(folder / PROGRAM)) from exc
         raise ProgramError(
             f"torch {torch.__version__} cannot read the program that torch {spec.torch} saved; export the entry with"
             " the version of torch that serves"
         ) from exc
-    weights = load_file(folder / WEIGHTS, device=str(device))
+    try:
+        weights = load_file(folder / WEIGHTS, device=str(device))
+    except (OSError, SafetensorError) as exc:
+        raise ProgramError(_damaged(folder / WEIGHTS)) from exc
     for name, weight in program.state_dict.items():
-        program._state_dict[name] = _like(weight, weights[name])
+        given = weights.get(name)
+        if given is None or (given.shape, given.dtype) != (weight.shape, weight.dtype):
+            raise ProgramError(f"{WEIGHTS} does not fit {PROGRAM}: {name}; export the entry again")
+        program._state_dict[name] = _like(weight, given)
     return program if device.type == "cpu" else move_to_device_pass(program, device)
+
+
+def _damaged(path: Path) -> str:
+    return f"{path.name} is damaged or missing; export the entry again"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's pages about a file that it cannot read."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _like(old: Tensor, new: Tensor) -> Tensor:

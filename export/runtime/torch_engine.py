@@ -83,7 +83,7 @@ class Engine:
         """Why the program is not compiled; None if it is."""
         self.padded = self.spec.padded or not has_flash(self.device, TYPES[self.precision], self.spec.head_width)
         """Whether memory grows with rows x longest."""
-        self.execution = Execution.read(folder)
+        self.execution = Execution.read(folder) if self.uncompiled is None else Execution()
         self._image = _image(self.spec, self.exported)
         self._buckets: list[Bucket] = []
         self.unrecorded: str | None = None
@@ -97,7 +97,7 @@ class Engine:
             try:
                 self.adopt(folder / COMPILED)
             except RuntimeError as exc:
-                self.uncompiled = f"torch does not load {COMPILED}: {exc}"
+                self.uncompiled = f"torch does not load {COMPILED}: {str(exc).partition(chr(10))[0]}"
         if self.uncompiled is not None:
             self._record()
 

@@ -110,8 +110,57 @@ def test_program_that_is_wrong_itself_is_refused(entry: Path) -> None:
 def test_program_of_another_torch_is_refused_in_one_sentence(entry: Path) -> None:
     program = entry / "1" / "program.pt2"
     program.write_bytes(program.read_bytes()[:-100])
-    with pytest.raises(PlanError, match=r"^read: torch \S+ cannot read the program that torch \S+ saved; export"):
+    with pytest.raises(PlanError, match=r"^read: program.pt2 is damaged or missing; export the entry again$"):
         compile_entry(entry, "cpu", print)
+    spec = entry / "1" / "program.json"
+    spec.write_text(spec.read_text().replace(torch.__version__, "2.99.0"))
+    with pytest.raises(PlanError, match=r"^read: torch \S+ cannot read the program that torch 2.99.0 saved; export"):
+        compile_entry(entry, "cpu", print)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "parity.npz", "1/program.json", "1/program.safetensors"])
+def test_damaged_file_is_refused_in_one_sentence(entry: Path, name: str) -> None:
+    file = entry / name
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(PlanError, match=r"^read: .*damaged.* export the entry again$"):
+        compile_entry(entry, "cpu", print)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cud", "cpu:1", "cuda:x", "meta"])
+def test_device_that_is_not_there_is_refused(entry: Path, device: str) -> None:
+    with pytest.raises(PlanError, match=rf"^start: there is no device {device}; there are cpu and \d+ of cuda$"):
+        compile_entry(entry, device, print)
+
+
+def test_entry_that_needs_nothing_is_told_so(tmp_path: Path) -> None:
+    refused = plan(tmp_path)
+    assert refused.returncode == 1
+    assert refused.stderr.endswith(": read: only entries for tensorrt and torch need this command\n")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"tokens": 0, "rows": 1}', '{"tokens": "a"}', '{"new": 1}'])
+def test_limits_that_cannot_be_read_are_the_defaults(entry: Path, content: str) -> None:
+    (entry / "1" / "execution.json").write_text(content)
+    assert Execution.read(entry / "1") == Execution()
+
+
+def test_limits_of_another_device_do_not_apply(entry: Path) -> None:
+    Execution(tokens=256).write(entry / "1")
+    assert Engine(entry / "1" / "program.pt2").execution == Execution()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "\x00\xff"])
+def test_record_that_cannot_be_read_leaves_the_program_uncompiled(entry: Path, content: str) -> None:
+    (entry / "1" / "compiled.pt2").touch()
+    (entry / "1" / "compiled.json").write_text(content, "latin-1")
+    assert compiled_staleness(entry / "1", CPU) == "it is not known what compiled.pt2 was built from"
+
+
+def test_compiled_program_that_was_damaged_is_not_loaded(entry: Path) -> None:
+    (entry / "1" / "compiled.pt2").write_bytes(b"built")
+    write_record(entry / "1", current_key(entry / "1", CPU))
+    (entry / "1" / "compiled.pt2").write_bytes(b"damaged")
+    assert compiled_staleness(entry / "1", CPU) == "the compiled program changed"
 
 
 @pytest.mark.parametrize("missing", ["plan.json", "parity.npz", "1/program.safetensors"])

@@ -102,8 +102,8 @@ def test_program_counts_what_it_computes(poor: Engine) -> None:
 def test_limits_cut_packs(tmp_path: Path) -> None:
     kind = KINDS["text"]
     graph = write(kind, tmp_path)
-    Execution(tokens=8, rows=2).write(tmp_path)
     engine, rows = Engine(graph), kind.rows([3, 4, 20, 4])
+    engine.execution = Execution(tokens=8, rows=2)
     expected = np.concatenate([engine.run([row]) for row in rows])
     padding = engine.padding
     np.testing.assert_allclose(engine.run(rows), expected, atol=1e-6)
