@@ -229,6 +229,8 @@ def _notes(entries: Sequence[Entry]) -> Iterator[str]:
             yield f"{entry.folder.name} is served in {entry.proof['precision']}: {reason}"
         if entry.proof["backend"] == "tensorrt" and not (entry.folder / "1" / PLAN).is_file():
             yield f"{entry.folder.name}: build its plan with `python -m export.plans ENTRY` in the serving image"
+        if entry.proof["backend"] == "torch" and not any((entry.folder / "1").glob("compiled.*")):
+            yield f"{entry.folder.name}: compile it with `python -m export.plans ENTRY` on the machine that serves it"
 
 
 if __name__ == "__main__":

@@ -99,7 +99,8 @@ def _in(precision: Precision, tower: Tower) -> torch.nn.Module:
 
 def _convert(model: Model, kind: torch.dtype) -> None:
     """Convert weights, and no tables that the model's code makes up: angles of positions need float32."""
-    kept = {*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())}  # T5's overflow
+    names = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+    kept = {module for name in names for module in getattr(model, name, None) or ()}  # T5's would overflow
     for path, module in model.named_modules():
         if kept & set(path.split(".")):
             continue
