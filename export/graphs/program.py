@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -88,21 +88,29 @@ def _in(precision: Precision, tower: Tower) -> torch.nn.Module:
     if precision == "fp32":
         return tower.head
     head, kind = copy.deepcopy(tower.head), TYPES[precision]
+    behind = set(_behind(head))
     for module in head.modules():
-        if isinstance(module, RowEncoder):
-            _convert(module.model, kind)
+        if isinstance(module, RowEncoder | ImageEmbedding):
+            _convert(module.model, kind, behind)
         if isinstance(module, ImageEmbedding):
-            _convert(module.model, kind)
             module.dtype = kind
     return head
 
 
-def _convert(model: Model, kind: torch.dtype) -> None:
+def _behind(head: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The modules of a head that are not its models', such as poolers, even if a model holds them too."""
+    for module in head.children():
+        if not isinstance(module, RowEncoder | ImageEmbedding):
+            yield module
+            yield from _behind(module)
+
+
+def _convert(model: Model, kind: torch.dtype, but: Container[torch.nn.Module]) -> None:
     """Convert weights, and no tables that the model's code makes up: angles of positions need float32."""
     names = ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
     kept = {module for name in names for module in getattr(model, name, None) or ()}  # T5's would overflow
     for path, module in model.named_modules():
-        if kept & set(path.split(".")):
+        if module in but or kept & set(path.split(".")):
             continue
         for name, weight in module._parameters.items():
             if weight is not None and weight.is_floating_point():

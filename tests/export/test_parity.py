@@ -33,4 +33,5 @@ def test_every_family_is_exact(case: Case, extra: Run, tmp_path: Path) -> None:
 def test_page_shows_every_family_as_it_is_stored() -> None:
     stored = msgspec.json.decode(RESULTS.read_bytes(), type=Results).found
     assert {one.label for one in stored} == {case.label for case in CASES}
+    assert all({"torch fp16", "torch bf16"} & one.errors.keys() for one in stored)  # none is served in fp32 on a GPU
     assert table(stored) in Path("docs/models.md").read_text()
