@@ -80,6 +80,14 @@ def test_weights_are_in_the_precision_and_tables_of_positions_are_not(tmp_path: 
     assert {weight.dtype for weight in given.head.state_dict().values()} == {torch.float32}
 
 
+def test_pooler_that_a_model_holds_stays_in_fp32(tmp_path: Path) -> None:
+    program.write(tower("cross-encoder", tiny.write_cross_encoder(tmp_path / "source")), tmp_path, "fp16")
+    types = {name: weight.dtype for name, weight in load_file(tmp_path / files.WEIGHTS).items()}
+    behind = {name for name, kind in types.items() if kind == torch.float32}
+    assert {name for name in types if "pooler" in name or "classifier" in name} == behind
+    assert len(behind) < len(types) / 2
+
+
 def test_rows_together_are_what_they_are_alone(tmp_path: Path) -> None:
     given = tower("text-embedding", tiny.write_embedding(tmp_path / "source", name="ModernBERT"))
     engine = Engine(program.write(given, tmp_path, "fp32"))
