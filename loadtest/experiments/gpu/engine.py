@@ -53,6 +53,7 @@ def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
             print(f"{model.name} one text of {tokens} tokens: {one.median_ms:.3f} ms, p99 {one.p99_ms:.3f} ms")
         results.long_rows += _long_rows(plan, model, engine)
         if torch.cuda.is_available():  # pragma: needs a GPU
+            engine.engine.prepare(())  # the memory of recorded executions is held beforehand
             results.peaks += [_peak(plan, model, engine, tokens) for tokens in model.long]
     if not torch.cuda.is_available():
         leave_out("memory of long rows", "it is measured on a GPU")
