@@ -13,10 +13,6 @@ class SourceError(ExportError):
     """The weights are missing or cannot be exported."""
 
 
-class PrecisionError(ExportError):
-    """A model has weights or operators that cannot be converted to a precision. Names them."""
-
-
 class ParityError(ExportError):
     """The outputs of the finished graph differ from the reference's. Names the error and the tolerance."""
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from export import config_pbtxt
 from export.entry import PROOF, Proofs, fingerprint, versions
-from export.errors import ExportError, ParityError, PrecisionError, SourceError
+from export.errors import ExportError, ParityError, SourceError
 from export.graphs import fp16, program, trace
 from export.manifest import Backend, ModelSpec, Precision
 from export.packing.memory import Attention
@@ -117,7 +117,7 @@ def _write_verified(
         try:
             graph = _write_graph(tried, tower, version, progress)
             measured = _verify(tried, tower, graph, progress)
-        except (ParityError, PrecisionError, SourceError) as exc:
+        except (ParityError, SourceError) as exc:
             if precision == precisions[-1]:
                 raise
             rejected[precision] = str(exc)

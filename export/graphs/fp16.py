@@ -23,7 +23,7 @@ from onnx import (
     shape_inference,
 )
 
-from export.errors import PrecisionError
+from export.errors import SourceError
 
 NARROW = frozenset({"Conv", "Gemm", "MatMul"})
 """Computed in fp16: nearly all of the work. TensorRT adds their products up in fp32."""
@@ -120,7 +120,7 @@ class _Rewriting:
         """Rewrite the graph."""
         for node in self.graph.node:
             if any(attribute.type == AttributeProto.GRAPH for attribute in node.attribute):
-                raise PrecisionError(f"{node.op_type} {node.name}: branches and loops cannot be converted to fp16")
+                raise SourceError(f"{node.op_type} {node.name}: branches and loops cannot be converted to fp16")
             if not _is_constant(node):
                 self._rewrite(node)
         del self.graph.node[:]
@@ -215,7 +215,7 @@ def _constant(tensor: TensorProto, name: str, target: str, precision: int) -> Te
     if precision == TensorProto.FLOAT16:
         beyond = values[~(np.abs(values) <= LIMIT)]
         if values.size > 1 and not (beyond < LOWEST_WEIGHT).all():
-            raise PrecisionError(f"{name}: {np.abs(beyond).max():g} is beyond the range of fp16, {LIMIT:g}")
+            raise SourceError(f"{name}: {np.abs(beyond).max():g} is beyond the range of fp16, {LIMIT:g}")
         values = np.where(np.abs(values) <= LIMIT, values, np.copysign(CLAMPED, values)) if beyond.size else values
         values = values.astype(np.float16)
     return numpy_helper.from_array(values, target)
