@@ -7,6 +7,7 @@ TensorRT (its Python package or its `trtexec`) or torch with a C++ compiler.
 
 import argparse
 import fcntl
+import importlib.util
 import os
 import shutil
 import signal
@@ -78,12 +79,22 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _compile(folder: Path, device: str | None) -> None:
     # What the compiler keeps in between goes into the entry: /tmp may be closed to programs, and torch's own folder is
-    # named after a user, whom a container need not know.
-    place = folder if os.access(folder, os.W_OK) else None
+    # named after a user, whom a container need not know. Its commands break at white space.
+    place = folder if os.access(folder, os.W_OK) and not _has_space(folder) else None
     with tempfile.TemporaryDirectory(dir=place, prefix=".plan-") as scratch:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", scratch)
+        found = importlib.util.find_spec("torch")
+        packages = Path(found.origin).parent.parent if found and found.origin else Path()
+        if _has_space(packages):
+            link = Path(scratch) / "packages"
+            link.symlink_to(packages)
+            sys.path.insert(0, str(link))
         _find_cuda()
         _compile_entry(folder, device)
+
+
+def _has_space(path: Path) -> bool:
+    return len(str(path).split()) > 1
 
 
 def _find_cuda() -> None:

@@ -31,6 +31,11 @@ needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None, reason="torch compiles for CPUs with g++: apt-get install g++"
 )
 
+needs_plain_path = pytest.mark.skipif(
+    len(torch.__file__.split()) > 1,
+    reason="torch's compiler breaks at white space in its own path, which only the command avoids: use another folder",
+)
+
 
 @pytest.fixture
 def entry(tmp_path: Path) -> Path:
@@ -75,6 +80,7 @@ def test_program_is_compiled_proven_and_found_again(entry: Path) -> None:
 
 
 @needs_compiler
+@needs_plain_path
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_wrong_number_leaves_no_compiled_program(entry: Path) -> None:
