@@ -1,7 +1,7 @@
 """Every family is exact; `make parity` measures how exact, on every backend.
 
-Here each is exported as the CPU and the plain ONNX graph, and the other graphs take turns: all of them for all families
-take a quarter of an hour.
+Here each is exported for CPUs, and other backends take turns: all of them for all families take a quarter of an hour.
+ONNX Runtime in fp32 runs the file that OpenVINO does.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import pytest
 from loadtest.experiments.parity import CASES, RESULTS, RUNS, Case, Results, Run, measure
 from loadtest.reports.parity import table
 
-ALWAYS, IN_TURNS = RUNS[:2], RUNS[2:]
+ALWAYS, IN_TURNS = RUNS[:1], RUNS[1:]
 
 
 @pytest.mark.parametrize(
@@ -23,10 +23,9 @@ ALWAYS, IN_TURNS = RUNS[:2], RUNS[2:]
 def test_every_family_is_exact(case: Case, extra: Run, tmp_path: Path) -> None:
     found = measure(case, [*ALWAYS, extra], tmp_path)  # raises where a graph is beyond its tolerance
     for one in found:
-        assert set(one.errors) >= {"python fp32", "onnxruntime fp32"}
         assert any(key.startswith(" ".join(filter(None, extra))) for key in one.errors)
-        assert one.errors["python fp32"] < 1e-5
-        assert one.errors["onnxruntime fp32"] < 1e-5
+        assert all(error < 1e-5 for key, error in one.errors.items() if key.endswith("fp32"))
+        assert "python fp32" in one.errors
     assert table(found).count("\n") == 2 + len(found)
 
 

@@ -31,10 +31,8 @@ def tower(task: Task, source: Path, **keys: str) -> Tower:
 
 
 SOURCES: dict[str, tuple[Task, Callable[[Path], Path]]] = {
-    "BERT": ("text-embedding", tiny.write_embedding),
     "ModernBERT, windows": ("text-embedding", lambda folder: tiny.write_embedding(folder, name="ModernBERT")),
     "Qwen3, grouped heads": ("text-embedding", lambda folder: tiny.write_embedding(folder, "Qwen3", "lasttoken")),
-    "BERT, cross-encoder": ("cross-encoder", tiny.write_cross_encoder),
     "ModernBERT, late interaction": (
         "late-interaction",
         lambda folder: tiny.write_multi_vector(
@@ -99,7 +97,7 @@ def test_rows_together_are_what_they_are_alone(tmp_path: Path) -> None:
     np.testing.assert_allclose(alone, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["BERT", "RoBERTa", "GPT-2", "MPNet"])
+@pytest.mark.parametrize("name", ["RoBERTa", "GPT-2"])
 def test_bucket_may_have_more_tokens_than_a_row_has_positions(name: str, tmp_path: Path) -> None:
     pooling = "lasttoken" if name == "GPT-2" else "mean"
     given = tower("text-embedding", tiny.write_embedding(tmp_path / "source", name, pooling))
