@@ -87,5 +87,5 @@ def test_texts_of_many_clients_are_what_they_are_alone(server: Server) -> None:
 
 def test_log_says_how_each_model_computes(server: Server) -> None:
     (log,) = re.findall(r"\(log: (.+)\)", "".join(server.lines))
-    said = re.findall(r"(\S+) computes in fp32 on a CPU, not compiled, because there is no", Path(log).read_text())
+    said = re.findall(r"([\w-]+) computes in fp32 on a CPU, not compiled, because there is no", Path(log).read_text())
     assert sorted(said) == ["biased", "cross", "embedding", "late", "pictures-image", "pictures-text"]
