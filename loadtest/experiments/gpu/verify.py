@@ -7,16 +7,14 @@ last look before anything is timed, by the engine as Triton's backend uses it: e
 import numpy as np
 
 from export.errors import ParityError
+from export.plans.compile import UNLIMITED
 from export.plans.gate import CASES, SPEC, read_cases
 from export.plans.measures import MEASURES
 from export.plans.profiles import read_spec
-from export.runtime.contract import Limits, read_rows
+from export.runtime.contract import read_rows
 from loadtest.experiments.gpu.engine import Conch
 from loadtest.experiments.gpu.plan import Model, Plan
 from loadtest.experiments.gpu.results import Exact, LeaveOut, Results
-
-UNLIMITED = Limits(1 << 30, 1 << 30)
-"""The cases are the export's own."""
 
 
 def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:

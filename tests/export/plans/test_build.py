@@ -14,13 +14,14 @@ from export.entry import is_built
 from export.errors import ParityError
 from export.manifest import ModelSpec
 from export.plans.build import assign
-from export.plans.gate import Case, save_cases
+from export.plans.gate import save_cases
 from export.plans.measures import Tolerance
 from export.plans.profiles import PlanSpec, text_profiles, write_spec
 from export.plans.toolkit import PlanError
 from export.repository import build
 from loadtest.tools.tiny import write_embedding
 from tests.export.machine import Machine
+from tests.export.plans.cases import case, shaped
 
 PROFILES = text_profiles(("input_ids",), ("length",), (4, 8), max_batch=3)
 SPEC = PlanSpec(PROFILES, "cosine", Tolerance(1e-3, 1e-3))
@@ -64,16 +65,6 @@ BUILT = EXPORTED | {"1/model.plan", "1/plan.key"}
 @pytest.fixture
 def machine(tmp_path: Path) -> Serving:
     return Serving(tmp_path)
-
-
-def case(table: NDArray[np.float32], rows: int, tokens: int) -> Case:
-    ids = np.random.default_rng(tokens).integers(0, len(table), (rows, tokens))
-    length = np.full((rows, 1), tokens, np.int32)
-    return Case({"input_ids": ids, "length": length}, table[ids].mean(1) * np.float32(tokens))
-
-
-def shaped(**shapes: tuple[int, ...]) -> Case:
-    return Case({name: np.zeros(shape, np.int64) for name, shape in shapes.items()}, np.ones((1, 2), np.float32))
 
 
 def test_plan_is_built_proven_and_found_again(machine: Serving) -> None:

@@ -3,23 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from export.errors import ParityError
-from export.plans.gate import Case, compare_outputs, read_cases, save_cases
+from export.plans.gate import compare_outputs, read_cases, save_cases
 from export.plans.measures import Tolerance
 from export.plans.profiles import PlanSpec
-
-
-def case(table: NDArray[np.float32], rows: int, tokens: int) -> Case:
-    ids = np.random.default_rng(tokens).integers(0, len(table), (rows, tokens))
-    length = np.full((rows, 1), tokens, np.int32)
-    return Case({"input_ids": ids, "length": length}, table[ids].mean(1) * np.float32(tokens))
-
-
-def shaped(**shapes: tuple[int, ...]) -> Case:
-    return Case({name: np.zeros(shape, np.int64) for name, shape in shapes.items()}, np.ones((1, 2), np.float32))
-
+from tests.export.plans.cases import case, shaped
 
 NAMES = ["x:1", "x:2"]
 
