@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from export import add
-from export.entry import Entry, is_built, whole_entries
+from export.entry import Entry, hidden_files, is_built, whole_entries
 from export.errors import ExportError, ManifestError
 from export.manifest import PRECISIONS, Backend, ModelSpec, load
 from export.plans.build import PLAN
@@ -181,7 +181,7 @@ def _run(
             stages.finish()
     if entries:
         console.print(_report(entries))
-        for note in _notes(entries):
+        for note in notes(entries):
             console.print(f"export: {note}", markup=False, highlight=False, soft_wrap=True)
     for failure in failures:
         print(f"export: {failure}", file=sys.stderr)
@@ -236,7 +236,7 @@ def _report(entries: Sequence[Entry]) -> Table:
     return table
 
 
-def _notes(entries: Sequence[Entry]) -> Iterator[str]:
+def notes(entries: Sequence[Entry]) -> Iterator[str]:
     """Messages about entries, in addition to their measurements."""
     for entry in entries:
         for reason in entry.proof["rejected"].values():
@@ -245,6 +245,12 @@ def _notes(entries: Sequence[Entry]) -> Iterator[str]:
             yield f"{entry.folder.name}: build its plan with `python -m export.plans ENTRY` in the serving image"
         if entry.proof["backend"] == "torch" and not any((entry.folder / "1").glob("compiled.*")):
             yield f"{entry.folder.name}: compile it with `python -m export.plans ENTRY` on the machine that serves it"
+    hidden = [file for entry in entries for file in hidden_files(entry.folder)]
+    if hidden:
+        yield (
+            f"{entries[0].folder.parent} refuses chmod: run Triton as user {hidden[0].stat().st_uid}, who can read all"
+            " files, or mount the volume with a file mode of 0644"
+        )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -140,7 +141,9 @@ def write(addition: Addition, manifest: Path) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
             written = Path(scratch) / target.name
             written.write_text(text)
-            written.chmod(mode)
+            if written.stat().st_mode & 0o777 != mode:
+                with suppress(OSError):  # some volumes have one mode for all files
+                    written.chmod(mode)
             written.replace(target)
     except OSError as exc:
         raise ManifestError(f"{manifest}: cannot be written: {exc}") from exc

@@ -34,6 +34,8 @@ PARTS = (
     "verification",
 )
 """The files and folders of this package that determine an entry. A change to others does not outdate entries."""
+READABLE = 0o444
+"""The mode bits of a file that every user can read, as Triton's user has to."""
 
 Proofs = dict[str, dict[str, Any]]
 """The proofs of entries, by entry name."""
@@ -85,6 +87,11 @@ def _is_built(spec: ModelSpec, folder: Path) -> bool:
         and _has_files(folder, proof)
         and (spec.backend != "tensorrt" or not toolkit.is_here() or is_current(folder, toolkit.find_toolkit()))
     )
+
+
+def hidden_files(folder: Path) -> list[Path]:
+    """The files of an entry that not every user can read."""
+    return [file for file in folder.rglob("*") if file.is_file() and file.stat().st_mode & READABLE != READABLE]
 
 
 def whole_entries(repository: Path) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from export import config_pbtxt
-from export.entry import PROOF, Proofs, fingerprint, versions
+from export.entry import PROOF, Proofs, fingerprint, hidden_files, versions
 from export.errors import ExportError, ParityError, SourceError
 from export.graphs import fp16, program, trace
 from export.manifest import Backend, ModelSpec, Precision
@@ -90,9 +91,9 @@ def _write(spec: ModelSpec, tower: Tower, folder: Path, revision: str, progress:
         "seconds": round(time.monotonic() - started, 1),
     }
     (folder / PROOF).write_text(json.dumps(proof, indent=2) + "\n")
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(0o644)  # onnx hides weights from other users, and Triton may be one
+    for file in hidden_files(folder):  # onnx hides weights
+        with suppress(OSError):  # some volumes have one mode for all files
+            file.chmod(0o644)
     return proof
 
 
@@ -159,11 +160,11 @@ def _write_graph(spec: ModelSpec, tower: Tower, version: Path, progress: Progres
 def _write_files(spec: ModelSpec, tower: Tower, folder: Path) -> None:
     """Write the other files of an entry: for Triton, the gateway, model.py and the TensorRT plan."""
     if spec.backend in RUNTIMES:
-        shutil.copy(RUNTIME / "model.py", folder / "1")
+        shutil.copyfile(RUNTIME / "model.py", folder / "1" / "model.py")
         package = folder / "1" / "conch_runtime"
         package.mkdir()
         for name in ("__init__", "contract", *RUNTIMES[spec.backend]):
-            shutil.copy(RUNTIME / f"{name}.py", package)
+            shutil.copyfile(RUNTIME / f"{name}.py", package / f"{name}.py")
     if spec.backend in {"tensorrt", "torch"}:
         plan_inputs.write(spec, tower, folder)
     if tower.vocabulary is not None:

@@ -14,6 +14,7 @@ from export import add, manifest
 from export.entry import is_built
 from export.errors import ManifestError, SourceError
 from loadtest.tools import tiny
+from tests.export.volumes import without_chmod
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CARD = "---\nlicense: apache-2.0\n---\n"
@@ -225,6 +226,15 @@ def test_manifest_that_is_a_link_stays_one(embedder: Path, tmp_path: Path) -> No
     assert (tmp_path / "real.toml").stat().st_mode & 0o777 == 0o640
     assert set(manifest.load(tmp_path / "real.toml")) == {"other", "tiny-embedder"}
     assert {file.name for file in tmp_path.iterdir()} == {"real.toml", "models.toml"}
+
+
+def test_manifest_on_a_volume_that_refuses_chmod_gets_the_table(embedder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(BEFORE)
+    file.chmod(0o640)
+    addition = add.prepare(options(embedder, tmp_path))
+    without_chmod(lambda: add.write(addition, file))
+    assert set(manifest.load(file)) == {"other", "tiny-embedder"}
 
 
 def test_manifest_in_a_folder_that_is_not_there_is_refused_before_the_build(embedder: Path, tmp_path: Path) -> None:

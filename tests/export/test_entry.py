@@ -14,11 +14,13 @@ from safetensors.torch import load_file, save_file
 from tritonclient.grpc import model_config_pb2 as pb
 
 import export
-from export.entry import PARTS, PROOF, fingerprint, is_built, versions
+from export.__main__ import notes
+from export.entry import PARTS, PROOF, fingerprint, hidden_files, is_built, versions
 from export.errors import ExportError, ParityError, SourceError
 from export.manifest import Backend, ModelSpec, Precision
 from export.repository import build, check, replace_entries, scratch_folder
 from loadtest.tools import tiny
+from tests.export.volumes import without_chmod
 
 WITH_BF16 = pytest.mark.skipif(
     "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"),
@@ -132,6 +134,18 @@ def test_other_users_can_read_an_entry(built: Path) -> None:
     (weights,) = built.rglob("model.onnx.data")
     assert weights.stat().st_size > 0
     assert all(file.stat().st_mode & 0o444 == 0o444 for file in built.rglob("*"))
+
+
+def test_volume_that_refuses_chmod_is_written_to(fp32: ModelSpec, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        (entry,) = without_chmod(lambda: build(fp32, tmp_path / "repository", silent))
+    finally:
+        os.umask(before)
+    assert files(entry.folder) == COMMON | ONNX | RUNTIME
+    assert set(hidden_files(entry.folder)) == {file for file in entry.folder.rglob("*") if file.is_file()}
+    (note,) = notes([entry])
+    assert note.startswith(f"{tmp_path}/repository refuses chmod: run Triton as user {os.getuid()}, ")
 
 
 def test_progress_is_told_of_every_stage_in_order(bert: ModelSpec, tmp_path: Path) -> None:
