@@ -17,6 +17,8 @@ from typing import Self
 
 from gateway.telemetry.configure import is_disabled
 
+MACHINES = ("x86_64", "aarch64")
+"""The machines that the wheel is built for."""
 LOOPBACK = "127.0.0.1"
 EXIT_TIMEOUT_S = 3
 ADMIN_HEADER = "admin-key"
@@ -198,9 +200,10 @@ def find_wheel() -> Path:
     Raises:
         UnsupportedError: the wheel is not installed, or does not support this platform.
     """
-    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+    if sys.platform != "linux" or platform.machine() not in MACHINES:
         raise UnsupportedError(
-            f"the embedded Triton requires x86-64 Linux; this machine is {sys.platform} on {platform.machine()}"
+            "the embedded Triton requires Linux on x86-64 or arm64; this machine is"
+            f" {sys.platform} on {platform.machine()}"
         )
     # Not imported: its Python code needs packages that are not installed.
     found = importlib.util.find_spec("pytriton")

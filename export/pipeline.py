@@ -106,17 +106,22 @@ def _write_verified(
         The table with this precision, the graph's file and the measured part of the proof, which has the reason against
         each precision that was tried before.
     """
+
+    def aside(attempt: str) -> Path:
+        """The folder of an attempt. NFS cannot remove it as long as the engine reads its files, but can rename it."""
+        return version.parent.with_name(f".{tower.name}-{attempt}")
+
     rejected: dict[str, str] = {}
     found: dict[str, Any] = {"parity": [], "speed": []}
     precisions = _precisions(spec, tower)
     if spec.backend == "torch" and spec.precision != "fp32":
         # In fp32 first: rounding would hide what is wrong with the program.
         exact = replace(spec, precision="fp32")
-        found = _verify(exact, tower, _write_graph(exact, tower, version, progress), progress)
+        found = _verify(exact, tower, _write_graph(exact, tower, aside("exact"), progress), progress)
     for precision in precisions:
         tried = replace(spec, precision=precision)
         try:
-            graph = _write_graph(tried, tower, version, progress)
+            graph = _write_graph(tried, tower, aside(precision), progress)
             measured = _verify(tried, tower, graph, progress)
         except (ParityError, SourceError) as exc:
             if precision == precisions[-1]:
@@ -124,7 +129,9 @@ def _write_verified(
             rejected[precision] = str(exc)
             continue
         break
-    return tried, graph, {"rejected": rejected, **{key: found[key] + measured[key] for key in found}}
+    version.parent.mkdir()
+    graph.parent.rename(version)
+    return tried, version / graph.name, {"rejected": rejected, **{key: found[key] + measured[key] for key in found}}
 
 
 def _precisions(spec: ModelSpec, tower: Tower) -> Sequence[Precision]:
@@ -137,9 +144,7 @@ def _precisions(spec: ModelSpec, tower: Tower) -> Sequence[Precision]:
 
 
 def _write_graph(spec: ModelSpec, tower: Tower, version: Path, progress: Progress) -> Path:
-    """Write the graph in the requested precision, alone in its folder, and return its file."""
-    if version.exists():
-        shutil.rmtree(version)
+    """Write the graph in the requested precision, alone in a new folder, and return its file."""
     version.mkdir(parents=True)
     progress(f"trace {tower.name}")
     if spec.backend == "torch":

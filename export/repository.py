@@ -90,8 +90,9 @@ def scratch_folder(repository: Path) -> Iterator[Path]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for left in folder.iterdir():
             if re.fullmatch(rf"{re.escape(name)}-\w{{8}}", left.name):  # as tempfile makes them
-                shutil.rmtree(left)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{name}-") as scratch:
+                shutil.rmtree(left, ignore_errors=True)
+        # A file that a server still reads keeps its folder on NFS. The next export removes it.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{name}-", ignore_cleanup_errors=True) as scratch:
             yield Path(scratch)
 
 

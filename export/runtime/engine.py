@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .contract import FIELDS, Array, Row
 
 HINTS: Mapping[str, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
-"""OpenVINO's hint for a precision of the python backend. None lets it choose bf16, where the processor has that."""
+"""What computes in a precision of the python backend: OpenVINO's name, or None for bf16 where the processor has that."""
 NAMES: Mapping[str, str] = {"f32": "fp32", "bf16": "bf16"}
 """The precision for what OpenVINO says it computes in."""
 PACK_TOKENS = 512
@@ -37,7 +37,7 @@ class Engine:
 
         Args:
             graph: an ONNX or OpenVINO file.
-            precision: "f32" or "bf16"; by default bf16 where the processor computes in it, else f32.
+            precision: "f32", or "bf16", which is the default and f32 where the processor does not compute in bf16.
             device: has to be "cpu".
         """
         if device != "cpu":
@@ -52,9 +52,9 @@ class Engine:
             "ENABLE_CPU_PINNING": False,
             "CPU_RUNTIME_CACHE_CAPACITY": KERNELS,
         }
-        if precision is not None:
-            settings["INFERENCE_PRECISION_HINT"] = precision
-        compiled = ov.Core().compile_model(graph, "CPU", settings)
+        core = ov.Core()
+        settings["INFERENCE_PRECISION_HINT"] = hint(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        compiled = core.compile_model(graph, "CPU", settings)
         self.precision: str = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         self.description = self.precision
         """How it computes, for the log."""
@@ -88,6 +88,15 @@ class Engine:
             feed |= field.feed(values)
         result: NDArray[np.float32] = self._request.infer(feed, share_inputs=True, share_outputs=True)[0]
         return result
+
+
+def hint(precision: str | None, capabilities: Sequence[str]) -> str:
+    """OpenVINO's hint for a precision, on a processor with these capabilities.
+
+    Without one, or with bf16 on a processor that lacks it, OpenVINO takes f16 where there is that: on Arm, and on some
+    x86. No export verifies it, and some models exceed its range.
+    """
+    return "f32" if precision == "f32" or "BF16" not in capabilities else "bf16"
 
 
 def packs(costs: Sequence[int], budget: int) -> list[list[int]]:

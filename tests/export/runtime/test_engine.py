@@ -11,8 +11,33 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from export.runtime.contract import FIELDS, IMAGE_TOKENS, Array, Field, InvalidTensorsError, Limits, Row, read_rows
-from export.runtime.engine import CELLS_PER_TOKEN, PACK_COST, PACK_TOKENS, Engine, packs
+from export.runtime.engine import CELLS_PER_TOKEN, NAMES, PACK_COST, PACK_TOKENS, Engine, hint, packs
 from export.tower import Tower
+
+X86 = ("BF16", "WINOGRAD", "FP32", "INT8", "BIN", "EXPORT_IMPORT")
+"""What OpenVINO says of a processor: ov::device::capabilities. This is one with AVX-512."""
+ARM = ("FP16", "WINOGRAD", "FP32", "INT8", "BIN", "EXPORT_IMPORT")
+
+
+@pytest.mark.parametrize(
+    ("precision", "capabilities", "expected"),
+    [
+        (None, X86, "bf16"),
+        (None, ("FP16", *X86), "bf16"),
+        (None, ARM, "f32"),
+        ("bf16", ARM, "f32"),
+        ("bf16", X86, "bf16"),
+        ("f32", X86, "f32"),
+        ("f32", ARM, "f32"),
+        (None, ("FP32",), "f32"),
+    ],
+)
+def test_no_processor_computes_in_a_precision_that_is_not_verified(
+    precision: str | None, capabilities: Sequence[str], expected: str
+) -> None:
+    assert hint(precision, capabilities) == expected
+    assert expected in NAMES
+
 
 TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
 LIMITS = Limits(max_tokens=3, vocabulary_size=100)
