@@ -32,7 +32,7 @@ RUNTIMES: Mapping[Backend, Sequence[str]] = {
     "python": ("engine",),
     "torch": ("torch_engine", "program", "operators", "inputs", "execution", "compiled", "freshness"),
 }
-"""The modules of RUNTIME that the entries of a backend hold a copy of, beside the model and the contract."""
+"""The modules of RUNTIME that only the entries of one backend hold a copy of."""
 
 
 def make(spec: ModelSpec, sources: Sources, scratch: Path, repository: Path, progress: Progress) -> Proofs:
@@ -168,7 +168,7 @@ def _write_files(spec: ModelSpec, tower: Tower, folder: Path) -> None:
         shutil.copyfile(RUNTIME / "model.py", folder / "1" / "model.py")
         package = folder / "1" / "conch_runtime"
         package.mkdir()
-        for name in ("__init__", "contract", *RUNTIMES[spec.backend]):
+        for name in ("__init__", "contract", "counts", "metrics", *RUNTIMES[spec.backend]):
             shutil.copyfile(RUNTIME / f"{name}.py", package / f"{name}.py")
     if spec.backend in {"tensorrt", "torch"}:
         plan_inputs.write(spec, tower, folder)

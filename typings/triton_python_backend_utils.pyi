@@ -28,9 +28,11 @@ class Logger:
 
 class Metric:
     def increment(self, value: float) -> None: ...
+    def set(self, value: float) -> None: ...
 
 class MetricFamily:
     COUNTER: int
+    GAUGE: int
     def __init__(self, name: str, description: str, kind: int) -> None: ...
     def Metric(self, labels: dict[str, str] = ...) -> Metric: ...  # noqa: N802
 

@@ -4,6 +4,7 @@ Entries of the python backend hold a copy of this file; the export verifies with
 """
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .contract import FIELDS, Array, Row
+from .counts import Counts, resident_memory
 
 HINTS: Mapping[str, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
-"""What computes in a precision of the python backend: OpenVINO's name, or None for bf16 where the processor has that."""
+"""OpenVINO's name for a precision of the python backend; None for bf16 where the processor computes in it."""
 NAMES: Mapping[str, str] = {"f32": "fp32", "bf16": "bf16"}
 """The precision for what OpenVINO says it computes in."""
 PACK_TOKENS = 512
@@ -61,10 +63,8 @@ class Engine:
         names = {name for port in compiled.inputs for name in port.names}
         self.fields = tuple(field for field in FIELDS if field.name in names)
         self.width = compiled.outputs[0].partial_shape[1].get_length()
-        self.tokens = 0
-        """Computed so far."""
-        self.padding = 0.0
-        """Work on padding so far, in tokens. Only attention has padding: it extends rows to the longest of the pack."""
+        self.counts = Counts(executions=Counter(compiled=0))
+        """Only attention has padding: it extends rows to the longest of the pack."""
         self._request = compiled.create_infer_request()
 
     def is_alive(self) -> bool:
@@ -75,12 +75,24 @@ class Engine:
         """Compute every row, [N, width], in the order given."""
         results = np.empty((len(rows), self.width), np.float32)
         costs = [sum(field.cost(value) for field, value in zip(self.fields, row, strict=True)) for row in rows]
-        for pack in packs(costs, PACK_TOKENS):
-            results[pack] = self._execute([rows[i] for i in pack])
-            lengths = [costs[i] for i in pack]
-            self.tokens += sum(lengths)
-            self.padding += (len(pack) * max(lengths) ** 2 - sum(length**2 for length in lengths)) / CELLS_PER_TOKEN
+        self.counts.in_flight = sum(costs)
+        try:
+            for pack in packs(costs, PACK_TOKENS):
+                results[pack] = self._execute([rows[i] for i in pack])
+                self._count([costs[i] for i in pack])
+        finally:
+            self.counts.in_flight = 0
         return results
+
+    def memory(self) -> dict[str, int]:
+        """Bytes that are held, by kind."""
+        return resident_memory()
+
+    def _count(self, lengths: Sequence[int]) -> None:
+        self.counts.executions["compiled"] += 1
+        self.counts.tokens += sum(lengths)
+        padding = len(lengths) * max(lengths) ** 2 - sum(length**2 for length in lengths)
+        self.counts.padding += padding / CELLS_PER_TOKEN
 
     def _execute(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         feed: dict[str, Array] = {}

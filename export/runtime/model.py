@@ -17,24 +17,11 @@ from pathlib import Path
 import numpy as np
 import triton_python_backend_utils as triton
 from conch_runtime.contract import InvalidTensorsError, Limits, Row, read_rows
+from conch_runtime.metrics import Publisher
 from numpy.typing import NDArray
 
 set_destructor = ctypes.pythonapi.PyCapsule_SetDestructor
 set_destructor.argtypes = (ctypes.py_object, ctypes.c_void_p)
-
-
-class Counter:
-    """A metric of a model, in addition to those of Triton."""
-
-    def __init__(self, name: str, description: str, model: str) -> None:
-        family = triton.MetricFamily(name, description, triton.MetricFamily.COUNTER)
-        self._metric = family.Metric(labels={"model": model})
-        self._family = family  # has to outlive its metrics
-
-    def add(self, value: float) -> None:
-        """Increase the counter."""
-        if value:  # it takes 40 us
-            self._metric.increment(value)
 
 
 class TritonPythonModel:
@@ -51,9 +38,12 @@ class TritonPythonModel:
         # An entry's environment has what its own engine imports, no more.
         engine = import_module(f"conch_runtime.{'torch_engine' if graph.suffix == '.pt2' else 'engine'}")
         self.engine = engine.Engine(graph, parameters.get("precision"), device)
-        self.tokens = Counter("conch_tokens_total", "Tokens computed", args["model_name"])
-        self.padding = Counter("conch_padding_tokens_total", "Work on padding, in tokens", args["model_name"])
+        self.publisher = Publisher(self.engine, args["model_name"], device, args["model_instance_name"])
         triton.Logger.log_info(f"{args['model_name']} computes in {self.engine.description}")
+
+    def finalize(self) -> None:
+        """Stop what runs beside the requests."""
+        self.publisher.close()
 
     def execute(self, requests: list[triton.InferenceRequest]) -> list[triton.InferenceResponse]:
         """Answer each request; one with malformed tensors, or rows that the engine cannot compute, fails alone."""
@@ -70,7 +60,7 @@ class TritonPythonModel:
     def _together(self, batch: list[list[Row]]) -> list[NDArray[np.float32] | triton.TritonError]:
         """Compute the rows of all requests at once or, if that fails, of each request separately."""
         try:
-            results = self._run([row for rows in batch for row in rows])
+            results: NDArray[np.float32] = self.engine.run([row for rows in batch for row in rows])
         except Exception as exc:  # noqa: BLE001 - what the engines raise depends on what is wrong
             if not self.engine.is_alive():
                 triton.Logger.log_error(f"the device fails and cannot be used any more: {exc}")
@@ -79,13 +69,6 @@ class TritonPythonModel:
                 return [answer for rows in batch for answer in self._together([rows])]
             return [triton.TritonError(str(exc))]
         return list(np.split(results, np.cumsum([len(rows) for rows in batch])[:-1]))
-
-    def _run(self, rows: list[Row]) -> NDArray[np.float32]:
-        tokens, padding = self.engine.tokens, self.engine.padding
-        results: NDArray[np.float32] = self.engine.run(rows)
-        self.tokens.add(self.engine.tokens - tokens)
-        self.padding.add(self.engine.padding - padding)
-        return results
 
     def _read(self, request: triton.InferenceRequest) -> list[Row] | triton.TritonError:
         names = [name for field in self.engine.fields for name in field.inputs]

@@ -4,6 +4,7 @@ Entries of the torch backend hold a copy of this file; the export verifies with 
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
@@ -19,6 +20,7 @@ from torch.export import ExportedProgram
 
 from .compiled import COMPILED, compiled_staleness, load_compiled
 from .contract import FIELDS, IMAGE_TOKENS, Row
+from .counts import Counts, resident_memory
 from .execution import Execution, cut
 from .inputs import EMPTY, Ints, Layout, Pack, Sizes, write_rows
 from .operators import has_flash
@@ -68,10 +70,8 @@ class Engine:
             expansion.length if expansion is not None and field.name == expansion.field else 0 for field in self.fields
         ]
         self.width = self.spec.width
-        self.tokens = 0
-        """Computed so far."""
-        self.padding = 0
-        """Tokens computed so far that fill up."""
+        self.counts = Counts(executions=Counter(graph=0, compiled=0, eager=0))
+        """Padding is what fills a recorded execution up."""
         if self.device.type == "cuda":  # pragma: needs a GPU
             torch.cuda.set_device(self.device)  # or pinned memory would open the first GPU too
             # Sums in half precision are what no verification on a CPU sees.
@@ -161,22 +161,42 @@ class Engine:
             return False
         return True
 
+    def memory(self) -> dict[str, int]:
+        """Bytes by kind: on a GPU, what tensors take, what this process holds, and the GPU's own, free and in all."""
+        if self._stream is None:
+            return resident_memory()
+        try:  # pragma: needs a GPU
+            free, total = torch.cuda.mem_get_info(self.device)
+        except RuntimeError:  # pragma: needs a GPU
+            return {}  # the device is lost
+        return {  # pragma: needs a GPU
+            "allocated": torch.cuda.memory_allocated(self.device),
+            "reserved": torch.cuda.memory_reserved(self.device),
+            "free": free,
+            "total": total,
+        }
+
     def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Compute every row, [N, width], in the order given.
 
         Raises:
             RuntimeError: a row does not fit into memory.
         """
-        packs = cut([self.cost(row) for row in rows], self.execution, self.spec.heads if self.padded else 0)
+        costs = [self.cost(row) for row in rows]
+        packs = cut(costs, self.execution, self.spec.heads if self.padded else 0)
         order = [index for pack in packs for index in pack]
         results = torch.empty(len(rows), self.width, pin_memory=self._stream is not None)
-        with torch.inference_mode(), self._scope():
-            begin = 0
-            for pack in packs:
-                self._compute([rows[index] for index in pack], results[begin : begin + len(pack)])
-                begin += len(pack)
-            if self._stream is not None:  # pragma: needs a GPU
-                self._stream.synchronize()
+        self.counts.in_flight = sum(costs)
+        try:
+            with torch.inference_mode(), self._scope():
+                begin = 0
+                for pack in packs:
+                    self._compute([rows[index] for index in pack], results[begin : begin + len(pack)])
+                    begin += len(pack)
+                if self._stream is not None:  # pragma: needs a GPU
+                    self._stream.synchronize()
+        finally:
+            self.counts.in_flight = 0
         ordered = np.empty((len(rows), self.width), np.float32)
         ordered[order] = results.numpy()
         return ordered
@@ -200,6 +220,7 @@ class Engine:
         else:
             return
         # Outside of the handler, whose exception holds the tensors.
+        self.counts.halved += 1
         if self._stream is not None:  # pragma: needs a GPU
             torch.cuda.empty_cache()
         half = len(rows) // 2
@@ -224,8 +245,10 @@ class Engine:
             staging.copy_to(bucket.buffer)
             output = bucket.run()
         results.copy_(output[: pack.number], non_blocking=True)
-        self.tokens += pack.tokens
-        self.padding += sizes.tokens - pack.tokens
+        mode = "graph" if bucket is not None else "compiled" if self.uncompiled is None else "eager"
+        self.counts.executions[mode] += 1
+        self.counts.tokens += pack.tokens
+        self.counts.padding += sizes.tokens - pack.tokens
 
 
 class Bucket:

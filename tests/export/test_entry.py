@@ -68,7 +68,10 @@ def damaged(built: Path, tmp_path: Path) -> Path:
 
 COMMON = {"config.pbtxt", "export.json", "tokenizer.json", "warmup/input_ids", "warmup/length"}
 ONNX = {"1/model.onnx", "1/model.onnx.data"}
-RUNTIME = {"1/model.py", *(f"1/conch_runtime/{name}.py" for name in ("__init__", "contract", "engine"))}
+RUNTIME = {
+    "1/model.py",
+    *(f"1/conch_runtime/{name}.py" for name in ("__init__", "contract", "counts", "engine", "metrics")),
+}
 
 
 @pytest.mark.parametrize(

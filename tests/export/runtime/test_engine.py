@@ -225,8 +225,9 @@ def test_rows_in_any_mix_have_the_vectors_of_the_reference(engine: Engine, bert_
 def test_engine_counts_tokens_and_the_attention_of_padding(bert_graph: Path) -> None:
     engine = Engine(bert_graph, "f32")
     engine.run([(np.full(length, 5, np.int64),) for length in (20, 20, 10)])  # one pack
-    assert engine.tokens == 50
-    assert math.isclose(engine.padding, (3 * 20**2 - (20**2 + 20**2 + 10**2)) / CELLS_PER_TOKEN)
+    assert (engine.counts.tokens, engine.counts.in_flight) == (50, 0)
+    assert engine.counts.executions == {"compiled": 1}
+    assert math.isclose(engine.counts.padding, (3 * 20**2 - (20**2 + 20**2 + 10**2)) / CELLS_PER_TOKEN)
 
 
 def test_no_rows_give_no_results(engine: Engine) -> None:

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import Tensor
 from export.plans.measures import cosine_errors
 from export.runtime.contract import IMAGE_TOKENS
 from export.runtime.execution import Execution
+from export.runtime.inputs import Sizes
 from export.runtime.torch_engine import Engine, buckets
 from tests.export.runtime.programs import KINDS, Mean, write
 
@@ -39,10 +41,10 @@ def test_rows_in_a_bucket_equal_rows_alone(kind: str, engine: Engine) -> None:
     rows = KINDS[kind].rows(LENGTHS)
     alone = np.concatenate([engine.run([row]) for row in rows])
     engine.prepare(buckets(engine.spec, padded=False))
-    padding = engine.padding
+    padding = engine.counts.padding
     for number in (1, 3, len(rows)):
         np.testing.assert_allclose(engine.run(rows[:number]), alone[:number], atol=1e-6)
-    assert engine.padding - padding >= (IMAGE_TOKENS if kind == "image" else 32 - LENGTHS[0])
+    assert engine.counts.padding - padding >= (IMAGE_TOKENS if kind == "image" else 32 - LENGTHS[0])
     engine.prepare([])
 
 
@@ -94,9 +96,29 @@ def test_engine_says_how_it_computes(poor: Engine) -> None:
 
 
 def test_program_counts_what_it_computes(poor: Engine) -> None:
-    tokens, padding = poor.tokens, poor.padding
+    before = copy.deepcopy(poor.counts)
     poor.run(KINDS["text"].rows([5, 6]))
-    assert (poor.tokens - tokens, poor.padding - padding) == (11, 5)
+    assert (poor.counts.tokens - before.tokens, poor.counts.padding - before.padding) == (11, 5)
+    assert poor.counts.executions - before.executions == {"eager": 1}
+    poor.prepare([Sizes(32, 3, 32)])
+    poor.run(KINDS["text"].rows([5, 6]))
+    poor.prepare([])
+    assert poor.counts.executions - before.executions == {"eager": 1, "graph": 1}
+    poor.run(KINDS["text"].rows([40, 40]))
+    assert poor.counts.halved - before.halved == 1
+    assert poor.counts.executions - before.executions == {"eager": 3, "graph": 1}
+
+
+def test_nothing_is_in_flight_after_a_failure(poor: Engine) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        poor.run(KINDS["text"].rows([80]))
+    assert poor.counts.in_flight == 0
+
+
+def test_memory_on_a_cpu_is_that_of_the_process(poor: Engine) -> None:
+    before = poor.memory()["resident"]
+    held = np.ones(1 << 25, np.uint8)
+    assert poor.memory()["resident"] - before > held.nbytes // 2
 
 
 def test_limits_cut_packs(tmp_path: Path) -> None:
@@ -105,9 +127,9 @@ def test_limits_cut_packs(tmp_path: Path) -> None:
     engine, rows = Engine(graph), kind.rows([3, 4, 20, 4])
     engine.execution = Execution(tokens=8, rows=2)
     expected = np.concatenate([engine.run([row]) for row in rows])
-    padding = engine.padding
+    padding = engine.counts.padding
     np.testing.assert_allclose(engine.run(rows), expected, atol=1e-6)
-    assert engine.padding - padding == 1 + 4 + 4  # (3, 4), (4,) and (20,)
+    assert engine.counts.padding - padding == 1 + 4 + 4  # (3, 4), (4,) and (20,)
 
 
 def test_half_precision_is_near_the_full(tmp_path: Path) -> None:

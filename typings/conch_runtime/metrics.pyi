@@ -1,0 +1,1 @@
+from export.runtime.metrics import Publisher as Publisher
