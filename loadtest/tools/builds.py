@@ -51,9 +51,7 @@ BUILDS: Mapping[str, Build] = {
     "cpu-ha-hpa-image": Build(
         "overlays/cpu",
         ("ha", "monitoring", "hpa", "image-volume"),
-        _MONITORING
-        | _IMAGES
-        | {"engine": "openvino", "highAvailability": True, "autoscaling": {"kind": "hpa"}},
+        _MONITORING | _IMAGES | {"engine": "openvino", "highAvailability": True, "autoscaling": {"kind": "hpa"}},
     ),
     "kserve": Build("kserve", ("monitoring",), None),
 }

@@ -1,8 +1,5 @@
 """The chart makes what the overlays and components do, and what is in its values besides."""
 
-import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -12,6 +12,14 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 models: {{ .Values.models.version | quote }}
 {{- end }}
 
+{{/* An object's: ("gateway" $), or ("" $). More labels may follow it. */}}
+{{- define "conch.metadata" -}}
+{{- $root := index . 1 -}}
+name: {{ list (include "conch.name" $root) (index . 0) | compact | join "-" }}
+namespace: {{ $root.Release.Namespace }}
+labels: {{- include "conch.labels" $root | nindent 2 }}
+{{- end }}
+
 {{/* By which Services, policies and others know the pods: ("conch-gateway" $). */}}
 {{- define "conch.selector" -}}
 app.kubernetes.io/name: {{ index . 0 }}
