@@ -60,8 +60,10 @@ def main() -> int:
     rows = [check(name, kustomize(name, kustomization(build))) for name, build in BUILDS.items()]
     lint()
     rows += [check(f"chart {name}", template(values)) for name, values in charts()]
-    own, beside = documented()
+    rows.append(check("prepare", (ROOT / "prepare.yaml").read_text()))
+    own, beside, values = documented()
     rows.append(check("as documented", "---\n".join([kustomize("documented", own), *map(yaml.safe_dump, beside)])))
+    rows.append(check("chart as documented", template(values)))
     print(f"{'build':22} {'objects':>8} {'schemas ' + ', '.join(RELEASES):>20} {'extensions':>11} {'policies':>9}")
     for row in rows:
         print(f"{row.name:22} {row.objects:8} {row.objects - row.extensions:20} {row.extensions:11} {row.passed:9}")
@@ -76,15 +78,18 @@ def charts() -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield "everything", EVERYTHING
 
 
-def documented() -> tuple[Object, list[Object]]:
-    """The kustomization that all YAML of the page makes together, and the objects that its commands apply."""
+def documented() -> tuple[Object, list[Object], Object]:
+    """The kustomization that all YAML of the page makes together, the objects that its commands apply, and a chart's values."""
     page = PAGE.read_text()
     own: Object = {}
-    for _, text in re.findall(r"^( *)```yaml\n(.*?)^\1```", page, re.DOTALL | re.MULTILINE):
+    values: Object = {}
+    for _, title, text in re.findall(r"^( *)```yaml( title=\S+)?\n(.*?)^\1```", page, re.DOTALL | re.MULTILINE):
         block = yaml.safe_load(text)
+        made: Object = values if title else own
         for key, value in block.items() if isinstance(block, dict) else ():
-            own[key] = own.get(key, []) + value if isinstance(value, list) else value
-    return own, [yaml.safe_load(text) for text in re.findall(r"<<'EOF'\n(.*?)^EOF$", page, re.DOTALL | re.MULTILINE)]
+            made[key] = made.get(key, []) + value if isinstance(value, list) else value
+    applied = re.findall(r"<<'EOF'\n(.*?)^EOF$", page, re.DOTALL | re.MULTILINE)
+    return own, [yaml.safe_load(text) for text in applied], values
 
 
 def check(name: str, text: str) -> Row:
