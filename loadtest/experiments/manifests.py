@@ -79,7 +79,7 @@ def charts() -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def documented() -> tuple[Object, list[Object], Object]:
-    """The kustomization that all YAML of the page makes together, the objects that its commands apply, and a chart's values."""
+    """The kustomization and the values that the page's YAML makes together, and the objects that its commands apply."""
     page = PAGE.read_text()
     own: Object = {}
     values: Object = {}
