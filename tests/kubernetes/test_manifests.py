@@ -296,3 +296,20 @@ def test_monitors_call_jobs_what_alerts_and_dashboard_do() -> None:
 def test_pages_name_every_overlay_and_component() -> None:
     for folder in (*ROOT.glob("overlays/*"), *ROOT.glob("components/*")):
         assert f"`{folder.name}`" in PAGE
+
+
+def test_page_names_what_there_is() -> None:
+    for path in re.findall(r"\bkubernetes/[\w./-]*\w", PAGE):
+        assert Path(path).exists(), path
+    workloads = {one["metadata"]["name"] for file in FILES for one in read(file.relative_to(ROOT)) if "metadata" in one}
+    assert set(re.findall(r"deployment/([\w-]+)", PAGE)) <= workloads
+    values = yaml.safe_load((ROOT / "chart/values.yaml").read_text())
+    named = re.findall(r"--set(?:-file)? ([\w.]+)=", PAGE) + re.findall(r"`(\w+\.\w+)(?:: \w+)?` in the chart", PAGE)
+    assert named
+    for section, _, key in (path.partition(".") for path in named):
+        assert key in values[section]
+
+
+def test_pods_know_the_release_of_conch() -> None:
+    labels = [one["pairs"] for one in read("base/kustomization.yaml")[0]["labels"]]
+    assert {"app.kubernetes.io/version": __version__} in labels
