@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help install serve check lint fast coverage test slow-export slow-others bench gpu perf chaos hostile soak audit compat images manifests scale evaluate precisions parity pictogram \
-	screenshots swagger format lock clean
+	screenshots swagger triton format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
 PYTHON ?= python3
@@ -127,6 +127,11 @@ swagger: ## fetch Swagger UI for /docs from npm, at this version
 	cd "$$(mktemp -d)" && npm pack --silent swagger-ui-dist@$(SWAGGER) && tar -xzf *.tgz --strip-components=1 \
 		-C "$(CURDIR)/gateway/pages/swagger-ui" $$(ls "$(CURDIR)/gateway/pages/swagger-ui" | sed s:^:package/:)
 SWAGGER := 5.35.0
+
+triton: ## name another release of Triton everywhere: make triton RELEASE=26.10
+	@echo "$(RELEASE)" | grep -qxE '[0-9]{2}\.[0-9]{2}' || { echo "choose a release: make triton RELEASE=26.10" >&2; exit 1; }
+	@git grep -lzE '$(TRITON)' -- ':!CHANGELOG.md' ':!docs/releasing.md' | xargs -0 sed -i -E 's/$(TRITON)/\1$(RELEASE)\3/g'
+TRITON := (\bTriton |\b)([0-9]{2}\.[0-9]{2})(-py3| accepts\b)
 
 format: .venv/dev ## format the code
 	$(BIN)/ruff format

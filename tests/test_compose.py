@@ -218,12 +218,6 @@ def test_gateway_takes_every_setting_that_the_settings_page_lists(everything: di
     assert given | fixed_in_the_image | of_make_serve | {"GATEWAY_API_KEYS"} == read
 
 
-def test_one_release_of_triton_is_named_everywhere() -> None:
-    files = [Path("docker-compose.yml"), Path(".env.example"), *Path("images").glob("*.Dockerfile")]
-    found = {tag for file in files for tag in re.findall(r"tritonserver:([\d.]+)-py3", file.read_text())}
-    assert len(found) == 1
-
-
 def test_images_bear_the_version_of_the_code() -> None:
     assert set(re.findall(r"CONCH_VERSION(?::-|=)([\d.]+)", COMPOSE + EXAMPLE)) == {__version__}
 

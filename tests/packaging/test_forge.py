@@ -65,6 +65,7 @@ def test_published_images_have_a_dockerfile_that_takes_their_version() -> None:
             {"docker.io/grafana/grafana", "docker.io/prom/prometheus", "nvcr.io/nvidia/tritonserver"},
         ),
         (".env.example", {"docker.io/grafana/grafana", "docker.io/prom/prometheus", "nvcr.io/nvidia/tritonserver"}),
+        ("images/triton-release", {"nvcr.io/nvidia/tritonserver"}),
         (".github/workflows/ci.yml", {"docker.io/library/debian"}),
         ("pyproject.toml", {"nvidia-pytriton", "torch"}),
         ("Makefile", {"swagger-ui-dist"}),
