@@ -88,9 +88,9 @@ audit: .venv/bin/python ## look for known vulnerabilities in the pinned dependen
 	$(BIN)/python -m pip install --quiet --target .audit pip-audit
 	PYTHONPATH=.audit $(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r requirements/serve.txt
 
-compat: .venv/dev .compat/newest/installed .compat/older/installed .compat/oldest/installed ## call a server with the supported SDKs, and write docs/clients.md
+compat: .venv/dev $(foreach name,newest older oldest aiperf,.compat/$(name)/installed) ## call a server with the supported SDKs, and write docs/clients.md
 	$(BIN)/python -m export
-	$(BIN)/python -m loadtest.experiments.compat
+	$(BIN)/python -m loadtest.experiments.compat $(ARGS)
 	$(BIN)/python -m loadtest.reports.clients
 
 manifests: .venv/dev .manifests/installed ## build the Kubernetes manifests, validate them, and test the autoscaling metrics
@@ -146,6 +146,7 @@ lock: ## pin the dependencies of pyproject.toml (needs uv)
 	uv pip compile --group compat-newest $(LOCK) -o requirements/compat-newest.txt
 	uv pip compile --group compat-older $(LOCK) -o requirements/compat-older.txt
 	uv pip compile --group compat-oldest $(LOCK) -o requirements/compat-oldest.txt
+	uv pip compile --group compat-aiperf $(LOCK) -o requirements/compat-aiperf.txt
 LOCK := --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-annotate --no-header --quiet
 
 clean: ## remove .venv and the built models
