@@ -111,9 +111,8 @@ def test_failure_is_told_by_the_exit_code(script: str, status: int, tmp_path: Pa
     assert report.output.startswith("why")
 
 
-def test_script_runs_alone_from_standard_input_and_fails_without_triton() -> None:
-    script = Path("loadtest/perf.py").read_text()
-    command = [sys.executable, "-", "--model", "m", "--url", "127.0.0.1:1"]
-    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False, timeout=60)
+def test_script_runs_alone_and_fails_without_triton(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", Path("loadtest/perf.py").read_text(), "--model", "m", "--url", "127.0.0.1:1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert "127.0.0.1:1 gave no config of the model 'm'" in done.stderr
