@@ -130,7 +130,7 @@ def find_program() -> str:
             return str(binary)
     found = shutil.which("perf_analyzer")
     if found is None:
-        raise PerfError("perf_analyzer is not installed: run this in Triton's SDK image, or pip install perf-analyzer")
+        raise PerfError("perf_analyzer is not installed: run this in the image of Triton's SDK")
     return found
 
 

@@ -3,7 +3,6 @@ import re
 import shlex
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -47,7 +46,6 @@ def assert_works(found: tuple[int, dict[str, str]]) -> None:
 @pytest.mark.call("`--endpoint-type embeddings`, `nim-embeddings`; `--batch-size`")
 @pytest.mark.parametrize("options", [{}, {"batch_size": 16}, {"endpoint_type": "nim-embeddings"}], ids=str)
 def test_embeddings(url: str, tmp_path: Path, options: dict[str, str | int]) -> None:
-    assert re.findall(r"aiperf==(\S+)", PAGE) == [version("aiperf")]
     assert_works(profile(EMBEDDINGS, url, tmp_path, **options))
 
 
