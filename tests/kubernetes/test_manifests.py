@@ -20,8 +20,7 @@ ROOT = Path("kubernetes")
 PAGE = Path("docs/kubernetes.md").read_text()
 FILES = [file for file in sorted(ROOT.glob("*/**/*.yaml")) if not file.is_relative_to(ROOT / "chart")]
 KUSTOMIZATIONS = [file for file in FILES if file.name == "kustomization.yaml"]
-RELEASE = "26.05-py3"
-"""Of Triton: docs/security.md says from which one on."""
+RELEASE = Path("images/triton-release").read_text().strip().partition(":")[2]
 
 
 def read(path: str | Path) -> list[Any]:
