@@ -53,7 +53,7 @@ def main() -> int:
     return _serve(settings, sockets, Board())
 
 
-def _work(settings: Settings, parent: int, workers: int, file: int, column: int, waits: int, *sockets: int) -> int:
+def _work(settings: Settings, parent: int, workers: int, file: int, column: int, *sockets: int) -> int:
     """Be a worker of a parent."""
     from gateway.worker import end_with  # noqa: PLC0415 - see _serve
 
@@ -61,13 +61,13 @@ def _work(settings: Settings, parent: int, workers: int, file: int, column: int,
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     logs.configure(worker=column)
     listening = [socket.socket(fileno=one) for one in sockets]
-    return _serve(replace(settings, heartbeat_file=None), listening, Board(workers, file, column), waits=bool(waits))
+    return _serve(replace(settings, heartbeat_file=None), listening, Board(workers, file, column))
 
 
-def _serve(settings: Settings, sockets: list[socket.socket], board: Board, *, waits: bool = False) -> int:
+def _serve(settings: Settings, sockets: list[socket.socket], board: Board) -> int:
     from gateway.worker import serve  # noqa: PLC0415 - the parent does without: it takes 60 MiB
 
-    serve(settings, sockets, board, configure_spans(os.environ), waits=waits)
+    serve(settings, sockets, board, configure_spans(os.environ))
     return 0
 
 

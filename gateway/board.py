@@ -21,8 +21,9 @@ HEADER_BYTES = 8
 ENTRY_BYTES = 8
 """Before each name: its length, the number of rows, and whether they last."""
 
-BEATS, LISTENS = "beats", "listens"
-"""Rows that tell the parent whether the event loop of a worker runs, and whether it accepts connections."""
+BEATS, READY, LISTENS = "beats", "ready", "listens"
+"""Rows that tell whether the event loop of a worker runs, whether the models answer it, and whether it accepts
+connections."""
 
 
 @dataclass(frozen=True, slots=True)

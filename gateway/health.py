@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from gateway.board import Board
+from gateway.board import READY, Board
 from gateway.catalog import Catalog, ImageModel, TextModel, TritonModel
 from gateway.contract import SEGMENTS
 from gateway.drain import Drain
@@ -62,6 +62,7 @@ class Monitor:
         self._queues = queues
         self._drain = drain
         self._board = board or Board()
+        self._ready = self._board.row(READY)
         self._caller = Caller(triton, Queues(triton.timeout_s), threads)  # separate queues: probes never wait
         self._is_live = False
         self._probes: dict[str, asyncio.Task[None]] = {}
@@ -90,16 +91,17 @@ class Monitor:
         while True:
             try:
                 await self._check()
-                before = self._log_change(before)
+                before = self._tell(before)
             except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
                 raise
             except BaseException:  # Rust panics are not Exceptions
                 log.exception("checking Triton failed")
             await asyncio.sleep(PERIOD_S)
 
-    def _log_change(self, before: Problem | None) -> Problem | None:
-        """Log the current problem if it differs from the previous one, and return it."""
+    def _tell(self, before: Problem | None) -> Problem | None:
+        """Publish the current problem, log it if it differs from the previous one, and return it."""
         now = self.problem()
+        self._board.own[self._ready] = now is None
         if now != before:
             log.log(logging.WARNING if now else logging.INFO, "%s", f"not ready: {now.reason}" if now else "ready")
         return now

@@ -83,7 +83,7 @@ class Parent:
             checked_at = now
             if self._stopped_by is None and not self._exit_code:
                 self._start_missing(now)
-                self._renew(now)
+                self._renew()
             elif not self._workers:
                 break
             self._touch(now)
@@ -103,6 +103,7 @@ class Parent:
     def _handle(self, received: signal.Signals) -> None:
         if received == signal.SIGHUP:
             self._outdated = self._staying
+            log.info("replacing %d workers, one after the other", len(self._outdated))
         elif received in (signal.SIGTERM, signal.SIGINT):
             self._stopped_by = received
             for worker in self._workers:
@@ -113,11 +114,11 @@ class Parent:
         if worker.ends_by is None:
             worker.ends_by = time.monotonic() + self._settings.drain_timeout_s + STOP_S
 
-    def _start(self, *, waits: bool) -> _Worker:
+    def _start(self) -> _Worker:
         taken = {worker.column for worker in self._workers}
         column = next(column for column in range(self._board.columns) if column not in taken)
         files = [one.fileno() for one in self._sockets]
-        arguments = map(str, (os.getpid(), self._board.workers, self._board.file, column, int(waits), *files))
+        arguments = map(str, (os.getpid(), self._board.workers, self._board.file, column, *files))
         process = subprocess.Popen(  # noqa: S603 - our own command
             [sys.executable, "-m", "gateway", *arguments], pass_fds=[*files, self._board.file or 0]
         )
@@ -127,7 +128,7 @@ class Parent:
 
     def _start_missing(self, now: float) -> None:
         while len(self._staying) < self._board.workers and now >= self._start_at:
-            self._start(waits=self._has_listened)
+            self._start()
 
     def _reap(self, now: float) -> None:
         for worker in list(self._workers):
@@ -141,6 +142,14 @@ class Parent:
                 self._outdated.remove(worker)
             if worker.ends_by is None:
                 self._died(worker, code, now)
+        self._bury_orphans()
+
+    def _bury_orphans(self) -> None:
+        """Reap what is not a worker: in a container, this process inherits the image decoders of dead workers."""
+        ours = {worker.process.pid for worker in self._workers}
+        with suppress(ChildProcessError):  # there are no children
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and ended.si_pid not in ours:
+                os.waitpid(ended.si_pid, 0)
 
     def _died(self, worker: _Worker, code: int, now: float) -> None:
         if not self._has_listened:
@@ -173,12 +182,11 @@ class Parent:
                 worker.still_s = 0.0
                 worker.process.kill()
 
-    def _renew(self, now: float) -> None:
+    def _renew(self) -> None:
         """Replace the outdated workers one after the other: the new one must listen before the old one retires."""
-        del now
         if self._replacement is None:
             if self._outdated and len(self._workers) == self._board.workers:
-                self._replacement = self._start(waits=True)
+                self._replacement = self._start()
         elif self._listens(self._replacement):
             self._replacement = None
             if self._outdated:

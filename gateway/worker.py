@@ -30,7 +30,7 @@ PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
 
 
-def serve(settings: Settings, sockets: Sequence[socket], board: Board, spans: Spans, *, waits: bool = False) -> None:
+def serve(settings: Settings, sockets: Sequence[socket], board: Board, spans: Spans) -> None:
     """Serve the API until a signal to stop.
 
     Args:
@@ -38,7 +38,6 @@ def serve(settings: Settings, sockets: Sequence[socket], board: Board, spans: Sp
         sockets: listen for connections.
         board: shared by the workers.
         spans: records traces.
-        waits: whether to accept connections only when ready, since other workers do.
     """
     _yield_to_models()
     drain = Drain()
@@ -59,16 +58,7 @@ def serve(settings: Settings, sockets: Sequence[socket], board: Board, spans: Sp
     # Exclude what is allocated so far from garbage collection, which takes 20 ms for it each time.
     gc.collect()
     gc.freeze()
-    server = Server(
-        config,
-        drain,
-        settings.drain_timeout_s,
-        Listener(sockets, board),
-        board,
-        heartbeat_file=settings.heartbeat_file,
-        waits_for=(lambda: server.lifespan.state["gateway"].monitor.problem() is None) if waits else None,
-    )
-    server.run()
+    Server(config, drain, settings.drain_timeout_s, Listener(sockets, board), board, settings.heartbeat_file).run()
 
 
 def end_with(parent: int) -> None:

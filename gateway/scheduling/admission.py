@@ -71,8 +71,6 @@ class Queue:
 
     def __init__(self, timeout_s: float, board: Board | None = None, model: str = "") -> None:
         """Create an empty queue for requests with this timeout; all workers that share the board share the model."""
-        self.in_flight = 0
-        """Tokens of this worker at Triton."""
         self.rate = Rate()
         """Of the model, for all workers."""
         self._board = board or Board()
@@ -86,6 +84,15 @@ class Queue:
         self._numbers = count()
         self._now = 0.0  # virtual time: the start of the latest batch sent
         self._sampled_at = self._sampled_done = 0.0
+
+    @property
+    def in_flight(self) -> int:
+        """Tokens of this worker at Triton."""
+        return int(self._board.own[self._in_flight])
+
+    @in_flight.setter
+    def in_flight(self, tokens: int) -> None:
+        self._board.own[self._in_flight] = tokens
 
     @property
     def waiting(self) -> int:
@@ -165,7 +172,7 @@ class Queue:
             is_full = bool(self._waiters) or self._board.total(self._in_flight) >= MIN_IN_FLIGHT_TOKENS
             computed = round(self._board.total(self._done) - self._sampled_done)
             self.rate.add(computed, now - self._sampled_at, is_full=is_full)
-        self._count_in_flight(-tokens)
+        self.in_flight -= tokens
         self._sample(now)
         while self._waiters and (self._waiters[0].granted.done() or self._has_room()):
             waiter = heapq.heappop(self._waiters)
@@ -185,14 +192,10 @@ class Queue:
         self._now = max(self._now, start)
         if not self.in_flight:
             self._sample(time.monotonic())
-        self._count_in_flight(tokens)
+        self.in_flight += tokens
 
     def _sample(self, now: float) -> None:
         self._sampled_at, self._sampled_done = now, self._board.total(self._done)
-
-    def _count_in_flight(self, tokens: int) -> None:
-        self.in_flight += tokens
-        self._board.own[self._in_flight] = self.in_flight
 
 
 def max_in_flight(rate: float) -> float:

@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 BACKLOG = 2048
 """Connections that may wait to be accepted; at most the kernel's net.core.somaxconn."""
 YIELD_S = 0.002
-"""How long a worker with more connections than another leaves a new one to that one."""
+"""How long a worker leaves a new connection to the one with the fewest, for each that it has more."""
+MAX_YIELDS = 10
 RETRY_S = 1.0
 """How long to wait if the process has no file descriptor left."""
 
@@ -89,8 +90,9 @@ class Listener:
         asyncio.get_running_loop().add_reader(one, self._arrived, one)
 
     def _arrived(self, one: socket.socket) -> None:
-        if self.update() > min(self._board.values(self._row)):
-            self._pause(one, YIELD_S)
+        more = self.update() - min(self._board.values(self._row))
+        if more:
+            self._pause(one, min(more, MAX_YIELDS) * YIELD_S)
         else:
             self._accept(one)
 

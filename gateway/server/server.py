@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import socket
@@ -11,7 +11,7 @@ from types import FrameType
 
 import uvicorn
 
-from gateway.board import BEATS, LISTENS, Board
+from gateway.board import BEATS, LISTENS, READY, Board
 from gateway.drain import Drain
 from gateway.server.listener import Listener
 
@@ -20,7 +20,7 @@ TICKS_PER_SECOND = 10
 GIVE_UP_S = 1.0
 """How long to wait for the error responses of requests that were not finished in time."""
 READY_S = 30.0
-"""How long a worker that replaces another waits to be ready before it accepts connections."""
+"""How long a worker waits to be as ready as others before it accepts connections."""
 RETIRE_S = 2.0
 """How long a worker that is replaced answers on the connections that it has."""
 
@@ -36,9 +36,7 @@ class Server(uvicorn.Server):
         timeout_s: float,
         listener: Listener,
         board: Board,
-        *,
         heartbeat_file: Path | None = None,
-        waits_for: Callable[[], bool] | None = None,
     ) -> None:
         """Serve an app.
 
@@ -49,7 +47,6 @@ class Server(uvicorn.Server):
             listener: accepts the connections.
             board: tells the parent that this worker lives.
             heartbeat_file: is touched every second.
-            waits_for: accept connections only once this holds, as there are other workers that do.
         """
         super().__init__(config)
         self._heartbeat_file = heartbeat_file
@@ -57,8 +54,7 @@ class Server(uvicorn.Server):
         self._timeout_s = timeout_s
         self._listener = listener
         self._board = board
-        self._beats, self._listens = board.row(BEATS), board.row(LISTENS)
-        self._waits_for = waits_for
+        self._beats, self._ready, self._listens = map(board.row, (BEATS, READY, LISTENS))
         self._is_replaced = False
         self._retired_at: float | None = None
         self._started_at = time.monotonic()
@@ -114,10 +110,9 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _waits(self, now: float) -> bool:
-        """Whether to leave connections to other workers for now."""
-        if self._waits_for is None or self._waits_for() or now - self._started_at > READY_S:
-            return False
-        return any(self._board.values(self._listens))
+        """Whether to leave connections to other workers, which are ready, for now."""
+        is_ready = self._board.own[self._ready] == 1
+        return not is_ready and any(self._board.values(self._ready)) and now - self._started_at < READY_S
 
     def _protocol(self) -> asyncio.Protocol:
         return self.config.http_protocol_class(  # type: ignore[call-arg]
