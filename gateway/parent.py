@@ -106,6 +106,8 @@ class Parent:
             log.info("replacing %d workers, one after the other", len(self._outdated))
         elif received in (signal.SIGTERM, signal.SIGINT):
             self._stopped_by = received
+            for one in self._sockets:  # the workers close theirs when they are done
+                one.close()
             for worker in self._workers:
                 self._end(worker, signal.SIGTERM)
 

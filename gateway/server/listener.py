@@ -71,7 +71,7 @@ class Listener:
             self._wait(one)
 
     def close(self) -> None:
-        """Accept no more. Other workers may go on."""
+        """Accept no more. Other workers may go on; if there are none, the port is closed."""
         if not self.is_open:
             return
         self.is_open = False
@@ -79,6 +79,7 @@ class Listener:
             timer.cancel()
         for one in self._sockets:
             asyncio.get_running_loop().remove_reader(one)
+            one.close()
 
     def update(self) -> int:
         """Tell the other workers how many connections this one has."""

@@ -130,17 +130,20 @@ async def workers(server: Server, what: Known, only: Sequence[str] | None) -> li
 
         return act
 
-    def to_parent(sign: signal.Signals) -> Callable[[], Awaitable[None]]:
-        async def act() -> None:
-            parent(server).send_signal(sign)
+    async def replace() -> None:
+        old = parent(server).children()
+        parent(server).send_signal(signal.SIGHUP)
+        while any(process.is_running() for process in old):  # noqa: ASYNC110 - another process ends them
+            await asyncio.sleep(0.1)
 
-        return act
+    async def stop() -> None:
+        parent(server).terminate()
 
     cases = (
         ("one of four workers killed", to_worker(signal.SIGKILL)),
         ("one of four workers stopped", to_worker(signal.SIGSTOP)),
-        ("four workers replaced one by one", to_parent(signal.SIGHUP)),
-        ("gateway of four workers asked to stop", to_parent(signal.SIGTERM)),
+        ("four workers replaced one by one", replace),
+        ("gateway of four workers asked to stop", stop),
     )
     found = []
     for name, fault in cases:

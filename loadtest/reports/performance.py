@@ -201,7 +201,7 @@ def where_time_goes(results: stages.Results) -> str:
 def several_workers(results: workers.Results) -> str:
     """What a core of the gateway does by its number of workers, and how connections spread."""
     lines = [
-        "| workload | workers | requests/s on this machine | CPU per request | per second of CPU | ratio to one worker |",
+        "| workload | workers | requests/s here | CPU per request | per second of CPU | ratio to one worker |",
         "|---|---|---|---|---|---|",
     ]
     for workload, texts in dict.fromkeys((run.workload, run.texts_per_request) for run in results.runs):
