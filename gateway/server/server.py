@@ -94,7 +94,7 @@ class Server(uvicorn.Server):
         elif self._listener.is_open:
             self._listener.update()
         elif not self._waits(now):
-            self._listener.open(self._protocol, lambda: len(self.server_state.connections))
+            await self._listener.open(self._protocol, lambda: len(self.server_state.connections))
             self._board.own[self._listens] = 1
         if self._drain.began_at is not None:
             over_s = now - self._drain.began_at - self._timeout_s

@@ -146,8 +146,10 @@ def spread(server: Server, workers: int, connections: int) -> Spread:
     """Open connections at the same time, and look which worker has how many."""
     load = Thread(target=load_with, args=(server, loads()[0], connections, 2.0))
     load.start()
-    time.sleep(2)  # load_with warms up first, over other connections
-    found = [of_process(process, server.port) for process in server.process.children()]
+    found: list[int] = []
+    while load.is_alive() and sum(found) < connections:
+        time.sleep(0.2)
+        found = [of_process(process, server.port) for process in server.process.children()]
     load.join()
     return Spread(workers, connections, sorted(found))
 

@@ -15,7 +15,9 @@ class Worker(asyncio.Protocol):
     def __init__(self, sockets: Sequence[socket.socket], board: Board) -> None:
         self.listener = Listener(sockets, board)
         self.connections: list[asyncio.BaseTransport] = []
-        self.listener.open(lambda: self, self.connections.__len__)
+
+    async def open(self) -> None:
+        await self.listener.open(lambda: self, self.connections.__len__)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.connections.append(transport)
@@ -31,6 +33,8 @@ def test_workers_share_connections_evenly() -> None:
         workers = [
             Worker([one.dup() for one in sockets], Board(2, shared.file, column)) for column in range(shared.workers)
         ]
+        for worker in workers:
+            await worker.open()
         clients = [socket.create_connection((HOST, port)) for _ in range(8)]
         await eventually_async(lambda: sum(len(worker.connections) for worker in workers) == len(clients))
         for worker in workers:
