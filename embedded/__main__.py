@@ -35,7 +35,11 @@ def main() -> int:
     """Run both. The exit code is 1 if a service fails to start, 2 if a setting or the machine is unsuitable."""
     try:
         ports = Ports.from_env(os.environ)
-        environment = {**os.environ, "GATEWAY_TRITON_URL": f"{LOOPBACK}:{ports.grpc}"}
+        environment = {
+            **os.environ,
+            "GATEWAY_TRITON_URL": f"{LOOPBACK}:{ports.grpc}",
+            "GATEWAY_WORKERS": os.environ.get("GATEWAY_WORKERS") or "1",  # models need the cores
+        }
         settings = Settings.from_env(environment)
         check_ports(
             {

@@ -5,71 +5,70 @@ import os
 # gRPC reads both on import. Otherwise it logs a line in its own format for each image worker started.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+# Otherwise tokenizers use one shared thread pool, in which each batch waits for all earlier ones.
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-import gc
+import logging
+import signal
+import socket
 import sys
-from contextlib import suppress
+from dataclasses import replace
 
-import uvicorn
-
-from gateway.app import create_app
-from gateway.drain import Drain
-from gateway.server.protocol import Protocol
-from gateway.server.server import Server
+from gateway.board import Board
+from gateway.parent import SIGNALS, Parent
+from gateway.scheduling import cores
+from gateway.server.listener import listen
 from gateway.settings import Settings, SettingsError
 from gateway.telemetry import logs
 from gateway.telemetry.configure import configure_spans
 
-KEEP_ALIVE_S = 75
-"""Longer than the idle timeouts of clients and load balancers, so that the gateway never closes first."""
-SWITCH_INTERVAL_S = 0.0005
-"""How long the event loop waits for a thread that holds the GIL, such as to parse JSON; Python's default is 5 ms."""
-CLOSE_S = 1
-"""Time to send responses to slow clients after draining."""
+log = logging.getLogger("gateway")
+
+START_FAILED = 3
+"""uvicorn's exit code."""
+MOST_WORKERS = 8
+"""What `auto` starts at most: each worker takes about 100 MiB."""
 
 
 def main() -> int:
-    """Run the server. The exit code is 2 if a setting is invalid."""
-    _yield_to_models()
-    # Otherwise tokenizers use one shared thread pool, in which each batch waits for all earlier ones.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    """Run the gateway. The exit code is 2 if a setting is invalid, and 3 if it cannot listen or start."""
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as exc:
         print(f"gateway: {exc}", file=sys.stderr)  # noqa: T201 - logging is not configured yet
         return 2
+    if len(sys.argv) > 1:
+        return _work(settings, *map(int, sys.argv[1:]))
     logs.configure()
-    drain = Drain()
-    config = uvicorn.Config(
-        create_app(settings, drain, configure_spans(os.environ)),
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        http=Protocol,
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        headers=[("x-content-type-options", "nosniff")],
-        proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=CLOSE_S,
-    )
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    # Exclude what is allocated so far from garbage collection, which takes 20 ms for it each time.
-    gc.collect()
-    gc.freeze()
-    Server(config, drain, settings.drain_timeout_s, settings.heartbeat_file).run()
+    try:
+        sockets = listen(settings.host, settings.port)
+    except OSError as exc:
+        log.error("cannot listen on %s, port %d: %s", settings.host, settings.port, exc)  # noqa: TRY400
+        return START_FAILED
+    workers = min(cores.count(), MOST_WORKERS) if settings.workers is None else settings.workers
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    log.info("listening on http://%s:%d, workers: %d", host, settings.port, workers)
+    if workers > 1:
+        return Parent(settings, workers, sockets).run()
+    return _serve(settings, sockets, Board())
+
+
+def _work(settings: Settings, parent: int, workers: int, file: int, column: int, *sockets: int) -> int:
+    """Be a worker of a parent."""
+    from gateway.worker import end_with  # noqa: PLC0415 - see _serve
+
+    end_with(parent)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    logs.configure(worker=column)
+    listening = [socket.socket(fileno=one) for one in sockets]
+    return _serve(replace(settings, heartbeat_file=None), listening, Board(workers, file, column))
+
+
+def _serve(settings: Settings, sockets: list[socket.socket], board: Board) -> int:
+    from gateway.worker import serve  # noqa: PLC0415 - the parent does without: it takes 60 MiB
+
+    serve(settings, sockets, board, configure_spans(os.environ))
     return 0
-
-
-def _yield_to_models() -> None:
-    """Do not preempt the threads of models on the same machine (sched(7), SCHED_BATCH).
-
-    This gives 4 to 6 % more throughput and lower latencies: the threads of a model wait for each other.
-    """
-    with suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 if __name__ == "__main__":

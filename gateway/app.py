@@ -14,11 +14,12 @@ from starlette.types import ASGIApp
 
 from gateway.access.keys import Keys
 from gateway.access.quota import Quotas
+from gateway.board import Board
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.error_body import OPENAI, Dialect
 from gateway.errors import GatewayError
-from gateway.gauges import Gauges
+from gateway.gauges import gauges
 from gateway.health import Monitor
 from gateway.images.reader import Images
 from gateway.middleware import Authenticate, DrainGuard, ErrorDialect, RateLimit, RequestLog
@@ -47,21 +48,25 @@ EXPOSED = (
     *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
 )
 """Response headers that web pages of other origins may read (CORS)."""
+PUBLISH_S = 1.0
+"""How old the gauges of other workers are at most."""
 Guards = Callable[[Dialect], list[Middleware]]
 
 
-def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASGIApp:
+def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS, board: Board | None = None) -> ASGIApp:
     """Build the ASGI application. It starts even if Triton is not there, and is then not ready.
 
     Args:
         settings: the gateway's settings.
         drain: shutdown state, controlled by the server.
         spans: records traces.
+        board: shared with other workers.
     """
-    metrics = Metrics({operation.path for operation in DOCUMENTED})
+    board = board or Board()
+    metrics = Metrics({operation.path for operation in DOCUMENTED}, board)
     keys = Keys(settings.api_keys, settings.api_keys_file)
     authenticate = Middleware(Authenticate, keys=keys, origins=settings.cors_origins)
-    quotas = Quotas({"requests": settings.requests_per_minute, "tokens": settings.tokens_per_minute})
+    quotas = Quotas({"requests": settings.requests_per_minute, "tokens": settings.tokens_per_minute}, board)
     rate_limit = [Middleware(RateLimit, quotas=quotas)] if quotas.enabled else []
 
     def guards(dialect: Dialect) -> list[Middleware]:
@@ -70,7 +75,7 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS) -> ASG
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Gateway]]:
-        async with _running(settings, drain, spans, metrics) as gateway:
+        async with _running(settings, drain, spans, metrics, board) as gateway:
             yield {"gateway": gateway}
 
     app = Starlette(
@@ -107,18 +112,21 @@ def _with_cors(app: ASGIApp, origins: Set[str]) -> ASGIApp:
 
 
 @asynccontextmanager
-async def _running(settings: Settings, drain: Drain, spans: Spans, metrics: Metrics) -> AsyncIterator[Gateway]:
+async def _running(
+    settings: Settings, drain: Drain, spans: Spans, metrics: Metrics, board: Board
+) -> AsyncIterator[Gateway]:
     """Open the state that all requests share, and close it in the right order."""
     triton = Triton(settings.triton_urls, settings.request_timeout_s, spans)
     catalog = Catalog(triton, settings.model_repository)
-    queues = Queues(settings.request_timeout_s)
-    threads = Threads(cores.count(), spare=2)
+    queues = Queues(settings.request_timeout_s, board)
+    threads = Threads(max(1, cores.count() // board.workers), spare=2)
     json_threads = Threads(1, spare=1)
-    monitor = Monitor(triton, catalog, queues, threads, drain)
-    images = Images(settings.max_image_pixels, settings.image_hosts)
-    bodies = Bodies(settings.max_bodies_bytes, max(settings.max_bodies_bytes // 2, settings.max_body_bytes))
-    metrics.watch(Gauges(triton, catalog, queues, monitor, drain))
-    watch = asyncio.create_task(monitor.run())
+    monitor = Monitor(triton, catalog, queues, threads, drain, board)
+    images = Images(settings.max_image_pixels, settings.image_hosts, board)
+    most_per_key = max(settings.max_bodies_bytes // 2 // board.workers, settings.max_body_bytes)
+    bodies = Bodies(settings.max_bodies_bytes, most_per_key, board)
+    metrics.watch(gauges(triton, catalog, queues, monitor, drain))
+    watch = asyncio.gather(monitor.run(), *([_publish(metrics)] if board.workers > 1 else []))
     yield Gateway(settings, triton, catalog, monitor, images, queues, drain, metrics, bodies, threads, json_threads)
     watch.cancel()
     with suppress(asyncio.CancelledError):
@@ -128,6 +136,13 @@ async def _running(settings: Settings, drain: Drain, spans: Spans, metrics: Metr
     await asyncio.to_thread(json_threads.close)
     await triton.close()
     await asyncio.to_thread(spans.close)  # waits for the trace collector
+
+
+async def _publish(metrics: Metrics) -> None:
+    """Tell the other workers, which may be scraped, the state of this one."""
+    while True:
+        metrics.publish()
+        await asyncio.sleep(PUBLISH_S)
 
 
 def _api_routes(guards: Guards) -> Iterator[BaseRoute]:

@@ -1,47 +1,50 @@
-"""The gateway's state as Prometheus gauges, read at the moment of each scrape."""
+"""The gateway's state as Prometheus gauges."""
 
-from collections.abc import Iterator, Mapping
-
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from collections.abc import Callable, Mapping, Sequence
 
 from gateway import __version__
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.health import Monitor
-from gateway.scheduling.admission import Queues
+from gateway.scheduling.admission import Queue, Queues
+from gateway.telemetry.metrics import Gauge
 from gateway.triton import Triton
 
 
-class Gauges(Collector):
-    def __init__(self, triton: Triton, catalog: Catalog, queues: Queues, monitor: Monitor, drain: Drain) -> None:
-        self._triton = triton
-        self._catalog = catalog
-        self._queues = queues
-        self._monitor = monitor
-        self._drain = drain
+def gauges(triton: Triton, catalog: Catalog, queues: Queues, monitor: Monitor, drain: Drain) -> Sequence[Gauge]:
+    """All gauges of a worker, which are read at the moment of a scrape, or every second for other workers' scrapes."""
 
-    def collect(self) -> Iterator[Metric]:
-        triton_models = self._catalog.triton_models
-        queues = {
-            triton_model.triton_name: self._queues.get(triton_model.triton_name) for triton_model in triton_models
-        }
-        ready = {triton_model.triton_name: self._monitor.is_ready(triton_model) for triton_model in triton_models}
-        yield _gauge("info", "Version of the gateway.", "version", {__version__: 1})
-        yield GaugeMetricFamily("conch_ready", "1 if the gateway is ready.", self._monitor.problem() is None)
-        yield GaugeMetricFamily("conch_requests_in_flight", "Requests in flight.", self._drain.in_flight)
-        yield _gauge("triton_up", "1 if a Triton server answers.", "server", self._triton.live())
-        yield _gauge("model_ready", "1 if a model has answered recently.", "model", ready)
-        waiting = {name: queue.waiting for name, queue in queues.items()}
-        yield _gauge("waiting_tokens", "Tokens admitted and not yet sent to Triton.", "model", waiting)
-        in_flight = {name: queue.in_flight for name, queue in queues.items()}
-        yield _gauge("in_flight_tokens", "Tokens being computed by Triton.", "model", in_flight)
-        rates = {name: queue.rate.per_second for name, queue in queues.items()}
-        yield _gauge("tokens_per_second", "Throughput of a model under load; 0 if not known yet.", "model", rates)
+    def ready() -> Mapping[str, float]:
+        return {model.triton_name: monitor.is_ready(model) for model in catalog.triton_models}
 
+    def of_queues(value: Callable[[Queue], float]) -> Callable[[], Mapping[str, float]]:
+        return lambda: {model.triton_name: value(queues.get(model.triton_name)) for model in catalog.triton_models}
 
-def _gauge(name: str, documentation: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(f"conch_{name}", documentation, labels=[label])
-    for value_of, value in values.items():
-        family.add_metric([value_of], value)
-    return family
+    return (
+        Gauge("conch_info", "Version of the gateway.", "version", max, lambda: {__version__: 1}),
+        Gauge("conch_ready", "1 if the gateway is ready.", "", min, lambda: {"": monitor.problem() is None}),
+        Gauge("conch_requests_in_flight", "Requests in flight.", "", sum, lambda: {"": drain.in_flight}),
+        Gauge("conch_triton_up", "1 if a Triton server answers.", "server", min, triton.live),
+        Gauge("conch_model_ready", "1 if a model has answered recently.", "model", min, ready),
+        Gauge(
+            "conch_waiting_tokens",
+            "Tokens admitted and not yet sent to Triton.",
+            "model",
+            sum,
+            of_queues(lambda queue: queue.waiting),
+        ),
+        Gauge(
+            "conch_in_flight_tokens",
+            "Tokens being computed by Triton.",
+            "model",
+            sum,
+            of_queues(lambda queue: queue.in_flight),
+        ),
+        Gauge(
+            "conch_tokens_per_second",
+            "Throughput of a model under load; 0 if not known yet.",
+            "model",
+            max,  # every worker measures what the model does for all
+            of_queues(lambda queue: queue.rate.per_second),
+        ),
+    )

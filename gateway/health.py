@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from gateway.board import READY, Board
 from gateway.catalog import Catalog, ImageModel, TextModel, TritonModel
 from gateway.contract import SEGMENTS
 from gateway.drain import Drain
@@ -40,13 +42,27 @@ class Problem:
 
 
 class Monitor:
-    """Refreshes the catalog every second, and probes the models that no request has used meanwhile."""
+    """Refreshes the catalog every second, and probes the models that no request has used meanwhile.
 
-    def __init__(self, triton: Triton, catalog: Catalog, queues: Queues, threads: Threads, drain: Drain) -> None:
+    A worker checks its own connections to Triton. What models answer it learns from all workers: so an idle model gets
+    one probe per second, however many workers there are.
+    """
+
+    def __init__(
+        self,
+        triton: Triton,
+        catalog: Catalog,
+        queues: Queues,
+        threads: Threads,
+        drain: Drain,
+        board: Board | None = None,
+    ) -> None:
         self._triton = triton
         self._catalog = catalog
         self._queues = queues
         self._drain = drain
+        self._board = board or Board()
+        self._ready = self._board.row(READY)
         self._caller = Caller(triton, Queues(triton.timeout_s), threads)  # separate queues: probes never wait
         self._is_live = False
         self._probes: dict[str, asyncio.Task[None]] = {}
@@ -75,16 +91,17 @@ class Monitor:
         while True:
             try:
                 await self._check()
-                before = self._log_change(before)
+                before = self._tell(before)
             except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
                 raise
             except BaseException:  # Rust panics are not Exceptions
                 log.exception("checking Triton failed")
             await asyncio.sleep(PERIOD_S)
 
-    def _log_change(self, before: Problem | None) -> Problem | None:
-        """Log the current problem if it differs from the previous one, and return it."""
+    def _tell(self, before: Problem | None) -> Problem | None:
+        """Publish the current problem, log it if it differs from the previous one, and return it."""
         now = self.problem()
+        self._board.own[self._ready] = now is None
         if now != before:
             log.log(logging.WARNING if now else logging.INFO, "%s", f"not ready: {now.reason}" if now else "ready")
         return now
@@ -94,6 +111,8 @@ class Monitor:
         if self._is_live:
             with suppress(GatewayError):  # Triton may have stopped since the check
                 await self._catalog.refresh()
+            for triton_model in self._catalog.triton_models:
+                self._announce(triton_model)
             self._send_probes()
 
     def _send_probes(self) -> None:
@@ -112,12 +131,22 @@ class Monitor:
             elif isinstance(triton_model, ImageModel):
                 size = (3, triton_model.preparation.height, triton_model.preparation.width)
                 await infer_images(self._caller, triton_model, 1, lambda _: _black(size))
+            self._announce(triton_model)
         except GatewayError as exc:
             log.debug("probe of %s: %s", triton_model.triton_name, exc)  # problem() reports it if it lasts
 
     def _answered_within(self, triton_model: TritonModel, seconds: float) -> bool:
+        own = self._triton.answered_at.get(triton_model.triton_name, -math.inf)
+        return time.monotonic() - max(own, *self._board.values(self._row(triton_model)), -math.inf) < seconds
+
+    def _announce(self, triton_model: TritonModel) -> None:
+        """Tell the other workers when a model has answered; the monotonic clock is the same for all."""
         answered_at = self._triton.answered_at.get(triton_model.triton_name)
-        return answered_at is not None and time.monotonic() - answered_at < seconds
+        if answered_at is not None:
+            self._board.own[self._row(triton_model)] = answered_at
+
+    def _row(self, triton_model: TritonModel) -> int:
+        return self._board.row(f"answered {triton_model.triton_name}")
 
 
 async def _black(size: tuple[int, int, int]) -> Pixels:

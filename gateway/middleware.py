@@ -156,13 +156,12 @@ class RateLimit:
         account: Account = scope["state"]["account"]
         record: RequestRecord = scope["state"]["record"]
         key = account.key
-        self.quotas.check(key)
-        self.quotas.count(key, "requests", 1)
+        self.quotas.admit(key)
 
         async def send_with_quota(message: Message) -> None:
             if message["type"] == "http.response.start":
                 worked = round(account.seconds * TOKENS_PER_CPU_SECOND)
-                self.quotas.count(key, "tokens", max(record.computed_tokens, worked))
+                self.quotas.count_tokens(key, max(record.computed_tokens, worked))
                 MutableHeaders(scope=message).update(self.quotas.headers(key))
             await send(message)
 

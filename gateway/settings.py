@@ -14,6 +14,7 @@ PREFIX = "GATEWAY_"
 KEYS = (f"{PREFIX}API_KEYS", f"{PREFIX}API_KEYS_FILE")
 """If one of these is set but empty, a secret is missing. That is an error: it must not open the server."""
 
+MAX_WORKERS = 64
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\sA-Z?#@,*]+")
 """An origin as browsers send it. Desktop apps have schemes of their own, such as app://obsidian.md."""
 
@@ -30,6 +31,8 @@ class Settings:
     """GATEWAY_HOST: address to listen on. Addresses other than loopback require API keys."""
     port: int = 8080
     """GATEWAY_PORT."""
+    workers: int | None = None
+    """GATEWAY_WORKERS: processes that serve; None (`auto`) for one per core, at most eight."""
     triton_urls: tuple[str, ...] = ("127.0.0.1:8001",)
     """GATEWAY_TRITON_URL: host:port or dns:///name:port of Triton's gRPC service; several are separated by commas."""
     model_repository: Path = Path("model_repository")
@@ -78,6 +81,7 @@ class Settings:
         settings = cls(
             host=environ.get(f"{PREFIX}HOST", default.host),
             port=int(_number(environ, "PORT", default.port, 1, 65535)),
+            workers=_workers(environ),
             triton_urls=_triton_urls(environ) or default.triton_urls,
             model_repository=Path(environ.get(f"{PREFIX}MODEL_REPOSITORY", default.model_repository)),
             api_keys=_api_keys(environ),
@@ -119,6 +123,15 @@ def _number(environ: Mapping[str, str], name: str, default: float, low: float, h
     if not low <= value <= high:
         raise SettingsError(f"{PREFIX}{name}={text} must be between {low:.16g} and {high:.16g}")
     return value
+
+
+def _workers(environ: Mapping[str, str]) -> int | None:
+    given = environ.get(f"{PREFIX}WORKERS", "auto")
+    if given == "auto":
+        return None
+    if not given.isdecimal() or not 1 <= int(given) <= MAX_WORKERS:
+        raise SettingsError(f"{PREFIX}WORKERS={given} must be auto or a number between 1 and {MAX_WORKERS}")
+    return int(given)
 
 
 def _quota(environ: Mapping[str, str], name: str) -> int | None:

@@ -84,6 +84,6 @@ def serve(repository: Path, **environment: str) -> Iterator[Server]:
 def gateway_client(repository: Path, **environment: str) -> Iterator[httpx2.Client]:
     """Start a server for what its gateway answers whether Triton is there or not, and do not wait for that."""
     with start(repository, **environment) as server:
-        server.wait_for("Uvicorn running")
+        server.wait_for("listening on http")
         with httpx2.Client(base_url=server.url) as client:
             yield client

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from gateway.board import Board
 from gateway.errors import InvalidRequest
 from gateway.images.memory import MemoryLimit
 from gateway.images.preparation import Pixels, Preparation
@@ -36,15 +37,17 @@ FOLDER = Path(__file__).parents[2]
 class DecoderPool:
     """A pool of decoder processes. Must be used in one event loop."""
 
-    def __init__(self, max_pixels: int) -> None:
+    def __init__(self, max_pixels: int, board: Board | None = None) -> None:
         """Start no process yet.
 
         Args:
             max_pixels: the limit for one image, and for all large images decoded concurrently. It is lower for formats
                 that take more memory to decode.
+            board: shared with the pools of other workers, which have the same limit together.
         """
-        self._memory = MemoryLimit(max_pixels * BYTES_PER_PIXEL)
-        self._turns = Turns(cores.count(), SPARE)
+        workers = board.workers if board else 1
+        self._memory = MemoryLimit(max_pixels * BYTES_PER_PIXEL, board)
+        self._turns = Turns(max(1, cores.count() // workers), SPARE)
         self._idle: list[_Decoder] = []
 
     async def close(self) -> None:

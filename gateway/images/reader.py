@@ -1,5 +1,6 @@
 """Reads images as clients send them, in base64 or by URL."""
 
+from gateway.board import Board
 from gateway.errors import InvalidRequest
 from gateway.images.allowlist import Allowlist
 from gateway.images.data_uri import MAX_BYTES, MAX_CHARACTERS
@@ -20,16 +21,18 @@ HEAD_CHARACTERS = 256
 class Images:
     """Reads images. Must be used in one event loop."""
 
-    def __init__(self, max_pixels: int, allowlist: Allowlist | None) -> None:
+    def __init__(self, max_pixels: int, allowlist: Allowlist | None, board: Board | None = None) -> None:
         """Start no decoder process yet.
 
         Args:
             max_pixels: the limit for one image, and for all large images decoded concurrently.
             allowlist: where images may be fetched from; None to fetch none.
+            board: shared with other workers, which have the same limits together.
         """
-        self._decoders = DecoderPool(max_pixels)
+        workers = board.workers if board else 1
+        self._decoders = DecoderPool(max_pixels, board)
         self._fetcher = Fetcher(allowlist) if allowlist is not None else None
-        self._fetching = Turns(MAX_FETCHES, SPARE)
+        self._fetching = Turns(max(1, MAX_FETCHES // workers), SPARE)
 
     async def close(self) -> None:
         await self._decoders.close()

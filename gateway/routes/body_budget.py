@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from gateway.board import Board
 from gateway.errors import Overloaded
 
 SMALL_BYTES = 64 * 2**10
@@ -40,18 +41,26 @@ class Body:
 class Bodies:
     """Counts the bytes received of all bodies, not their declared lengths."""
 
-    def __init__(self, max_bytes: int, max_bytes_per_key: int) -> None:
+    def __init__(self, max_bytes: int, max_bytes_per_key: int, board: Board | None = None) -> None:
         """Set the limits.
 
         Args:
-            max_bytes: for all bodies together.
-            max_bytes_per_key: for the bodies sent with one API key, so that no client uses all of the memory.
+            max_bytes: for all bodies together, those of all workers included.
+            max_bytes_per_key: for the bodies sent to this worker with one API key, so that no client uses all of the
+                memory.
+            board: shared by the workers.
         """
+        self._board = board or Board()
+        self._row = self._board.row("bytes of bodies")
+        self._board.own[self._row] = 0
         self._max_bytes = max_bytes
         self._max_bytes_per_key = max_bytes_per_key
         self._by_key: Counter[str] = Counter()
-        self.size = 0
-        """Bytes held, less SMALL_BYTES of each body."""
+
+    @property
+    def size(self) -> int:
+        """Bytes held by all workers, less SMALL_BYTES of each body."""
+        return round(self._board.total(self._row))
 
     @contextmanager
     def hold(self, key: str) -> Iterator[Body]:
@@ -68,10 +77,17 @@ class Bodies:
 
     def take(self, key: str, size: int) -> None:
         """Count bytes that are allocated, or freed if negative; raises Overloaded if a limit is reached."""
-        total, key_total = self.size + size, self._by_key[key] + size
-        if size > 0 and (total > self._max_bytes or (key and key_total > self._max_bytes_per_key)):
+        if not size:
+            return
+        key_total = self._by_key[key] + size
+        with self._board.locked():
+            total = self.size + size
+            is_over = size > 0 and (total > self._max_bytes or (key != "" and key_total > self._max_bytes_per_key))
+            if not is_over:
+                self._board.own[self._row] += size
+        if is_over:
             scope = "in flight" if total > self._max_bytes else "in flight with this API key"
             raise Overloaded(f"the request bodies {scope} reached the memory limit; try again later or send less")
-        self.size, self._by_key[key] = total, key_total
+        self._by_key[key] = key_total
         if not key_total:
             del self._by_key[key]

@@ -4,6 +4,10 @@ Triton is kept busy with a small amount of work in flight. Everything else waits
 overtake it. Each API key has two flows per model: one for small requests and one for bulk work. The flows share the
 model by tokens (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), so neither a key nor bulk work starves
 others. A flow with more queued work than can be done in time gets no more admitted.
+
+The workers of a gateway send work to the same Triton, each from a queue of its own. They share on a board what they
+have in flight, what Triton has computed, and how many flows wait. So each of them knows the rate of the whole model,
+and gets as large a part of the work in flight as it has of the waiting flows.
 """
 
 import asyncio
@@ -16,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 
+from gateway.board import Board
 from gateway.errors import Overloaded
 from gateway.scheduling.rate import Rate
 
@@ -64,17 +69,30 @@ class _Waiter:
 class Queue:
     """The queue of one model. Use it in one event loop only."""
 
-    def __init__(self, timeout_s: float) -> None:
-        """Create an empty queue for requests with this timeout."""
-        self.in_flight = 0
-        """Tokens at Triton."""
+    def __init__(self, timeout_s: float, board: Board | None = None, model: str = "") -> None:
+        """Create an empty queue for requests with this timeout; all workers that share the board share the model."""
         self.rate = Rate()
+        """Of the model, for all workers."""
+        self._board = board or Board()
+        self._in_flight = self._board.row(f"tokens in flight {model}")
+        self._done = self._board.row(f"tokens done {model}", lasts=True)
+        self._flows_waiting = self._board.row(f"flows waiting {model}")
+        self._board.own[self._in_flight] = self._board.own[self._flows_waiting] = 0
         self._max_wait_s = BULK_SHARE * timeout_s
         self._flows: dict[tuple[Key, bool], _Flow] = defaultdict(_Flow)
         self._waiters: list[_Waiter] = []  # a heap
         self._numbers = count()
         self._now = 0.0  # virtual time: the start of the latest batch sent
-        self._sampled_at = 0.0
+        self._sampled_at = self._sampled_done = 0.0
+
+    @property
+    def in_flight(self) -> int:
+        """Tokens of this worker at Triton."""
+        return int(self._board.own[self._in_flight])
+
+    @in_flight.setter
+    def in_flight(self, tokens: int) -> None:
+        self._board.own[self._in_flight] = tokens
 
     @property
     def waiting(self) -> int:
@@ -83,8 +101,8 @@ class Queue:
 
     @property
     def expected_s(self) -> float:
-        """Expected duration of the work in flight; 0 until the rate is known."""
-        return self.in_flight / self.rate.per_second if self.rate.per_second else 0.0
+        """Expected duration of the work of all workers in flight; 0 until the rate is known."""
+        return self._board.total(self._in_flight) / self.rate.per_second if self.rate.per_second else 0.0
 
     def batch_tokens(self, most: int) -> int:
         """Tokens for one batch: `most`, or what the model computes in BATCH_S if that is less."""
@@ -97,7 +115,7 @@ class Queue:
             return  # nothing is queued, or the wait cannot be estimated
         rate = self.rate.per_second
         flow = self._flows.get((key, bulk), _Flow())
-        active = sum(other.queued > 0 for other in self._flows.values()) + (not flow.queued)
+        active = self._board.total(self._flows_waiting) + (not flow.queued)
         wait_s = flow.queued * active / rate
         own_s = tokens * active / rate
         limit_s = math.inf if bulk else max(SMALL_WAIT_S, MIN_QUEUE_TOKENS / rate)
@@ -116,11 +134,17 @@ class Queue:
         """
         self.check(key, tokens)
         admission = Admission(self, self._flows[key, tokens > SMALL_TOKENS], tokens)
-        admission.flow.queued += tokens
+        self.enqueue(admission.flow, tokens)
         try:
             yield admission
         finally:
-            admission.flow.queued -= admission.left
+            self.enqueue(admission.flow, -admission.left)
+
+    def enqueue(self, flow: _Flow, tokens: int) -> None:
+        """Count tokens as admitted and not yet sent to Triton; negative once they are sent, or given up."""
+        was_waiting = flow.queued > 0
+        flow.queued += tokens
+        self._board.own[self._flows_waiting] += (flow.queued > 0) - was_waiting
 
     async def acquire(self, flow: _Flow, tokens: int) -> None:
         """Wait until a batch may be sent to Triton, and count it as in flight."""
@@ -144,10 +168,12 @@ class Queue:
         """Count a batch as no longer in flight, and let waiting batches start. `done`: Triton computed it."""
         now = time.monotonic()
         if done:
-            is_full = bool(self._waiters) or self.in_flight >= MIN_IN_FLIGHT_TOKENS
-            self.rate.add(tokens, now - self._sampled_at, is_full=is_full)
+            self._board.own[self._done] += tokens
+            is_full = bool(self._waiters) or self._board.total(self._in_flight) >= MIN_IN_FLIGHT_TOKENS
+            computed = round(self._board.total(self._done) - self._sampled_done)
+            self.rate.add(computed, now - self._sampled_at, is_full=is_full)
         self.in_flight -= tokens
-        self._sampled_at = now
+        self._sample(now)
         while self._waiters and (self._waiters[0].granted.done() or self._has_room()):
             waiter = heapq.heappop(self._waiters)
             if not waiter.granted.done():  # otherwise it was cancelled
@@ -155,13 +181,21 @@ class Queue:
                 waiter.granted.set_result(None)
 
     def _has_room(self) -> bool:
-        return self.in_flight <= max_in_flight(self.rate.per_second)
+        """Whether another batch may be sent. A worker without any may always send one: nobody would wake it later."""
+        if not self.in_flight:
+            return True
+        most = max_in_flight(self.rate.per_second)
+        share = self._board.own[self._flows_waiting] / max(1.0, self._board.total(self._flows_waiting))
+        return self.in_flight <= most * share and self._board.total(self._in_flight) <= most
 
     def _start(self, start: float, tokens: int) -> None:
         self._now = max(self._now, start)
         if not self.in_flight:
-            self._sampled_at = time.monotonic()
+            self._sample(time.monotonic())
         self.in_flight += tokens
+
+    def _sample(self, now: float) -> None:
+        self._sampled_at, self._sampled_done = now, self._board.total(self._done)
 
 
 def max_in_flight(rate: float) -> float:
@@ -183,19 +217,20 @@ class Admission:
         """Wait until a batch of this size may be sent to Triton. The caller must `release` it on the queue."""
         await self.queue.acquire(self.flow, tokens)
         self.left -= tokens
-        self.flow.queued -= tokens
+        self.queue.enqueue(self.flow, -tokens)
 
 
 class Queues:
     """The queues of all models."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, board: Board | None = None) -> None:
         self._timeout_s = timeout_s
+        self._board = board or Board()
         self._queues: dict[str, Queue] = {}
 
     def get(self, model: str) -> Queue:
         """Return the queue of a model by its Triton name, created on first use."""
         queue = self._queues.get(model)
         if queue is None:
-            queue = self._queues[model] = Queue(self._timeout_s)
+            queue = self._queues[model] = Queue(self._timeout_s, self._board, model)
         return queue

@@ -13,7 +13,12 @@ MAX_CHARACTERS = 16 * 2**10
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes the time, level, logger and message, and the fields passed as `extra={"fields": ...}`."""
+    """Writes the time, level, logger and message, the number of the worker if there are several, and the fields passed
+    as `extra={"fields": ...}`."""
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = {} if worker is None else {"worker": worker}
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -21,6 +26,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage()[:MAX_CHARACTERS],
+            **self._worker,
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -28,13 +34,13 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-def configure() -> None:
+def configure(worker: int | None = None) -> None:
     """Log to standard output: CHATTY from level info, all other loggers from level warning.
 
     Other libraries log at level info what they do, such as the URLs that they fetch, which may hold signatures.
     """
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(worker))
     # These fields are not written, and collecting them costs time.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(handlers=[handler], level=logging.WARNING)

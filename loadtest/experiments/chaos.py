@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from loadtest.experiments.faults import add_slow_model, faults, replicas
+from loadtest.experiments.faults import add_slow_model, faults, replicas, workers
 from loadtest.experiments.overload import Overload, overload
 from loadtest.tools import machine
 from loadtest.tools.results import STORED, store
@@ -51,6 +51,8 @@ def main() -> int:
                 cases += asyncio.run(faults(first, repository, what, arguments.only))
                 with conch(repository, SCRATCH / "second.log", **SETTINGS) as second:
                     cases += asyncio.run(replicas(first, second, what, SCRATCH / "gateway.log", arguments.only))
+            with conch(repository, SCRATCH / "workers.log", GATEWAY_WORKERS="4", **SETTINGS) as server:
+                cases += asyncio.run(workers(server, what, arguments.only))
         if arguments.seconds:
             with conch(repository, SCRATCH / "overload.log", **SETTINGS) as server:
                 result = uvloop.run(overload(server, workloads()["mixed-16"], arguments.seconds))

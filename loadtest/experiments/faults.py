@@ -14,6 +14,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import httpx2
+import psutil
 
 from loadtest.tools.servers import ADMIN_KEY, HOST, REPOSITORY, Server, free_ports, gateway
 from loadtest.tools.steady import GRACE_S, SETTINGS, TIMEOUT_S, Case, Known, console, play
@@ -117,6 +118,45 @@ async def faults(server: Server, repository: Path, what: Known, only: Sequence[s
         ("another model takes 3 s per batch", be_slow),
     )
     return [await play(name, url, what, fault) for name, fault in cases if only is None or name in only]
+
+
+async def workers(server: Server, what: Known, only: Sequence[str] | None) -> list[Case]:
+    """What can happen to one of several workers of a gateway, for clients with retries and without."""
+    url = f"http://{HOST}:{server.port}"
+
+    def to_worker(sign: signal.Signals) -> Callable[[], Awaitable[None]]:
+        async def act() -> None:
+            os.kill(parent(server).children()[0].pid, sign)
+
+        return act
+
+    async def replace() -> None:
+        old = parent(server).children()
+        parent(server).send_signal(signal.SIGHUP)
+        while any(process.is_running() for process in old):  # noqa: ASYNC110 - another process ends them
+            await asyncio.sleep(0.1)
+
+    async def stop() -> None:
+        parent(server).terminate()
+
+    cases = (
+        ("one of four workers killed", to_worker(signal.SIGKILL)),
+        ("one of four workers stopped", to_worker(signal.SIGSTOP)),
+        ("four workers replaced one by one", replace),
+        ("gateway of four workers asked to stop", stop),
+    )
+    found = []
+    for name, fault in cases:
+        if only is None or name in only:
+            found.append(await play(name, url, what, fault))
+            found.append(await play(f"{name}, clients retry", url, what, fault, retries=True))
+    return found
+
+
+def parent(server: Server) -> psutil.Process:
+    """The process of a gateway that has started the workers."""
+    gateways = {process.pid: process for process, role in server.roles() if role == "gateway"}
+    return next(process for process in gateways.values() if process.ppid() not in gateways)
 
 
 def add_slow_model(repository: Path) -> None:

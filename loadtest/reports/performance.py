@@ -10,7 +10,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import msgspec
 
-from loadtest.experiments import perf, stages
+from loadtest.experiments import perf, stages, workers
 from loadtest.reports import gpu, page
 from loadtest.tools import benchmark, ceiling
 from loadtest.tools.benchmark import Run
@@ -48,6 +48,7 @@ def main() -> int:
         "batches": batches(results),
         "stages": where_time_goes(profiled),
         "memory": memory(results),
+        "workers": several_workers(msgspec.json.decode(workers.RESULTS.read_bytes(), type=workers.Results)),
         "gpu": gpu.section(),
     }
     if perf.RESULTS.exists():
@@ -195,6 +196,27 @@ def where_time_goes(results: stages.Results) -> str:
     lines += [f"| {part.process} | {part.stage} | {part.cpu_ms:.2f} ms |" for part in results.parts]
     total = sum(part.cpu_ms for part in results.parts)
     return "\n".join([*lines, f"| all | | {total:.2f} ms |"]) + "\n"
+
+
+def several_workers(results: workers.Results) -> str:
+    """What a core of the gateway does by its number of workers, and how connections spread."""
+    lines = [
+        "| workload | workers | requests/s here | CPU per request | per second of CPU | ratio to one worker |",
+        "|---|---|---|---|---|---|",
+    ]
+    for workload, texts in dict.fromkeys((run.workload, run.texts_per_request) for run in results.runs):
+        _, alone_ms = workers.median(results.runs, 1, workload)
+        for count in sorted({run.workers for run in results.runs}):
+            per_second, cpu_ms = workers.median(results.runs, count, workload)
+            lines.append(
+                f"| {workload} | {count} | {per_second:,.0f} | {cpu_ms:.2f} ms | {1000 / cpu_ms:,.0f} requests,"
+                f" {1000 * texts / cpu_ms:,.0f} texts | {alone_ms / cpu_ms:.2f} |"
+            )
+    lines += ["", "| workers | connections | connections of each worker |", "|---|---|---|"]
+    lines += [f"| {one.workers} | {one.connections} | {', '.join(map(str, one.of_each))} |" for one in results.spreads]
+    rss = ", ".join(f"{mib:,.0f} MiB with {count}" for count, mib in sorted(results.rss_mib.items()))
+    about = results.machine
+    return "\n".join(lines) + f"\n\nMemory by workers: {rss}. {about['date']}, {about['cores']} cores.\n"
 
 
 def memory(results: benchmark.Results) -> str:

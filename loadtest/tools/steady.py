@@ -14,11 +14,12 @@ from dataclasses import dataclass, field
 import httpx2
 import msgspec
 import numpy as np
+import openai
 from numpy.typing import NDArray
 from rich.console import Console
 
 from gateway.errors import ERROR_SPECS
-from loadtest.tools.workloads import workloads
+from loadtest.tools.workloads import EMBEDDING_MODEL, workloads
 
 CLIENTS = 8
 PAUSE_S = 0.1
@@ -88,34 +89,56 @@ async def known(url: str) -> Known:
     return Known([json.dumps({"input": text}).encode() for text in texts], vectors)
 
 
-async def steadily(url: str, what: Known, tally: Tally, stop: asyncio.Event) -> None:
-    """Send requests until told to stop, and count what comes of each."""
+async def steadily(url: str, what: Known, tally: Tally, stop: asyncio.Event, *, retries: bool = False) -> None:
+    """Send requests until told to stop, and count what comes of each; by OpenAI's SDK, which retries, or without."""
     limits = httpx2.Limits(max_connections=2 * CLIENTS)
-    async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_S + GRACE_S, limits=limits) as client:
+    async with (
+        httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_S + GRACE_S, limits=limits) as client,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", timeout=TIMEOUT_S + GRACE_S) as sdk,
+    ):
 
         async def one(number: int) -> None:
             while not stop.is_set():
-                await _send(client, what, number % len(what.bodies), tally)
+                index = number % len(what.bodies)
+                ask = _by_sdk(sdk, what, index) if retries else _plainly(client, what, index)
+                await _count(ask, tally)
                 number += CLIENTS
                 await asyncio.sleep(PAUSE_S)
 
         await asyncio.gather(*(one(number) for number in range(CLIENTS)))
 
 
-async def _send(client: httpx2.AsyncClient, what: Known, number: int, tally: Tally) -> None:
-    started = time.perf_counter()
+async def _plainly(client: httpx2.AsyncClient, what: Known, number: int) -> tuple[str, str]:
+    """What comes of one request, and details."""
     try:
         answer = await client.post("/v1/embeddings", content=what.bodies[number])
     except httpx2.TimeoutException:
-        kind, detail = "lost", "timeout"
+        return "lost", "timeout"
     except httpx2.ConnectError:
-        kind, detail = "unreachable", ""
+        return "unreachable", ""
     except httpx2.TransportError as exc:
-        kind, detail = "broken", type(exc).__name__
-    else:
-        kind, detail = _judge(answer, what.vectors[number]), str(answer.status_code)
-        if kind != "correct":
-            detail += f" {answer.text[:100]}"
+        return "broken", type(exc).__name__
+    kind = _judge(answer.status_code, answer.content, what.vectors[number])
+    return kind, f"{answer.status_code} {answer.text[:100] if kind != 'correct' else ''}"
+
+
+async def _by_sdk(sdk: openai.AsyncOpenAI, what: Known, number: int) -> tuple[str, str]:
+    """The same with the SDK's own retries, two at most."""
+    text = json.loads(what.bodies[number])["input"]
+    try:
+        raw = await sdk.embeddings.with_raw_response.create(input=text, model=EMBEDDING_MODEL, encoding_format="float")
+    except openai.APITimeoutError:
+        return "lost", "timeout"
+    except openai.APIConnectionError as exc:
+        return "broken", type(exc.__cause__).__name__
+    except openai.APIStatusError as exc:
+        return _judge(exc.status_code, exc.response.content, what.vectors[number]), str(exc)[:100]
+    return _judge(raw.http_response.status_code, raw.http_response.content, what.vectors[number]), ""
+
+
+async def _count(ask: Awaitable[tuple[str, str]], tally: Tally) -> None:
+    started = time.perf_counter()
+    kind, detail = await ask
     tally.counts[kind] += 1
     if kind != "correct":
         tally.failed_at = time.perf_counter()
@@ -124,11 +147,12 @@ async def _send(client: httpx2.AsyncClient, what: Known, number: int, tally: Tal
         tally.latest_s = max(tally.latest_s, time.perf_counter() - started)
 
 
-def _judge(answer: httpx2.Response, vector: NDArray[np.float32]) -> str:
-    if answer.status_code == httpx2.codes.OK:
-        found = np.array(answer.json()["data"][0]["embedding"], np.float32)
+def _judge(status: int, content: bytes, vector: NDArray[np.float32]) -> str:
+    answer = json.loads(content)
+    if status == httpx2.codes.OK:
+        found = np.array(answer["data"][0]["embedding"], np.float32)
         return "correct" if float(found @ vector) > 0.999 else "wrong"
-    honest = answer.status_code in HONEST and "message" in answer.json()["error"]
+    honest = status in HONEST and "message" in answer["error"]
     return "refused" if honest else "wrong"
 
 
@@ -144,11 +168,16 @@ async def watch(url: str, readiness: list[tuple[float, bool]], stop: asyncio.Eve
             await asyncio.sleep(PAUSE_S)
 
 
-async def play(name: str, url: str, what: Known, fault: Callable[[], Awaitable[None]]) -> Case:
+async def play(
+    name: str, url: str, what: Known, fault: Callable[[], Awaitable[None]], *, retries: bool = False
+) -> Case:
     """Break something under a steady load, and wait until the gateway is ready again."""
     tally, stop = Tally(), asyncio.Event()
     readiness: list[tuple[float, bool]] = []
-    tasks = [asyncio.create_task(steadily(url, what, tally, stop)), asyncio.create_task(watch(url, readiness, stop))]
+    tasks = [
+        asyncio.create_task(steadily(url, what, tally, stop, retries=retries)),
+        asyncio.create_task(watch(url, readiness, stop)),
+    ]
     await asyncio.sleep(BEFORE_S)
     broken_at = time.perf_counter()
     await fault()

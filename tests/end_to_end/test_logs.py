@@ -32,7 +32,7 @@ GATEWAY = (
     ("info", "uvicorn.error", r"Started server process \[\d+\]"),
     ("info", "uvicorn.error", r"Waiting for application (startup|shutdown)\."),
     ("info", "uvicorn.error", r"Application (startup|shutdown) complete\."),
-    ("info", "uvicorn.error", r"Uvicorn running on http://127\.0\.0\.1:\d+ \(Press CTRL\+C to quit\)"),
+    ("info", "gateway", r"listening on http://127\.0\.0\.1:\d+, workers: 1"),
     ("info", "uvicorn.error", r"Shutting down|Finished server process \[\d+\]"),
     ("info", "gateway.request", "request"),
     # While Triton starts.

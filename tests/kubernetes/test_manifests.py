@@ -12,9 +12,9 @@ import yaml
 
 from embedded.triton import Ports
 from gateway import __version__
-from gateway.__main__ import CLOSE_S
 from gateway.server.server import GIVE_UP_S
 from gateway.settings import Settings
+from gateway.worker import CLOSE_S
 
 ROOT = Path("kubernetes")
 PAGE = Path("docs/kubernetes.md").read_text()

@@ -17,26 +17,25 @@ MUCH = 10**9
 def test_each_key_has_its_own_quota() -> None:
     quotas = Quotas({"requests": 2, "tokens": None})
     for _ in range(2):
-        quotas.check("a")
-        quotas.count("a", "requests", 1)
+        quotas.admit("a")
     with pytest.raises(QuotaExceeded, match="rate limit of 2 requests per minute exceeded") as caught:
-        quotas.check("a")
+        quotas.admit("a")
     assert 1 <= int(caught.value.headers["retry-after"]) <= 60
-    quotas.check("b")
+    quotas.admit("b")
 
 
 def test_usage_over_the_limit_is_counted() -> None:
     quotas = Quotas({"requests": None, "tokens": 10})
-    quotas.count("a", "tokens", 300)
+    quotas.count_tokens("a", 300)
     assert quotas.headers("a")["x-ratelimit-remaining-tokens"] == "0"
     with pytest.raises(QuotaExceeded, match="10 tokens per minute"):
-        quotas.check("a")
+        quotas.admit("a")
 
 
 def test_without_limits_there_are_no_headers() -> None:
     quotas = Quotas({"requests": None, "tokens": None})
-    quotas.count("a", "tokens", 10**9)
-    quotas.check("a")
+    quotas.count_tokens("a", 10**9)
+    quotas.admit("a")
     assert quotas.headers("a") == {}
 
 

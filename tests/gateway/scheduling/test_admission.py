@@ -1,11 +1,14 @@
 """Queues without Triton: a batch ends when the test says so, or after the time that its tokens take."""
 
 import asyncio
+import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext
 
 import pytest
 
+from gateway.board import Board
 from gateway.errors import Overloaded
 from gateway.scheduling.admission import (
     BATCH_S,
@@ -17,6 +20,7 @@ from gateway.scheduling.admission import (
     max_in_flight,
 )
 from gateway.scheduling.rate import Rate
+from tests.waiting import eventually_async
 
 RATE = 1_000_000.0
 """Tokens per second of the simulated model."""
@@ -260,3 +264,50 @@ def test_each_model_has_its_own_queue() -> None:
     queues = Queues(timeout_s=10)
     assert queues.get("a") is queues.get("a")
     assert queues.get("a") is not queues.get("b")
+
+
+def test_workers_share_a_model_by_their_waiting_flows() -> None:
+    """Two workers, one with work of three keys and one with that of a single key."""
+
+    async def use() -> None:
+        shared = Board.create(2)
+        many, one = (Model(Queue(1000, Board(2, shared.file, column), "m")) for column in range(2))
+        one._turn, one.order = many._turn, many.order  # it is the same model
+        for model in (many, one):
+            model.queue.rate = Rate(RATE, is_known=True)
+        in_flight = []
+
+        async def look() -> None:
+            while True:
+                in_flight.append(many.queue.in_flight + one.queue.in_flight)
+                await asyncio.sleep(0)
+
+        looking = asyncio.create_task(look())
+        work = [asyncio.create_task(many.request(key, 200, 1000)) for key in "abc"]
+        work.append(asyncio.create_task(one.request("d", 200, 1000)))
+        await eventually_async(lambda: len(many.order) >= 300)
+        counts = Counter(many.order[100:300])  # the first ones were sent before the others came
+        for task in (*work, looking):
+            task.cancel()
+        await asyncio.gather(*work, looking, return_exceptions=True)
+        os.close(shared.file or 0)
+        assert all(35 <= counts[key] <= 65 for key in "abcd"), counts
+        assert max(in_flight) <= max_in_flight(1.1 * RATE) + 2 * 1000
+
+    run(use)
+
+
+def test_idle_worker_learns_the_rate_from_others() -> None:
+    async def use() -> None:
+        shared = Board.create(2)
+        busy, idle = (Model(Queue(1000, Board(2, shared.file, column), "m")) for column in range(2))
+        idle._turn = busy._turn
+        work = asyncio.create_task(busy.request("a", 200, 10_000))
+        for _ in range(20):
+            await idle.request("b", 1, 1000)
+        assert idle.queue.rate.per_second > 0.3 * RATE / 2
+        assert idle.queue.rate.per_second == pytest.approx(busy.queue.rate.per_second, rel=0.5)
+        work.cancel()
+        os.close(shared.file or 0)
+
+    run(use)
