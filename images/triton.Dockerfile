@@ -46,21 +46,22 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/*
 COPY --from=packages /packages /opt/conch/packages
 COPY --from=triton /slim /opt/tritonserver
-# The last place to look at: torch has libraries of CUDA of its own. What is missing is the driver's, which the host brings.
+# Triton's Python ignores PYTHONPATH. Its libraries are the last to be looked at, because torch has its own of CUDA. What may
+# be missing is the driver, which the host brings.
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-RUN echo /opt/tritonserver/libraries > /etc/ld.so.conf.d/zz-tritonserver.conf \
+RUN echo /opt/conch/packages > /usr/lib/python3/dist-packages/conch.pth \
+    && echo /opt/tritonserver/libraries > /etc/ld.so.conf.d/zz-tritonserver.conf \
     && ldconfig \
     && ! find /opt/tritonserver/bin /opt/tritonserver/backends -type f -exec ldd {} + 2>/dev/null \
         | grep 'not found' | grep -vE 'lib(cuda|nvidia-ml)\.so'
-COPY export/__init__.py export/errors.py /opt/conch/app/export/
-COPY export/plans /opt/conch/app/export/plans
-COPY export/runtime /opt/conch/app/export/runtime
+COPY export/__init__.py export/errors.py /app/export/
+COPY export/plans /app/export/plans
+COPY export/runtime /app/export/runtime
 COPY images/preflight.sh images/entrypoint.sh /opt/conch/
-WORKDIR /opt/conch/app
+WORKDIR /app
 USER 1000:1000
 # A user may have no name here, but torch asks for it (getpass). The compiler needs a place to write: /tmp.
 ENV PATH=/opt/tritonserver/bin:$PATH \
-    PYTHONPATH=/opt/conch/packages \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     USER=triton-server \
