@@ -14,8 +14,8 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN mkdir -p /slim/libraries \
     && cp -r --parents bin/tritonserver lib/*.so* backends/python /slim/ \
     && find . -maxdepth 1 -iname '*license*' -exec cp -t /slim {} + \
-    && find bin/tritonserver lib/*.so* backends/python -type f -exec ldd {} + \
-        | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p' | sort -u \
+    && ldd bin/tritonserver lib/*.so* backends/python/*.so backends/python/*_stub \
+        | sed -n 's|.* => \(/[^ ]*\) .*|\1|p' | sort -u \
         | grep -vE '/(ld-linux.*|lib(c|m|dl|rt|pthread|resolv|util|nsl|gcc_s|stdc\+\+|python3.*|cuda|nvidia-.*|triton.*))\.so' \
         | xargs cp -L -t /slim/libraries \
     && find / -xdev -name 'libdcgm*.so*' -not -path '/slim/*' -exec cp -P -t /slim/libraries {} +
@@ -52,8 +52,8 @@ SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN echo /opt/conch/packages > /usr/lib/python3/dist-packages/conch.pth \
     && echo /opt/tritonserver/libraries > /etc/ld.so.conf.d/zz-tritonserver.conf \
     && ldconfig \
-    && ! find /opt/tritonserver/bin /opt/tritonserver/backends -type f -exec ldd {} + 2>/dev/null \
-        | grep 'not found' | grep -vE 'lib(cuda|nvidia-ml)\.so'
+    && ! { ldd /opt/tritonserver/bin/tritonserver /opt/tritonserver/backends/python/*.so /opt/tritonserver/backends/python/*_stub \
+        | grep 'not found' | grep -vE 'lib(cuda|nvidia-ml)\.so'; }
 COPY export/__init__.py export/errors.py /app/export/
 COPY export/plans /app/export/plans
 COPY export/runtime /app/export/runtime
