@@ -16,7 +16,8 @@ help: ## list the targets
 install: .venv/serve ## make .venv and install what serving and exporting need
 
 serve: .venv/serve ## export the models that are missing or outdated, then run Triton and the gateway in the foreground
-	@$(BIN)/python -m export --repository "$${GATEWAY_MODEL_REPOSITORY:-model_repository}"
+	@$(BIN)/python -m export --repository "$${GATEWAY_MODEL_REPOSITORY:-model_repository}" \
+		|| test $$? = 3 # a failed model, whose error is printed, does not keep the others from being served
 	@$(BIN)/python -m embedded
 
 # The export's tests keep one core busy, the others wait for servers much of their time.

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from export import add
-from export.entry import PROOF, Entry, is_built
+from export.entry import Entry, is_built, whole_entries
 from export.errors import ExportError, ManifestError
 from export.manifest import PRECISIONS, Backend, ModelSpec, load
 from export.plans.build import PLAN
@@ -27,10 +27,16 @@ _EPILOG = "To add a model: python -m export add SOURCE (see python -m export add
 
 KEY = "CONCH_API_KEY"
 """The variable that holds the key to send to a gateway."""
+SOME_FAILED = 3
+"""The exit code if models could not be exported, and the repository holds entries to serve without them."""
 
 
 def main() -> int:
-    """Run the command; the exit code is 1 if a model could not be exported or failed its check."""
+    """Run the command.
+
+    The exit code is 0 if all went well, 3 if some models could not be exported but the repository holds entries to
+    serve, and 1 if it holds none, if a check failed, or if nothing could be tried.
+    """
     is_addition = sys.argv[1:2] == ["add"]
     arguments = add.arguments(sys.argv[2:]) if is_addition else _arguments()
     # A fixed file keeps the console on stdout while Progress redirects it. Without a terminal it has 110 columns.
@@ -38,21 +44,32 @@ def main() -> int:
     try:
         if is_addition:
             return 0 if _add(console, arguments) else 1
-        specs = load(arguments.manifest)
-        if arguments.backend is not None:
-            specs = {name: _on(spec, arguments.backend) for name, spec in specs.items()}
-        chosen = _chosen(specs, arguments.names)
-        if arguments.list:
-            console.print(_listing(chosen, arguments.repository))
-            return 0
-        succeeded = _run(console, chosen, partial(_act, arguments))
-        _print_unknown(specs, arguments)
+        return _export(console, arguments)
     except KeyboardInterrupt:
         return 130
     except ExportError as exc:
         print(f"export: {exc}", file=sys.stderr)
         return 1
-    return 0 if succeeded else 1
+
+
+def _export(console: Console, arguments: argparse.Namespace) -> int:
+    """List, build or check models, and return the exit code."""
+    specs = load(arguments.manifest)
+    if arguments.backend is not None:
+        specs = {name: _on(spec, arguments.backend) for name, spec in specs.items()}
+    chosen = _chosen(specs, arguments.names)
+    if arguments.list:
+        console.print(_listing(chosen, arguments.repository))
+        return 0
+    succeeded = _run(console, chosen, partial(_act, arguments))
+    entries = whole_entries(arguments.repository)
+    _print_unknown(specs, entries, arguments.manifest)
+    if succeeded:
+        return 0
+    if arguments.check or not entries:
+        return 1
+    print(f"export: without what failed, the repository holds: {', '.join(entries)}", file=sys.stderr)
+    return SOME_FAILED
 
 
 def _add(console: Console, arguments: argparse.Namespace) -> bool:
@@ -124,14 +141,11 @@ def _chosen(specs: dict[str, ModelSpec], wanted: Sequence[str]) -> list[ModelSpe
     return [specs[name] for name in wanted or specs]
 
 
-def _print_unknown(specs: dict[str, ModelSpec], arguments: argparse.Namespace) -> None:
+def _print_unknown(specs: dict[str, ModelSpec], entries: Sequence[str], manifest: Path) -> None:
     known = {name for spec in specs.values() for name in spec.triton_names}
-    proofs = sorted(arguments.repository.glob(f"*/{PROOF}"))
-    unknown = [proof.parent.name for proof in proofs if proof.parent.name not in known]
+    unknown = [name for name in entries if name not in known]
     if unknown:
-        print(
-            f"export: not in {arguments.manifest.name}; remove these folders to stop serving them: {', '.join(unknown)}"
-        )
+        print(f"export: not in {manifest.name}; remove these folders to stop serving them: {', '.join(unknown)}")
 
 
 def _listing(specs: Sequence[ModelSpec], repository: Path) -> Table:

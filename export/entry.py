@@ -82,9 +82,23 @@ def _is_built(spec: ModelSpec, folder: Path) -> bool:
         proof is not None
         and proof.get("fingerprint") == fingerprint(spec)
         and (is_remote(spec) or proof["revision"] == revision(spec))
-        and all((folder / "1" / name).is_file() for name in proof["files"])
+        and _has_files(folder, proof)
         and (spec.backend != "tensorrt" or not toolkit.is_here() or is_current(folder, toolkit.find_toolkit()))
     )
+
+
+def whole_entries(repository: Path) -> list[str]:
+    """The names of the entries in a repository that have all their files, whichever export wrote them."""
+    return [
+        folder.name
+        for folder in sorted(file.parent for file in repository.glob(f"*/{PROOF}"))
+        if (proof := _read_proof(folder)) is not None and _has_files(folder, proof)
+    ]
+
+
+def _has_files(folder: Path, proof: dict[str, Any]) -> bool:
+    files: list[str] = proof.get("files", [])
+    return bool(files) and all((folder / "1" / name).is_file() for name in files)
 
 
 def read_proofs(spec: ModelSpec, repository: Path) -> Proofs:
@@ -105,6 +119,6 @@ def read_proofs(spec: ModelSpec, repository: Path) -> Proofs:
 def _read_proof(folder: Path) -> dict[str, Any] | None:
     try:
         proof: dict[str, Any] = json.loads((folder / PROOF).read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
     return proof

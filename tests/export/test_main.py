@@ -113,24 +113,43 @@ def test_failure_is_one_sentence_and_a_non_zero_exit(tmp_path: Path) -> None:
     assert (failed.returncode, failed.stderr) == (1, "export: [tiny] source: /no/such/folder holds no config.json\n")
 
 
+HOLDS = "export: without what failed, the repository holds: tiny\n"
+BROKEN = f'{MANIFEST}\n[missing]\ntask = "text-embedding"\nsource = "/no/such/folder"\n'
+
+
+def test_failed_model_does_not_keep_others_from_being_served(workshop: Path, tmp_path: Path) -> None:
+    for name in ("model", "repository"):
+        shutil.copytree(workshop / name, tmp_path / name)
+    (tmp_path / "models.toml").write_text(BROKEN)
+    failed = export("missing", "tiny", *options(tmp_path))
+    assert (failed.returncode, failed.stderr) == (
+        3,
+        f"export: [missing] source: /no/such/folder holds no config.json\n{HOLDS}",
+    )
+    checked = export("missing", "--check", *options(tmp_path))
+    assert checked.returncode == 1
+    (tmp_path / "repository" / "tiny" / "1" / "model.onnx").unlink()
+    assert export("missing", *options(tmp_path)).returncode == 1
+
+
 def left(folder: Path) -> set[str]:
     return {path.name for path in folder.glob(".export-*")}
 
 
 @pytest.mark.parametrize(
-    ("action", "limit", "message"),
+    ("action", "limit", "message", "code", "more"),
     [
-        ("--force", ("--time-limit", "0.01"), "exceeded the --time-limit of 0.01 s"),
-        ("--check", ("--memory-limit", "0.001"), "exceeded the --memory-limit of 0.001 GiB"),
+        ("--force", ("--time-limit", "0.01"), "exceeded the --time-limit of 0.01 s", 3, HOLDS),
+        ("--check", ("--memory-limit", "0.001"), "exceeded the --memory-limit of 0.001 GiB", 1, ""),
     ],
 )
 def test_model_beyond_a_limit_is_one_sentence(
-    workshop: Path, tmp_path: Path, action: str, limit: tuple[str, str], message: str
+    workshop: Path, tmp_path: Path, action: str, limit: tuple[str, str], message: str, code: int, more: str
 ) -> None:
     repository = Path(shutil.copytree(workshop / "repository", tmp_path / "repository"))
     manifest = ("--manifest", str(workshop / "models.toml"))
     failed = export("tiny", action, *manifest, "--repository", str(repository), *limit)
-    assert (failed.returncode, failed.stderr) == (1, f"export: [tiny] source: {message}\n")
+    assert (failed.returncode, failed.stderr) == (code, f"export: [tiny] source: {message}\n{more}")
     assert {file.name for file in repository.iterdir()} == {"tiny"}
     assert left(tmp_path) <= {".export-repository.lock"}
 
