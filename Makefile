@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint fast coverage test slow-export slow-others bench gpu perf chaos hostile soak audit compat images manifests scale evaluate precisions parity pictogram \
+.PHONY: help install serve check lint fast coverage test slow-export slow-others bench gpu perf chaos hostile soak audit compat images compose manifests scale evaluate precisions parity pictogram \
 	screenshots swagger format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
@@ -120,6 +120,9 @@ pictogram: .venv/dev ## train the image model of minilm-pictogram, and measure i
 images: .venv/dev ## build the images with buildah, then serve and export with them (a quarter of an hour; root)
 	$(BIN)/python -m export
 	$(BIN)/python -m pytest -c tests/images/pytest.ini --rootdir . --confcutdir . tests/images
+
+compose: .venv/dev ## bring up docker-compose.yml on a Docker engine of its own (half an hour; root)
+	$(BIN)/python -m pytest -c tests/compose/pytest.ini --rootdir . --confcutdir . tests/compose
 
 screenshots: .venv/dev ## take the README's screenshots of the playground (needs Chromium)
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser -k screenshots

@@ -1,7 +1,7 @@
 """A Docker engine of the tests' own, and the images that a registry would give it.
 
-No registry of images is asked. A Debian from debootstrap bears the name of the base, Triton out of its wheel that of NVIDIA's
-image, and Debian's Prometheus that of Prometheus's. Builds find packages as this machine's pip does.
+No registry of images is asked. A Debian from debootstrap bears the name of the base, Triton out of its wheel that of
+NVIDIA's image, and Debian's Prometheus that of Prometheus's. Builds find packages as this machine's pip does.
 """
 
 import os
@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-
-import yaml
 
 from tests.waiting import eventually
 
@@ -124,8 +122,3 @@ def add_images(host: str, pip: str, folder: Path) -> None:
     ):
         file = f"--file={HERE / name}.Dockerfile"
         docker(host, "build", "--network=host", *arguments, file, f"--tag={image}", str(HERE))
-
-
-def services(*files: Path) -> set[str]:
-    """Names of services in Compose files."""
-    return {name for file in files for name in yaml.safe_load(file.read_text())["services"]}

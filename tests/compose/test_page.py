@@ -1,0 +1,24 @@
+"""Every command of docs/docker.md is run by the tests of this folder, except those that need what no test has."""
+
+import re
+from pathlib import Path
+
+from tests.compose.conftest import PAGE
+
+ELSEWHERE = {
+    "sh images/preflight.sh": "tests/test_preflight.py",
+    "docker compose run --rm loadtest -m all-minilm-l6-v2 --concurrency-range 1:64:8": "needs NVIDIA's SDK image",
+}
+
+
+def commands() -> set[str]:
+    """Of the page: lines of its blocks, and what its text and tables name."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    lines = {line.strip() for block in blocks for line in block.splitlines()}
+    return lines | set(re.findall(r"`((?:docker compose|sh) [^`]+)`", PAGE))
+
+
+def test_every_command_is_run() -> None:
+    tests = "\n".join(file.read_text() for file in Path(__file__).parent.glob("test_*.py"))
+    left = {command for command in commands() - ELSEWHERE.keys() if command not in tests}
+    assert left == set()
