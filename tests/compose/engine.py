@@ -74,8 +74,10 @@ def mirror(folder: Path) -> Iterator[str]:
         settings |= {"cert": "/etc/conch-tests.crt", "trusted-host": "127.0.0.1"}
     with ThreadingHTTPServer(("127.0.0.1", MIRROR_PORT), partial(Quiet, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever).start()
-        yield "[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
-        server.shutdown()
+        try:
+            yield "[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
+        finally:
+            server.shutdown()
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -102,11 +104,12 @@ def _served(folder: Path, path: Path) -> str:
 def add_images(host: str, pip: str, folder: Path) -> None:
     """Build what registries would give, unless the engine has it."""
     variables = dict(re.findall(r"\$\{(\w+_IMAGE):-([^}]+)\}", Path("docker-compose.yml").read_text()))
-    if not docker(host, "images", "--quiet", BASE):
-        debian = folder / "debian"
+    if not docker(host, "images", "--quiet", BASE.removeprefix("docker.io/library/")):
+        debian = Path(tempfile.mkdtemp(prefix="conch-debian-"))  # debootstrap breaks at white space
         bootstrap = ["debootstrap", "--variant=minbase", "bookworm", str(debian)]
         subprocess.run(bootstrap, check=True, capture_output=True)
         (debian / "etc/pip.conf").write_text(pip)
+        debian.chmod(0o755)
         certificates = Path("/etc/ssl/certs/ca-certificates.crt")
         if certificates.is_file():
             shutil.copy(certificates, debian / "etc/conch-tests.crt")
