@@ -48,10 +48,10 @@ class Deployment:
         assert not check or done.returncode == 0, f"{command}\n{done.stdout[-6000:]}"
         return done.stdout
 
-    def documented(self, command: str) -> str:
-        """What a command of the page prints."""
+    def documented(self, command: str, name: str = "NAME") -> str:
+        """What a command of the page prints, with a name for NAME."""
         assert re.search(rf"^ *{re.escape(command)}$|`{re.escape(command)}`", PAGE, re.MULTILINE), command
-        return self.run(command)
+        return self.run(command.replace("NAME", name))
 
     def states(self) -> dict[str, dict[str, Any]]:
         """Each container as the engine sees it, by the service's name."""

@@ -30,6 +30,7 @@ def cpu(deployment: Deployment) -> Deployment:
 @pytest.fixture(scope="module")
 def started(cpu: Deployment) -> Deployment:
     assert cpu.run("git status --porcelain --ignored") == ""
+    assert "v2." in cpu.documented("docker compose version")
     cpu.documented(UP)
     return cpu
 
@@ -88,6 +89,11 @@ def test_services_cannot_read_the_secrets_of_others(started: Deployment) -> None
         for name in ("keys", "metrics_key", "triton_admin_key", "grafana_password"):
             said = started.run(f"docker compose exec -T {service} cat {folder}/{name} 2>&1 || true")
             assert ("Permission denied" in said) is (name != own), said
+
+
+def test_grafanas_password_is_printed_to_operators(started: Deployment) -> None:
+    said = started.documented("docker compose run --rm --entrypoint cat secrets /secrets/grafana_password")
+    assert said.split()[-1] in started.run("docker compose logs secrets")
 
 
 def test_keys_change_while_it_runs(started: Deployment) -> None:

@@ -41,6 +41,7 @@ def test_compiled_programs_are_kept(started: Deployment) -> None:
 
 
 def test_logs_have_no_errors(started: Deployment) -> None:
+    assert "ready" in started.documented("docker compose logs gateway triton")
     assert unexpected(started.run("docker compose logs --no-color --timestamps")) == []
 
 
@@ -58,4 +59,6 @@ def test_program_that_does_not_compile_is_served_as_it_is(started: Deployment) -
     assert re.search(
         r"all-minilm-l6-v2 computes in \w+ on a CPU, not compiled", started.run("docker compose logs triton")
     )
+    started.documented("docker compose run --rm --entrypoint rm export -r /models/NAME", "minilm-late-interaction")
+    assert "minilm-late-interaction" not in started.run("docker compose run --rm --entrypoint ls export /models")
     started.documented("docker compose --profile '*' down --volumes")
