@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,17 @@ class Deployment:
         """The API keys."""
         return self.run("docker compose run --rm --entrypoint cat secrets /secrets/keys 2>/dev/null").split()
 
-    def client(self, key: str) -> httpx2.Client:
+    @contextmanager
+    def client(self, key: str) -> Iterator[httpx2.Client]:
         """A client of the gateway."""
         url = f"http://127.0.0.1:{self.environment['GATEWAY_PORT']}"
-        return httpx2.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30)
+        with httpx2.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30) as client:
+            yield client
+
+    def status(self, key: str) -> int:
+        """What a request with a key is answered."""
+        with self.client(key) as client:
+            return client.post("/v1/embeddings", json={"input": "a"}).status_code
 
 
 @pytest.fixture(scope="session")
