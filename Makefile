@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help install serve check lint fast coverage test slow-export slow-others bench gpu perf chaos hostile soak audit compat images compose manifests scale evaluate precisions parity pictogram \
-	screenshots swagger format lock clean
+	screenshots swagger triton format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
 PYTHON ?= python3
@@ -89,9 +89,9 @@ audit: .venv/bin/python ## look for known vulnerabilities in the pinned dependen
 	$(BIN)/python -m pip install --quiet --target .audit pip-audit
 	PYTHONPATH=.audit $(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r requirements/serve.txt
 
-compat: .venv/dev .compat/newest/installed .compat/older/installed .compat/oldest/installed ## call a server with the supported SDKs, and write docs/clients.md
+compat: .venv/dev $(foreach name,newest older oldest aiperf,.compat/$(name)/installed) ## call a server with the supported SDKs, and write docs/clients.md
 	$(BIN)/python -m export
-	$(BIN)/python -m loadtest.experiments.compat
+	$(BIN)/python -m loadtest.experiments.compat $(ARGS)
 	$(BIN)/python -m loadtest.reports.clients
 
 manifests: .venv/dev .manifests/installed ## build the Kubernetes manifests, validate them, and test the autoscaling metrics
@@ -132,6 +132,11 @@ swagger: ## fetch Swagger UI for /docs from npm, at this version
 		-C "$(CURDIR)/gateway/pages/swagger-ui" $$(ls "$(CURDIR)/gateway/pages/swagger-ui" | sed s:^:package/:)
 SWAGGER := 5.35.0
 
+triton: ## name another release of Triton everywhere: make triton RELEASE=26.10
+	@echo "$(RELEASE)" | grep -qxE '[0-9]{2}\.[0-9]{2}' || { echo "choose a release: make triton RELEASE=26.10" >&2; exit 1; }
+	@git grep -lzE '$(TRITON)' -- ':!CHANGELOG.md' ':!docs/releasing.md' | xargs -0 sed -i -E 's/$(TRITON)/\1$(RELEASE)\3/g'
+TRITON := (\bTriton |\b)([0-9]{2}\.[0-9]{2})(-py3| accepts\b)
+
 format: .venv/dev ## format the code
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
@@ -147,6 +152,7 @@ lock: ## pin the dependencies of pyproject.toml (needs uv)
 	uv pip compile --group compat-newest $(LOCK) -o requirements/compat-newest.txt
 	uv pip compile --group compat-older $(LOCK) -o requirements/compat-older.txt
 	uv pip compile --group compat-oldest $(LOCK) -o requirements/compat-oldest.txt
+	uv pip compile --group compat-aiperf $(LOCK) -o requirements/compat-aiperf.txt
 LOCK := --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-annotate --no-header --quiet
 
 clean: ## remove .venv and the built models

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from gateway import __version__
+from loadtest.perf import KEY_HEADER
 
 COMPOSE = Path("docker-compose.yml").read_text()
 EXAMPLE = Path(".env.example").read_text()
@@ -238,17 +239,17 @@ def test_there_is_more_time_to_stop_than_is_taken(everything: dict[str, dict[str
     assert everything["gateway"]["stop_grace_period"] == "20s"  # twice the default of GATEWAY_DRAIN_TIMEOUT
 
 
-def test_perf_analyzer_brings_a_row_and_the_key_for_statistics(everything: dict[str, dict[str, Any]]) -> None:
+def test_load_test_runs_its_script_with_the_key_for_statistics(everything: dict[str, dict[str, Any]]) -> None:
     (lock,) = (each for each in serve_command(everything["triton"]) if each.startswith("--grpc-restricted-protocol="))
     protocols, header, _ = re.split("[:=]", lock.partition("=")[2])
     assert "statistics" in protocols.split(",")
-    script = everything["loadtest"]["entrypoint"][2].replace("$$", "$")
-    assert f'-H "triton-grpc-protocol-{header}:$(cat /run/secrets/triton_admin_key)"' in script
-    mounts = {each["target"]: each for each in everything["loadtest"]["volumes"]}
-    given = shlex.split(script)
-    rows = mounts[given[given.index("--input-data") + 1]]
-    assert rows["read_only"]
-    assert Path(rows["source"]).is_file()
+    assert f"triton-grpc-protocol-{header}" == KEY_HEADER
+    program, script, *given = shlex.split(everything["loadtest"]["entrypoint"][2].replace("$$", "$"))[1:]
+    assert given[given.index("-H") + 1] == f"{KEY_HEADER}:$(cat /run/secrets/triton_admin_key)"
+    (mount,) = (each for each in everything["loadtest"]["volumes"] if each["target"] == script)
+    assert program == "python3"
+    assert mount["read_only"]
+    assert Path(mount["source"]) == Path("loadtest/perf.py").absolute()
 
 
 def test_only_the_export_gets_the_token_of_the_hub(tmp_path: Path) -> None:
@@ -283,12 +284,6 @@ def test_gateway_takes_every_setting_that_the_settings_page_lists(everything: di
     of_make_serve = {"GATEWAY_HEARTBEAT_FILE"}
     given = {name for name in everything["gateway"]["environment"] if name.startswith("GATEWAY_")}
     assert given | fixed_in_the_image | of_make_serve | {"GATEWAY_API_KEYS"} == read
-
-
-def test_one_release_of_triton_is_named_everywhere() -> None:
-    files = [Path("docker-compose.yml"), Path(".env.example"), *Path("images").glob("*.Dockerfile")]
-    found = {tag for file in files for tag in re.findall(r"tritonserver:([\d.]+)-py3", file.read_text())}
-    assert len(found) == 1
 
 
 def test_images_bear_the_version_of_the_code() -> None:

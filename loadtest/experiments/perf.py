@@ -12,7 +12,7 @@ from loadtest.tools import ceiling, machine, repository
 from loadtest.tools.perf_analyzer import FOLDER, WHEEL, Analyzer, Perf
 from loadtest.tools.results import STORED, store
 from loadtest.tools.servers import conch
-from loadtest.tools.workloads import EMBEDDING_MODEL, Workload, workloads
+from loadtest.tools.workloads import EMBEDDING_MODEL, IMAGE_MODEL, RERANK_MODEL, Workload, workloads
 
 RESULTS = STORED / "perf.json"
 CONCURRENCIES = (1, 2, 4, 8, 16, 32, 64)
@@ -37,7 +37,10 @@ def main() -> int:
     repository.prepare()
     FOLDER.mkdir(exist_ok=True)
     with conch(repository.REPOSITORY, FOLDER / "conch.log") as server, tempfile.TemporaryDirectory() as scratch:
-        runs = measure(Analyzer(server, Path(scratch)), arguments.rounds)
+        analyzer = Analyzer(server, Path(scratch))
+        for model in (EMBEDDING_MODEL, RERANK_MODEL, f"{IMAGE_MODEL}-image"):
+            analyzer.command(model)
+        runs = measure(analyzer, arguments.rounds)
     results = Results(machine.describe() | {"perf_analyzer": WHEEL.partition("==")[2]}, runs)
     store(results, arguments.out)
     return 0

@@ -1,11 +1,11 @@
 """NVIDIA's perf_analyzer, which sends token ids to Triton over gRPC, or texts to the gateway over HTTP."""
 
-import csv
 import os
 import subprocess
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ from rich.console import Console
 
 from embedded.triton import find_wheel
 from export.runtime.contract import Row
+from loadtest.perf import STABILITY, UNSTABLE_STATUS, measure
 from loadtest.tools.client import BenchmarkError
 from loadtest.tools.servers import HOST, Server
 from loadtest.tools.workloads import EMBEDDING_MODEL, Workload
@@ -23,11 +24,6 @@ WHEEL = "tritonclient==2.51.0"
 """The newest whose perf_analyzer runs with glibc 2.35."""
 LIBRARIES = {"libb64": "libb64.so.0d", "libcudart": "libcudart.so.12"}
 """The other libraries that perf_analyzer loads, by the first part of their file names in nvidia-pytriton."""
-STABILITY = 40
-"""Percent by which windows of time may differ, or perf_analyzer reports nothing; Poisson's often do by 15."""
-
-UNSTABLE = ("Failed to obtain stable measurement", "No valid requests recorded within time interval")
-"""What it says when it has measured nothing that it would report."""
 
 console = Console(highlight=False)
 
@@ -91,43 +87,43 @@ class Analyzer:
             "gateway", name, number, data, ["-m", workload.model, "--service-kind", "openai", *endpoint, *load]
         )
 
+    def command(self, model: str) -> None:
+        """Run `python -m loadtest.perf` as people do on their hosts.
+
+        Raises:
+            BenchmarkError: it fails.
+        """
+        url = f"{HOST}:{self._server.ports['TRITON_GRPC_PORT']}"
+        command = [
+            sys.executable,
+            "-m",
+            "loadtest.perf",
+            "--model",
+            model,
+            "--url",
+            url,
+            "--concurrency-range",
+            "1:9:8",
+        ]
+        path = f"{self._program.parent}{os.pathsep}{os.environ['PATH']}"
+        if subprocess.run([*command, *self._windows], env=self._environment | {"PATH": path}, check=False).returncode:  # noqa: S603
+            raise BenchmarkError(f"python -m loadtest.perf fails for {model}")
+
     def _run(
         self, target: str, name: str, number: int, data: Sequence[Mapping[str, object]], arguments: Sequence[str]
     ) -> list[Perf]:
-        given, table = self._scratch / "data.json", self._scratch / "table.csv"
-        given.write_bytes(orjson.dumps({"data": data}))
-        table.unlink(missing_ok=True)
-        files = ["--input-data", str(given), "-f", str(table), "--verbose-csv"]
-        command = [str(self._program), *arguments, *self._windows, *files]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)  # noqa: S603
-        if not table.exists() and any(message in done.stdout + done.stderr for message in UNSTABLE):
+        command = [str(self._program), *arguments, *self._windows]
+        report = measure(command, data, self._scratch, self._environment)
+        if not report.measurements:
+            if report.status != UNSTABLE_STATUS:
+                raise RuntimeError(f"perf_analyzer: {report.output[-2000:]}")
             console.print(f"{target:8} {name:10} never came to rest: {' '.join(arguments[-4:])}")
-            return []
-        if not table.exists():
-            raise RuntimeError(f"perf_analyzer: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-        with table.open() as lines:
-            found = [_read(target, name, number, row) for row in csv.DictReader(lines)]
-        for run in found:
+        for run in report.measurements:
             console.print(
                 f"{target:8} {name:10} {run.load:>10} {run.requests_per_second:8.1f} req/s"
                 f"  p50 {run.latency_ms['p50']:7.2f} ms  p99 {run.latency_ms['p99']:7.2f} ms"
             )
-        return found
-
-
-def _read(target: str, name: str, number: int, row: Mapping[str, str]) -> Perf:
-    load = f"{row['Concurrency']} clients" if "Concurrency" in row else f"{float(row['Request Rate']):.0f} req/s"
-    stages = {"queue": "Server Queue", "input": "Server Compute Input", "infer": "Server Compute Infer"}
-    stages |= {"output": "Server Compute Output"}
-    return Perf(
-        target=target,
-        workload=name,
-        round=number,
-        load=load,
-        requests_per_second=float(row["Inferences/Second"]),
-        latency_ms={place: float(row[f"{place} latency"]) / 1000 for place in ("p50", "p90", "p95", "p99")},
-        server_ms={stage: float(row[column]) / 1000 for stage, column in stages.items() if row.get(column)},
-    )
+        return [Perf(target, name, number, **asdict(run)) for run in report.measurements]
 
 
 def fetch() -> Path:

@@ -7,7 +7,7 @@ from tests.compose.conftest import PAGE
 
 ELSEWHERE = {
     "sh images/preflight.sh": "tests/test_preflight.py",
-    "docker compose run --rm loadtest -m all-minilm-l6-v2 --concurrency-range 1:64:8": "needs NVIDIA's SDK image",
+    "docker compose run --rm loadtest --model all-minilm-l6-v2": "needs NVIDIA's SDK image",
 }
 
 

@@ -19,8 +19,7 @@ ROOT = Path("kubernetes")
 PAGE = Path("docs/kubernetes.md").read_text()
 FILES = sorted(ROOT.rglob("*.yaml"))
 KUSTOMIZATIONS = [file for file in FILES if file.name == "kustomization.yaml"]
-RELEASE = "26.05-py3"
-"""Of Triton: docs/security.md says from which one on."""
+RELEASE = Path("images/triton-release").read_text().strip().partition(":")[2]
 
 
 def read(path: str | Path) -> list[Any]:

@@ -1,7 +1,6 @@
 """A real Triton, started with the options of the manifests: an older one than theirs, which knows all of them."""
 
 import asyncio
-import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +11,12 @@ import numpy as np
 import pytest
 import yaml
 from numpy.typing import NDArray
-from tritonclient.grpc import InferenceServerClient, InferInput
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import InferenceServerClient, InferInput, model_config_pb2
+from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from embedded.triton import Ports, Triton
 from gateway.triton import Triton as Client
+from loadtest import perf
 from loadtest.tools.servers import free_ports, wait_until_ready
 
 START_TIMEOUT_S = 90
@@ -76,14 +76,20 @@ def test_gateway_finds_and_uses_the_models_by_name(ports: Ports) -> None:
     asyncio.run(use())
 
 
-def test_model_takes_the_row_that_perf_analyzer_sends(ports: Ports) -> None:
-    (row,) = json.loads(Path("loadtest/perf.json").read_text())["data"]
-    inputs = []
-    with InferenceServerClient(f"127.0.0.1:{ports.grpc}") as client:
-        for name, kind, datatype in (("input_ids", np.int64, "INT64"), ("length", np.int32, "INT32")):
-            value = np.array(row[name]["content"], kind).reshape(1, *row[name]["shape"])
-            inputs.append(InferInput(name, list(value.shape), datatype).set_data_from_numpy(value))
-        assert client.infer("all-minilm-l6-v2", inputs).as_numpy("embedding").shape == (1, 384)
+def test_models_take_the_rows_that_perf_analyzer_sends(ports: Ports) -> None:
+    url = f"127.0.0.1:{ports.grpc}"
+    with InferenceServerClient(url) as client:
+        for model in client.get_model_repository_index().models:
+            config = perf.fetch_config(url, model.name)
+            (row, *_) = perf.inputs(config)
+            inputs = []
+            for each in config.input:
+                datatype = model_config_pb2.DataType.Name(each.data_type).removeprefix("TYPE_")
+                tensor = np.array(row[each.name]["content"], triton_to_np_dtype(datatype))
+                shape = [1, *row[each.name]["shape"]]
+                inputs.append(InferInput(each.name, shape, datatype).set_data_from_numpy(tensor.reshape(shape)))
+            output = client.infer(model.name, inputs).as_numpy(config.output[0].name)
+            assert output.shape == (1, config.output[0].dims[0]), model.name
 
 
 def test_statistics_are_for_who_has_the_key(ports: Ports) -> None:

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import msgspec
@@ -27,3 +28,9 @@ def test_prompted_model_is_the_default_ones_twin(tmp_path: Path) -> None:
     config = (furnish(tmp_path / "repository") / "prompted" / "config.pbtxt").read_text()
     assert 'string_value: "64,128"' in config
     assert 'name: "prompted"' in config
+
+
+def test_page_installs_the_version_of_aiperf_that_is_tried() -> None:
+    pages = (Path("docs/performance.md"), Path("requirements/compat-aiperf.txt"))
+    (shown,), (tried,) = (re.findall(r"\baiperf==(\S+)", page.read_text()) for page in pages)
+    assert shown == tried

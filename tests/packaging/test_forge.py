@@ -50,11 +50,12 @@ def test_every_job_ends(file: Path) -> None:
 
 
 def test_published_images_have_a_dockerfile_that_takes_their_version() -> None:
-    matrix = yaml.safe_load((WORKFLOWS / "release.yml").read_text())["jobs"]["images"]["strategy"]["matrix"]
-    platforms = {each["image"]: each["platforms"] for each in matrix["include"]}
-    assert platforms == {"gateway": "linux/amd64,linux/arm64", "export": "linux/amd64"}
-    for image in platforms:
+    job = yaml.safe_load((WORKFLOWS / "release.yml").read_text())["jobs"]["images"]
+    (platforms,) = (step["with"]["platforms"] for step in job["steps"] if "platforms" in step.get("with", {}))
+    assert platforms == "linux/amd64,linux/arm64"
+    for image in job["strategy"]["matrix"]["image"]:
         assert "\nARG VERSION=" in Path(f"images/{image}.Dockerfile").read_text()
+        assert f"| `ghcr.io/OWNER/conch-{image}` | amd64, arm64 |" in Path("docs/releasing.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,7 @@ def test_published_images_have_a_dockerfile_that_takes_their_version() -> None:
             {"docker.io/grafana/grafana", "docker.io/prom/prometheus", "nvcr.io/nvidia/tritonserver"},
         ),
         (".env.example", {"docker.io/grafana/grafana", "docker.io/prom/prometheus", "nvcr.io/nvidia/tritonserver"}),
+        ("images/triton-release", {"nvcr.io/nvidia/tritonserver"}),
         (".github/workflows/ci.yml", {"docker.io/library/debian"}),
         ("pyproject.toml", {"nvidia-pytriton", "torch"}),
         ("Makefile", {"swagger-ui-dist"}),
