@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint fast coverage test slow-export slow-others bench gpu perf chaos hostile soak audit compat images manifests scale evaluate precisions parity pictogram \
+.PHONY: help install serve check lint fast coverage test slow-export slow-others bench gpu perf chaos hostile soak audit compat images compose manifests scale evaluate precisions parity pictogram \
 	screenshots swagger triton format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
@@ -122,6 +122,9 @@ images: .venv/dev ## build the images with buildah, then serve and export with t
 	$(BIN)/python -m export
 	$(BIN)/python -m pytest -c tests/images/pytest.ini --rootdir . --confcutdir . tests/images
 
+compose: .venv/dev ## bring up docker-compose.yml on a Docker engine of its own (half an hour; root)
+	$(BIN)/python -m pytest -c tests/compose/pytest.ini --rootdir . --confcutdir . tests/compose
+
 screenshots: .venv/dev ## take the README's screenshots of the playground (needs Chromium)
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest -q tests/browser -k screenshots
 
@@ -144,6 +147,8 @@ lock: ## pin the dependencies of pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras -c requirements/serve.txt $(LOCK) -o requirements/dev.txt
 	uv pip compile pyproject.toml --extra tracing -c requirements/serve.txt $(LOCK) -o requirements/gateway.txt
 	uv pip compile pyproject.toml --extra export -c requirements/serve.txt $(LOCK) -o requirements/export.txt
+	printf '%s\n' numpy safetensors torch | uv pip compile --no-config - -c requirements/serve.txt \
+		$(subst 3.11,3.12,$(LOCK)) -o requirements/triton.txt
 	uv pip compile --group bulk -c requirements/serve.txt $(LOCK) -o requirements/bulk.txt
 	uv pip compile --group compat-newest $(LOCK) -o requirements/compat-newest.txt
 	uv pip compile --group compat-older $(LOCK) -o requirements/compat-older.txt

@@ -9,9 +9,11 @@ LABEL org.opencontainers.image.title="Conch TensorRT builder" \
 COPY export/__init__.py export/errors.py /app/export/
 COPY export/plans /app/export/plans
 COPY export/runtime /app/export/runtime
+COPY images/preflight.sh images/entrypoint.sh /opt/conch/
 WORKDIR /app
 # As the export, whose entries it completes.
 USER 10001:10001
 ENV PYTHONUNBUFFERED=1
-ENTRYPOINT ["python3", "-m", "export.plans"]
+ENTRYPOINT ["/bin/sh", "/opt/conch/entrypoint.sh"]
+CMD ["python3", "-m", "export.plans", "--help"]
 HEALTHCHECK NONE

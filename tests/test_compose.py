@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -21,14 +22,14 @@ from loadtest.perf import KEY_HEADER
 
 COMPOSE = Path("docker-compose.yml").read_text()
 EXAMPLE = Path(".env.example").read_text()
-ALWAYS = {"gateway"}
+ALWAYS = {"gateway", "secrets"}
 
 
 def config(profiles: str, tmp_path: Path, *beside: Path, **variables: str) -> dict[str, Any]:
     """What Compose makes of it, and of files beside it."""
     binary = Path(sys.executable).with_name("docker-compose")
     files = [f"--file={file}" for file in ("docker-compose.yml", *beside)]
-    environment = {"PATH": os.environ["PATH"], "COMPOSE_PROFILES": profiles, "TRITON_ADMIN_KEY": "k"} | variables
+    environment = {"PATH": os.environ["PATH"], "COMPOSE_PROFILES": profiles} | variables
     done = subprocess.run(
         [str(binary), "--env-file", os.devnull, *files, "config", "--format", "json"],
         capture_output=True,
@@ -44,7 +45,8 @@ def config(profiles: str, tmp_path: Path, *beside: Path, **variables: str) -> di
 @pytest.mark.parametrize(
     ("profiles", "services"),
     [
-        ("gpu", {"export", "triton"}),
+        ("", {"export", "compile", "triton"}),
+        ("gpu", {"export", "compile", "triton"}),
         ("tensorrt", {"export-tensorrt", "plans", "triton-tensorrt"}),
         ("cpu", {"export-cpu", "triton-cpu"}),
         ("cpu,observability,loadtest", {"export-cpu", "triton-cpu", "prometheus", "grafana", "loadtest"}),
@@ -71,6 +73,7 @@ def test_every_service_is_locked_down(everything: dict[str, dict[str, Any]]) -> 
     for name, service in everything.items():
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
+        assert service.get("cap_add", []) == (["CHOWN", "DAC_OVERRIDE"] if name == "secrets" else []), name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["pids_limit"], name
 
@@ -108,80 +111,143 @@ def test_gateway_sees_its_keys_in_a_folder_as_in_kubernetes(everything: dict[str
     file = Path(gateway["environment"]["GATEWAY_API_KEYS_FILE"])
     assert f"value: {file}\n" in Path("kubernetes/base/gateway.yaml").read_text()
     (mount,) = (each for each in gateway["volumes"] if each["target"] == str(file.parent))
-    assert mount["type"] == "bind"
-    assert mount["read_only"]
-    assert not mount["bind"].get("create_host_path")  # Docker would make it empty, and root's
-    assert Path(mount["source"]) == Path("secrets/gateway").absolute()
+    assert (mount["type"], mount["source"], mount["read_only"]) == ("volume", "secrets", True)
 
 
-@pytest.fixture
-def prepared(tmp_path: Path) -> Path:
-    """A folder after the commands of the page but the one that starts it, by somebody careful."""
-    (block,) = re.findall(
-        r"```sh\n(.+?)docker compose up", Path("docs/docker.md").read_text().partition("\n## ")[0], re.DOTALL
-    )
-    shutil.copy(".env.example", tmp_path)
-    subprocess.run(["/bin/bash", "-euc", f"umask 077\n{block}"], cwd=tmp_path, check=True)
-    return tmp_path
-
-
-def test_page_makes_what_is_mounted_for_containers_to_read_and_nobody_else(prepared: Path) -> None:
-    assert all((prepared / name).is_file() for name in re.findall(r"-(\./secrets/\w+)\}\"", COMPOSE))
-    keys = (prepared / "secrets/gateway/keys").read_text().split()
-    assert len(keys) == 2
-    assert (prepared / "secrets/metrics_key").read_text().strip() in keys
-    assert (prepared / "secrets").stat().st_mode & 0o077 == 0
-    for path in (prepared / "secrets").rglob("*"):
-        assert path.stat().st_mode & 0o005 == (0o005 if path.is_dir() else 0o004)
-
-
-def test_page_keeps_the_key_in_env_from_others(prepared: Path) -> None:
-    assert re.search(r"^TRITON_ADMIN_KEY=\w{48}$", (prepared / ".env").read_text(), re.MULTILINE)
-    assert (prepared / ".env").stat().st_mode & 0o077 == 0
-
-
-def test_secrets_are_seen_by_those_who_use_them(everything: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    seen = {name: {each["source"] for each in one.get("secrets", [])} for name, one in everything.items()}
-    assert {name: secrets for name, secrets in seen.items() if secrets} == {
-        "prometheus": {"metrics_key"},
-        "grafana": {"grafana_password"},
+def test_own_folder_takes_the_place_of_the_volume_of_secrets(tmp_path: Path) -> None:
+    services = config("tensorrt,cpu,gpu,observability,loadtest", tmp_path, SECRETS_FOLDER="./own")["services"]
+    mounts = {
+        name: [each for each in one.get("volumes", []) if each["source"].endswith("/own")]
+        for name, one in services.items()
     }
-    for secret in config("observability", tmp_path)["secrets"].values():
-        assert "gateway" not in Path(secret["file"]).parts
+    holders = TRITONS | {"secrets", "gateway", "prometheus", "grafana", "loadtest"}
+    assert {name for name, found in mounts.items() if found} == holders
+    assert {name for name, found in mounts.items() if found and not found[0].get("read_only")} == {"secrets"}
 
 
-def test_plans_are_built_without_a_network(everything: dict[str, dict[str, Any]]) -> None:
-    assert everything["plans"]["network_mode"] == "none"
+USERS = {"keys": 10001, "metrics_key": 65534, "triton_admin_key": 1000, "grafana_password": 472}
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="files are given to other users")
+
+
+def create(folder: Path) -> str:
+    """What images/secrets.sh prints."""
+    return subprocess.run(
+        ["/bin/sh", "images/secrets.sh", str(folder)],
+        env={"PATH": os.environ["PATH"], "ADDRESS": "127.0.0.1:8080"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+@needs_root
+def test_secrets_are_created_for_the_services_that_use_them(tmp_path: Path) -> None:
+    said = create(tmp_path)
+    assert {path.name: (path.stat().st_uid, path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {
+        name: (user, 0o600) for name, user in USERS.items()
+    }
+    found = {name: (tmp_path / name).read_text().split() for name in USERS}
+    client, metrics = found["keys"]
+    assert [metrics] == found["metrics_key"]
+    assert len({client, metrics, *found["triton_admin_key"], *found["grafana_password"]}) == 4
+    assert all(re.fullmatch("[0-9a-f]{48}", secret) for secrets in found.values() for secret in secrets)
+    assert f"curl http://127.0.0.1:8080/v1/embeddings --header 'Authorization: Bearer {client}'" in said
+    assert found["grafana_password"][0] in said
+    assert metrics not in said
+
+
+@needs_root
+def test_secrets_are_kept_and_not_printed_again(tmp_path: Path) -> None:
+    create(tmp_path)
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert create(tmp_path) == ""
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+@needs_root
+def test_own_keys_stay_and_prometheus_gets_one_more(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("mine")
+    assert "A key for clients" not in create(tmp_path)
+    assert (tmp_path / "keys").read_text().split() == ["mine", (tmp_path / "metrics_key").read_text().strip()]
+    assert (tmp_path / "keys").stat().st_uid == 0
+
+
+@pytest.mark.parametrize(("code", "accepted"), [(0, True), (3, True), (1, False), (130, False)])
+def test_export_of_some_models_is_enough(
+    code: int, accepted: bool, everything: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@"\nexit {code}\n')
+    python.chmod(0o755)
+    entrypoint = [part.replace("$$", "$") for part in everything["export"]["entrypoint"]]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [*entrypoint, "--backend", "torch"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "-m export --repository /models --backend torch\n"
+    assert (done.returncode == 0) is accepted
+    assert ("WARNING" in done.stderr) is (code == 3)
+
+
+def test_plans_are_built_without_a_network_where_their_compiler_can_run(everything: dict[str, dict[str, Any]]) -> None:
+    for name in ("compile", "plans"):
+        assert everything[name]["network_mode"] == "none"
+        assert everything[name]["user"] == "10001:10001"
+        assert "/tmp:exec" in everything[name]["tmpfs"]  # noqa: S108
+
+
+def test_every_gpu_serves(everything: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    gpus = {name for name, each in everything.items() if "devices" in json.dumps(each.get("deploy"))}
+    assert gpus == {"compile", "triton", "plans", "triton-tensorrt"}
+    chosen = config("gpu,tensorrt", tmp_path, CUDA_VISIBLE_DEVICES="1,3")["services"]
+    for name in gpus:
+        (devices,) = everything[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert devices["count"] == -1
+        assert chosen[name]["environment"]["CUDA_VISIBLE_DEVICES"] == "1,3"
+
+
+def serve_command(service: dict[str, Any]) -> list[str]:
+    """Triton's arguments. $key stands for its key."""
+    shell, options, script = service["command"]
+    assert (shell, options) == ("sh", "-euc")
+    prepare, _, run = script.replace("$$", "$").partition(";")
+    assert prepare == "key=$(cat /run/secrets/triton_admin_key)"
+    do, program, *arguments = shlex.split(run)
+    assert (do, program) == ("exec", "tritonserver")
+    return arguments
 
 
 def test_triton_is_started_as_in_kubernetes(everything: dict[str, dict[str, Any]]) -> None:
     deployment = next(yaml.safe_load_all(Path("kubernetes/base/triton.yaml").read_text()))
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    own = ("--model-repository=", "--exit-timeout-secs=")
+    # In Kubernetes, a version of which a model cannot be loaded does not replace the one before.
+    own = ("--model-repository=", "--exit-timeout-secs=", "--exit-on-error=", "--strict-readiness=", "tritonserver")
 
     def shared(arguments: list[str], key: str) -> set[str]:
         return {argument.removesuffix(f"={key}") for argument in arguments if not argument.startswith(own)}
 
     for name in TRITONS:
-        assert shared(everything[name]["command"], "k") == shared(container["args"], "$(POD_UID)")
+        assert shared(serve_command(everything[name]), "$key") == shared(container["args"], "$(POD_UID)")
 
 
 def test_there_is_more_time_to_stop_than_is_taken(everything: dict[str, dict[str, Any]]) -> None:
     triton = everything["triton"]
-    (exit_timeout,) = (int(each.partition("=")[2]) for each in triton["command"] if each.startswith("--exit-timeout"))
+    (exit_timeout,) = (
+        int(each.partition("=")[2]) for each in serve_command(triton) if each.startswith("--exit-timeout")
+    )
     assert exit_timeout < int(triton["stop_grace_period"].removesuffix("s"))
     assert everything["gateway"]["stop_grace_period"] == "20s"  # twice the default of GATEWAY_DRAIN_TIMEOUT
 
 
 def test_load_test_runs_its_script_with_the_key_for_statistics(everything: dict[str, dict[str, Any]]) -> None:
-    (lock,) = (each for each in everything["triton"]["command"] if each.startswith("--grpc-restricted-protocol="))
-    protocols, header, key = re.split("[:=]", lock.partition("=")[2])
+    (lock,) = (each for each in serve_command(everything["triton"]) if each.startswith("--grpc-restricted-protocol="))
+    protocols, header, _ = re.split("[:=]", lock.partition("=")[2])
     assert "statistics" in protocols.split(",")
-    given = everything["loadtest"]["entrypoint"]
-    assert given[given.index("-H") + 1] == f"{KEY_HEADER}:{key}"
     assert f"triton-grpc-protocol-{header}" == KEY_HEADER
-    (mount,) = everything["loadtest"]["volumes"]
-    assert given[:2] == ["python3", mount["target"]]
+    program, script, *given = shlex.split(everything["loadtest"]["entrypoint"][2].replace("$$", "$"))[1:]
+    assert given[given.index("-H") + 1] == f"{KEY_HEADER}:$(cat /run/secrets/triton_admin_key)"
+    (mount,) = (each for each in everything["loadtest"]["volumes"] if each["target"] == script)
+    assert program == "python3"
     assert mount["read_only"]
     assert Path(mount["source"]) == Path("loadtest/perf.py").absolute()
 
@@ -203,13 +269,13 @@ def test_folder_that_the_page_mounts_is_beside_the_manifest(tmp_path: Path) -> N
 
 
 def test_example_of_settings_has_every_variable_with_its_default() -> None:
-    used = dict(re.findall(r"\$\{([A-Z_]+)(?::[-?]([^}]*))?\}", COMPOSE))
-    passed = set(re.findall(r"^      - ((?:GATEWAY|OTEL)_[A-Z_]+)$", COMPOSE, re.MULTILINE)) | {"HF_TOKEN"}
+    used = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", COMPOSE))
+    passed = set(re.findall(r"^      - ((?:GATEWAY|OTEL)_[A-Z_]+)$", COMPOSE, re.MULTILINE))
+    passed |= {name for names in re.findall(r"environment: \[(.*)\]", COMPOSE) for name in names.split(", ")}
     shown = dict(re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
     assert shown.keys() == used.keys() | passed | {"COMPOSE_PROFILES"}
-    assert {name: shown[name] for name in used if name != "TRITON_ADMIN_KEY"} == {
-        name: default for name, default in used.items() if name != "TRITON_ADMIN_KEY"
-    }
+    assert {name: shown[name] for name in used} == used
+    assert not re.findall("^[A-Z]", EXAMPLE, re.MULTILINE)  # it says nothing but defaults
 
 
 def test_gateway_takes_every_setting_that_the_settings_page_lists(everything: dict[str, dict[str, Any]]) -> None:
