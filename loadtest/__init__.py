@@ -1,1 +1,1 @@
-"""Measures Conch: experiments store results, reports write them into docs/, and tools are what experiments share."""
+"""Measures Conch: experiments store results, reports write them into docs/, and tools and perf are what they share."""

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,7 @@ CLIENTS = "1:64:9"
 UNSTABLE = ("Failed to obtain stable measurement", "No valid requests recorded within time interval")
 """What perf_analyzer says when it leaves a load out of its report, sometimes with exit code 0."""
 UNSTABLE_STATUS = 2
+"""Its exit code at other times."""
 STAGES = {
     "queue": "Server Queue",
     "input": "Server Compute Input",
@@ -74,9 +75,14 @@ class Report:
     """What perf_analyzer said."""
 
     status: int
-    """perf_analyzer's exit code: 0 if every load was measured, 2 if measurements differ too much, 99 otherwise."""
+    """perf_analyzer's exit code: 0 only if every load was measured."""
     output: str
     measurements: list[Measurement]
+
+    @property
+    def is_unstable(self) -> bool:
+        """Whether some load was left out because its measurements differ too much."""
+        return any(message in self.output for message in UNSTABLE)
 
 
 def main() -> int:
@@ -138,12 +144,14 @@ def fetch_config(url: str, model: str) -> "pb.ModelConfig":
     """The config of a model, as Triton has it.
 
     Raises:
-        PerfError: Triton cannot be reached, or has no such model.
+        PerfError: Triton's client is not installed, Triton cannot be reached, or it has no such model.
     """
-    # Imported here, so that the rest works without.
-    from tritonclient.grpc import InferenceServerClient  # noqa: PLC0415
-    from tritonclient.utils import InferenceServerException  # noqa: PLC0415
-
+    try:
+        # Imported here, so that their absence can be told.
+        from tritonclient.grpc import InferenceServerClient  # noqa: PLC0415
+        from tritonclient.utils import InferenceServerException  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        raise PerfError("tritonclient[grpc] is not installed: run this in the image of Triton's SDK") from exc
     try:
         with InferenceServerClient(url) as client:
             return client.get_model_config(model, client_timeout=10).config
@@ -231,9 +239,8 @@ def measure(
             output += line
             if echo:
                 print(line, end="", flush=True)
-    is_unstable = any(message in output for message in UNSTABLE)
-    status = process.returncode or (UNSTABLE_STATUS if is_unstable else 0)
-    return Report(status, output, read(table) if table.exists() else [])
+    report = Report(process.returncode, output, read(table) if table.exists() else [])
+    return replace(report, status=UNSTABLE_STATUS) if report.is_unstable and not report.status else report
 
 
 def read(table: Path) -> list[Measurement]:

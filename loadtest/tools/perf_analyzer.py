@@ -14,7 +14,7 @@ from rich.console import Console
 
 from embedded.triton import find_wheel
 from export.runtime.contract import Row
-from loadtest.perf import STABILITY, UNSTABLE_STATUS, measure
+from loadtest.perf import STABILITY, measure
 from loadtest.tools.client import BenchmarkError
 from loadtest.tools.servers import HOST, Server
 from loadtest.tools.workloads import EMBEDDING_MODEL, Workload
@@ -94,19 +94,10 @@ class Analyzer:
             BenchmarkError: it fails.
         """
         url = f"{HOST}:{self._server.ports['TRITON_GRPC_PORT']}"
-        command = [
-            sys.executable,
-            "-m",
-            "loadtest.perf",
-            "--model",
-            model,
-            "--url",
-            url,
-            "--concurrency-range",
-            "1:9:8",
-        ]
+        options = [f"--model={model}", f"--url={url}", "--concurrency-range=1:9:8", *self._windows]
         path = f"{self._program.parent}{os.pathsep}{os.environ['PATH']}"
-        if subprocess.run([*command, *self._windows], env=self._environment | {"PATH": path}, check=False).returncode:  # noqa: S603
+        command = [sys.executable, "-m", "loadtest.perf", *options]
+        if subprocess.run(command, env=self._environment | {"PATH": path}, check=False).returncode:  # noqa: S603
             raise BenchmarkError(f"python -m loadtest.perf fails for {model}")
 
     def _run(
@@ -115,7 +106,7 @@ class Analyzer:
         command = [str(self._program), *arguments, *self._windows]
         report = measure(command, data, self._scratch, self._environment)
         if not report.measurements:
-            if report.status != UNSTABLE_STATUS:
+            if not report.is_unstable:
                 raise RuntimeError(f"perf_analyzer: {report.output[-2000:]}")
             console.print(f"{target:8} {name:10} never came to rest: {' '.join(arguments[-4:])}")
         for run in report.measurements:
