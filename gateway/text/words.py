@@ -13,9 +13,10 @@ MAX_WORDS = 2**15
 """Words that are remembered, about 7 MiB. When there are more, all are forgotten."""
 MAX_LETTERS = 64
 """Longer words are not remembered. Texts without spaces are words of any length here."""
-SPLIT = re.compile(r"[!-~]*+[^\t\n\r -~][^\t\n\r ]*+|[A-Za-z0-9]+|[!-/:-@\[-`{-~]")
+SPLIT = re.compile(r"(?<![^\t\n\r ])[!-~]*+[^\t\n\r -~][^\t\n\r ]*+|[A-Za-z0-9]+|[!-/:-@\[-`{-~]")
 """A run without spaces in which a character is not printable ASCII, a plain word, or a punctuation mark.
-BertPreTokenizer splits at least there, and BertNormalizer changes nothing across these borders."""
+BertPreTokenizer splits at least there, and BertNormalizer changes nothing across these borders. Runs are looked at from
+their beginning only, or long ones would take quadratic time."""
 
 
 def are_independent(tokenizer: Tokenizer) -> bool:
@@ -32,13 +33,10 @@ class Words(dict[str, tuple[int, ...]]):
     """The ids of the words seen so far. Texts repeat their words: looking these up takes a sixth of the time of
     tokenizing them, and new words take as long as before. Thread-safe."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        """Remember no words yet.
-
-        Args:
-            tokenizer: for which `are_independent` holds.
-        """
+    def __init__(self, tokenizer: Tokenizer, most: int = MAX_WORDS) -> None:
+        """Remember no words yet, and later at most this many, of a tokenizer for which `are_independent` holds."""
         super().__init__()
+        self._most = most
         self._tokenizer = tokenizer
         self._model = tokenizer.model
         self._added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
@@ -58,7 +56,7 @@ class Words(dict[str, tuple[int, ...]]):
         else:
             ids = self._encode(word)
         if len(word) <= MAX_LETTERS:
-            if len(self) >= MAX_WORDS:
+            if len(self) >= self._most:
                 self.clear()
             self[word] = ids
         return ids

@@ -38,18 +38,19 @@ USUAL = 64
 """Texts, or documents, in a request of the other kinds."""
 THIS, OTHER = "this", "other"
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=120)
 
 
-class Cost(msgspec.Struct, frozen=True):
+class Cost(msgspec.Struct, frozen=True, omit_defaults=True):
     """What requests of one kind cost the gateway."""
 
     kind: str
+    """What is asked for."""
     items: int
     """Texts or documents in a request."""
     cpu_ms: float
     """CPU time per request: the median of the rounds."""
-    other_ms: float | None
+    other_ms: float | None = None
     """The same for the checkout that this one is compared with."""
 
 
@@ -65,10 +66,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.experiments.cost", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2, help="of each measurement")
-    parser.add_argument("--against", type=Path, help="another checkout of Conch, measured in turns with this one")
+    parser.add_argument(
+        "--against", metavar="FOLDER", help="another checkout of Conch, measured in turns with this one"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    folders = {THIS: Path.cwd()} | ({OTHER: arguments.against} if arguments.against else {})
+    folders = {THIS: "."} | ({OTHER: arguments.against} if arguments.against else {})
     with tempfile.TemporaryDirectory(prefix="conch-") as scratch, ExitStack() as stack:
         repository = instant.write(Path(scratch) / "models")
         servers = [
@@ -89,22 +92,24 @@ def workloads() -> list[Workload]:
     mixed = texts(chance, mixed_lengths(chance, TEXTS))
     unknown = made_up(chance, mixed_lengths(chance, TEXTS))
     return [
-        *(_embed(kind, kind, mixed, items) for items in ITEMS for kind in ("float", "base64")),
-        _embed("base64, made-up words", "base64", unknown, USUAL),
+        *(_embed("texts", encoding, mixed, items) for items in ITEMS for encoding in ("float", "base64")),
+        _embed("texts of made-up words", "base64", unknown, USUAL),
         _rerank(texts(chance, np.full(TEXTS // USUAL, SHORT_WORDS)), mixed),
     ]
 
 
-def _embed(name: str, encoding: str, given: Sequence[str], items: int) -> Workload:
+def _embed(what: str, encoding: str, given: Sequence[str], items: int) -> Workload:
     fields = {"model": EMBEDDING_MODEL, "truncate": True, "encoding_format": encoding}
-    return _workload(name, "/v1/embeddings", items, [fields | {"input": part} for part in _parts(given, items)])
+    return _workload(
+        f"{what}, {encoding}", "/v1/embeddings", items, [fields | {"input": part} for part in _parts(given, items)]
+    )
 
 
 def _rerank(queries: Sequence[str], documents: Sequence[str]) -> Workload:
     fields = {"model": RERANK_MODEL, "return_documents": False}
     parts = zip(queries, _parts(documents, USUAL), strict=True)
     bodies = [fields | {"query": query, "documents": part} for query, part in parts]
-    return _workload("rerank", "/v1/rerank", USUAL, bodies)
+    return _workload("documents to rerank", "/v1/rerank", USUAL, bodies)
 
 
 def _parts(given: Sequence[str], items: int) -> list[Sequence[str]]:
@@ -128,10 +133,10 @@ def measure(workload: Workload, servers: Sequence[Server], rounds: int, seconds:
 
 def _line(cost: Cost) -> str:
     line = (
-        f"{cost.kind:22} {cost.items:4} {cost.cpu_ms:8.3f} ms per request, {cost.cpu_ms / cost.items:7.4f} ms per item"
+        f"{cost.items:4} {cost.kind:30} {cost.cpu_ms:8.3f} ms per request {cost.cpu_ms / cost.items:8.4f} ms per item"
     )
     if cost.other_ms is not None:
-        line += f"; other {cost.other_ms / cost.items:7.4f} ms per item, {cost.cpu_ms / cost.other_ms:.2f}"
+        line += f"  other {cost.other_ms / cost.items:8.4f}  ratio {cost.cpu_ms / cost.other_ms:.2f}"
     return line
 
 

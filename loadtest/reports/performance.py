@@ -10,7 +10,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import msgspec
 
-from loadtest.experiments import perf, stages
+from loadtest.experiments import cost, perf, stages
 from loadtest.reports import gpu, page
 from loadtest.tools import benchmark, ceiling
 from loadtest.tools.benchmark import Run
@@ -36,6 +36,7 @@ def main() -> int:
     """Write."""
     results = msgspec.json.decode(benchmark.RESULTS.read_bytes(), type=benchmark.Results)
     profiled = msgspec.json.decode(stages.RESULTS.read_bytes(), type=stages.Results)
+    costs = msgspec.json.decode(cost.RESULTS.read_bytes(), type=cost.Results)
     PICTURES.mkdir(exist_ok=True)
     throughput_plot(results, PICTURES)
     latency_plot(results, PICTURES)
@@ -47,6 +48,7 @@ def main() -> int:
         "ceiling": ceilings(results),
         "batches": batches(results),
         "stages": where_time_goes(profiled),
+        "cost": gateway_costs(costs),
         "memory": memory(results),
         "gpu": gpu.section(),
     }
@@ -195,6 +197,15 @@ def where_time_goes(results: stages.Results) -> str:
     lines += [f"| {part.process} | {part.stage} | {part.cpu_ms:.2f} ms |" for part in results.parts]
     total = sum(part.cpu_ms for part in results.parts)
     return "\n".join([*lines, f"| all | | {total:.2f} ms |"]) + "\n"
+
+
+def gateway_costs(results: cost.Results) -> str:
+    """CPU time of the gateway by kind of request."""
+    lines = ["| request | CPU per request | CPU per item |", "|---|---|---|"]
+    lines += [
+        f"| {one.items} {one.kind} | {one.cpu_ms:.2f} ms | {one.cpu_ms / one.items:.3f} ms |" for one in results.costs
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def memory(results: benchmark.Results) -> str:

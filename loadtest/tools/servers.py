@@ -136,7 +136,7 @@ def conch(
     log: Path,
     models: Iterable[str] = (),
     name: str = "conch",
-    folder: Path | None = None,
+    folder: str = ".",
     **environment: str,
 ) -> Iterator[Server]:
     """Serve a model repository, as `make serve` does.
@@ -146,7 +146,7 @@ def conch(
         log: where the output goes.
         models: their public names.
         name: of the server in reports.
-        folder: another checkout of Conch, if its code is to serve.
+        folder: the checkout of Conch whose code serves.
         environment: settings of the server.
     """
     ports, given = settings(repository)
@@ -180,9 +180,9 @@ def run(
     log: Path,
     environment: Mapping[str, str],
     ports: Mapping[str, int],
-    folder: Path | None = None,
+    folder: str = ".",
 ) -> Iterator[Server]:
-    """Start a server, in a folder if not in the current one, and wait until its health URL answers.
+    """Start a server in a folder, and wait until its health URL answers.
 
     Raises:
         BenchmarkError: it does not get ready.
@@ -199,7 +199,7 @@ def run(
 
 @contextmanager
 def start(
-    command: Sequence[str], environment: Mapping[str, str], log: Path, folder: Path | None = None
+    command: Sequence[str], environment: Mapping[str, str], log: Path, folder: str = "."
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a process with its output in a file; stop it at the end, by force if need be.
 
@@ -207,7 +207,7 @@ def start(
         command: with its arguments.
         environment: all of its variables.
         log: where the output goes.
-        folder: where it runs, if not in the current one.
+        folder: where it runs.
     """
     with log.open("w") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=folder)  # noqa: S603

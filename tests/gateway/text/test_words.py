@@ -8,9 +8,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from gateway.text import words
 from gateway.text.tokenizer import TextTokenizer, WordTokenizer
-from gateway.text.words import Words, are_independent
+from gateway.text.words import MAX_LETTERS, Words, are_independent
 
 TEXTS = ["The Conch is a sea snail, isn't it?", "Straße, naïve café: 漢字", "ὈΔΥΣΑΕΎΣ, İstanbul"]
 ALPHABET = st.one_of(
@@ -72,12 +71,11 @@ def test_other_tokenizers_do_not(change: str, tmp_path: Path) -> None:
     assert type(TextTokenizer.from_file(tmp_path / "tokenizer.json")) is TextTokenizer
 
 
-def test_memory_for_words_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(words, "MAX_WORDS", 10)
-    known = Words(TOKENIZERS[0])
+def test_memory_for_words_is_limited() -> None:
+    known = Words(TOKENIZERS[0], most=10)
     written = [f"{i}" for i in range(25)]
     assert list(known.ids(" ".join(written))) == [id_ for word in written for id_ in known.ids(word)]
     assert 0 < len(known) <= 10
-    long = "a" * (words.MAX_LETTERS + 1)
+    long = "a" * (MAX_LETTERS + 1)
     assert list(known.ids(long)) == [TOKENIZERS[0].token_to_id("[UNK]")]
     assert long not in known
