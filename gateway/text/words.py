@@ -10,8 +10,8 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 MAX_WORDS = 2**15
-"""Words that are remembered, about 7 MiB. When there are more, all are forgotten."""
-MAX_LETTERS = 64
+"""Words that are remembered: 9 MiB of usual ones, at most 23. When there are more, all are forgotten."""
+MAX_LETTERS = 24
 """Longer words are not remembered. Texts without spaces are words of any length here."""
 SPLIT = re.compile(r"(?<![^\t\n\r ])[!-~]*+[^\t\n\r -~][^\t\n\r ]*+|[A-Za-z0-9]+|[!-/:-@\[-`{-~]")
 """A run without spaces in which a character is not printable ASCII, a plain word, or a punctuation mark.
