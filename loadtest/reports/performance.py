@@ -201,9 +201,9 @@ def where_time_goes(results: stages.Results) -> str:
 
 def gateway_costs(results: cost.Results) -> str:
     """CPU time of the gateway by kind of request."""
-    lines = ["| request | CPU per request | CPU per item |", "|---|---|---|"]
+    lines = ["| request | items | CPU per request | CPU per item |", "|---|---|---|---|"]
     lines += [
-        f"| {one.items} {one.kind} | {one.cpu_ms:.2f} ms | {one.cpu_ms / one.items:.3f} ms |" for one in results.costs
+        f"| {one.kind} | {one.items} | {one.cpu_ms:.2f} ms | {one.cpu_ms / one.items:.3f} ms |" for one in results.costs
     ]
     return "\n".join(lines) + "\n"
 

@@ -59,7 +59,7 @@ def test_batches_are_told_by_what_triton_counted() -> None:
 
 def test_costs_are_told_per_request_and_per_item() -> None:
     results = cost.Results({}, [cost.Cost("texts, base64", 64, 3.2)])
-    assert performance.gateway_costs(results).splitlines()[2:] == ["| 64 texts, base64 | 3.20 ms | 0.050 ms |"]
+    assert performance.gateway_costs(results).splitlines()[2:] == ["| texts, base64 | 64 | 3.20 ms | 0.050 ms |"]
 
 
 def test_memory_is_told_with_its_slope() -> None:
