@@ -59,6 +59,7 @@ slow-others: .venv/dev .generations/older/installed
 bench: .venv/dev .baseline/installed ## measure throughput next to infinity-emb, and write docs/performance.md (half an hour)
 	$(BIN)/python -m loadtest.experiments.bench $(ARGS)
 	$(BIN)/python -m loadtest.experiments.stages
+	$(BIN)/python -m loadtest.experiments.cost
 	$(BIN)/python -m loadtest.experiments.workers
 	$(BIN)/python -m loadtest.experiments.perf
 	$(BIN)/python -m loadtest.reports.performance

@@ -8,9 +8,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
+from grpc import StatusCode
+from grpc.aio import AioRpcError, insecure_channel
 from numpy.typing import NDArray
-from tritonclient.grpc import aio
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.grpc.service_pb2 import (
+    ModelConfigRequest,
+    ModelInferRequest,
+    ModelInferResponse,
+    RepositoryIndexRequest,
+    ServerLiveRequest,
+)
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gateway.discovery import Servers
 from gateway.dns import Resolve, resolve
@@ -33,6 +41,12 @@ CHANNEL = (
     # http_proxy is meant for the web, not for Triton, which is near.
     ("grpc.enable_http_proxy", 0),
 )
+DATATYPES: Mapping[np.dtype[np.generic], str] = {
+    np.dtype(np.int64): "INT64",
+    np.dtype(np.int32): "INT32",
+    np.dtype(np.uint8): "UINT8",
+}
+"""Triton's names of the types of inputs."""
 CONTROL_TIMEOUT_S = 2.0
 """Timeout of health and model queries, which Triton does not queue."""
 SUSPECT_S = 5.0
@@ -59,7 +73,8 @@ class _Replica:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.client = aio.InferenceServerClient(url, channel_args=CHANNEL)
+        self.channel = insecure_channel(url, CHANNEL)
+        self.api = GRPCInferenceServiceStub(self.channel)
         self.is_live = True
         """As of the last health check."""
         self.in_flight = 0
@@ -99,7 +114,7 @@ class Triton:
     async def close(self) -> None:
         """Close all connections."""
         for replica in self._replicas + self._leaving:
-            await replica.client.close()
+            await replica.channel.close()
 
     async def infer(
         self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str, shape: tuple[int, int]
@@ -130,26 +145,27 @@ class Triton:
     async def _infer_on_any(
         self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str
     ) -> NDArray[np.float32]:
-        inputs = []
+        request = ModelInferRequest(model_name=model)
+        # Triton applies this to the time in its queue, if the model's queue policy allows it.
+        request.parameters["timeout"].int64_param = int(self.timeout_s * 1e6)
         for name, tensor in tensors.items():
-            item = aio.InferInput(name, tensor.shape, np_to_triton_dtype(tensor.dtype))
-            item.set_data_from_numpy(tensor)
-            inputs.append(item)
+            request.inputs.add(name=name, datatype=DATATYPES[tensor.dtype], shape=tensor.shape)
+            request.raw_input_contents.append(tensor.tobytes())
         first, *others = self._by_preference(model)
         if not others:
-            return await self._infer(first, model, inputs, output)
+            return await self._infer(first, request, output)
         try:
-            return await self._infer_while_live(first, model, inputs, output)
+            return await self._infer_while_live(first, request, output)
         except (NotReady, InferenceFailed):
             # Choose again: the other replicas may have changed.
             second = next((replica for replica in self._by_preference(model) if replica is not first), first)
-            return await self._infer(second, model, inputs, output)
+            return await self._infer(second, request, output)
 
     async def _infer_while_live(
-        self, replica: _Replica, model: str, inputs: list[aio.InferInput], output: str
+        self, replica: _Replica, request: ModelInferRequest, output: str
     ) -> NDArray[np.float32]:
         """Stop waiting if health checks fail: a connection to a stopped process or lost host stays open."""
-        call = asyncio.ensure_future(self._infer(replica, model, inputs, output))
+        call = asyncio.ensure_future(self._infer(replica, request, output))
         while not call.done():
             await asyncio.wait({call}, timeout=POLL_S)
             if not call.done() and not replica.is_live:
@@ -170,18 +186,14 @@ class Triton:
         in_turn = [known[(self._turn + i) % len(known)] for i in range(len(known))]
         return sorted(in_turn, key=lambda replica: (not replica.is_live, replica.is_suspect(model), replica.in_flight))
 
-    async def _infer(
-        self, replica: _Replica, model: str, inputs: list[aio.InferInput], output: str
-    ) -> NDArray[np.float32]:
-        # Triton applies this to the time in its queue, if the model's queue policy allows it.
-        queue_timeout_us = int(self.timeout_s * 1e6)
+    async def _infer(self, replica: _Replica, request: ModelInferRequest, output: str) -> NDArray[np.float32]:
+        model: str = request.model_name
+        headers = self._spans.outgoing() or {}
         replica.in_flight += 1
         try:
             with mapped_errors(model):
-                result = await replica.client.infer(
-                    model, inputs, timeout=queue_timeout_us, headers=self._spans.outgoing()
-                )
-            answer = _read(result, model, output)
+                response = await replica.api.ModelInfer(request, metadata=tuple(headers.items()))
+            answer = _read(response, model, output)
         except (NotReady, InferenceFailed):
             replica.failed_at[model] = time.monotonic()
             raise
@@ -211,12 +223,12 @@ class Triton:
         # Close replicas at the next check at the earliest: a call may be about to start there.
         self._leaving = [*(replica for replica in self._leaving if replica.in_flight), *before.values()]
         for replica in idle:
-            await replica.client.close()
+            await replica.channel.close()
 
     async def _check(self, replica: _Replica) -> bool:
         try:
             with mapped_errors("server"):
-                replica.is_live = bool(await replica.client.is_server_live(client_timeout=CONTROL_TIMEOUT_S))
+                replica.is_live = (await replica.api.ServerLive(ServerLiveRequest(), timeout=CONTROL_TIMEOUT_S)).live
         except GatewayError:
             replica.is_live = False
         return replica.is_live
@@ -230,8 +242,8 @@ class Triton:
         *others, last = sorted(self._known(), key=lambda replica: not replica.is_live)
         for replica in others:
             with suppress(GatewayError):
-                return await _models(replica.client)
-        return await _models(last.client)
+                return await _models(replica.api)
+        return await _models(last.api)
 
 
 def _retrieve(call: "asyncio.Future[NDArray[np.float32]]") -> None:
@@ -240,12 +252,12 @@ def _retrieve(call: "asyncio.Future[NDArray[np.float32]]") -> None:
         call.exception()
 
 
-async def _models(client: aio.InferenceServerClient) -> list[ModelConfig]:
+async def _models(api: GRPCInferenceServiceStub) -> list[ModelConfig]:
     with mapped_errors("repository"):
-        index = await client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
+        index = await api.RepositoryIndex(RepositoryIndexRequest(), timeout=CONTROL_TIMEOUT_S)
         names = {model.name for model in index.models if model.state == "READY"}
         replies = await asyncio.gather(
-            *(client.get_model_config(name, client_timeout=CONTROL_TIMEOUT_S) for name in names)
+            *(api.ModelConfig(ModelConfigRequest(name=name), timeout=CONTROL_TIMEOUT_S) for name in names)
         )
     return [
         ModelConfig(
@@ -261,14 +273,14 @@ async def _models(client: aio.InferenceServerClient) -> list[ModelConfig]:
     ]
 
 
-def _read(result: aio.InferResult, model: str, output: str) -> NDArray[np.float32]:
-    try:
-        tensor: NDArray[np.float32] | None = result.as_numpy(output)
-    except ValueError as exc:  # fewer bytes than the shape needs
-        raise InferenceFailed(f"model {model!r} returned a malformed output {output!r}") from exc
-    if tensor is None or tensor.dtype != np.float32:
-        raise InferenceFailed(f"model {model!r} returned no FP32 output {output!r}")
-    return tensor
+def _read(response: ModelInferResponse, model: str, output: str) -> NDArray[np.float32]:
+    for tensor, content in zip(response.outputs, response.raw_output_contents, strict=False):
+        if (tensor.name, tensor.datatype) == (output, "FP32"):
+            try:
+                return np.frombuffer(content, "<f4").reshape(tuple(tensor.shape))
+            except ValueError as exc:  # fewer bytes than the shape needs
+                raise InferenceFailed(f"model {model!r} returned a malformed output {output!r}") from exc
+    raise InferenceFailed(f"model {model!r} returned no FP32 output {output!r}")
 
 
 # UNAVAILABLE has three causes that clients must tell apart. The texts are those of Triton's scheduler_utils.cc.
@@ -276,20 +288,20 @@ MESSAGES: tuple[tuple[str, type[GatewayError], str], ...] = (
     ("Exceeds maximum queue size", Overloaded, "the queue of model {model!r} is full; try again later"),
     ("Request timeout expired", DeadlineExceeded, "model {model!r} was too busy to answer in time"),
 )
-STATUSES: Mapping[str, tuple[type[GatewayError], str]] = {
-    "StatusCode.UNAVAILABLE": (NotReady, "Triton is not reachable"),
-    "StatusCode.NOT_FOUND": (NotReady, "model {model!r} is not loaded"),
-    "StatusCode.DEADLINE_EXCEEDED": (DeadlineExceeded, "Triton did not answer in time"),
+STATUSES: Mapping[StatusCode, tuple[type[GatewayError], str]] = {
+    StatusCode.UNAVAILABLE: (NotReady, "Triton is not reachable"),
+    StatusCode.NOT_FOUND: (NotReady, "model {model!r} is not loaded"),
+    StatusCode.DEADLINE_EXCEEDED: (DeadlineExceeded, "Triton did not answer in time"),
 }
 
 
 @contextmanager
 def mapped_errors(model: str) -> Iterator[None]:
-    """Map the client library's errors to the gateway's own. Triton's text is only logged."""
+    """Map gRPC's errors to the gateway's own. Triton's text is only logged."""
     try:
         yield
-    except InferenceServerException as exc:
-        status, text = str(exc.status()), str(exc.message())
+    except AioRpcError as exc:
+        status, text = exc.code(), exc.details() or ""
         for part, error, message in MESSAGES:
             if part in text:
                 raise error(message.format(model=model)) from exc

@@ -1,6 +1,6 @@
 """Writes vectors as JSON, in the requested number types."""
 
-import base64
+from binascii import b2a_base64
 from collections.abc import Sequence
 from typing import Literal
 
@@ -39,6 +39,6 @@ def check(kinds: Sequence[EmbeddingType], size: int, place: str = "embedding_typ
 def column(floats: vectors.Floats, kind: EmbeddingType) -> list[bytes]:
     """The JSON of each row of `floats`, [n, d]. The rows must be normalized for all kinds except float and base64."""
     if kind == "base64":
-        return [b'"%s"' % base64.b64encode(row) for row in np.ascontiguousarray(floats, "<f4")]
+        return [b'"%s"' % b2a_base64(row, newline=False) for row in np.ascontiguousarray(floats, "<f4")]
     numbers = floats if kind == "float" else vectors.QUANTISATIONS[kind](floats)
     return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in np.ascontiguousarray(numbers)]

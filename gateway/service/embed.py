@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from gateway.catalog import ImageModel, Model, TextModel
@@ -25,8 +26,7 @@ Vectors = NDArray[np.float32]
 NO_VECTORS = np.empty((0, 1), np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Struct, frozen=True, gc=False):
     """The input of one vector: a text, an image, or both."""
 
     place: str
@@ -81,19 +81,21 @@ async def embed(
         GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
     """
     _check_kinds(served, model, items)
-    caller.check(
-        model.text, sum(tokens.estimate(_prompted(prompt, item.text)) for item in items if item.text is not None)
-    )
+    texts = [_prompted(prompt, item.text) for item in items if item.text is not None]
+    caller.check(model.text, sum(map(tokens.estimate, texts)))
     patches = model.image.patches * sum(item.image is not None for item in items) if model.image else 0
     caller.check(model.image, patches)
     with caller.timings.stage("tokenize"):
-        ids = await _encode(caller, model.text, items, prompt, max_tokens, truncate) if model.text else []
+        ids = await _encode(caller, model.text, items, texts, max_tokens, truncate) if model.text else []
         prefixes = await _prefixes(caller, model.text, items, prompt, ids) if model.text else []
-    # Images first: an image that cannot be read cancels the work on texts.
-    image_vectors, text_vectors = await gather(
-        _embed_images(caller, reader, model.image, items), _embed_texts(caller, model.text, ids, prefixes)
-    )
-    vectors = _combine(model, items, text_vectors, image_vectors)
+    if patches:
+        # Images first: an image that cannot be read cancels the work on texts.
+        image_vectors, text_vectors = await gather(
+            _embed_images(caller, reader, model.image, items), _embed_texts(caller, model.text, ids, prefixes)
+        )
+        vectors = _combine(model, items, text_vectors, image_vectors)
+    else:
+        vectors = await _embed_texts(caller, model.text, ids, prefixes)
     return Embeddings(vectors, sum(map(len, ids)), patches)
 
 
@@ -135,16 +137,11 @@ async def _encode(
     caller: Caller,
     text_model: TextModel,
     items: Sequence[Item],
-    prompt: str,
+    texts: Sequence[Text],
     max_tokens: int | None,
     truncate: Truncate,
 ) -> list[list[int]]:
-    texts: list[Text] = []
-    places: list[str] = []
-    for item in items:
-        if item.text is not None:
-            texts.append(_prompted(prompt, item.text))
-            places.append(item.place)
+    places = [item.place for item in items if item.text is not None]
     limit = min(text_model.max_tokens, max_tokens or text_model.max_tokens)
     return await tokens.encode(caller, text_model, texts, places, limit, truncate=truncate)
 

@@ -15,6 +15,8 @@ async def gather(*awaitables: Awaitable[Result]) -> list[Result]:
     Awaitables after a failed one are cancelled. Those before it are awaited, so that the same call always fails with
     the same error.
     """
+    if len(awaitables) == 1:
+        return [await awaitables[0]]
     tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     wanted = len(tasks)
 

@@ -1,4 +1,4 @@
-"""Turns text into token ids. The work is done in Rust, without the GIL."""
+"""Turns text into token ids."""
 
 import json
 import logging
@@ -16,6 +16,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 from gateway import files
 from gateway.errors import TokenizerFailed
 from gateway.text.panics import panics_as
+from gateway.text.words import Words, are_independent
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,9 @@ class TextTokenizer:
         """
         content, _ = files.read(path, MAX_BYTES)
         tokenizer = Tokenizer.from_str(content.decode())  # from_buffer would hold the GIL meanwhile
-        return TextTokenizer(tokenizer) if template is None else TemplateTokenizer(tokenizer, template)
+        if template is not None:
+            return TemplateTokenizer(tokenizer, template)
+        return WordTokenizer(tokenizer) if are_independent(tokenizer) else TextTokenizer(tokenizer)
 
     def encode(self, texts: Sequence[str], frame: PairFrame | None = None) -> list[list[int]]:
         """Token ids of each text with special tokens, or of its row in a frame.
@@ -187,6 +190,18 @@ def _failing() -> Iterator[None]:
     except Exception as exc:
         log.error("a tokenizer failed: %s", type(exc).__name__)  # noqa: TRY400 - the message may quote the text
         raise TokenizerFailed("the model's tokenizer failed on this text") from exc
+
+
+class WordTokenizer(TextTokenizer):
+    """A tokenizer that looks words up, one for which `words.are_independent` holds."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__(tokenizer)
+        self._words = Words(tokenizer)
+
+    def _encode(self, texts: Sequence[str], frame: PairFrame | None) -> list[list[int]]:
+        before, after = (self.before, self.behind) if frame is None else (frame.before, frame.after)
+        return [[*before, *self._words.ids(text), *after] for text in texts]
 
 
 def _special_in(tokenizer: Tokenizer, text: str) -> Tokenizer:

@@ -24,7 +24,7 @@ from loadtest.tools.workloads import Workload, workloads
 RESULTS = STORED / "stages.json"
 SAMPLES_A_SECOND = 200
 STAGES: Sequence[tuple[str, str]] = (
-    ("tokenize", "gateway/text/tokenizer.py"),
+    ("tokenize", "gateway/text/"),
     ("gRPC", "tritonclient/"),
     ("gRPC", "/grpc/"),
     ("plan and pad", "gateway/service/text_batches.py"),

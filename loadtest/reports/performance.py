@@ -10,7 +10,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import msgspec
 
-from loadtest.experiments import perf, stages, workers
+from loadtest.experiments import cost, perf, stages, workers
 from loadtest.reports import gpu, page
 from loadtest.tools import benchmark, ceiling
 from loadtest.tools.benchmark import Run
@@ -36,6 +36,7 @@ def main() -> int:
     """Write."""
     results = msgspec.json.decode(benchmark.RESULTS.read_bytes(), type=benchmark.Results)
     profiled = msgspec.json.decode(stages.RESULTS.read_bytes(), type=stages.Results)
+    costs = msgspec.json.decode(cost.RESULTS.read_bytes(), type=cost.Results)
     PICTURES.mkdir(exist_ok=True)
     throughput_plot(results, PICTURES)
     latency_plot(results, PICTURES)
@@ -47,6 +48,7 @@ def main() -> int:
         "ceiling": ceilings(results),
         "batches": batches(results),
         "stages": where_time_goes(profiled),
+        "cost": gateway_costs(costs),
         "memory": memory(results),
         "workers": several_workers(msgspec.json.decode(workers.RESULTS.read_bytes(), type=workers.Results)),
         "gpu": gpu.section(),
@@ -217,6 +219,15 @@ def several_workers(results: workers.Results) -> str:
     rss = ", ".join(f"{mib:,.0f} MiB with {count}" for count, mib in sorted(results.rss_mib.items()))
     about = results.machine
     return "\n".join(lines) + f"\n\nMemory by workers: {rss}. {about['date']}, {about['cores']} cores.\n"
+
+
+def gateway_costs(results: cost.Results) -> str:
+    """CPU time of the gateway by kind of request."""
+    lines = ["| request | items | CPU per request | CPU per item |", "|---|---|---|---|"]
+    lines += [
+        f"| {one.kind} | {one.items} | {one.cpu_ms:.2f} ms | {one.cpu_ms / one.items:.3f} ms |" for one in results.costs
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def memory(results: benchmark.Results) -> str:

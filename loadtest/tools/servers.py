@@ -132,7 +132,12 @@ def counted(port: int, model: str = "", host: str = HOST) -> dict[str, float]:
 
 @contextmanager
 def conch(
-    repository: Path, log: Path, models: Iterable[str] = (), name: str = "conch", **environment: str
+    repository: Path,
+    log: Path,
+    models: Iterable[str] = (),
+    name: str = "conch",
+    folder: str = ".",
+    **environment: str,
 ) -> Iterator[Server]:
     """Serve a model repository, as `make serve` does.
 
@@ -141,10 +146,11 @@ def conch(
         log: where the output goes.
         models: their public names.
         name: of the server in reports.
+        folder: the checkout of Conch whose code serves.
         environment: settings of the server.
     """
     ports, given = settings(repository)
-    with run(name, EMBEDDED, ports["GATEWAY_PORT"], "/health/ready", log, given | environment, ports) as server:
+    with run(name, EMBEDDED, ports["GATEWAY_PORT"], "/health/ready", log, given | environment, ports, folder) as server:
         yield replace(server, models=frozenset(models))
 
 
@@ -174,13 +180,14 @@ def run(
     log: Path,
     environment: Mapping[str, str],
     ports: Mapping[str, int],
+    folder: str = ".",
 ) -> Iterator[Server]:
-    """Start a server, and wait until its health URL answers.
+    """Start a server in a folder, and wait until its health URL answers.
 
     Raises:
         BenchmarkError: it does not get ready.
     """
-    with start(command, os.environ | environment, log) as process:
+    with start(command, os.environ | environment, log, folder) as process:
         server = Server(name, port, psutil.Process(process.pid), ports)
         try:
             wait_until_ready(process, f"http://{HOST}:{port}{health}", log)
@@ -191,10 +198,19 @@ def run(
 
 
 @contextmanager
-def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a process with its output in a file; stop it at the end, by force if need be."""
+def start(
+    command: Sequence[str], environment: Mapping[str, str], log: Path, folder: str = "."
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a process with its output in a file; stop it at the end, by force if need be.
+
+    Args:
+        command: with its arguments.
+        environment: all of its variables.
+        log: where the output goes.
+        folder: where it runs.
+    """
     with log.open("w") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)  # noqa: S603
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=folder)  # noqa: S603
     try:
         yield process
     finally:

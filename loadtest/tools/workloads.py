@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pydoc_data.topics import topics
 
 import numpy as np
@@ -20,6 +21,7 @@ MIXED_WORDS = (4, 250)
 MIXED_MEDIAN = 37
 MIXED_DEVIATION = 1.0
 """Of the logarithm: lengths of texts are about lognormal, a few of them far longer than most."""
+MADE_UP_LETTERS = 5
 DOCUMENT_WORDS = (90, 150)
 DOCUMENTS = 50
 """To rank by a query of SHORT_WORDS."""
@@ -76,6 +78,13 @@ def texts(chance: np.random.Generator, lengths: NDArray[np.int64]) -> list[str]:
     words = [word for topic in topics.values() for word in topic.split() if WORD.fullmatch(word)]
     starts = chance.integers(0, len(words) - lengths.max(), len(lengths))
     return [" ".join(words[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
+
+
+def made_up(chance: np.random.Generator, lengths: NDArray[np.int64]) -> list[str]:
+    """As many words, but random letters, which no tokenizer has seen before."""
+    letters = chance.integers(ord("a"), ord("z") + 1, (lengths.sum(), MADE_UP_LETTERS), dtype=np.uint8)
+    words = iter(letters.view(f"S{MADE_UP_LETTERS}").ravel().astype(str).tolist())
+    return [" ".join(islice(words, length)) for length in lengths]
 
 
 def mixed_lengths(chance: np.random.Generator, count: int) -> NDArray[np.int64]:

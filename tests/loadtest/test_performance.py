@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from loadtest.experiments import cost
 from loadtest.reports import performance
 from loadtest.tools.benchmark import PERCENTILES, Ceiling, Growth, Results, Run
 
@@ -54,6 +55,11 @@ def test_comparison_gives_medians_and_spread() -> None:
 
 def test_batches_are_told_by_what_triton_counted() -> None:
     assert "| short texts, 16 clients | 4.0 | 72 | 5.0% |" in performance.batches(RESULTS)
+
+
+def test_costs_are_told_per_request_and_per_item() -> None:
+    results = cost.Results({}, [cost.Cost("texts, base64", 64, 3.2)])
+    assert performance.gateway_costs(results).splitlines()[2:] == ["| texts, base64 | 64 | 3.20 ms | 0.050 ms |"]
 
 
 def test_memory_is_told_with_its_slope() -> None:
