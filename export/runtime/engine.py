@@ -75,13 +75,10 @@ class Engine:
         """Compute every row, [N, width], in the order given."""
         results = np.empty((len(rows), self.width), np.float32)
         costs = [sum(field.cost(value) for field, value in zip(self.fields, row, strict=True)) for row in rows]
-        self.counts.in_flight = sum(costs)
-        try:
+        with self.counts.computing(sum(costs)):
             for pack in packs(costs, PACK_TOKENS):
                 results[pack] = self._execute([rows[i] for i in pack])
                 self._count([costs[i] for i in pack])
-        finally:
-            self.counts.in_flight = 0
         return results
 
     def memory(self) -> dict[str, int]:

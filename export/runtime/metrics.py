@@ -20,6 +20,7 @@ DESCRIPTIONS: Mapping[str, str] = {
     "conch_tokens_total": "Tokens computed",
     "conch_padding_tokens_total": "Work on padding, in tokens",
     "conch_engine_executions_total": "Executions: replays of a CUDA graph, or launches of a compiled or eager program",
+    "conch_engine_busy_seconds_total": "Time of computation",
     "conch_engine_halved_batches_total": "Batches computed in halves, because there was no memory for the whole",
     "conch_engine_tokens_in_flight": "Tokens that are computed now",
     "conch_engine_memory_bytes": "Memory that the process holds, and that of its GPU",
@@ -97,6 +98,7 @@ class Publisher:
         yield "conch_padding_tokens_total", self._model, {}, counts.padding
         for mode, number in list(counts.executions.items()):
             yield "conch_engine_executions_total", self._device, {"mode": mode}, number
+        yield "conch_engine_busy_seconds_total", self._device, {}, counts.busy
         yield "conch_engine_halved_batches_total", self._device, {}, counts.halved
         yield "conch_engine_tokens_in_flight", self._instance, {}, counts.in_flight
         for kind, size in self._engine.memory().items():

@@ -186,17 +186,13 @@ class Engine:
         packs = cut(costs, self.execution, self.spec.heads if self.padded else 0)
         order = [index for pack in packs for index in pack]
         results = torch.empty(len(rows), self.width, pin_memory=self._stream is not None)
-        self.counts.in_flight = sum(costs)
-        try:
-            with torch.inference_mode(), self._scope():
-                begin = 0
-                for pack in packs:
-                    self._compute([rows[index] for index in pack], results[begin : begin + len(pack)])
-                    begin += len(pack)
-                if self._stream is not None:  # pragma: needs a GPU
-                    self._stream.synchronize()
-        finally:
-            self.counts.in_flight = 0
+        with self.counts.computing(sum(costs)), torch.inference_mode(), self._scope():
+            begin = 0
+            for pack in packs:
+                self._compute([rows[index] for index in pack], results[begin : begin + len(pack)])
+                begin += len(pack)
+            if self._stream is not None:  # pragma: needs a GPU
+                self._stream.synchronize()
         ordered = np.empty((len(rows), self.width), np.float32)
         ordered[order] = results.numpy()
         return ordered

@@ -107,6 +107,7 @@ def test_program_counts_what_it_computes(poor: Engine) -> None:
     poor.run(KINDS["text"].rows([40, 40]))
     assert poor.counts.halved - before.halved == 1
     assert poor.counts.executions - before.executions == {"eager": 3, "graph": 1}
+    assert poor.counts.busy > before.busy
 
 
 def test_nothing_is_in_flight_after_a_failure(poor: Engine) -> None:
