@@ -81,6 +81,11 @@ def template(values: Mapping[str, Any], release: str = RELEASE, namespace: str =
     return _run("helm", "template", release, str(CHART), *options, stdin=json.dumps(values))
 
 
+def notes(release: str = RELEASE, namespace: str = NAMESPACE) -> str:
+    """What Helm prints once the chart is installed, and about the installation."""
+    return _run("helm", "install", release, str(CHART), "--namespace", namespace, "--dry-run=client")
+
+
 def lint() -> str:
     """What Helm says of the chart.
 
