@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from gateway import __version__
-from loadtest.tools.builds import BUILDS, CHART, Object, kustomization, kustomize, notes, objects, template
+from loadtest.tools.builds import BUILDS, CHART, Object, built, notes, objects, template
 
 HELMS = {"app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "helm.sh/chart", "helm.sh/resource-policy"}
 """Labels and annotations that a release has and a kustomization has not."""
@@ -67,7 +67,7 @@ def test_release_equals_what_kustomize_builds(name: str) -> None:
     build = BUILDS[name]
     assert build.values is not None
     ours = named(objects(template(build.values)))
-    theirs = named(objects(kustomize(name, kustomization(build))))
+    theirs = named(objects(built(name)))
     assert ours.keys() == theirs.keys()
     for key, made in ours.items():
         assert made == theirs[key], key
