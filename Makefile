@@ -98,6 +98,7 @@ compat: .venv/dev $(foreach name,newest older oldest aiperf,.compat/$(name)/inst
 
 manifests: .venv/dev .manifests/installed .manifests/tools/installed ## build the Kubernetes manifests and the chart, validate them, and test the autoscaling metrics
 	@.manifests/venv/bin/python -m loadtest.experiments.manifests
+	$(BIN)/python -m export
 	$(BIN)/python -m pytest -o addopts=--import-mode=importlib tests/observability/test_autoscaling.py
 
 scale: .venv/dev ## kill and add Tritons under load, and write docs/kubernetes.md (a minute; root)

@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +58,16 @@ BUILDS: Mapping[str, Build] = {
 }
 
 
-def kustomization(build: Build) -> Object:
-    """A kustomization as a user's own would be, beside kubernetes/."""
-    up = f"../{ROOT}"
-    return {
-        "resources": [f"{up}/{build.overlay}"],
-        "components": [f"{up}/components/{component}" for component in build.components],
-    }
+@cache
+def built(name: str) -> str:
+    """The objects of one of the builds, as YAML."""
+    build, up = BUILDS[name], f"../{ROOT}"
+    components = [f"{up}/components/{component}" for component in build.components]
+    return kustomize(name, {"resources": [f"{up}/{build.overlay}"], "components": components})
 
 
 def kustomize(name: str, own: Object) -> str:
-    """The objects of a kustomization, as YAML."""
+    """The objects of a user's own kustomization beside kubernetes/, as YAML."""
     folder = _FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     up = "../" * len(folder.parts)
@@ -79,6 +79,11 @@ def template(values: Mapping[str, Any], release: str = RELEASE, namespace: str =
     """The objects of a release of the chart, as YAML."""
     options = ["--namespace", namespace, "--api-versions", "monitoring.coreos.com/v1", "--values", "-"]
     return _run("helm", "template", release, str(CHART), *options, stdin=json.dumps(values))
+
+
+def notes(release: str = RELEASE, namespace: str = NAMESPACE) -> str:
+    """What Helm prints once the chart is installed, and about the installation."""
+    return _run("helm", "install", release, str(CHART), "--namespace", namespace, "--dry-run=client")
 
 
 def lint() -> str:

@@ -1,16 +1,18 @@
 """The chart makes what the overlays and components do, and what is in its values besides."""
 
 import json
+import re
 import subprocess
 from base64 import b64decode
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from gateway import __version__
-from loadtest.tools.builds import BUILDS, CHART, Object, kustomization, kustomize, objects, template
+from loadtest.tools.builds import BUILDS, CHART, Object, built, notes, objects, template
 
 HELMS = {"app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "helm.sh/chart", "helm.sh/resource-policy"}
 """Labels and annotations that a release has and a kustomization has not."""
@@ -65,7 +67,7 @@ def test_release_equals_what_kustomize_builds(name: str) -> None:
     build = BUILDS[name]
     assert build.values is not None
     ours = named(objects(template(build.values)))
-    theirs = named(objects(kustomize(name, kustomization(build))))
+    theirs = named(objects(built(name)))
     assert ours.keys() == theirs.keys()
     for key, made in ours.items():
         assert made == theirs[key], key
@@ -256,3 +258,15 @@ def test_settings_of_the_gateway_come_last_so_that_they_win() -> None:
     setting = {"name": "GATEWAY_REQUESTS_PER_MINUTE", "value": "600"}
     (container,) = pod(release(gateway={"extraEnv": [setting]}), "conch-gateway")["containers"]
     assert container["env"][-1] == setting
+
+
+def test_notes_name_what_was_installed_and_ask_as_the_page_does() -> None:
+    told = notes("second", "other").partition("NOTES:")[2]
+    made = {(each["kind"].lower(), each["metadata"]["name"]) for each in objects(template({}, "second", "other"))}
+    named = set(re.findall(r"(deployment|service|secret)[/ ](second[\w-]+)", told))
+    assert {kind for kind, _ in named} == {"deployment", "service", "secret"}
+    assert named <= made
+    assert set(re.findall(r"kubectl -n (\S+)", told)) == {"other"}
+    page = Path("docs/kubernetes.md").read_text()
+    assert told.strip().splitlines()[-1].strip() in page
+    assert told.partition("curl ")[2].partition("Bearer")[0] in page

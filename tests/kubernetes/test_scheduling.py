@@ -1,12 +1,11 @@
 """Where pods fit, and whether a rollout can end there."""
 
 import re
-from functools import cache
 from typing import Any
 
 import pytest
 
-from loadtest.tools.builds import BUILDS, Object, kustomization, kustomize, objects
+from loadtest.tools.builds import BUILDS, Object, built, objects
 
 CORES, MEMORY = 4.0, 16.0
 """Of g4dn.xlarge, g5.xlarge, g6.xlarge and g2-standard-4, in cores and GiB: the common nodes with one GPU."""
@@ -18,9 +17,8 @@ of eviction, and what clouds run on each node."""
 UNITS = {"": 1.0, "m": 0.001, "Mi": 1 / 1024, "Gi": 1.0}
 
 
-@cache
 def made(name: str) -> list[Object]:
-    return objects(kustomize(name, kustomization(BUILDS[name])))
+    return objects(built(name))
 
 
 def quantity(text: str) -> float:

@@ -36,7 +36,11 @@ def options() -> list[str]:
 def ports(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
     ports = Ports(*free_ports(3))
     scratch = tmp_path_factory.mktemp("triton")
-    triton = Triton.prepare(repository, ports, scratch)
+    linked = scratch / "current"  # as the init container of a GPU's pod makes it
+    linked.mkdir()
+    for entry in repository.iterdir():
+        (linked / entry.name).symlink_to(entry.absolute())
+    triton = Triton.prepare(linked, ports, scratch)
     of_this_machine = (
         "--model-repository",
         "--backend",
