@@ -31,7 +31,7 @@ def test_every_mention_is_of_the_release() -> None:
     (release,) = mentions(NAMED)
     found = {file: set(mentions(file)) for file in files()}
     assert {file: names for file, names in found.items() if names and names != {release}} == {}
-    assert {Path("docker-compose.yml"), Path("kubernetes/base/kustomization.yaml")} <= {
+    assert {Path("docker-compose.yml"), Path("kubernetes/overlays/tensorrt/kustomization.yaml")} <= {
         file for file, names in found.items() if names
     }
 
