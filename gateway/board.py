@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 ROWS = 2**18
 """The most rows. The last one takes what does not fit."""
 NAMES_BYTES = 2**25
@@ -55,10 +58,13 @@ class Board:
         self._used = memoryview(memory)[:HEADER_BYTES].cast("Q")
         self._names = memoryview(memory)[HEADER_BYTES:NAMES_BYTES]
         self._numbers: memoryview[float] = memoryview(memory)[NAMES_BYTES:].cast("d")
+        self.own_column = column
         self.own = self.column(column)
         """The numbers of this worker, by row."""
         self.common = self.column(self.columns)
         """Numbers that every worker may change, under the lock."""
+        self.matrix: NDArray[np.float64] = np.frombuffer(memory, np.float64, offset=NAMES_BYTES).reshape(-1, ROWS)[:-1]
+        """The numbers of all workers [columns, ROWS]."""
         self._rows: dict[str, Rows] = {}
         self._read = 0
         self._next = 0
