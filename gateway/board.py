@@ -43,7 +43,7 @@ class Rows:
 class Board:
     """The board as one worker, or the parent of all, sees it."""
 
-    def __init__(self, workers: int = 1, file: int | None = None, column: int = 0) -> None:
+    def __init__(self, workers: int = 1, file: int = -1, column: int = 0) -> None:
         """Map a board.
 
         Args:
@@ -54,7 +54,7 @@ class Board:
         self.workers = workers
         self.columns = workers + 1 if workers > 1 else 1
         self.file = file
-        memory = mmap.mmap(-1 if file is None else file, _size(self.columns))
+        memory = mmap.mmap(file, _size(self.columns))
         self._used = memoryview(memory)[:HEADER_BYTES].cast("Q")
         self._names = memoryview(memory)[HEADER_BYTES:NAMES_BYTES]
         self._numbers: memoryview[float] = memoryview(memory)[NAMES_BYTES:].cast("d")
@@ -120,7 +120,7 @@ class Board:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep all other workers from entering such a block. The kernel frees the lock of a process that ends."""
-        if self.file is None:
+        if self.file < 0:
             yield
             return
         fcntl.lockf(self.file, fcntl.LOCK_EX)

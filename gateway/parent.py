@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from socket import socket
 
 from gateway.board import BEATS, LISTENS, Board
+from gateway.drain import RETIRE_S
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ START_S = 60.0
 ALIVE_S = 2.0
 """The heartbeat file is touched while no worker has stood still for longer."""
 STOP_S = 3.0
-"""Time to stop in addition to the drain timeout: for errors, slow clients and cleanup."""
+"""Time to stop after the drain timeout: for errors, slow clients and cleanup."""
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 10.0
 """Delays before a worker is started again that has lived for less than STABLE_S; each is twice the one before."""
 STABLE_S = 10.0
@@ -114,7 +115,8 @@ class Parent:
     def _end(self, worker: _Worker, by: signal.Signals) -> None:
         worker.process.send_signal(by)
         if worker.ends_by is None:
-            worker.ends_by = time.monotonic() + self._settings.drain_timeout_s + STOP_S
+            retire_s = RETIRE_S if by == signal.SIGHUP else 0.0
+            worker.ends_by = time.monotonic() + retire_s + self._settings.drain_timeout_s + STOP_S
 
     def _start(self) -> _Worker:
         taken = {worker.column for worker in self._workers}
@@ -122,7 +124,7 @@ class Parent:
         files = [one.fileno() for one in self._sockets]
         arguments = map(str, (os.getpid(), self._board.workers, self._board.file, column, *files))
         process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-m", "gateway", *arguments], pass_fds=[*files, self._board.file or 0]
+            [sys.executable, "-m", "gateway", *arguments], pass_fds=[*files, self._board.file]
         )
         worker = _Worker(process, column)
         self._workers.append(worker)

@@ -290,7 +290,7 @@ def test_workers_share_a_model_by_their_waiting_flows() -> None:
         for task in (*work, looking):
             task.cancel()
         await asyncio.gather(*work, looking, return_exceptions=True)
-        os.close(shared.file or 0)
+        os.close(shared.file)
         assert all(35 <= counts[key] <= 65 for key in "abcd"), counts
         assert max(in_flight) <= max_in_flight(1.1 * RATE) + 2 * 1000
 
@@ -311,7 +311,7 @@ def test_key_counts_once_over_all_workers() -> None:
         for task in work:
             task.cancel()
         await asyncio.gather(*work, return_exceptions=True)
-        os.close(shared.file or 0)
+        os.close(shared.file)
         assert 75 <= counts["one"] <= 125, counts
 
     run(use)
@@ -328,6 +328,6 @@ def test_idle_worker_learns_the_rate_from_others() -> None:
         assert idle.queue.rate.per_second > 0.3 * RATE / 2
         assert idle.queue.rate.per_second == pytest.approx(busy.queue.rate.per_second, rel=0.5)
         work.cancel()
-        os.close(shared.file or 0)
+        os.close(shared.file)
 
     run(use)
