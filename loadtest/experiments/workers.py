@@ -1,10 +1,11 @@
 """What several workers of the gateway do, in front of a model that takes no time.
 
-Server, clients and Triton share the cores of this machine, so the CPU time is what counts: the work that a core of the
-gateway does. Texts per second grow with the cores that there are.
+All workers run on one core, and clients and Triton on the others: so they keep that core busy, however many they are,
+and the CPU time of a request shows what sharing costs. Texts per second grow with the cores that there are.
 """
 
 import argparse
+import os
 import shutil
 import statistics
 import sys
@@ -99,7 +100,10 @@ def main() -> int:
     SCRATCH.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         repository = model(Path(folder) / "instant", INSTANT)
+        first, *others = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, others or {first})
         with conch(repository, SCRATCH / "triton.log") as triton, ExitStack() as stack:
+            os.sched_setaffinity(0, {first})
             gateways = {
                 workers: stack.enter_context(
                     gateway(
@@ -111,9 +115,11 @@ def main() -> int:
                 )
                 for workers in WORKERS
             }
+            os.sched_setaffinity(0, others or {first})
             runs = measure(gateways, arguments.rounds, arguments.seconds)
             spreads = [spread(gateways[workers], workers, count) for workers in WORKERS[1:] for count in CONNECTIONS]
             rss = {workers: server.rss_mib()["gateway"] for workers, server in gateways.items()}
+        os.sched_setaffinity(0, {first, *others})
         overloads = {}
         for workers in OVERLOADED:
             slow = model(Path(folder) / f"paced {workers}", PACED)
