@@ -9,13 +9,12 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import logging
-import signal
 import socket
 import sys
 from dataclasses import replace
 
 from gateway.board import Board
-from gateway.parent import SIGNALS, Parent
+from gateway.parent import Parent
 from gateway.scheduling import cores
 from gateway.server.listener import listen
 from gateway.settings import Settings, SettingsError
@@ -58,7 +57,6 @@ def _work(settings: Settings, parent: int, workers: int, file: int, column: int,
     from gateway.worker import end_with  # noqa: PLC0415 - see _serve
 
     end_with(parent)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     logs.configure(worker=column)
     listening = [socket.socket(fileno=one) for one in sockets]
     return _serve(replace(settings, heartbeat_file=None), listening, Board(workers, file, column))

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 ROWS = 2**18
 """The most rows. The last one takes what does not fit."""
 NAMES_BYTES = 2**25
@@ -40,7 +43,7 @@ class Rows:
 class Board:
     """The board as one worker, or the parent of all, sees it."""
 
-    def __init__(self, workers: int = 1, file: int | None = None, column: int = 0) -> None:
+    def __init__(self, workers: int = 1, file: int = -1, column: int = 0) -> None:
         """Map a board.
 
         Args:
@@ -51,14 +54,17 @@ class Board:
         self.workers = workers
         self.columns = workers + 1 if workers > 1 else 1
         self.file = file
-        memory = mmap.mmap(-1 if file is None else file, _size(self.columns))
+        memory = mmap.mmap(file, _size(self.columns))
         self._used = memoryview(memory)[:HEADER_BYTES].cast("Q")
         self._names = memoryview(memory)[HEADER_BYTES:NAMES_BYTES]
         self._numbers: memoryview[float] = memoryview(memory)[NAMES_BYTES:].cast("d")
+        self.own_column = column
         self.own = self.column(column)
         """The numbers of this worker, by row."""
         self.common = self.column(self.columns)
         """Numbers that every worker may change, under the lock."""
+        self.matrix: NDArray[np.float64] = np.frombuffer(memory, np.float64, offset=NAMES_BYTES).reshape(-1, ROWS)[:-1]
+        """The numbers of all workers [columns, ROWS]."""
         self._rows: dict[str, Rows] = {}
         self._read = 0
         self._next = 0
@@ -114,7 +120,7 @@ class Board:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep all other workers from entering such a block. The kernel frees the lock of a process that ends."""
-        if self.file is None:
+        if self.file < 0:
             yield
             return
         fcntl.lockf(self.file, fcntl.LOCK_EX)

@@ -5,6 +5,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+RETIRE_S = 2.0
+"""How long a worker that is replaced answers on the connections that it has, before it drains."""
+
 
 class Drain:
     """Whether the gateway is stopping, and the requests that it still has to finish."""

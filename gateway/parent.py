@@ -2,6 +2,7 @@
 
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from socket import socket
+from types import FrameType
 
 from gateway.board import BEATS, LISTENS, Board
+from gateway.drain import RETIRE_S
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,11 +29,11 @@ START_S = 60.0
 ALIVE_S = 2.0
 """The heartbeat file is touched while no worker has stood still for longer."""
 STOP_S = 3.0
-"""Time to stop in addition to the drain timeout: for errors, slow clients and cleanup."""
+"""Time to stop after the drain timeout: for errors, slow clients and cleanup."""
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 10.0
 """Delays before a worker is started again that has lived for less than STABLE_S; each is twice the one before."""
 STABLE_S = 10.0
-SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 
 @dataclass(eq=False, slots=True)
@@ -71,12 +74,16 @@ class Parent:
 
     def run(self) -> int:
         """Run until all workers have ended. The exit code is that of the first worker if it could not start."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # workers unblock them
+        received, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wakeup)  # Python writes the numbers of signals there
+        for handled in SIGNALS:
+            signal.signal(handled, _do_nothing)
         checked_at = time.monotonic()
         while True:
-            found = signal.sigtimedwait(SIGNALS, CHECK_S)
-            if found is not None:
-                self._handle(signal.Signals(found.si_signo))
+            # Not sigtimedwait: in CPython 3.11 it returns what it has not written if the process was stopped meanwhile.
+            if select.select([received], [], [], CHECK_S)[0]:
+                for number in os.read(received, 512):
+                    self._handle(signal.Signals(number))
             now = time.monotonic()
             self._reap(now)
             self._watch(now, min(now - checked_at, 2 * CHECK_S))
@@ -89,7 +96,6 @@ class Parent:
             self._touch(now)
         if self._stopped_by is not None:  # ends the process as it would have without this handling
             signal.signal(self._stopped_by, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             signal.raise_signal(self._stopped_by)
         return self._exit_code
 
@@ -114,7 +120,8 @@ class Parent:
     def _end(self, worker: _Worker, by: signal.Signals) -> None:
         worker.process.send_signal(by)
         if worker.ends_by is None:
-            worker.ends_by = time.monotonic() + self._settings.drain_timeout_s + STOP_S
+            retire_s = RETIRE_S if by == signal.SIGHUP else 0.0
+            worker.ends_by = time.monotonic() + retire_s + self._settings.drain_timeout_s + STOP_S
 
     def _start(self) -> _Worker:
         taken = {worker.column for worker in self._workers}
@@ -122,7 +129,7 @@ class Parent:
         files = [one.fileno() for one in self._sockets]
         arguments = map(str, (os.getpid(), self._board.workers, self._board.file, column, *files))
         process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-m", "gateway", *arguments], pass_fds=[*files, self._board.file or 0]
+            [sys.executable, "-m", "gateway", *arguments], pass_fds=[*files, self._board.file]
         )
         worker = _Worker(process, column)
         self._workers.append(worker)
@@ -203,3 +210,7 @@ class Parent:
             self._touched_at = now
             with suppress(OSError):  # a missing folder must not stop the server
                 file.touch()
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Handle a signal: its number is in the pipe already."""

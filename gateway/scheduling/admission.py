@@ -6,19 +6,20 @@ model by tokens (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), so 
 others. A flow with more queued work than can be done in time gets no more admitted.
 
 The workers of a gateway send work to the same Triton, each from a queue of its own. They share on a board what they
-have in flight, what Triton has computed, and how many flows wait. So each of them knows the rate of the whole model,
-and gets as large a part of the work in flight as it has of the waiting flows.
+have in flight, what Triton has computed, and what waits in each flow. So each of them knows the rate of the whole
+model, and a flow counts once, however many workers it is spread over: each has a part of it, by the tokens that wait.
 """
 
 import asyncio
 import heapq
 import math
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
+
+import numpy as np
 
 from gateway.board import Board
 from gateway.errors import Overloaded
@@ -50,8 +51,10 @@ Key = str
 class _Flow:
     """Requests that are served one after the other: the small or the bulk requests of one key."""
 
+    row: int
+    """Of the board: the tokens queued, by worker."""
     queued: int = 0
-    """Tokens admitted and not yet sent to Triton."""
+    """Tokens admitted by this worker and not yet sent to Triton."""
     finish: float = 0.0
     """Virtual time at which all of its requests so far are served."""
 
@@ -76,10 +79,12 @@ class Queue:
         self._board = board or Board()
         self._in_flight = self._board.row(f"tokens in flight {model}")
         self._done = self._board.row(f"tokens done {model}", lasts=True)
-        self._flows_waiting = self._board.row(f"flows waiting {model}")
-        self._board.own[self._in_flight] = self._board.own[self._flows_waiting] = 0
+        self._board.own[self._in_flight] = 0
+        self._prefix = f"waiting tokens {model} "
+        self._flow_rows: list[int] = []  # of all workers
+        self._seen = 0  # rows of the board
         self._max_wait_s = BULK_SHARE * timeout_s
-        self._flows: dict[tuple[Key, bool], _Flow] = defaultdict(_Flow)
+        self._flows: dict[tuple[Key, bool], _Flow] = {}
         self._waiters: list[_Waiter] = []  # a heap
         self._numbers = count()
         self._now = 0.0  # virtual time: the start of the latest batch sent
@@ -114,9 +119,9 @@ class Queue:
         if not self._waiters or not self.rate.is_known:
             return  # nothing is queued, or the wait cannot be estimated
         rate = self.rate.per_second
-        flow = self._flows.get((key, bulk), _Flow())
-        active = self._board.total(self._flows_waiting) + (not flow.queued)
-        wait_s = flow.queued * active / rate
+        queued = self._board.total(self._flow(key, bulk=bulk).row)
+        active = self._waiting_flows()[1] + (not queued)
+        wait_s = queued * active / rate
         own_s = tokens * active / rate
         limit_s = math.inf if bulk else max(SMALL_WAIT_S, MIN_QUEUE_TOKENS / rate)
         if wait_s > limit_s or wait_s + own_s > self._max_wait_s:
@@ -133,7 +138,7 @@ class Queue:
             Overloaded: too much is queued in the request's flow.
         """
         self.check(key, tokens)
-        admission = Admission(self, self._flows[key, tokens > SMALL_TOKENS], tokens)
+        admission = Admission(self, self._flow(key, bulk=tokens > SMALL_TOKENS), tokens)
         self.enqueue(admission.flow, tokens)
         try:
             yield admission
@@ -142,14 +147,14 @@ class Queue:
 
     def enqueue(self, flow: _Flow, tokens: int) -> None:
         """Count tokens as admitted and not yet sent to Triton; negative once they are sent, or given up."""
-        was_waiting = flow.queued > 0
         flow.queued += tokens
-        self._board.own[self._flows_waiting] += (flow.queued > 0) - was_waiting
+        self._board.own[flow.row] = flow.queued
 
     async def acquire(self, flow: _Flow, tokens: int) -> None:
         """Wait until a batch may be sent to Triton, and count it as in flight."""
         start = max(self._now, flow.finish)
-        flow.finish = start + tokens
+        cost = tokens / self._part(flow)
+        flow.finish = start + cost
         if not self._waiters and self._has_room():
             self._start(start, tokens)
             return
@@ -161,7 +166,7 @@ class Queue:
             if waiter.granted.done() and not waiter.granted.cancelled():  # granted just before the cancellation
                 self.release(tokens, done=False)
             else:  # the flow did not use this time
-                flow.finish = max(self._now, flow.finish - tokens)
+                flow.finish = max(self._now, flow.finish - cost)
             raise
 
     def release(self, tokens: int, *, done: bool) -> None:
@@ -185,8 +190,38 @@ class Queue:
         if not self.in_flight:
             return True
         most = max_in_flight(self.rate.per_second)
-        share = self._board.own[self._flows_waiting] / max(1.0, self._board.total(self._flows_waiting))
-        return self.in_flight <= most * share and self._board.total(self._in_flight) <= most
+        if self._board.total(self._in_flight) > most:
+            return False
+        own, active = self._waiting_flows()
+        return self.in_flight * active <= most * own
+
+    def _flow(self, key: Key, *, bulk: bool) -> _Flow:
+        flow = self._flows.get((key, bulk))
+        if flow is None:
+            row = self._board.row(f"{self._prefix}{'bulk' if bulk else 'small'} {key}")
+            flow = self._flows[key, bulk] = _Flow(row)
+        return flow
+
+    def _part(self, flow: _Flow) -> float:
+        """The part of a flow that waits in this worker."""
+        return flow.queued / max(flow.queued, self._board.total(flow.row)) if flow.queued else 1.0
+
+    def _waiting_flows(self) -> tuple[float, int]:
+        """The flows that wait in this worker, each counted by the part of it that does, and those that wait in any."""
+        if self._board.workers == 1:
+            waiting = sum(flow.queued > 0 for flow in self._flows.values())
+            return waiting, waiting
+        known = self._board.rows()
+        if len(known) > self._seen:
+            added = islice(known.items(), self._seen, None)
+            self._flow_rows += [rows.first for name, rows in added if name.startswith(self._prefix)]
+            self._seen = len(known)
+        tokens = self._board.matrix[:, self._flow_rows]  # by worker and flow
+        tokens[np.isnan(tokens)] = 0
+        total = tokens.sum(axis=0)
+        waiting_rows = total > 0
+        own = tokens[self._board.own_column, waiting_rows] / total[waiting_rows]
+        return float(own.sum()), int(np.count_nonzero(waiting_rows))
 
     def _start(self, start: float, tokens: int) -> None:
         self._now = max(self._now, start)

@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 
 from gateway.board import BEATS, LISTENS, READY, Board
-from gateway.drain import Drain
+from gateway.drain import RETIRE_S, Drain
 from gateway.server.listener import Listener
 
 TICKS_PER_SECOND = 10
@@ -21,8 +21,6 @@ GIVE_UP_S = 1.0
 """How long to wait for the error responses of requests that were not finished in time."""
 READY_S = 30.0
 """How long a worker waits to be as ready as others before it accepts connections."""
-RETIRE_S = 2.0
-"""How long a worker that is replaced answers on the connections that it has."""
 
 
 class Server(uvicorn.Server):
@@ -70,11 +68,12 @@ class Server(uvicorn.Server):
         """Start draining; a second signal stops the server immediately."""
         if self._board.workers > 1 and sig == signal.SIGINT:
             return  # Ctrl-C reaches all processes, but the parent says what to do
+        if self._captured_signals:
+            super().handle_exit(sig, frame)
+            return
+        self._captured_signals.append(sig)  # raised again at the end, as uvicorn does
         if self._drain.began_at is None:
             self._drain.begin()
-            self._captured_signals.append(sig)  # raised again at the end, as uvicorn does
-        else:
-            super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start the app. The listener accepts connections, not uvicorn."""

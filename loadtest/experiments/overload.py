@@ -41,11 +41,11 @@ class Overload(msgspec.Struct, frozen=True):
     """The most again, measured from five seconds after the load's end."""
 
 
-async def overload(server: Server, workload: Workload, seconds: float) -> Overload:
-    """Find out how much can be done, and offer five times as much."""
+async def overload(server: Server, workload: Workload, seconds: float, factor: float = FACTOR) -> Overload:
+    """Find out how much can be done, and offer so many times as much."""
     peak = await asyncio.to_thread(_peak, server, workload)
     before = server.rss_mib()["gateway"]
-    rate = FACTOR * peak.per_second
+    rate = factor * peak.per_second
     statuses: Counter[str] = Counter()
     latencies: list[float] = []
     most = before

@@ -1,10 +1,11 @@
 """What several workers of the gateway do, in front of a model that takes no time.
 
-Server, clients and Triton share the cores of this machine, so the CPU time is what counts: the work that a core of the
-gateway does. Texts per second grow with the cores that there are.
+All workers run on one core, and clients and Triton on the others: so they keep that core busy, however many they are,
+and the CPU time of a request shows what sharing costs. Texts per second grow with the cores that there are.
 """
 
 import argparse
+import os
 import shutil
 import statistics
 import sys
@@ -18,13 +19,16 @@ from threading import Thread
 import msgspec
 import numpy as np
 import psutil
+import uvloop
 from rich.console import Console
 
+from loadtest.experiments.overload import Overload, overload
 from loadtest.tools import machine
 from loadtest.tools.load import load_with
 from loadtest.tools.results import STORED, store
 from loadtest.tools.servers import HOST, REPOSITORY, Server, conch, gateway
-from loadtest.tools.workloads import EMBEDDING_MODEL, SEED, SHORT_WORDS, Workload, embedding, texts
+from loadtest.tools.steady import SETTINGS
+from loadtest.tools.workloads import EMBEDDING_MODEL, SEED, SHORT_WORDS, Workload, embedding, texts, workloads
 
 RESULTS = STORED / "workers.json"
 SCRATCH = Path(".workers")
@@ -35,13 +39,20 @@ TEXTS = 4096
 CLIENTS, BATCH_CLIENTS = 32, 8
 """For each worker: the fewer wait for a process, the more often it sleeps and wakes up, which costs CPU time."""
 BATCH = 64
-INSTANT = """
+OVERLOADED = (1, 4)
+OVERLOAD_S = 15.0
+FACTOR = 2.5
+"""What is offered, by what the model can do: less than `make chaos` does, to leave cores to the workers."""
+TOKENS_PER_SECOND = 4000
+ENGINE = """
 
 class Engine(Engine):
     def run(self, rows):
+        __import__("time").sleep({seconds})
         return np.ones((len(rows), self.width), np.float32)
 """
-"""The code added to the engine of a model that is to take no time."""
+"""The code added to the engine of a model that is to take a certain time, and no CPU time."""
+INSTANT, PACED = "0", f"sum(len(row[0]) for row in rows) / {TOKENS_PER_SECOND}"
 
 console = Console(highlight=False)
 
@@ -73,6 +84,8 @@ class Results(msgspec.Struct, frozen=True):
     machine: dict[str, str | int | float]
     runs: list[Run]
     spreads: list[Spread]
+    overloads: dict[int, Overload]
+    """By workers, with a model of TOKENS_PER_SECOND."""
     rss_mib: dict[int, float]
     """The gateway's memory by its workers; pages that processes share are counted for each."""
 
@@ -86,8 +99,11 @@ def main() -> int:
     arguments = parser.parse_args()
     SCRATCH.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        repository = instant(Path(folder))
+        repository = model(Path(folder) / "instant", INSTANT)
+        first, *others = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, others or {first})
         with conch(repository, SCRATCH / "triton.log") as triton, ExitStack() as stack:
+            os.sched_setaffinity(0, {first})
             gateways = {
                 workers: stack.enter_context(
                     gateway(
@@ -99,25 +115,33 @@ def main() -> int:
                 )
                 for workers in WORKERS
             }
+            os.sched_setaffinity(0, others or {first})
             runs = measure(gateways, arguments.rounds, arguments.seconds)
             spreads = [spread(gateways[workers], workers, count) for workers in WORKERS[1:] for count in CONNECTIONS]
             rss = {workers: server.rss_mib()["gateway"] for workers, server in gateways.items()}
+        os.sched_setaffinity(0, {first, *others})
+        overloads = {}
+        for workers in OVERLOADED:
+            slow = model(Path(folder) / f"paced {workers}", PACED)
+            with conch(slow, SCRATCH / "overload.log", GATEWAY_WORKERS=str(workers), **SETTINGS) as server:
+                load = overload(server, workloads()["mixed-16"], OVERLOAD_S, FACTOR)
+                overloads[workers] = uvloop.run(load)
     for run in runs:
         console.print(
             f"{run.workers} workers, {run.workload:32} {run.requests_per_second:8.0f} requests/s {run.cpu_ms:7.3f} ms"
         )
     for one in spreads:
         console.print(f"{one.workers} workers, {one.connections} connections: {one.of_each}")
-    store(Results(machine.describe(), runs, spreads, rss), arguments.out)
+    store(Results(machine.describe(), runs, spreads, overloads, rss), arguments.out)
     return 0
 
 
-def instant(folder: Path) -> Path:
-    """A repository with a model that answers at once."""
+def model(folder: Path, seconds: str) -> Path:
+    """A repository with a model that computes nothing and takes so many seconds, by an expression of its rows."""
     entry = folder / EMBEDDING_MODEL
     shutil.copytree(REPOSITORY / EMBEDDING_MODEL, entry)
     with (entry / "1" / "conch_runtime" / "engine.py").open("a") as engine:
-        engine.write(INSTANT)
+        engine.write(ENGINE.format(seconds=seconds))
     return folder
 
 

@@ -216,6 +216,17 @@ def several_workers(results: workers.Results) -> str:
             )
     lines += ["", "| workers | connections | connections of each worker |", "|---|---|---|"]
     lines += [f"| {one.workers} | {one.connections} | {', '.join(map(str, one.of_each))} |" for one in results.spreads]
+    lines += [
+        "",
+        "| workers | most requests/s, p50, p99 | under overload: 200 responses/s, p50, p99 | requests/s offered |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {count} | {one.peak_per_second:,.0f}, {one.peak_p50_ms:,.0f} ms, {one.peak_p99_ms:,.0f} ms"
+        f" | {one.goodput_per_second:,.0f}, {one.accepted_p50_ms:,.0f} ms, {one.accepted_p99_ms:,.0f} ms"
+        f" | {one.offered_per_second:,.0f} |"
+        for count, one in results.overloads.items()
+    ]
     rss = ", ".join(f"{mib:,.0f} MiB with {count}" for count, mib in sorted(results.rss_mib.items()))
     about = results.machine
     return "\n".join(lines) + f"\n\nMemory by workers: {rss}. {about['date']}, {about['cores']} cores.\n"

@@ -130,7 +130,8 @@ async def _by_sdk(sdk: openai.AsyncOpenAI, what: Known, number: int) -> tuple[st
     except openai.APITimeoutError:
         return "lost", "timeout"
     except openai.APIConnectionError as exc:
-        return "broken", type(exc.__cause__).__name__
+        cause = type(exc.__cause__).__name__
+        return ("unreachable" if cause == "ConnectError" else "broken"), cause
     except openai.APIStatusError as exc:
         return _judge(exc.status_code, exc.response.content, what.vectors[number]), str(exc)[:100]
     return _judge(raw.http_response.status_code, raw.http_response.content, what.vectors[number]), ""

@@ -25,7 +25,6 @@ board.own[board.row("own")] = 1
 def shared() -> Iterator[Board]:
     """A board of two workers, seen by the parent."""
     board = Board.create(2)
-    assert board.file is not None
     yield board
     os.close(board.file)
 
@@ -66,7 +65,6 @@ def test_full_board_has_a_place_for_what_does_not_fit() -> None:
 
 
 def test_processes_agree_on_rows_and_lose_no_update(shared: Board) -> None:
-    assert shared.file is not None
     processes = [
         subprocess.Popen([sys.executable, "-c", COUNT, str(shared.file), str(column)], pass_fds=[shared.file])
         for column in range(2)

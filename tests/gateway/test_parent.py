@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -80,6 +81,10 @@ def live(pair: Gateway, tmp_path: Path) -> None:
     eventually(lambda: len(pair.workers()) == 2 and first not in pair.workers(), "a new worker")
     assert second in pair.workers()
     assert pair.answered() == before + 60
+
+    for number in (signal.SIGSTOP, signal.SIGCONT):  # as a debugger does, or a machine that is suspended
+        pair.process.send_signal(number)
+        time.sleep(0.5)
 
     old = set(pair.workers())
     pair.process.send_signal(signal.SIGHUP)

@@ -290,9 +290,29 @@ def test_workers_share_a_model_by_their_waiting_flows() -> None:
         for task in (*work, looking):
             task.cancel()
         await asyncio.gather(*work, looking, return_exceptions=True)
-        os.close(shared.file or 0)
+        os.close(shared.file)
         assert all(35 <= counts[key] <= 65 for key in "abcd"), counts
         assert max(in_flight) <= max_in_flight(1.1 * RATE) + 2 * 1000
+
+    run(use)
+
+
+def test_key_counts_once_over_all_workers() -> None:
+    async def use() -> None:
+        shared = Board.create(2)
+        first, second = (Model(Queue(1000, Board(2, shared.file, column), "m")) for column in range(2))
+        second._turn, second.order = first._turn, first.order
+        for model in (first, second):
+            model.queue.rate = Rate(RATE, is_known=True)
+        work = [asyncio.create_task(model.request("both", 200, 1000)) for model in (first, second)]
+        work.append(asyncio.create_task(second.request("one", 200, 1000)))
+        await eventually_async(lambda: len(first.order) >= 300)
+        counts = Counter(first.order[100:300])
+        for task in work:
+            task.cancel()
+        await asyncio.gather(*work, return_exceptions=True)
+        os.close(shared.file)
+        assert 75 <= counts["one"] <= 125, counts
 
     run(use)
 
@@ -308,6 +328,6 @@ def test_idle_worker_learns_the_rate_from_others() -> None:
         assert idle.queue.rate.per_second > 0.3 * RATE / 2
         assert idle.queue.rate.per_second == pytest.approx(busy.queue.rate.per_second, rel=0.5)
         work.cancel()
-        os.close(shared.file or 0)
+        os.close(shared.file)
 
     run(use)

@@ -41,7 +41,7 @@ def test_workers_share_connections_evenly() -> None:
             worker.listener.close()
         for client in (*clients, *sockets):
             client.close()
-        os.close(shared.file or 0)
+        os.close(shared.file)
         return [len(worker.connections) for worker in workers]
 
     assert asyncio.run(run()) == [4, 4]

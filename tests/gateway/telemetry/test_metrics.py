@@ -1,10 +1,12 @@
 import base64
+import os
 import re
 
 import httpx2
 import pytest
 
-from gateway.telemetry.metrics import Metrics
+from gateway.board import Board
+from gateway.telemetry.metrics import Gauge, Metrics
 from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.timings import Stage, Timings, TritonCall
 from loadtest.tools.pictures import file, scene
@@ -73,6 +75,56 @@ def test_largest_batches_are_told_apart(metrics: Metrics) -> None:
     assert value(text, "conch_batch_rows_bucket", le="1024.0", model="tower") == 2
     assert value(text, "conch_batch_tokens_bucket", le="32768.0", model="tower") == 0
     assert value(text, "conch_batch_tokens_bucket", le="65536.0", model="tower") == 2
+
+
+def worker(shared: Board, column: int, **state: float) -> Metrics:
+    """A worker's metrics, with what it says of itself."""
+    metrics = Metrics({"/v1/embeddings"}, Board(shared.workers, shared.file, column))
+    metrics.watch(
+        (
+            Gauge("conch_ready", "Health.", "", min, lambda: {"": state["ready"]}),
+            Gauge("conch_waiting_tokens", "Work.", "model", sum, lambda: {"m": state["waiting"]}),
+        )
+    )
+    metrics.publish()
+    return metrics
+
+
+def test_any_worker_answers_for_all() -> None:
+    shared = Board.create(2)
+    first, second = worker(shared, 0, ready=1, waiting=2), worker(shared, 1, ready=0, waiting=3)
+    record = RequestRecord("id", "POST", "/", "other", model="m", status=200, duration_s=0.5)
+    for metrics in (first, second, second):
+        metrics.count(record)
+    for text in (first.text().decode(), second.text().decode()):
+        assert value(text, "conch_requests_total", model="m", path="other", status="200") == 3
+        assert value(text, "conch_request_duration_seconds_count", path="other") == 3
+        assert value(text, "conch_request_duration_seconds_sum", path="other") == 1.5
+        assert value(text, "conch_ready") == 0
+        assert value(text, "conch_waiting_tokens", model="m") == 5
+    shared.leave(1)
+    text = first.text().decode()
+    assert value(text, "conch_requests_total", model="m", path="other", status="200") == 3
+    assert value(text, "conch_ready") == 1
+    assert value(text, "conch_waiting_tokens", model="m") == 2
+    cpu_s = value(text, "process_cpu_seconds_total")
+    third = worker(shared, 1, ready=1, waiting=0)
+    third.count(record)
+    text = first.text().decode()
+    assert value(text, "conch_requests_total", model="m", path="other", status="200") == 4
+    assert value(text, "process_cpu_seconds_total") >= cpu_s
+    os.close(shared.file)
+
+
+def test_models_that_are_gone_have_no_gauge() -> None:
+    models = {"a": 1.0, "b": 1.0}
+    metrics = Metrics(set())
+    metrics.watch((Gauge("conch_model_ready", "Health.", "model", min, lambda: models),))
+    assert value(metrics.text().decode(), "conch_model_ready", model="b") == 1
+    del models["b"]
+    text = metrics.text().decode()
+    assert value(text, "conch_model_ready", model="a") == 1
+    assert 'model="b"' not in text
 
 
 def test_gauges_show_the_state_of_the_gateway(client: httpx2.Client) -> None:
