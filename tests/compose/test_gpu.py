@@ -42,7 +42,7 @@ def test_compiled_programs_are_kept(started: Deployment) -> None:
 
 def test_logs_have_no_errors(started: Deployment) -> None:
     assert "ready" in started.documented("docker compose logs gateway triton")
-    assert unexpected(started.run("docker compose logs --no-color --timestamps")) == []
+    assert unexpected(started.run("docker compose logs --no-color")) == ""
 
 
 def test_container_without_a_gpu_says_what_is_missing(started: Deployment) -> None:
