@@ -19,7 +19,7 @@ from tests.waiting import eventually
 UP = "docker compose up --build --detach --wait"
 SHOWN = ("Models", "Triton", "Answered", "Tokens", "p95 of inference")
 """Panels of the dashboard that texts give figures to."""
-NOWHERE = '\n[nothing]\nsource = "./nothing"\ntask = "embedding"\n'
+NOWHERE = '\n[nothing]\nsource = "./nothing"\ntask = "text-embedding"\n'
 DEFAULT_MODELS = {"all-minilm-l6-v2", "minilm-late-interaction", "minilm-pictogram"}
 
 
