@@ -111,6 +111,6 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
                 "GRAFANA_PORT": str(ports[1]),
             },
         )
-        os.environ.get("KEEP") or found.run("docker compose --profile '*' down --volumes --remove-orphans")
+        found.run("docker compose --profile '*' down --volumes --remove-orphans")
         yield found
-        os.environ.get("KEEP") or found.run("docker compose --profile '*' down --volumes --remove-orphans")
+        found.run("docker compose --profile '*' down --volumes --remove-orphans")

@@ -157,7 +157,7 @@ def test_killed_process_is_back_in_seconds(service: str, started: Deployment, cl
 
 
 @pytest.mark.parametrize("service", ["triton-cpu", "gateway"])
-def test_stopped_container_loses_nothing_that_it_accepted(
+def test_stopped_container_ends_well_and_serves_again_when_started(
     service: str, started: Deployment, client: httpx2.Client
 ) -> None:
     with load(client) as answers:
