@@ -200,6 +200,10 @@ def test_plans_are_built_without_a_network_where_their_compiler_can_run(everythi
         assert "/tmp:exec" in everything[name]["tmpfs"]  # noqa: S108
 
 
+def test_compiled_programs_can_be_loaded(everything: dict[str, dict[str, Any]]) -> None:
+    assert everything["triton"]["tmpfs"] == ["/tmp:exec"]  # noqa: S108
+
+
 def test_every_gpu_serves(everything: dict[str, dict[str, Any]], tmp_path: Path) -> None:
     gpus = {name for name, each in everything.items() if "devices" in json.dumps(each.get("deploy"))}
     assert gpus == {"compile", "triton", "plans", "triton-tensorrt"}
