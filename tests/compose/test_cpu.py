@@ -19,6 +19,7 @@ from tests.waiting import eventually
 UP = "docker compose up --build --detach --wait"
 SHOWN = ("Models", "Triton", "Answered", "Tokens", "p95 of inference")
 """Panels of the dashboard that texts give figures to."""
+NOWHERE = '\n[nothing]\nsource = "./nothing"\ntask = "text-embedding"\n'
 DEFAULT_MODELS = {"all-minilm-l6-v2", "minilm-late-interaction", "minilm-pictogram"}
 
 
@@ -141,7 +142,7 @@ def test_prometheus_scrapes_both_and_answers_the_dashboard(started: Deployment, 
 
 
 def test_logs_have_no_errors(started: Deployment) -> None:
-    assert unexpected(started.run("docker compose logs --no-color --timestamps")) == []
+    assert unexpected(started.run("docker compose logs --no-color")) == ""
 
 
 @pytest.mark.parametrize("service", ["triton-cpu", "gateway"])
@@ -156,7 +157,7 @@ def test_killed_process_is_back_in_seconds(service: str, started: Deployment, cl
 
 
 @pytest.mark.parametrize("service", ["triton-cpu", "gateway"])
-def test_stopped_container_loses_nothing_that_it_accepted(
+def test_stopped_container_ends_well_and_serves_again_when_started(
     service: str, started: Deployment, client: httpx2.Client
 ) -> None:
     with load(client) as answers:
@@ -171,7 +172,7 @@ def test_stopped_container_loses_nothing_that_it_accepted(
 def test_model_that_fails_does_not_keep_the_others_from_being_served(started: Deployment, tmp_path: Path) -> None:
     """Neither in the export nor in Triton."""
     models = tmp_path / "models.toml"
-    models.write_text((started.clone / "export/models.toml").read_text() + '\n[nothing]\nsource = "./nothing"\n')
+    models.write_text((started.clone / "export/models.toml").read_text() + NOWHERE)
     models.chmod(0o644)
     broken = started.with_settings(MODELS_TOML=str(models))
     spoil = (
@@ -181,7 +182,7 @@ def test_model_that_fails_does_not_keep_the_others_from_being_served(started: De
     broken.run(f"docker compose run --rm --entrypoint sh export-cpu -euc '{spoil}'")
     broken.documented("docker compose up --build --detach --wait --force-recreate")
     said = broken.run("docker compose logs --no-log-prefix export-cpu")
-    assert "export: [nothing] source" in said
+    assert "export: [nothing] " in said
     assert "WARNING" in said
     assert broken.states()["export-cpu"]["State"]["ExitCode"] == 0
     assert "failed to load 'unloadable'" in broken.run("docker compose logs triton-cpu")
