@@ -25,7 +25,8 @@ def _mean_sqrt_len_tokens(hidden: Tensor, rows: AnyRows) -> Tensor:
 
 
 def _sum(hidden: Tensor, rows: AnyRows) -> Tensor:
-    return rows.sum(hidden * rows.pooled[..., None])
+    # Not a product with a mask, which OpenVINO computes in integers on Arm.
+    return rows.sum(torch.where(rows.pooled[..., None], hidden, 0.0))
 
 
 def _weighted_mean(hidden: Tensor, rows: AnyRows) -> Tensor:
