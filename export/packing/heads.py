@@ -225,7 +225,7 @@ class LateInteraction(torch.nn.Module):
         cosine = cosine / norms.clamp(min=1e-12)
         cosine = cosine.masked_fill(~self._counted(document, "document")[:, None], MASKED)
         # Rounding in bf16 can take the cosine of equal vectors to 1.008, and of some documents no token counts.
-        best = cosine.amax(2).clamp(-1, 1) * counted  # [N, Lq]
+        best = torch.where(counted, cosine.amax(2).clamp(-1, 1), 0.0)  # [N, Lq]
         score: Tensor = best.sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp(min=1)
         return score
 
