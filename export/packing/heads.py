@@ -25,7 +25,8 @@ def _mean_sqrt_len_tokens(hidden: Tensor, rows: AnyRows) -> Tensor:
 
 
 def _sum(hidden: Tensor, rows: AnyRows) -> Tensor:
-    return rows.sum(hidden * rows.pooled[..., None])
+    # Not a product with a mask, which OpenVINO computes in integers on Arm.
+    return rows.sum(torch.where(rows.pooled[..., None], hidden, 0.0))
 
 
 def _weighted_mean(hidden: Tensor, rows: AnyRows) -> Tensor:
@@ -224,7 +225,7 @@ class LateInteraction(torch.nn.Module):
         cosine = cosine / norms.clamp(min=1e-12)
         cosine = cosine.masked_fill(~self._counted(document, "document")[:, None], MASKED)
         # Rounding in bf16 can take the cosine of equal vectors to 1.008, and of some documents no token counts.
-        best = cosine.amax(2).clamp(-1, 1) * counted  # [N, Lq]
+        best = torch.where(counted, cosine.amax(2).clamp(-1, 1), 0.0)  # [N, Lq]
         score: Tensor = best.sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp(min=1)
         return score
 

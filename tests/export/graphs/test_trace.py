@@ -152,3 +152,13 @@ def test_dropout_is_off_in_the_graph_even_if_the_head_is_left_in_training(bert_t
     operators = {node.op_type for node in onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.node}
     assert "Dropout" not in operators
     assert "RandomUniformLike" not in operators
+
+
+def test_no_product_has_a_mask_as_a_factor(bert_graph: Path) -> None:
+    """OpenVINO 2026.4 computes a product of a converted boolean in integers, on Arm."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(bert_graph, load_external_data=False)).graph
+    masks = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == TensorProto.BOOL}
+    converted = {node.output[0] for node in graph.node if node.op_type == "Cast" and node.input[0] in masks}
+    products = [node.name for node in graph.node if node.op_type == "Mul" and converted & set(node.input)]
+    assert masks
+    assert products == []
