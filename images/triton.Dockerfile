@@ -61,7 +61,9 @@ COPY images/preflight.sh images/entrypoint.sh /opt/conch/
 WORKDIR /app
 USER 1000:1000
 # A user may have no name here, but torch asks for it (getpass). The compiler needs a place to write: /tmp.
-ENV PATH=/opt/tritonserver/bin:$PATH \
+# GKE mounts the driver into /usr/local/nvidia, and expects images to look there.
+ENV PATH=/opt/tritonserver/bin:$PATH:/usr/local/nvidia/bin \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     USER=triton-server \

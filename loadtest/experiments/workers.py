@@ -6,7 +6,6 @@ and the CPU time of a request shows what sharing costs. Texts per second grow wi
 
 import argparse
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -23,12 +22,12 @@ import uvloop
 from rich.console import Console
 
 from loadtest.experiments.overload import Overload, overload
-from loadtest.tools import machine
+from loadtest.tools import instant, machine
 from loadtest.tools.load import load_with
 from loadtest.tools.results import STORED, store
-from loadtest.tools.servers import HOST, REPOSITORY, Server, conch, gateway
+from loadtest.tools.servers import HOST, Server, conch, gateway
 from loadtest.tools.steady import SETTINGS
-from loadtest.tools.workloads import EMBEDDING_MODEL, SEED, SHORT_WORDS, Workload, embedding, texts, workloads
+from loadtest.tools.workloads import SEED, SHORT_WORDS, Workload, embedding, texts, workloads
 
 RESULTS = STORED / "workers.json"
 SCRATCH = Path(".workers")
@@ -44,16 +43,6 @@ OVERLOAD_S = 15.0
 FACTOR = 2.5
 """What is offered, by what the model can do: less than `make chaos` does, to leave cores to the workers."""
 TOKENS_PER_SECOND = 4000
-ENGINE = """
-
-class Engine(Engine):
-    def run(self, rows):
-        __import__("time").sleep({seconds})
-        return np.ones((len(rows), self.width), np.float32)
-"""
-"""The code added to the engine of a model that is to take a certain time, and no CPU time."""
-INSTANT, PACED = "0", f"sum(len(row[0]) for row in rows) / {TOKENS_PER_SECOND}"
-
 console = Console(highlight=False)
 
 
@@ -99,7 +88,7 @@ def main() -> int:
     arguments = parser.parse_args()
     SCRATCH.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        repository = model(Path(folder) / "instant", INSTANT)
+        repository = instant.write(Path(folder) / "instant")
         first, *others = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, others or {first})
         with conch(repository, SCRATCH / "triton.log") as triton, ExitStack() as stack:
@@ -122,7 +111,7 @@ def main() -> int:
         os.sched_setaffinity(0, {first, *others})
         overloads = {}
         for workers in OVERLOADED:
-            slow = model(Path(folder) / f"paced {workers}", PACED)
+            slow = instant.write(Path(folder) / f"paced {workers}", TOKENS_PER_SECOND)
             with conch(slow, SCRATCH / "overload.log", GATEWAY_WORKERS=str(workers), **SETTINGS) as server:
                 load = overload(server, workloads()["mixed-16"], OVERLOAD_S, FACTOR)
                 overloads[workers] = uvloop.run(load)
@@ -134,15 +123,6 @@ def main() -> int:
         console.print(f"{one.workers} workers, {one.connections} connections: {one.of_each}")
     store(Results(machine.describe(), runs, spreads, overloads, rss), arguments.out)
     return 0
-
-
-def model(folder: Path, seconds: str) -> Path:
-    """A repository with a model that computes nothing and takes so many seconds, by an expression of its rows."""
-    entry = folder / EMBEDDING_MODEL
-    shutil.copytree(REPOSITORY / EMBEDDING_MODEL, entry)
-    with (entry / "1" / "conch_runtime" / "engine.py").open("a") as engine:
-        engine.write(ENGINE.format(seconds=seconds))
-    return folder
 
 
 def loads() -> Sequence[Workload]:

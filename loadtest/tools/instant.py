@@ -1,5 +1,6 @@
-"""Models that answer at once, on a real Triton: what is measured in front of them is the gateway alone."""
+"""Models that compute nothing, on a real Triton: what is measured in front of them is the gateway alone."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from loadtest.tools.workloads import EMBEDDING_MODEL, RERANK_MODEL
 
 VERSION = "1"
 MODEL = """
-import ctypes, json
+import ctypes, json, time
 import numpy as np
 import triton_python_backend_utils as triton
 
@@ -27,7 +28,11 @@ class TritonPythonModel:
         self.vectors = np.random.default_rng(0).standard_normal(shape, np.float32)
 
     def execute(self, requests):
+        time.sleep(sum(map(self.tokens, requests)) / TOKENS_PER_SECOND)
         return [triton.InferenceResponse([self.answer(request)]) for request in requests]
+
+    def tokens(self, request):
+        return int(np.from_dlpack(triton.get_input_tensor_by_name(request, "length")).sum())
 
     def answer(self, request):
         rows = triton.get_input_tensor_by_name(request, self.input).shape()[0]
@@ -38,28 +43,29 @@ class TritonPythonModel:
 """
 
 
-def write(repository: Path) -> Path:
+def write(repository: Path, tokens_per_second: float = math.inf) -> Path:
     """Fill a folder with an embedding model and a cross-encoder, and return it.
 
     They have the tokenizer, the limits and the width of the default model, which must be exported, and answer each row
-    with random numbers.
+    with random numbers: at once, or asleep for as long as a model with a certain speed would compute.
     """
+    model = f'TOKENS_PER_SECOND = float("{tokens_per_second}")\n{MODEL}'
     default = REPOSITORY / EMBEDDING_MODEL
     config = text_format.Parse((default / "config.pbtxt").read_text(), pb.ModelConfig())
     config.ClearField("model_warmup")
-    _write(repository, default, config)
+    _write(repository, default, config, model)
     config.name = RERANK_MODEL
     for parameter in ("aliases", "default"):
         del config.parameters[parameter]
     config.parameters["role"].string_value = "cross-encoder"
     config.output[0].dims[:] = [1]
-    _write(repository, default, config)
+    _write(repository, default, config, model)
     return repository
 
 
-def _write(repository: Path, default: Path, config: pb.ModelConfig) -> None:
+def _write(repository: Path, default: Path, config: pb.ModelConfig, model: str) -> None:
     entry = repository / config.name
     (entry / VERSION).mkdir(parents=True)
-    (entry / VERSION / "model.py").write_text(MODEL)
+    (entry / VERSION / "model.py").write_text(model)
     (entry / "config.pbtxt").write_text(text_format.MessageToString(config))
     shutil.copy(default / "tokenizer.json", entry)
