@@ -18,8 +18,14 @@ older() { # whether version $1 is older than version $2
     [ "$1" != "$2" ] && [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]
 }
 
-ask() { # a property of each GPU
-    answer=$(nvidia-smi --query-gpu="$1" --format=csv,noheader 2>&1) ||
+ask() { # a property of each GPU that serves; nvidia-smi's 14 is a corrupt inforom, with which a GPU works
+    case ${CUDA_VISIBLE_DEVICES:-} in
+    '' | *MIG*) set -- "$1" ;;
+    *) set -- "$1" -i "$CUDA_VISIBLE_DEVICES" ;;
+    esac
+    property=$1
+    shift
+    answer=$(nvidia-smi --query-gpu="$property" --format=csv,noheader "$@" 2>&1) || [ $? = 14 ] ||
         fail "nvidia-smi fails: reinstall NVIDIA's driver or restart the host; it says: $(echo "$answer" | head -n 1)"
     echo "$answer"
 }
@@ -40,7 +46,7 @@ older "$driver" "$DRIVER" && fail "NVIDIA's driver is $driver: update it on the 
 gpus=$(ask compute_cap,name) || exit 1
 echo "$gpus" | while IFS=, read -r capability name; do
     older "$capability" "$CAPABILITY" &&
-        fail "the GPU${name:-} has compute capability $capability: leave it out, because CUDA 13 needs $CAPABILITY (Turing) or newer."
+        fail "the GPU${name:-} has compute capability $capability: leave it out by CUDA_VISIBLE_DEVICES, because CUDA 13 needs $CAPABILITY (Turing) or newer."
     true
 done || exit 1
 

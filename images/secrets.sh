@@ -16,11 +16,11 @@ write() { # the input to a file of the user $2; a file is there as a whole or no
     mv "$1.new" "$1"
 }
 
-if [ ! -e triton_admin_key ]; then
+if [ ! -s triton_admin_key ]; then
     random | write triton_admin_key 1000
 fi
 
-if [ ! -e metrics_key ]; then
+if [ ! -s metrics_key ]; then
     random | write metrics_key 65534 # Prometheus's image runs as nobody
     [ ! -e keys ] || { echo; cat metrics_key; } >> keys
 fi
@@ -33,7 +33,7 @@ if [ ! -e keys ]; then
     echo "curl http://$ADDRESS/v1/embeddings --header 'Authorization: Bearer $client' --header 'Content-Type: application/json' --data '{\"input\": \"a shell\"}'"
 fi
 
-if [ ! -e grafana_password ]; then
+if [ ! -s grafana_password ]; then
     random | write grafana_password 472 # the user of Grafana's image
     echo "Grafana's password for the user admin was created: $(cat grafana_password)"
 fi

@@ -13,7 +13,9 @@ COPY images/preflight.sh images/entrypoint.sh /opt/conch/
 WORKDIR /app
 # As the export, whose entries it completes.
 USER 10001:10001
-ENV PYTHONUNBUFFERED=1
+# CUDA numbers GPUs as nvidia-smi does only if told.
+ENV PYTHONUNBUFFERED=1 \
+    CUDA_DEVICE_ORDER=PCI_BUS_ID
 ENTRYPOINT ["/bin/sh", "/opt/conch/entrypoint.sh"]
 CMD ["python3", "-m", "export.plans", "--help"]
 HEALTHCHECK NONE

@@ -54,6 +54,10 @@ RUN echo /opt/conch/packages > /usr/lib/python3/dist-packages/conch.pth \
     && ldconfig \
     && ! { ldd /opt/tritonserver/bin/tritonserver /opt/tritonserver/backends/python/*.so /opt/tritonserver/backends/python/*_stub \
         | grep 'not found' | grep -vE 'lib(cuda|nvidia-ml)\.so'; }
+# The headers that compiled programs include: those of CUDA come from several packages.
+RUN [ ! -d /opt/conch/packages/nvidia ] \
+    || printf '#include <cuda_runtime.h>\n#include <cuda_fp16.h>\n' \
+    | g++ -x c++ -fsyntax-only -I /opt/conch/packages/nvidia/cu13/include -
 COPY export/__init__.py export/errors.py /app/export/
 COPY export/plans /app/export/plans
 COPY export/runtime /app/export/runtime
@@ -61,9 +65,11 @@ COPY images/preflight.sh images/entrypoint.sh /opt/conch/
 WORKDIR /app
 USER 1000:1000
 # A user may have no name here, but torch asks for it (getpass). The compiler needs a place to write: /tmp.
-# GKE mounts the driver into /usr/local/nvidia, and expects images to look there.
+# GKE mounts the driver into /usr/local/nvidia, and expects images to look there. CUDA numbers GPUs as nvidia-smi does only if told.
 ENV PATH=/opt/tritonserver/bin:$PATH:/usr/local/nvidia/bin \
     LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
+    LIBRARY_PATH=/usr/local/nvidia/lib64 \
+    CUDA_DEVICE_ORDER=PCI_BUS_ID \
     PYTHONUNBUFFERED=1 \
     HOME=/tmp \
     USER=triton-server \

