@@ -188,7 +188,7 @@ def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
         spec = ModelSpec(**keys, backend=backend, precision=precision)
         for entry in build(spec, scratch / f"{backend}-{precision}", lambda _: None):
             role = role_of(case, entry)
-            if backend != "tensorrt":  # whose rows are always padded
+            if backend != "tensorrt" or role not in forms:  # tensorrt's rows are always padded
                 forms[role] = "packed" if entry.proof["packed"] else "" if role.endswith("image") else "padded"
             errors = found.setdefault(role, {})
             for parity in entry.proof["parity"]:
