@@ -8,6 +8,8 @@ EXPECTED = (
     "CudaDriverHelper has not been initialized",  # there is no GPU
     "Unable to allocate pinned system memory",
     "CUDA memory pool disabled",
+    "Failed to initialize NVML",
+    "DCGM unable to start",
     "Device information mismatch for AOTI_CPU_ISA",  # Triton lacks the compiler that would tell
 )
 WARNING = re.compile(r"[EWF]\d{4} |.*\b(error|warning|traceback|failed|level=(warn|error))\b", re.IGNORECASE)

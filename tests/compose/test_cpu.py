@@ -165,7 +165,7 @@ def test_stopped_container_ends_well_and_serves_again_when_started(
         started.run(f"docker compose stop {service}")
         started.run(f"docker compose start {service}")
         eventually(answers.well, lambda: str(answers), timeout_s=120)
-    assert set(answers.statuses) <= {200, 503, LOST}
+    assert set(answers.statuses) <= {200, 502, 503, LOST}  # 502: a model's process may end before its Triton
     assert started.states()[service]["State"]["ExitCode"] == 0
 
 
