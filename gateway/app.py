@@ -1,6 +1,7 @@
 """Builds the ASGI application."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 
@@ -37,6 +38,8 @@ from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.spans import NO_SPANS, Spans
 from gateway.triton import Triton
+
+log = logging.getLogger(__name__)
 
 PREFIXES = {"/v1": OPENAI, "/v2": COHERE, "/openai": OPENAI}
 """Error dialects by path prefix. Below a prefix, even unknown paths and methods require a key."""
@@ -139,9 +142,12 @@ async def _running(
 
 
 async def _publish(metrics: Metrics) -> None:
-    """Tell the other workers, which may be scraped, the state of this one."""
+    """Tell the other workers, which may be scraped, the state of this one; no exception stops this."""
     while True:
-        metrics.publish()
+        try:
+            metrics.publish()
+        except Exception:
+            log.exception("publishing metrics failed")
         await asyncio.sleep(PUBLISH_S)
 
 
