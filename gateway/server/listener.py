@@ -7,6 +7,7 @@ any worker that is well takes the next connection. One that has more connections
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Callable, Sequence
 
@@ -80,6 +81,7 @@ class Listener:
         if not self.is_open:
             return
         self.is_open = False
+        self._board.own[self._row] = math.nan  # no other worker leaves connections to this one any more
         for server in self._servers:
             server.close()
         for timer in self._timers.values():
@@ -95,12 +97,15 @@ class Listener:
         self._board.own[self._row] = count
         return count
 
+    def _more(self) -> int:
+        """How many connections this worker has more than the one with the fewest."""
+        return self.update() - round(min(self._board.values(self._row)))
+
     def _wait(self, one: socket.socket) -> None:
         asyncio.get_running_loop().add_reader(one, self._arrived, one)
 
     def _arrived(self, one: socket.socket) -> None:
-        more = self.update() - min(self._board.values(self._row))
-        if more:
+        if more := self._more():
             self._pause(one, min(more, MAX_YIELDS) * YIELD_S)
         else:
             self._accept(one)
@@ -111,20 +116,26 @@ class Listener:
         self._timers[one] = loop.call_later(seconds, self._go_on, one)
 
     def _go_on(self, one: socket.socket) -> None:
+        """Take what the others have left: half as many at once as this worker has more than another, because a worker
+        that hangs takes none, and those behind must not wait for each other."""
         self._wait(one)
-        self._accept(one)
+        for _ in range(max(1, self._more() // 2)):
+            if not self._accept(one):
+                break
 
-    def _accept(self, one: socket.socket) -> None:
+    def _accept(self, one: socket.socket) -> bool:
+        """Whether there was a connection to accept."""
         try:
             connection, _ = one.accept()
         except (BlockingIOError, ConnectionAbortedError):
-            return  # another worker was faster, or the client has gone
+            return False  # another worker was faster, or the client has gone
         except OSError as exc:
             log.warning("cannot accept connections: %s", exc)
             self._pause(one, RETRY_S)
-            return
+            return False
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
         task = loop.create_task(loop.connect_accepted_socket(self._protocol, connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return True
