@@ -133,3 +133,5 @@ class Server(uvicorn.Server):
             self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         if self._drain.began_at is None and (not self.server_state.connections or now - self._retired_at > RETIRE_S):
             self._drain.begin()
+            for connection in list(self.server_state.connections):
+                connection.shutdown()  # closes it if it is idle: a request would get 503 while others are finished
