@@ -77,7 +77,8 @@ class Parent:
         received, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup)  # Python writes the numbers of signals there
         for handled in SIGNALS:
-            signal.signal(handled, _do_nothing)
+            if handled != signal.SIGHUP or signal.getsignal(handled) != signal.SIG_IGN:  # as nohup makes it
+                signal.signal(handled, _do_nothing)
         checked_at = time.monotonic()
         while True:
             # Not sigtimedwait: in CPython 3.11 it returns what it has not written if the process was stopped meanwhile.

@@ -59,9 +59,10 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Also retire on SIGHUP."""
+        """Also retire on SIGHUP, unless it is to be ignored, as nohup makes it."""
         with super().capture_signals():
-            signal.signal(signal.SIGHUP, self._replaced)
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+                signal.signal(signal.SIGHUP, self._replaced)
             yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -59,10 +59,10 @@ class Gateway:
 
 
 @contextmanager
-def run(workers: int, **settings: str) -> Iterator[Gateway]:
+def run(workers: int, *, nohup: bool = False, **settings: str) -> Iterator[Gateway]:
     (port,) = free_ports(1)
     given = {"GATEWAY_PORT": str(port), "GATEWAY_WORKERS": str(workers), "GATEWAY_TRITON_URL": f"{HOST}:1"} | settings
-    command = [sys.executable, "-m", "gateway"]
+    command = ["nohup"] * nohup + [sys.executable, "-m", "gateway"]
     with TemporaryFile() as log, subprocess.Popen(command, env=os.environ | given, stdout=log) as process:
         try:
             gateway = Gateway(process, port, log)
@@ -137,6 +137,11 @@ def inheritable(process: psutil.Process) -> set[int]:
     return {number for number, flag in flags.items() if not flag & os.O_CLOEXEC}
 
 
+def ignores_hangup(process: psutil.Process) -> bool:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("SigIgn:")[2].split()[0], 16) & 1 << signal.SIGHUP - 1 != 0
+
+
 def connect(gateway: Gateway, sent: bytes) -> socket.socket:
     connection = socket.create_connection((HOST, gateway.port), timeout=30)
     connection.send(sent)
@@ -144,11 +149,12 @@ def connect(gateway: Gateway, sent: bytes) -> socket.socket:
 
 
 def test_quota_is_exact_over_four_workers_which_end_with_their_parent() -> None:
-    with run(4, GATEWAY_REQUESTS_PER_MINUTE="100") as gateway, ThreadPoolExecutor(16) as threads:
+    with run(4, nohup=True, GATEWAY_REQUESTS_PER_MINUTE="100") as gateway, ThreadPoolExecutor(16) as threads:
         eventually(lambda: gateway.listening() == 4, "all workers")
         statuses = Counter(threads.map(lambda _: gateway.get("/v1/models").status_code, range(140)))
         counted = gateway.get("/metrics").text
         workers = gateway.workers()
+        assert all(map(ignores_hangup, (psutil.Process(gateway.process.pid), *workers)))
         gateway.process.kill()
         gone, _ = psutil.wait_procs(workers, timeout=10)
     assert statuses == {200: 100, 429: 40}
