@@ -6,6 +6,7 @@ any worker that is well takes the next connection. One that has more connections
 """
 
 import asyncio
+import errno
 import logging
 import math
 import socket
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 2048
 """Connections that may wait to be accepted; at most the kernel's net.core.somaxconn."""
+NOT_HERE = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+"""Errors of an address that a name has and this machine has not, as `localhost` without IPv6."""
 YIELD_S = 0.002
 """How long a worker leaves a new connection to the one with the fewest, for each that it has more."""
 MAX_YIELDS = 10
@@ -25,24 +28,38 @@ RETRY_S = 1.0
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Listen on all addresses of a host. Child processes may inherit the sockets.
+    """Listen on all addresses of a host that this machine has. Child processes may inherit the sockets.
 
     Raises:
-        OSError: the host is unknown, or the port is taken.
+        OSError: the host is unknown or none of its addresses is here, or the port is taken.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    listening = []
+    listening, problem = [], OSError(f"{host} has no address")
     for family, kind, protocol, _, address in dict.fromkeys(found):
-        one = socket.socket(family, kind, protocol)
-        listening.append(one)
+        try:
+            listening.append(_listen(socket.socket(family, kind, protocol), address))
+        except OSError as exc:
+            if exc.errno not in NOT_HERE:
+                raise
+            problem = exc
+    if not listening:
+        raise problem
+    return listening
+
+
+def _listen(one: socket.socket, address: tuple[object, ...]) -> socket.socket:
+    try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
-        if family == socket.AF_INET6:
+        if one.family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         one.bind(address)
         one.listen(BACKLOG)
         one.setblocking(False)
-    return listening
+    except OSError:
+        one.close()
+        raise
+    return one
 
 
 class Listener:

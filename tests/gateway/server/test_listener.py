@@ -3,6 +3,8 @@ import os
 import socket
 from collections.abc import Sequence
 
+import pytest
+
 from gateway.board import Board
 from gateway.server.listener import Listener, listen
 from loadtest.tools.servers import HOST, free_ports
@@ -70,6 +72,11 @@ def test_worker_that_hangs_holds_up_no_connections_behind() -> None:
         os.close(shared.file)
 
     asyncio.run(run())
+
+
+def test_address_that_is_not_here_is_an_error() -> None:
+    with pytest.raises(OSError, match="Cannot assign requested address"):
+        listen("192.0.2.1", 0)
 
 
 def test_ipv6_and_names_are_listened_at() -> None:
