@@ -147,9 +147,8 @@ class Monitor:
             self._board.own[self._row(triton_model)] = answered_at
 
     def _row(self, triton_model: TritonModel) -> int:
-        return self._board.row(
-            f"answered {triton_model.triton_name}", lasts=True
-        )  # a model lives on without the worker
+        """Lasts, because a model lives on when the worker that it answered has died."""
+        return self._board.row(f"answered {triton_model.triton_name}", lasts=True)
 
 
 async def _black(size: tuple[int, int, int]) -> Pixels:
