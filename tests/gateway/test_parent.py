@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import BinaryIO
@@ -132,9 +132,12 @@ def live(pair: Gateway, tmp_path: Path) -> None:
 
 def inheritable(process: psutil.Process) -> set[int]:
     """The file descriptors that the children of a process may have too."""
-    files = Path(f"/proc/{process.pid}/fdinfo").iterdir()
-    flags = {int(file.name): int(file.read_text().partition("flags:")[2].split()[0], 8) for file in files}
-    return {number for number, flag in flags.items() if not flag & os.O_CLOEXEC}
+    found = set()
+    for file in Path(f"/proc/{process.pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if not int(file.read_text().partition("flags:")[2].split()[0], 8) & os.O_CLOEXEC:
+                found.add(int(file.name))
+    return found
 
 
 def ignores_hangup(process: psutil.Process) -> bool:
