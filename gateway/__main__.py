@@ -58,6 +58,8 @@ def _work(settings: Settings, parent: int, workers: int, file: int, column: int,
 
     end_with(parent)
     logs.configure(worker=column)
+    for one in (file, *sockets):  # an image decoder that outlives this process must not keep the port taken
+        os.set_inheritable(one, False)
     listening = [socket.socket(fileno=one) for one in sockets]
     return _serve(replace(settings, heartbeat_file=None), listening, Board(workers, file, column))
 

@@ -1,6 +1,7 @@
 """Builds the ASGI application."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 
@@ -37,6 +38,8 @@ from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.spans import NO_SPANS, Spans
 from gateway.triton import Triton
+
+log = logging.getLogger(__name__)
 
 PREFIXES = {"/v1": OPENAI, "/v2": COHERE, "/openai": OPENAI}
 """Error dialects by path prefix. Below a prefix, even unknown paths and methods require a key."""
@@ -123,9 +126,9 @@ async def _running(
     json_threads = Threads(1, spare=1)
     monitor = Monitor(triton, catalog, queues, threads, drain, board)
     images = Images(settings.max_image_pixels, settings.image_hosts, board)
-    most_per_key = max(settings.max_bodies_bytes // 2 // board.workers, settings.max_body_bytes)
+    most_per_key = max(settings.max_bodies_bytes // 2, settings.max_body_bytes)
     bodies = Bodies(settings.max_bodies_bytes, most_per_key, board)
-    metrics.watch(gauges(triton, catalog, queues, monitor, drain))
+    metrics.watch(gauges(triton, catalog, queues, monitor, drain, board))
     watch = asyncio.gather(monitor.run(), *([_publish(metrics)] if board.workers > 1 else []))
     yield Gateway(settings, triton, catalog, monitor, images, queues, drain, metrics, bodies, threads, json_threads)
     watch.cancel()
@@ -139,9 +142,12 @@ async def _running(
 
 
 async def _publish(metrics: Metrics) -> None:
-    """Tell the other workers, which may be scraped, the state of this one."""
+    """Tell the other workers, which may be scraped, the state of this one; no exception stops this."""
     while True:
-        metrics.publish()
+        try:
+            metrics.publish()
+        except Exception:
+            log.exception("publishing metrics failed")
         await asyncio.sleep(PUBLISH_S)
 
 

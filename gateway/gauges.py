@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from gateway import __version__
+from gateway.board import LISTENS, Board
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.health import Monitor
@@ -11,8 +12,16 @@ from gateway.telemetry.metrics import Gauge
 from gateway.triton import Triton
 
 
-def gauges(triton: Triton, catalog: Catalog, queues: Queues, monitor: Monitor, drain: Drain) -> Sequence[Gauge]:
+def gauges(
+    triton: Triton, catalog: Catalog, queues: Queues, monitor: Monitor, drain: Drain, board: Board
+) -> Sequence[Gauge]:
     """All gauges of a worker, which are read at the moment of a scrape, or every second for other workers' scrapes."""
+
+    listens = board.row(LISTENS)
+
+    def while_listening(health: Callable[[], Mapping[str, float]]) -> Callable[[], Mapping[str, float]]:
+        """A worker that starts or is being replaced is no sign of bad health."""
+        return lambda: health() if board.own[listens] == 1 else {}
 
     def ready() -> Mapping[str, float]:
         return {model.triton_name: monitor.is_ready(model) for model in catalog.triton_models}
@@ -22,10 +31,16 @@ def gauges(triton: Triton, catalog: Catalog, queues: Queues, monitor: Monitor, d
 
     return (
         Gauge("conch_info", "Version of the gateway.", "version", max, lambda: {__version__: 1}),
-        Gauge("conch_ready", "1 if the gateway is ready.", "", min, lambda: {"": monitor.problem() is None}),
+        Gauge(
+            "conch_ready",
+            "1 if the gateway is ready.",
+            "",
+            min,
+            while_listening(lambda: {"": monitor.problem() is None}),
+        ),
         Gauge("conch_requests_in_flight", "Requests in flight.", "", sum, lambda: {"": drain.in_flight}),
-        Gauge("conch_triton_up", "1 if a Triton server answers.", "server", min, triton.live),
-        Gauge("conch_model_ready", "1 if a model has answered recently.", "model", min, ready),
+        Gauge("conch_triton_up", "1 if a Triton server answers.", "server", min, while_listening(triton.live)),
+        Gauge("conch_model_ready", "1 if a model has answered recently.", "model", min, while_listening(ready)),
         Gauge(
             "conch_waiting_tokens",
             "Tokens admitted and not yet sent to Triton.",

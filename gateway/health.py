@@ -137,7 +137,8 @@ class Monitor:
 
     def _answered_within(self, triton_model: TritonModel, seconds: float) -> bool:
         own = self._triton.answered_at.get(triton_model.triton_name, -math.inf)
-        return time.monotonic() - max(own, *self._board.values(self._row(triton_model)), -math.inf) < seconds
+        told = filter(None, self._board.values(self._row(triton_model)))  # 0 until a worker tells
+        return time.monotonic() - max(own, *told, -math.inf) < seconds
 
     def _announce(self, triton_model: TritonModel) -> None:
         """Tell the other workers when a model has answered; the monotonic clock is the same for all."""
@@ -146,7 +147,8 @@ class Monitor:
             self._board.own[self._row(triton_model)] = answered_at
 
     def _row(self, triton_model: TritonModel) -> int:
-        return self._board.row(f"answered {triton_model.triton_name}")
+        """Lasts, because a model lives on when the worker that it answered has died."""
+        return self._board.row(f"answered {triton_model.triton_name}", lasts=True)
 
 
 async def _black(size: tuple[int, int, int]) -> Pixels:

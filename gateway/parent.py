@@ -77,7 +77,8 @@ class Parent:
         received, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wakeup)  # Python writes the numbers of signals there
         for handled in SIGNALS:
-            signal.signal(handled, _do_nothing)
+            if handled != signal.SIGHUP or signal.getsignal(handled) != signal.SIG_IGN:  # as nohup makes it
+                signal.signal(handled, _do_nothing)
         checked_at = time.monotonic()
         while True:
             # Not sigtimedwait: in CPython 3.11 it returns what it has not written if the process was stopped meanwhile.
@@ -123,21 +124,26 @@ class Parent:
             retire_s = RETIRE_S if by == signal.SIGHUP else 0.0
             worker.ends_by = time.monotonic() + retire_s + self._settings.drain_timeout_s + STOP_S
 
-    def _start(self) -> _Worker:
+    def _start(self) -> _Worker | None:
+        """Start a worker; None if the machine has no process, memory or file descriptor left for it."""
         taken = {worker.column for worker in self._workers}
         column = next(column for column in range(self._board.columns) if column not in taken)
         files = [one.fileno() for one in self._sockets]
         arguments = map(str, (os.getpid(), self._board.workers, self._board.file, column, *files))
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-m", "gateway", *arguments], pass_fds=[*files, self._board.file]
-        )
+        command = [sys.executable, "-m", "gateway", *arguments]
+        try:
+            process = subprocess.Popen(command, pass_fds=[*files, self._board.file])  # noqa: S603 - our own
+        except OSError as exc:
+            log.error("cannot start a worker: %s", exc)  # noqa: TRY400
+            return None
         worker = _Worker(process, column)
         self._workers.append(worker)
         return worker
 
     def _start_missing(self, now: float) -> None:
         while len(self._staying) < self._board.workers and now >= self._start_at:
-            self._start()
+            if self._start() is None:
+                self._start_at = now + FIRST_DELAY_S
 
     def _reap(self, now: float) -> None:
         for worker in list(self._workers):
@@ -196,6 +202,8 @@ class Parent:
         if self._replacement is None:
             if self._outdated and len(self._workers) == self._board.workers:
                 self._replacement = self._start()
+                if self._replacement is None:
+                    self._outdated = []  # they are kept
         elif self._listens(self._replacement):
             self._replacement = None
             if self._outdated:

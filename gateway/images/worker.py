@@ -7,6 +7,7 @@ memory.
 
 import gc
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -75,6 +76,7 @@ def main() -> None:
     """Process jobs until stdin is closed."""
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # nobody waits for the answer: end without an error in the log
     own = _virtual_bytes()
     while (job := read(source, Job)) is not None:
         _limit_memory(own + OPENING_BYTES)
@@ -89,7 +91,8 @@ def _answer(job: Job, source: BinaryIO, sink: BinaryIO) -> Decoded | Refused:
     def reserve(size: int) -> None:
         if size > OPENING_BYTES // 2:
             send(sink, Needed(size))
-            source.read(len(GO_ON))
+            if source.read(len(GO_ON)) != GO_ON:
+                sys.exit()  # nobody waits for it any more
             _limit_memory(_virtual_bytes() + size + SPARE_BYTES)
 
     try:

@@ -1,6 +1,5 @@
 """The memory limit that the bodies of all requests in flight share."""
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -46,16 +45,14 @@ class Bodies:
 
         Args:
             max_bytes: for all bodies together, those of all workers included.
-            max_bytes_per_key: for the bodies sent to this worker with one API key, so that no client uses all of the
-                memory.
+            max_bytes_per_key: for those sent with one API key, so that no client uses all of the memory.
             board: shared by the workers.
         """
         self._board = board or Board()
-        self._row = self._board.row("bytes of bodies")
-        self._board.own[self._row] = 0
+        self._rows: dict[str, int] = {}
+        self._row = self._row_of("bytes of bodies")
         self._max_bytes = max_bytes
         self._max_bytes_per_key = max_bytes_per_key
-        self._by_key: Counter[str] = Counter()
 
     @property
     def size(self) -> int:
@@ -79,15 +76,22 @@ class Bodies:
         """Count bytes that are allocated, or freed if negative; raises Overloaded if a limit is reached."""
         if not size:
             return
-        key_total = self._by_key[key] + size
+        limits = [(self._row, self._max_bytes, "in flight")]
+        if key:
+            limits.append(
+                (self._row_of(f"bytes of bodies {key}"), self._max_bytes_per_key, "in flight with this API key")
+            )
         with self._board.locked():
-            total = self.size + size
-            is_over = size > 0 and (total > self._max_bytes or (key != "" and key_total > self._max_bytes_per_key))
-            if not is_over:
-                self._board.own[self._row] += size
-        if is_over:
-            scope = "in flight" if total > self._max_bytes else "in flight with this API key"
-            raise Overloaded(f"the request bodies {scope} reached the memory limit; try again later or send less")
-        self._by_key[key] = key_total
-        if not key_total:
-            del self._by_key[key]
+            reached = [scope for row, limit, scope in limits if size > 0 and self._board.total(row) + size > limit]
+            if not reached:
+                for row, _, _ in limits:
+                    self._board.own[row] += size
+        if reached:
+            raise Overloaded(f"the request bodies {reached[0]} reached the memory limit; try again later or send less")
+
+    def _row_of(self, name: str) -> int:
+        row = self._rows.get(name)
+        if row is None:
+            row = self._rows[name] = self._board.row(name)
+            self._board.own[row] = 0
+        return row

@@ -59,9 +59,10 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Also retire on SIGHUP."""
+        """Also retire on SIGHUP, unless it is to be ignored, as nohup makes it."""
         with super().capture_signals():
-            signal.signal(signal.SIGHUP, self._replaced)
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+                signal.signal(signal.SIGHUP, self._replaced)
             yield
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -133,3 +134,5 @@ class Server(uvicorn.Server):
             self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         if self._drain.began_at is None and (not self.server_state.connections or now - self._retired_at > RETIRE_S):
             self._drain.begin()
+            for connection in list(self.server_state.connections):
+                connection.shutdown()  # closes it if it is idle: a request would get 503 while others are finished

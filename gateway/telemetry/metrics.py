@@ -87,9 +87,9 @@ class Metrics(Collector):
         self._own = self._board.own
         self._counts = [Count(CPU, "Total user and system CPU time spent in seconds.", ())]
         self._process = ProcessCollector(registry=None)
-        self._process_values: dict[str, float] = {}
+        self._process_values = {CPU: 0.0}
         self._gauges = [
-            Gauge(name, documentation, "", combine, lambda name=name: {"": self._process_values[name]})  # type: ignore[misc]
+            Gauge(name, documentation, "", combine, lambda name=name: {"": self._process_values.get(name, math.nan)})  # type: ignore[misc]
             for name, (documentation, combine) in PROCESS.items()
         ]
         self._said: Set[int] = frozenset()
@@ -144,7 +144,8 @@ class Metrics(Collector):
 
     def publish(self) -> None:
         """Write what only this process knows, its gauges and its CPU time, to the board."""
-        self._process_values = {metric.name: metric.samples[0].value for metric in self._process.collect()}
+        # The collector leaves out what it cannot read, as when no file descriptor is left: that stays as it was.
+        self._process_values |= {metric.name: metric.samples[0].value for metric in self._process.collect()}
         self._own[self._cpu] = self._cpu_before + self._process_values[CPU]
         said = set()
         for gauge in self._gauges:

@@ -11,6 +11,8 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 MAX_WORDS = 2**15
 """Words that are remembered: 9 MiB of usual ones, at most 23. When there are more, all are forgotten."""
+MAX_CHARACTERS = 2**16
+"""Longer texts are not split into words: this holds the GIL, 1 to 10 ms for a text of this length."""
 MAX_LETTERS = 24
 """Longer words are not remembered. Texts without spaces are words of any length here."""
 SPLIT = re.compile(r"(?<![^\t\n\r ])[!-~]*+[^\t\n\r -~][^\t\n\r ]*+|[A-Za-z0-9]+|[!-/:-@\[-`{-~]")
@@ -31,7 +33,7 @@ def are_independent(tokenizer: Tokenizer) -> bool:
 
 class Words(dict[str, tuple[int, ...]]):
     """The ids of the words seen so far. Texts repeat their words: looking these up takes a sixth of the time of
-    tokenizing them, and new words take as long as before. Thread-safe."""
+    tokenizing them. New words take as long as before in ASCII, and up to three times as long otherwise. Thread-safe."""
 
     def __init__(self, tokenizer: Tokenizer, most: int = MAX_WORDS) -> None:
         """Remember no words yet, and later at most this many, of a tokenizer for which `are_independent` holds."""
@@ -44,7 +46,7 @@ class Words(dict[str, tuple[int, ...]]):
 
     def ids(self, text: str) -> Iterable[int]:
         """The ids of a text, without special tokens around it."""
-        if any(token in text for token in self._added):
+        if len(text) > MAX_CHARACTERS or any(token in text for token in self._added):
             return self._encode(text)
         return chain.from_iterable(map(self.__getitem__, SPLIT.findall(text)))
 

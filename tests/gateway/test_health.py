@@ -1,12 +1,16 @@
 import asyncio
 import logging
+import math
+import os
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from gateway.board import LISTENS, Board
 from gateway.catalog import Catalog
 from gateway.drain import Drain
+from gateway.gauges import gauges
 from gateway.health import FRESH_S, Monitor
 from gateway.scheduling.admission import Queues
 from gateway.scheduling.rate import Rate
@@ -109,6 +113,43 @@ def test_busy_model_may_be_silent_for_the_expected_time(server: Server, reposito
         await eventually_async(lambda: "minilm-late-interaction" in str(monitor.problem()), timeout_s=2 * FRESH_S)
         assert "all-minilm-l6-v2" not in str(monitor.problem())
         await triton.close()
+
+    asyncio.run(run())
+
+
+def test_only_a_worker_that_listens_tells_its_health(repository: Path) -> None:
+    async def run() -> None:
+        triton = Triton([f"127.0.0.1:{free_ports(1)[0]}"], timeout_s=5)
+        catalog, queues, drain, board = Catalog(triton, repository), Queues(5), Drain(), Board()
+        monitor = Monitor(triton, catalog, queues, Threads(1, spare=0), drain)
+        told = {gauge.name: gauge.read for gauge in gauges(triton, catalog, queues, monitor, drain, board)}
+        listens = board.row(LISTENS)
+        for state, expected in ((math.nan, {}), (1, {"": False}), (0, {})):
+            board.own[listens] = state
+            assert told["conch_ready"]() == expected
+            assert bool(told["conch_triton_up"]()) == (state == 1)
+        await triton.close()
+
+    asyncio.run(run())
+
+
+def test_answer_outlives_the_worker_that_got_it(server: Server, repository: Path) -> None:
+    async def run() -> None:
+        shared = Board.create(2)
+        triton, others = (Triton([server.triton_url], timeout_s=5) for _ in range(2))
+        catalog, queues = Catalog(triton, repository), Queues(5)
+        first, second = (
+            Monitor(one, catalog, queues, Threads(1, spare=0), Drain(), Board(2, shared.file, column))
+            for column, one in enumerate((triton, others))
+        )
+        watching = asyncio.create_task(first.run())
+        await eventually_async(lambda: first.problem() is None, "readiness")
+        watching.cancel()
+        shared.leave(0)
+        assert all(map(second.is_ready, catalog.triton_models))
+        for one in (triton, others):
+            await one.close()
+        os.close(shared.file)
 
     asyncio.run(run())
 

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -10,8 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import BinaryIO
 
 import httpx2
 import psutil
@@ -24,9 +27,14 @@ from tests.waiting import eventually
 class Gateway:
     """A running parent."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int, log: BinaryIO) -> None:
         self.process = process
+        self.port = port
         self.url = f"http://{HOST}:{port}"
+        self._log = log
+
+    def said(self, text: str) -> bool:
+        return text.encode() in os.pread(self._log.fileno(), 2**24, 0)
 
     def workers(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children()
@@ -51,12 +59,13 @@ class Gateway:
 
 
 @contextmanager
-def run(workers: int, **settings: str) -> Iterator[Gateway]:
+def run(workers: int, *, nohup: bool = False, **settings: str) -> Iterator[Gateway]:
     (port,) = free_ports(1)
     given = {"GATEWAY_PORT": str(port), "GATEWAY_WORKERS": str(workers), "GATEWAY_TRITON_URL": f"{HOST}:1"} | settings
-    with subprocess.Popen([sys.executable, "-m", "gateway"], env=os.environ | given) as process:
+    command = ["nohup"] * nohup + [sys.executable, "-m", "gateway"]
+    with TemporaryFile() as log, subprocess.Popen(command, env=os.environ | given, stdout=log) as process:
         try:
-            gateway = Gateway(process, port)
+            gateway = Gateway(process, port, log)
             eventually(gateway.answers, "an answer")
             yield gateway
         finally:
@@ -76,6 +85,7 @@ def live(pair: Gateway, tmp_path: Path) -> None:
     assert pair.answered() == before + 40
 
     first, second = pair.workers()
+    assert inheritable(first) == {0, 1, 2}  # the port stays free for others, whatever a worker starts
     first.kill()
     assert {pair.get("/health/live").status_code for _ in range(20)} == {200}
     eventually(lambda: len(pair.workers()) == 2 and first not in pair.workers(), "a new worker")
@@ -86,8 +96,29 @@ def live(pair: Gateway, tmp_path: Path) -> None:
         pair.process.send_signal(number)
         time.sleep(0.5)
 
+    parent = psutil.Process(pair.process.pid)
+    (_, most) = parent.rlimit(psutil.RLIMIT_NOFILE)
+    parent.rlimit(psutil.RLIMIT_NOFILE, (3, most))
+    (_, first) = pair.workers()
+    first.kill()
+    eventually(lambda: pair.said("cannot start a worker: "), "a parent without file descriptors")
+    parent.rlimit(psutil.RLIMIT_NOFILE, (most, most))
+    eventually(lambda: pair.listening() == 2, "a new worker")
+
     old = set(pair.workers())
+    idle = [connect(pair, b"GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n") for _ in range(8)]
+    for one in idle:
+        assert b" 200 OK" in one.recv(2**16)
+    head = b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n"
+    slow = [connect(pair, head + b"{") for _ in range(8)]
     pair.process.send_signal(signal.SIGHUP)
+    (closed, *_), _, _ = select.select(idle, [], [], 30)
+    assert closed.recv(2**16) == b""  # while the same worker finishes others
+    for one in slow:
+        one.send(b"}")
+        assert one.recv(2**16).startswith(b"HTTP/1.1 400 ")
+    for one in (*idle, *slow):
+        one.close()
     requests = 0
     with httpx2.Client(base_url=pair.url, timeout=30) as client:
         while len(set(pair.workers()) - old) < 2 or len(pair.workers()) > 2:
@@ -99,12 +130,34 @@ def live(pair: Gateway, tmp_path: Path) -> None:
     assert pair.process.wait(30) == -signal.SIGTERM
 
 
+def inheritable(process: psutil.Process) -> set[int]:
+    """The file descriptors that the children of a process may have too."""
+    found = set()
+    for file in Path(f"/proc/{process.pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            if not int(file.read_text().partition("flags:")[2].split()[0], 8) & os.O_CLOEXEC:
+                found.add(int(file.name))
+    return found
+
+
+def ignores_hangup(process: psutil.Process) -> bool:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("SigIgn:")[2].split()[0], 16) & 1 << signal.SIGHUP - 1 != 0
+
+
+def connect(gateway: Gateway, sent: bytes) -> socket.socket:
+    connection = socket.create_connection((HOST, gateway.port), timeout=30)
+    connection.send(sent)
+    return connection
+
+
 def test_quota_is_exact_over_four_workers_which_end_with_their_parent() -> None:
-    with run(4, GATEWAY_REQUESTS_PER_MINUTE="100") as gateway, ThreadPoolExecutor(16) as threads:
+    with run(4, nohup=True, GATEWAY_REQUESTS_PER_MINUTE="100") as gateway, ThreadPoolExecutor(16) as threads:
         eventually(lambda: gateway.listening() == 4, "all workers")
         statuses = Counter(threads.map(lambda _: gateway.get("/v1/models").status_code, range(140)))
         counted = gateway.get("/metrics").text
         workers = gateway.workers()
+        assert all(map(ignores_hangup, (psutil.Process(gateway.process.pid), *workers)))
         gateway.process.kill()
         gone, _ = psutil.wait_procs(workers, timeout=10)
     assert statuses == {200: 100, 429: 40}

@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from subprocess import PIPE
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 import psutil
@@ -18,7 +21,7 @@ from gateway.images import preprocess
 from gateway.images.pool import DecoderPool
 from gateway.images.preparation import Preparation
 from gateway.images.preprocess import BYTES_PER_PIXEL
-from gateway.images.worker import CPU_S
+from gateway.images.worker import CPU_S, Job, Needed, packed, read
 from gateway.scheduling.turns import Account
 from loadtest.tools import hostile
 from loadtest.tools.pictures import file, scene
@@ -206,6 +209,27 @@ def test_keys_whose_images_are_slow_leave_a_process_for_others() -> None:
         await asyncio.gather(*held, return_exceptions=True)
 
     using(work)
+
+
+@pytest.mark.parametrize("content", [GOOD, LARGE], ids=["small", "large"])
+def test_process_that_nobody_waits_for_ends_silently(content: bytes) -> None:
+    command = (sys.executable, "-m", "gateway.images.worker")
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+        source, sink, errors = cast(
+            tuple[BinaryIO, BinaryIO, BinaryIO], (process.stdin, process.stdout, process.stderr)
+        )
+        source.write(packed(Job("image", PREPARATION, 40_000_000 * BYTES_PER_PIXEL, len(content), is_text=False)))
+        if content is LARGE:
+            source.write(content)
+            source.flush()
+            assert read(sink, Needed)
+            source.close()
+            assert sink.read() == b""
+        else:
+            sink.close()
+            source.write(content)
+            source.close()
+        assert errors.read() == b""
 
 
 def test_large_images_take_turns_and_give_back_what_they_held() -> None:

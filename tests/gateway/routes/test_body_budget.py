@@ -1,5 +1,8 @@
+import os
+
 import pytest
 
+from gateway.board import Board
 from gateway.errors import Overloaded
 from gateway.routes.body_budget import SMALL_BYTES, Bodies
 
@@ -43,3 +46,17 @@ def test_one_key_cannot_use_all_of_the_memory() -> None:
         with pytest.raises(Overloaded, match="with this API key"):
             second.grow(LARGE)
         other.grow(LARGE)
+
+
+def test_one_key_has_one_limit_over_all_workers() -> None:
+    shared = Board.create(2)
+    first, second = (Bodies(2 * LARGE, LARGE, Board(2, shared.file, column)) for column in range(2))
+    with first.hold("one") as here, second.hold("one") as there, second.hold("other") as other:
+        here.grow(LARGE)
+        with pytest.raises(Overloaded, match="with this API key"):
+            there.grow(LARGE)
+        other.grow(LARGE)
+        here.release()
+        there.grow(LARGE)
+    assert (first.size, second.size) == (0, 0)
+    os.close(shared.file)

@@ -3,6 +3,8 @@ import os
 import socket
 from collections.abc import Sequence
 
+import pytest
+
 from gateway.board import Board
 from gateway.server.listener import Listener, listen
 from loadtest.tools.servers import HOST, free_ports
@@ -45,6 +47,36 @@ def test_workers_share_connections_evenly() -> None:
         return [len(worker.connections) for worker in workers]
 
     assert asyncio.run(run()) == [4, 4]
+
+
+def test_worker_that_hangs_holds_up_no_connections_behind() -> None:
+    async def run() -> None:
+        (port,) = free_ports(1)
+        sockets = listen(HOST, port)
+        shared = Board.create(2)
+        row = shared.row("connections")
+        worker = Worker(sockets, Board(2, shared.file, 1))
+        await worker.open()
+        clients = [socket.create_connection((HOST, port)) for _ in range(10)]
+        await eventually_async(lambda: worker.listener.update() == len(worker.connections) == 10)
+        shared.own[row] = 0
+        clients += [socket.create_connection((HOST, port)) for _ in range(5)]
+        while worker.listener.update() == 10:  # noqa: ASYNC110 - looks in each iteration of the event loop
+            await asyncio.sleep(0)
+        assert worker.listener.update() == 15
+        await eventually_async(lambda: len(worker.connections) == 15)
+        worker.listener.close()
+        assert shared.values(row) == [0]
+        for client in clients:
+            client.close()
+        os.close(shared.file)
+
+    asyncio.run(run())
+
+
+def test_address_that_is_not_here_is_an_error() -> None:
+    with pytest.raises(OSError, match="Cannot assign requested address"):
+        listen("192.0.2.1", 0)
 
 
 def test_ipv6_and_names_are_listened_at() -> None:

@@ -1,6 +1,7 @@
 import base64
 import os
 import re
+import resource
 
 import httpx2
 import pytest
@@ -114,6 +115,21 @@ def test_any_worker_answers_for_all() -> None:
     assert value(text, "conch_requests_total", model="m", path="other", status="200") == 4
     assert value(text, "process_cpu_seconds_total") >= cpu_s
     os.close(shared.file)
+
+
+def test_process_without_file_descriptors_keeps_its_last_numbers() -> None:
+    metrics = Metrics(set())
+    before = value(metrics.text().decode(), "process_cpu_seconds_total")
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, most))
+    try:
+        kept, begun = metrics.text().decode(), Metrics(set()).text().decode()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
+    assert value(kept, "process_cpu_seconds_total") == before
+    assert value(kept, "process_max_fds") == soft
+    assert "process_cpu_seconds_total 0.0" in begun
+    assert "process_max_fds " not in begun.replace("# HELP process_max_fds ", "").replace("# TYPE process_max_fds ", "")
 
 
 def test_models_that_are_gone_have_no_gauge() -> None:

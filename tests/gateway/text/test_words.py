@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from gateway.text.tokenizer import TextTokenizer, WordTokenizer
-from gateway.text.words import MAX_LETTERS, Words, are_independent
+from gateway.text.words import MAX_CHARACTERS, MAX_LETTERS, Words, are_independent
 
 TEXTS = ["The Conch is a sea snail, isn't it?", "Straße, naïve café: 漢字", "ὈΔΥΣΑΕΎΣ, İstanbul"]
 ALPHABET = st.one_of(
@@ -79,3 +79,10 @@ def test_memory_for_words_is_limited() -> None:
     long = "a" * (MAX_LETTERS + 1)
     assert list(known.ids(long)) == [TOKENIZERS[0].token_to_id("[UNK]")]
     assert long not in known
+
+
+def test_huge_texts_are_not_looked_up() -> None:
+    known, tokenizer = Words(TOKENIZERS[0]), TextTokenizer(TOKENIZERS[0])
+    text = "sea é " * (MAX_CHARACTERS // 6 + 1)
+    assert [tokenizer.encode([text])[0][1:-1]] == [list(known.ids(text))]
+    assert not known
