@@ -19,6 +19,12 @@ from tests.serving import REPOSITORY, Server, serve
 logging.getLogger("torch.__trace").propagate = False
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Here, because `make images` and `make compose` have settings of their own."""
+    for name, meaning in needs.MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function):

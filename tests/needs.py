@@ -8,6 +8,11 @@ import pytest
 
 from loadtest.tools.servers import EMBEDDED, PORTS
 
+MARKERS = {
+    "triton": "starts Triton, or asks for models of the repository",
+    "slow": "exports models, or waits for seconds",
+}
+"""Some tests that wait for seconds say so themselves."""
 EXPORTS = {
     "export.pipeline",
     "export.repository",
