@@ -21,9 +21,9 @@ serve: .venv/serve ## export the models that are missing or outdated, then run T
 	@$(BIN)/python -m embedded
 
 # The export's tests keep one core busy, the others wait for servers much of their time. The longest job comes first.
-check: .venv/dev .generations/older/installed .manifests/tools/installed ## everything that CI runs, two jobs at a time; each prints its output when it is done
+check: .venv/dev .generations/older/installed .manifests/tools/installed ## everything that CI runs, three jobs at a time; each prints its output when it is done
 	$(BIN)/python -m export
-	$(MAKE) --jobs=2 --output-sync slow-others slow-export fast lint
+	$(MAKE) --jobs=3 --output-sync slow-others slow-export fast lint
 
 lint: .venv/dev ## format check, linter, types
 	$(BIN)/ruff format --check
