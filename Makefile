@@ -149,7 +149,7 @@ lock: ## pin the dependencies of pyproject.toml (needs uv)
 	uv pip compile pyproject.toml --all-extras -c requirements/serve.txt $(LOCK) -o requirements/dev.txt
 	uv pip compile pyproject.toml --extra tracing -c requirements/serve.txt $(LOCK) -o requirements/gateway.txt
 	uv pip compile pyproject.toml --extra export -c requirements/serve.txt $(LOCK) -o requirements/export.txt
-	printf '%s\n' numpy safetensors torch nvidia-cuda-crt==13.0.* nvidia-cuda-cccl==13.0.* | uv pip compile --no-config - -c requirements/serve.txt \
+	printf '%s\n' numpy safetensors torch 'nvidia-cuda-crt==13.0.*' 'nvidia-cuda-cccl==13.0.*' | uv pip compile --no-config - -c requirements/serve.txt \
 		$(subst 3.11,3.12,$(LOCK)) -o requirements/triton.txt
 	uv pip compile --group bulk -c requirements/serve.txt $(LOCK) -o requirements/bulk.txt
 	uv pip compile --group compat-newest $(LOCK) -o requirements/compat-newest.txt

@@ -43,6 +43,7 @@ OVERLOAD_S = 15.0
 FACTOR = 2.5
 """What is offered, by what the model can do: less than `make chaos` does, to leave cores to the workers."""
 TOKENS_PER_SECOND = 4000
+
 console = Console(highlight=False)
 
 
