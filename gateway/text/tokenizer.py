@@ -88,7 +88,7 @@ class TextTokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
-        any_text = tokenizer.encode("a")
+        (any_text,) = tokenizer.encode_batch(["a"])  # `encode` would hold the GIL meanwhile
         mask = any_text.special_tokens_mask
         before, behind = (mask.index(0), mask[::-1].index(0)) if 0 in mask else (0, 0)
         self.before: list[int] = any_text.ids[:before]
@@ -246,8 +246,10 @@ class TemplateTokenizer(TextTokenizer):
         self._template = self._aliased(template)
         self._instructed = self._aliased(template.instructed) if template.instructed else None
         tokenizer.encode_special_tokens = True
-        for id_, token in special:
-            if id_ in tokenizer.encode(token.content, add_special_tokens=False).ids:
+        # `encode` would hold the GIL meanwhile
+        plain = tokenizer.encode_batch([token.content for _, token in special], add_special_tokens=False)
+        for (id_, token), encoding in zip(special, plain, strict=True):
+            if id_ in encoding.ids:
                 raise ValueError(f"plain text can become the special token {token.content!r}")
 
     @property
@@ -258,7 +260,8 @@ class TemplateTokenizer(TextTokenizer):
     def _alias(self, written: str, ids: tuple[int, ...], **strip: bool) -> None:
         alias = secrets.token_hex(16)
         self._tokenizer.add_tokens([AddedToken(alias, normalized=False, **strip)])
-        (made,) = self._tokenizer.encode(alias, add_special_tokens=False).ids
+        (encoding,) = self._tokenizer.encode_batch([alias], add_special_tokens=False)
+        (made,) = encoding.ids
         self._original[made] = ids
         self._aliases[written] = alias
 

@@ -109,8 +109,24 @@ def test_panic_is_an_ordinary_exception(file: Path) -> None:
     refused(file, ValueError, "retry-limit-in-match over")
 
 
-def test_slow_tokenizer_is_available_later(file: Path) -> None:
+@pytest.mark.parametrize("template", [None, Template("[SEP] {query} ", "")])
+def test_event_loop_runs_while_a_tokenizer_loads(file: Path, template: Template | None) -> None:
     normalizing(file, PREPEND, *[SLOW] * 20)
+
+    async def run() -> None:
+        loading = asyncio.create_task(TokenizerLoader(file.parents[1], wait_s=60).load(ENTRY, template))
+        turns = 0
+        while not loading.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+        await asyncio.gather(loading, return_exceptions=True)  # a template does not go with these normalizers
+        assert turns > 20  # a few where the lock of Python's interpreter is held
+
+    asyncio.run(run())
+
+
+def test_slow_tokenizer_is_available_later(file: Path) -> None:
+    normalizing(file, PREPEND, *[SLOW] * 50)
 
     async def run() -> None:
         loader = TokenizerLoader(file.parents[1], wait_s=0.02)
