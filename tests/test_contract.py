@@ -56,7 +56,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[ModelSpec]:
             tiny.write_decoder_reranker(folder / "decoder"),
             {"template": "{query} {document} {instruction} yes", "instruction": "Judge.", "true_token": "yes"},
         ),
-        ("late-interaction", tiny.write_colbert(folder / "colbert", pylate=True), {}),
+        ("multi-vector", tiny.write_colbert(folder / "colbert", pylate=True), {}),
         ("image-text", tiny.write_image_text(folder / "clip", "CLIP"), {"text_weight": 0.25}),
     ]
     return [
