@@ -115,7 +115,7 @@ class WordLogits(torch.nn.Module):
     def transform(self, hidden: Tensor) -> Tensor:
         """What is multiplied with the table, of token vectors: [..., D] to [..., D]."""
         self.base.hidden = cast(torch.FloatTensor, hidden)
-        ids = torch.zeros(hidden.shape[:2], dtype=torch.int64)
+        ids = torch.zeros_like(hidden[..., 0], dtype=torch.int64)
         transformed: Tensor = self.model(input_ids=ids).logits
         return transformed
 

@@ -33,13 +33,14 @@ from export.runtime.contract import (
     Output,
     Row,
 )
+from export.sources.untrusted import TENSORS
 from export.tasks import text_embedding, variants
 from export.tasks.prompts import prompts_of
 from export.tasks.vocabulary import check_dimensions, vocabulary
 from export.tower import Tower, Vocabulary
 from export.verification import samples
 
-SPARSE, COLBERT = "sparse_linear.pt", "colbert_linear.pt"
+COLBERT, SPARSE = TENSORS
 """The files of the two layers."""
 QUERY_TOKENS = 512
 """Tokens of the longest query that is compared, FlagEmbedding's default limit; a model takes more."""
