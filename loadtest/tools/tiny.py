@@ -423,7 +423,7 @@ def write_m3(folder: Path) -> Path:
     """A model of the kind of bge-m3: an embedding model with two linear layers beside it, as FlagEmbedding saves them."""
     source = write_embedding(folder, "XLM-RoBERTa", "cls")
     torch.manual_seed(1)
-    torch.save(torch.nn.Linear(WIDTH, 24).state_dict(), source / "colbert_linear.pt")
+    torch.save(torch.nn.Linear(WIDTH, WIDTH).state_dict(), source / "colbert_linear.pt")
     torch.save(torch.nn.Linear(WIDTH, 1).state_dict(), source / "sparse_linear.pt")
     return source
 
