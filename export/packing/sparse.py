@@ -55,11 +55,15 @@ class Splade(torch.nn.Module):
         hidden = self.words.transform(self.encoder(rows))
         table, bias = self.words.table, self.words.bias
         if isinstance(rows, PackedRows):
-            return splade(hidden[0], table, bias, rows.starts, self.logs, self.total)
+            weights: Tensor = splade(hidden[0], table, bias, rows.starts, self.logs, self.total)
+            return weights
         if not self.total:  # behind a row's end stands its last token again, which changes no maximum
             last = torch.minimum(columns(rows.ids.shape[1])[None], rows.length[:, None] - 1)
             hidden = hidden.gather(1, last[..., None].expand(-1, -1, hidden.shape[2]))
-        parts = [self._of(hidden @ part.T, own, rows) for part, own in zip(table.split(WORDS), bias.split(WORDS), strict=True)]
+        parts = [
+            self._of(hidden @ part.T, own, rows)
+            for part, own in zip(torch.split(table, WORDS), torch.split(bias, WORDS), strict=True)
+        ]
         return torch.cat(parts, 1)
 
     def _of(self, logits: Tensor, bias: Tensor, rows: Rows) -> Tensor:
