@@ -15,7 +15,7 @@ import numpy as np
 from export.entry import Entry, read_proofs
 from export.errors import NotBuiltError, ParityError, ServedError
 from export.manifest import ENDPOINTS, Backend, ModelSpec, Precision
-from export.plans.measures import Tolerance, Vectors
+from export.plans.measures import SPARSE, Tolerance, Values, Vectors
 from export.runtime.contract import CROSS_ENCODER, EMBEDDING, LATE_INTERACTION, SCORE
 from export.served.question import Limits, Question
 from export.sources.isolation import Progress, Run, here
@@ -111,12 +111,15 @@ class _Tally:
         self._slope = question.slope
         self._tokens += answer["usage"]["total_tokens"]
         self._seconds += seconds
-        actual = _scores(answer) if question.path == "/v1/rerank" else _vectors(answer)
+        if self._output == SPARSE:
+            actual = _weights(answer, question.width)
+        else:
+            actual = _scores(answer) if question.path == "/v1/rerank" else _vectors(answer)
         if actual.shape != question.expected.shape:
             raise ServedError(
                 f"[{self._spec.name}] {question.shown[0]}: expected {_shape(question.expected)}, got {_shape(actual)}"
             )
-        errors = self._measure.errors(question.expected, actual).reshape(len(actual))
+        errors = self._measure.errors(self._compared(question.expected), self._compared(actual)).reshape(len(actual))
         self._errors.append(errors)
         worst = int(np.nanargmax(np.where(np.isnan(errors), np.inf, errors)))
         if not self._tolerance.admits(float(errors[worst]), 0):
@@ -125,6 +128,12 @@ class _Tally:
                 f" {_written(actual[worst])}; error {errors[worst]:.2g},"
                 f" {self._tolerance.worst:g} allowed"
             )
+
+    def _compared(self, numbers: Vectors) -> Values:
+        """Numbers as the measure takes them: sparse vectors as indices and weights."""
+        if self._output != SPARSE:
+            return numbers
+        return [np.stack([row.nonzero()[0], row[row.nonzero()]], 1).astype(np.float32) for row in numbers]
 
     def measured(self) -> dict[str, Any]:
         """The measured part of a proof.
@@ -154,7 +163,7 @@ class _Tally:
 
 def _main(spec: ModelSpec) -> tuple[str, Measure]:
     """The output that a model of a table is asked for, and its measure."""
-    output = SCORE if spec.task in ENDPOINTS["/v1/rerank"] else EMBEDDING
+    output = SCORE if spec.task in ENDPOINTS["/v1/rerank"] else SPARSE if spec.task == "sparse" else EMBEDDING
     role = CROSS_ENCODER if spec.task == "cross-encoder" else LATE_INTERACTION
     return output, measure(role, output)
 
@@ -171,6 +180,14 @@ def _vectors(answer: Mapping[str, Any]) -> Vectors:
     if isinstance(given[0], str):
         return np.stack([np.frombuffer(base64.b64decode(one), "<f4") for one in given])
     return np.array(given, np.float32)
+
+
+def _weights(answer: Mapping[str, Any], words: int) -> Vectors:
+    """The sparse vectors of an answer as vectors of the whole vocabulary, [n, words]."""
+    vectors = np.zeros((len(answer["data"]), words), np.float32)
+    for item in answer["data"]:
+        vectors[int(item["index"]), item["embedding"]["indices"]] = item["embedding"]["values"]
+    return vectors
 
 
 def _scores(answer: Mapping[str, Any]) -> Vectors:

@@ -1,8 +1,8 @@
 """Runs the models' own libraries on texts, pairs and images, for the answers that a gateway should give.
 
 Each question is a request to the gateway beside the result of the library's own call on the same texts:
-`SentenceTransformer.encode`, `CrossEncoder.predict`, `MultiVectorEncoder.encode_query` and `encode_document`, or for
-images the image processor and the model of transformers.
+`SentenceTransformer.encode`, `SparseEncoder.encode`, `CrossEncoder.predict`, `MultiVectorEncoder.encode_query` and
+`encode_document`, or for images the image processor and the model of transformers.
 """
 
 import base64
@@ -20,6 +20,7 @@ from PIL import Image
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -41,7 +42,7 @@ from export.plans.measures import Vectors
 from export.rerankers import BORDER, DOCUMENT, QUERY, PairTemplate, Reranker, with_default
 from export.served.question import Limits, Question, question
 from export.sources.resolve import Sources
-from export.tasks import pair_template, text_embedding, variants
+from export.tasks import pair_template, sparse, text_embedding, variants
 from export.tasks.late_interaction import is_multi_vector
 from export.tasks.vocabulary import MOST_TOKENS
 from export.verification import samples
@@ -106,34 +107,43 @@ def _text_embedding(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterat
     yield from _embeddings(spec, text_embedding.pipeline(spec, sources.folder), limits)
 
 
+def _sparse(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterator[Question]:
+    """The same with vectors of the whole vocabulary."""
+    yield from _embeddings(spec, sparse.pipeline(spec, sources.folder), limits, is_sparse=True)
+
+
 def _limit(spec: ModelSpec, model: Model, limits: Limits) -> None:
     """Have a model read no more tokens than are served. Routes of a model have limits of their own."""
     for module in model.modules():
         if isinstance(module, StaticEmbedding):
             own = (module.tokenizer.truncation or {}).get("max_length", MOST_TOKENS)
             module.tokenizer.enable_truncation(spec.max_tokens or min(own, MOST_TOKENS))
+        elif isinstance(module, SparseStaticEmbedding):
+            module.tokenizer.model_max_length = spec.max_tokens or min(module.tokenizer.model_max_length, MOST_TOKENS)
         elif isinstance(module, Transformer):
             module.max_seq_length = min(module.max_seq_length or limits.max_tokens, limits.max_tokens)
 
 
-def _embeddings(spec: ModelSpec, model: Model, limits: Limits) -> Iterator[Question]:
+def _embeddings(spec: ModelSpec, model: Model, limits: Limits, *, is_sparse: bool = False) -> Iterator[Question]:
     """Vectors of texts: all together, one alone, for every purpose, variant and prompt, and of every size."""
     _limit(spec, model, limits)
     texts, again = _texts(limits), _again(limits)
     towers = dict(zip(spec.variants, spec.triton_names, strict=True)) if spec.variants else {}
     default = next(iter(spec.variants), "")
+    options = {"convert_to_sparse_tensor": False} if is_sparse else {"normalize_embeddings": True}
+    form = {"embedding_type": "sparse"} if is_sparse else {}
 
     def ask(given: Sequence[str], body: Mapping[str, Any], encode: Encode, variant: str = default) -> Question:
         adapter = variants.adapter(model[0], variant)
         if adapter is not None:
             model[0].auto_model.set_adapter(adapter)
-        vectors = np.asarray(encode(list(given), normalize_embeddings=True), np.float32)
-        body = {"model": spec.name, "input": list(given), "truncate": True, **body}
+        vectors = np.asarray(encode(list(given), **options), np.float32)
+        body = {"model": spec.name, "input": list(given), "truncate": True, **form, **body}
         tower = towers.get(variant, spec.triton_names[0])
         return question(tower, "/v1/embeddings", body, [_named(text, body) for text in given], vectors)
 
     yield ask(texts, {}, model.encode)
-    yield ask(texts[4:5], {"encoding_format": "base64"}, model.encode)
+    yield ask(texts[4:5], {} if is_sparse else {"encoding_format": "base64"}, model.encode)
     for size in limits.dimensions:
         yield ask(again, {"dimensions": size}, partial(model.encode, truncate_dim=size))
     for purpose, encode in _encoders(model).items():
@@ -382,6 +392,7 @@ def _unit(vectors: Vectors | torch.Tensor) -> Vectors:
 
 _ASKED: Mapping[Task, Callable[[ModelSpec, Sources, Limits], Iterator[Question]]] = {
     "text-embedding": _text_embedding,
+    "sparse": _sparse,
     "cross-encoder": _cross_encoder,
     "multi-vector": _late_interaction,
     "image-text": _image_text,

@@ -47,7 +47,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
         SourceError: the folder cannot be loaded, holds another kind of model, is made of other modules than a masked
             language model with SpladePooling or a SparseStaticEmbedding, or has not the variants that the table names.
     """
-    reference = _reference(spec, folder)
+    reference = pipeline(spec, folder)
     variants.check(spec, reference)
     if not spec.variants:
         return [_tower(spec, spec.name, reference)]
@@ -58,8 +58,8 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     ]
 
 
-def _reference(spec: ModelSpec, folder: Path) -> Model:
-    """The source as sentence-transformers' SparseEncoder runs it, in fp32.
+def pipeline(spec: ModelSpec, folder: Path) -> Model:
+    """The reference: the source as sentence-transformers' SparseEncoder runs it, in fp32.
 
     Raises:
         SourceError: it cannot be loaded, is of another kind, or weights are missing.

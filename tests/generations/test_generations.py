@@ -93,7 +93,8 @@ CASES: Mapping[str, Case] = {
         Case("logit-score", CROSS),
         Case("causal", CROSS, refused="template: a causal language model ranks by its answer"),
         Case("cross", refused="source: it is a CrossEncoder of sentence-transformers: use task cross-encoder"),
-        Case("splade", refused="source: it is a SparseEncoder of sentence-transformers: its vectors are sparse"),
+        Case("splade", "sparse"),
+        Case("splade", refused="source: it is a SparseEncoder of sentence-transformers: use task sparse"),
         Case("mamba", refused="source: OpenVINO cannot run the graph: "),
         Case("clip", IMAGE),
     )

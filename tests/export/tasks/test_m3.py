@@ -6,6 +6,7 @@ compute_score (inference/embedder/encoder_only/m3.py). The package itself needs 
 
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,14 @@ def terms(found: Mapping[str, Tensor]) -> dict[int, float]:
 
 def assert_is(found: Mapping[str, Tensor], query: Mapping[str, Any], document: Mapping[str, Any]) -> None:
     """The outputs of one pair are those of FlagEmbedding."""
-    close = {"atol": 1e-5, "rtol": 1e-5}
-    torch.testing.assert_close(functional.normalize(found[EMBEDDING], dim=-1), document["dense"], **close)
+    close = partial(torch.testing.assert_close, atol=1e-5, rtol=1e-5)
+    close(functional.normalize(found[EMBEDDING], dim=-1), document["dense"])
     assert terms(found) == pytest.approx(document["words"], abs=1e-5)
     for name, side in ((TOKEN_VECTORS, document), (QUERY_VECTORS, query)):
         counted = found[name][found[name].any(-1)]
-        torch.testing.assert_close(functional.normalize(counted, dim=-1), side["tokens"], **close)
+        close(functional.normalize(counted, dim=-1), side["tokens"])
     score = (query["tokens"] @ document["tokens"].T).amax(1).mean()
-    torch.testing.assert_close(found[SCORE], score[None], **close)
+    close(found[SCORE], score[None])
 
 
 def test_one_pass_gives_what_flag_embedding_does(source: Path, tower: Tower) -> None:
