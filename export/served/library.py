@@ -119,7 +119,8 @@ def _limit(spec: ModelSpec, model: Model, limits: Limits) -> None:
             own = (module.tokenizer.truncation or {}).get("max_length", MOST_TOKENS)
             module.tokenizer.enable_truncation(spec.max_tokens or min(own, MOST_TOKENS))
         elif isinstance(module, SparseStaticEmbedding):
-            module.tokenizer.model_max_length = spec.max_tokens or min(module.tokenizer.model_max_length, MOST_TOKENS)
+            tokenizer: Model = module.tokenizer
+            tokenizer.model_max_length = spec.max_tokens or min(tokenizer.model_max_length, MOST_TOKENS)
         elif isinstance(module, Transformer):
             module.max_seq_length = min(module.max_seq_length or limits.max_tokens, limits.max_tokens)
 
