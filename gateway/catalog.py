@@ -9,10 +9,11 @@ from pathlib import Path
 
 from gateway.contract import (
     BATCH_TOKENS,
-    EMBEDDING_ROLES,
+    CLASSIFIER,
+    CROSS_ENCODER,
     IMAGE_EMBEDDING,
     PREFIXES,
-    RERANK_ROLES,
+    ROLES,
     TEXT_EMBEDDING,
     ImageParameters,
     Parameters,
@@ -43,7 +44,8 @@ class TritonModel:
     role: str
     output: str
     width: int
-    """Values per row of the output: dimensions of an embedding, classes of a cross-encoder, or 1 for a score."""
+    """Values per row of the output: dimensions of an embedding, labels of a cross-encoder or classifier, or 1 for a
+    score."""
     max_batch_size: int
 
 
@@ -61,9 +63,11 @@ class TextModel(TritonModel):
     instructed: Mapping[str, str] = field(default_factory=dict)
     """Maps each prompt that contains an instruction to its form with the placeholder INSTRUCTION."""
     activation: str = "none"
-    """How a cross-encoder's logits become scores; a name in ACTIVATIONS."""
+    """How the logits of a cross-encoder or classifier become scores; a name in ACTIVATIONS."""
     positive_class: int = 0
     """The column of a cross-encoder's logits that measures relevance."""
+    labels: tuple[str, ...] = ()
+    """Names of the columns of a cross-encoder's or classifier's logits."""
     max_query_tokens: int | None = None
     """Query length at which a late-interaction model truncates, as in its training; None if it does not."""
     prefix: str = ""
@@ -159,8 +163,7 @@ class Catalog:
         configs = [
             config
             for config in sorted(await self._triton.models(), key=lambda config: config.name)
-            if config.parameters.get("role")
-            in EMBEDDING_ROLES | RERANK_ROLES  # others are not entries of this contract
+            if config.parameters.get("role") in ROLES  # others are not entries of this contract
         ]
         entries: dict[str, _Entry] = {}
         models: dict[str, Model] = {}
@@ -301,6 +304,7 @@ def _text_model(config: ModelConfig, parameters: TextParameters, tokenizer: Text
         instructed={prompts[name]: form for name, form in parameters.instructed_prompts.items()},
         activation=parameters.activation,
         positive_class=parameters.positive_class,
+        labels=_labels(config.parameters["role"], parameters),
         max_query_tokens=parameters.max_query_tokens,
         prefix=next((name for name in PREFIXES if name in config.inputs), ""),
         variants=parameters.variants,
@@ -308,6 +312,13 @@ def _text_model(config: ModelConfig, parameters: TextParameters, tokenizer: Text
         length_buckets=tuple(sorted(parameters.length_buckets)),
         batch_tokens=parameters.batch_tokens,
     )
+
+
+def _labels(role: str, parameters: TextParameters) -> tuple[str, ...]:
+    """The entry's own labels, or those that transformers makes up."""
+    if role not in {CROSS_ENCODER, CLASSIFIER}:
+        return ()
+    return parameters.labels or tuple(f"LABEL_{i}" for i in range(parameters.width))
 
 
 def _image_model(config: ModelConfig, parameters: ImageParameters) -> ImageModel:
