@@ -64,6 +64,12 @@ class Embeddings:
     truncated: int = 0
     """The number of sparse vectors with as many terms as the model can return."""
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers all vectors hold."""
+        terms = sum(len(vector.indices) for vector in self.sparse)
+        return self.vectors.size + 2 * terms + sum(vectors.size for vectors in self.tokens)
+
 
 async def embed(
     caller: Caller,
