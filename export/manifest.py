@@ -14,7 +14,7 @@ from export.rerankers import RERANKERS
 
 MANIFEST = Path(__file__).with_name("models.toml")
 
-Task = Literal["text-embedding", "cross-encoder", "late-interaction", "image-text"]
+Task = Literal["text-embedding", "cross-encoder", "late-interaction", "classification", "image-text"]
 Backend = Literal["python", "torch", "onnxruntime", "tensorrt"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Pooling = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
@@ -29,6 +29,7 @@ PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
 ENDPOINTS: Mapping[str, tuple[Task, ...]] = {
     "/v1/embeddings": ("text-embedding", "image-text"),
     "/v1/rerank": ("cross-encoder", "late-interaction"),
+    "/classify": ("classification",),
 }
 """The tasks whose models answer requests to each."""
 TASKS_OF: Mapping[str, tuple[Task, ...]] = {

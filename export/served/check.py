@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -108,12 +108,12 @@ class _Tally:
         self._slope = question.slope
         self._tokens += answer["usage"]["total_tokens"]
         self._seconds += seconds
-        actual = _scores(answer) if question.path == "/v1/rerank" else _vectors(answer)
+        actual = _READERS[question.path](answer)
         if actual.shape != question.expected.shape:
             raise ServedError(
                 f"[{self._spec.name}] {question.shown[0]}: expected {_shape(question.expected)}, got {_shape(actual)}"
             )
-        errors = self._measure.errors(question.expected, actual).reshape(len(actual))
+        errors = self._measure.errors(question.expected, actual).reshape(len(actual), -1).max(1)
         self._errors.append(errors)
         worst = int(np.nanargmax(np.where(np.isnan(errors), np.inf, errors)))
         if not self._tolerance.admits(float(errors[worst]), 0):
@@ -150,6 +150,8 @@ class _Tally:
 
 def _role(spec: ModelSpec, name: str) -> str:
     """The role of a Triton model of a table."""
+    if spec.task == "classification":
+        return "classifier"
     if spec.task != "image-text":
         return spec.task
     return "image-embedding" if name == f"{spec.name}-image" else "text-embedding"
@@ -173,6 +175,18 @@ def _scores(answer: Mapping[str, Any]) -> Vectors:
     """The scores of an answer in the order of the documents, [n, 1]."""
     ranked = sorted(answer["results"], key=lambda result: int(result["index"]))
     return np.array([[result["relevance_score"]] for result in ranked], np.float32)
+
+
+def _probabilities(answer: Mapping[str, Any]) -> Vectors:
+    """The scores of all labels, [n, labels]."""
+    return np.array([item["probs"] for item in sorted(answer["data"], key=lambda item: int(item["index"]))], np.float32)
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Vectors]] = {
+    "/v1/embeddings": _vectors,
+    "/v1/rerank": _scores,
+    "/classify": _probabilities,
+}
 
 
 def _shape(numbers: Vectors) -> str:

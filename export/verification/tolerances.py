@@ -36,6 +36,12 @@ _COSINE = Measure(
     },
     rounded=Tolerance(1e-3, 1e-3),
 )
+# bf16 has 8 bits of mantissa, a step of 1/256. The sigmoid behind makes a quarter of the difference.
+_LOGIT = Measure(
+    "logit",
+    {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(5e-2, 2e-2), "fp16": Tolerance(1e-2, 1e-2)},
+    rounded=Tolerance(5e-2, 2e-2),
+)
 MEASURE_OF: Mapping[str, Measure] = {
     "text-embedding": _COSINE,
     "image-embedding": _COSINE,
@@ -45,12 +51,8 @@ MEASURE_OF: Mapping[str, Measure] = {
         {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(1e-2, 1e-2), "fp16": Tolerance(2e-3, 2e-3)},
         rounded=Tolerance(1e-2, 1e-2),
     ),
-    # Logits: bf16 has 8 bits of mantissa, a step of 1/256. The sigmoid behind makes a quarter of the difference.
-    "cross-encoder": Measure(
-        "logit",
-        {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(5e-2, 2e-2), "fp16": Tolerance(1e-2, 1e-2)},
-        rounded=Tolerance(5e-2, 2e-2),
-    ),
+    "cross-encoder": _LOGIT,
+    "classifier": _LOGIT,
 }
 """The measure of each role, by the name of the role."""
 
