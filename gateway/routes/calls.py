@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from gateway.catalog import Model, TextModel
-from gateway.contract import RERANK_ROLES
+from gateway.contract import CLASSIFIER_ROLES, CROSS_ENCODER, RERANK_ROLES
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
 from gateway.service import prompts
 from gateway.service.caller import Caller
+from gateway.service.classify import Classification, Input, classify
 from gateway.service.embed import Embeddings, Item, embed
 from gateway.service.prompts import SUFFIXES
 from gateway.service.rerank import Ranking, rerank
@@ -45,9 +46,52 @@ def find_model_and_purpose(request: Request, name: str | None, roles: frozenset[
 def find_ranker(request: Request, name: str | None) -> TextModel:
     """Find the model that a request names to rank texts; raises the errors of `Catalog.find`."""
     model = find_model(request, name, RERANK_ROLES)
+    return _text_model(model)
+
+
+def _text_model(model: Model) -> TextModel:
     if model.text is None:
-        raise ModelNotFound(f"model {model.name!r} does not rank texts", param="model")
+        raise ModelNotFound(f"model {model.name!r} accepts only images", param="model")
     return model.text
+
+
+def find_classifier(request: Request, name: str | None) -> TextModel:
+    """Find the model that a request names to classify texts, or pairs if it is a cross-encoder.
+
+    If the request names none, it is the default classifier, or else the default reranker. Raises the errors of
+    `Catalog.find`.
+    """
+    if name is None:
+        with suppress(ModelNotFound):
+            return _text_model(find_model(request, None, CLASSIFIER_ROLES))
+    return _text_model(find_model(request, name, CLASSIFIER_ROLES | {CROSS_ENCODER}))
+
+
+async def classify_inputs(
+    request: Request,
+    model: TextModel,
+    inputs: Sequence[Input],
+    *,
+    truncate: Truncate,
+    max_tokens: int | None = None,
+    raw: bool = False,
+) -> Classification:
+    """Classify for a request, and record it.
+
+    Args:
+        request: its body has been read.
+        model: from `find_classifier`.
+        inputs: texts and pairs of texts.
+        truncate: how to truncate inputs over the limit.
+        max_tokens: a limit lower than the model's.
+        raw: whether to return logits as scores.
+
+    Raises:
+        GatewayError: see `classify`.
+    """
+    found = await classify(caller(request), model, inputs, truncate=truncate, max_tokens=max_tokens, raw=raw)
+    record_usage(request, len(inputs), found.tokens)
+    return found
 
 
 async def embed_items(
