@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from gateway import __version__, vectors
 from gateway.catalog import Model, TextModel
-from gateway.contract import EMBEDDING_ROLES
 from gateway.error_body import OPENAI, Dialect, Failure
 from gateway.errors import (
     DeadlineExceeded,
@@ -46,7 +45,7 @@ from gateway.routes.operation import Operation
 from gateway.routes.rerank import DOCUMENTS, QUERY, RerankRequest, rank
 from gateway.service import prompts
 from gateway.service.classify import Input, Pair
-from gateway.service.embed import Embeddings, Item
+from gateway.service.embed import DENSE, Embeddings, Item
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS, Text, token_spans
 from gateway.telemetry.timings import Stage
@@ -364,7 +363,7 @@ async def refuse(request: Request) -> Response:
 
 
 def _embedding_model(request: Request) -> tuple[Model, TextModel]:
-    model = find_model(request, None, EMBEDDING_ROLES)
+    model = find_model(request, None, DENSE)
     if model.text is None:
         raise ModelNotFound(f"the default embedding model, {model.name!r}, accepts only images")
     return model, model.text

@@ -93,8 +93,10 @@ async def classify(
             async for fresh in encoded:
                 total = tokens.add_tokens(total, [ids for ids, _ in fresh], places)
                 rows += fresh
-    logits = await infer_texts(caller, model, [(ids,) for ids, _ in rows], [length for _, length in rows])
-    return Classification(ACTIVATIONS["none" if raw else model.activation](logits), model.labels, total)
+    first_lengths = [length for _, length in rows]
+    computed = await infer_texts(caller, model, [(ids,) for ids, _ in rows], {"score"}, first_lengths)
+    scores = ACTIVATIONS["none" if raw else model.activation](computed.score)
+    return Classification(scores, model.labels, total)
 
 
 def _size(model: TextModel, one: Input) -> int:

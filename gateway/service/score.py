@@ -78,5 +78,5 @@ async def score_pairs(
     count = tokens.add_tokens(
         0, [[*query, *document] for query, document in rows], (pair.document_place for pair in pairs)
     )
-    outputs = await infer_texts(caller, model, rows)
-    return PairScores(outputs[:, 0].tolist(), count)
+    computed = await infer_texts(caller, model, rows, {"score"})
+    return PairScores(computed.score[:, 0].tolist(), count)
