@@ -103,7 +103,7 @@ def test_chunks_are_as_long_as_the_query_leaves_and_need_no_text(client: httpx2.
         client, query="a conch is a sea snail", documents=[LONG], max_chunks_per_doc=99, return_documents=False
     )["results"]
     assert set(result) == {"index", "relevance_score", "chunk"}
-    assert result["chunk"]["index"] == 1  # of three
+    assert result["chunk"]["index"] == 2  # of four
     assert "sea snail" in LONG[result["chunk"]["start"] : result["chunk"]["end"]]
     first = post(client, query="sea", documents=[LONG], max_chunks_per_doc=1)["results"][0]
     assert first["chunk"]["index"] == first["chunk"]["start"] == 0
