@@ -28,7 +28,7 @@ from gateway.contract import (
     TextParameters,
     read,
 )
-from gateway.triton import ModelConfig
+from gateway.triton import ModelConfig, Output
 from loadtest.tools import tiny
 
 PAGE = Path("docs/repository-entry.md").read_text()
@@ -87,8 +87,10 @@ def told(config: pb.ModelConfig) -> ModelConfig:
         name=config.name,
         max_batch_size=config.max_batch_size,
         inputs=frozenset(tensor.name for tensor in config.input),
-        output=config.output[0].name,
-        width=config.output[0].dims[-1],
+        outputs=tuple(
+            Output(tensor.name, pb.DataType.Name(tensor.data_type).removeprefix("TYPE_"), (*tensor.dims,))
+            for tensor in config.output
+        ),
         parameters={name: value.string_value for name, value in config.parameters.items()},
     )
 

@@ -1,10 +1,9 @@
 """What the routes share to find a model, embed and rank. Each function notes its call in the request's record."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 
-from gateway.catalog import Model, TextModel
-from gateway.contract import RERANK_ROLES
+from gateway.catalog import Model, Offer, TextModel
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
 from gateway.service import prompts
@@ -24,28 +23,32 @@ def caller(request: Request) -> Caller:
     return Caller(gateway.triton, gateway.queues, gateway.threads, state["account"], state["record"].timings)
 
 
-def find_model(request: Request, name: str | None, roles: frozenset[str]) -> Model:
-    """Find the model that a request names, and record it; raises the errors of `Catalog.find`."""
-    model = request.state["gateway"].catalog.find(name, roles)
+def find_model(
+    request: Request, name: str | None, offers: Set[Offer], default_offers: Set[Offer] = frozenset()
+) -> Model:
+    """Find the model that a request names, and record it; see `Catalog.find`."""
+    model = request.state["gateway"].catalog.find(name, offers, default_offers)
     request.state["record"].model = model.name
     return model
 
 
-def find_model_and_purpose(request: Request, name: str | None, roles: frozenset[str]) -> tuple[Model, str | None]:
+def find_model_and_purpose(
+    request: Request, name: str | None, offers: Set[Offer], default_offers: Set[Offer] = frozenset()
+) -> tuple[Model, str | None]:
     """Find the model that a request names, and the purpose if the name ends in one of prompts.SUFFIXES."""
     try:
-        return find_model(request, name, roles), None
+        return find_model(request, name, offers, default_offers), None
     except ModelNotFound:
         for suffix in SUFFIXES:
             if name is not None and name.endswith(suffix):
                 with suppress(ModelNotFound):
-                    return find_model(request, name.removesuffix(suffix), roles), suffix.removeprefix("-")
+                    return find_model(request, name.removesuffix(suffix), offers), suffix.removeprefix("-")
         raise
 
 
 def find_ranker(request: Request, name: str | None) -> TextModel:
     """Find the model that a request names to rank texts; raises the errors of `Catalog.find`."""
-    model = find_model(request, name, RERANK_ROLES)
+    model = find_model(request, name, {"rerank"})
     if model.text is None:
         raise ModelNotFound(f"model {model.name!r} does not rank texts", param="model")
     return model.text

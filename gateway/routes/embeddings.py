@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from gateway import vectors
 from gateway.catalog import Model
-from gateway.contract import EMBEDDING_ROLES
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.body import read, resolve_aliases
@@ -19,7 +18,7 @@ from gateway.routes.encodings import EmbeddingType
 from gateway.routes.fields import TRUNCATIONS, Instruction, PromptTokens, Side, Truncation, resolve_truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
-from gateway.service.embed import Embeddings, Item
+from gateway.service.embed import DENSE, Embeddings, Item
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
 from gateway.text.tokenizer import Truncate
@@ -183,7 +182,7 @@ async def create_for_deployment(request: Request) -> Response:
 async def _answer(request: Request, body: EmbeddingRequest) -> Response:
     resolve_aliases(body, ALIASES)
     body.dimensions = body.dimensions or None
-    model, suffix = find_model_and_purpose(request, body.model, EMBEDDING_ROLES)
+    model, suffix = find_model_and_purpose(request, body.model, DENSE)
     _check_output(body, model)
     items = read_inputs(body.input, body.modality or ("any" if model.image is not None else "text"))
     place, purpose = _purpose(body, suffix)

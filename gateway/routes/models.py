@@ -5,8 +5,8 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.catalog import Model
-from gateway.contract import EMBEDDING_ROLES, RERANK_ROLES
+from gateway.catalog import OFFERS, Model
+from gateway.contract import EMBEDDING_ROLES
 from gateway.routes.http import Request, json_response
 from gateway.routes.operation import Operation
 
@@ -51,7 +51,7 @@ async def list_models(request: Request) -> Response:
 async def retrieve(request: Request) -> Response:
     """Answer GET /v1/models/{id}; the id may be an alias."""
     catalog = request.state["gateway"].catalog
-    return json_response(_describe(catalog.find(request.path_params["id"], EMBEDDING_ROLES | RERANK_ROLES)))
+    return json_response(_describe(catalog.find(request.path_params["id"], OFFERS)))
 
 
 def _describe(model: Model) -> ModelObject:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from gateway import __version__, vectors
 from gateway.catalog import Model, TextModel
-from gateway.contract import CROSS_ENCODER, EMBEDDING_ROLES
+from gateway.contract import CROSS_ENCODER
 from gateway.error_body import OPENAI, Dialect, Failure
 from gateway.errors import (
     DeadlineExceeded,
@@ -36,7 +36,7 @@ from gateway.routes.http import Request, json_response, large_json_response
 from gateway.routes.operation import Operation
 from gateway.routes.rerank import DOCUMENTS, QUERY, RerankRequest, rank
 from gateway.service import prompts
-from gateway.service.embed import Embeddings, Item
+from gateway.service.embed import DENSE, Embeddings, Item
 from gateway.service.rerank import score_pairs
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS, Text, token_spans
@@ -346,7 +346,7 @@ async def refuse(request: Request) -> Response:
 
 
 def _embedding_model(request: Request) -> tuple[Model, TextModel]:
-    model = find_model(request, None, EMBEDDING_ROLES)
+    model = find_model(request, None, DENSE)
     if model.text is None:
         raise ModelNotFound(f"the default embedding model, {model.name!r}, accepts only images")
     return model, model.text

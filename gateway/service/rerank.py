@@ -147,16 +147,16 @@ async def _interact_late(call: _Call) -> tuple[Chunks, list[float], int]:
         split = await _read_documents(call, limit, prompt=model.prompts.get("document", ""))
     rows = _rows(split)
     count = sum(map(len, rows))
-    computed = count + len(query_ids) * len(rows)  # an upper bound: within a batch, the query is encoded once
-    if computed > tokens.MAX_TOKENS:
+    most = count + len(query_ids) * len(rows)  # an upper bound: within a batch, the query is encoded once
+    if most > tokens.MAX_TOKENS:
         what = "documents" if call.chunking is None else "chunks of documents"
         raise RequestTooLarge(
-            f"query has {len(query_ids)} tokens, counted with each of {len(rows)} {what}: {computed} tokens in total;"
+            f"query has {len(query_ids)} tokens, counted with each of {len(rows)} {what}: {most} tokens in total;"
             f" the limit is {tokens.MAX_TOKENS}",
             param="query",
         )
-    outputs = await infer_texts(caller, model, [(query_ids, row) for row in rows])
-    return split, outputs[:, 0].tolist(), len(query_ids) + count
+    computed = await infer_texts(caller, model, [(query_ids, row) for row in rows], {"score"})
+    return split, computed.score[:, 0].tolist(), len(query_ids) + count
 
 
 async def _cross_encode(call: _Call) -> tuple[Chunks, list[float], int]:
@@ -247,6 +247,6 @@ def _frame(
 async def _score(
     caller: Caller, model: TextModel, pairs: Sequence[Sequence[int]], first_lengths: Sequence[int]
 ) -> list[float]:
-    logits = await infer_texts(caller, model, [(ids,) for ids in pairs], first_lengths)
-    scores: list[float] = ACTIVATIONS[model.activation](logits)[:, model.positive_class].tolist()
+    computed = await infer_texts(caller, model, [(ids,) for ids in pairs], {"score"}, first_lengths)
+    scores: list[float] = ACTIVATIONS[model.activation](computed.score)[:, model.positive_class].tolist()
     return scores

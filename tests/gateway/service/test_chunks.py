@@ -21,7 +21,7 @@ TEXT = WORDS + "貝殻は海の生き物です。" * 9
 @pytest.fixture(scope="module")
 def model(repository: Path) -> TextModel:
     tokenizer = TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
-    return TextModel("m", "m", "text-embedding", "embedding", 384, 64, 40, 30522, tokenizer)
+    return TextModel("m", "m", "text-embedding", {}, 64, 40, 30522, tokenizer)
 
 
 def split(
@@ -83,7 +83,7 @@ def test_texts_without_spaces_are_cut_at_punctuation_if_it_is_near(model: TextMo
 
 
 def test_characters_of_many_tokens_are_not_cut(byte_tokens: TextTokenizer) -> None:
-    model = TextModel("m", "m", "text-embedding", "embedding", 384, 64, 9, 30522, byte_tokens)
+    model = TextModel("m", "m", "text-embedding", {}, 64, 9, 30522, byte_tokens)
     found = split(model, "🐚" * 10)  # four tokens each
     assert [(chunk.start, chunk.end) for chunk in found] == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]
     assert [chunk.tokens for chunk in found] == [8] * 5
