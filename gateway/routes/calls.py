@@ -8,6 +8,7 @@ from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
 from gateway.service import prompts
 from gateway.service.caller import Caller
+from gateway.service.chunks import Chunking
 from gateway.service.classify import Classification, Input, classify
 from gateway.service.embed import Embeddings, Item, embed
 from gateway.service.prompts import SUFFIXES
@@ -147,6 +148,7 @@ async def rank_texts(
     max_tokens: int | None = None,
     raw: bool = False,
     instruction: str | None = None,
+    chunking: Chunking | None = None,
 ) -> Ranking:
     """Rank for a request, and record it.
 
@@ -159,6 +161,7 @@ async def rank_texts(
         max_tokens: a limit for each document, lower than the model's.
         raw: whether to return a cross-encoder's logits as scores.
         instruction: replaces the one in the model's template or prompt.
+        chunking: how to split documents into chunks, the best of which counts.
 
     Raises:
         GatewayError: see `rerank`.
@@ -172,6 +175,7 @@ async def rank_texts(
         max_tokens_per_document=max_tokens,
         raw=raw,
         instruction=instruction,
+        chunking=chunking,
     )
     record_usage(request, len(documents), ranking.tokens)
     return ranking
