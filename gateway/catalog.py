@@ -35,7 +35,7 @@ from gateway.triton import ModelConfig, Output, Triton
 
 log = logging.getLogger(__name__)
 
-Offer = Literal["dense", "sparse", "multi_vector", "rerank", "labels"]
+Offer = Literal["dense", "sparse", "multi_vector", "rerank", "classify"]
 """What clients may ask a model for: a kind of vectors, the relevance of documents, or labels."""
 OFFERS: frozenset[Offer] = frozenset(get_args(Offer))
 OFFERED_BY: Mapping[Offer, str] = {"dense": EMBEDDING, "sparse": SPARSE_WEIGHTS, "multi_vector": TOKENS}
@@ -66,10 +66,12 @@ class TritonModel:
     @property
     def offers(self) -> frozenset[Offer]:
         """What clients may ask it for."""
-        vectors: set[Offer] = {offer for offer, output in OFFERED_BY.items() if output in self.outputs}
-        ranks: set[Offer] = {"rerank"} if self.role in RERANK_ROLES else set()
-        labels: set[Offer] = {"labels"} if self.role in {CLASSIFIER, CROSS_ENCODER} else set()
-        return frozenset(vectors | ranks | labels)
+        offers: set[Offer] = {offer for offer, output in OFFERED_BY.items() if output in self.outputs}
+        if self.role in RERANK_ROLES:
+            offers.add("rerank")
+        if self.role in {CLASSIFIER, CROSS_ENCODER}:
+            offers.add("classify")
+        return frozenset(offers)
 
 
 @dataclass(frozen=True, slots=True)

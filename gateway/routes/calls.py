@@ -63,7 +63,7 @@ def find_classifier(request: Request, name: str | None) -> TextModel:
 
     Raises the errors of `Catalog.find`.
     """
-    return _text_model(find_model(request, name, {"labels"}))
+    return _text_model(find_model(request, name, {"classify"}))
 
 
 async def classify_inputs(
