@@ -10,9 +10,10 @@ from gateway.service import prompts
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunking
 from gateway.service.classify import Classification, Input, classify
-from gateway.service.embed import Embeddings, Item, embed
+from gateway.service.embed import DENSE, Embeddings, Item, embed
 from gateway.service.prompts import SUFFIXES
 from gateway.service.rerank import Ranking, rerank
+from gateway.service.score import PairScores, TextPair, score_pairs
 from gateway.text.tokenizer import Truncate
 
 
@@ -49,10 +50,11 @@ def find_model_and_purpose(
 
 def find_ranker(request: Request, name: str | None) -> TextModel:
     """Find the model that a request names to rank texts; raises the errors of `Catalog.find`."""
-    return _text_model(find_model(request, name, {"rerank"}))
+    return text_model(find_model(request, name, {"rerank"}))
 
 
-def _text_model(model: Model) -> TextModel:
+def text_model(model: Model) -> TextModel:
+    """The text model of a model; raises ModelNotFound if it accepts only images."""
     if model.text is None:
         raise ModelNotFound(f"model {model.name!r} accepts only images", param="model")
     return model.text
@@ -63,7 +65,7 @@ def find_classifier(request: Request, name: str | None) -> TextModel:
 
     Raises the errors of `Catalog.find`.
     """
-    return _text_model(find_model(request, name, {"classify"}))
+    return text_model(find_model(request, name, {"classify"}))
 
 
 async def classify_inputs(
@@ -103,6 +105,7 @@ async def embed_items(
     truncate: Truncate,
     max_tokens: int | None = None,
     instruction: str | None = None,
+    kinds: Set[Offer] = DENSE,
 ) -> Embeddings:
     """Embed for a request, and record it.
 
@@ -115,6 +118,7 @@ async def embed_items(
         truncate: how to truncate texts over the limit.
         max_tokens: a limit lower than the model's.
         instruction: replaces the one in the model's prompt.
+        kinds: kinds of vectors that the model offers.
 
     Raises:
         GatewayError: see `prompts.choose` and `embed`; or there is an instruction, but the model accepts only images.
@@ -132,6 +136,7 @@ async def embed_items(
         prompt=prompts.choose(model.text, purpose, place, instruction) if model.text is not None else "",
         truncate=truncate,
         max_tokens=max_tokens,
+        kinds=kinds,
     )
     record_usage(request, len(items), embedded.text_tokens + embedded.image_tokens)
     request.state["record"].images = sum(item.image is not None for item in items) or None
@@ -179,6 +184,30 @@ async def rank_texts(
     )
     record_usage(request, len(documents), ranking.tokens)
     return ranking
+
+
+async def score_texts(
+    request: Request,
+    model: TextModel,
+    pairs: Sequence[TextPair],
+    *,
+    truncate: Truncate,
+    max_tokens: int | None = None,
+    raw: bool = False,
+) -> PairScores:
+    """Score pairs of texts for a request, and record it. Raises the errors of `score_pairs`.
+
+    Args:
+        request: its body has been read.
+        model: the text model of a rerank model.
+        pairs: queries with their documents.
+        truncate: how to truncate documents over the limit.
+        max_tokens: a limit lower than the model's.
+        raw: whether to return a cross-encoder's logits as scores.
+    """
+    found = await score_pairs(caller(request), model, pairs, truncate=truncate, max_tokens=max_tokens, raw=raw)
+    record_usage(request, len(pairs), found.tokens)
+    return found
 
 
 def record_usage(request: Request, inputs: int, tokens: int) -> None:
