@@ -17,7 +17,7 @@ from export.packing.encoder import RowEncoder
 from export.packing.heads import CrossEncoder
 from export.runtime.contract import CLASSIFIER, FIRST_LENGTH, TEXT, Row
 from export.tasks.prompts import describe_prompts
-from export.tasks.sequence_classifier import SequenceClassifier, TextRows, takes_segments
+from export.tasks.sequence_classifier import SequenceClassifier, TextRows, listed_modules, takes_segments
 from export.tasks.vocabulary import vocabulary
 from export.tower import Tower
 from export.verification import samples
@@ -67,14 +67,16 @@ def transformer(spec: ModelSpec, folder: Path) -> Model:
     """The only module of what sentence-transformers' CrossEncoder loads, which also reads the limit of its texts.
 
     Raises:
-        SourceError: the folder holds no sequence classifier, or more than one.
+        SourceError: the folder holds no sequence classifier, or more.
     """
     with loading(spec, folder=folder):
         kind = architecture(AutoConfig.from_pretrained(folder, trust_remote_code=spec.allow_remote_code))
     if not kind.endswith("ForSequenceClassification"):
         raise SourceError(f"[{spec.name}] source: {kind or 'its model'} is not a sequence classifier")
+    if (folder / "modules.json").is_file():
+        listed_modules(spec, folder, "classifier", ("Transformer",))
     with loading(spec, folder=folder):
-        reference = Reference(
+        (module,) = Reference(
             str(folder),
             device="cpu",
             local_files_only=True,
@@ -82,10 +84,7 @@ def transformer(spec: ModelSpec, folder: Path) -> Model:
             model_kwargs=model_options(spec),
             activation_fn=torch.nn.Identity(),  # or the one that the folder names would be imported
         )
-    first, *more = reference
-    if more:
-        raise SourceError(f"[{spec.name}] source: has the module {type(more[0]).__name__} behind its classifier")
-    return first
+    return module
 
 
 def pipeline(model: Model, tokenizer: Model) -> Model:

@@ -1,7 +1,6 @@
 """Cross-encoders: a classifier over query and document in one row, or a decoder that is asked for an answer."""
 
 import copy
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from export.rerankers import BORDER, DOCUMENT, QUERY, RERANKERS, PairTemplate, R
 from export.runtime.contract import CROSS_ENCODER, FIRST_LENGTH, TEXT, Ids, Parameters, Row
 from export.tasks import pair_template
 from export.tasks.prompts import describe_prompts
-from export.tasks.sequence_classifier import Given, SequenceClassifier, TextRows, takes_segments
+from export.tasks.sequence_classifier import Given, SequenceClassifier, TextRows, listed_modules, takes_segments
 from export.tasks.vocabulary import vocabulary
 from export.tower import Tower, Vocabulary
 from export.verification import samples
@@ -83,12 +82,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
 
 def _declared(spec: ModelSpec, folder: Path) -> Model:
     """The modules that a folder lists, if they are known."""
-    with loading(spec, folder=folder):
-        kinds = [str(module["type"]) for module in json.loads((folder / "modules.json").read_text())]
-    names = tuple(kind.rpartition(".")[2] for kind in kinds)
-    own = all(kind.startswith("sentence_transformers.") for kind in kinds)
-    if not own or names not in (MODULES, MODULES[:1]):
-        raise SourceError(f"[{spec.name}] source: a cross-encoder of {', '.join(kinds)} is not supported")
+    names = listed_modules(spec, folder, "cross-encoder", MODULES, MODULES[:1])
     if spec.true_token is not None and names == MODULES:
         raise SourceError(f"[{spec.name}] true_token: already set by the source (LogitScore)")
     with loading(spec, folder=folder):

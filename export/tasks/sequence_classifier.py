@@ -2,7 +2,9 @@
 
 import copy
 import inspect
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -11,12 +13,26 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from export.errors import SourceError
-from export.loading.models import Model
+from export.loading.models import Model, loading
 from export.manifest import ModelSpec
 from export.packing.heads import POOLINGS, AnyRows
 from export.packing.rows import Rows
 from export.runtime.contract import Row
 from export.tower import Vocabulary
+
+
+def listed_modules(spec: ModelSpec, folder: Path, what: str, *supported: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the sentence-transformers modules that a folder lists.
+
+    Raises:
+        SourceError: they are not one of the supported sequences, or others than the library's own.
+    """
+    with loading(spec, folder=folder):
+        kinds = [str(module["type"]) for module in json.loads((folder / "modules.json").read_text())]
+    names = tuple(kind.rpartition(".")[2] for kind in kinds)
+    if names not in supported or not all(kind.startswith("sentence_transformers.") for kind in kinds):
+        raise SourceError(f"[{spec.name}] source: a {what} of {', '.join(kinds)} is not supported")
+    return names
 
 
 class Given(torch.nn.Module):
