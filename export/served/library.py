@@ -415,6 +415,6 @@ _ASKED: Mapping[Task, Callable[[ModelSpec, Sources, Limits], Iterator[Question]]
     "text-embedding": _text_embedding,
     "cross-encoder": _cross_encoder,
     "classification": _classification,
-    "late-interaction": _late_interaction,
+    "multi-vector": _late_interaction,
     "image-text": _image_text,
 }

@@ -15,7 +15,7 @@ from export.loading.models import Model, architecture, load_model, loading, mode
 from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
 from export.packing.heads import CrossEncoder
-from export.runtime.contract import CLASSIFIER, FIRST_LENGTH, TEXT, Row
+from export.runtime.contract import CLASSIFIER, FIRST_LENGTH, SCORE, TEXT, Output, Row
 from export.tasks.prompts import describe_prompts
 from export.tasks.sequence_classifier import SequenceClassifier, TextRows, listed_modules, takes_segments
 from export.tasks.vocabulary import vocabulary
@@ -47,9 +47,9 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
         name=spec.name,
         role=CLASSIFIER,
         fields=(TEXT, FIRST_LENGTH) if rows.segments else (TEXT,),
+        outputs=(Output(SCORE, (len(labels),)),),
         head=CrossEncoder(encoder, SequenceClassifier(model)),
-        width=len(labels),
-        reference=lambda row: _logits(model, row),
+        reference=lambda row: {SCORE: _logits(model, row)},
         samples=lambda: [_sample(rows, i, length) for i, length in enumerate(samples.lengths(words))],
         vocabulary=words,
         packed=encoder.packed,
@@ -138,6 +138,6 @@ def _prove_texts(spec: ModelSpec, pipeline: Model, rows: TextRows, tower: Tower)
         if not np.array_equal(features["input_ids"][0].numpy(), row[0]):
             raise SourceError(f"[{spec.name}] source: transformers tokenizes texts differently than its tokenizer.json")
         with torch.inference_mode():
-            found = tower.reference(row)
+            found = tower.reference(row)[SCORE]
         if not torch.allclose(found, pipeline.forward(features)["logits"][0], atol=1e-4, rtol=1e-4):
             raise SourceError(f"[{spec.name}] source: transformers passes more than token ids to the model")

@@ -11,7 +11,7 @@ from export.tower import Tower
 _TASKS: Mapping[Task, Callable[[ModelSpec, Path], list[Tower]]] = {
     "classification": classification.load,
     "cross-encoder": cross_encoder.load,
-    "late-interaction": late_interaction.load,
+    "multi-vector": late_interaction.load,
     "text-embedding": text_embedding.load,
 }
 

@@ -11,7 +11,7 @@ from transformers import pipeline
 from export.errors import SourceError
 from export.manifest import ModelSpec
 from export.packing.rows import Rows
-from export.runtime.contract import CLASSIFIER, FIRST_LENGTH, TEXT
+from export.runtime.contract import CLASSIFIER, FIRST_LENGTH, SCORE, TEXT
 from export.tasks import classification
 from export.tower import Tower
 from gateway.scores import ACTIVATIONS
@@ -56,12 +56,14 @@ def served(tower: Tower, texts: list[Given]) -> torch.Tensor:
     padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(ids) for ids, _ in made], batch_first=True)
     first = torch.tensor([first for _, first in made]) if FIRST_LENGTH in tower.fields else None
     with torch.inference_mode():
-        logits = tower.head(Rows(padded, length, length, first))
+        logits = tower.head(Rows(padded, length, length, first))[SCORE]
         rows = [
             tuple(part.numpy() for part in (ids[:n], *(() if first is None else (first[i],))))
             for i, (ids, n) in enumerate(zip(padded, length, strict=True))
         ]
-        torch.testing.assert_close(logits, torch.stack(list(map(tower.reference, rows))), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            logits, torch.stack([tower.reference(row)[SCORE] for row in rows]), atol=1e-5, rtol=1e-5
+        )
     return torch.from_numpy(ACTIVATIONS[tower.parameters["activation"]](logits.numpy())).float()
 
 
