@@ -154,11 +154,13 @@ class TextTokenizer:
     ) -> list[tuple[list[int], int]]:
         """The row of each pair of texts, and how many of its ids are in the first segment (segment id 0).
 
+        With an empty second text, it is the row of the first alone, as by the tokenizers of transformers.
+
         Raises:
             TokenizerFailed: the tokenizer raised an error.
         """
         with _failing():
-            encodings = self._tokenizer.encode_batch(list(pairs))
+            encodings = self._tokenizer.encode_batch([pair if pair[1] else pair[0] for pair in pairs])
         rows = []
         for pair in encodings:
             kept = _kept(pair.sequence_ids, limit, end)
