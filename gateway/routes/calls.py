@@ -4,6 +4,7 @@ from collections.abc import Sequence, Set
 from contextlib import suppress
 
 from gateway.catalog import Model, Offer, TextModel
+from gateway.contract import LATE_INTERACTION
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
 from gateway.service import prompts
@@ -95,6 +96,16 @@ async def classify_inputs(
     return found
 
 
+def check_offers(request: Request, model: Model, offers: Set[Offer], place: str) -> None:
+    """Raise InvalidRequest if a model lacks some of these."""
+    for offer in sorted(offers - model.offers):
+        served = request.state["gateway"].catalog.models
+        names = ", ".join(other.name for other in served if offer in other.offers) or "none"
+        raise InvalidRequest(
+            f"{place}: model {model.name!r} does not offer {offer}; models that do: {names}", param=place
+        )
+
+
 async def embed_items(
     request: Request,
     model: Model,
@@ -106,6 +117,7 @@ async def embed_items(
     max_tokens: int | None = None,
     instruction: str | None = None,
     kinds: Set[Offer] = DENSE,
+    token_dimensions: int | None = None,
 ) -> Embeddings:
     """Embed for a request, and record it.
 
@@ -119,6 +131,7 @@ async def embed_items(
         max_tokens: a limit lower than the model's.
         instruction: replaces the one in the model's prompt.
         kinds: kinds of vectors that the model offers.
+        token_dimensions: how many dimensions of token vectors to keep; all by default.
 
     Raises:
         GatewayError: see `prompts.choose` and `embed`; or there is an instruction, but the model accepts only images.
@@ -126,7 +139,10 @@ async def embed_items(
     gateway = request.state["gateway"]
     if instruction is not None and model.text is None:
         raise InvalidRequest(f"instruction: model {model.name!r} accepts only images", param=prompts.FIELD)
-    model = prompts.for_purpose(model, "query" if purpose is None and instruction is not None else purpose)
+    side = "query" if purpose is None and instruction is not None else purpose
+    model = prompts.for_purpose(model, side)
+    if model.text is not None and model.text.role == LATE_INTERACTION:
+        purpose = side or "document"  # it has no third kind of texts
     embedded = await embed(
         caller(request),
         gateway.images,
@@ -137,8 +153,11 @@ async def embed_items(
         truncate=truncate,
         max_tokens=max_tokens,
         kinds=kinds,
+        is_query=prompts.is_query(purpose),
+        token_dimensions=token_dimensions,
     )
     record_usage(request, len(items), embedded.text_tokens + embedded.image_tokens)
+    request.state["record"].sparse_truncated = embedded.truncated
     request.state["record"].images = sum(item.image is not None for item in items) or None
     return embedded
 

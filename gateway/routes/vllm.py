@@ -404,7 +404,10 @@ async def pool(request: Request) -> Response:
     model = find_model(request, body.model, {OFFER_OF[body.task]} if body.task else {*OFFER_OF.values()})
     task = body.task or next(task for task, offer in OFFER_OF.items() if offer in model.offers)
     inputs = _read_inputs(body.input)
-    found = await (_pool_labels if task == "classify" else _pool_vectors)(request, body, model, inputs)
+    if task == "classify":
+        found = await _pool_labels(request, body, model, inputs)
+    else:
+        found = await _pool_vectors(request, body, model, inputs, task)
 
     def build() -> PoolingResponse:
         return PoolingResponse(
@@ -433,9 +436,12 @@ async def _pool_labels(request: Request, body: PoolingRequest, model: Model, inp
     return _Found(lambda: encodings.column(scores, body.encoding_format or "float"), scores.size, found.tokens)
 
 
-async def _pool_vectors(request: Request, body: PoolingRequest, model: Model, inputs: Sequence[Input]) -> _Found:
-    per_token = body.task == "token_embed" or (body.task is None and "multi_vector" in model.offers)
-    size = encodings.size(model, body.dimensions)
+async def _pool_vectors(
+    request: Request, body: PoolingRequest, model: Model, inputs: Sequence[Input], task: Task
+) -> _Found:
+    per_token = task == "token_embed"
+    kind = OFFER_OF[task]
+    size, width = (encodings.size(model, dimensions, kind=kind) for dimensions in (body.dimensions, None))
     truncate, max_tokens = body.truncation()
     embedded = await embed_items(
         request,
@@ -445,19 +451,19 @@ async def _pool_vectors(request: Request, body: PoolingRequest, model: Model, in
         place="",
         truncate=truncate,
         max_tokens=max_tokens,
-        kinds={"multi_vector"} if per_token else DENSE,
+        kinds={kind},
+        token_dimensions=size if per_token else None,
     )
     found = embedded.tokens if per_token else [embedded.vectors]
-    normalizes = body.use_activation is not False or size < model.width
+    normalizes = body.use_activation is not False or size < width
 
     def write() -> list[bytes]:
         ready = [vectors.normalize(one[:, :size]) if normalizes else one for one in found]
-        kind = body.encoding_format or "float"
         if not per_token:
-            return encodings.column(ready[0], kind)
-        if kind == "base64":  # of all vectors of a text together, as in vLLM
-            return [encodings.column(one.reshape(1, -1), kind)[0] for one in ready]
-        return [b"[%s]" % b",".join(encodings.column(one, kind)) for one in ready]
+            return encodings.column(ready[0], body.encoding_format or "float")
+        if body.encoding_format == "base64":  # of all vectors of a text together, as in vLLM
+            return [encodings.column(one.reshape(1, -1), "base64")[0] for one in ready]
+        return [encodings.matrix(one, "float") for one in ready]
 
     return _Found(write, sum(one.size for one in found), embedded.text_tokens)
 
