@@ -136,8 +136,7 @@ def score(head: LateInteraction, backend: Backend, *, expansion: int = 0, attend
         scored: Tensor = head(of_pairs)["score"]
         return scored
     outputs: Outputs = head(rows(*(query for query, _ in PAIRS)), rows(*(document for _, document in PAIRS)))
-    scores = outputs["score"]
-    return scores
+    return outputs["score"]
 
 
 @FORMS
