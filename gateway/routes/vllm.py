@@ -402,7 +402,7 @@ async def pool(request: Request) -> Response:
     body = await read(request, PoolingRequest)
     resolve_aliases(body, ACTIVATION | {"normalize": "use_activation"})
     model = find_model(request, body.model, {OFFER_OF[body.task]} if body.task else {*OFFER_OF.values()})
-    task: Task = body.task or next(task for task, offer in OFFER_OF.items() if offer in model.offers)
+    task = next(task for task, offer in OFFER_OF.items() if body.task in (None, task) and offer in model.offers)
     inputs = _read_inputs(body.input)
     if task == "classify":
         found = await _pool_labels(request, body, model, inputs)
