@@ -10,11 +10,13 @@ from typing import Literal, get_args
 
 from gateway.contract import (
     BATCH_TOKENS,
+    CLASSIFIER,
+    CROSS_ENCODER,
     EMBEDDING,
-    EMBEDDING_ROLES,
     IMAGE_EMBEDDING,
     PREFIXES,
     RERANK_ROLES,
+    ROLES,
     SPARSE_WEIGHTS,
     TEXT_EMBEDDING,
     TOKENS,
@@ -33,8 +35,8 @@ from gateway.triton import ModelConfig, Output, Triton
 
 log = logging.getLogger(__name__)
 
-Offer = Literal["dense", "sparse", "multi_vector", "rerank"]
-"""What clients may ask a model for: a kind of vectors, or the relevance of documents."""
+Offer = Literal["dense", "sparse", "multi_vector", "rerank", "classify"]
+"""What clients may ask a model for: a kind of vectors, the relevance of documents, or labels."""
 OFFERS: frozenset[Offer] = frozenset(get_args(Offer))
 OFFERED_BY: Mapping[Offer, str] = {"dense": EMBEDDING, "sparse": SPARSE_WEIGHTS, "multi_vector": TOKENS}
 """The output that a model needs for each kind of vectors."""
@@ -64,8 +66,12 @@ class TritonModel:
     @property
     def offers(self) -> frozenset[Offer]:
         """What clients may ask it for."""
-        vectors: set[Offer] = {offer for offer, output in OFFERED_BY.items() if output in self.outputs}
-        return frozenset(vectors | {"rerank"} if self.role in RERANK_ROLES else vectors)
+        offers: set[Offer] = {offer for offer, output in OFFERED_BY.items() if output in self.outputs}
+        if self.role in RERANK_ROLES:
+            offers.add("rerank")
+        if self.role == CLASSIFIER:
+            offers.add("classify")
+        return frozenset(offers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +88,11 @@ class TextModel(TritonModel):
     instructed: Mapping[str, str] = field(default_factory=dict)
     """Maps each prompt that contains an instruction to its form with the placeholder INSTRUCTION."""
     activation: str = "none"
-    """How a cross-encoder's logits become scores; a name in ACTIVATIONS."""
+    """How the logits of a cross-encoder or classifier become scores; a name in ACTIVATIONS."""
     positive_class: int = 0
     """The column of a cross-encoder's logits that measures relevance."""
+    labels: tuple[str, ...] = ()
+    """Names of the columns of a cross-encoder's or classifier's logits."""
     max_query_tokens: int | None = None
     """Query length at which a late-interaction model truncates, as in its training; None if it does not."""
     tokens_pooling: Literal["none", "mean"] = "none"
@@ -187,8 +195,7 @@ class Catalog:
         configs = [
             config
             for config in sorted(await self._triton.models(), key=lambda config: config.name)
-            if config.parameters.get("role")
-            in EMBEDDING_ROLES | RERANK_ROLES  # others are not entries of this contract
+            if config.parameters.get("role") in ROLES  # others are not entries of this contract
         ]
         entries: dict[str, _Entry] = {}
         models: dict[str, Model] = {}
@@ -336,6 +343,7 @@ def _text_model(config: ModelConfig, parameters: TextParameters, tokenizer: Text
         instructed={prompts[name]: form for name, form in parameters.instructed_prompts.items()},
         activation=parameters.activation,
         positive_class=parameters.positive_class,
+        labels=_labels(config.parameters["role"], parameters),
         max_query_tokens=parameters.max_query_tokens,
         prefix=next((name for name in PREFIXES if name in config.inputs), ""),
         variants=parameters.variants,
@@ -344,6 +352,13 @@ def _text_model(config: ModelConfig, parameters: TextParameters, tokenizer: Text
         tokens_pooling=parameters.tokens_pooling,
         batch_tokens=parameters.batch_tokens,
     )
+
+
+def _labels(role: str, parameters: TextParameters) -> tuple[str, ...]:
+    """The entry's own labels, or those that transformers makes up."""
+    if role not in {CROSS_ENCODER, CLASSIFIER}:
+        return ()
+    return parameters.labels or tuple(f"LABEL_{i}" for i in range(parameters.width))
 
 
 def _image_model(config: ModelConfig, parameters: ImageParameters) -> ImageModel:

@@ -17,20 +17,23 @@ from gateway.text.tokenizer import INSTRUCTION, Template
 from gateway.triton import ModelConfig, Output
 
 TEXT_EMBEDDING, IMAGE_EMBEDDING = "text-embedding", "image-embedding"
-LATE_INTERACTION, CROSS_ENCODER = "late-interaction", "cross-encoder"
+LATE_INTERACTION, CROSS_ENCODER, CLASSIFIER = "late-interaction", "cross-encoder", "classifier"
 EMBEDDING_ROLES = frozenset({TEXT_EMBEDDING, IMAGE_EMBEDDING})
 RERANK_ROLES = frozenset({LATE_INTERACTION, CROSS_ENCODER})
+CLASSIFIER_ROLES = frozenset({CLASSIFIER})
+ROLES = EMBEDDING_ROLES | RERANK_ROLES | CLASSIFIER_ROLES
 
 SEGMENTS: Mapping[str, tuple[tuple[str, str], ...]] = {
     TEXT_EMBEDDING: (("input_ids", "length"),),
     CROSS_ENCODER: (("input_ids", "length"),),
+    CLASSIFIER: (("input_ids", "length"),),
     LATE_INTERACTION: (("query_ids", "query_length"), ("document_ids", "document_length")),
 }
 """Inputs of text models by role, one pair per segment of a row: token ids, INT64 [b, L], padded with 0, and their
 lengths, INT32 [b, 1]."""
 PREFIXES = ("first_length", "prompt_length")
 """Optional inputs of text models, INT32 [b, 1]: the number of leading tokens of a row that belong to the first segment
-(cross-encoders), or to the prompt, which is not pooled (embedding models)."""
+(cross-encoders, classifiers), or to the prompt, which is not pooled (embedding models)."""
 EMBEDDING: Final = "embedding"
 SCORE: Final = "score"
 SPARSE_INDICES: Final = "sparse_indices"
@@ -42,6 +45,7 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
     TEXT_EMBEDDING: VECTORS,
     IMAGE_EMBEDDING: (EMBEDDING,),
     CROSS_ENCODER: (SCORE,),
+    CLASSIFIER: (SCORE,),
     LATE_INTERACTION: (SCORE, *VECTORS, QUERY_TOKENS),
 }
 """Outputs that an entry may have, by role. The first is the main one: the first output of a config has this meaning if
@@ -61,6 +65,7 @@ Count = Annotated[int, Meta(ge=1, le=2**20)]
 Edge = Annotated[int, Meta(ge=1, le=4096)]
 """Height or width of the model's input image, in pixels."""
 Prompt = Annotated[str, Meta(max_length=2**16)]
+Label = Annotated[str, Meta(max_length=1024)]
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +99,7 @@ class TextParameters(Parameters, frozen=True, kw_only=True):
     template: Template | None = None
     activation: str = "none"
     positive_class: int = 0
+    labels: Annotated[tuple[Label, ...], Meta(max_length=2**16)] = ()
     max_query_tokens: int | None = None
     variants: Names = ()
     variant: str = ""
@@ -115,6 +121,8 @@ class TextParameters(Parameters, frozen=True, kw_only=True):
             yield f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}"
         if not 0 <= self.positive_class < max(self.width, 1):
             yield f"positive_class must be between 0 and {self.width - 1}, not {self.positive_class}"
+        if self.labels and len(self.labels) != self.width:
+            yield f"labels must have {self.width} names, one for each value of the output, not {len(self.labels)}"
         if self.max_query_tokens is not None and not 1 <= self.max_query_tokens <= self.max_tokens:
             yield f"max_query_tokens must be between 1 and max_tokens ({self.max_tokens}), not {self.max_query_tokens}"
         if self.variant not in (self.variants or ("",)):
@@ -165,7 +173,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 PARSERS: Mapping[str, Callable[[str], Any]] = {
     **dict.fromkeys(("aliases", "dimensions", "variants", "length_buckets"), _split),
-    **dict.fromkeys(("prompts", "instructed_prompts", "template"), msgspec.json.decode),
+    **dict.fromkeys(("prompts", "instructed_prompts", "template", "labels"), msgspec.json.decode),
     "image_resize": _pairs,
 }
 """Parsers of parameters with more than one value. Triton's parameters are strings."""

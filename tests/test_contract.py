@@ -14,14 +14,13 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from export import config_pbtxt
 from export.manifest import PRECISIONS, Backend, ModelSpec
-from export.runtime.contract import CROSS_ENCODER, FIELDS, IMAGE_EMBEDDING, LATE_INTERACTION, TEXT_EMBEDDING
+from export.runtime.contract import CLASSIFIER, CROSS_ENCODER, FIELDS, IMAGE_EMBEDDING, LATE_INTERACTION, TEXT_EMBEDDING
 from export.runtime.contract import Parameters as Written
 from export.sources.resolve import resolve
 from export.tasks.load import load_towers
 from gateway.contract import (
-    EMBEDDING_ROLES,
     PREFIXES,
-    RERANK_ROLES,
+    ROLES,
     SEGMENTS,
     ImageParameters,
     Parameters,
@@ -148,8 +147,8 @@ def test_gateway_sends_the_tensors_that_a_config_asks_for(configs: list[pb.Model
 
 
 def test_roles_are_those_of_the_gateway_and_of_the_page() -> None:
-    roles = {role.name for role in (TEXT_EMBEDDING, IMAGE_EMBEDDING, CROSS_ENCODER, LATE_INTERACTION)}
-    assert roles == EMBEDDING_ROLES | RERANK_ROLES
+    roles = {role.name for role in (TEXT_EMBEDDING, IMAGE_EMBEDDING, CROSS_ENCODER, CLASSIFIER, LATE_INTERACTION)}
+    assert roles == ROLES
     assert roles == keys("Roles and tensors", "| role |")
 
 

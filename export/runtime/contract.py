@@ -149,6 +149,7 @@ class Role:
 TEXT_EMBEDDING = Role("text-embedding", "embedding")
 IMAGE_EMBEDDING = Role("image-embedding", "embedding")
 CROSS_ENCODER = Role("cross-encoder", "score")
+CLASSIFIER = Role("classifier", "score")
 LATE_INTERACTION = Role("late-interaction", "score")
 
 
@@ -172,6 +173,7 @@ class Parameters(TypedDict, total=False):
     variant: str
     activation: str
     positive_class: int
+    labels: Sequence[str]
     template: Mapping[str, Any]
     max_query_tokens: int
     image_height: int
@@ -199,6 +201,8 @@ def _write(key: str, value: object) -> str:
             return ",".join(f"{edge}={length}" for edge, length in value.items())
         case Mapping():
             return json.dumps(value, ensure_ascii=False) if value else ""
+        case Sequence() if key == "labels":  # which may contain commas
+            return json.dumps(value, ensure_ascii=False)
         case Sequence() if not isinstance(value, str):
             return ",".join(map(str, value))
         case _:

@@ -140,6 +140,17 @@ def test_parameters_of_a_cross_encoder_are_read(repository: Path, tmp_path: Path
     assert (model.name, model.triton_name) == ("public", "model-0")
 
 
+def test_labels_of_a_classifier_are_read_or_made_up(repository: Path, tmp_path: Path) -> None:
+    classifier = {"role": "classifier", "activation": "sigmoid"}
+    named, unnamed, wrong = classifier | {"labels": '["a, b", "c", ""]'}, classifier, classifier | {"labels": '["a"]'}
+    models = read(repository, tmp_path, named, unnamed, wrong)
+    assert [model.text.labels for model in models if model.text] == [
+        ("a, b", "c", ""),
+        ("LABEL_0", "LABEL_1", "LABEL_2"),
+    ]
+    assert {model.role for model in models} == {"classifier"}
+
+
 def test_max_query_tokens_is_read(repository: Path, tmp_path: Path) -> None:
     parameters = {"role": "late-interaction", "max_query_tokens": "64"}
     assert read_text(repository, tmp_path, parameters).max_query_tokens == 64
