@@ -6,9 +6,9 @@ from contextlib import suppress
 from gateway.catalog import Model, Offer, TextModel
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
-from gateway.service import prompts
+from gateway.service import late_chunking, prompts
 from gateway.service.caller import Caller
-from gateway.service.chunks import Chunking
+from gateway.service.chunks import Chunking, Span
 from gateway.service.embed import Embeddings, Item, embed
 from gateway.service.prompts import SUFFIXES
 from gateway.service.rerank import Ranking, rerank
@@ -64,6 +64,7 @@ async def embed_items(
     truncate: Truncate,
     max_tokens: int | None = None,
     instruction: str | None = None,
+    averages: bool = False,
 ) -> Embeddings:
     """Embed for a request, and record it.
 
@@ -76,6 +77,7 @@ async def embed_items(
         truncate: how to truncate texts over the limit.
         max_tokens: a limit lower than the model's.
         instruction: replaces the one in the model's prompt.
+        averages: whether to split texts over the limit and average the vectors of their chunks.
 
     Raises:
         GatewayError: see `prompts.choose` and `embed`; or there is an instruction, but the model accepts only images.
@@ -93,9 +95,54 @@ async def embed_items(
         prompt=prompts.choose(model.text, purpose, place, instruction) if model.text is not None else "",
         truncate=truncate,
         max_tokens=max_tokens,
+        averages=averages,
     )
     record_usage(request, len(items), embedded.text_tokens + embedded.image_tokens)
     request.state["record"].images = sum(item.image is not None for item in items) or None
+    return embedded
+
+
+async def embed_parts(
+    request: Request,
+    model: Model,
+    document: str,
+    parts: Sequence[Span],
+    *,
+    part_places: Sequence[str],
+    purpose: str | None,
+    place: str,
+    in_windows: bool,
+    instruction: str | None = None,
+) -> Embeddings:
+    """Embed parts of a document by late chunking for a request, and record it.
+
+    Args:
+        request: its body has been read.
+        model: an embedding model.
+        document: any text.
+        parts: start and end of each, in characters.
+        part_places: the field of each part in error messages.
+        purpose: of the document, such as "document"; see `prompts`.
+        place: the field that the purpose was sent in.
+        in_windows: whether to compute a document over the limit in windows.
+        instruction: replaces the one in the model's prompt.
+
+    Raises:
+        GatewayError: see `prompts.choose`, `late_chunking.check` and `late_chunking.embed_parts`.
+    """
+    model = prompts.for_purpose(model, purpose)
+    text_model = late_chunking.check(request.state["gateway"].catalog.models, model)
+    embedded = await late_chunking.embed_parts(
+        caller(request),
+        text_model,
+        document,
+        parts,
+        prompt=prompts.choose(text_model, purpose, place, instruction),
+        place="input",
+        part_places=part_places,
+        in_windows=in_windows,
+    )
+    record_usage(request, len(parts), embedded.text_tokens)
     return embedded
 
 

@@ -132,7 +132,7 @@ async def _read_documents(call: _Call, limit: int, *, prompt: str = "", frame: P
         )
     prompted = [prompt + text for text in texts] if prompt else texts
     rows = await tokens.encode(caller, model, prompted, places, limit, truncate=call.truncate, frame=frame)
-    return [[Chunk(0, row, len(row), 0, len(text))] for row, text in zip(rows, texts, strict=True)]
+    return [[Chunk(0, row, 0, len(text))] for row, text in zip(rows, texts, strict=True)]
 
 
 async def _interact_late(call: _Call) -> tuple[Chunks, list[float], int]:
