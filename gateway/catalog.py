@@ -298,6 +298,8 @@ def _merged(other: Model | None, entry: _Entry) -> Model:
         first = other.triton_models[0]
         if not _is_compatible(other, triton_model):
             raise ValueError(f"its public name {triton_model.name!r} is already used by {first.triton_name}")
+        if isinstance(first, TextModel) and isinstance(triton_model, TextModel) and first.offers != triton_model.offers:
+            raise ValueError(f"it has other outputs than {first.triton_name} of the same model")
         if triton_model.width != first.width:
             raise ValueError(
                 f"it has {triton_model.width} dimensions, but {first.triton_name} of the same model has {first.width}"

@@ -235,6 +235,23 @@ def from_ragged(ids: Tensor, stride: Tensor, length: Tensor, padding: int) -> Ro
     return Rows(torch.where(valid, ids[place], padding), length, length)
 
 
+def to_ragged(values: Tensor, stride: Tensor, length: Tensor) -> Tensor:
+    """Values of tokens in the layout of what `from_ragged` was given: [N, L, ...] to [sum of strides, ...].
+
+    They are 0 behind a row's end.
+    """
+    stride = stride.to(torch.int64)
+    length = length.squeeze(1).to(torch.int64)
+    end = torch.cumsum(stride, 0)
+    token = columns(stride.sum())
+    row = (token[:, None] >= end[None]).to(torch.int64).sum(1)
+    place = token - (end - stride)[row]
+    inside = place < length[row]
+    width = torch.as_tensor(values.shape[1])
+    flat = values.flatten(0, 1)[row * width + torch.minimum(place, width - 1)]
+    return torch.where(inside.reshape(-1, *[1] * (flat.dim() - 1)), flat, torch.zeros((), dtype=flat.dtype))
+
+
 def from_rectangle(ids: Tensor, length: Tensor, padding: int) -> Rows:
     """Rows out of a padded batch: ids int64 [N, L] with anything behind the real tokens, length integers [N, 1]."""
     length = length.squeeze(1).to(torch.int64)

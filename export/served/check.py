@@ -14,12 +14,13 @@ import numpy as np
 
 from export.entry import Entry, read_proofs
 from export.errors import NotBuiltError, ParityError, ServedError
-from export.manifest import Backend, ModelSpec, Precision
+from export.manifest import ENDPOINTS, Backend, ModelSpec, Precision
 from export.plans.measures import Tolerance, Vectors
+from export.runtime.contract import CROSS_ENCODER, EMBEDDING, LATE_INTERACTION, SCORE
 from export.served.question import Limits, Question
 from export.sources.isolation import Progress, Run, here
 from export.sources.resolve import Sources, resolve
-from export.verification.tolerances import MEASURE_OF, Measure, Parity, Speed
+from export.verification.tolerances import Measure, Parity, Speed, measure
 
 TIMEOUT_S = 120.0
 """Timeout of a request; a gateway gives up earlier."""
@@ -60,8 +61,7 @@ def check_served(
     if any(proof["revision"] != sources.revision for proof in proofs.values()):
         raise NotBuiltError(f"[{spec.name}] source: changed since the export: run python -m export {spec.name}")
     tallies = {
-        name: _Tally(spec, name, proof["precision"], proof["backend"], MEASURE_OF[_role(spec, name)])
-        for name, proof in proofs.items()
+        name: _Tally(spec, name, proof["precision"], proof["backend"], *_main(spec)) for name, proof in proofs.items()
     }
     with _asking(spec, gateway) as ask:
         limits = _limits(ask("GET", f"/v1/models/{spec.name}"))
@@ -82,12 +82,15 @@ def _questions(spec: ModelSpec, sources: Sources, limits: Limits, progress: Prog
 class _Tally:
     """The errors and the speed of one Triton model."""
 
-    def __init__(self, spec: ModelSpec, name: str, precision: Precision, backend: Backend, measure: Measure) -> None:
+    def __init__(
+        self, spec: ModelSpec, name: str, precision: Precision, backend: Backend, output: str, of: Measure
+    ) -> None:
         self._spec = spec
         self._name = name
         self._precision: Precision = precision
         self._backend: Backend = backend
-        self._measure = measure
+        self._output = output
+        self._measure = of
         self._errors: list[Vectors] = []
         self._slope = 1.0
         self._tokens = 0
@@ -134,6 +137,7 @@ class _Tally:
             self._name,
             self._precision,
             "served",
+            self._output,
             self._measure.name,
             float(errors.max()),
             float(errors.mean()),
@@ -148,11 +152,11 @@ class _Tally:
         return {"parity": [asdict(parity)], "speed": [asdict(speed)]}
 
 
-def _role(spec: ModelSpec, name: str) -> str:
-    """The role of a Triton model of a table."""
-    if spec.task != "image-text":
-        return spec.task
-    return "image-embedding" if name == f"{spec.name}-image" else "text-embedding"
+def _main(spec: ModelSpec) -> tuple[str, Measure]:
+    """The output that a model of a table is asked for, and its measure."""
+    output = SCORE if spec.task in ENDPOINTS["/v1/rerank"] else EMBEDDING
+    role = CROSS_ENCODER if spec.task == "cross-encoder" else LATE_INTERACTION
+    return output, measure(role, output)
 
 
 def _limits(described: Mapping[str, Any]) -> Limits:

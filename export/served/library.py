@@ -383,6 +383,6 @@ def _unit(vectors: Vectors | torch.Tensor) -> Vectors:
 _ASKED: Mapping[Task, Callable[[ModelSpec, Sources, Limits], Iterator[Question]]] = {
     "text-embedding": _text_embedding,
     "cross-encoder": _cross_encoder,
-    "late-interaction": _late_interaction,
+    "multi-vector": _late_interaction,
     "image-text": _image_text,
 }

@@ -24,13 +24,13 @@ IMAGE_TEXT = ("chinese_clip", "clip", "siglip", "siglip2")
 _MODEL_TYPES: Mapping[str, Task] = {
     "SentenceTransformer": "text-embedding",
     "CrossEncoder": "cross-encoder",
-    "MultiVectorEncoder": "late-interaction",
+    "MultiVectorEncoder": "multi-vector",
 }
 """The task by the class that saved a folder of sentence-transformers."""
 _MODULES: Mapping[str, Task] = {
     "CausalScoreHead": "cross-encoder",
     "LogitScore": "cross-encoder",
-    "MultiVectorMask": "late-interaction",
+    "MultiVectorMask": "multi-vector",
     "Pooling": "text-embedding",
     "Router": "text-embedding",
     "StaticEmbedding": "text-embedding",
@@ -177,9 +177,9 @@ def _task(facts: _Facts) -> Finding:
 def _saved_as(facts: _Facts) -> Finding | None:
     """The task according to files of sentence-transformers, PyLate or Stanford's ColBERT."""
     if "query_maxlen" in facts.stanford:
-        return Finding("late-interaction", "artifact.metadata of Stanford's ColBERT")
+        return Finding("multi-vector", "artifact.metadata of Stanford's ColBERT")
     if "query_length" in facts.settings:
-        return Finding("late-interaction", "query_length in config_sentence_transformers.json")
+        return Finding("multi-vector", "query_length in config_sentence_transformers.json")
     model_type = facts.settings.get("model_type")
     if isinstance(model_type, str) and model_type in _MODEL_TYPES:
         return Finding(_MODEL_TYPES[model_type], f"model_type {model_type}, modules {_modules(facts)}")
@@ -214,7 +214,7 @@ def _built_as(facts: _Facts) -> Finding:
     if facts.card.tags & _SPARSE_TAGS:
         raise facts.refuse("its card says that it makes sparse vectors, which are not supported")
     if facts.card.tags & _LATE:
-        return Finding("late-interaction", "the tags of README.md", is_guess=True)
+        return Finding("multi-vector", "the tags of README.md", is_guess=True)
     kind = facts.architecture
     for suffixes, decide in (
         (("ForSequenceClassification",), _classifier),

@@ -24,7 +24,7 @@ from export.packing.encoder import RowEncoder
 from export.packing.heads import POOLINGS, AnyRows, CrossEncoder, last_token
 from export.packing.rows import Rows
 from export.rerankers import BORDER, DOCUMENT, QUERY, RERANKERS, PairTemplate, Reranker
-from export.runtime.contract import CROSS_ENCODER, FIRST_LENGTH, TEXT, Ids, Parameters, Row
+from export.runtime.contract import CROSS_ENCODER, FIRST_LENGTH, SCORE, TEXT, Ids, Output, Parameters, Row
 from export.tasks import pair_template
 from export.tasks.prompts import describe_prompts
 from export.tasks.vocabulary import vocabulary
@@ -69,8 +69,8 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
         role=CROSS_ENCODER,
         fields=(TEXT, FIRST_LENGTH) if pairs.segments else (TEXT,),
         head=CrossEncoder(encoder, head),
-        width=reference.num_labels,
-        reference=lambda row: _scores(reference, row),
+        outputs=(Output(SCORE, (reference.num_labels,)),),
+        reference=lambda row: {SCORE: _scores(reference, row)},
         samples=lambda: [pairs.sample(i, length) for i, length in enumerate(samples.lengths(words)) if length > 8],
         vocabulary=words,
         packed=encoder.packed,
@@ -126,7 +126,7 @@ def _assembled(spec: ModelSpec, folder: Path, named: Reranker | None) -> Model:
     else:
         raise SourceError(
             f"[{spec.name}] source: {kind or 'its model'} is neither a sequence classifier nor a causal language model;"
-            " to rerank with an embedding model, use task late-interaction"
+            " to rerank with an embedding model, use task multi-vector"
         )
     with loading(spec, folder=folder):
         transformer = Transformer(
@@ -406,6 +406,6 @@ def _prove_texts(spec: ModelSpec, reference: Model, pairs: Pairs, tower: Tower) 
     pair = (samples.text(0, 12), samples.text(3, 20))
     expected = reference.predict([pair], activation_fn=torch.nn.Identity(), convert_to_tensor=True)[0]
     with torch.inference_mode():
-        found = tower.reference(pairs.row(*pair, limit))
+        found = tower.reference(pairs.row(*pair, limit))[SCORE]
     if not torch.allclose(found, expected.reshape(found.shape), atol=1e-4, rtol=1e-4):
         raise SourceError(f"[{spec.name}] source: sentence-transformers passes more than token ids to the model")

@@ -10,7 +10,7 @@ from export.tower import Tower
 
 _TASKS: Mapping[Task, Callable[[ModelSpec, Path], list[Tower]]] = {
     "cross-encoder": cross_encoder.load,
-    "late-interaction": late_interaction.load,
+    "multi-vector": late_interaction.load,
     "text-embedding": text_embedding.load,
 }
 

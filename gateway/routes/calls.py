@@ -4,12 +4,13 @@ from collections.abc import Sequence, Set
 from contextlib import suppress
 
 from gateway.catalog import Model, Offer, TextModel
+from gateway.contract import LATE_INTERACTION
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
 from gateway.service import late_chunking, prompts
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunking, Span
-from gateway.service.embed import Embeddings, Item, embed
+from gateway.service.embed import DENSE, Embeddings, Item, embed
 from gateway.service.prompts import SUFFIXES
 from gateway.service.rerank import Ranking, rerank
 from gateway.text.tokenizer import Truncate
@@ -54,6 +55,16 @@ def find_ranker(request: Request, name: str | None) -> TextModel:
     return model.text
 
 
+def check_offers(request: Request, model: Model, offers: Set[Offer], place: str) -> None:
+    """Raise InvalidRequest if a model lacks some of these."""
+    for offer in sorted(offers - model.offers):
+        served = request.state["gateway"].catalog.models
+        names = ", ".join(other.name for other in served if offer in other.offers) or "none"
+        raise InvalidRequest(
+            f"{place}: model {model.name!r} does not offer {offer}; models that do: {names}", param=place
+        )
+
+
 async def embed_items(
     request: Request,
     model: Model,
@@ -64,6 +75,8 @@ async def embed_items(
     truncate: Truncate,
     max_tokens: int | None = None,
     instruction: str | None = None,
+    kinds: Set[Offer] = DENSE,
+    token_dimensions: int | None = None,
     averages: bool = False,
 ) -> Embeddings:
     """Embed for a request, and record it.
@@ -77,6 +90,8 @@ async def embed_items(
         truncate: how to truncate texts over the limit.
         max_tokens: a limit lower than the model's.
         instruction: replaces the one in the model's prompt.
+        kinds: kinds of vectors that the model offers.
+        token_dimensions: how many dimensions of token vectors to keep; all by default.
         averages: whether to split texts over the limit and average the vectors of their chunks.
 
     Raises:
@@ -85,7 +100,10 @@ async def embed_items(
     gateway = request.state["gateway"]
     if instruction is not None and model.text is None:
         raise InvalidRequest(f"instruction: model {model.name!r} accepts only images", param=prompts.FIELD)
-    model = prompts.for_purpose(model, "query" if purpose is None and instruction is not None else purpose)
+    side = "query" if purpose is None and instruction is not None else purpose
+    model = prompts.for_purpose(model, side)
+    if model.text is not None and model.text.role == LATE_INTERACTION:
+        purpose = side or "document"  # it has no third kind of texts
     embedded = await embed(
         caller(request),
         gateway.images,
@@ -95,9 +113,13 @@ async def embed_items(
         prompt=prompts.choose(model.text, purpose, place, instruction) if model.text is not None else "",
         truncate=truncate,
         max_tokens=max_tokens,
+        kinds=kinds,
+        is_query=prompts.is_query(purpose),
+        token_dimensions=token_dimensions,
         averages=averages,
     )
     record_usage(request, len(items), embedded.text_tokens + embedded.image_tokens)
+    request.state["record"].sparse_truncated = embedded.truncated
     request.state["record"].images = sum(item.image is not None for item in items) or None
     return embedded
 

@@ -5,7 +5,7 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.catalog import OFFERS, Model
+from gateway.catalog import OFFERED_BY, OFFERS, Model
 from gateway.contract import CLASSIFIER_ROLES, EMBEDDING_ROLES
 from gateway.routes.http import Request, json_response
 from gateway.routes.operation import Operation
@@ -27,8 +27,10 @@ class ModelObject(Struct, omit_defaults=True):
     aliases: tuple[str, ...]
     max_tokens: int | UnsetType = UNSET
     """The longest text; absent for models that take images only."""
+    vectors: tuple[str, ...] | UnsetType = UNSET
+    """The kinds of vectors that it computes: "dense", "sparse", "multi_vector"."""
     dimensions: int | UnsetType = UNSET
-    """The size of the embeddings; only of embedding models."""
+    """The size of its dense vectors, or else of its token vectors."""
     supported_dimensions: tuple[int, ...] | UnsetType = UNSET
     """The values that `dimensions` of a request may have, if there are several."""
     tasks: tuple[str, ...] | UnsetType = UNSET
@@ -58,7 +60,7 @@ async def retrieve(request: Request) -> Response:
 
 def _describe(model: Model) -> ModelObject:
     role = model.triton_models[0].role
-    is_embedding = role in EMBEDDING_ROLES
+    kinds = tuple(kind for kind in OFFERED_BY if kind in model.offers)
     modalities = (("text", model.text), ("image", model.image))
     return ModelObject(
         id=model.name,
@@ -66,11 +68,16 @@ def _describe(model: Model) -> ModelObject:
         created=model.created,
         owned_by="conch",
         role=model.role,
-        model_type="embedding" if is_embedding else "classification" if role in CLASSIFIER_ROLES else "rerank",
+        model_type="embedding"
+        if role in EMBEDDING_ROLES
+        else "classification"
+        if role in CLASSIFIER_ROLES
+        else "rerank",
         input_modalities=tuple(name for name, triton_model in modalities if triton_model is not None),
         aliases=model.aliases,
         max_tokens=model.text.max_tokens if model.text is not None else UNSET,
-        dimensions=model.width if is_embedding else UNSET,
+        vectors=kinds or UNSET,
+        dimensions=model.width if {"dense", "multi_vector"} & {*kinds} else UNSET,
         supported_dimensions=tuple(sorted({model.width, *model.dimensions})) if model.dimensions else UNSET,
         labels=model.text.labels if role in CLASSIFIER_ROLES and model.text is not None else UNSET,
         tasks=model.text.variants if model.text is not None and model.text.variants else UNSET,

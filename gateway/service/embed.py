@@ -65,6 +65,12 @@ class Embeddings:
     truncated: int = 0
     """The number of sparse vectors with as many terms as the model can return."""
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers all vectors hold."""
+        terms = sum(len(vector.indices) for vector in self.sparse)
+        return self.vectors.size + 2 * terms + sum(vectors.size for vectors in self.tokens)
+
 
 async def embed(
     caller: Caller,
@@ -95,8 +101,8 @@ async def embed(
         kinds: kinds of vectors that the model offers, all computed in one pass.
         is_query: whether texts are queries, to a late-interaction model.
         token_dimensions: how many dimensions of token vectors to keep.
-        averages: whether to split texts over the model's limit and average the vectors of their chunks (`chunks.mean`).
-            Only for dense vectors, instead of `truncate` and `max_tokens`.
+        averages: whether to split texts over the model's limit and average the vectors of their chunks, instead of
+            `truncate` and `max_tokens`. Only for dense vectors.
 
     Raises:
         GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
@@ -123,10 +129,10 @@ async def embed(
         prefixes = await prompt_lengths(caller, model.text, prompt, of_rows, ids)
     if "multi_vector" in kinds:
         _check_size(model.text, items, ids, token_dimensions, is_query=is_query)
-    run = partial(_embed_texts, caller, model.text, ids, prefixes, kinds, token_dimensions, is_query=is_query)
+    text_model = model.text
 
     async def embed_texts() -> Computed:
-        computed = await run()
+        computed = await _embed_texts(caller, text_model, ids, prefixes, kinds, token_dimensions, is_query=is_query)
         if averages:
             computed.embedding = chunks.mean(computed.embedding, split)
         return computed

@@ -21,8 +21,8 @@ Bounds = NDArray[np.int64]
 FIELD = "late_chunking"
 """The field of requests that asks for it."""
 MAX_OVERLAP = 256
-"""Tokens that a window over a long document shares with the one before, as in the experiments of the paper's authors; at
-most an eighth of the model's limit."""
+"""Tokens that a window over a long document shares with the one before, as in the experiments of the paper, but at most
+an eighth of the model's limit."""
 NOTHING = np.empty((0, 0), np.float32)
 
 
@@ -95,7 +95,7 @@ async def embed_parts(
         return NOTHING
 
     await infer_texts(caller, model, [row_of(model, row, {"tokens"}) for row in rows], {"tokens"}, prefixes, add)
-    means: Floats = sums / np.maximum(counts, 1)
+    means = (sums / np.maximum(counts, 1)).astype(np.float32)
     return Embeddings(means, sum(map(len, rows)), 0)
 
 

@@ -106,16 +106,16 @@ CASES: Sequence[Case] = (
         )
     ),
     Case("Qwen3 (LogitScore)", "cross-encoder", partial(tiny.write_logit_score, chat_template=tiny.PAIRS_TEMPLATE)),
-    Case("any (BERT)", "late-interaction", tiny.write_plain),
-    Case("ColBERT (Stanford)", "late-interaction", partial(tiny.write_colbert, pylate=False)),
-    Case("ColBERT (PyLate)", "late-interaction", partial(tiny.write_colbert, pylate=True)),
-    Case("multi-vector (BERT)", "late-interaction", partial(tiny.write_multi_vector, query_expansion=EXPANSION)),
+    Case("any (BERT)", "multi-vector", tiny.write_plain),
+    Case("ColBERT (Stanford)", "multi-vector", partial(tiny.write_colbert, pylate=False)),
+    Case("ColBERT (PyLate)", "multi-vector", partial(tiny.write_colbert, pylate=True)),
+    Case("multi-vector (BERT)", "multi-vector", partial(tiny.write_multi_vector, query_expansion=EXPANSION)),
     Case(
         "multi-vector (ModernBERT)",
-        "late-interaction",
+        "multi-vector",
         partial(tiny.write_multi_vector, name="ModernBERT", query_expansion=EXPANSION),
     ),
-    Case("multi-vector (Qwen3)", "late-interaction", partial(tiny.write_multi_vector, name="Qwen3")),
+    Case("multi-vector (Qwen3)", "multi-vector", partial(tiny.write_multi_vector, name="Qwen3")),
     *(
         Case(name, "image-text", partial(tiny.write_image_text, name=name))
         for name in ("CLIP", "ChineseCLIP", "SigLIP", "SigLIP 2")

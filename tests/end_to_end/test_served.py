@@ -28,7 +28,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, ModelSpec]:
     made = [
         ModelSpec(name="embedding", task="text-embedding", source=embedding, precision="fp32", dimensions=(8,)),
         ModelSpec(name="short", task="text-embedding", source=embedding, precision="fp32", max_tokens=16),
-        ModelSpec(name="late", task="late-interaction", source=embedding, precision="fp32"),
+        ModelSpec(name="late", task="multi-vector", source=embedding, precision="fp32"),
         ModelSpec(
             name="cross",
             task="cross-encoder",

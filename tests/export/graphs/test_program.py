@@ -34,7 +34,7 @@ SOURCES: dict[str, tuple[Task, Callable[[Path], Path]]] = {
     "ModernBERT, windows": ("text-embedding", lambda folder: tiny.write_embedding(folder, name="ModernBERT")),
     "Qwen3, grouped heads": ("text-embedding", lambda folder: tiny.write_embedding(folder, "Qwen3", "lasttoken")),
     "ModernBERT, late interaction": (
-        "late-interaction",
+        "multi-vector",
         lambda folder: tiny.write_multi_vector(
             folder, name="ModernBERT", query_expansion={"strategy": "fixed", "length": 32}
         ),

@@ -60,7 +60,7 @@ def test_fp16_takes_less(bert: ModelSpec) -> None:
 
 def test_queries_and_documents_share_a_packed_batch(tmp_path: Path) -> None:
     source = tiny.write_colbert(tmp_path / "source", pylate=True)
-    spec = ModelSpec(name="tiny", task="late-interaction", source=str(source), precision="fp32")
+    spec = ModelSpec(name="tiny", task="multi-vector", source=str(source), precision="fp32")
     assert Attention.of(*long(spec, "onnxruntime", 512)).cell_bytes == 2 * 4 * 12
     assert Attention.of(*long(spec, "tensorrt", 512)).cell_bytes == 4 * 12
 

@@ -50,7 +50,7 @@ def test_folders_that_the_library_saves_tell_what_saved_them(tmp_path: Path) -> 
     for name, model in (("a", reranker), ("b", decoder), ("c", late)):
         model.save_pretrained(str(tmp_path / name))
     tasks = [found(tmp_path / name)["task"] for name in ("a", "b", "c")]
-    assert tasks == ["cross-encoder", "cross-encoder", "late-interaction"]
+    assert tasks == ["cross-encoder", "cross-encoder", "multi-vector"]
 
 
 def test_splade_is_refused_by_its_modules_and_by_its_tags(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_splade_is_refused_by_its_modules_and_by_its_tags(tmp_path: Path) -> Non
 def test_colbert_of_either_kind_is_late_interaction(tmp_path: Path) -> None:
     for pylate in (True, False):
         folder = tiny.write_colbert(tmp_path / str(pylate), pylate=pylate)
-        assert found(folder)["task"] == "late-interaction"
+        assert found(folder)["task"] == "multi-vector"
 
 
 @pytest.mark.parametrize("name", ["CLIP", "ChineseCLIP", "SigLIP", "SigLIP 2"])
@@ -119,7 +119,7 @@ def test_class_and_card_tell_the_task(tmp_path: Path, config: dict[str, Any], fr
         (BERT, "", "text-embedding"),
         ({"architectures": ["T5EncoderModel"]}, "", "text-embedding"),
         ({"model_type": "bert"}, "", "text-embedding"),
-        (BERT, "tags: [ColBERT]", "late-interaction"),
+        (BERT, "tags: [ColBERT]", "multi-vector"),
     ],
 )
 def test_what_little_tells_is_a_guess_and_said_to_be(

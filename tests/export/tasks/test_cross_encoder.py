@@ -231,7 +231,7 @@ def test_pairs_are_compared_at_every_length_with_both_segments(tmp_path: Path) -
 
 def test_model_that_is_neither_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(
-        SourceError, match=r"BertModel is neither a sequence classifier nor .* use task late-interaction$"
+        SourceError, match=r"BertModel is neither a sequence classifier nor .* use task multi-vector$"
     ):
         load(spec(tiny.write_plain(tmp_path)))
 

@@ -33,7 +33,7 @@ ATTENDED = {"strategy": "min", "attend": True, "length": 12}
 
 
 def spec(source: Path) -> ModelSpec:
-    return ModelSpec(name="tiny", task="late-interaction", source=str(source))
+    return ModelSpec(name="tiny", task="multi-vector", source=str(source))
 
 
 def load(given: ModelSpec) -> Tower:

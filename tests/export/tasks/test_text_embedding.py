@@ -287,7 +287,7 @@ def test_transformer_in_a_folder_of_its_own_is_found(tmp_path: Path) -> None:
     ("kind", "advice"),
     [
         ("CrossEncoder", "use task cross-encoder"),
-        ("MultiVectorEncoder", "use task late-interaction"),
+        ("MultiVectorEncoder", "use task multi-vector"),
         ("SparseEncoder", "its vectors are sparse, and text-embedding has dense ones"),
     ],
 )

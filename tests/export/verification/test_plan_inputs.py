@@ -78,7 +78,7 @@ def test_vectors_are_held_to_the_cosine_of_their_precision(
 
 def test_scores_are_held_to_a_difference_and_pairs_have_two_lengths(tmp_path: Path) -> None:
     source = tiny.write_colbert(tmp_path / "source", pylate=True)
-    written(ModelSpec(name="tiny", task="late-interaction", source=str(source), backend="tensorrt"), tmp_path / "plan")
+    written(ModelSpec(name="tiny", task="multi-vector", source=str(source), backend="tensorrt"), tmp_path / "plan")
     spec = read_spec(tmp_path / "plan" / SPEC)
     assert (spec.measure, spec.tolerance) == ("score", Tolerance(2e-3, 2e-3))
     cases = read_cases(tmp_path / "plan" / CASES)
