@@ -29,7 +29,7 @@ PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
 }
 """The precisions of each backend, the default first. On a processor without bf16, bf16 means fp32."""
 ENDPOINTS: Mapping[str, tuple[Task, ...]] = {
-    "/v1/embeddings": ("text-embedding", "image-text"),
+    "/v1/embeddings": ("text-embedding", "sparse", "image-text"),
     "/v1/rerank": ("cross-encoder", "multi-vector"),
 }
 """The tasks whose models answer requests to each."""
@@ -41,11 +41,11 @@ TASKS_OF: Mapping[str, tuple[Task, ...]] = {
     "instruction": ("cross-encoder",),
     "pooling": ("text-embedding", "image-text"),
     "positive_class": ("cross-encoder",),
-    "prompts": ("text-embedding",),
+    "prompts": ("text-embedding", "sparse"),
     "template": ("cross-encoder",),
     "text_weight": ("image-text",),
     "true_token": ("cross-encoder",),
-    "variants": ("text-embedding",),
+    "variants": ("text-embedding", "sparse"),
 }
 """The tasks that a key is for; any other key is for all."""
 

@@ -15,6 +15,7 @@ from export.manifest import Precision
 from export.packing.encoder import RowEncoder
 from export.packing.heads import ImageEmbedding
 from export.packing.rows import PackedRows
+from export.packing.sparse import WordLogits
 from export.runtime import program as files
 from export.runtime.contract import Output, Prefix, Tokens
 from export.runtime.inputs import ALIGNMENT
@@ -84,7 +85,7 @@ def _symbols(size: object) -> set[object]:
 
 
 def _in(precision: Precision, tower: Tower) -> torch.nn.Module:
-    """A tower's head with the weights of its models in a type; what follows them stays in float32."""
+    """A tower's head with the weights of its models in a type; what little work follows them stays in float32."""
     if precision == "fp32":
         return tower.head
     head, kind = copy.deepcopy(tower.head), TYPES[precision]
@@ -94,6 +95,8 @@ def _in(precision: Precision, tower: Tower) -> torch.nn.Module:
             _convert(module.model, kind, behind)
         if isinstance(module, ImageEmbedding):
             module.dtype = kind
+        if isinstance(module, WordLogits):  # a fifth of BERT's work
+            module.table = module.table.to(kind)
     return head
 
 

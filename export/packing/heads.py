@@ -273,11 +273,10 @@ class LateInteraction(torch.nn.Module):
             QUERY_VECTORS: tokens,
         }
         if self.documents is not None:
-            pairs = rows.queries.shape[0]
-            first = rows.starts.shape[0] - 2 - pairs
+            place = torch.arange(rows.queries.shape[0], device=hidden.device) + rows.first_document
             for name, values in self.documents(hidden, rows).items():
                 of_tokens = values.dim() > 1 and values.shape[0] == 1  # [1, T, ...]; there are always two rows
-                outputs[name] = values if of_tokens else values.narrow(0, first, pairs)
+                outputs[name] = values if of_tokens else values[place]
         return outputs
 
     def _counted(self, rows: Rows, side: str) -> Tensor:

@@ -182,10 +182,15 @@ class PackedRows:
         return Layout(length, start, self.place, padding, packing=self.row * self.longest + self.place)
 
     @property
+    def first_document(self) -> int:
+        """Of pairs: the row of the first document, behind the queries."""
+        assert self.queries is not None  # noqa: S101 - rows of late interaction have them
+        return self.starts.shape[0] - 2 - self.queries.shape[0]
+
+    @property
     def is_query(self) -> Tensor:
         """bool [T], of pairs: whether a token is one of a query."""
-        assert self.queries is not None  # noqa: S101 - rows of late interaction have them
-        return self.row < self.starts.shape[0] - 2 - self.queries.shape[0]
+        return self.row < self.first_document
 
     def padded(self) -> "Rows":
         """These rows in the other form, padded to L."""

@@ -39,7 +39,8 @@ from export.runtime.contract import (
     Parameters,
     Row,
 )
-from export.tasks import prompts, variants
+from export.tasks import variants
+from export.tasks.prompts import prompts_of
 from export.tasks.vocabulary import MOST_TOKENS, check_dimensions, vocabulary
 from export.tower import Tower, Vocabulary
 from export.verification import samples
@@ -53,7 +54,7 @@ STEPS: Mapping[type[torch.nn.Module], Callable[[Model], torch.nn.Module]] = {
 OTHER_KINDS: Mapping[object, str] = {
     "CrossEncoder": "use task cross-encoder",
     "MultiVectorEncoder": "use task multi-vector",
-    "SparseEncoder": "its vectors are sparse, and text-embedding has dense ones",
+    "SparseEncoder": "use task sparse",
 }
 """The models of sentence-transformers that it would convert to embedding models, and what to do with them instead."""
 
@@ -158,7 +159,7 @@ def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> To
         _static(spec, first) if isinstance(first, StaticEmbedding) else _encoded(spec, first, rest, adapter)
     )
     has_tokens = _is_mean(first, rest)
-    parameters = _prompts(spec, reference)
+    parameters = prompts_of(spec, reference)
     if has_tokens:
         parameters["tokens_pooling"] = "mean"
     asks_for_prompts = bool(parameters["prompts"]) and not all(pooling.include_prompt for pooling in poolings)
@@ -321,19 +322,6 @@ def _truncation(spec: ModelSpec, given: object) -> int | None:
     if given is None or (isinstance(given, int) and not isinstance(given, bool) and given >= 1):
         return given
     raise SourceError(f"[{spec.name}] source: truncate_dim is {given!r}, but must be a number of dimensions")
-
-
-def _prompts(spec: ModelSpec, reference: Model) -> Parameters:
-    """The parameters that name a model's prompts.
-
-    Raises:
-        SourceError: a prompt is not a text.
-    """
-    named = {name: text for name, text in reference.prompts.items() if text}
-    for name, text in named.items():
-        if not isinstance(text, str):
-            raise SourceError(f"[{spec.name}] source: its prompt {name} is {text!r}, but must be a text")
-    return prompts.describe_prompts(named, reference.default_prompt_name)
 
 
 def _check_prompts(spec: ModelSpec, transformer: Model, named: Mapping[str, str], words: Vocabulary) -> None:

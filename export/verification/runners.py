@@ -46,7 +46,7 @@ def runners(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Runner]:
     elif spec.backend == "torch":
         yield Torch(graph, precision)
     else:
-        yield OnnxRuntime(graph, tower, precision, ragged=spec.backend == "onnxruntime")
+        yield OnnxRuntime(graph, tower.fields, tower.outputs, precision, ragged=spec.backend == "onnxruntime")
 
 
 @contextmanager
@@ -87,12 +87,15 @@ class Torch:
 class OnnxRuntime:
     """ONNX Runtime behind Triton's collector, which this follows to the letter."""
 
-    def __init__(self, graph: Path, tower: Tower, precision: Precision, *, ragged: bool) -> None:
+    def __init__(
+        self, graph: Path, fields: Sequence[Field], outputs: Sequence[Output], precision: Precision, *, ragged: bool
+    ) -> None:
         """Open a graph.
 
         Args:
             graph: an ONNX file.
-            tower: what it was traced from.
+            fields: the fields of its rows.
+            outputs: its outputs.
             precision: that the graph was written in.
             ragged: whether Triton concatenates rows of different length; otherwise each batch has one.
         """
@@ -100,10 +103,10 @@ class OnnxRuntime:
         options.enable_cpu_mem_arena = False  # it keeps what a long row took, rounded up to a power of two
         options.log_severity_level = 3  # errors: it warns of every fp16 operator that a CPU has no kernel for
         with _running("ONNX Runtime"):
-            self._session = ort.InferenceSession(graph, options, providers=_providers(tower.fields))
+            self._session = ort.InferenceSession(graph, options, providers=_providers(fields))
             check_cuda(ort.get_available_providers(), self._session.get_providers())
-        self._fields = tower.fields
-        self._outputs = tower.outputs
+        self._fields = fields
+        self._outputs = outputs
         self._ragged = ragged
         self.precision: Precision = precision
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ LENGTHS = ((3, 9), (17,), (40, 5, 12), (2,), (101, 60), (8,), (33,), (6, 6, 7, 9
 """Tokens of the rows of each request."""
 WIDTH = 384
 
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
