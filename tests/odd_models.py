@@ -5,6 +5,7 @@ Each is a real Triton model on the real python backend, with the tokenizer of th
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -54,6 +55,32 @@ class TritonPythonModel:
 """
 """Answers each row with the sum of its ids / 100,000, then the length of its first segment, or the stored length where
 it is not told that, / 100."""
+
+HYBRID = """
+import numpy as np
+import triton_python_backend_utils as triton
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            query, document, length = (
+                np.from_dlpack(triton.get_input_tensor_by_name(request, name))
+                for name in ("query_length", "document_ids", "document_length")
+            )
+            outputs = {
+                "score": ((query * 100 + length) / 1000).astype(np.float32),
+                "embedding": np.concatenate([length, document[:, 1:2] % 97, length * 0 + 3], 1).astype(np.float32),
+                "sparse_indices": document.astype(np.int32),
+                "sparse_weights": ((np.arange(document.shape[1]) < length) * (document % 7) / 10).astype(np.float32),
+            }
+            tensors = [triton.Tensor.from_dlpack(name, np.ascontiguousarray(value)) for name, value in outputs.items()]
+            answers.append(triton.InferenceResponse(tensors))
+        return answers
+"""
+"""A late-interaction model with dense and sparse vectors. Its score is (the query's length x 100 + the document's) /
+1,000. The dense vector is the document's length, its second id modulo 97, and 3; a sparse one weighs each id by its
+remainder modulo 7, / 10."""
 
 TEMPLATE = {"prefix": "[CLS] query: {query} [SEP] document: ", "suffix": " [SEP]"}
 INSTRUCTED = {"prefix": "[CLS] {instruction} query: {query} [SEP] document: ", "suffix": " [SEP]"}
@@ -125,12 +152,21 @@ def write_odd_repository(repository: Path, target: Path) -> Path:
     late = ("query_ids", "query_length", "document_ids", "document_length")
     _write_echo(target / "prompted-late", default, "late-interaction", late, 1, prompts=prompts)
     _write_echo(target / "short-query", default, "late-interaction", late, 1, prompts=prompts, max_query_tokens="8")
+    hybrid = _config(late, {"role": "late-interaction", "max_tokens": "256", "vocabulary_size": "30522"})
+    for name, kind, width in (
+        ("score", pb.TYPE_FP32, 1),
+        ("embedding", pb.TYPE_FP32, 3),
+        ("sparse_indices", pb.TYPE_INT32, -1),
+        ("sparse_weights", pb.TYPE_FP32, -1),
+    ):
+        hybrid.output.add(name=name, data_type=kind, dims=[width])
+    _write(target / "hybrid", hybrid, tokenizer=default / "tokenizer.json")
+    (target / "hybrid" / "1" / "model.py").write_text(HYBRID)
     return target
 
 
-def _write_echo(entry: Path, default: Path, role: str, inputs: tuple[str, ...], width: int, **parameters: str) -> None:
-    parameters |= {"role": role, "max_tokens": "256", "vocabulary_size": "30522"}
-    config = pb.ModelConfig(
+def _config(inputs: tuple[str, ...], parameters: Mapping[str, str]) -> pb.ModelConfig:
+    return pb.ModelConfig(
         backend="python",
         max_batch_size=64,
         input=[
@@ -139,10 +175,15 @@ def _write_echo(entry: Path, default: Path, role: str, inputs: tuple[str, ...], 
             else pb.ModelInput(name=name, data_type=pb.TYPE_INT32, dims=[1])
             for name in inputs
         ],
-        output=[pb.ModelOutput(name="echo", data_type=pb.TYPE_FP32, dims=[width])],
         instance_group=[pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)],
         parameters={name: pb.ModelParameter(string_value=value) for name, value in parameters.items()},
     )
+
+
+def _write_echo(entry: Path, default: Path, role: str, inputs: tuple[str, ...], width: int, **parameters: str) -> None:
+    parameters |= {"role": role, "max_tokens": "256", "vocabulary_size": "30522"}
+    config = _config(inputs, parameters)
+    config.output.add(name="echo", data_type=pb.TYPE_FP32, dims=[width])
     _write(entry, config, tokenizer=default / "tokenizer.json")
     (entry / "1" / "model.py").write_text(ECHO)
 

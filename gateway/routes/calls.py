@@ -11,6 +11,7 @@ from gateway.service import late_chunking, prompts
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunking, Span
 from gateway.service.embed import DENSE, Embeddings, Item, embed
+from gateway.service.hybrid import Weights
 from gateway.service.prompts import SUFFIXES
 from gateway.service.rerank import Ranking, rerank
 from gateway.text.tokenizer import Truncate
@@ -179,6 +180,7 @@ async def rank_texts(
     raw: bool = False,
     instruction: str | None = None,
     chunking: Chunking | None = None,
+    weights: Weights | None = None,
 ) -> Ranking:
     """Rank for a request, and record it.
 
@@ -192,6 +194,7 @@ async def rank_texts(
         raw: whether to return a cross-encoder's logits as scores.
         instruction: replaces the one in the model's template or prompt.
         chunking: how to split documents into chunks, the best of which counts.
+        weights: of the scores of several modes, for models that have them.
 
     Raises:
         GatewayError: see `rerank`.
@@ -206,6 +209,7 @@ async def rank_texts(
         raw=raw,
         instruction=instruction,
         chunking=chunking,
+        weights=weights,
     )
     record_usage(request, len(documents), ranking.tokens)
     return ranking

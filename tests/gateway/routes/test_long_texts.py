@@ -59,8 +59,8 @@ def token_vectors(reference: SentenceTransformer, text: str) -> tuple[Vectors, l
 
 
 def late(reference: SentenceTransformer, text: str, parts: list[tuple[int, int]]) -> Vectors:
-    """Late chunking as its authors define it: the mean of the vectors of each part's tokens. Special tokens belong to the
-    first and the last part, if these reach the ends of the text."""
+    """Late chunking as its authors define it: the mean of the vectors of each part's tokens. Special tokens belong to
+    the first and the last part, if these reach the ends of the text."""
     found, offsets = token_vectors(reference, text)
     means = []
     for start, end in parts:
