@@ -9,7 +9,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from gateway.catalog import ImageModel, Model, Offer, TextModel
-from gateway.contract import LATE_INTERACTION, TOKENS
+from gateway.contract import LATE_INTERACTION, QUERY_TOKENS, TOKENS
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.images.preparation import Pixels
 from gateway.images.reader import Images
@@ -99,7 +99,7 @@ async def embed(
         truncate: what to do with texts over the limit.
         max_tokens: a limit below the model's own.
         kinds: kinds of vectors that the model offers, all computed in one pass.
-        is_query: whether texts are queries, to a late-interaction model.
+        is_query: whether texts are queries, whose token vectors late-interaction models compute in another way.
         token_dimensions: how many dimensions of token vectors to keep.
         averages: whether to split texts over the model's limit and average the vectors of their chunks, instead of
             `truncate` and `max_tokens`. Only for dense vectors.
@@ -114,8 +114,10 @@ async def embed(
     caller.check(model.image, patches)
     if model.text is None:
         return Embeddings(await _embed_images(caller, reader, model.image, items), 0, patches)
-    is_query = is_query and model.text.role == LATE_INTERACTION
+    is_query = is_query and model.text.role == LATE_INTERACTION and "multi_vector" in kinds
     if is_query:
+        if QUERY_TOKENS not in model.text.outputs:
+            raise InvalidRequest(f"model {model.name!r} has no token vectors of queries", param=_field(items))
         max_tokens = min(filter(None, (max_tokens, model.text.max_query_tokens)), default=None)
     with caller.timings.stage("tokenize"):
         split: list[list[Chunk]] = []
@@ -192,12 +194,16 @@ def _check_size(
     count = sum(max(len(row), expanded) for row in ids)
     size = dimensions or model.outputs[TOKENS].dims[-1]
     if count * size > MAX_TOKEN_NUMBERS:
-        place = items[0].place.partition("[")[0]
         raise RequestTooLarge(
-            f"{place} has {count} tokens, and vectors of {size} dimensions for them are {count * size} numbers; the"
+            f"{_field(items)} has {count} tokens, whose vectors of {size} dimensions hold {count * size} numbers; the"
             f" limit is {MAX_TOKEN_NUMBERS}",
-            param=place,
+            param=_field(items),
         )
+
+
+def _field(items: Sequence[Item]) -> str:
+    """The field that holds all items, such as "input"."""
+    return items[0].place.partition("[")[0]
 
 
 def _prompted(prompt: str, text: Text) -> Text:

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from tests.odd_models import PROMPTS
+
 QUERY = "a sea snail"
 DOCUMENTS = ["a snail", "the conch is a sea snail", "brass and conch", "snail snail snail sea"]
 
 
 def post(client: httpx2.Client, **body: Any) -> list[dict[str, Any]]:
-    response = client.post("/v1/rerank", json={"model": "hybrid", "query": QUERY, "documents": DOCUMENTS} | body)
+    response = client.post("/v1/rerank", json={"model": "every-output", "query": QUERY, "documents": DOCUMENTS} | body)
     assert response.status_code == 200, response.text
     results: list[dict[str, Any]] = response.json()["results"]
     return sorted(results, key=lambda result: int(result["index"]))
@@ -19,26 +21,23 @@ def post(client: httpx2.Client, **body: Any) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def expected(repository: Path) -> dict[str, Any]:
-    """The scores of all documents by mode, from the formula of `tests.odd_models.HYBRID`."""
+    """The scores of all documents by mode, from `tests.odd_models.FORMULA`."""
     tokenizer = Tokenizer.from_file(str(repository / "all-minilm-l6-v2" / "tokenizer.json"))
-    query, *documents = (
-        [id_ for id_ in tokenizer.encode(text).ids if id_]
-        for text in (QUERY, *DOCUMENTS)  # without padding
-    )
+    tokenizer.no_padding()
+    query = tokenizer.encode(PROMPTS["query"] + QUERY).ids
+    documents = [tokenizer.encode(PROMPTS["document"] + text).ids for text in DOCUMENTS]
 
     def dense(ids: list[int]) -> Any:
-        vector = np.array([len(ids), ids[1] % 97, 3])
+        vector = np.sum(
+            [(i / 1000, at, i % 7 - 3, at % 3 - 1, 1, i % 2, -at, i % 3) for at, i in enumerate(ids)], axis=0
+        )
         return vector / np.linalg.norm(vector)
 
-    def sparse(ids: list[int]) -> dict[int, float]:
-        return {id_: id_ % 7 / 10 for id_ in ids}
-
+    shared = [{*query} & {*ids} for ids in documents]
     return {
         "dense": [float(dense(query) @ dense(ids)) for ids in documents],
-        "sparse": [
-            sum(sparse(query)[id_] * weight for id_, weight in sparse(ids).items() if id_ in query) for ids in documents
-        ],
-        "multi_vector": [(len(query) * 100 + len(ids)) / 1000 for ids in documents],
+        "sparse": [sum((id_ % 5 / 4) ** 2 for id_ in ids) for ids in shared],
+        "multi_vector": [(sum(query) + sum(ids)) / 1e5 for ids in documents],
     }
 
 
@@ -65,7 +64,7 @@ def test_score_is_the_weighted_mean(
 
 def test_weights_change_the_order(odd_client: httpx2.Client, expected: dict[str, Any]) -> None:
     def order(**weights: float) -> list[int]:
-        body = {"model": "hybrid", "query": QUERY, "documents": DOCUMENTS, "weights": weights}
+        body = {"model": "every-output", "query": QUERY, "documents": DOCUMENTS, "weights": weights}
         results = odd_client.post("/v2/rerank", json=body).json()["results"]
         return [result["index"] for result in results]
 
@@ -97,7 +96,9 @@ def test_chunks_are_weighed_too(odd_client: httpx2.Client) -> None:
     ],
 )
 def test_weights_are_checked(odd_client: httpx2.Client, body: dict[str, Any], param: str, message: str) -> None:
-    response = odd_client.post("/v1/rerank", json={"model": "hybrid", "query": QUERY, "documents": DOCUMENTS} | body)
+    response = odd_client.post(
+        "/v1/rerank", json={"model": "every-output", "query": QUERY, "documents": DOCUMENTS} | body
+    )
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param
     assert message in response.json()["error"]["message"]
