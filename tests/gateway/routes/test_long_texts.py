@@ -1,5 +1,6 @@
 """Texts over the limit, averaged, and late chunking. The references start from the texts."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
+from tokenizers import Tokenizer
+
+from tests.odd_models import PROMPTS
 
 Vectors = NDArray[np.float32]
 
@@ -186,4 +190,21 @@ def test_other_models_are_refused_with_those_that_can(odd_client: httpx2.Client)
     error = refused(odd_client, model="prompted", input=SENTENCES, late_chunking=True)
     assert error["param"] == "late_chunking"
     assert error["message"].startswith("late_chunking: the vectors of model 'prompted' are not means")
-    assert "models that support it: matryoshka" in error["message"]
+    assert "models that support it: matryoshka, mean" in error["message"]
+
+
+def test_prompt_belongs_to_the_first_chunk_and_zeros_to_none(odd_client: httpx2.Client, repository: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(repository / "all-minilm-l6-v2" / "tokenizer.json"))
+    tokenizer.no_padding()
+    parts = ["the sea snail", f"{tokenizer.id_to_token(1012)} brass", "a conch"]  # 1012 has no vector in this model
+    answer = post(odd_client, model="mean", input=parts, late_chunking=True, input_type="passage", normalized=False)
+    row = tokenizer.encode(PROMPTS["document"] + " ".join(parts)).ids
+    lengths = [len(tokenizer.encode(part, add_special_tokens=False).ids) for part in parts]
+    before = len(row) - 1 - sum(lengths)  # [CLS] and the prompt
+    bounds = np.cumsum([0, before + lengths[0], lengths[1], lengths[2] + 1])
+    expected = [
+        np.mean([(i / 1000, at) for at, i in enumerate(row) if first <= at < last and i != 1012], axis=0)
+        for first, last in pairwise(bounds)
+    ]
+    np.testing.assert_allclose(vectors(answer)[:, :2], expected, rtol=1e-5)
+    assert answer["usage"]["total_tokens"] == len(row)
