@@ -165,7 +165,7 @@ def _(vectors: Tensor, counted: Tensor, starts: Tensor, queries: Tensor, *_: obj
 
 
 @torch.library.custom_op("conch::splade", mutates_args=())
-def splade(hidden: Tensor, weight: Tensor, bias: Tensor, starts: Tensor, logs: int, total: bool) -> Tensor:  # noqa: FBT001 - an operator's arguments have no names
+def splade(hidden: Tensor, weight: Tensor, bias: Tensor, starts: Tensor, logs: int, total: bool) -> Tensor:
     """The weights of all words in each row, float32 [R, V] (Formal et al. 2021, arXiv 2107.05720 and 2109.10086).
 
     A word's weight is the largest over the row's tokens, or the sum, of log(1 + relu(logit)). Logits are computed for

@@ -1,4 +1,4 @@
-"""Sparse vectors: what sentence-transformers' SparseEncoder reads out of a folder of SPLADE or an inference-free model."""
+"""Sparse vectors: what sentence-transformers' SparseEncoder reads out of a folder."""
 
 import json
 import math
@@ -66,7 +66,9 @@ def _reference(spec: ModelSpec, folder: Path) -> Model:
     """
     kind = read_settings(spec, folder).get("model_type", SparseEncoder.__name__)
     if kind != SparseEncoder.__name__:
-        raise SourceError(f"[{spec.name}] source: it is a {kind} of sentence-transformers, whose vectors are not sparse")
+        raise SourceError(
+            f"[{spec.name}] source: it is a {kind} of sentence-transformers, whose vectors are not sparse"
+        )
     has_modules = (folder / "modules.json").is_file()
     code: dict[str, Any] = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
     with loading(spec, folder=folder), warnings.catch_warnings():
@@ -124,6 +126,7 @@ def _tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> T
                 most=kept,
                 logs=LOGS[pooling.activation_function],
                 total=pooling.pooling_strategy == "sum",
+                limited=most is not None and kept > most,
             )
             packed = encoder.packed
         case (SparseStaticEmbedding() as static,) if most is None:
@@ -173,8 +176,8 @@ def _check_transformer(spec: ModelSpec, transformer: Model) -> None:
     text = transformer.modality_config.get("text", {})
     if transformer.transformer_task != "fill-mask" or text.get("method_output_name") != "logits":
         raise SourceError(
-            f"[{spec.name}] source: its Transformer is made for {transformer.transformer_task}, where logits of a masked"
-            " language model (fill-mask) are needed"
+            f"[{spec.name}] source: its Transformer is made for {transformer.transformer_task}, where logits of a"
+            " masked language model (fill-mask) are needed"
         )
     for setting in ("processing_kwargs", "query_length", "document_length", "query_expansion"):
         if value := getattr(transformer, setting):
@@ -188,7 +191,9 @@ def _static_vocabulary(spec: ModelSpec, static: Model) -> Vocabulary:
         SourceError: the tokenizer has ids that the table has not, or a weight is below 0.
     """
     weights = static.weight
-    own = Tokenizer.from_str(json.dumps(json.loads(static.tokenizer.backend_tokenizer.to_str()) | {"post_processor": None}))
+    own = Tokenizer.from_str(
+        json.dumps(json.loads(static.tokenizer.backend_tokenizer.to_str()) | {"post_processor": None})
+    )
     own.no_truncation()
     own.no_padding()
     highest = max(own.get_vocab().values())

@@ -36,7 +36,6 @@ from export.runtime.contract import (
     TEXT_EMBEDDING,
     TOKEN_VECTORS,
     Output,
-    Parameters,
     Row,
 )
 from export.tasks import variants

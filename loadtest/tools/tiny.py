@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -412,7 +412,7 @@ def write_inference_free(folder: Path, name: str = "DistilBERT") -> Path:
     weights = torch.rand(len(tokenizer(name))) * 5
     weights[::7] = 0
     router = Router.for_query_document(
-        [SparseStaticEmbedding(tokenizer(name), weights, frozen=True)],
+        [SparseStaticEmbedding(cast(Any, tokenizer(name)), weights, frozen=True)],
         [transformer, SpladePooling("max", activation_function="log1p_relu")],
     )
     SparseEncoder(modules=[router], device="cpu").save(str(folder / "model"))
@@ -420,10 +420,10 @@ def write_inference_free(folder: Path, name: str = "DistilBERT") -> Path:
 
 
 def write_m3(folder: Path) -> Path:
-    """A model of the kind of bge-m3: an embedding model with two linear layers beside it, as FlagEmbedding saves them."""
+    """A model of the kind of bge-m3: an embedding model, and two linear layers as FlagEmbedding saves them."""
     source = write_embedding(folder, "XLM-RoBERTa", "cls")
     torch.manual_seed(1)
-    torch.save(torch.nn.Linear(WIDTH, 24).state_dict(), source / "colbert_linear.pt")
+    torch.save(torch.nn.Linear(WIDTH, WIDTH).state_dict(), source / "colbert_linear.pt")
     torch.save(torch.nn.Linear(WIDTH, 1).state_dict(), source / "sparse_linear.pt")
     return source
 
