@@ -75,7 +75,7 @@ class RerankInput(Struct, forbid_unknown_fields=True, kw_only=True):
     max_tokens_per_chunk: Annotated[int, Meta(ge=8)] | None = None
     """How many tokens of a document a chunk may have. Default, if documents are split: as many as the query leaves."""
     overlap_tokens: Annotated[int, Meta(ge=0)] | None = None
-    """How many tokens of a chunk may be repeated in the next. Default: 0."""
+    """How many tokens of a chunk, at most half of it, may be repeated in the next. Default: 0."""
     weights: ModeWeights | None = None
     """For models with dense, sparse and multi-vector output, such as bge-m3: a document's score is the weighted mean of
     these scores. Default: the multi-vector score alone."""

@@ -28,7 +28,7 @@ class Chunking:
     max_tokens: int | None = None
     """Maximum number of a chunk's own tokens. None: as many as the model takes."""
     overlap: int = 0
-    """How many tokens of a chunk, at most, are repeated at the beginning of the next."""
+    """How many tokens of a chunk, at most half of it, are repeated at the beginning of the next."""
     max_chunks: int | None = None
     """Maximum number of chunks of a text. None: no limit."""
 
@@ -78,8 +78,7 @@ async def split(
         max_text_tokens: maximum number of a text's own tokens in all of its chunks.
 
     Raises:
-        InvalidRequest: a text is over a limit or produces no tokens, there is no room for a chunk or the overlap is
-            more than half of a chunk.
+        InvalidRequest: a text is over a limit or produces no tokens, or there is no room for a chunk.
         RequestTooLarge: there are more than MAX_ROWS chunks or more than MAX_TOKENS in them.
         TokenizerFailed: the tokenizer raised an error.
     """
@@ -133,10 +132,9 @@ def _split(
     after = tail if frame is None else frame.after
     room = model.max_tokens - len(head) - max(len(tail), len(after))
     room = min(room, chunking.max_tokens or room)
-    if room < 1 or chunking.overlap > room // 2:
+    if room < 1:
         raise InvalidRequest(
-            f"{place} can be split into chunks of {max(room, 0)} tokens, which must be at least 1, and twice the"
-            f" overlap of {chunking.overlap}",
+            f"{place} leaves no room for a chunk within the {model.max_tokens} tokens of model {model.name!r}",
             param=place,
         )
     first, last = 0, len(ids)
@@ -144,7 +142,7 @@ def _split(
         _check_truncation(truncate, place, f"{last} tokens", max_text_tokens)
         first, last = (last - max_text_tokens, last) if truncate == "start" else (0, max_text_tokens)
     parts = []
-    for part in _parts(text, spans, range(first, last), room, chunking.overlap):
+    for part in _parts(text, spans, range(first, last), room, min(chunking.overlap, room // 2)):
         parts.append(part)
         if len(parts) > MAX_ROWS:
             raise _too_many(place)

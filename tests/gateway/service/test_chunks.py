@@ -147,9 +147,15 @@ def test_chunks_in_a_frame(model: TextModel) -> None:
 
 
 def test_overlap_is_at_most_half_of_a_chunk(model: TextModel) -> None:
-    assert len(split(model, TEXT, overlap=19)) > 1
-    with pytest.raises(InvalidRequest, match="chunks of 38 tokens, which must be at least 1, and twice the overlap"):
-        split(model, TEXT, overlap=20)
+    assert split(model, TEXT, overlap=19) == split(model, TEXT, overlap=10_000)
+
+
+def test_prompt_leaves_room(model: TextModel) -> None:
+    assert len(split(model, "sea snail", prompt="sea " * 37)) == 2
+    with pytest.raises(
+        InvalidRequest, match=r"input\[0\] leaves no room for a chunk within the 40 tokens of model 'm'"
+    ):
+        split(model, "sea snail", prompt="sea " * 38)
 
 
 def test_number_of_chunks_is_limited(model: TextModel) -> None:
