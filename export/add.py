@@ -23,6 +23,7 @@ _ORDER = (
     "revision",
     "pooling",
     "prompts",
+    "variants",
     "positive_class",
     "dimensions",
     "backend",

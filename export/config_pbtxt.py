@@ -9,7 +9,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from export.manifest import Backend, ModelSpec
 from export.packing.memory import max_batch_size
 from export.plans.profiles import length_buckets
-from export.runtime.contract import IMAGE_EMBEDDING, Array, Field, Parameters, Tokens, write_parameters
+from export.runtime.contract import IMAGE_EMBEDDING, Array, Field, Parameters, Tokens, text_field, write_parameters
 from export.runtime.engine import HINTS
 from export.runtime.execution import Execution
 from export.runtime.program import PROGRAM
@@ -17,7 +17,12 @@ from export.tower import Tower
 from export.verification.runners import cuda_options
 
 WARMUP_TOKENS = 32
-TYPES: Mapping[str, int] = {"int32": pb.TYPE_INT32, "int64": pb.TYPE_INT64, "uint8": pb.TYPE_UINT8}
+TYPES: Mapping[str, int] = {
+    "float32": pb.TYPE_FP32,
+    "int32": pb.TYPE_INT32,
+    "int64": pb.TYPE_INT64,
+    "uint8": pb.TYPE_UINT8,
+}
 """Triton's types by numpy's names."""
 CUDA_NUMBERS: Mapping[str, Mapping[str, str]] = {
     "cudnn_conv_algo_search": {"EXHAUSTIVE": "0", "HEURISTIC": "1", "DEFAULT": "2"},
@@ -39,7 +44,10 @@ def render(spec: ModelSpec, tower: Tower) -> str:
         backend=spec.backend,
         max_batch_size=max_batch_size(spec, tower),
         input=[tensor for field in tower.fields for tensor in _inputs(spec, field, tensors)],
-        output=[pb.ModelOutput(name=tower.role.output, data_type=pb.TYPE_FP32, dims=[tower.width])],
+        output=[
+            pb.ModelOutput(name=output.name, data_type=TYPES[np.dtype(output.dtype).name], dims=output.dims)
+            for output in tower.outputs
+        ],
         # No delay: what arrives while one batch runs makes the next. And no queue policy: with one, Triton 2.51 forms a
         # batch only when an instance waits for it, and looks for one only at the next arrival or after half a second.
         # 64-row requests, eight at a time: 400 rows/s with a policy, 1,600 without.
@@ -108,7 +116,7 @@ def _torch(config: pb.ModelConfig, spec: ModelSpec, tower: Tower) -> None:  # no
 
 
 def _onnxruntime(config: pb.ModelConfig, spec: ModelSpec, tower: Tower) -> None:
-    """Triton tells the graph the stored length of each row."""
+    """Triton tells the graph the stored length of each row, and gives values of tokens the shape of the ids."""
     config.instance_group.add(count=spec.instances, kind=pb.ModelInstanceGroup.KIND_GPU, gpus=spec.gpus)
     for field in tower.fields:
         if isinstance(field, Tokens):
@@ -117,6 +125,13 @@ def _onnxruntime(config: pb.ModelConfig, spec: ModelSpec, tower: Tower) -> None:
                 target_name=[field.stride],
                 data_type=pb.TYPE_INT32,
                 source_input=[field.ids],
+            )
+    for output in tower.outputs:
+        if output.per == "token":
+            config.batch_output.add(
+                kind=pb.BatchOutput.BATCH_SCATTER_WITH_INPUT_SHAPE,
+                target_name=[output.name],
+                source_input=[text_field(tower.fields).ids],
             )
     options = dict(cuda_options(tower.fields))
     for name, numbers in CUDA_NUMBERS.items():
@@ -152,13 +167,13 @@ _BACKENDS: Mapping[Backend, Callable[[pb.ModelConfig, ModelSpec, Tower], None]] 
 def _parameters(spec: ModelSpec, tower: Tower) -> Parameters:
     """The parameters that the gateway and model.py read, and the source of the weights."""
     parameters: Parameters = {
-        "role": tower.role.name,
+        "role": tower.role,
         "aliases": spec.aliases,
         "default": spec.default,
         "dimensions": spec.dimensions,
         "license": spec.license or "",
     }
-    source = spec.image_source if spec.image_source and tower.role is IMAGE_EMBEDDING else spec.source
+    source = spec.image_source if spec.image_source and tower.role == IMAGE_EMBEDDING else spec.source
     if not source.startswith("/"):  # a path means nothing elsewhere
         parameters["source"] = source
     if spec.text_weight is not None:

@@ -14,7 +14,9 @@ from export.rerankers import RERANKERS
 
 MANIFEST = Path(__file__).with_name("models.toml")
 
-Task = Literal["text-embedding", "cross-encoder", "late-interaction", "image-text"]
+Task = Literal["text-embedding", "sparse", "multi-vector", "classification", "cross-encoder", "image-text"]
+FORMER_TASKS: Mapping[str, Task] = {"late-interaction": "multi-vector"}
+"""Former names of tasks, which are still read."""
 Backend = Literal["python", "torch", "onnxruntime", "tensorrt"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Pooling = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
@@ -27,8 +29,9 @@ PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
 }
 """The precisions of each backend, the default first. On a processor without bf16, bf16 means fp32."""
 ENDPOINTS: Mapping[str, tuple[Task, ...]] = {
-    "/v1/embeddings": ("text-embedding", "image-text"),
-    "/v1/rerank": ("cross-encoder", "late-interaction"),
+    "/v1/embeddings": ("text-embedding", "sparse", "image-text"),
+    "/v1/rerank": ("cross-encoder", "multi-vector"),
+    "/classify": ("classification",),
 }
 """The tasks whose models answer requests to each."""
 TASKS_OF: Mapping[str, tuple[Task, ...]] = {
@@ -39,11 +42,11 @@ TASKS_OF: Mapping[str, tuple[Task, ...]] = {
     "instruction": ("cross-encoder",),
     "pooling": ("text-embedding", "image-text"),
     "positive_class": ("cross-encoder",),
-    "prompts": ("text-embedding",),
+    "prompts": ("text-embedding", "sparse"),
     "template": ("cross-encoder",),
     "text_weight": ("image-text",),
     "true_token": ("cross-encoder",),
-    "variants": ("text-embedding",),
+    "variants": ("text-embedding", "sparse"),
 }
 """The tasks that a key is for; any other key is for all."""
 
@@ -169,6 +172,7 @@ def _spec(path: Path, name: str, table: object) -> ModelSpec:
         raise ManifestError(f"{path.name}: {name} must be in a table")
     where = f"{path.name} [{name}]"
     table = _rename_licence(where, table)
+    table = {**table, "task": FORMER_TASKS.get(str(table["task"]), table["task"])} if "task" in table else table
     _check_keys(where, name, table)
     try:
         spec = msgspec.convert({"name": name, **table}, ModelSpec)

@@ -1,13 +1,13 @@
 """A tower: one Triton model of a source, with the graph to trace, its reference and the files served with it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from export.runtime.contract import Field, Parameters, Role, Row
+from export.runtime.contract import Field, Output, Parameters, Role, Row
 from export.runtime.inputs import Expansion
 
 
@@ -33,11 +33,16 @@ class Tower:
     role: Role
     fields: tuple[Field, ...]
     """The fields of a row of its input."""
+    outputs: tuple[Output, ...]
+    """What it computes, the main output first."""
     head: torch.nn.Module
-    """Computes FP32 [N, width] from `Rows`, one for each text of a row, or from pixels."""
-    width: int
-    reference: Callable[[Row], Tensor]
-    """One row's output, [width], by the source's own code in fp32."""
+    """Computes the outputs by name, from `Rows`, one for each text of a row, or from pixels.
+
+    Values of rows are [N, ...]. Values of tokens are in the form of the rows, [N, L, ...] or [1, T, ...], and 0 where
+    there is no token.
+    """
+    reference: Callable[[Row], Mapping[str, Tensor]]
+    """One row's outputs by name, by the source's own code in fp32: a value, or one for each token, [L, ...]."""
     samples: Callable[[], Sequence[Row]]
     """Rows of many lengths to compare on."""
     vocabulary: Vocabulary | None = None
@@ -47,3 +52,8 @@ class Tower:
     """What a host fills rows up with. A graph does so itself."""
     parameters: Parameters = field(default_factory=Parameters)
     """The gateway's parameters that only some towers have."""
+
+    @property
+    def width(self) -> int:
+        """The dimensions of the main output."""
+        return self.outputs[0].shape[-1]

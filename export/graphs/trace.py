@@ -13,8 +13,8 @@ from torch.onnx import symbolic_helper, utils
 
 from export.errors import SourceError
 from export.packing.encoder import RowEncoder
-from export.packing.rows import Rows, from_ragged, from_rectangle
-from export.runtime.contract import Field, Pixels, Prefix, Tokens
+from export.packing.rows import Rows, from_ragged, from_rectangle, to_ragged
+from export.runtime.contract import Field, Output, Pixels, Prefix, Tokens, text_field
 from export.tower import Tower
 
 OPSET = 17
@@ -57,8 +57,9 @@ def inputs(fields: Sequence[Field], *, ragged: bool) -> list[str]:
 def trace(tower: Tower, path: Path, *, ragged: bool, slices: int = 1) -> None:
     """Write a tower's graph to `path`, and its weights beside it.
 
-    Its inputs are those of `Field`; where rows are not ragged, ids are INT64 [N, L] and have no stride. Its output is
-    FP32 [N, width] with the width a number, which Triton compares with the config.
+    Its inputs are those of `Field`; where rows are not ragged, ids are INT64 [N, L] and have no stride. Its outputs are
+    those of the tower, with shapes of values that are numbers, which Triton compares with the config: [N, ...] of rows,
+    [N, Lq, ...] of query tokens, and of tokens [sum of strides, ...], or [N, L, ...] where rows are not ragged.
 
     Args:
         tower: what to trace.
@@ -71,7 +72,11 @@ def trace(tower: Tower, path: Path, *, ragged: bool, slices: int = 1) -> None:
     """
     names = inputs(tower.fields, ragged=ragged)
     examples = [example for field in tower.fields for example in _examples(tower, field, ragged=ragged)]
-    axes: dict[str, dict[int, str]] = {name: {0: f"{name}_rows"} for name in [*names, tower.role.output]}
+    axes: dict[str, dict[int, str]] = {name: {0: f"{name}_rows"} for name in names}
+    axes |= {
+        output.name: {place: f"{output.name}_{place}" for place in range(_sizes(output, ragged=ragged))}
+        for output in tower.outputs
+    }
     if not ragged:
         axes |= {
             field.ids: {0: "rows", 1: f"{field.ids}_length"} for field in tower.fields if isinstance(field, Tokens)
@@ -92,7 +97,7 @@ def trace(tower: Tower, path: Path, *, ragged: bool, slices: int = 1) -> None:
                 tuple(examples),
                 path,
                 input_names=names,
-                output_names=[tower.role.output],
+                output_names=[output.name for output in tower.outputs],
                 dynamic_axes=axes,
                 opset_version=OPSET,
                 dynamo=False,
@@ -100,34 +105,49 @@ def trace(tower: Tower, path: Path, *, ragged: bool, slices: int = 1) -> None:
     except (RuntimeError, TypeError, ValueError) as exc:
         reason = str(exc).partition("\n")[0].partition(" Please ")[0]
         raise SourceError(f"[{tower.name}] source: this architecture cannot be traced: {reason}") from exc
-    _finish(tower, path)
+    _finish(tower, path, ragged=ragged)
 
 
-def _finish(tower: Tower, path: Path) -> None:
+def _sizes(output: Output, *, ragged: bool) -> int:
+    """How many sizes of an output change."""
+    return 1 if output.per == "row" or (output.per == "token" and ragged) else 2
+
+
+def _finish(tower: Tower, path: Path, *, ragged: bool) -> None:
     model = onnx.load(path)
     for file in path.parent.iterdir():  # beyond 2 GiB, the tracer writes a file for each weight
         file.unlink()
     model.ir_version = min(model.ir_version, NEWEST_IR)
-    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = tower.width
+    for output, written in zip(tower.outputs, model.graph.output, strict=True):
+        sizes = written.type.tensor_type.shape.dim[_sizes(output, ragged=ragged) :]
+        for size, value in zip(sizes, output.shape, strict=True):
+            size.dim_value = value
     onnx.save(model, path, save_as_external_data=True, location=WEIGHTS, size_threshold=1024)
     onnx.checker.check_model(path, full_check=True)
 
 
 class _Graph(torch.nn.Module):
-    """The traced module: makes rows from a graph's inputs and passes them to the head."""
+    """The traced module: makes rows from a graph's inputs and passes them to the head; returns the outputs in order."""
 
     def __init__(self, tower: Tower, *, ragged: bool) -> None:
         super().__init__()
         self.head = tower.head
         self.fields = tower.fields
+        self.outputs = tower.outputs
         self.ragged = ragged
         self.padding = tower.vocabulary.padding if tower.vocabulary else 0
 
-    def forward(self, *tensors: Tensor) -> Tensor:
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(inputs(self.fields, ragged=self.ragged), tensors, strict=True))
         arguments = [self._argument(field, given) for field in self.fields if not isinstance(field, Prefix)]
-        output: Tensor = self.head(*arguments)
-        return output
+        values: dict[str, Tensor] = self.head(*arguments)
+        return tuple(self._output(output, values[output.name], given) for output in self.outputs)
+
+    def _output(self, output: Output, values: Tensor, given: dict[str, Tensor]) -> Tensor:
+        if output.per != "token" or not self.ragged:
+            return values
+        text = text_field(self.fields)
+        return to_ragged(values, given[text.stride], given[text.length])
 
     def _argument(self, field: Field, given: dict[str, Tensor]) -> Rows | Tensor:
         if isinstance(field, Tokens):

@@ -1,7 +1,7 @@
-"""The heads, by role: modules that turn token vectors into one vector or one score per row."""
+"""The heads, by role: modules that compute the outputs of a graph, by name, out of rows."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from export.packing.encoder import RowEncoder
 from export.packing.layout import Layout, columns
 from export.packing.rows import PackedRows, Rows
+from export.runtime.contract import EMBEDDING, QUERY_VECTORS, SCORE, TOKEN_VECTORS
 from export.runtime.operators import MASKED, maxsim
 
 AnyRows = Rows | PackedRows
@@ -67,28 +68,45 @@ Features = dict[str, Any]
 "all_layer_embeddings" (the same of each layer) and "sentence_embedding" [N, D]; also our own "rows"."""
 
 
-class TextEmbedding(torch.nn.Module):
-    """One vector a row, not normalized: [N, D]."""
+Outputs = dict[str, Tensor]
+"""The outputs of a graph by name, as `Tower.head` returns them."""
 
-    def __init__(self, first: torch.nn.Module, steps: Sequence[torch.nn.Module], width: int | None = None) -> None:
+
+class TextEmbedding(torch.nn.Module):
+    """One vector a row, and perhaps those of its tokens, none of them normalized."""
+
+    def __init__(
+        self,
+        first: torch.nn.Module,
+        steps: Sequence[torch.nn.Module],
+        width: int | None = None,
+        *,
+        tokens: bool = False,
+    ) -> None:
         """Put steps one after the other.
 
         Args:
             first: from rows to features.
             steps: from features to features, such as the modules of sentence-transformers that know no rows.
             width: how much of each vector counts; all of it by default.
+            tokens: whether the vectors of the pooled tokens are an output too.
         """
         super().__init__()
         self.first = first
         self.steps = torch.nn.ModuleList(steps)
         self.width = width
+        self.tokens = tokens
 
-    def forward(self, rows: AnyRows) -> Tensor:
+    def forward(self, rows: AnyRows) -> Outputs:
         features: Features = self.first(rows)
         for step in self.steps:
             features = step(features)
-        embedded: Tensor = features["sentence_embedding"][:, : self.width]
-        return embedded
+        outputs = {EMBEDDING: features["sentence_embedding"][:, : self.width]}
+        if self.tokens:
+            hidden = features["token_embeddings"][..., : self.width]
+            counts_all = isinstance(rows, PackedRows) and rows.prompt_length is None
+            outputs[TOKEN_VECTORS] = hidden if counts_all else torch.where(rows.pooled[..., None], hidden, 0.0)
+        return outputs
 
 
 class Encode(torch.nn.Module):
@@ -163,14 +181,16 @@ class CrossEncoder(torch.nn.Module):
         self.encoder = encoder
         self.classifier = classifier
 
-    def forward(self, rows: AnyRows) -> Tensor:
-        hidden = self.encoder(rows)
-        logits: Tensor = self.classifier(hidden, rows)
-        return logits
+    def forward(self, rows: AnyRows) -> Outputs:
+        return {SCORE: self.classifier(self.encoder(rows), rows)}
+
+
+DocumentHead = Callable[[Tensor, AnyRows], Outputs]
+"""Token vectors of documents before their projection, as a pooling takes them, to outputs of rows and of tokens."""
 
 
 class LateInteraction(torch.nn.Module):
-    """One score a pair of query and document, [N, 1]: ColBERT's MaxSim as a mean.
+    """One score a pair of query and document, [N, 1]: ColBERT's MaxSim as a mean; and the vectors of their tokens.
 
     score = mean over the query's tokens of the best cosine with a document token (Khattab and Zaharia 2020,
     arXiv 2004.12832, equation 3, divided by the number of query tokens that count, those that expand it included, so
@@ -183,6 +203,7 @@ class LateInteraction(torch.nn.Module):
         projection: torch.nn.Module,
         expand: Callable[[Rows], Rows],
         skipped: Mapping[str, Sequence[int]],
+        documents: DocumentHead | None = None,
     ) -> None:
         """Compare the token vectors of an encoder.
 
@@ -191,14 +212,16 @@ class LateInteraction(torch.nn.Module):
             projection: applied to the token vectors, [..., D] to [..., E].
             expand: replaces a query by its expansion.
             skipped: ids of tokens that do not count, such as punctuation, by side: "query" and "document".
+            documents: computes further outputs, of documents; in rows that a host has laid out, of all rows.
         """
         super().__init__()
         self.encoder = encoder
         self.projection = projection
         self.expand = expand
         self.skipped = {side: tuple(ids) for side, ids in skipped.items()}
+        self.documents = documents
 
-    def forward(self, query: AnyRows, document: Rows | None = None) -> Tensor:
+    def forward(self, query: AnyRows, document: Rows | None = None) -> Outputs:
         """Score pairs: queries and documents as many, or both in rows that a host has laid out."""
         if isinstance(query, PackedRows):
             return self._packed(query)
@@ -212,8 +235,9 @@ class LateInteraction(torch.nn.Module):
             length = (ids >= 0).to(torch.int64).sum(1)
             query = Rows(ids.clamp(min=0), length, length)
         query = self.expand(query)
-        vectors, compared = (self.projection(part) for part in self.encoder.parts(query, document))
-        counted = self._counted(query, "query")
+        queries, documents = self.encoder.parts(query, document)
+        vectors, compared = self.projection(queries), self.projection(documents)
+        counted, seen = self._counted(query, "query"), self._counted(document, "document")
         if self.encoder.packed:
             vectors, counted = vectors[of_pair], counted[of_pair]  # [N, Lq, E]
 
@@ -223,22 +247,37 @@ class LateInteraction(torch.nn.Module):
         cosine = (vectors * scale) @ compared.transpose(1, 2)  # [N, Lq, Ld]
         norms = vectors.norm(dim=-1)[:, :, None] * scale * compared.norm(dim=-1)[:, None]
         cosine = cosine / norms.clamp(min=1e-12)
-        cosine = cosine.masked_fill(~self._counted(document, "document")[:, None], MASKED)
+        cosine = cosine.masked_fill(~seen[:, None], MASKED)
         # Rounding in bf16 can take the cosine of equal vectors to 1.008, and of some documents no token counts.
         best = torch.where(counted, cosine.amax(2).clamp(-1, 1), 0.0)  # [N, Lq]
-        score: Tensor = best.sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp(min=1)
-        return score
+        return {
+            SCORE: best.sum(1, keepdim=True) / counted.sum(1, keepdim=True).clamp(min=1),
+            TOKEN_VECTORS: torch.where(seen[..., None], compared, 0.0),
+            QUERY_VECTORS: torch.where(counted[..., None], vectors, 0.0),
+            **(self.documents(documents, document) if self.documents else {}),
+        }
 
-    def _packed(self, rows: PackedRows) -> Tensor:
+    def _packed(self, rows: PackedRows) -> Outputs:
         assert rows.queries is not None  # noqa: S101 - rows of late interaction have them
-        vectors = self.projection(self.encoder(rows))[0]
+        hidden = self.encoder(rows)
+        vectors = self.projection(hidden)[0]
         counts = {
             side: (rows.ids[0][:, None] != torch.tensor(self.skipped.get(side) or (-1,))).all(-1)
             for side in ("query", "document")
         }
         counted = torch.where(rows.is_query, counts["query"], counts["document"])
-        score: Tensor = maxsim(vectors, counted, rows.starts, rows.queries, rows.longest_query, rows.longest)
-        return score
+        tokens = torch.where(counted[:, None], vectors, 0.0)[None]
+        outputs = {
+            SCORE: maxsim(vectors, counted, rows.starts, rows.queries, rows.longest_query, rows.longest),
+            TOKEN_VECTORS: tokens,
+            QUERY_VECTORS: tokens,
+        }
+        if self.documents is not None:
+            place = torch.arange(rows.queries.shape[0], device=hidden.device) + rows.first_document
+            for name, values in self.documents(hidden, rows).items():
+                of_tokens = values.dim() > 1 and values.shape[0] == 1  # [1, T, ...]; there are always two rows
+                outputs[name] = values if of_tokens else values[place]
+        return outputs
 
     def _counted(self, rows: Rows, side: str) -> Tensor:
         """Bool [N, L], the tokens that count."""
@@ -248,7 +287,7 @@ class LateInteraction(torch.nn.Module):
 
 
 class ImageEmbedding(torch.nn.Module):
-    """One vector an image, not normalized: UINT8 [N, 3, H, W] to [N, D]."""
+    """One vector an image, not normalized, of UINT8 [N, 3, H, W]."""
 
     factor: Tensor
     offset: Tensor
@@ -263,9 +302,6 @@ class ImageEmbedding(torch.nn.Module):
         self.register_buffer("factor", scale / torch.tensor(deviation)[:, None, None])
         self.register_buffer("offset", -(torch.tensor(mean) / torch.tensor(deviation))[:, None, None])
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> Outputs:
         normalized = pixels.to(torch.float32) * self.factor + self.offset
-        if self.dtype == torch.float32:
-            embedded: Tensor = self.model(normalized)
-            return embedded
-        return cast(Tensor, self.model(normalized.to(self.dtype)).float())
+        return {EMBEDDING: self.model(normalized.to(self.dtype)).float()}

@@ -182,10 +182,15 @@ class PackedRows:
         return Layout(length, start, self.place, padding, packing=self.row * self.longest + self.place)
 
     @property
+    def first_document(self) -> int:
+        """Of pairs: the row of the first document, behind the queries."""
+        assert self.queries is not None  # noqa: S101 - rows of late interaction have them
+        return self.starts.shape[0] - 2 - self.queries.shape[0]
+
+    @property
     def is_query(self) -> Tensor:
         """bool [T], of pairs: whether a token is one of a query."""
-        assert self.queries is not None  # noqa: S101 - rows of late interaction have them
-        return self.row < self.starts.shape[0] - 2 - self.queries.shape[0]
+        return self.row < self.first_document
 
     def padded(self) -> "Rows":
         """These rows in the other form, padded to L."""
@@ -233,6 +238,23 @@ def from_ragged(ids: Tensor, stride: Tensor, length: Tensor, padding: int) -> Ro
     valid = column[None] < length[:, None]
     place = torch.where(valid, start[:, None] + column[None], torch.zeros_like(column)[None])
     return Rows(torch.where(valid, ids[place], padding), length, length)
+
+
+def to_ragged(values: Tensor, stride: Tensor, length: Tensor) -> Tensor:
+    """Values of tokens in the layout of what `from_ragged` was given: [N, L, ...] to [sum of strides, ...].
+
+    They are 0 behind a row's end.
+    """
+    stride = stride.to(torch.int64)
+    length = length.squeeze(1).to(torch.int64)
+    end = torch.cumsum(stride, 0)
+    token = columns(stride.sum())
+    row = (token[:, None] >= end[None]).to(torch.int64).sum(1)
+    place = token - (end - stride)[row]
+    inside = place < length[row]
+    width = torch.as_tensor(values.shape[1])
+    flat = values.flatten(0, 1)[row * width + torch.minimum(place, width - 1)]
+    return torch.where(inside.reshape(-1, *[1] * (flat.dim() - 1)), flat, torch.zeros((), dtype=flat.dtype))
 
 
 def from_rectangle(ids: Tensor, length: Tensor, padding: int) -> Rows:

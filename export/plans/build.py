@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import ExportError
-from export.plans.gate import CASES, SPEC, Case, compare_outputs, read_cases
+from export.plans.gate import CASES, SPEC, Case, compare_outputs, describe_errors, read_cases
 from export.plans.profiles import PlanSpec, Profile, graph_hash, read_spec
 from export.plans.toolkit import PlanError, Toolkit, format_shapes
 from export.runtime.freshness import staleness
@@ -64,11 +64,13 @@ def build_plan(folder: Path, toolkit: Toolkit, times: Path, progress: Callable[[
     (version / PLAN).unlink(missing_ok=True)
     worst = _build_verified(folder, toolkit, times, spec, cases)
     (version / KEY).write_text(json.dumps(key, indent=2) + "\n")
-    progress(f"plan {folder.name}: built: {spec.measure} error {worst:.2g} at worst, {spec.tolerance.worst:g} allowed")
+    progress(f"plan {folder.name}: built: {describe_errors(spec, worst)}")
 
 
-def _build_verified(folder: Path, toolkit: Toolkit, times: Path, spec: PlanSpec, cases: Sequence[Case]) -> float:
-    """Put the plan into its place once it is verified, and return its largest error."""
+def _build_verified(
+    folder: Path, toolkit: Toolkit, times: Path, spec: PlanSpec, cases: Sequence[Case]
+) -> dict[str, float]:
+    """Put the plan into its place once it is verified, and return the largest error of each output."""
     version, indices = folder / "1", assign(spec.profiles, cases)
     # In the entry, from where it moves at once; Triton looks into folders named by a number only.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".plan-") as scratch:

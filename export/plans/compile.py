@@ -11,12 +11,12 @@ from zipfile import BadZipFile
 import torch
 
 from export.errors import ExportError
-from export.plans.gate import CASES, SPEC, Case, compare_outputs, read_cases
+from export.plans.gate import CASES, SPEC, Case, compare_outputs, describe_errors, read_cases
 from export.plans.profiles import PlanSpec, read_spec
 from export.plans.sweep import sweep
 from export.plans.toolkit import PlanError, format_shapes
 from export.runtime.compiled import COMPILED, NAMES, RECORD, compile_program, current_key, write_record
-from export.runtime.contract import Limits, Row, read_rows
+from export.runtime.contract import OUTPUTS, Limits, Row, read_rows
 from export.runtime.freshness import staleness
 from export.runtime.program import PROGRAM, ProgramError
 from export.runtime.torch_engine import Engine
@@ -56,10 +56,10 @@ def compile_entry(folder: Path, device: str, progress: Callable[[str], None]) ->
     try:
         worst = compile_verified(folder, engine, spec, cases)
     except ExportError as exc:
-        raise PlanError(f"{exc}; the program serves without being compiled: {_errors(spec, eager)}") from exc
+        raise PlanError(f"{exc}; the program serves without being compiled: {describe_errors(spec, eager)}") from exc
     sweep(engine, [row for case in cases for row in _rows(engine, case)]).write(version)
     write_record(version, current_key(version, target))
-    progress(f"plan {folder.name}: compiled: {_errors(spec, worst)}")
+    progress(f"plan {folder.name}: compiled: {describe_errors(spec, worst)}")
 
 
 def _device(name: str) -> torch.device:
@@ -75,8 +75,8 @@ def _device(name: str) -> torch.device:
     return torch.device("cpu" if kind == "cpu" else f"cuda:{index or 0}")
 
 
-def compile_verified(folder: Path, engine: Engine, spec: PlanSpec, cases: Sequence[Case]) -> float:
-    """Put the compiled program into its place once it is verified, and return its largest error."""
+def compile_verified(folder: Path, engine: Engine, spec: PlanSpec, cases: Sequence[Case]) -> dict[str, float]:
+    """Put the compiled program into its place once it is verified, and return the largest error of each output."""
     # In the entry, from where it moves at once; Triton looks into folders named by a number only.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".plan-") as scratch:
         fresh = Path(scratch) / COMPILED
@@ -90,10 +90,10 @@ def compile_verified(folder: Path, engine: Engine, spec: PlanSpec, cases: Sequen
     return worst
 
 
-def _verify(engine: Engine, spec: PlanSpec, cases: Sequence[Case]) -> float:
-    """Compare the engine's outputs with the reference's, and return the largest error."""
+def _verify(engine: Engine, spec: PlanSpec, cases: Sequence[Case]) -> dict[str, float]:
+    """Compare the engine's outputs with the reference's, and return the largest error of each."""
     try:
-        outputs = [engine.run(_rows(engine, case)) for case in cases]
+        outputs = [engine.run(_rows(engine, case), OUTPUTS) for case in cases]
     except RuntimeError as exc:
         raise PlanError(f"gate: the program fails: {_first_line(exc)}") from exc
     return compare_outputs(spec, cases, [format_shapes(case.shapes) for case in cases], outputs)
@@ -101,10 +101,6 @@ def _verify(engine: Engine, spec: PlanSpec, cases: Sequence[Case]) -> float:
 
 def _rows(engine: Engine, case: Case) -> list[Row]:
     return read_rows(case.inputs, engine.fields, UNLIMITED)
-
-
-def _errors(spec: PlanSpec, worst: float) -> str:
-    return f"{spec.measure} error {worst:.2g} at worst, {spec.tolerance.worst:g} allowed"
 
 
 def _first_line(exc: Exception) -> str:

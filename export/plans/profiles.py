@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from export.errors import ExportError
-from export.plans.measures import Tolerance
+from export.plans.measures import Limit, Tolerance
 
 BUCKETS = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 """Tokens to which a batch's rows are padded. A row is less than twice as long as it need be."""
@@ -58,9 +58,8 @@ class PlanSpec:
     """plan.json: how to build an entry's plan and when to trust it."""
 
     profiles: tuple[Profile, ...]
-    measure: str
-    """One of MEASURES."""
-    tolerance: Tolerance
+    limits: Mapping[str, Limit]
+    """The measures and tolerances of what is compared of its outputs."""
     workspace_mib: int = 4096
     """GPU memory that a kernel may use as scratch space."""
 
@@ -126,8 +125,11 @@ def read_spec(path: Path) -> PlanSpec:
             Profile({name: Shapes(*map(tuple, shapes)) for name, shapes in profile["inputs"].items()})
             for profile in content.pop("profiles")
         )
-        tolerance = Tolerance(**content.pop("tolerance"))
-        return PlanSpec(profiles, tolerance=tolerance, **content)
+        limits = {
+            output: Limit(limit["measure"], Tolerance(**limit["tolerance"]))
+            for output, limit in content.pop("limits").items()
+        }
+        return PlanSpec(profiles, limits, **content)
     except (KeyError, TypeError) as exc:
         raise ExportError(f"read: another version of the export wrote {path.name}; export the entry again") from exc
 

@@ -39,8 +39,8 @@ class Toolkit(Protocol):
     def build(self, graph: Path, spec: PlanSpec, plan: Path, timing_cache: Path) -> None:
         """Write the plan of a graph, computing in exactly the types that the graph names."""
 
-    def run(self, plan: Path, feeds: Iterable[tuple[int, Inputs]]) -> Iterator[Vectors]:
-        """The output for each feed, computed with the profile of its index."""
+    def run(self, plan: Path, feeds: Iterable[tuple[int, Inputs]]) -> Iterator[Mapping[str, Vectors]]:
+        """The outputs for each feed by name, computed with the profile of its index."""
 
 
 def is_here() -> bool:
@@ -113,7 +113,7 @@ class Trtexec:
                 arguments.append(f"--{bound}Shapes={format_shapes(shapes)}")
         return arguments
 
-    def run(self, plan: Path, feeds: Iterable[tuple[int, Inputs]]) -> Iterator[Vectors]:
+    def run(self, plan: Path, feeds: Iterable[tuple[int, Inputs]]) -> Iterator[Mapping[str, Vectors]]:
         output = plan.with_name("output.json")
         for index, inputs in feeds:
             for name, array in inputs.items():
@@ -124,8 +124,13 @@ class Trtexec:
             once = ("--iterations=1", "--warmUp=0", "--duration=0")
             _call([self.binary, f"--loadEngine={plan}", *arguments, *once, f"--exportOutput={output}"], "gate")
             # C++ writes nan and inf, which JSON does not know.
-            (tensor,) = json.loads(re.sub(r"-?\b(nan|inf)\b", "NaN", output.read_text()))
-            yield np.array(tensor["values"], np.float32).reshape([int(n) for n in tensor["dimensions"].split("x")])
+            tensors = json.loads(re.sub(r"-?\b(nan|inf)\b", "NaN", output.read_text()))
+            yield {
+                tensor["name"]: np.array(tensor["values"], np.float32).reshape(
+                    [int(n) for n in tensor["dimensions"].split("x")]
+                )
+                for tensor in tensors
+            }
 
 
 class Package:  # pragma: needs a GPU
@@ -167,7 +172,7 @@ class Package:  # pragma: needs a GPU
             config.add_optimization_profile(shapes)
         return config
 
-    def run(self, plan: Path, feeds: Iterable[tuple[int, Inputs]]) -> Iterator[Vectors]:
+    def run(self, plan: Path, feeds: Iterable[tuple[int, Inputs]]) -> Iterator[Mapping[str, NDArray[Any]]]:
         gpu = Gpu()
         runtime = self.trt.Runtime(self.logger)
         engine = runtime.deserialize_cuda_engine(plan.read_bytes())
@@ -175,20 +180,27 @@ class Package:  # pragma: needs a GPU
         if not context:
             raise PlanError("gate: TensorRT cannot load its own plan; see its log above")
         tensors = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        (name,) = (tensor for tensor in tensors if engine.get_tensor_mode(tensor) == self.trt.TensorIOMode.OUTPUT)
+        names = [tensor for tensor in tensors if engine.get_tensor_mode(tensor) == self.trt.TensorIOMode.OUTPUT]
         for index, inputs in feeds:
             with gpu.memory() as upload:
                 context.set_optimization_profile_async(index, 0)
                 for tensor, array in inputs.items():
                     context.set_input_shape(tensor, array.shape)
                     context.set_tensor_address(tensor, upload(array))
-                output = np.empty(tuple(context.get_tensor_shape(name)), np.float32)
-                address = upload(output)
-                context.set_tensor_address(name, address)
+                outputs = {
+                    name: np.empty(
+                        tuple(context.get_tensor_shape(name)), self.trt.nptype(engine.get_tensor_dtype(name))
+                    )
+                    for name in names
+                }
+                addresses = {name: upload(output) for name, output in outputs.items()}
+                for name, address in addresses.items():
+                    context.set_tensor_address(name, address)
                 if not context.execute_async_v3(0):
                     raise PlanError(f"gate: TensorRT failed with profile {index}; see its log above")
-                gpu.download(address, output)
-            yield output
+                for name, address in addresses.items():
+                    gpu.download(address, outputs[name])
+            yield outputs
 
 
 class Gpu:  # pragma: needs a GPU

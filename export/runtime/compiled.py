@@ -5,7 +5,7 @@ Entries of the torch backend hold a copy of this file.
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ def compiled_staleness(folder: Path, device: torch.device) -> str | None:
     return staleness(compiled, folder / RECORD, key, NAMES)
 
 
-def load_compiled(path: Path, program: ExportedProgram, device: torch.device) -> Callable[[list[Tensor]], Tensor]:
+def load_compiled(
+    path: Path, program: ExportedProgram, device: torch.device
+) -> Callable[[list[Tensor]], Sequence[Tensor]]:
     """Load a compiled program with the weights of the one that it was compiled from.
 
     Raises:
@@ -86,8 +88,8 @@ def load_compiled(path: Path, program: ExportedProgram, device: torch.device) ->
     held = {name: known[name].detach() for name in names}
     model.load_constants(held, check_full_update=True, user_managed=True)
 
-    def run(inputs: list[Tensor], _: object = held) -> Tensor:  # the weights live as long as the function
-        result: Tensor = model.loader.run(inputs)[0]
-        return result
+    def run(inputs: list[Tensor], _: object = held) -> Sequence[Tensor]:  # the weights live as long as the function
+        results: Sequence[Tensor] = model.loader.run(inputs)
+        return results
 
     return run

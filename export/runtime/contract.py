@@ -4,9 +4,9 @@ The gateway's side is gateway/contract.py; docs/repository-entry.md describes bo
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,19 +137,97 @@ FIELDS: tuple[Field, ...] = (TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT,
 """All fields that a graph may have. The graph's inputs tell which it has."""
 
 
+def text_field(fields: Sequence[Field]) -> Tokens:
+    """The text, or the document of a pair, whose tokens outputs have values for."""
+    return next(field for field in reversed(fields) if isinstance(field, Tokens))
+
+
+Per = Literal["row", "token", "query token"]
+
+
 @dataclass(frozen=True, slots=True)
-class Role:
-    """The kind of output of a Triton model."""
+class Output:
+    """One output of a graph. Its name says what it holds: see docs/repository-entry.md."""
 
     name: str
-    output: str
-    """The name of the output tensor, FP32 [b, width]."""
+    shape: tuple[int, ...]
+    """Of one value; () is a number."""
+    per: Per = "row"
+    """What each value is of: a row, a token of its text or document, or a token of its query, expansion included.
+
+    Values of tokens stand one behind the other in the layout of the ids. Those of query tokens are padded with zeros to
+    the longest query of the batch in a graph, and laid out as all tokens are in a torch program.
+    """
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """INT32 for ids of the vocabulary, else FP32."""
+        return np.int32 if self.name == SPARSE_INDICES else np.float32
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The shape of one row at Triton, where tokens are padded."""
+        return self.shape if self.per == "row" else (-1, *self.shape)
 
 
-TEXT_EMBEDDING = Role("text-embedding", "embedding")
-IMAGE_EMBEDDING = Role("image-embedding", "embedding")
-CROSS_ENCODER = Role("cross-encoder", "score")
-LATE_INTERACTION = Role("late-interaction", "score")
+EMBEDDING = "embedding"
+SPARSE_INDICES = "sparse_indices"
+SPARSE_WEIGHTS = "sparse_weights"
+TOKEN_VECTORS = "tokens"  # noqa: S105 - tokens of texts
+QUERY_VECTORS = "query_tokens"
+SCORE = "score"
+OUTPUTS = (EMBEDDING, SPARSE_INDICES, SPARSE_WEIGHTS, TOKEN_VECTORS, QUERY_VECTORS, SCORE)
+"""The names of all outputs that a graph may have. The graph itself tells which it has."""
+
+
+def read_output(name: str, sizes: Sequence[int]) -> Output:
+    """An output by its name and its sizes in a graph without padding, -1 where they change."""
+    if name == QUERY_VECTORS:
+        return Output(name, tuple(sizes[2:]), "query token")
+    return Output(name, tuple(sizes[1:]), "token" if name == TOKEN_VECTORS or len(sizes) == 1 else "row")
+
+
+Values = Array | list[Array]
+"""An output of several rows: one value for each, [N, ...], or an array [L, ...] of its tokens for each."""
+
+
+def in_order(output: Output, number: int, parts: Iterable[tuple[Sequence[int], Values]]) -> Values:
+    """An output of all rows, out of what was computed of some at a time.
+
+    Args:
+        output: which.
+        number: of all rows.
+        parts: the places of rows among all, and their values.
+    """
+    if output.per == "row":
+        values = np.empty((number, *output.shape), output.dtype)
+        for places, part in parts:
+            values[places] = part
+        return values
+    rows = dict(pair for places, part in parts for pair in zip(places, part, strict=True))
+    return [rows[place] for place in range(number)]
+
+
+def padded(values: Sequence[Array], length: int = 0) -> Array:
+    """Values of tokens, [L, ...] of each row, as one array [b, L, ...]: zeros behind the shorter rows.
+
+    Args:
+        values: at least one row.
+        length: L, if it is more than that of the longest row.
+    """
+    longest = max(length, *map(len, values))
+    stacked = np.zeros((len(values), longest, *values[0].shape[1:]), values[0].dtype)
+    for row, value in zip(stacked, values, strict=True):
+        row[: len(value)] = value
+    return stacked
+
+
+Role = Literal["text-embedding", "image-embedding", "cross-encoder", "classifier", "late-interaction"]
+TEXT_EMBEDDING: Role = "text-embedding"
+IMAGE_EMBEDDING: Role = "image-embedding"
+CROSS_ENCODER: Role = "cross-encoder"
+CLASSIFIER: Role = "classifier"
+LATE_INTERACTION: Role = "late-interaction"
 
 
 class Parameters(TypedDict, total=False):
@@ -172,8 +250,10 @@ class Parameters(TypedDict, total=False):
     variant: str
     activation: str
     positive_class: int
+    labels: Sequence[str]
     template: Mapping[str, Any]
     max_query_tokens: int
+    tokens_pooling: str
     image_height: int
     image_width: int
     image_resize: Mapping[str, int]
@@ -198,6 +278,8 @@ def _write(key: str, value: object) -> str:
         case Mapping() if key == "image_resize":
             return ",".join(f"{edge}={length}" for edge, length in value.items())
         case Mapping():
+            return json.dumps(value, ensure_ascii=False) if value else ""
+        case Sequence() if key == "labels":  # which may hold commas
             return json.dumps(value, ensure_ascii=False) if value else ""
         case Sequence() if not isinstance(value, str):
             return ",".join(map(str, value))

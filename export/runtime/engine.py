@@ -1,17 +1,16 @@
-"""Runs a graph on OpenVINO: rows of any length in, one vector or score per row out.
+"""Runs a graph on OpenVINO: rows of any length in, the outputs that are wanted of each row out.
 
 Entries of the python backend hold a copy of this file; the export verifies with it.
 """
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .contract import FIELDS, Array, Row
+from .contract import FIELDS, OUTPUTS, Array, Output, Row, Values, in_order, read_output, text_field
 from .counts import Counts, resident_memory
 
 HINTS: Mapping[str, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
@@ -62,7 +61,11 @@ class Engine:
         """How it computes, for the log."""
         names = {name for port in compiled.inputs for name in port.names}
         self.fields = tuple(field for field in FIELDS if field.name in names)
-        self.width = compiled.outputs[0].partial_shape[1].get_length()
+        self._ports = {name: port for name in OUTPUTS for port in compiled.outputs if name in port.names}
+        self.outputs = tuple(
+            read_output(name, [-1 if size.is_dynamic else size.get_length() for size in port.partial_shape])
+            for name, port in self._ports.items()
+        )
         self.counts = Counts(executions=Counter(compiled=0))
         """Only attention has padding: it extends rows to the longest of the pack."""
         self._request = compiled.create_infer_request()
@@ -71,15 +74,28 @@ class Engine:
         """Whether it can still compute after an error."""
         return True
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """Compute every row, [N, width], in the order given."""
-        results = np.empty((len(rows), self.width), np.float32)
+    def run(self, rows: Sequence[Row], wanted: Collection[str]) -> dict[str, Values]:
+        """Compute every row.
+
+        Args:
+            rows: in any order.
+            wanted: names of outputs.
+
+        Returns:
+            The outputs by name, of all rows in the order given.
+        """
+        outputs = [output for output in self.outputs if output.name in wanted]
+        parts: dict[str, list[tuple[Sequence[int], Values]]] = {output.name: [] for output in outputs}
         costs = [sum(field.cost(value) for field, value in zip(self.fields, row, strict=True)) for row in rows]
         with self.counts.computing(sum(costs)):
             for pack in packs(costs, PACK_TOKENS):
-                results[pack] = self._execute([rows[i] for i in pack])
+                given = [rows[i] for i in pack]
+                computed = self._execute(given)
+                for output in outputs:
+                    values = computed[self._ports[output.name]].copy()
+                    parts[output.name].append((pack, self._by_rows(output, values, given)))
                 self._count([costs[i] for i in pack])
-        return results
+        return {output.name: in_order(output, len(rows), parts[output.name]) for output in outputs}
 
     def memory(self) -> dict[str, int]:
         """Bytes that are held, by kind."""
@@ -91,12 +107,21 @@ class Engine:
         padding = len(lengths) * max(lengths) ** 2 - sum(length**2 for length in lengths)
         self.counts.padding += padding / CELLS_PER_TOKEN
 
-    def _execute(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+    def _execute(self, rows: Sequence[Row]) -> Mapping[object, Array]:
+        """All outputs, in memory that the next execution takes again."""
         feed: dict[str, Array] = {}
         for field, values in zip(self.fields, zip(*rows, strict=True), strict=True):
             feed |= field.feed(values)
-        result: NDArray[np.float32] = self._request.infer(feed, share_inputs=True, share_outputs=True)[0]
-        return result
+        results: Mapping[object, Array] = self._request.infer(feed, share_inputs=True, share_outputs=True)
+        return results
+
+    def _by_rows(self, output: Output, values: Array, rows: Sequence[Row]) -> Values:
+        if output.per == "row":
+            return values
+        if output.per == "query token":
+            return list(values)
+        text = self.fields.index(text_field(self.fields))
+        return np.split(values, np.cumsum([len(row[text]) for row in rows[:-1]]))
 
 
 def hint(precision: str | None, capabilities: Sequence[str]) -> str:

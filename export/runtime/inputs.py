@@ -7,6 +7,7 @@ a bucket has room for more. Entries of the torch backend hold a copy of this fil
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +106,21 @@ class Pack:
             return Sizes(tokens, self.number + 1, longest)
         pairs = max(2, self.number)
         return Sizes(tokens, self._queries + pairs + 1, longest, pairs, _aligned(max(self._lengths[: self._queries])))
+
+    @property
+    def text_tokens(self) -> list[tuple[int, int]]:
+        """Where the tokens of each row's text or document are among all."""
+        return self._places(self._queries, len(self._lengths))
+
+    @property
+    def query_tokens(self) -> list[tuple[int, int]]:
+        """The same of each pair's query."""
+        places = self._places(0, self._queries)
+        return [places[query] for query in self._query]
+
+    def _places(self, begin: int, end: int) -> list[tuple[int, int]]:
+        edges = list(accumulate(self._lengths, initial=0))
+        return list(pairwise(edges[begin : end + 1]))
 
     @property
     def tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""The operators of torch programs that know rows: attention and MaxSim, for a CPU and for CUDA.
+"""The operators of torch programs that know rows: attention, MaxSim and SPLADE's terms, for a CPU and for CUDA.
 
 A program holds them by name, so they must be imported before it is loaded. R rows of T tokens stand one behind the
 other; `starts`, int32 [R + 1], says where each begins. Entries of the torch backend hold a copy of this file, which
@@ -21,6 +21,10 @@ MOST_WIDTH = 256
 """Dimensions of a head that flash attention takes (aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp)."""
 SLICE = 256
 """Tokens of a query, and of a document, that MaxSim compares at a time."""
+LOGITS = 2**26
+"""Logits of a vocabulary that are in memory at a time: 128 MiB in half precision."""
+LEAST_LOGITS = 256
+"""Words of the vocabulary that are computed together at least, however many tokens there are."""
 
 
 @torch.library.custom_op("conch::attend", mutates_args=(), device_types="cpu")
@@ -158,6 +162,63 @@ def maxsim(
 @maxsim.register_fake
 def _(vectors: Tensor, counted: Tensor, starts: Tensor, queries: Tensor, *_: object) -> Tensor:  # noqa: ARG001
     return vectors.new_empty(queries.shape[0], 1, dtype=torch.float32)
+
+
+@torch.library.custom_op("conch::splade", mutates_args=())
+def splade(hidden: Tensor, weight: Tensor, bias: Tensor, starts: Tensor, logs: int, total: bool) -> Tensor:
+    """The weights of all words in each row, float32 [R, V] (Formal et al. 2021, arXiv 2107.05720 and 2109.10086).
+
+    A word's weight is the largest over the row's tokens, or the sum, of log(1 + relu(logit)). Logits are computed for
+    a slice of the vocabulary at a time, so that memory does not grow with tokens x vocabulary.
+
+    Args:
+        hidden: [T, D].
+        weight: [V, D]; its type is that of the products.
+        bias: float32 [V].
+        starts: int32 [R + 1]. The last row, which is nobody's, gets zeros.
+        logs: how often log(1 + x) is taken: 1, or 2 (arXiv 2504.14839).
+        total: whether a word's weight is the sum.
+    """
+    hidden = hidden.to(weight.dtype)
+    words = len(weight)
+    weights = torch.empty(starts.shape[0] - 1, words, device=hidden.device)
+    step = max(LEAST_LOGITS, LOGITS // max(1, len(hidden)))
+    for begin in range(0, words, step):
+        part = slice(begin, begin + step)
+        logits = functional.linear(hidden, weight[part])  # [T, S]
+        if total:
+            weights[:, part] = _reduce(_saturated(logits.float() + bias[part], logs), starts, "sum")
+        else:
+            largest = _reduce(logits, starts, "max").float()  # of a row without tokens -inf
+            weights[:, part] = _saturated(largest + bias[part], logs)
+    return weights
+
+
+@splade.register_fake
+def _(hidden: Tensor, weight: Tensor, bias: Tensor, starts: Tensor, *_: object) -> Tensor:  # noqa: ARG001
+    return hidden.new_empty(starts.shape[0] - 1, weight.shape[0], dtype=torch.float32)
+
+
+def _saturated(logits: Tensor, logs: int) -> Tensor:
+    """log(1 + relu(x)), once or several times."""
+    weights = logits.relu()
+    for _ in range(logs):
+        weights = weights.log1p()
+    return weights
+
+
+def _reduce(values: Tensor, starts: Tensor, reduction: str) -> Tensor:
+    """The largest or the sum of each row's values, [T, S] to [R, S]."""
+    if values.is_cuda:  # pragma: needs a GPU
+        offsets = torch.cat([starts[:-1], starts[-2:-1]]).to(torch.int64)  # the last row counts as empty
+        # Unsafe: it would ask the device whether offsets are ascending.
+        return torch.segment_reduce(values, reduction, offsets=offsets, axis=0, unsafe=True)
+    empty = 0.0 if reduction == "sum" else -torch.inf
+    reduced = torch.full((starts.shape[0] - 1, values.shape[1]), empty, dtype=values.dtype)
+    for row, (begin, end) in enumerate(pairwise(starts[:-1].tolist())):  # its kernel for CPUs goes number by number
+        if begin < end:
+            reduced[row] = values[begin:end].sum(0) if reduction == "sum" else values[begin:end].amax(0)
+    return reduced
 
 
 @cache

@@ -20,6 +20,7 @@ from torch.export import ExportedProgram
 from torch.export.passes import move_to_device_pass
 
 from . import operators  # noqa: F401 - a program names its operators
+from .contract import Output
 from .inputs import Expansion
 
 PROGRAM = "program.pt2"
@@ -43,8 +44,8 @@ class ProgramSpec:
     """One of TYPES."""
     fields: tuple[str, ...]
     """Names of the fields of a row, as contract.FIELDS has them."""
-    width: int
-    """Of the output."""
+    outputs: tuple[Output, ...]
+    """The program's outputs, in order."""
     inputs: tuple[str, ...]
     """The program's inputs, in order: see docs/repository-entry.md."""
     padded: bool
@@ -73,6 +74,9 @@ class ProgramSpec:
         try:
             expansion = content.pop("expansion")
             content |= {key: tuple(content[key]) for key in ("fields", "inputs")}
+            content["outputs"] = tuple(
+                Output(**output | {"shape": tuple(output["shape"])}) for output in content["outputs"]
+            )
             spec = cls(expansion=Expansion(**expansion) if expansion else None, **content)
             TYPES[spec.precision]  # a precision that is known
         except (AttributeError, KeyError, TypeError) as exc:

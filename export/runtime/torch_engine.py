@@ -1,11 +1,11 @@
-"""Runs a torch program on a GPU or a CPU: rows of any length in, one vector or score per row out.
+"""Runs a torch program on a GPU or a CPU: rows of any length in, the outputs that are wanted of each row out.
 
 Entries of the torch backend hold a copy of this file; the export verifies with it.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from itertools import cycle
@@ -14,20 +14,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.export import ExportedProgram
 
 from .compiled import COMPILED, compiled_staleness, load_compiled
-from .contract import FIELDS, IMAGE_TOKENS, Row
+from .contract import FIELDS, IMAGE_TOKENS, Output, Row, Values, in_order
 from .counts import Counts, resident_memory
 from .execution import Execution, cut
 from .inputs import EMPTY, Ints, Layout, Pack, Sizes, write_rows
 from .operators import has_flash
 from .program import SPEC, TYPES, ProgramSpec, load
 
-Program = Callable[[list[Tensor]], Tensor]
-"""Takes the inputs in the order of the specification."""
+Program = Callable[[list[Tensor]], Sequence[Tensor]]
+"""Takes the inputs in the order of the specification, and returns the outputs so."""
+Computed = tuple[Sequence[int], Pack, dict[str, Tensor]]
+"""The places of rows among all, their pack, and those of its outputs that are copied to the host."""
 
 GRAPH_TOKENS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """Tokens of executions that are recorded, as far as that pays for this model."""
@@ -69,7 +70,7 @@ class Engine:
         self._least = [
             expansion.length if expansion is not None and field.name == expansion.field else 0 for field in self.fields
         ]
-        self.width = self.spec.width
+        self.outputs = self.spec.outputs
         self.counts = Counts(executions=Counter(graph=0, compiled=0, eager=0))
         """Padding is what fills a recorded execution up."""
         if self.device.type == "cuda":  # pragma: needs a GPU
@@ -176,26 +177,36 @@ class Engine:
             "total": total,
         }
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """Compute every row, [N, width], in the order given.
+    def run(self, rows: Sequence[Row], wanted: Collection[str]) -> dict[str, Values]:
+        """Compute every row.
+
+        Args:
+            rows: in any order.
+            wanted: names of outputs.
+
+        Returns:
+            The outputs by name, of all rows in the order given.
 
         Raises:
             RuntimeError: a row does not fit into memory.
         """
+        outputs = [output for output in self.outputs if output.name in wanted]
         costs = [self.cost(row) for row in rows]
         packs = cut(costs, self.execution, self.spec.heads if self.padded else 0)
-        order = [index for pack in packs for index in pack]
-        results = torch.empty(len(rows), self.width, pin_memory=self._stream is not None)
+        computed: list[Computed] = []
         with self.counts.computing(sum(costs)), torch.inference_mode(), self._scope():
-            begin = 0
             for pack in packs:
-                self._compute([rows[index] for index in pack], results[begin : begin + len(pack)])
-                begin += len(pack)
+                self._compute(rows, pack, outputs, computed)
             if self._stream is not None:  # pragma: needs a GPU
                 self._stream.synchronize()
-        ordered = np.empty((len(rows), self.width), np.float32)
-        ordered[order] = results.numpy()
-        return ordered
+        return {
+            output.name: in_order(
+                output,
+                len(rows),
+                ((places, _by_rows(output, pack, copied[output.name])) for places, pack, copied in computed),
+            )
+            for output in outputs
+        }
 
     def _scope(self) -> AbstractContextManager[object]:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
@@ -206,12 +217,15 @@ class Engine:
             max(field.cost(value), least) for field, value, least in zip(self.fields, row, self._least, strict=True)
         )
 
-    def _compute(self, rows: Sequence[Row], results: Tensor) -> None:
+    def _compute(
+        self, rows: Sequence[Row], places: Sequence[int], outputs: Sequence[Output], computed: list[Computed]
+    ) -> None:
         """Start to compute a pack or, if there is no memory for it, its halves."""
         try:
-            self._start(Pack(self.spec.fields, rows, self.spec.expansion), results)
+            pack = Pack(self.spec.fields, [rows[place] for place in places], self.spec.expansion)
+            computed.append((places, pack, self._start(pack, outputs)))
         except RuntimeError as exc:
-            if len(rows) == 1 or not self._lacks_memory(exc):
+            if len(places) == 1 or not self._lacks_memory(exc):
                 raise
         else:
             return
@@ -219,15 +233,16 @@ class Engine:
         self.counts.halved += 1
         if self._stream is not None:  # pragma: needs a GPU
             torch.cuda.empty_cache()
-        half = len(rows) // 2
-        self._compute(rows[:half], results[:half])
-        self._compute(rows[half:], results[half:])
+        half = len(places) // 2
+        self._compute(rows, places[:half], outputs, computed)
+        self._compute(rows, places[half:], outputs, computed)
 
     def _lacks_memory(self, exc: RuntimeError) -> bool:
         """Compiled programs and the allocator of a CPU raise no class of their own."""
         return isinstance(exc, torch.OutOfMemoryError) or self.uncompiled is None or "allocate memory" in str(exc)
 
-    def _start(self, pack: Pack, results: Tensor) -> None:
+    def _start(self, pack: Pack, outputs: Sequence[Output]) -> dict[str, Tensor]:
+        """Start to compute a pack and to copy outputs of it."""
         bucket = next((bucket for bucket in self._buckets if bucket.sizes.holds(pack.sizes)), None)
         sizes = pack.sizes if bucket is None else bucket.sizes
         layout = Layout(self.spec.inputs, sizes, self._image) if bucket is None else bucket.layout
@@ -236,15 +251,29 @@ class Engine:
         if bucket is None:
             buffer = torch.empty(layout.size, dtype=torch.int32, device=self.device)
             staging.copy_to(buffer)
-            output = self._program(arguments(self.spec.inputs, layout, sizes, buffer))
+            results = self._program(arguments(self.spec.inputs, layout, sizes, buffer))
         else:
             staging.copy_to(bucket.buffer)
-            output = bucket.run()
-        results.copy_(output[: pack.number], non_blocking=True)
+            results = bucket.run()
+        copied = {}
+        for output, result in zip(self.outputs, results, strict=True):
+            if output in outputs:
+                own = result[: pack.number if output.per == "row" else pack.tokens]
+                copy = torch.empty(own.shape, dtype=own.dtype, pin_memory=self._stream is not None)
+                copied[output.name] = copy.copy_(own, non_blocking=True)
         mode = "graph" if bucket is not None else "compiled" if self.uncompiled is None else "eager"
         self.counts.executions[mode] += 1
         self.counts.tokens += pack.tokens
         self.counts.padding += sizes.tokens - pack.tokens
+        return copied
+
+
+def _by_rows(output: Output, pack: Pack, values: Tensor) -> Values:
+    """A pack's output on the host, as `Values` are."""
+    if output.per == "row":
+        return values.numpy()
+    places = pack.text_tokens if output.per == "token" else pack.query_tokens
+    return [values[begin:end].numpy() for begin, end in places]
 
 
 class Bucket:
@@ -268,8 +297,8 @@ class Bucket:
             write_rows(self.layout.views(rows), lengths)
         self.buffer = torch.from_numpy(rows).to(device)
         self.arguments = arguments(names, self.layout, sizes, self.buffer)
-        self.run: Callable[[], Tensor]
-        """Compute the output of what is in the buffer."""
+        self.run: Callable[[], Sequence[Tensor]]
+        """Compute the outputs of what is in the buffer."""
 
 
 class Staging:
@@ -353,9 +382,9 @@ def _eager(program: ExportedProgram) -> Program:
     module = program.module(check_guards=False)
     module._forward_pre_hooks.clear()  # they compare sizes with the program's limits, which takes a millisecond
 
-    def run(inputs: list[Tensor]) -> Tensor:
-        result: Tensor = module(*inputs)
-        return result
+    def run(inputs: list[Tensor]) -> Sequence[Tensor]:
+        results: Sequence[Tensor] = module(*inputs)
+        return results
 
     return run
 
@@ -370,11 +399,11 @@ def _image(spec: ProgramSpec, program: ExportedProgram) -> tuple[int, ...]:
 
 
 def _capture(  # pragma: needs a GPU
-    run: Callable[[], Tensor],
+    run: Callable[[], Sequence[Tensor]],
     stream: torch.cuda.Stream,
     pool: Any,  # noqa: ANN401 - torch's handle
-) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-    """Record a run as a CUDA graph, in the memory of a pool, and return it with the memory of its output."""
+) -> tuple[torch.cuda.CUDAGraph, Sequence[Tensor]]:
+    """Record a run as a CUDA graph, in the memory of a pool, and return it with the memory of its outputs."""
     with torch.inference_mode(), torch.cuda.stream(stream):
         for _ in range(2):  # kernels are loaded, and libraries take their memory
             run()
@@ -382,16 +411,16 @@ def _capture(  # pragma: needs a GPU
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                output = run()
+                outputs = run()
         except RuntimeError as exc:
             # Otherwise the allocator takes the capture for unfinished, and never frees memory again.
             with suppress(RuntimeError):
                 torch._C._cuda_endAllocateToPool(stream.device_index, pool)
             raise RuntimeError(f"recording fails: {exc.__context__ or exc}") from exc
-    return graph, output
+    return graph, outputs
 
 
-def _seconds(run: Callable[[], Tensor], stream: torch.cuda.Stream) -> float:  # pragma: needs a GPU
+def _seconds(run: Callable[[], Sequence[Tensor]], stream: torch.cuda.Stream) -> float:  # pragma: needs a GPU
     """The time of a run, at best."""
     taken = []
     with torch.inference_mode(), torch.cuda.stream(stream):
@@ -403,6 +432,6 @@ def _seconds(run: Callable[[], Tensor], stream: torch.cuda.Stream) -> float:  # 
     return min(taken)
 
 
-def _replay(graph: torch.cuda.CUDAGraph, output: Tensor) -> Tensor:  # pragma: needs a GPU
+def _replay(graph: torch.cuda.CUDAGraph, outputs: Sequence[Tensor]) -> Sequence[Tensor]:  # pragma: needs a GPU
     graph.replay()
-    return output
+    return outputs

@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,12 +14,13 @@ import numpy as np
 
 from export.entry import Entry, read_proofs
 from export.errors import NotBuiltError, ParityError, ServedError
-from export.manifest import Backend, ModelSpec, Precision
+from export.manifest import Backend, ModelSpec, Precision, Task
 from export.plans.measures import Tolerance, Vectors
+from export.runtime.contract import CLASSIFIER, CROSS_ENCODER, EMBEDDING, LATE_INTERACTION, SCORE, TEXT_EMBEDDING, Role
 from export.served.question import Limits, Question
 from export.sources.isolation import Progress, Run, here
 from export.sources.resolve import Sources, resolve
-from export.verification.tolerances import MEASURE_OF, Measure, Parity, Speed
+from export.verification.tolerances import Measure, Parity, Speed, measure
 
 TIMEOUT_S = 120.0
 """Timeout of a request; a gateway gives up earlier."""
@@ -60,8 +61,7 @@ def check_served(
     if any(proof["revision"] != sources.revision for proof in proofs.values()):
         raise NotBuiltError(f"[{spec.name}] source: changed since the export: run python -m export {spec.name}")
     tallies = {
-        name: _Tally(spec, name, proof["precision"], proof["backend"], MEASURE_OF[_role(spec, name)])
-        for name, proof in proofs.items()
+        name: _Tally(spec, name, proof["precision"], proof["backend"], *_main(spec)) for name, proof in proofs.items()
     }
     with _asking(spec, gateway) as ask:
         limits = _limits(ask("GET", f"/v1/models/{spec.name}"))
@@ -82,12 +82,15 @@ def _questions(spec: ModelSpec, sources: Sources, limits: Limits, progress: Prog
 class _Tally:
     """The errors and the speed of one Triton model."""
 
-    def __init__(self, spec: ModelSpec, name: str, precision: Precision, backend: Backend, measure: Measure) -> None:
+    def __init__(
+        self, spec: ModelSpec, name: str, precision: Precision, backend: Backend, output: str, of: Measure
+    ) -> None:
         self._spec = spec
         self._name = name
         self._precision: Precision = precision
         self._backend: Backend = backend
-        self._measure = measure
+        self._output = output
+        self._measure = of
         self._errors: list[Vectors] = []
         self._slope = 1.0
         self._tokens = 0
@@ -108,12 +111,12 @@ class _Tally:
         self._slope = question.slope
         self._tokens += answer["usage"]["total_tokens"]
         self._seconds += seconds
-        actual = _scores(answer) if question.path == "/v1/rerank" else _vectors(answer)
+        actual = _READERS[question.path](answer)
         if actual.shape != question.expected.shape:
             raise ServedError(
                 f"[{self._spec.name}] {question.shown[0]}: expected {_shape(question.expected)}, got {_shape(actual)}"
             )
-        errors = self._measure.errors(question.expected, actual).reshape(len(actual))
+        errors = self._measure.errors(question.expected, actual).reshape(len(actual), -1).max(1)
         self._errors.append(errors)
         worst = int(np.nanargmax(np.where(np.isnan(errors), np.inf, errors)))
         if not self._tolerance.admits(float(errors[worst]), 0):
@@ -134,6 +137,7 @@ class _Tally:
             self._name,
             self._precision,
             "served",
+            self._output,
             self._measure.name,
             float(errors.max()),
             float(errors.mean()),
@@ -148,11 +152,18 @@ class _Tally:
         return {"parity": [asdict(parity)], "speed": [asdict(speed)]}
 
 
-def _role(spec: ModelSpec, name: str) -> str:
-    """The role of a Triton model of a table."""
-    if spec.task != "image-text":
-        return spec.task
-    return "image-embedding" if name == f"{spec.name}-image" else "text-embedding"
+_SCORED: Mapping[Task, Role] = {
+    "classification": CLASSIFIER,
+    "cross-encoder": CROSS_ENCODER,
+    "multi-vector": LATE_INTERACTION,
+}
+"""The tasks whose models are asked for scores, and their roles."""
+
+
+def _main(spec: ModelSpec) -> tuple[str, Measure]:
+    """The output that a model of a table is asked for, and its measure."""
+    output = SCORE if spec.task in _SCORED else EMBEDDING
+    return output, measure(_SCORED.get(spec.task, TEXT_EMBEDDING), output)
 
 
 def _limits(described: Mapping[str, Any]) -> Limits:
@@ -173,6 +184,18 @@ def _scores(answer: Mapping[str, Any]) -> Vectors:
     """The scores of an answer in the order of the documents, [n, 1]."""
     ranked = sorted(answer["results"], key=lambda result: int(result["index"]))
     return np.array([[result["relevance_score"]] for result in ranked], np.float32)
+
+
+def _probabilities(answer: Mapping[str, Any]) -> Vectors:
+    """The scores of all labels, [n, labels]."""
+    return np.array([item["probs"] for item in sorted(answer["data"], key=lambda item: int(item["index"]))], np.float32)
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Vectors]] = {
+    "/v1/embeddings": _vectors,
+    "/v1/rerank": _scores,
+    "/classify": _probabilities,
+}
 
 
 def _shape(numbers: Vectors) -> str:

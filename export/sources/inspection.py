@@ -24,22 +24,28 @@ IMAGE_TEXT = ("chinese_clip", "clip", "siglip", "siglip2")
 _MODEL_TYPES: Mapping[str, Task] = {
     "SentenceTransformer": "text-embedding",
     "CrossEncoder": "cross-encoder",
-    "MultiVectorEncoder": "late-interaction",
+    "MultiVectorEncoder": "multi-vector",
+    "SparseEncoder": "sparse",
 }
 """The task by the class that saved a folder of sentence-transformers."""
 _MODULES: Mapping[str, Task] = {
     "CausalScoreHead": "cross-encoder",
+    "IDF": "sparse",
     "LogitScore": "cross-encoder",
-    "MultiVectorMask": "late-interaction",
+    "MLMTransformer": "sparse",
+    "MultiVectorMask": "multi-vector",
     "Pooling": "text-embedding",
+    "SparseAutoEncoder": "sparse",
+    "SparseStaticEmbedding": "sparse",
+    "SpladePooling": "sparse",
     "Router": "text-embedding",
     "StaticEmbedding": "text-embedding",
 }
 """The task by a module that only one task has, for folders that do not name the class."""
-_SPARSE = {"IDF", "MLMTransformer", "SparseAutoEncoder", "SparseStaticEmbedding", "SpladePooling"}
 _EMBEDDERS = {"feature-extraction", "sentence-similarity"}
 """The hub's names for what an embedding model does; a card of SPLADE or ColBERT has them too."""
 _RERANKERS = {"cross-encoder", "reranker", "text-ranking"}
+_CLASSIFIERS = {"text-classification", "zero-shot-classification"}
 _LATE = {"colbert", "late-interaction", "multi-vector"}
 _SPARSE_TAGS = {"sparse", "sparse-encoder", "splade"}
 
@@ -75,13 +81,19 @@ def inspect(name: str, folder: Path, given: Mapping[str, object]) -> Inspection:
         SourceError: no task serves such a model, or a key has to be given.
     """
     facts = _read(name, folder)
-    found: dict[str, Finding] = {} if "task" in given else {"task": _task(facts)}
+    found: dict[str, Finding] = {}
+    if "task" not in given:
+        found["task"] = _task(facts)
+        if "positive_class" in given and found["task"].value == "classification":
+            found["task"] = Finding("cross-encoder", f"{facts.architecture}, and --positive-class")
     task = given.get("task") or found["task"].value
     open_: list[str] = []
     if task == "text-embedding":
         found |= _embedding(facts, given, open_)
     if task == "cross-encoder":
         _check_classes(facts, given)
+    if len(facts.routes) > 1:
+        found["variants"] = Finding(list(facts.routes), "the routes of its Router")
     if facts.card.license is not None:
         found["license"] = Finding(facts.card.license, "README.md")
     elif "license" not in given:
@@ -99,6 +111,8 @@ class _Facts:
     has_modules: bool
     modules: tuple[str, ...]
     """The names of the classes that modules.json lists, without their packages."""
+    router: Mapping[str, Any]
+    """The file of the first Router among them: its routes, and the classes of their modules."""
     module_configs: tuple[Mapping[str, Any], ...]
     """The config.json of each of `modules`, except the transformer's own."""
     settings: Mapping[str, Any]
@@ -114,6 +128,19 @@ class _Facts:
         return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
 
     @property
+    def routed(self) -> tuple[str, ...]:
+        """The names of the classes in the routes of a Router."""
+        types = self.router.get("types")
+        return tuple(map(_class, types.values())) if isinstance(types, dict) else ()
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The routes of a Router, the default one first."""
+        structure, parameters = self.router.get("structure"), self.router.get("parameters")
+        default = parameters.get("default_route") if isinstance(parameters, dict) else None
+        return tuple(sorted(structure, key=lambda route: route != default)) if isinstance(structure, dict) else ()
+
+    @property
     def is_reranker(self) -> bool:
         """Whether its card says so."""
         return self.card.pipeline == "text-ranking" or bool(self.card.tags & _RERANKERS)
@@ -127,6 +154,7 @@ def _read(name: str, folder: Path) -> _Facts:
     modules = _load(name, folder / "modules.json")
     listed = [one for one in modules if isinstance(one, dict)] if isinstance(modules, list) else []
     paths = [str(one.get("path") or "") for one in listed]
+    kinds = tuple(_class(one.get("type")) for one in listed)
     first = paths[0] if paths and untrusted.is_inside(paths[0]) else ""
     config = _object(name, folder / "config.json") or _object(name, folder / first / "config.json")
     if not config and not listed:
@@ -135,14 +163,26 @@ def _read(name: str, folder: Path) -> _Facts:
         name=name,
         config=config,
         has_modules=bool(listed),
-        modules=tuple(str(one.get("type") or "").rpartition(".")[2] for one in listed),
+        modules=kinds,
         module_configs=tuple(
             _object(name, folder / path / "config.json") if path and untrusted.is_inside(path) else {} for path in paths
+        ),
+        router=next(
+            (_router(name, folder / path) for path, kind in zip(paths, kinds, strict=True) if kind == "Router"), {}
         ),
         settings=_object(name, folder / "config_sentence_transformers.json"),
         stanford=_object(name, folder / "artifact.metadata"),
         card=card.read(folder),
     )
+
+
+def _class(path: object) -> str:
+    """The name of a class without its package."""
+    return str(path or "").rpartition(".")[2]
+
+
+def _router(name: str, folder: Path) -> Mapping[str, Any]:
+    return _object(name, folder / "router_config.json") or _object(name, folder / "config.json")
 
 
 def _load(name: str, file: Path) -> object:
@@ -167,24 +207,22 @@ def _task(facts: _Facts) -> Finding:
     Raises:
         SourceError: there is none for it.
     """
-    sparse = sorted(_SPARSE.intersection(facts.modules))
-    if facts.settings.get("model_type") == "SparseEncoder" or sparse:
-        saying = f"module {sparse[0]}" if sparse else "model_type SparseEncoder"
-        raise facts.refuse(f"it makes sparse vectors ({saying}), which are not supported")
+    if "SparseAutoEncoder" in facts.modules:
+        raise facts.refuse("it makes sparse vectors of dense ones (SparseAutoEncoder), which is not supported")
     return _saved_as(facts) or _built_as(facts)
 
 
 def _saved_as(facts: _Facts) -> Finding | None:
     """The task according to files of sentence-transformers, PyLate or Stanford's ColBERT."""
     if "query_maxlen" in facts.stanford:
-        return Finding("late-interaction", "artifact.metadata of Stanford's ColBERT")
+        return Finding("multi-vector", "artifact.metadata of Stanford's ColBERT")
     if "query_length" in facts.settings:
-        return Finding("late-interaction", "query_length in config_sentence_transformers.json")
+        return Finding("multi-vector", "query_length in config_sentence_transformers.json")
     model_type = facts.settings.get("model_type")
     if isinstance(model_type, str) and model_type in _MODEL_TYPES:
         return Finding(_MODEL_TYPES[model_type], f"model_type {model_type}, modules {_modules(facts)}")
     for module, task in _MODULES.items():
-        if module in facts.modules:
+        if module in facts.modules or module in facts.routed:
             return Finding(task, f"modules {_modules(facts)}")
     return None
 
@@ -212,9 +250,14 @@ def _built_as(facts: _Facts) -> Finding:
             f"a model of type {model_type!r} takes images or audio; only {', '.join(IMAGE_TEXT)} are supported"
         )
     if facts.card.tags & _SPARSE_TAGS:
-        raise facts.refuse("its card says that it makes sparse vectors, which are not supported")
+        if not facts.architecture.endswith("ForMaskedLM"):
+            raise facts.refuse(
+                f"its card says that it makes sparse vectors, but {facts.architecture or 'its model'} is no masked"
+                " language model, and modules.json names no modules"
+            )
+        return Finding("sparse", f"{facts.architecture}, and the tags of README.md", is_guess=True)
     if facts.card.tags & _LATE:
-        return Finding("late-interaction", "the tags of README.md", is_guess=True)
+        return Finding("multi-vector", "the tags of README.md", is_guess=True)
     kind = facts.architecture
     for suffixes, decide in (
         (("ForSequenceClassification",), _classifier),
@@ -229,9 +272,12 @@ def _built_as(facts: _Facts) -> Finding:
 
 
 def _classifier(facts: _Facts) -> Finding:
+    """The task of a classifier: one class is a score, and several are labels unless the card says that it ranks."""
     count = _classes(facts)
     evidence = f"{facts.architecture} with {count} class{'es' if count > 1 else ''}"
-    return Finding("cross-encoder", evidence, is_guess=count > 1 and not facts.is_reranker)
+    if count == 1 or facts.is_reranker:
+        return Finding("cross-encoder", evidence)
+    return Finding("classification", evidence, is_guess=facts.card.pipeline not in _CLASSIFIERS)
 
 
 def _decoder(facts: _Facts) -> Finding:
@@ -267,7 +313,7 @@ def _check_classes(facts: _Facts, given: Mapping[str, object]) -> None:
         labels = labels if isinstance(labels, dict) else {i: f"LABEL_{i}" for i in range(_classes(facts))}
         raise SourceError(
             f"[{facts.name}] positive_class: set --positive-class to the label that means relevant, one of"
-            f" {', '.join(map(str, labels.values()))}"
+            f" {', '.join(map(str, labels.values()))}; or set --task classification to serve all of them"
         )
 
 

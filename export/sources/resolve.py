@@ -104,7 +104,7 @@ def _files(spec: ModelSpec) -> tuple[str, ...]:
     """The patterns of files that an export reads from the hub."""
     pickles = ("*.bin",) if spec.allow_pickle else ()
     code = ("*.py",) if spec.allow_remote_code else ()
-    return (*DESCRIPTION, "*.safetensors", "*.txt", "*.model", *pickles, *code)
+    return (*DESCRIPTION, "*.safetensors", "*.txt", "*.model", *untrusted.TENSORS, *pickles, *code)
 
 
 def _locate(spec: ModelSpec, key: str, where: str, kinds: Sequence[str]) -> Source:

@@ -7,8 +7,11 @@ checked against lists of allowed values.
 
 import importlib.metadata
 import json
+import pickletools
 import re
 import stat
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +34,7 @@ MOST_BYTES: Mapping[str, int] = {
     "*.md": 8 * MIB,
     "*.txt": 64 * MIB,
     "*.model": 64 * MIB,
+    "*_linear.pt": 64 * MIB,
 }
 """The first pattern that a file's name matches decides. Gemma 3's tokenizer.json has 33 MB."""
 VOCABULARIES = ("tokenizer.json", "vocab.json", "added_tokens.json", "tekken.json")
@@ -117,6 +121,14 @@ MODULE = re.compile(
 OF_TRANSFORMERS = ("Transformer", "MLMTransformer", "CLIPModel")
 """The modules whose weights transformers reads; it is told to load safetensors only."""
 
+TENSORS = ("colbert_linear.pt", "sparse_linear.pt")
+"""Files of torch that are read: the layers of bge-m3, which have no other form. All that they may hold is tensors."""
+TENSOR_CODE = frozenset(
+    {"collections OrderedDict", "torch._utils _rebuild_tensor_v2"}
+    | {f"torch {kind}Storage" for kind in ("Float", "Half", "BFloat16")}
+)
+"""What the pickle in such a file may call. torch's own reader, told to read weights only, allows a little more."""
+
 PICKLE = (
     "which can run code when it is loaded; convert the weights to safetensors, or set allow_pickle = true"
     " (add: --allow-pickle)"
@@ -177,6 +189,8 @@ def inspect(spec: ModelSpec, key: str, path: Path) -> frozenset[str]:
                 _check_settings(spec, file, content)
         _check_modules(spec, folder)
         _check_weights(spec, folder)
+        for file in sorted(found.intersection(TENSORS)):
+            _check_tensors(file, path / file)
         _check_adapters(spec, folder)
     return found
 
@@ -421,6 +435,26 @@ def _check_index(folder: _Folder, file: str, content: Mapping[str, Any]) -> None
             raise _Refused(f"{file} weight_map: names {_shown(name)}, but only *.safetensors beside it are read")
         if not _has(folder, PurePosixPath(file).parent, name):
             raise _Refused(f"{file} weight_map: names {_shown(name)}, which is missing")
+
+
+def _check_tensors(file: str, path: Path) -> None:
+    """Refuse a file of torch that is more than tensors by name."""
+    most = MOST_BYTES["*_linear.pt"]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (size := sum(entry.file_size for entry in archive.infolist())) > most:
+                raise _Refused(f"{file} holds {size / MIB:,.1f} MiB, more than the allowed {most // MIB}")
+            pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
+        called = {
+            str(argument) if code.name == "GLOBAL" else code.name
+            for pickle in pickles
+            for code, argument, _ in pickletools.genops(pickle)
+            if code.name in {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
+        }
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, IndexError) as exc:
+        raise _Refused(f"{file} is no file of torch: {exc}") from exc
+    if unknown := sorted(called - TENSOR_CODE):
+        raise _Refused(f"{file} holds more than tensors: its pickle calls {_shown(unknown[0])}")
 
 
 def _check_adapters(spec: ModelSpec, folder: _Folder) -> None:

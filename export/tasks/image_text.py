@@ -18,9 +18,9 @@ from export.errors import SourceError
 from export.loading.models import Model, architecture, load_model, load_processor, load_tokenizer, loading
 from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
-from export.packing.heads import Encode, ImageEmbedding, Pool, Project, TextEmbedding
+from export.packing.heads import Encode, ImageEmbedding, Outputs, Pool, Project, TextEmbedding
 from export.packing.rows import PackedRows, Rows
-from export.runtime.contract import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Parameters, Row
+from export.runtime.contract import EMBEDDING, IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Output, Parameters, Row
 from export.runtime.inputs import Expansion
 from export.tasks import text_embedding
 from export.tasks.vocabulary import check_dimensions, vocabulary
@@ -123,8 +123,8 @@ def _text(spec: ModelSpec, model: Model, tokenizer: Model) -> Tower:
         role=TEXT_EMBEDDING,
         fields=(TEXT,),
         head=head,
-        width=projection.out_features,
-        reference=embed,
+        outputs=(Output(EMBEDDING, (projection.out_features,)),),
+        reference=lambda row: {EMBEDDING: embed(row)},
         samples=lambda: samples.single_rows(words),
         vocabulary=words,
         packed=encoder.packed,
@@ -143,11 +143,11 @@ class _FilledUp(torch.nn.Module):
         self.length = length
         self.token = token
 
-    def forward(self, rows: Rows | PackedRows) -> Tensor:
+    def forward(self, rows: Rows | PackedRows) -> Outputs:
         if isinstance(rows, Rows):  # otherwise the host has done so
             rows = rows.expanded(self.length, self.token, attended=True)
-        embedded: Tensor = self.head(rows)
-        return embedded
+        outputs: Outputs = self.head(rows)
+        return outputs
 
 
 def _vision(spec: ModelSpec, folder: Path) -> Tower:
@@ -235,8 +235,8 @@ def _image_tower(
         role=IMAGE_EMBEDDING,
         fields=(PIXELS,),
         head=ImageEmbedding(model, scale, mean, deviation),
-        width=dimensions,
-        reference=reference,
+        outputs=(Output(EMBEDDING, (dimensions,)),),
+        reference=lambda row: {EMBEDDING: reference(row)},
         samples=lambda: [(image,) for image in samples.images(height, width)],
         parameters={
             **_preparation(processor, height, width),

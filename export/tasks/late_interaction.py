@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
@@ -21,7 +22,18 @@ from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
 from export.packing.heads import LateInteraction
 from export.packing.rows import Rows
-from export.runtime.contract import DOCUMENT, LATE_INTERACTION, QUERY, Array, Parameters, Row
+from export.runtime.contract import (
+    DOCUMENT,
+    LATE_INTERACTION,
+    QUERY,
+    QUERY_VECTORS,
+    SCORE,
+    TOKEN_VECTORS,
+    Array,
+    Output,
+    Parameters,
+    Row,
+)
 from export.runtime.inputs import Expansion
 from export.tasks.vocabulary import vocabulary
 from export.tower import Tower, Vocabulary
@@ -67,6 +79,8 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     expansion = _expansion(spec, reference, words)
     encoder = RowEncoder(transformer.auto_model, spec.backend)
     most = _most_of_query(transformer, words)
+    with torch.inference_mode():
+        width = _vectors(reference, np.array([0]), "document", None).shape[1]
 
     # An expansion that neither counts nor is attended to changes nothing.
     matters = expansion if expansion is not None and (parts.counts_expansion or expansion.attended) else None
@@ -74,10 +88,14 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     def expand(rows: Rows) -> Rows:
         return rows if matters is None else rows.expanded(matters.length, matters.token, attended=matters.attended)
 
-    def score(row: Row) -> Tensor:
+    def compare(row: Row) -> Mapping[str, Tensor]:
         query, document = row
-        vectors = _vectors(reference, query, "query", expansion), _vectors(reference, document, "document", None)
-        return mean_maxsim([vectors[0]], [vectors[1]])[0]
+        queries, documents = (
+            _vectors(reference, query, "query", expansion),
+            _vectors(reference, document, "document", None),
+        )
+        score = mean_maxsim([queries[queries.any(1)]], [documents[documents.any(1)]])[0]
+        return {SCORE: score, TOKEN_VECTORS: documents, QUERY_VECTORS: queries}
 
     prompts = {task: reference.prompts[task] for task in ("query", "document")}
     parameters: Parameters = {"prompts": prompts if any(prompts.values()) else {}}
@@ -89,8 +107,12 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
             role=LATE_INTERACTION,
             fields=(QUERY, DOCUMENT),
             head=LateInteraction(encoder, _Projection(parts.steps), expand, parts.skipped),
-            width=1,
-            reference=score,
+            outputs=(
+                Output(SCORE, (1,)),
+                Output(TOKEN_VECTORS, (width,), "token"),
+                Output(QUERY_VECTORS, (width,), "query token"),
+            ),
+            reference=compare,
             samples=lambda: samples.paired_rows(words, most),
             vocabulary=words,
             packed=encoder.packed,
@@ -248,7 +270,7 @@ def _most_of_query(transformer: Model, words: Vocabulary) -> int | None:
 
 
 def _vectors(reference: Model, ids: Array, task: str, expansion: Expansion | None) -> Tensor:
-    """The vectors of the tokens that count, [L, D], by the reference's own modules.
+    """The vectors of tokens, [L, D], by the reference's own modules: 0 for those that do not count.
 
     Its features are those of `Transformer.preprocess` for a text.
     """
@@ -262,7 +284,7 @@ def _vectors(reference: Model, ids: Array, task: str, expansion: Expansion | Non
         attended = functional.pad(attended, (0, missing), value=int(expansion.attended))
     features = {"input_ids": given, "attention_mask": attended, "query_expansion_positions": added}
     made = reference({name: value[None] for name, value in features.items()}, task=task)
-    vectors: Tensor = made[TOKENS][0][made["attention_mask"][0].bool()]
+    vectors: Tensor = made[TOKENS][0] * made["attention_mask"][0][:, None]
     return vectors
 
 

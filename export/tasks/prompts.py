@@ -3,11 +3,27 @@
 import re
 from collections.abc import Mapping
 
+from export.errors import SourceError
+from export.loading.models import Model
+from export.manifest import ModelSpec
 from export.runtime.contract import Parameters
 
 INSTRUCT = re.compile(r"(?P<before>Instruct: ?)\S(?:[^\n]*\S)?(?P<behind>\s*\nQuery: ?)")
 """The form of prompts that have a place for an instruction: first E5's (Wang et al. 2024, arXiv 2401.00368, section
 3.1), then Qwen3-Embedding's and many others'."""
+
+
+def prompts_of(spec: ModelSpec, reference: Model) -> Parameters:
+    """The parameters for the prompts of a model of sentence-transformers.
+
+    Raises:
+        SourceError: a prompt is not a text.
+    """
+    named = {name: text for name, text in reference.prompts.items() if text}
+    for name, text in named.items():
+        if not isinstance(text, str):
+            raise SourceError(f"[{spec.name}] source: its prompt {name} is {text!r}, but must be a text")
+    return describe_prompts(named, reference.default_prompt_name)
 
 
 def describe_prompts(prompts: Mapping[str, str], default: str | None) -> Parameters:

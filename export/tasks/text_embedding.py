@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,17 @@ from export.loading.models import UNREADABLE, Model, architecture, check_module,
 from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
 from export.packing.heads import Encode, Lookup, Pool, TextEmbedding
-from export.runtime.contract import PROMPT_LENGTH, TEXT, TEXT_EMBEDDING, Parameters, Row
-from export.tasks import prompts, variants
+from export.runtime.contract import (
+    EMBEDDING,
+    PROMPT_LENGTH,
+    TEXT,
+    TEXT_EMBEDDING,
+    TOKEN_VECTORS,
+    Output,
+    Row,
+)
+from export.tasks import variants
+from export.tasks.prompts import prompts_of
 from export.tasks.vocabulary import MOST_TOKENS, check_dimensions, vocabulary
 from export.tower import Tower, Vocabulary
 from export.verification import samples
@@ -43,8 +52,8 @@ STEPS: Mapping[type[torch.nn.Module], Callable[[Model], torch.nn.Module]] = {
 """The graph modules for the sentence-transformers modules after the first."""
 OTHER_KINDS: Mapping[object, str] = {
     "CrossEncoder": "use task cross-encoder",
-    "MultiVectorEncoder": "use task late-interaction",
-    "SparseEncoder": "its vectors are sparse, and text-embedding has dense ones",
+    "MultiVectorEncoder": "use task multi-vector",
+    "SparseEncoder": "use task sparse",
 }
 """The models of sentence-transformers that it would convert to embedding models, and what to do with them instead."""
 
@@ -148,24 +157,13 @@ def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> To
     make, words, packed = (
         _static(spec, first) if isinstance(first, StaticEmbedding) else _encoded(spec, first, rest, adapter)
     )
-    parameters = _prompts(spec, reference)
+    has_tokens = _is_mean(first, rest)
+    parameters = prompts_of(spec, reference)
+    if has_tokens:
+        parameters["tokens_pooling"] = "mean"
     asks_for_prompts = bool(parameters["prompts"]) and not all(pooling.include_prompt for pooling in poolings)
 
-    def embed(row: Row) -> Tensor:
-        """The vector before its normalization, which is the gateway's."""
-        features: dict[str, Any] = {"input_ids": torch.from_numpy(row[0])}
-        if isinstance(first, StaticEmbedding):
-            features["offsets"] = torch.zeros(1, dtype=torch.int64)
-        else:
-            features = {"input_ids": features["input_ids"][None], "attention_mask": torch.ones(1, len(row[0]))}
-        if asks_for_prompts:
-            features["prompt_length"] = int(row[1])
-        if adapter is not None:
-            first.auto_model.set_adapter(adapter)
-        for module in (first, *rest):
-            features = module(features)
-        embedded: Tensor = features["sentence_embedding"][0, :width]
-        return embedded
+    embed = _Reference((first, *rest), adapter, width, asks_for_prompts=asks_for_prompts, has_tokens=has_tokens)
 
     def rows() -> Sequence[Row]:
         plain = samples.single_rows(words)
@@ -173,7 +171,7 @@ def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> To
 
     try:
         with torch.inference_mode():
-            dimensions = len(embed(rows()[0]))
+            dimensions = len(embed(rows()[0])[EMBEDDING])
     except UNREADABLE as exc:
         kinds = ", ".join(type(module).__name__ for module in (first, *rest))
         raise SourceError(f"[{spec.name}] source: its modules do not fit together ({kinds}): {exc}") from exc
@@ -184,14 +182,47 @@ def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> To
         name=name,
         role=TEXT_EMBEDDING,
         fields=(TEXT, PROMPT_LENGTH) if asks_for_prompts else (TEXT,),
-        head=TextEmbedding(make, [_step(spec, module) for module in rest], width),
-        width=dimensions,
+        outputs=_outputs(dimensions, has_tokens=has_tokens),
+        head=TextEmbedding(make, [_step(spec, module) for module in rest], width, tokens=has_tokens),
         reference=embed,
         samples=rows,
         vocabulary=words,
         packed=packed,
         parameters=parameters,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """The modules of a pipeline, or of one of its variants, as sentence-transformers calls them."""
+
+    modules: Sequence[Model]
+    adapter: str | None
+    """Of the first module."""
+    width: int | None
+    """How much of each vector counts."""
+    asks_for_prompts: bool
+    has_tokens: bool
+
+    def __call__(self, row: Row) -> Mapping[str, Tensor]:
+        """The vectors before their normalization, which is the gateway's."""
+        features: dict[str, Any] = {"input_ids": torch.from_numpy(row[0])}
+        first = self.modules[0]
+        if isinstance(first, StaticEmbedding):
+            features["offsets"] = torch.zeros(1, dtype=torch.int64)
+        else:
+            features = {"input_ids": features["input_ids"][None], "attention_mask": torch.ones(1, len(row[0]))}
+        if self.asks_for_prompts:
+            features["prompt_length"] = int(row[1])
+        if self.adapter is not None:
+            first.auto_model.set_adapter(self.adapter)
+        for module in self.modules:
+            features = module(features)
+        outputs: dict[str, Tensor] = {EMBEDDING: features["sentence_embedding"][0, : self.width]}
+        if self.has_tokens:
+            pooled = torch.arange(len(row[0])) >= (int(row[1]) if self.asks_for_prompts else 0)
+            outputs[TOKEN_VECTORS] = features["token_embeddings"][0, :, : self.width] * pooled[:, None]
+        return outputs
 
 
 def _with_prompts(rows: Sequence[Row]) -> Sequence[Row]:
@@ -203,6 +234,17 @@ def _with_prompts(rows: Sequence[Row]) -> Sequence[Row]:
 def _is_normalization(module: Model) -> bool:
     """Whether a module brings the vectors of rows to length 1."""
     return isinstance(module, Normalize) and module.module_output_name == "sentence_embedding"
+
+
+def _is_mean(first: Model, rest: Sequence[Model]) -> bool:
+    """Whether an embedding is the mean of its tokens' vectors, so that the gateway can make those of chunks."""
+    is_pooled = len(rest) == 1 and isinstance(rest[0], Pooling) and tuple(_modes(rest[0])) == ("mean",)
+    return is_pooled and isinstance(first, Transformer)
+
+
+def _outputs(dimensions: int, *, has_tokens: bool) -> tuple[Output, ...]:
+    tokens = (Output(TOKEN_VECTORS, (dimensions,), "token"),) if has_tokens else ()
+    return (Output(EMBEDDING, (dimensions,)), *tokens)
 
 
 def _step(spec: ModelSpec, module: Model) -> torch.nn.Module:
@@ -279,19 +321,6 @@ def _truncation(spec: ModelSpec, given: object) -> int | None:
     if given is None or (isinstance(given, int) and not isinstance(given, bool) and given >= 1):
         return given
     raise SourceError(f"[{spec.name}] source: truncate_dim is {given!r}, but must be a number of dimensions")
-
-
-def _prompts(spec: ModelSpec, reference: Model) -> Parameters:
-    """The parameters that name a model's prompts.
-
-    Raises:
-        SourceError: a prompt is not a text.
-    """
-    named = {name: text for name, text in reference.prompts.items() if text}
-    for name, text in named.items():
-        if not isinstance(text, str):
-            raise SourceError(f"[{spec.name}] source: its prompt {name} is {text!r}, but must be a text")
-    return prompts.describe_prompts(named, reference.default_prompt_name)
 
 
 def _check_prompts(spec: ModelSpec, transformer: Model, named: Mapping[str, str], words: Vocabulary) -> None:

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from export.errors import ParityError
-from export.manifest import Backend, ModelSpec, Precision
+from export.manifest import ModelSpec, Precision
 from export.packing.memory import PROOF_BYTES, Attention
-from export.plans.measures import Vectors
+from export.plans.measures import MEASURES, Limit, Values, compared
 from export.runtime.contract import Row, Tokens
 from export.tower import Tower
 from export.verification.runners import Runner, runners
-from export.verification.tolerances import MEASURE_OF, Parity, Speed
+from export.verification.tolerances import Parity, Speed, limits
 
 Batch = Sequence[int]
 """The rows that run together, by their places among all."""
@@ -41,17 +41,18 @@ def verify(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Parity | Spee
         graph: the graph's file.
 
     Yields:
-        Each comparison, one after the other, and at the end of each precision its speed: a precision takes seconds.
+        Each comparison of an output, one after the other, and at the end of each precision its speed: a precision
+        takes seconds.
 
     Raises:
         ParityError: a comparison is beyond its tolerance.
     """
     rows = tower.samples()
     with torch.inference_mode():
-        expected = np.stack([tower.reference(row).numpy() for row in rows])
+        expected = references(tower, rows)
     plans = _plans(Attention.of(spec, tower), [_longest(tower, row) for row in rows])
     seen: set[Precision] = set()
-    for runner in runners(spec, tower.fields, graph):
+    for runner in runners(spec, tower, graph):
         if runner.precision in seen:  # a processor without bf16 serves in fp32
             continue
         seen.add(runner.precision)
@@ -59,24 +60,36 @@ def verify(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Parity | Spee
             started = time.perf_counter()
             actual = _run(runner, rows, plan)
             seconds = time.perf_counter() - started
-            parity = _compare(spec.backend, tower, runner.precision, batches, expected, actual)
-            if not parity.holds:
-                raise ParityError(
-                    f"verify {tower.name} in {parity.precision}, rows {batches}: {parity.measure} error"
-                    f" {parity.worst:.2g} (largest; limit {parity.tolerance.worst:g})"
-                    f" and {parity.mean:.2g} (mean; limit {parity.tolerance.mean:g})"
-                )
-            yield parity
+            for output, limit in limits(tower, runner.precision, spec.backend).items():
+                parity = _compare(tower, runner.precision, batches, output, limit, expected[output], actual[output])
+                if not parity.holds:
+                    raise ParityError(
+                        f"verify {tower.name} in {parity.precision}, rows {batches}: {output}: {parity.measure} error"
+                        f" {parity.worst:.2g} (largest; limit {parity.tolerance.worst:g})"
+                        f" and {parity.mean:.2g} (mean; limit {parity.tolerance.mean:g})"
+                    )
+                yield parity
         yield _speed(tower, runner, rows, plan, seconds)  # of the last batches: all rows together
 
 
+def references(tower: Tower, rows: Sequence[Row]) -> dict[str, Values]:
+    """The reference's outputs of all rows, as measures compare them."""
+    found = [tower.reference(row) for row in rows]
+    return compared({output.name: [one[output.name].numpy() for one in found] for output in tower.outputs})
+
+
 def _compare(
-    backend: Backend, tower: Tower, precision: Precision, batches: str, expected: Vectors, actual: Vectors
+    tower: Tower,
+    precision: Precision,
+    batches: str,
+    output: str,
+    limit: Limit,
+    expected: Values,
+    actual: Values,
 ) -> Parity:
-    measure = MEASURE_OF[tower.role.name]
-    errors = measure.errors(expected, actual)
-    worst, mean = float(errors.max()), float(errors.mean())
-    return Parity(tower.name, precision, batches, measure.name, worst, mean, measure.tolerance(precision, backend))
+    errors = MEASURES[limit.measure](expected, actual)
+    worst, mean = float(errors.max(initial=0)), float(errors.mean()) if errors.size else 0.0
+    return Parity(tower.name, precision, batches, output, limit.measure, worst, mean, limit.tolerance)
 
 
 def _longest(tower: Tower, row: Row) -> int:
@@ -114,10 +127,14 @@ def cut(attention: Attention, rows: Sequence[int], lengths: Sequence[int]) -> li
     return batches
 
 
-def _run(runner: Runner, rows: Sequence[Row], batches: Sequence[Batch]) -> Vectors:
-    outputs = np.concatenate([runner.run([rows[i] for i in batch]) for batch in batches])
+def _run(runner: Runner, rows: Sequence[Row], batches: Sequence[Batch]) -> dict[str, Values]:
+    found = [compared(runner.run([rows[i] for i in batch])) for batch in batches]
     order = np.argsort([i for batch in batches for i in batch])
-    return outputs[order]
+    outputs: dict[str, Values] = {}
+    for name in found[0]:
+        values = [value for one in found for value in one[name]]
+        outputs[name] = [values[place] for place in order]
+    return outputs
 
 
 def _speed(tower: Tower, runner: Runner, rows: Sequence[Row], batches: Sequence[Batch], first: float) -> Speed:

@@ -2,27 +2,26 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from export.manifest import ModelSpec
 from export.packing.memory import max_batch_size
 from export.plans.gate import CASES, SPEC, Case, save_cases
 from export.plans.profiles import PlanSpec, Profile, image_profiles, length_buckets, text_profiles, write_spec
-from export.runtime.contract import Row, Tokens
+from export.runtime.contract import Row, Tokens, padded
 from export.tower import Tower
 from export.verification.runners import request
-from export.verification.tolerances import MEASURE_OF
+from export.verification.tolerances import limits
 
 CASE_ROWS = 4
 """Rows of one case, if a batch may have so many."""
+CASE_TOKENS = 512
+"""Tokens of the longest row of a case that has vectors of tokens: those of longer rows would take 100 MB."""
 
 
 def write(spec: ModelSpec, tower: Tower, folder: Path) -> None:
     """Write plan.json and parity.npz into an entry."""
-    measure = MEASURE_OF[tower.role.name]
-    plan = PlanSpec(_profiles(spec, tower), measure.name, measure.tolerance(spec.computes_in, spec.backend))
-    write_spec(plan, folder / SPEC)
+    write_spec(PlanSpec(_profiles(spec, tower), limits(tower, spec.computes_in, spec.backend)), folder / SPEC)
     batches = _batches(tower, max_batch_size(spec, tower))
     if spec.backend == "torch" and tower.vocabulary is not None:  # which computes rows of all lengths together
         batches.append([row for batch in batches for row in batch])
@@ -55,5 +54,13 @@ def _batches(tower: Tower, max_batch: int) -> list[list[Row]]:
 
 def _case(tower: Tower, rows: list[Row]) -> Case:
     with torch.inference_mode():
-        expected = np.stack([tower.reference(row).numpy() for row in rows])
-    return Case(request(rows, tower.fields), expected)
+        found = [tower.reference(row) for row in rows]
+    longest = max(value.size for row in rows for value in row)
+    return Case(
+        request(rows, tower.fields),
+        {
+            output.name: padded([one[output.name].numpy() for one in found])
+            for output in tower.outputs
+            if output.per == "row" or longest <= CASE_TOKENS
+        },
+    )

@@ -8,13 +8,14 @@ from typing import Protocol, cast
 import numpy as np
 import onnxruntime as ort
 import torch
-from numpy.typing import NDArray
 
 from export.errors import SourceError
 from export.manifest import ModelSpec, Precision
-from export.runtime.contract import Array, Field, Row, Tokens
+from export.plans.measures import Values
+from export.runtime.contract import OUTPUTS, Array, Field, Output, Row, Tokens, text_field
 from export.runtime.engine import HINTS, NAMES, Engine
 from export.runtime.torch_engine import Engine as TorchEngine
+from export.tower import Tower
 
 CUDA = "CUDAExecutionProvider"
 """The GPU provider of `onnxruntime-gpu`. A CPU rounds weights to fp16 but computes in fp32: it verifies less."""
@@ -27,16 +28,16 @@ class Runner(Protocol):
 
     precision: Precision
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """Every row, [N, width], in the order given, all of them in one batch where the backend would.
+    def run(self, rows: Sequence[Row]) -> Mapping[str, Values]:
+        """All outputs of every row, in the order given, all of them in one batch where the backend would.
 
         Raises:
             SourceError: the engine cannot compute what the graph asks for.
         """
 
 
-def runners(spec: ModelSpec, fields: Sequence[Field], graph: Path) -> Iterator[Runner]:
-    """The runners that a graph has to pass for what its entry will do, one after the other."""
+def runners(spec: ModelSpec, tower: Tower, graph: Path) -> Iterator[Runner]:
+    """The runners that a tower's graph has to pass for what its entry will do, one after the other."""
     precision = spec.computes_in
     if spec.backend == "python":
         if precision == "bf16":  # the processor that serves may not compute in it
@@ -45,7 +46,7 @@ def runners(spec: ModelSpec, fields: Sequence[Field], graph: Path) -> Iterator[R
     elif spec.backend == "torch":
         yield Torch(graph, precision)
     else:
-        yield OnnxRuntime(graph, fields, precision, ragged=spec.backend == "onnxruntime")
+        yield OnnxRuntime(graph, tower.fields, tower.outputs, precision, ragged=spec.backend == "onnxruntime")
 
 
 @contextmanager
@@ -65,9 +66,9 @@ class OpenVino:
             self._engine = Engine(graph, HINTS[precision])
         self.precision = precision if precision == "int8" else cast(Precision, NAMES[self._engine.precision])
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+    def run(self, rows: Sequence[Row]) -> Mapping[str, Values]:
         with _running("OpenVINO"):
-            return self._engine.run(rows)
+            return self._engine.run(rows, OUTPUTS)
 
 
 class Torch:
@@ -78,20 +79,23 @@ class Torch:
             self._engine = TorchEngine(graph, device="cuda:0" if torch.cuda.is_available() else "cpu")
         self.precision: Precision = precision
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+    def run(self, rows: Sequence[Row]) -> Mapping[str, Values]:
         with _running("torch"):
-            return self._engine.run(rows)
+            return self._engine.run(rows, OUTPUTS)
 
 
 class OnnxRuntime:
     """ONNX Runtime behind Triton's collector, which this follows to the letter."""
 
-    def __init__(self, graph: Path, fields: Sequence[Field], precision: Precision, *, ragged: bool) -> None:
+    def __init__(
+        self, graph: Path, fields: Sequence[Field], outputs: Sequence[Output], precision: Precision, *, ragged: bool
+    ) -> None:
         """Open a graph.
 
         Args:
             graph: an ONNX file.
             fields: the fields of its rows.
+            outputs: its outputs.
             precision: that the graph was written in.
             ragged: whether Triton concatenates rows of different length; otherwise each batch has one.
         """
@@ -102,16 +106,26 @@ class OnnxRuntime:
             self._session = ort.InferenceSession(graph, options, providers=_providers(fields))
             check_cuda(ort.get_available_providers(), self._session.get_providers())
         self._fields = fields
+        self._outputs = outputs
         self._ragged = ragged
         self.precision: Precision = precision
 
-    def run(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+    def run(self, rows: Sequence[Row]) -> Mapping[str, Values]:
         requests = (
             [request(part, self._fields) for part in _parts(rows)] if self._ragged else [request(rows, self._fields)]
         )
         feed = collect(requests, self._fields) if self._ragged else requests[0]
-        output: NDArray[np.float32] = self._session.run(None, feed)[0]
-        return np.concatenate(split(output, requests))
+        computed = self._session.run([output.name for output in self._outputs], feed)
+        return {
+            output.name: self._rows(output, values, requests)
+            for output, values in zip(self._outputs, computed, strict=True)
+        }
+
+    def _rows(self, output: Output, values: Array, requests: Sequence[Tensors]) -> Values:
+        if output.per == "token" and self._ragged:
+            scattered = scatter(values, [tensors[text_field(self._fields).ids] for tensors in requests])
+            return [row for part in scattered for row in part]
+        return [row for part in split(values, requests) for row in part]
 
 
 def check_cuda(available: Sequence[str], used: Sequence[str]) -> None:
@@ -179,7 +193,16 @@ def collect(requests: Sequence[Tensors], fields: Sequence[Field]) -> Tensors:
     return feed
 
 
-def split(output: NDArray[np.float32], requests: Sequence[Tensors]) -> list[NDArray[np.float32]]:
+def scatter(output: Array, ids: Sequence[Array]) -> list[Array]:
+    """Give each request the values of its ids, [b, L, ...], as BATCH_SCATTER_WITH_INPUT_SHAPE does.
+
+    The output's values are one behind the other, in the order of the ids of all requests (src/backend_common.cc).
+    """
+    parts = np.split(output, np.cumsum([tensor.size for tensor in ids])[:-1])
+    return [part.reshape(*tensor.shape, *output.shape[1:]) for part, tensor in zip(parts, ids, strict=True)]
+
+
+def split(output: Array, requests: Sequence[Tensors]) -> list[Array]:
     """Give each request as many rows of the output as its first input has (src/backend_output_responder.cc)."""
     rows = [len(next(iter(tensors.values()))) for tensors in requests]
     return np.split(output, np.cumsum(rows)[:-1])

@@ -1,15 +1,26 @@
-"""The error measure and the tolerances of each role, and the results of comparisons."""
+"""The error measures and the tolerances of outputs, and the results of comparisons."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from export.manifest import Backend, Precision
-from export.plans.measures import MEASURES, Tolerance, Vectors
+from export.plans.measures import MEASURES, SPARSE, Limit, Tolerance, Values, Vectors
+from export.runtime.contract import (
+    CLASSIFIER,
+    CROSS_ENCODER,
+    EMBEDDING,
+    LATE_INTERACTION,
+    QUERY_VECTORS,
+    SCORE,
+    TOKEN_VECTORS,
+    Role,
+)
+from export.tower import Tower
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """The comparison of a role's outputs with the reference's."""
+    """The comparison of an output with the reference's."""
 
     name: str
     """One of MEASURES."""
@@ -21,8 +32,8 @@ class Measure:
         """The limits of outputs that a backend computes in a precision."""
         return self.rounded if (backend, precision) == ("torch", "bf16") else self.tolerances[precision]
 
-    def errors(self, expected: Vectors, actual: Vectors) -> Vectors:
-        """The errors of outputs [N, width]: [N] or [N, width]."""
+    def errors(self, expected: Values, actual: Values) -> Vectors:
+        """The errors, of any shape."""
         return MEASURES[self.name](expected, actual)
 
 
@@ -36,23 +47,57 @@ _COSINE = Measure(
     },
     rounded=Tolerance(1e-3, 1e-3),
 )
-MEASURE_OF: Mapping[str, Measure] = {
-    "text-embedding": _COSINE,
-    "image-embedding": _COSINE,
-    # Means of cosines: all of a row's tokens have to be off for these to be.
-    "late-interaction": Measure(
-        "score",
-        {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(1e-2, 1e-2), "fp16": Tolerance(2e-3, 2e-3)},
-        rounded=Tolerance(1e-2, 1e-2),
-    ),
-    # Logits: bf16 has 8 bits of mantissa, a step of 1/256. The sigmoid behind makes a quarter of the difference.
-    "cross-encoder": Measure(
-        "logit",
+# One token of thousands may be small, and is then off by more than any mean of tokens.
+_TOKENS = Measure(
+    "token cosine",
+    {
+        "fp32": Tolerance(1e-4, 1e-4),
+        "bf16": Tolerance(1e-2, 1e-3),
+        "fp16": Tolerance(1e-2, 1e-3),
+        "int8": Tolerance(2e-1, 2e-2),
+    },
+    rounded=Tolerance(1e-2, 1e-3),
+)
+# Logits: bf16 has 8 bits of mantissa, a step of 1/256. The sigmoid behind makes a quarter of the difference.
+_LOGITS = Measure(
+    "logit",
+    {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(5e-2, 2e-2), "fp16": Tolerance(1e-2, 1e-2)},
+    rounded=Tolerance(5e-2, 2e-2),
+)
+MEASURES_OF: Mapping[str, Measure] = {
+    EMBEDDING: _COSINE,
+    TOKEN_VECTORS: _TOKENS,
+    QUERY_VECTORS: _TOKENS,
+    SPARSE: Measure(
+        "weight",
         {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(5e-2, 2e-2), "fp16": Tolerance(1e-2, 1e-2)},
         rounded=Tolerance(5e-2, 2e-2),
     ),
 }
-"""The measure of each role, by the name of the role."""
+"""The measure of each output except scores, by what is compared."""
+SCORES_OF: Mapping[Role, Measure] = {
+    # Means of cosines: all of a row's tokens have to be off for these to be.
+    LATE_INTERACTION: Measure(
+        "score",
+        {"fp32": Tolerance(1e-3, 1e-3), "bf16": Tolerance(1e-2, 1e-2), "fp16": Tolerance(2e-3, 2e-3)},
+        rounded=Tolerance(1e-2, 1e-2),
+    ),
+    CROSS_ENCODER: _LOGITS,
+    CLASSIFIER: _LOGITS,
+}
+"""The measure of the scores of each role."""
+
+
+def measure(role: Role, output: str) -> Measure:
+    """The measure of an output of a role, or of `sparse`."""
+    return SCORES_OF[role] if output == SCORE else MEASURES_OF[output]
+
+
+def limits(tower: Tower, precision: Precision, backend: Backend) -> dict[str, Limit]:
+    """The measures and tolerances of what is compared of a tower's outputs."""
+    names = {SPARSE if output.name.startswith(SPARSE) else output.name: None for output in tower.outputs}
+    found = {name: measure(tower.role, name) for name in names}
+    return {name: Limit(one.name, one.tolerance(precision, backend)) for name, one in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +108,7 @@ class Parity:
     """Its name in Triton."""
     precision: Precision
     batches: str
+    output: str
     measure: str
     worst: float
     mean: float

@@ -1,4 +1,5 @@
-"""The API of Hugging Face's Text Embeddings Inference: /, /embed, /rerank, /predict, /similarity, /tokenize, /info.
+"""The API of Hugging Face's Text Embeddings Inference: /, /embed, /embed_sparse, /embed_all, /rerank, /predict,
+/similarity, /tokenize, /info.
 
 Requests name no model; the default embedding or rerank model answers.
 """
@@ -13,15 +14,13 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway import __version__, vectors
-from gateway.catalog import Model, TextModel
-from gateway.contract import CROSS_ENCODER, EMBEDDING_ROLES
+from gateway.catalog import Model, Offer, TextModel
 from gateway.error_body import OPENAI, Dialect, Failure
 from gateway.errors import (
     DeadlineExceeded,
     InferenceFailed,
     InvalidRequest,
     ModelNotFound,
-    NoSuchRoute,
     NotReady,
     Overloaded,
     QuotaExceeded,
@@ -29,15 +28,24 @@ from gateway.errors import (
 )
 from gateway.routes import encodings
 from gateway.routes.body import read, read_one_of
-from gateway.routes.calls import caller, embed_items, find_model, find_ranker, rank_texts, record_usage
+from gateway.routes.calls import (
+    caller,
+    classify_inputs,
+    embed_items,
+    find_classifier,
+    find_model,
+    find_ranker,
+    rank_texts,
+    record_usage,
+)
 from gateway.routes.decoding import Refused
 from gateway.routes.fields import Instruction
 from gateway.routes.http import Request, json_response, large_json_response
 from gateway.routes.operation import Operation
 from gateway.routes.rerank import DOCUMENTS, QUERY, RerankRequest, rank
 from gateway.service import prompts
-from gateway.service.embed import Embeddings, Item
-from gateway.service.rerank import score_pairs
+from gateway.service.classify import Input, Pair
+from gateway.service.embed import DENSE, Embeddings, Item
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS, Text, token_spans
 from gateway.telemetry.timings import Stage
@@ -75,16 +83,21 @@ class TeiError(Struct):
     error_type: ErrorType
 
 
-class TeiEmbedRequest(Struct, forbid_unknown_fields=True):
-    """Texts to embed."""
+class TeiTexts(Struct, forbid_unknown_fields=True):
+    """Texts to embed as the model does, without options."""
 
     inputs: str | list[str | int | list[int]]
     """A text, token ids, or a list of either."""
-    normalize: bool | None = True
     truncate: Truncation = True
     truncation_direction: Direction = "Right"
     prompt_name: str | None = None
     """The name of one of the model's prompts, which is put before the texts."""
+
+
+class TeiEmbedRequest(TeiTexts, forbid_unknown_fields=True):
+    """Texts to embed."""
+
+    normalize: bool | None = True
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     """Truncate vectors to this many dimensions, which the model must support, and normalize them again."""
     refused: ClassVar[Mapping[str, Refused]] = {
@@ -93,6 +106,14 @@ class TeiEmbedRequest(Struct, forbid_unknown_fields=True):
         "normalized": Refused("use normalize instead", (True,)),
         "output_dimension": Refused("use dimensions instead"),
     }
+
+
+class SparseValue(Struct):
+    """A term of a sparse vector."""
+
+    index: int
+    """An id of the vocabulary."""
+    value: float
 
 
 class TeiRerankRequest(Struct, forbid_unknown_fields=True):
@@ -154,19 +175,23 @@ class TokenizeRequest(Struct, forbid_unknown_fields=True):
 
 
 class PredictRequest(Struct, forbid_unknown_fields=True):
-    """Pairs of texts to score with a cross-encoder."""
+    """Texts or pairs of texts to classify, or pairs to score with a cross-encoder."""
 
-    inputs: Annotated[
-        list[str | Annotated[list[str], Meta(min_length=2, max_length=2)]], Meta(min_length=1, max_length=MAX_ROWS)
-    ]
-    """A pair of texts, or a list of pairs."""
+    inputs: (
+        str
+        | Annotated[
+            list[str | Annotated[list[str], Meta(min_length=1, max_length=2)]], Meta(min_length=1, max_length=MAX_ROWS)
+        ]
+    )
+    """A text, a pair of texts, or a list of lists that hold a text or a pair each."""
     truncate: Truncation = True
     truncation_direction: Direction = "Right"
     raw_scores: bool = False
+    """Whether scores are the model's logits."""
 
 
 class Prediction(Struct):
-    """The score of a pair."""
+    """The score of a label."""
 
     score: float
     label: str
@@ -233,6 +258,40 @@ async def _answer_embeddings(request: Request, started: float, body: TeiEmbedReq
     return await _response(request, started, build, texts, embedded.text_tokens, embedded.vectors.size)
 
 
+async def create_sparse_embeddings(request: Request) -> Response:
+    """Answer POST /embed_sparse: the terms of each text."""
+    return await _answer_kind(request, "sparse", lambda embedded: [_terms(vector) for vector in embedded.sparse])
+
+
+def _terms(vector: vectors.Sparse) -> list[SparseValue]:
+    return list(map(SparseValue, vector.indices.tolist(), vector.weights.tolist()))
+
+
+async def create_token_embeddings(request: Request) -> Response:
+    """Answer POST /embed_all: the vectors of each text's tokens, not normalized."""
+    return await _answer_kind(
+        request, "multi_vector", lambda embedded: [Raw(encodings.matrix(each, "float")) for each in embedded.tokens]
+    )
+
+
+async def _answer_kind(request: Request, kind: Offer, build: Callable[[Embeddings], object]) -> Response:
+    started = time.perf_counter()
+    body = await read(request, TeiTexts)
+    model = find_model(request, None, {kind})
+    items = _items(body.inputs)
+    embedded = await embed_items(
+        request,
+        model,
+        items,
+        purpose=body.prompt_name,
+        place="prompt_name",
+        truncate=_truncate(body.truncate, body.truncation_direction),
+        kinds={kind},
+    )
+    texts = [item.text for item in items]
+    return await _response(request, started, lambda: build(embedded), texts, embedded.text_tokens, embedded.numbers)
+
+
 async def create_similarities(request: Request) -> Response:
     """Answer POST /similarity: the cosine of each sentence with the first."""
     started = time.perf_counter()
@@ -287,20 +346,25 @@ async def _read_ranking(request: Request) -> RerankRequest | TeiRerankRequest:
 
 
 async def create_predictions(request: Request) -> Response:
-    """Answer POST /predict: score each pair with a cross-encoder of one logit."""
+    """Answer POST /predict: the scores of all labels of a text, of a pair, or of each of several, best first."""
     started = time.perf_counter()
     body = await read(request, PredictRequest)
-    pairs = _pairs(body.inputs)
-    text_model = find_ranker(request, None)
-    if text_model.role != CROSS_ENCODER:
-        raise InvalidRequest(f"model {text_model.name!r} is not a cross-encoder; /predict needs one")
-    truncate = _truncate(body.truncate, body.truncation_direction)
-    scores, tokens = await score_pairs(caller(request), text_model, pairs, truncate=truncate, raw=body.raw_scores)
-    predictions = [[Prediction(score, "LABEL_0")] for score in scores]
-    texts = [text for pair in pairs for text in pair]
-    record_usage(request, len(texts), tokens)
-    content = predictions if isinstance(body.inputs[0], list) else predictions[0]
-    return await _response(request, started, lambda: content, texts, tokens)
+    inputs = _inputs_to_classify(body.inputs)
+    found = await classify_inputs(
+        request,
+        find_classifier(request, None),
+        inputs,
+        truncate=_truncate(body.truncate, body.truncation_direction),
+        raw=body.raw_scores,
+    )
+    is_batch = not isinstance(body.inputs, str) and isinstance(body.inputs[0], list)
+
+    def build() -> list[list[Prediction]] | list[Prediction]:
+        predictions = [[Prediction(score, label) for label, score in scored] for scored in found.labelled()]
+        return predictions if is_batch else predictions[0]
+
+    texts = [text for one in inputs for text in one.texts]
+    return await _response(request, started, build, texts, found.tokens, found.scores.size)
 
 
 async def tokenize(request: Request) -> Response:
@@ -340,13 +404,8 @@ async def info(request: Request) -> Response:
     )
 
 
-async def refuse(request: Request) -> Response:
-    """Answer the routes of TEI that this server does not support."""
-    raise NoSuchRoute(f"{request.url.path} is not supported: the exported graph pools into one dense vector")
-
-
 def _embedding_model(request: Request) -> tuple[Model, TextModel]:
-    model = find_model(request, None, EMBEDDING_ROLES)
+    model = find_model(request, None, DENSE)
     if model.text is None:
         raise ModelNotFound(f"the default embedding model, {model.name!r}, accepts only images")
     return model, model.text
@@ -373,14 +432,19 @@ def _items(inputs: str | list[str | int | list[int]]) -> list[Item]:
     return items
 
 
-def _pairs(inputs: list[str | list[str]]) -> list[tuple[str, str]]:
+def _inputs_to_classify(inputs: str | list[str | list[str]]) -> list[Input]:
+    if isinstance(inputs, str):
+        return [Input("inputs", inputs)]
     texts = [item for item in inputs if isinstance(item, str)]
-    pairs = [(item[0], item[1]) for item in inputs if isinstance(item, list)]
     if not texts:
-        return pairs
-    if pairs or len(texts) != 2:
-        raise InvalidRequest("inputs must be a pair of texts or a list of pairs", param="inputs")
-    return [(texts[0], texts[1])]
+        return [Input(f"inputs[{i}]", _content(item)) for i, item in enumerate(inputs) if isinstance(item, list)]
+    if len(texts) < len(inputs) or len(texts) > 2:
+        raise InvalidRequest("inputs must be a text, a pair of texts, or a list of lists of them", param="inputs")
+    return [Input("inputs", _content(texts))]
+
+
+def _content(texts: list[str]) -> str | Pair:
+    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
 
 
 def _truncate(truncate: Truncation, direction: Direction) -> Truncate:
@@ -431,6 +495,26 @@ OPERATIONS = tuple(
         ),
         Operation(
             "post",
+            "/embed_sparse",
+            "teiEmbedSparse",
+            "Embed texts as sparse vectors (TEI)",
+            create_sparse_embeddings,
+            list[list[SparseValue]],
+            TeiTexts,
+            {"inputs": ["a shell", "a trumpet"]},
+        ),
+        Operation(
+            "post",
+            "/embed_all",
+            "teiEmbedAll",
+            "Embed each token of texts (TEI)",
+            create_token_embeddings,
+            list[list[list[float]]],
+            TeiTexts,
+            {"inputs": ["a shell", "a trumpet"]},
+        ),
+        Operation(
+            "post",
             "/rerank",
             "teiRerank",
             "Rank texts (TEI), or documents as on /v1/rerank",
@@ -443,7 +527,7 @@ OPERATIONS = tuple(
             "post",
             "/predict",
             "teiPredict",
-            "Score pairs of texts (TEI)",
+            "Classify texts or pairs of texts (TEI)",
             create_predictions,
             list[Prediction | list[Prediction]],
             PredictRequest,
@@ -470,6 +554,5 @@ OPERATIONS = tuple(
             {"inputs": "a shell"},
         ),
         Operation("get", "/info", "teiInfo", "Describe the default embedding model (TEI)", info, Info),
-        *(Operation("post", path, "", "", refuse, is_documented=False) for path in ("/embed_all", "/embed_sparse")),
     )
 )

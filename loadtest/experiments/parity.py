@@ -47,12 +47,18 @@ class Case:
     keys: Mapping[str, Any] = field(default_factory=dict)
     """More of its table."""
 
+    @property
+    def by_output(self) -> bool:
+        """Whether each of several outputs has a row of its own; otherwise the worst of them counts."""
+        return self.task == "multi-vector" or self.label == M3
+
 
 def _pair(folder: Path) -> Path:
     tiny.write_image_classifier(folder / "image")
     return tiny.write_embedding(folder / "text")
 
 
+M3 = "bge-m3"
 TEMPLATE = "<|im_start|>Query: {query}\nDocument: {document}<|im_end|>"
 EXPANSION = {"strategy": "fixed", "length": 32}
 
@@ -106,26 +112,37 @@ CASES: Sequence[Case] = (
         )
     ),
     Case("Qwen3 (LogitScore)", "cross-encoder", partial(tiny.write_logit_score, chat_template=tiny.PAIRS_TEMPLATE)),
-    Case("any (BERT)", "late-interaction", tiny.write_plain),
-    Case("ColBERT (Stanford)", "late-interaction", partial(tiny.write_colbert, pylate=False)),
-    Case("ColBERT (PyLate)", "late-interaction", partial(tiny.write_colbert, pylate=True)),
-    Case("multi-vector (BERT)", "late-interaction", partial(tiny.write_multi_vector, query_expansion=EXPANSION)),
+    Case("SPLADE (BERT)", "sparse", tiny.write_splade),
+    Case(
+        "SPLADE (ModernBERT, sum, log1p_relu)",
+        "sparse",
+        partial(tiny.write_splade, name="ModernBERT", pooling_strategy="sum", activation_function="log1p_relu"),
+    ),
+    Case(
+        "inference-free SPLADE (DistilBERT)", "sparse", tiny.write_inference_free, {"variants": ("document", "query")}
+    ),
+    Case(M3, "text-embedding", tiny.write_m3),
+    Case("any (BERT)", "multi-vector", tiny.write_plain),
+    Case("ColBERT (Stanford)", "multi-vector", partial(tiny.write_colbert, pylate=False)),
+    Case("ColBERT (PyLate)", "multi-vector", partial(tiny.write_colbert, pylate=True)),
+    Case("multi-vector (BERT)", "multi-vector", partial(tiny.write_multi_vector, query_expansion=EXPANSION)),
     Case(
         "multi-vector (ModernBERT)",
-        "late-interaction",
+        "multi-vector",
         partial(tiny.write_multi_vector, name="ModernBERT", query_expansion=EXPANSION),
     ),
-    Case("multi-vector (Qwen3)", "late-interaction", partial(tiny.write_multi_vector, name="Qwen3")),
+    Case("multi-vector (Qwen3)", "multi-vector", partial(tiny.write_multi_vector, name="Qwen3")),
     *(
         Case(name, "image-text", partial(tiny.write_image_text, name=name))
         for name in ("CLIP", "ChineseCLIP", "SigLIP", "SigLIP 2")
     ),
     Case("two folders (BERT, ViT)", "image-text", _pair),
 )
+LABELS = tuple(dict.fromkeys(case.label for case in CASES))
 
 
 class Found(msgspec.Struct, frozen=True):
-    """The results of one Triton model of a case."""
+    """The results of one Triton model of a case, or of one of its outputs."""
 
     label: str
     role: str
@@ -146,11 +163,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m loadtest.experiments.parity", description=__doc__)
     backends = list(dict.fromkeys(backend for backend, _ in RUNS))
     parser.add_argument("--backends", nargs="+", default=backends, choices=backends, help="keep what others stored")
+    parser.add_argument("--families", nargs="+", metavar="LABEL", choices=LABELS, help="keep what others stored")
     arguments = parser.parse_args()
+    cases = [case for case in CASES if case.label in (arguments.families or LABELS)]
     runs = [run for run in RUNS if run[0] in arguments.backends]
     found: list[Found] = []
     with Progress() as progress:
-        for case in progress.track(CASES, description="families"):
+        for case in progress.track(cases, description="families"):
             with tempfile.TemporaryDirectory() as scratch:
                 found += measure(case, runs, Path(scratch))
     kept = msgspec.json.decode(RESULTS.read_bytes(), type=Results).found if RESULTS.exists() else []
@@ -159,9 +178,9 @@ def main() -> int:
 
 
 def join(kept: Sequence[Found], found: Sequence[Found], backends: Sequence[str]) -> list[Found]:
-    """What is found for some backends, with what was found before for others."""
+    """What is found for some families and backends, with what was found before for others: in the order of CASES."""
     before = {(one.label, one.role): one.errors for one in kept}
-    return [
+    joined = [
         msgspec.structs.replace(
             one,
             errors={
@@ -173,6 +192,11 @@ def join(kept: Sequence[Found], found: Sequence[Found], backends: Sequence[str])
         )
         for one in found
     ]
+    measured = {(one.label, one.role.partition(" ")[0]) for one in found}
+    joined += [one for one in kept if (one.label, one.role.partition(" ")[0]) not in measured]
+    order: dict[tuple[str, str], int] = {(case.label, case.task): place for place, case in enumerate(CASES)}
+    known = [one for one in joined if (one.label, one.role.partition(" ")[0]) in order]
+    return sorted(known, key=lambda one: order[one.label, one.role.partition(" ")[0]])
 
 
 def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
@@ -187,11 +211,11 @@ def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
     for backend, precision in runs:
         spec = ModelSpec(**keys, backend=backend, precision=precision)
         for entry in build(spec, scratch / f"{backend}-{precision}", lambda _: None):
-            role = role_of(case, entry)
-            if backend != "tensorrt" or role not in forms:  # tensorrt's rows are always padded
-                forms[role] = "packed" if entry.proof["packed"] else "" if role.endswith("image") else "padded"
-            errors = found.setdefault(role, {})
             for parity in entry.proof["parity"]:
+                role = role_of(case, entry, parity["output"])
+                if backend != "tensorrt" or role not in forms:  # tensorrt's rows are always padded
+                    forms[role] = "packed" if entry.proof["packed"] else "" if role.endswith("image") else "padded"
+                errors = found.setdefault(role, {})
                 key = f"{backend} {parity['precision']}"
                 errors[key] = max(errors.get(key, 0), parity["worst"])
     return [Found(case.label, role, forms[role], errors) for role, errors in found.items()]
@@ -204,9 +228,10 @@ def write(case: Case, folder: Path) -> dict[str, Any]:
     return {"name": "tiny", "task": case.task, "source": str(source), **images, **case.keys}
 
 
-def role_of(case: Case, entry: Entry) -> str:
-    """The task of a case, and which tower of it an entry is."""
-    return f"{case.task} {entry.folder.name.removeprefix('tiny').removeprefix('-')}".strip()
+def role_of(case: Case, entry: Entry, output: str = "") -> str:
+    """The task of a case, which tower of it an entry is, and which of its outputs."""
+    tower = entry.folder.name.removeprefix("tiny").removeprefix("-")
+    return " ".join(filter(None, (case.task, tower, output if case.by_output else "")))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 
 from export.manifest import PRECISIONS, Precision, load
 from export.repository import build
+from export.runtime.contract import EMBEDDING
 from export.runtime.engine import HINTS, Engine
 from loadtest.tools.machine import cpu
 
@@ -86,9 +87,13 @@ def _engine(precision: Precision, scratch: Path) -> Engine:
 
 
 def _embed(engine: Engine, rows: Sequence[NDArray[np.int64]]) -> Vectors:
-    raw = np.concatenate([engine.run([(ids,) for ids in rows[i : i + BATCH]]) for i in range(0, len(rows), BATCH)])
+    raw = np.concatenate([_run(engine, rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)])
     vectors: Vectors = raw / np.linalg.norm(raw, axis=1, keepdims=True)
     return vectors
+
+
+def _run(engine: Engine, rows: Sequence[NDArray[np.int64]]) -> Vectors:
+    return np.asarray(engine.run([(ids,) for ids in rows], [EMBEDDING])[EMBEDDING], np.float32)
 
 
 def export_cost() -> dict[str, float]:

@@ -6,13 +6,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
-from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Router
 from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
@@ -26,6 +26,7 @@ from sentence_transformers.sentence_transformer.modules import (
     Transformer,
     WeightedLayerPooling,
 )
+from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, T5EncoderModel
 
@@ -374,6 +375,59 @@ def write_adapters(folder: Path, names: Sequence[str], name: str = "BERT") -> Pa
     return source
 
 
+def write_masked(folder: Path, name: str = "BERT", **more: Any) -> Path:
+    """A masked language model for whose texts few words of the vocabulary have a weight, where it has a bias."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForMaskedLM.from_config(config(name, **more))
+    stir(model)
+    decoder: Any = model.get_output_embeddings()
+    with torch.no_grad():
+        if decoder.bias is not None:
+            decoder.bias.normal_(-1, 0.5)
+    return write(folder, model, tokenizer(name))
+
+
+def write_splade(folder: Path, name: str = "BERT", *, max_active_dims: int | None = None, **pooling: Any) -> Path:
+    """A folder of SPLADE as sentence-transformers saves it.
+
+    Args:
+        folder: where it is written.
+        name: its family.
+        max_active_dims: the most words of a text.
+        pooling: of its SpladePooling.
+    """
+    source = write_masked(folder / "transformer", name)
+    transformer = Transformer(str(source), transformer_task="fill-mask", max_seq_length=100)
+    modules = [transformer, SpladePooling(**pooling)]
+    SparseEncoder(modules=modules, max_active_dims=max_active_dims, device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
+def write_inference_free(folder: Path, name: str = "DistilBERT") -> Path:
+    """A sparse model whose queries are looked up in a table of weights, as OpenSearch's."""
+    transformer = Transformer(
+        str(write_masked(folder / "transformer", name)), transformer_task="fill-mask", max_seq_length=100
+    )
+    torch.manual_seed(1)
+    weights = torch.rand(len(tokenizer(name))) * 5
+    weights[::7] = 0
+    router = Router.for_query_document(
+        [SparseStaticEmbedding(cast(Any, tokenizer(name)), weights, frozen=True)],
+        [transformer, SpladePooling("max", activation_function="log1p_relu")],
+    )
+    SparseEncoder(modules=[router], device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
+def write_m3(folder: Path) -> Path:
+    """A model of the kind of bge-m3: an embedding model, and two linear layers as FlagEmbedding saves them."""
+    source = write_embedding(folder, "XLM-RoBERTa", "cls")
+    torch.manual_seed(1)
+    torch.save(torch.nn.Linear(WIDTH, WIDTH).state_dict(), source / "colbert_linear.pt")
+    torch.save(torch.nn.Linear(WIDTH, 1).state_dict(), source / "sparse_linear.pt")
+    return source
+
+
 def write_cross_encoder(
     folder: Path, name: str = "BERT", labels: int = 1, tokenizer_class: str = "BertTokenizer", **more: Any
 ) -> Path:
@@ -389,9 +443,9 @@ def write_cross_encoder(
     return folder
 
 
-def write_saved_cross_encoder(folder: Path, name: str = "BERT", **settings: Any) -> Path:
+def write_saved_cross_encoder(folder: Path, name: str = "BERT", labels: int = 1, **settings: Any) -> Path:
     """A classifier as sentence-transformers saves it, with settings of its CrossEncoder."""
-    source = write_cross_encoder(folder / "transformer", name)
+    source = write_cross_encoder(folder / "transformer", name, labels)
     CrossEncoder(str(source), device="cpu", **settings).save(str(folder / "saved"))
     return folder / "saved"
 

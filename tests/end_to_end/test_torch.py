@@ -23,7 +23,7 @@ SOURCES: Mapping[str, tuple[Task, Callable[[Path], Path]]] = {
     "embedding": ("text-embedding", partial(tiny.write_embedding, name="ModernBERT")),
     "biased": ("text-embedding", partial(tiny.write_embedding, name="T5")),  # padded in attention
     "cross": ("cross-encoder", tiny.write_cross_encoder),
-    "late": ("late-interaction", partial(tiny.write_multi_vector, name="ModernBERT", query_expansion=EXPANSION)),
+    "late": ("multi-vector", partial(tiny.write_multi_vector, name="ModernBERT", query_expansion=EXPANSION)),
     "pictures": ("image-text", partial(tiny.write_image_text, name="CLIP")),
 }
 """The task and the writer of each model."""

@@ -25,14 +25,16 @@ if "--loadEngine" in options:
         name: np.fromfile(file, types[name]).reshape([int(n) for n in shapes[name].split("x")])
         for name, file in (spec.split(":") for spec in options["--loadInputs"].split(","))
     }}
-    (result,) = session.run(None, feed)
-    result[-1, 0] += {error}
-    values = [f"{{value:g}}" for value in result.ravel()]
-    dimensions = "x".join(map(str, result.shape))
-    Path(options["--exportOutput"]).write_text(
-        '[\\n  {{ "name" : "embedding"\\n  , "dimensions" : "' + dimensions
-        + '"\\n  , "values" : [ ' + ", ".join(values) + " ]\\n  }}\\n]\\n"
-    )
+    tensors = []
+    for output, result in zip(session.get_outputs(), session.run(None, feed)):
+        result[-1, 0] += {error}
+        values = [f"{{value:g}}" for value in result.ravel()]
+        dimensions = "x".join(map(str, result.shape))
+        tensors.append(
+            '  {{ "name" : "' + output.name + '"\\n  , "dimensions" : "' + dimensions
+            + '"\\n  , "values" : [ ' + ", ".join(values) + " ]\\n  }}"
+        )
+    Path(options["--exportOutput"]).write_text("[\\n" + ",\\n".join(tensors) + "\\n]\\n")
 """
 
 

@@ -28,12 +28,12 @@ def towers(bert: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     sources: dict[Task, Path] = {
         "text-embedding": Path(bert.source),
         "cross-encoder": tiny.write_cross_encoder(folder / "cross-encoder"),
-        "late-interaction": tiny.write_colbert(folder / "late-interaction", pylate=True),
+        "multi-vector": tiny.write_colbert(folder / "late-interaction", pylate=True),
         "image-text": tiny.write_image_text(folder / "image-text", "CLIP"),
     }
     specs = [ModelSpec(name="tiny", task=task, source=str(source)) for task, source in sources.items()]
     found = [(spec, tower) for spec in specs for tower in load_towers(spec, resolve(spec))]
-    return {tower.role.name if tower.name == "tiny" else tower.name: (spec, tower) for spec, tower in found}
+    return {tower.role if tower.name == "tiny" else tower.name: (spec, tower) for spec, tower in found}
 
 
 def parsed(model: Model, backend: Backend = "python", **keys: Any) -> pb.ModelConfig:

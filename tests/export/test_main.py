@@ -68,7 +68,7 @@ def test_list_says_which_models_there_are_and_which_are_built(workshop: Path) ->
     rows = {cells[0]: cells[1:5] for cells in table(listed.stdout)}
     assert rows["model"] == ["task", "backend", "precision", "built"]
     assert rows["tiny"] == ["text-embedding", "python", "fp32", "yes"]
-    assert rows["ranker"] == ["late-interaction", "onnxruntime", "fp16", "no"]
+    assert rows["ranker"] == ["multi-vector", "onnxruntime", "fp16", "no"]
     assert not (workshop / "repository" / "ranker").exists()
 
 

@@ -18,9 +18,14 @@ def write(folder: Path, text: str) -> Path:
 def test_own_manifest_names_the_default_models() -> None:
     specs = load()
     assert specs["all-minilm-l6-v2"].aliases == ("text-embedding-3-small",)
-    assert specs["minilm-late-interaction"].task == "late-interaction"
+    assert specs["minilm-late-interaction"].task == "multi-vector"
     assert [name for name, spec in specs.items() if spec.default] == ["all-minilm-l6-v2", "minilm-late-interaction"]
     assert specs["minilm-pictogram"].task == "image-text"
+
+
+def test_former_name_of_a_task_is_still_read(tmp_path: Path) -> None:
+    spec = load(write(tmp_path, "[a]\ntask = 'late-interaction'\nsource = 'x'\n"))["a"]
+    assert spec.task == "multi-vector"
 
 
 def test_relative_source_is_relative_to_the_file(tmp_path: Path) -> None:
@@ -78,7 +83,7 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         ("[a]\ntask = 'text-embedding'", "models.toml [a] source: required"),
         (
             "[a]\ntask = 'text-embeding'\nsource = 'b'",
-            "[a] task: 'text-embeding' is not one of text-embedding, cross-encoder, ",
+            "[a] task: 'text-embeding' is not one of text-embedding, sparse, ",
         ),
         (TABLE.format(name="a") + "dims = 3", "models.toml [a] dims: unknown key; the keys are task, source, "),
         (TABLE.format(name="a") + "aliases = ['b c']", "models.toml [a] aliases[0]: Expected "),
@@ -105,7 +110,7 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         ),
         # Two tasks, but one endpoint.
         (
-            RERANKER + "default = true\n[b]\ntask = 'late-interaction'\nsource = 'x'\ndefault = true",
+            RERANKER + "default = true\n[b]\ntask = 'multi-vector'\nsource = 'x'\ndefault = true",
             "models.toml [a] and [b] default: only one model can be the default of /v1/rerank",
         ),
         # The Triton model of one and the text tower of the other.
@@ -142,7 +147,7 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         (TABLE.format(name="a") + "instances = 2", "models.toml [a] instances: backend 'python' runs on the CPU"),
         (TABLE.format(name="a") + "gpus = [1]", "models.toml [a] gpus: backend 'python' runs on the CPU"),
         (
-            "[a]\ntask = 'late-interaction'\nsource = 'x'\nprecision = 'int8'",
+            "[a]\ntask = 'multi-vector'\nsource = 'x'\nprecision = 'int8'",
             "models.toml [a] precision: int8 is supported for text-embedding only",
         ),
         (
@@ -154,7 +159,7 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
             "models.toml [a] dimensions: is supported for text-embedding and image-text only",
         ),
         (
-            "[a]\ntask = 'late-interaction'\nsource = 'x'\npooling = 'cls'",
+            "[a]\ntask = 'multi-vector'\nsource = 'x'\npooling = 'cls'",
             "models.toml [a] pooling: is supported for text-embedding and image-text only",
         ),
         (TABLE.format(name="a") + "text_weight = 0.0", "models.toml [a] text_weight: is supported for image-text only"),

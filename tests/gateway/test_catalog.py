@@ -10,16 +10,17 @@ import httpx2
 import pytest
 from PIL.Image import Resampling
 
-from gateway.catalog import Catalog, Model, TextModel
-from gateway.contract import EMBEDDING_ROLES, RERANK_ROLES
+from gateway.catalog import Catalog, Model, Offer, TextModel
 from gateway.errors import ModelNotFound, NotReady
 from gateway.images.preparation import Preparation
-from gateway.triton import ModelConfig, Triton
+from gateway.triton import ModelConfig, Output, Triton
 from loadtest.tools.servers import free_ports
 from tests.gateway.text.test_loader import PANICKING, normalizing
 from tests.serving import Server
 
 Result = TypeVar("Result")
+
+DENSE: frozenset[Offer] = frozenset({"dense"})
 
 
 def with_catalog(url: str, repository: Path, use: Callable[[Catalog], Awaitable[Result]]) -> Result:
@@ -36,13 +37,13 @@ def with_catalog(url: str, repository: Path, use: Callable[[Catalog], Awaitable[
 def test_models_are_read_from_triton(server: Server, repository: Path) -> None:
     async def use(catalog: Catalog) -> None:
         await catalog.refresh()
-        model = catalog.find("text-embedding-3-small", EMBEDDING_ROLES)
+        model = catalog.find("text-embedding-3-small", DENSE)
         assert (model.name, model.width, model.image) == ("all-minilm-l6-v2", 384, None)
         assert model.text is not None
         assert (model.text.max_tokens, model.text.vocabulary_size) == (256, 30522)
-        assert catalog.find(None, RERANK_ROLES).name == "minilm-late-interaction"
+        assert catalog.find(None, {"rerank"}).name == "minilm-late-interaction"
         with pytest.raises(ModelNotFound, match="no model 'all-minilm-l6-v2' for this endpoint; served here: minilm"):
-            catalog.find("all-minilm-l6-v2", RERANK_ROLES)
+            catalog.find("all-minilm-l6-v2", {"rerank"})
 
     with_catalog(server.triton_url, repository, use)
 
@@ -61,7 +62,7 @@ def test_unchanged_model_keeps_its_tokenizer(server: Server, repository: Path) -
 def test_model_is_not_ready_rather_than_not_found_without_triton(repository: Path) -> None:
     async def use(catalog: Catalog) -> None:
         with pytest.raises(NotReady):
-            catalog.find("all-minilm-l6-v2", EMBEDDING_ROLES)
+            catalog.find("all-minilm-l6-v2", DENSE)
 
     with_catalog(f"127.0.0.1:{free_ports(1)[0]}", repository, use)
 
@@ -88,6 +89,7 @@ def read(
     inputs: frozenset[str] = frozenset(),
     width: int = 3,
     times: int = 1,
+    own_outputs: tuple[Output, ...] = (),
 ) -> list[Model]:
     """The models that a catalog reads out of configs with these parameters beside the necessary ones."""
     necessary = {"role": "cross-encoder", "max_tokens": "64", "vocabulary_size": "30522"}
@@ -99,7 +101,13 @@ def read(
             if name.startswith("model-"):
                 (tmp_path / name).symlink_to((repository / "all-minilm-l6-v2").resolve())
         triton.configs = [
-            ModelConfig(name, 8, inputs, "logits", int(own.get("width", width)), necessary | own)
+            ModelConfig(
+                name,
+                8,
+                inputs,
+                own_outputs or (Output("logits", "FP32", (int(own.get("width", width)),)),),
+                necessary | own,
+            )
             for name, own in zip(names, parameters, strict=True)
         ]
         catalog = Catalog(triton, tmp_path)
@@ -130,6 +138,17 @@ def test_parameters_of_a_cross_encoder_are_read(repository: Path, tmp_path: Path
     assert (model.activation, model.positive_class, model.prefix) == ("softmax", 2, "first_length")
     assert model.length_buckets == (16, 64)
     assert (model.name, model.triton_name) == ("public", "model-0")
+
+
+def test_labels_of_a_classifier_are_read_or_made_up(repository: Path, tmp_path: Path) -> None:
+    classifier = {"role": "classifier", "activation": "sigmoid"}
+    named, unnamed, wrong = classifier | {"labels": '["a, b", "c", ""]'}, classifier, classifier | {"labels": '["a"]'}
+    models = read(repository, tmp_path, named, unnamed, wrong)
+    assert [model.text.labels for model in models if model.text] == [
+        ("a, b", "c", ""),
+        ("LABEL_0", "LABEL_1", "LABEL_2"),
+    ]
+    assert {model.role for model in models} == {"classifier"}
 
 
 def test_max_query_tokens_is_read(repository: Path, tmp_path: Path) -> None:
@@ -177,7 +196,7 @@ def test_prompts_are_read(repository: Path, tmp_path: Path) -> None:
         ({"aliases": "good,<b>"}, "aliases[1]: Expected `str`"),
         ({"aliases": ",".join(map(str, range(257)))}, "aliases: Expected `array` of length <= 256"),
         ({"prompts": '{"query": "%s"}' % ("x" * 70_000)}, "Expected `str` of length <= 65536"),
-        ({"width": "0"}, "width: Expected `int` >= 1"),
+        ({"width": "0"}, "output logits has dims [0]; the last must be 1 to 1048576"),
         ({"max_tokens": "64", "prompts": "[" * 5000}, "prompts"),
     ],
 )

@@ -47,7 +47,7 @@ class Case:
     """Why transformers 5 itself does not answer as the older generation did, where it does not."""
 
 
-CROSS, LATE, IMAGE = "cross-encoder", "late-interaction", "image-text"
+CROSS, LATE, IMAGE = "cross-encoder", "multi-vector", "image-text"
 CASES: Mapping[str, Case] = {
     case.kind if case.task == "text-embedding" and not case.refused else f"{case.kind}-as-{case.task}": case
     for case in (

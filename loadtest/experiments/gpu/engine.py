@@ -29,8 +29,8 @@ class Conch:
         self.engine = torch_engine.Engine(entry / "1" / "program.pt2", device=plan.device)
 
     def run(self, given: Sequence[Row]) -> NDArray[np.float32]:
-        result: NDArray[np.float32] = self.engine.run(given)
-        return result
+        name = self.engine.outputs[0].name
+        return np.asarray(self.engine.run(given, [name])[name], np.float32)
 
 
 def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:

@@ -36,13 +36,15 @@ def run(plan: Plan, results: Results, leave_out: LeaveOut) -> None:
 
 
 def _compare(plan: Plan, model: Model) -> Exact:
-    """The largest error in any batch."""
-    engine = Conch(plan, plan.entry(model)).engine
+    """The largest error of the main output in any batch."""
+    conch = Conch(plan, plan.entry(model))
+    engine, output = conch.engine, conch.engine.outputs[0].name
     spec, cases = read_spec(plan.entry(model) / SPEC), read_cases(plan.entry(model) / CASES)
     batches = [read_rows(case.inputs, engine.fields, UNLIMITED) for case in cases]
-    expected = np.concatenate([case.expected for case in cases])
-    alone = np.concatenate([engine.run(rows) for rows in batches])
-    together = engine.run([row for rows in batches for row in rows])
-    worst = float(np.max([MEASURES[spec.measure](expected, actual).max() for actual in (alone, together)]))
+    expected = np.concatenate([case.expected[output] for case in cases])
+    alone = np.concatenate([conch.run(rows) for rows in batches])
+    together = conch.run([row for rows in batches for row in rows])
+    limit = spec.limits[output]
+    worst = float(np.max([MEASURES[limit.measure](expected, actual).max() for actual in (alone, together)]))
     role = "not compiled" if engine.uncompiled else "compiled"
-    return Exact(model.name, role, engine.precision, spec.measure, worst, spec.tolerance.worst)
+    return Exact(model.name, role, engine.precision, limit.measure, worst, limit.tolerance.worst)

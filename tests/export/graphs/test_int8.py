@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from export.graphs import int8, trace
+from export.plans.measures import cosine_errors, token_errors
 from export.runtime.engine import Engine
 from export.tower import Tower
-from export.verification.tolerances import MEASURE_OF
+from tests.export.outputs import computed, referenced
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +50,25 @@ def test_products_are_in_int8_but_for_those_that_narrow(quantized: Path) -> None
 
 
 def errors(tower: Tower, actual: NDArray[np.float32]) -> NDArray[np.float32]:
-    with torch.inference_mode():
-        expected = np.stack([tower.reference(row).numpy() for row in tower.samples()])
-    return MEASURE_OF["text-embedding"].errors(expected, actual)
+    return cosine_errors(referenced(tower, tower.samples()), actual)
 
 
 def test_vectors_stay_close_to_the_references_whatever_rows_are_beside(quantized: Path, bert_tower: Tower) -> None:
     engine, rows = Engine(quantized, "f32"), list(bert_tower.samples())
-    together = errors(bert_tower, engine.run(rows))
+    together = errors(bert_tower, computed(engine, rows))
     assert together.max() < 2e-2
     assert together.mean() < 5e-3
     assert together.max() > 1e-5  # or nothing has been rounded
-    alone = errors(bert_tower, np.concatenate([engine.run([row]) for row in rows]))
+    alone = errors(bert_tower, np.concatenate([computed(engine, [row]) for row in rows]))
     np.testing.assert_allclose(alone, together, atol=1e-5)
+
+
+def test_vectors_of_tokens_stay_close_too(quantized: Path, bert_tower: Tower) -> None:
+    rows = list(bert_tower.samples())
+    with torch.inference_mode():
+        expected = [bert_tower.reference(row)["tokens"].numpy() for row in rows]
+    found = token_errors(expected, Engine(quantized, "f32").run(rows, ["tokens"])["tokens"])
+    assert 1e-5 < found.max() < 5e-2
 
 
 RUN = """
@@ -70,7 +77,7 @@ import numpy as np
 from export.runtime.engine import Engine
 engine = Engine(sys.argv[1], "f32")
 rows = np.load(sys.argv[2])
-np.save(sys.argv[3], engine.run([(rows[name],) for name in rows.files]))
+np.save(sys.argv[3], engine.run([(rows[name],) for name in rows.files], ["embedding"])["embedding"])
 """
 
 

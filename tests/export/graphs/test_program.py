@@ -21,6 +21,7 @@ from export.sources.resolve import resolve
 from export.tasks.load import load_towers
 from export.tower import Tower
 from loadtest.tools import tiny
+from tests.export.outputs import computed, referenced
 
 CPU = torch.device("cpu")
 
@@ -34,7 +35,7 @@ SOURCES: dict[str, tuple[Task, Callable[[Path], Path]]] = {
     "ModernBERT, windows": ("text-embedding", lambda folder: tiny.write_embedding(folder, name="ModernBERT")),
     "Qwen3, grouped heads": ("text-embedding", lambda folder: tiny.write_embedding(folder, "Qwen3", "lasttoken")),
     "ModernBERT, late interaction": (
-        "late-interaction",
+        "multi-vector",
         lambda folder: tiny.write_multi_vector(
             folder, name="ModernBERT", query_expansion={"strategy": "fixed", "length": 32}
         ),
@@ -90,11 +91,9 @@ def test_rows_together_are_what_they_are_alone(tmp_path: Path) -> None:
     given = tower("text-embedding", tiny.write_embedding(tmp_path / "source", name="ModernBERT"))
     engine = Engine(program.write(given, tmp_path, "fp32"))
     rows = given.samples()
-    alone = np.concatenate([engine.run([row]) for row in rows])
-    with torch.inference_mode():
-        expected = np.stack([given.reference(row).numpy() for row in rows])
-    np.testing.assert_allclose(engine.run(rows), alone, atol=1e-6)
-    np.testing.assert_allclose(alone, expected, atol=1e-5)
+    alone = np.concatenate([computed(engine, [row]) for row in rows])
+    np.testing.assert_allclose(computed(engine, rows), alone, atol=1e-6)
+    np.testing.assert_allclose(alone, referenced(given, rows), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["RoBERTa", "GPT-2"])
@@ -103,9 +102,9 @@ def test_bucket_may_have_more_tokens_than_a_row_has_positions(name: str, tmp_pat
     given = tower("text-embedding", tiny.write_embedding(tmp_path / "source", name, pooling))
     engine = Engine(program.write(given, tmp_path, "fp32"))
     rows = given.samples()[:3]
-    expected = engine.run(rows)
+    expected = computed(engine, rows)
     engine.prepare([Sizes(tokens=1024, rows=5, longest=512)])
-    np.testing.assert_allclose(engine.run(rows), expected, atol=1e-6)
+    np.testing.assert_allclose(computed(engine, rows), expected, atol=1e-6)
     assert engine.counts.padding > 512
 
 
@@ -116,9 +115,9 @@ def test_decoders_are_told_apart(name: str, causal: bool, tmp_path: Path) -> Non
 
 def test_model_that_cannot_be_traced_is_refused_in_one_sentence(tmp_path: Path) -> None:
     class Asks(torch.nn.Module):
-        def forward(self, rows: object) -> Tensor:
+        def forward(self, rows: object) -> dict[str, Tensor]:
             hidden: Tensor = rows.ids  # type: ignore[attr-defined]
-            return hidden if hidden.sum() > 0 else -hidden
+            return {"embedding": hidden if hidden.sum() > 0 else -hidden}
 
     given = tower("text-embedding", tiny.write_embedding(tmp_path / "source"))
     object.__setattr__(given, "head", Asks())
@@ -136,6 +135,6 @@ def test_model_beyond_the_range_of_fp16_is_served_in_bf16(tmp_path: Path) -> Non
     spec = ModelSpec(name="tiny", task="text-embedding", source=str(source), backend="torch")
     (entry,) = build(spec, tmp_path / "repository", lambda _: None)
     assert entry.proof["precision"] == "bf16"
-    assert entry.proof["rejected"]["fp16"].startswith("verify tiny in fp16, rows alone: cosine error nan")
+    assert entry.proof["rejected"]["fp16"].startswith("verify tiny in fp16, rows alone: embedding: cosine error nan")
     assert {one["precision"] for one in entry.proof["parity"]} == {"fp32", "bf16"}
     assert ProgramSpec.read(entry.folder / "1" / files.SPEC).precision == "bf16"

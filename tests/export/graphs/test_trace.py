@@ -10,10 +10,12 @@ import transformers
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from onnxruntime import InferenceSession
+from torch import Tensor
 
 from export.errors import SourceError
 from export.graphs import trace
 from export.manifest import ModelSpec
+from export.packing.rows import Rows
 from export.runtime.contract import FIELDS
 from export.tasks import cross_encoder, image_text, text_embedding
 from export.tower import Tower
@@ -59,6 +61,7 @@ def test_ragged_graph_takes_flat_ids_and_gives_a_width_that_is_a_number(bert_gra
         "row_stride": (TensorProto.INT32, [None]),
         "length": (TensorProto.INT32, [None, 1]),
         "embedding": (TensorProto.FLOAT, [None, tiny.WIDTH]),
+        "tokens": (TensorProto.FLOAT, [None, tiny.WIDTH]),
     }
 
 
@@ -67,6 +70,7 @@ def test_padded_graph_takes_rectangles(padded: Path) -> None:
         "input_ids": (TensorProto.INT64, [None, None]),
         "length": (TensorProto.INT32, [None, 1]),
         "embedding": (TensorProto.FLOAT, [None, tiny.WIDTH]),
+        "tokens": (TensorProto.FLOAT, [None, None, tiny.WIDTH]),
     }
 
 
@@ -113,7 +117,7 @@ def test_what_stands_behind_a_row_changes_nothing(
     random = np.random.default_rng(5)
     rows = [random.integers(5, 400, length) for length in (4, 60, 23, 1)]
     with torch.inference_mode():
-        expected = np.stack([bert_tower.reference((row,)).numpy() for row in rows])
+        expected = [bert_tower.reference((row,)) for row in rows]
     length = np.array([[len(row)] for row in rows], np.int32)
     behind = [np.full(count, garbage) for count in (7, 0, 40, 2)]
     ragged: dict[str, NDArray[np.generic]] = {
@@ -126,8 +130,12 @@ def test_what_stands_behind_a_row_changes_nothing(
         "length": length,
     }
     for path, feed in ((bert_graph, ragged), (padded, rectangle)):
-        (actual,) = InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)
-        np.testing.assert_allclose(actual, expected, atol=1e-5)
+        embedding, tokens = InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)
+        np.testing.assert_allclose(embedding, np.stack([one["embedding"] for one in expected]), atol=1e-5)
+        by_rows = np.split(tokens, np.cumsum(ragged["row_stride"])[:-1]) if path == bert_graph else tokens
+        for one, found in zip(expected, by_rows, strict=True):
+            np.testing.assert_allclose(found[: len(one["tokens"])], one["tokens"], atol=1e-5)
+            assert not found[len(one["tokens"]) :].any()
 
 
 def test_architecture_that_cannot_be_traced_is_named(tmp_path: Path) -> None:
@@ -147,8 +155,15 @@ def test_architecture_that_cannot_be_traced_is_named(tmp_path: Path) -> None:
 
 
 def test_dropout_is_off_in_the_graph_even_if_the_head_is_left_in_training(bert_tower: Tower, tmp_path: Path) -> None:
-    head = torch.nn.Sequential(bert_tower.head, torch.nn.Dropout(0.5)).train()
-    trace.trace(replace(bert_tower, head=head), tmp_path / "model.onnx", ragged=True)
+    class Dropping(torch.nn.Module):
+        def __init__(self, head: torch.nn.Module) -> None:
+            super().__init__()
+            self.head, self.dropout = head, torch.nn.Dropout(0.5)
+
+        def forward(self, rows: Rows) -> dict[str, Tensor]:
+            return {name: self.dropout(values) for name, values in self.head(rows).items()}
+
+    trace.trace(replace(bert_tower, head=Dropping(bert_tower.head).train()), tmp_path / "model.onnx", ragged=True)
     operators = {node.op_type for node in onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.node}
     assert "Dropout" not in operators
     assert "RandomUniformLike" not in operators

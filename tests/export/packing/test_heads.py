@@ -13,7 +13,16 @@ from transformers import AutoModel, CLIPImageProcessor, PreTrainedModel
 
 from export.manifest import Backend
 from export.packing.encoder import RowEncoder
-from export.packing.heads import POOLINGS, Encode, ImageEmbedding, LateInteraction, Pool, Project, TextEmbedding
+from export.packing.heads import (
+    POOLINGS,
+    Encode,
+    ImageEmbedding,
+    LateInteraction,
+    Outputs,
+    Pool,
+    Project,
+    TextEmbedding,
+)
 from export.packing.rows import PackedRows, Rows
 from loadtest.tools import tiny
 
@@ -94,7 +103,7 @@ def test_several_poolings_stand_side_by_side_before_the_projection(backend: Back
         projection(pooled(modes, bert()(torch.tensor([ids])).last_hidden_state, torch.tensor([len(ids)])))
         for ids in texts
     ]
-    embedded = head(laid_out(*texts))[:-1] if backend == "torch" else head(rows(*texts))
+    embedded = (head(laid_out(*texts)) if backend == "torch" else head(rows(*texts)))["embedding"][: len(texts)]
     torch.testing.assert_close(embedded, torch.cat(expected), atol=1e-5, rtol=1e-5)
 
 
@@ -124,10 +133,10 @@ def score(head: LateInteraction, backend: Backend, *, expansion: int = 0, attend
             visible = torch.tensor([len(text) for pair in zip(*PAIRS, strict=True) for text in pair] + [0])
             keys = (packed.place < visible[packed.row]).nonzero()[:, 0]
             of_pairs = replace(of_pairs, visible=visible.int(), keys=keys.int())
-        scored: Tensor = head(of_pairs)
+        scored: Tensor = head(of_pairs)["score"]
         return scored
-    scores: Tensor = head(rows(*(query for query, _ in PAIRS)), rows(*(document for _, document in PAIRS)))
-    return scores
+    outputs: Outputs = head(rows(*(query for query, _ in PAIRS)), rows(*(document for _, document in PAIRS)))
+    return outputs["score"]
 
 
 @FORMS
@@ -175,7 +184,7 @@ def test_query_tokens_that_are_padding_elsewhere_are_told_apart() -> None:
     # Ids of 0 are tokens of some vocabularies, and what stands behind the end of a row in others.
     pairs = [([7, 8], text(9)), ([7, 8, 0], text(9))]
     head = LateInteraction(RowEncoder(bert(), "python"), torch.nn.Identity(), lambda query: query, {})
-    scores = head(rows(*(query for query, _ in pairs)), rows(*(document for _, document in pairs)))
+    scores = head(rows(*(query for query, _ in pairs)), rows(*(document for _, document in pairs)))["score"]
     expected = torch.stack([max_sim(query, document) for query, document in pairs])[:, None]
     torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
     assert scores[0] != scores[1]
@@ -187,4 +196,4 @@ def test_images_are_rescaled_and_normalized_as_their_processor_does() -> None:
     image = np.random.default_rng(3).integers(0, 256, (5, 7, 3), np.uint8)
     head = ImageEmbedding(torch.nn.Flatten(), 1 / 255, mean, deviation)
     expected = processor(Image.fromarray(image), return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(head(torch.from_numpy(image.transpose(2, 0, 1))[None]), expected.flatten(1))
+    torch.testing.assert_close(head(torch.from_numpy(image.transpose(2, 0, 1))[None])["embedding"], expected.flatten(1))

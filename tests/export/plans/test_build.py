@@ -15,7 +15,7 @@ from export.errors import ParityError
 from export.manifest import ModelSpec
 from export.plans.build import assign
 from export.plans.gate import save_cases
-from export.plans.measures import Tolerance
+from export.plans.measures import Limit, Tolerance
 from export.plans.profiles import PlanSpec, text_profiles, write_spec
 from export.plans.toolkit import PlanError
 from export.repository import build
@@ -24,7 +24,7 @@ from tests.export.machine import Machine
 from tests.export.plans.cases import case, shaped
 
 PROFILES = text_profiles(("input_ids",), ("length",), (4, 8), max_batch=3)
-SPEC = PlanSpec(PROFILES, "cosine", Tolerance(1e-3, 1e-3))
+SPEC = PlanSpec(PROFILES, {"embedding": Limit("cosine", Tolerance(1e-3, 1e-3))})
 
 
 class Serving(Machine):
@@ -72,7 +72,7 @@ def test_plan_is_built_proven_and_found_again(machine: Serving) -> None:
     assert first.returncode == 0, first.stderr
     building, built = first.stdout.splitlines()
     assert building == "plan tiny: there is no model.plan yet: building 2 profiles, which takes minutes"
-    assert re.fullmatch(r"plan tiny: built: cosine error [\d.e-]+ at worst, 0\.001 allowed", built)
+    assert re.fullmatch(r"plan tiny: built: embedding: cosine error [\d.e-]+ at worst, 0\.001 allowed", built)
     assert machine.files() == BUILT
     assert [path.name for path in machine.entry.parent.iterdir()] == ["tiny"]
     key = json.loads((machine.entry / "1" / "plan.key").read_text())
@@ -110,7 +110,9 @@ def test_failed_gate_leaves_no_plan(machine: Serving, error: str) -> None:
     machine.equip(version="110400", error=error)
     failed = machine.plan()
     assert failed.returncode == 1
-    assert failed.stderr.startswith("plan tiny: gate: profile 0 with input_ids:2x3,length:2x1: cosine error ")
+    assert failed.stderr.startswith(
+        "plan tiny: gate: profile 0 with input_ids:2x3,length:2x1: embedding: cosine error "
+    )
     assert failed.stderr.endswith(", 0.001 allowed\n")
     assert machine.files() == EXPORTED
 

@@ -13,7 +13,7 @@ import torch
 from export.errors import ParityError
 from export.plans.compile import compile_entry, compile_verified
 from export.plans.gate import Case, read_cases, save_cases
-from export.plans.measures import Tolerance
+from export.plans.measures import Limit, Tolerance
 from export.plans.profiles import PlanSpec, read_spec, write_spec
 from export.plans.sweep import sweep
 from export.plans.toolkit import PlanError
@@ -21,6 +21,7 @@ from export.runtime.compiled import compiled_staleness, current_key, write_recor
 from export.runtime.execution import Execution
 from export.runtime.program import load
 from export.runtime.torch_engine import Engine
+from tests.export.outputs import computed
 from tests.export.runtime.programs import KINDS, write
 
 KIND = KINDS["text"]
@@ -45,8 +46,11 @@ def entry(tmp_path: Path) -> Path:
     ids, length = np.zeros((2, 9), np.int64), np.array([[3], [9]], np.int32)
     for row, (values,) in zip(ids, rows, strict=True):
         row[: len(values)] = values
-    save_cases(folder / "parity.npz", [Case({"input_ids": ids, "length": length}, Engine(graph).run(rows))])
-    write_spec(PlanSpec((), "cosine", Tolerance(1e-6, 1e-6)), folder / "plan.json")
+    save_cases(
+        folder / "parity.npz",
+        [Case({"input_ids": ids, "length": length}, {"embedding": computed(Engine(graph), rows)})],
+    )
+    write_spec(PlanSpec((), {"embedding": Limit("cosine", Tolerance(1e-6, 1e-6))}), folder / "plan.json")
     return folder
 
 
@@ -67,7 +71,7 @@ def test_program_is_compiled_proven_and_found_again(entry: Path) -> None:
     assert first.returncode == 0, first.stderr
     compiling, compiled = first.stdout.splitlines()
     assert compiling == "plan tiny: there is no compiled.pt2 yet: compiling, which takes minutes"
-    assert compiled.startswith("plan tiny: compiled: cosine error ")
+    assert compiled.startswith("plan tiny: compiled: embedding: cosine error ")
     assert compiled.endswith(" at worst, 1e-06 allowed")
     assert files(entry) == BUILT
     assert plan(entry).stdout == "plan tiny: up to date\n"
@@ -75,8 +79,8 @@ def test_program_is_compiled_proven_and_found_again(entry: Path) -> None:
     assert engine.description.startswith("fp32 on a CPU, compiled; up to ")
     assert engine.execution == Execution.read(entry / "1")
     rows = KIND.rows([1, 40, 3])
-    alone = np.concatenate([engine.run([row]) for row in rows])
-    np.testing.assert_allclose(engine.run(rows), alone, atol=1e-6)
+    alone = np.concatenate([computed(engine, [row]) for row in rows])
+    np.testing.assert_allclose(computed(engine, rows), alone, atol=1e-6)
 
 
 @needs_compiler
@@ -89,7 +93,9 @@ def test_wrong_number_leaves_no_compiled_program(entry: Path) -> None:
     weight = broken.state_dict["encoder.tokens.weight"]
     weight.data = weight.flip(0)
     engine.exported = broken
-    with pytest.raises(ParityError, match=r"^gate: input_ids:2x9,length:2x1: cosine error \S+, 1e-06 allowed$"):
+    with pytest.raises(
+        ParityError, match=r"^gate: input_ids:2x9,length:2x1: embedding: cosine error \S+, 1e-06 allowed$"
+    ):
         compile_verified(entry, engine, read_spec(entry / "plan.json"), read_cases(entry / "parity.npz"))
     assert files(entry) == EXPORTED
 
@@ -100,15 +106,15 @@ def test_failed_build_is_one_sentence_and_the_program_serves_on(entry: Path, tmp
     assert failed.returncode == 1
     assert failed.stderr.count("\n") == 1
     assert failed.stderr.startswith("plan tiny: build: torch cannot compile the program: ")
-    assert "; the program serves without being compiled: cosine error " in failed.stderr
+    assert "; the program serves without being compiled: embedding: cosine error " in failed.stderr
     assert files(entry) == EXPORTED
     assert "not compiled, because there is no compiled.pt2 yet" in Engine(entry / "1" / "program.pt2").description
 
 
 def test_program_that_is_wrong_itself_is_refused(entry: Path) -> None:
     (case,) = read_cases(entry / "parity.npz")
-    save_cases(entry / "parity.npz", [Case(case.inputs, case.expected[::-1])])
-    with pytest.raises(ParityError, match=r"^gate: input_ids:2x9,length:2x1: cosine error"):
+    save_cases(entry / "parity.npz", [Case(case.inputs, {"embedding": case.expected["embedding"][::-1]})])
+    with pytest.raises(ParityError, match=r"^gate: input_ids:2x9,length:2x1: embedding: cosine error"):
         compile_entry(entry, "cpu", print)
     assert files(entry) == EXPORTED
 

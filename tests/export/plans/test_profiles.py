@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.errors import ExportError
-from export.plans.measures import Tolerance
+from export.plans.measures import Limit, Tolerance
 from export.plans.profiles import (
     BUCKETS,
     OPTIMAL_TOKENS,
@@ -71,7 +71,14 @@ def test_other_inputs_and_ranks_are_not_admitted(shapes: dict[str, tuple[int, ..
 
 def test_spec_survives_its_file(tmp_path: Path) -> None:
     profiles = text_profiles(("input_ids",), ("length",), (32, 64), max_batch=4)
-    spec = PlanSpec(profiles, "cosine", Tolerance(2e-3, 1e-3), workspace_mib=1024)
+    spec = PlanSpec(
+        profiles,
+        {
+            "embedding": Limit("cosine", Tolerance(2e-3, 1e-3)),
+            "tokens": Limit("token cosine", Tolerance(1e-2, 1e-3)),
+        },
+        workspace_mib=1024,
+    )
     write_spec(spec, tmp_path / "plan.json")
     assert read_spec(tmp_path / "plan.json") == spec
 

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from onnx import parser, save
 
-from export.plans.measures import Tolerance
+from export.plans.measures import Limit, Tolerance
 from export.plans.profiles import PlanSpec, text_profiles
 from export.plans.toolkit import PlanError, Trtexec, find_toolkit, is_here
 from tests.export.machine import Machine
 
-SPEC = PlanSpec(text_profiles(("input_ids",), ("length",), (4, 8), max_batch=3), "cosine", Tolerance(1e-3, 1e-3))
+SPEC = PlanSpec(
+    text_profiles(("input_ids",), ("length",), (4, 8), max_batch=3),
+    {"embedding": Limit("cosine", Tolerance(1e-3, 1e-3))},
+)
 
 
 @pytest.fixture
@@ -63,5 +66,5 @@ def test_outputs_come_back_in_shape_and_with_what_is_no_number(machine: Machine,
         '<ir_version: 8, opset_import: ["" : 17]> g (int64[b, 2] x) => (float[b, 2] y) { y = Cast<to = 1>(x) }'
     )
     save(graph, tmp_path / "model.plan")
-    (output,) = find_toolkit().run(tmp_path / "model.plan", [(0, {"x": np.arange(6).reshape(3, 2)})])
-    np.testing.assert_array_equal(output, np.array([[0, 1], [2, 3], [np.nan, 5]], np.float32))
+    (outputs,) = find_toolkit().run(tmp_path / "model.plan", [(0, {"x": np.arange(6).reshape(3, 2)})])
+    np.testing.assert_array_equal(outputs["y"], np.array([[0, 1], [2, 3], [np.nan, 5]], np.float32))

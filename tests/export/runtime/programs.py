@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.runtime.contract import FIELDS, Row
+from export.runtime.contract import FIELDS, Output, Row
 from export.runtime.inputs import Expansion, Layout, Pack
 from export.runtime.operators import attend, attend_visible, maxsim
 from export.runtime.program import SPEC, TYPES, ProgramSpec, save
@@ -57,17 +57,17 @@ class Program(nn.Module):
         self.names = names
         self.encoder = Encoder()
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return self.compute(dict(zip(self.names, inputs, strict=True)))
 
-    def compute(self, given: Mapping[str, Tensor]) -> Tensor:
+    def compute(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         raise NotImplementedError
 
 
 class Mean(Program):
-    """The mean of a row's tokens behind its prompt."""
+    """The mean of a row's tokens behind its prompt, and the tokens."""
 
-    def compute(self, given: Mapping[str, Tensor]) -> Tensor:
+    def compute(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         hidden, starts = self.encoder(given).float(), given["starts"]
         counted = torch.ones_like(hidden[:, :1])
         if "prompt_length" in given:
@@ -76,17 +76,17 @@ class Mean(Program):
             torch.segment_reduce(each, "sum", offsets=starts.long(), axis=0, unsafe=True)
             for each in (hidden * counted, counted)
         )
-        mean: Tensor = total / number.clamp(min=1)
-        return mean
+        return total / number.clamp(min=1), hidden
 
 
 class MaxSim(Program):
-    """Late interaction."""
+    """Late interaction, and the vector and a weight of each token."""
 
-    def compute(self, given: Mapping[str, Tensor]) -> Tensor:
+    def compute(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         hidden, longest = self.encoder(given), (given["longest_query"].shape[0], given["longest"].shape[0])
         score: Tensor = maxsim(hidden, given["ids"] >= 0, given["starts"], given["query"], *longest)
-        return score
+        tokens = hidden.float()
+        return score, tokens, tokens, tokens[:, 0].relu()
 
 
 class Image(Program):
@@ -96,9 +96,9 @@ class Image(Program):
         super().__init__(names)
         self.project = nn.Linear(3 * 5 * 5, WIDTH)
 
-    def compute(self, given: Mapping[str, Tensor]) -> Tensor:
+    def compute(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         projected: Tensor = self.project(given["pixels"].flatten(1).to(self.project.weight.dtype) / 255)
-        return projected.float()
+        return (projected.float(),)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,11 @@ class Kind:
     fields: tuple[str, ...]
     inputs: tuple[str, ...]
     expansion: Expansion | None = None
-    width: int = WIDTH
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """Of the model."""
+        return next(outputs for model, outputs in OUTPUTS.items() if issubclass(self.model, model))
 
     def rows(self, lengths: Sequence[int], seed: int = 0) -> list[Row]:
         """Random rows; of pairs, these are the lengths of the documents."""
@@ -131,20 +135,29 @@ class Kind:
         return [tuple(value(field, length) for field in self.fields) for length in lengths]
 
 
+OUTPUTS: Mapping[type[Program], tuple[Output, ...]] = {
+    Mean: (Output("embedding", (WIDTH,)), Output("tokens", (WIDTH,), "token")),
+    MaxSim: (
+        Output("score", (1,)),
+        Output("tokens", (WIDTH,), "token"),
+        Output("query_tokens", (WIDTH,), "query token"),
+        Output("sparse_weights", (), "token"),
+    ),
+    Image: (Output("embedding", (WIDTH,)),),
+}
 PAIR = ("query_ids", "document_ids")
 KINDS = {
     "text": Kind(Mean, ("input_ids",), PACKED),
     "segments": Kind(Mean, ("input_ids", "first_length"), (*PACKED, "first_length")),
     "prompt": Kind(Mean, ("input_ids", "prompt_length"), (*PACKED, "prompt_length")),
     "filled": Kind(Mean, ("input_ids",), PACKED, Expansion("input_ids", 12, 1, attended=True)),
-    "pair": Kind(MaxSim, PAIR, (*PACKED, "query", "longest_query"), width=1),
-    "expanded": Kind(MaxSim, PAIR, (*PACKED, "query", "longest_query"), Expansion("query_ids", 5, 1, attended=True), 1),
+    "pair": Kind(MaxSim, PAIR, (*PACKED, "query", "longest_query")),
+    "expanded": Kind(MaxSim, PAIR, (*PACKED, "query", "longest_query"), Expansion("query_ids", 5, 1, attended=True)),
     "unseen": Kind(
         MaxSim,
         PAIR,
         (*PACKED, "query", "longest_query", "visible", "keys"),
         Expansion("query_ids", 5, 1, attended=False),
-        1,
     ),
     "image": Kind(Image, ("pixels",), ("pixels",)),
 }
@@ -164,7 +177,15 @@ def write(kind: Kind, folder: Path, precision: str = "fp32") -> Path:
     known = {field.name for field in FIELDS}
     assert known.issuperset(kind.fields)
     spec = ProgramSpec(
-        torch.__version__, precision, kind.fields, kind.width, kind.inputs, False, HEADS, WIDTH // HEADS, kind.expansion
+        torch.__version__,
+        precision,
+        kind.fields,
+        kind.outputs,
+        kind.inputs,
+        False,
+        HEADS,
+        WIDTH // HEADS,
+        kind.expansion,
     )
     spec.write(folder / SPEC)
     return folder / "program.pt2"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from export.runtime.contract import FIELDS, IMAGE_TOKENS, Array, Field, InvalidTensorsError, Limits, Row, read_rows
 from export.runtime.engine import CELLS_PER_TOKEN, NAMES, PACK_COST, PACK_TOKENS, Engine, hint, packs
 from export.tower import Tower
+from tests.export.outputs import assert_close
 
 X86 = ("BF16", "WINOGRAD", "FP32", "INT8", "BIN", "EXPORT_IMPORT")
 """What OpenVINO says of a processor: ov::device::capabilities. This is one with AVX-512."""
@@ -206,9 +207,9 @@ def engine(bert_graph: Path) -> Engine:
     return Engine(bert_graph, "f32")
 
 
-def test_engine_knows_its_fields_and_width_from_the_graph(engine: Engine, bert_tower: Tower) -> None:
+def test_engine_knows_its_fields_and_outputs_from_the_graph(engine: Engine, bert_tower: Tower) -> None:
     assert engine.fields == (TEXT,)
-    assert engine.width == bert_tower.width
+    assert engine.outputs == bert_tower.outputs
     assert engine.precision == "f32"
 
 
@@ -218,17 +219,39 @@ def test_rows_in_any_mix_have_the_vectors_of_the_reference(engine: Engine, bert_
     assert lengths.sum() > 3 * PACK_TOKENS
     rows: list[Row] = [(random.integers(5, 400, length),) for length in lengths]
     with torch.inference_mode():
-        expected = np.stack([bert_tower.reference(row).numpy() for row in rows])
-    np.testing.assert_allclose(engine.run(rows), expected, atol=1e-5)
+        expected = [bert_tower.reference(row) for row in rows]
+    found = engine.run(rows, ["embedding", "tokens"])
+    assert_close(found["embedding"], np.stack([one["embedding"] for one in expected]))
+    for tokens, one in zip(found["tokens"], expected, strict=True):
+        assert_close(tokens, one["tokens"])
+
+
+def test_outputs_that_nobody_wants_are_left_out(engine: Engine, bert_tower: Tower) -> None:
+    rows = bert_tower.samples()[:3]
+    assert list(engine.run(rows, ["tokens"])) == ["tokens"]
+    assert engine.run(rows, []) == {}
+    assert engine.run(rows, ["embedding", "score"]).keys() == {"embedding"}
+
+
+def test_an_answer_stays_what_it_was_when_the_engine_goes_on(engine: Engine, bert_tower: Tower) -> None:
+    """OpenVINO takes the memory of its outputs again."""
+    short, *_, long = bert_tower.samples()
+    before = engine.run([short], ["embedding", "tokens"])
+    copied = {name: np.array(values[0]) for name, values in before.items()}
+    engine.run([long], ["embedding", "tokens"])
+    for name, values in before.items():
+        np.testing.assert_array_equal(values[0], copied[name])
 
 
 def test_engine_counts_tokens_and_the_attention_of_padding(bert_graph: Path) -> None:
     engine = Engine(bert_graph, "f32")
-    engine.run([(np.full(length, 5, np.int64),) for length in (20, 20, 10)])  # one pack
+    engine.run([(np.full(length, 5, np.int64),) for length in (20, 20, 10)], ["embedding"])  # one pack
     assert (engine.counts.tokens, engine.counts.in_flight) == (50, 0)
     assert engine.counts.executions == {"compiled": 1}
     assert math.isclose(engine.counts.padding, (3 * 20**2 - (20**2 + 20**2 + 10**2)) / CELLS_PER_TOKEN)
 
 
 def test_no_rows_give_no_results(engine: Engine) -> None:
-    assert engine.run([]).shape == (0, engine.width)
+    found = engine.run([], ["embedding", "tokens"])
+    assert np.shape(found["embedding"]) == (0, engine.outputs[0].shape[0])
+    assert found["tokens"] == []

@@ -11,7 +11,8 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from export.runtime.operators import SLICE, _flash, _padded, attend, attend_visible, maxsim
+from export.runtime import operators
+from export.runtime.operators import SLICE, _flash, _padded, attend, attend_visible, maxsim, splade
 
 WIDTH = 8
 SCALE = 0.3
@@ -162,3 +163,27 @@ def test_maxsim_compares_a_slice_at_a_time() -> None:
     with Largest() as largest:
         maxsim._init_fn(vectors, counted, starts, queries, 1500, 3000)  # of the operator, the mode sees nothing inside
     assert largest.elements == max(vectors.numel(), 2 * SLICE * SLICE)
+
+
+@pytest.mark.parametrize("total", [False, True])
+@pytest.mark.parametrize("logs", [1, 2])
+def test_terms_are_those_of_each_row(logs: int, total: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(sum(LENGTHS) + 3, WIDTH, generator=generator)
+    weight, bias = torch.randn(1000, WIDTH, generator=generator), torch.randn(1000, generator=generator)
+    starts = starts_of((*LENGTHS, 3))  # the last row is nobody's
+    whole = splade(hidden, weight, bias, starts, logs, total)
+    for row, (begin, end) in enumerate(pairwise(starts.tolist()[:-1])):
+        weights = (hidden[begin:end] @ weight.T + bias).relu()
+        for _ in range(logs):
+            weights = weights.log1p()
+        expected = torch.zeros(1000)
+        if begin < end:
+            expected = weights.sum(0) if total else weights.amax(0)
+        torch.testing.assert_close(whole[row], expected, atol=1e-5, rtol=1e-5)
+    assert not whole[-1].any()
+    monkeypatch.setattr(operators, "LOGITS", 300 * len(hidden))  # slices of 300, the last one shorter
+    torch.testing.assert_close(splade(hidden, weight, bias, starts, logs, total), whole)
+    half = splade(hidden, weight.half(), bias, starts, logs, total)
+    torch.testing.assert_close(half, whole, atol=2e-2, rtol=2e-2)
+    assert half.dtype == torch.float32

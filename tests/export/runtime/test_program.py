@@ -12,6 +12,7 @@ from torch.export.passes import move_to_device_pass
 from export.runtime.inputs import EMPTY, Layout, Pack
 from export.runtime.program import ProgramError, ProgramSpec, load
 from export.runtime.torch_engine import Engine
+from tests.export.outputs import computed
 from tests.export.runtime.programs import KINDS, write
 
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ def test_saving_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     kind = KINDS["text"]
     first, second = (Engine(write(kind, tmp_path / name)) for name in ("a", "b"))
     rows = kind.rows([3, 9])
-    assert (first.run(rows) == second.run(rows)).all()
+    assert (computed(first, rows) == computed(second, rows)).all()
 
 
 def test_specification_survives_its_file(graph: Path) -> None:
@@ -42,6 +43,7 @@ def test_specification_survives_its_file(graph: Path) -> None:
     assert spec.precision == "bf16"
     assert spec.inputs == KINDS["unseen"].inputs
     assert spec.expansion == KINDS["unseen"].expansion
+    assert spec.outputs == KINDS["unseen"].outputs
 
 
 @pytest.mark.parametrize("change", [{"padded": None, "heads": None}, {"another": 1}])
@@ -87,6 +89,6 @@ def test_no_operation_mixes_devices(name: str, tmp_path: Path) -> None:
             else there(*layout.sections[each][2], dtype=torch.uint8 if each == "pixels" else torch.int32)
             for each in kind.inputs
         ]
-        output = move_to_device_pass(program, "cuda:0").module(check_guards=False)(*given)
-    assert output.device.type == "cuda"
-    assert output.shape[1] == kind.width
+        outputs = move_to_device_pass(program, "cuda:0").module(check_guards=False)(*given)
+    assert {output.device.type for output in outputs} == {"cuda"}
+    assert [tuple(output.shape[1:]) for output in outputs] == [output.shape for output in kind.outputs]

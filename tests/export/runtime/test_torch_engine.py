@@ -1,5 +1,5 @@
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from export.plans.measures import cosine_errors
-from export.runtime.contract import IMAGE_TOKENS
+from export.runtime.contract import IMAGE_TOKENS, OUTPUTS, Row, Values
 from export.runtime.execution import Execution
 from export.runtime.inputs import Sizes
 from export.runtime.torch_engine import Engine, buckets
+from tests.export.outputs import assert_close, computed
 from tests.export.runtime.programs import KINDS, Mean, write
 
 LENGTHS = (1, 5, 40, 17, 2, 8, 8, 90)
@@ -28,22 +29,47 @@ def engine(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     return Engine(write(KINDS[kind], tmp_path_factory.mktemp(kind)))
 
 
+def assert_alone(engine: Engine, rows: Sequence[Row], alone: Sequence[Mapping[str, Values]]) -> None:
+    """All outputs of rows together are those of each alone."""
+    together = engine.run(rows, OUTPUTS)
+    for output in engine.outputs:
+        for found, one in zip(together[output.name], alone, strict=True):
+            assert_close(found, one[output.name][0], atol=1e-6)
+            assert found.shape[1 if output.per != "row" else 0 :] == output.shape
+
+
 def test_rows_together_equal_rows_alone(kind: str, engine: Engine) -> None:
     rows = KINDS[kind].rows(LENGTHS)
-    together = engine.run(rows)
-    assert together.shape == (len(LENGTHS), KINDS[kind].width)
-    alone = np.concatenate([engine.run([row]) for row in rows])
-    np.testing.assert_allclose(together, alone, atol=1e-6)
-    assert len(np.unique(together.round(5), axis=0)) > 1
+    assert_alone(engine, rows, [engine.run([row], OUTPUTS) for row in rows])
+    assert len(np.unique(computed(engine, rows).round(5), axis=0)) > 1
+
+
+def test_tokens_are_those_of_the_text_and_of_the_query(kind: str, engine: Engine) -> None:
+    """Each row has as many as it has tokens, a query with its expansion."""
+    rows, expansion = KINDS[kind].rows(LENGTHS), KINDS[kind].expansion
+    found = engine.run(rows, ["tokens", "query_tokens"])
+    fields = KINDS[kind].fields
+    for name, field in (("tokens", fields[1 if "query_ids" in fields else 0]), ("query_tokens", "query_ids")):
+        least = expansion.length if expansion is not None and expansion.field == field else 0
+        if name in found:
+            lengths = [len(row[fields.index(field)]) for row in rows]
+            assert [len(values) for values in found[name]] == [max(length, least) for length in lengths]
+
+
+def test_outputs_that_nobody_wants_are_left_out(kind: str, engine: Engine) -> None:
+    rows = KINDS[kind].rows(LENGTHS)
+    main = engine.outputs[0].name
+    assert list(engine.run(rows, [main, "labels"])) == [main]
+    assert engine.run(rows, []) == {}
 
 
 def test_rows_in_a_bucket_equal_rows_alone(kind: str, engine: Engine) -> None:
     rows = KINDS[kind].rows(LENGTHS)
-    alone = np.concatenate([engine.run([row]) for row in rows])
+    alone = [engine.run([row], OUTPUTS) for row in rows]
     engine.prepare(buckets(engine.spec, padded=False))
     padding = engine.counts.padding
     for number in (1, 3, len(rows)):
-        np.testing.assert_allclose(engine.run(rows[:number]), alone[:number], atol=1e-6)
+        assert_alone(engine, rows[:number], alone[:number])
     assert engine.counts.padding - padding >= (IMAGE_TOKENS if kind == "image" else 32 - LENGTHS[0])
     engine.prepare([])
 
@@ -65,7 +91,7 @@ def _(hidden: Tensor) -> Tensor:
 
 
 class Scarce(Mean):
-    def compute(self, given: Mapping[str, Tensor]) -> Tensor:
+    def compute(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         position: Tensor = scarce(given["position"])
         return super().compute({**given, "position": position})
 
@@ -77,15 +103,15 @@ def poor(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 def test_pack_without_memory_is_split(poor: Engine) -> None:
     rows = KINDS["text"].rows([20, 30, 40, 5, 64])
-    alone = np.concatenate([poor.run([row]) for row in rows])
-    np.testing.assert_allclose(poor.run(rows), alone, atol=1e-6)
+    alone = np.concatenate([computed(poor, [row]) for row in rows])
+    np.testing.assert_allclose(computed(poor, rows), alone, atol=1e-6)
 
 
 def test_row_without_memory_fails_and_the_next_do_not(poor: Engine) -> None:
     short, long = KINDS["text"].rows([20, 80])
     with pytest.raises(torch.OutOfMemoryError, match="there is no memory"):
-        poor.run([long, short])
-    assert np.isfinite(poor.run([short])).all()
+        computed(poor, [long, short])
+    assert np.isfinite(computed(poor, [short])).all()
 
 
 def test_engine_says_how_it_computes(poor: Engine) -> None:
@@ -97,14 +123,14 @@ def test_engine_says_how_it_computes(poor: Engine) -> None:
 
 def test_program_counts_what_it_computes(poor: Engine) -> None:
     before = copy.deepcopy(poor.counts)
-    poor.run(KINDS["text"].rows([5, 6]))
+    computed(poor, KINDS["text"].rows([5, 6]))
     assert (poor.counts.tokens - before.tokens, poor.counts.padding - before.padding) == (11, 5)
     assert poor.counts.executions - before.executions == {"eager": 1}
     poor.prepare([Sizes(32, 3, 32)])
-    poor.run(KINDS["text"].rows([5, 6]))
+    computed(poor, KINDS["text"].rows([5, 6]))
     poor.prepare([])
     assert poor.counts.executions - before.executions == {"eager": 1, "graph": 1}
-    poor.run(KINDS["text"].rows([40, 40]))
+    computed(poor, KINDS["text"].rows([40, 40]))
     assert poor.counts.halved - before.halved == 1
     assert poor.counts.executions - before.executions == {"eager": 3, "graph": 1}
     assert poor.counts.busy > before.busy
@@ -112,7 +138,7 @@ def test_program_counts_what_it_computes(poor: Engine) -> None:
 
 def test_nothing_is_in_flight_after_a_failure(poor: Engine) -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        poor.run(KINDS["text"].rows([80]))
+        computed(poor, KINDS["text"].rows([80]))
     assert poor.counts.in_flight == 0
 
 
@@ -127,9 +153,9 @@ def test_limits_cut_packs(tmp_path: Path) -> None:
     graph = write(kind, tmp_path)
     engine, rows = Engine(graph), kind.rows([3, 4, 20, 4])
     engine.execution = Execution(tokens=8, rows=2)
-    expected = np.concatenate([engine.run([row]) for row in rows])
+    expected = np.concatenate([computed(engine, [row]) for row in rows])
     padding = engine.counts.padding
-    np.testing.assert_allclose(engine.run(rows), expected, atol=1e-6)
+    np.testing.assert_allclose(computed(engine, rows), expected, atol=1e-6)
     assert engine.counts.padding - padding == 1 + 4 + 4  # (3, 4), (4,) and (20,)
 
 
@@ -138,7 +164,7 @@ def test_half_precision_is_near_the_full(tmp_path: Path) -> None:
     full, half = (Engine(write(kind, tmp_path / name, name), name) for name in ("fp32", "bf16"))
     rows = kind.rows(LENGTHS)
     assert half.precision == "bf16"
-    assert cosine_errors(full.run(rows), half.run(rows)).max() < 1e-3
+    assert cosine_errors(computed(full, rows), computed(half, rows)).max() < 1e-3
     with pytest.raises(ValueError, match="the program computes in bf16, not in fp16"):
         Engine(tmp_path / "bf16" / "program.pt2", "fp16")
 

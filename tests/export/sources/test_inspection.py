@@ -5,10 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sentence_transformers import CrossEncoder, MultiVectorEncoder, SparseEncoder
-from sentence_transformers.sentence_transformer.modules import Transformer
-from sentence_transformers.sparse_encoder.modules import SpladePooling
-from transformers import AutoModelForMaskedLM
+from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
 from export.errors import SourceError
 from export.sources import inspection
@@ -50,28 +47,69 @@ def test_folders_that_the_library_saves_tell_what_saved_them(tmp_path: Path) -> 
     for name, model in (("a", reranker), ("b", decoder), ("c", late)):
         model.save_pretrained(str(tmp_path / name))
     tasks = [found(tmp_path / name)["task"] for name in ("a", "b", "c")]
-    assert tasks == ["cross-encoder", "cross-encoder", "late-interaction"]
+    assert tasks == ["cross-encoder", "cross-encoder", "multi-vector"]
 
 
-def test_splade_is_refused_by_its_modules_and_by_its_tags(tmp_path: Path) -> None:
-    tiny.write(tmp_path / "mlm", AutoModelForMaskedLM.from_config(tiny.config("BERT")), tiny.tokenizer("BERT"))
-    transformer = Transformer(str(tmp_path / "mlm"), transformer_task="fill-mask")
-    SparseEncoder(modules=[transformer, SpladePooling()], device="cpu").save_pretrained(str(tmp_path / "new"))
-    with pytest.raises(
-        SourceError, match=r"^\[a\] source: it makes sparse vectors \(module SpladePooling\), which are not"
-    ):
-        look(tmp_path / "new")
+@pytest.mark.parametrize("settings", [True, False])
+def test_splade_tells_by_its_modules(tmp_path: Path, settings: bool) -> None:
+    folder = tiny.write_splade(tmp_path)
+    if not settings:
+        (folder / "config_sentence_transformers.json").unlink()
+    assert found(folder) == {"task": "sparse"}
+
+
+@pytest.mark.parametrize("settings", [True, False])
+def test_routes_of_an_inference_free_model_are_its_variants(tmp_path: Path, settings: bool) -> None:
+    folder = tiny.write_inference_free(tmp_path)
+    if not settings:
+        (folder / "config_sentence_transformers.json").unlink()
+    assert found(folder) == {"task": "sparse", "variants": ["document", "query"]}
+
+
+def test_masked_language_model_is_sparse_if_its_card_says_so(tmp_path: Path) -> None:
     plain = write(tmp_path, BERT | {"architectures": ["BertForMaskedLM"]}, "tags: [splade]")
-    with pytest.raises(
-        SourceError, match=r"^\[a\] source: its card says that it makes sparse vectors, which are not supported"
-    ):
-        look(plain)
+    task = look(plain).keys["task"]
+    assert (task.value, task.is_guess) == ("sparse", True)
+    with pytest.raises(SourceError, match=r"^\[a\] source: its card says .* BertModel is no masked language model"):
+        look(write(tmp_path, BERT, "tags: [splade]"))
+
+
+def test_sparse_autoencoder_is_refused(tmp_path: Path) -> None:
+    folder = tiny.write_embedding(tmp_path)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[-1]["type"] = "sentence_transformers.sparse_encoder.modules.SparseAutoEncoder"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(SourceError, match=r"^\[a\] source: it makes sparse vectors of dense ones"):
+        look(folder)
+
+
+def test_bge_m3_embeds_text(tmp_path: Path) -> None:
+    assert found(tiny.write_m3(tmp_path)) == {"task": "text-embedding"}
+
+
+@pytest.mark.parametrize(
+    ("front", "task", "is_guess"),
+    [
+        ("", "classification", True),
+        ("pipeline_tag: text-classification", "classification", False),
+        ("pipeline_tag: text-ranking", "cross-encoder", False),
+    ],
+)
+def test_classifier_of_several_classes_gives_labels_unless_it_ranks(
+    tmp_path: Path, front: str, task: str, is_guess: bool
+) -> None:
+    config = BERT | {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "x", "1": "y"}}
+    folder = write(tmp_path, config, front)
+    given = {"positive_class": "y"} if task == "cross-encoder" else {}
+    inferred = look(folder, **given).keys["task"]
+    assert (inferred.value, inferred.is_guess) == (task, is_guess)
+    assert look(folder, positive_class="x").keys["task"].value == "cross-encoder"
 
 
 def test_colbert_of_either_kind_is_late_interaction(tmp_path: Path) -> None:
     for pylate in (True, False):
         folder = tiny.write_colbert(tmp_path / str(pylate), pylate=pylate)
-        assert found(folder)["task"] == "late-interaction"
+        assert found(folder)["task"] == "multi-vector"
 
 
 @pytest.mark.parametrize("name", ["CLIP", "ChineseCLIP", "SigLIP", "SigLIP 2"])
@@ -119,7 +157,7 @@ def test_class_and_card_tell_the_task(tmp_path: Path, config: dict[str, Any], fr
         (BERT, "", "text-embedding"),
         ({"architectures": ["T5EncoderModel"]}, "", "text-embedding"),
         ({"model_type": "bert"}, "", "text-embedding"),
-        (BERT, "tags: [ColBERT]", "late-interaction"),
+        (BERT, "tags: [ColBERT]", "multi-vector"),
     ],
 )
 def test_what_little_tells_is_a_guess_and_said_to_be(
@@ -143,11 +181,11 @@ def test_what_little_tells_is_a_guess_and_said_to_be(
         ),
         (
             {"architectures": ["T5ForConditionalGeneration"]},
-            "does not fit any of the tasks text-embedding, cross-encoder",
+            "does not fit any of the tasks text-embedding, sparse",
         ),
         (
             {"architectures": ["BertForTokenClassification"]},
-            "does not fit any of the tasks text-embedding, cross-encoder",
+            "does not fit any of the tasks text-embedding, sparse",
         ),
         (
             {"model_type": "vit", "image_size": 224},
@@ -203,20 +241,20 @@ def test_pooling_that_nothing_tells_is_asked_for(
 @pytest.mark.parametrize("more", [{}, {"num_labels": 2}, {"num_labels": "x"}, {"id2label": 3}])
 def test_classes_of_no_names_are_named_as_transformers_does(tmp_path: Path, more: dict[str, Any]) -> None:
     config = {"architectures": ["BertForSequenceClassification"], **more}
-    with pytest.raises(SourceError, match=r"one of LABEL_0, LABEL_1$"):
-        look(write(tmp_path, config))
+    with pytest.raises(SourceError, match=r"one of LABEL_0, LABEL_1; or set --task classification"):
+        look(write(tmp_path, config), task="cross-encoder")
 
 
 def test_class_that_means_relevant_is_asked_for(tmp_path: Path) -> None:
     folder = tiny.write_cross_encoder(tmp_path, labels=3)
     with pytest.raises(
         SourceError,
-        match=r"positive_class: .* --positive-class to the label .*, one of LABEL_0, LABEL_1, LABEL_2$",
+        match=r"positive_class: .* --positive-class to the label .*, one of LABEL_0, LABEL_1, LABEL_2; or set ",
     ):
-        look(folder)
+        look(folder, task="cross-encoder")
     inspected = look(folder, positive_class="LABEL_1")
     assert inspected.keys["task"].value == "cross-encoder"
-    assert inspected.keys["task"].is_guess
+    assert not inspected.keys["task"].is_guess
 
 
 @pytest.mark.parametrize(

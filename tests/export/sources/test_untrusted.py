@@ -7,11 +7,13 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
@@ -99,6 +101,11 @@ def word_embeddings(folder: Path) -> None:
     kind = f"{OWN}.sentence_transformer.modules.word_embeddings.WordEmbeddings"
     add_module(folder, kind, "9_Words")
     edit(folder / "9_Words" / "wordembedding_config.json", tokenizer_class="evil.Evil", max_seq_length=10)
+
+
+def zeros(folder: Path) -> None:
+    with zipfile.ZipFile(folder / "sparse_linear.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.pkl", bytes(65 << 20))
 
 
 def index(folder: Path, name: str, **settings: Any) -> None:
@@ -313,6 +320,19 @@ REFUSED: dict[str, tuple[Attack, str]] = {
         lambda f: edit(f / "config_sentence_transformers.json", prompts={"a": "x" * 10_000, "b": "x" * 10_000}),
         "prompts: have 20,000 characters, more than the allowed 16,384",
     ),
+    "layers that call": (
+        lambda f: torch.save(Payload(f.parent / "ran"), f / "sparse_linear.pt"),
+        "sparse_linear.pt holds more than tensors: its pickle calls 'posix system'$",
+    ),
+    "layers of a whole module": (
+        lambda f: torch.save(torch.nn.Linear(2, 1), f / "colbert_linear.pt"),
+        "colbert_linear.pt holds more than tensors: its pickle calls '__builtin__ set'$",
+    ),
+    "layers without an archive": (
+        lambda f: shutil.copy(f / "evil.bin", f / "sparse_linear.pt"),
+        "sparse_linear.pt is no file of torch: File is not a zip file$",
+    ),
+    "layers of many zeros": (zeros, r"sparse_linear\.pt holds 65\.0 MiB, more than the allowed 64$"),
     "a FIFO": (fifo, r"config_sentence_transformers\.json is not a regular file"),
     "a device": (lambda f: (f / "a.json").symlink_to("/dev/zero"), "a.json is a link that leads out of the folder"),
     "a link": (linked_weights, r"model\.safetensors is a link that leads out of the folder"),

@@ -21,6 +21,7 @@ from export.tower import Tower
 from gateway.scores import ACTIVATIONS
 from gateway.text.tokenizer import Template, TemplateTokenizer, TextTokenizer
 from loadtest.tools import tiny
+from tests.export.outputs import main
 
 PAIRS = [
     ("sea shells", "A conch is a sea snail."),
@@ -41,10 +42,10 @@ def load(given: ModelSpec) -> Tower:
 def logits(tower: Tower, given: Rows) -> torch.Tensor:
     """By the head, of rows together; the tower's own reference must agree."""
     with torch.inference_mode():
-        by_head: torch.Tensor = tower.head(given)
+        by_head = main(tower, tower.head(given))
         first = given.length if given.first_length is None else given.first_length
         by_reference = [
-            tower.reference((ids[:n].numpy(), one.numpy())[: len(tower.fields)])
+            main(tower, tower.reference((ids[:n].numpy(), one.numpy())[: len(tower.fields)]))
             for ids, n, one in zip(given.ids, given.length, first, strict=True)
         ]
     torch.testing.assert_close(by_head, torch.stack(by_reference), atol=1e-5, rtol=1e-5)
@@ -230,9 +231,7 @@ def test_pairs_are_compared_at_every_length_with_both_segments(tmp_path: Path) -
 
 
 def test_model_that_is_neither_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(
-        SourceError, match=r"BertModel is neither a sequence classifier nor .* use task late-interaction$"
-    ):
+    with pytest.raises(SourceError, match=r"BertModel is neither a sequence classifier nor .* use task multi-vector$"):
         load(spec(tiny.write_plain(tmp_path)))
 
 

@@ -25,6 +25,7 @@ from export.runtime.contract import IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDIN
 from export.tasks import image_text
 from export.tower import Tower
 from loadtest.tools import tiny
+from tests.export.outputs import main
 
 TEXTS = ["a shell", "A conch is a sea snail, and its shell a trumpet.", "brass"]
 IMAGES = np.random.default_rng(1).integers(0, 256, (3, tiny.IMAGE, tiny.IMAGE, 3), np.uint8)
@@ -49,8 +50,10 @@ def load(given: ModelSpec) -> tuple[Tower, Tower]:
 def of_texts(tower: Tower) -> Tensor:
     given = tiny.rows(tower, *TEXTS)
     with torch.inference_mode():
-        vectors: Tensor = tower.head(given)
-        alone = [tower.reference((ids[:n].numpy(),)) for ids, n in zip(given.ids, given.length, strict=True)]
+        vectors = main(tower, tower.head(given))
+        alone = [
+            main(tower, tower.reference((ids[:n].numpy(),))) for ids, n in zip(given.ids, given.length, strict=True)
+        ]
     torch.testing.assert_close(vectors, torch.stack(alone), atol=1e-5, rtol=1e-5)
     return vectors
 
@@ -58,8 +61,8 @@ def of_texts(tower: Tower) -> Tensor:
 def of_images(tower: Tower) -> Tensor:
     pixels = np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2))
     with torch.inference_mode():
-        vectors: Tensor = tower.head(torch.from_numpy(pixels))
-        alone = [tower.reference((image,)) for image in pixels]
+        vectors = main(tower, tower.head(torch.from_numpy(pixels)))
+        alone = [main(tower, tower.reference((image,))) for image in pixels]
     torch.testing.assert_close(vectors, torch.stack(alone), atol=1e-5, rtol=1e-5)
     return vectors
 

@@ -25,6 +25,7 @@ from export.tasks import late_interaction
 from export.tower import Tower
 from gateway.text.tokenizer import TextTokenizer
 from loadtest.tools import tiny
+from tests.export.outputs import main
 
 QUERIES = ["sea shells", "SEA, shells.", "what is brass? " * 12]
 DOCUMENTS = ["A conch is a sea snail, or its shell.", "Brass, bronze.", "Brass is an alloy; of copper. " * 20]
@@ -33,7 +34,7 @@ ATTENDED = {"strategy": "min", "attend": True, "length": 12}
 
 
 def spec(source: Path) -> ModelSpec:
-    return ModelSpec(name="tiny", task="late-interaction", source=str(source))
+    return ModelSpec(name="tiny", task="multi-vector", source=str(source))
 
 
 def load(given: ModelSpec) -> Tower:
@@ -60,8 +61,10 @@ def scores(tower: Tower) -> Tensor:
     """By the head, of the texts' pairs; the tower's own reference must agree."""
     queries, documents = ids(tower, "query", QUERIES), ids(tower, "document", DOCUMENTS)
     with torch.inference_mode():
-        by_head: Tensor = tower.head(tiny.padded(queries), tiny.padded(documents))
-        by_reference = [tower.reference(tuple(map(np.array, pair))) for pair in zip(queries, documents, strict=True)]
+        by_head = main(tower, tower.head(tiny.padded(queries), tiny.padded(documents)))
+        by_reference = [
+            main(tower, tower.reference(tuple(map(np.array, pair)))) for pair in zip(queries, documents, strict=True)
+        ]
     torch.testing.assert_close(by_head, torch.stack(by_reference), atol=1e-5, rtol=1e-5)
     return by_head[:, 0]
 
@@ -130,6 +133,23 @@ def test_texts_score_as_in_sentence_transformers(source: str, tmp_path: Path) ->
     torch.testing.assert_close(scores(tower), library(folder), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_vectors_of_texts_are_those_of_sentence_transformers(source: str, tmp_path: Path) -> None:
+    folder = SOURCES[source](tmp_path)
+    tower = load(spec(folder))
+    model = MultiVectorEncoder(str(folder), device="cpu", model_kwargs={"dtype": torch.float32})
+    queries, documents = ids(tower, "query", QUERIES), ids(tower, "document", DOCUMENTS)
+    with torch.inference_mode():
+        outputs = tower.head(tiny.padded(queries), tiny.padded(documents))
+    for name, expected in (
+        ("query_tokens", model.encode_query(QUERIES)),
+        ("tokens", model.encode_document(DOCUMENTS)),
+    ):
+        for vectors, own in zip(outputs[name], expected, strict=True):
+            counted = functional.normalize(vectors[vectors.any(1)])
+            torch.testing.assert_close(counted, own, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("source", "query", "document"),
     [
@@ -191,7 +211,7 @@ def test_document_of_which_no_token_counts_scores_least(tmp_path: Path) -> None:
     tower = load(spec(folder))
     query, document = (tiny.padded([row]) for row in ids(tower, "query", ["sea"]) + ids(tower, "document", [","]))
     with torch.inference_mode():
-        assert tower.head(query, document).tolist() == [[-1]]
+        assert main(tower, tower.head(query, document)).tolist() == [[-1]]
 
 
 @pytest.mark.parametrize("source", ["PyLate", "Stanford"])

@@ -34,6 +34,7 @@ from export.sources.resolve import resolve
 from export.tasks import text_embedding
 from export.tower import Tower
 from loadtest.tools import tiny
+from tests.export.outputs import main
 
 TEXTS = ["a shell", "A conch is a sea snail, and its shell a trumpet.", *tiny.TEXTS[:3]]
 
@@ -52,8 +53,10 @@ def assert_same_vectors(tower: Tower, reference: SentenceTransformer) -> None:
     expected = reference.encode(TEXTS, convert_to_tensor=True)
     given = tiny.rows(tower, *TEXTS)
     with torch.inference_mode():
-        by_head = tower.head(given)
-        by_reference = [tower.reference((ids[:n].numpy(),)) for ids, n in zip(given.ids, given.length, strict=True)]
+        by_head = main(tower, tower.head(given))
+        by_reference = [
+            main(tower, tower.reference((ids[:n].numpy(),))) for ids, n in zip(given.ids, given.length, strict=True)
+        ]
     for vectors in (by_head, torch.stack(by_reference)):
         torch.testing.assert_close(torch.nn.functional.normalize(vectors), expected, atol=1e-5, rtol=1e-5)
 
@@ -160,6 +163,38 @@ def test_model_without_prompts_has_none(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("source", ["mean", "cls", "dense", "truncated", "no prompt"])
+def test_tokens_are_those_of_sentence_transformers_where_the_embedding_is_their_mean(
+    source: str, tmp_path: Path
+) -> None:
+    match source:
+        case "no prompt":
+            folder = tiny.write_modules(tmp_path, source)
+        case "truncated":
+            folder = with_settings(tiny.write_embedding(tmp_path), truncate_dim=16)
+        case _:
+            pooling = "cls" if source == "cls" else "mean"
+            folder = tiny.write_embedding(tmp_path, pooling=pooling, dense=source == "dense")
+    tower = load(spec(folder))
+    if source in ("cls", "dense"):
+        assert [output.name for output in tower.outputs] == ["embedding"]
+        assert "tokens_pooling" not in tower.parameters
+        return
+    assert tower.parameters["tokens_pooling"] == "mean"
+    reference = SentenceTransformer(str(folder), device="cpu")
+    rows, expected = tiny.rows(tower, *TEXTS), reference.encode(TEXTS, output_value="token_embeddings")
+    skipped = 5 if source == "no prompt" else 0
+    if skipped:
+        rows = dataclasses.replace(rows, prompt_length=torch.tensor([skipped] * len(TEXTS)))
+    with torch.inference_mode():
+        outputs = tower.head(rows)
+    for tokens, embedding, own in zip(outputs["tokens"], outputs["embedding"], expected, strict=True):
+        assert not tokens[:skipped].any()
+        torch.testing.assert_close(tokens[skipped : len(own)], own[skipped:, : tower.width], atol=1e-5, rtol=1e-5)
+        assert not tokens[len(own) :].any()
+        torch.testing.assert_close(tokens.sum(0) / (len(own) - skipped), embedding, atol=1e-5, rtol=1e-5)
+
+
 def test_prompt_is_left_out_of_the_vector_as_sentence_transformers_does(tmp_path: Path) -> None:
     source = tiny.write_modules(tmp_path, "no prompt")
     tower = load(spec(source))
@@ -171,8 +206,8 @@ def test_prompt_is_left_out_of_the_vector_as_sentence_transformers_does(tmp_path
         given = tiny.rows(tower, prompt + text)
         alone = len(tiny.wordpiece()(prompt).input_ids) - 1  # less its [SEP]
         with torch.inference_mode():
-            by_head = tower.head(dataclasses.replace(given, prompt_length=torch.tensor([alone])))
-            by_reference = tower.reference((given.ids[0].numpy(), np.array(alone, np.int32)))[None]
+            by_head = main(tower, tower.head(dataclasses.replace(given, prompt_length=torch.tensor([alone]))))
+            by_reference = main(tower, tower.reference((given.ids[0].numpy(), np.array(alone, np.int32))))[None]
         torch.testing.assert_close(by_head, expected, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(by_reference, expected, atol=1e-5, rtol=1e-5)
 
@@ -204,7 +239,7 @@ def test_modules_are_computed_in_their_order(kind: str, tmp_path: Path) -> None:
     expected = torch.nn.functional.normalize(reference.encode(TEXTS, convert_to_tensor=True))
     given = tiny.rows(tower, *TEXTS)
     with torch.inference_mode():
-        vectors = tower.head(given)
+        vectors = main(tower, tower.head(given))
     torch.testing.assert_close(torch.nn.functional.normalize(vectors), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -216,7 +251,7 @@ def test_layers_are_weighed_only_where_the_transformer_gives_them(tmp_path: Path
     tower = load(spec(source))
     expected = SentenceTransformer(str(source), device="cpu").encode(TEXTS, convert_to_tensor=True)
     with torch.inference_mode():
-        torch.testing.assert_close(tower.head(tiny.rows(tower, *TEXTS)), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(main(tower, tower.head(tiny.rows(tower, *TEXTS))), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("backend", ["python", "tensorrt"])
@@ -254,7 +289,7 @@ def test_vectors_are_cut_to_the_size_that_the_folder_says(tmp_path: Path) -> Non
     reference = SentenceTransformer(str(source), device="cpu")
     expected = torch.nn.functional.normalize(reference.encode(TEXTS, convert_to_tensor=True))
     with torch.inference_mode():
-        vectors = tower.head(tiny.rows(tower, *TEXTS))
+        vectors = main(tower, tower.head(tiny.rows(tower, *TEXTS)))
     torch.testing.assert_close(torch.nn.functional.normalize(vectors), expected, atol=1e-5, rtol=1e-5)
     assert load(spec(with_settings(source, truncate_dim=64))).width == 32  # more than there are
 
@@ -287,7 +322,7 @@ def test_transformer_in_a_folder_of_its_own_is_found(tmp_path: Path) -> None:
     ("kind", "advice"),
     [
         ("CrossEncoder", "use task cross-encoder"),
-        ("MultiVectorEncoder", "use task late-interaction"),
+        ("MultiVectorEncoder", "use task multi-vector"),
         ("SparseEncoder", "its vectors are sparse, and text-embedding has dense ones"),
     ],
 )
@@ -397,8 +432,10 @@ def test_routes_are_towers_that_are_one_model(tmp_path: Path) -> None:
 def assert_vectors(tower: Tower, texts: list[str], expected: Tensor) -> None:
     given = tiny.rows(tower, *texts)
     with torch.inference_mode():
-        by_head = tower.head(given)
-        by_reference = [tower.reference((ids[:n].numpy(),)) for ids, n in zip(given.ids, given.length, strict=True)]
+        by_head = main(tower, tower.head(given))
+        by_reference = [
+            main(tower, tower.reference((ids[:n].numpy(),))) for ids, n in zip(given.ids, given.length, strict=True)
+        ]
     for vectors in (by_head, torch.stack(by_reference)):
         torch.testing.assert_close(torch.nn.functional.normalize(vectors), expected, atol=1e-5, rtol=1e-5)
 

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -14,11 +15,22 @@ from torch import Tensor
 from export.errors import ParityError
 from export.manifest import PRECISIONS, Backend, ModelSpec
 from export.packing.memory import PROOF_BYTES, Attention
-from export.plans.measures import Tolerance, Vectors
-from export.runtime.contract import CROSS_ENCODER, IMAGE_EMBEDDING, LATE_INTERACTION, TEXT_EMBEDDING, Role, Row
+from export.plans.measures import SPARSE, Tolerance, Vectors
+from export.runtime.contract import (
+    CLASSIFIER,
+    CROSS_ENCODER,
+    EMBEDDING,
+    LATE_INTERACTION,
+    QUERY_VECTORS,
+    SCORE,
+    TEXT_EMBEDDING,
+    TOKEN_VECTORS,
+    Role,
+    Row,
+)
 from export.tower import Tower
 from export.verification.parity import cut, verify
-from export.verification.tolerances import MEASURE_OF, Parity, Speed
+from export.verification.tolerances import Parity, Speed, measure
 
 
 @pytest.mark.parametrize(
@@ -32,7 +44,7 @@ from export.verification.tolerances import MEASURE_OF, Parity, Speed
     ],
 )
 def test_parity_holds_within_both_tolerances_only(worst: float, mean: float, holds: bool) -> None:
-    parity = Parity("tiny", "fp32", "alone", "cosine", worst, mean, Tolerance(worst=0.01, mean=0.002))
+    parity = Parity("tiny", "fp32", "alone", "embedding", "cosine", worst, mean, Tolerance(worst=0.01, mean=0.002))
     assert parity.holds is holds
 
 
@@ -41,27 +53,39 @@ def vectors(*rows: list[float]) -> Vectors:
 
 
 def test_vectors_are_held_against_each_other_by_cosine() -> None:
-    errors = MEASURE_OF["text-embedding"].errors(vectors([3, 4], [1, 0], [1, 0]), vectors([6, 8], [0, 2], [-1, 0]))
+    errors = measure(TEXT_EMBEDDING, EMBEDDING).errors(
+        vectors([3, 4], [1, 0], [1, 0]), vectors([6, 8], [0, 2], [-1, 0])
+    )
     np.testing.assert_allclose(errors, [0, 1, 2], atol=1e-6)
 
 
-@pytest.mark.parametrize("role", ["cross-encoder", "late-interaction"])
-def test_scores_are_held_against_each_other_by_difference_and_large_ones_in_proportion(role: str) -> None:
-    errors = MEASURE_OF[role].errors(vectors([0.5], [-8.0]), vectors([0.4], [-7.0]))
+@pytest.mark.parametrize("role", [CROSS_ENCODER, CLASSIFIER, LATE_INTERACTION])
+def test_scores_are_held_against_each_other_by_difference_and_large_ones_in_proportion(role: Role) -> None:
+    errors = measure(role, SCORE).errors(vectors([0.5], [-8.0]), vectors([0.4], [-7.0]))
     np.testing.assert_allclose(errors, [[0.1], [0.125]], rtol=1e-5)
 
 
-@pytest.mark.parametrize("role", [TEXT_EMBEDDING, IMAGE_EMBEDDING, CROSS_ENCODER, LATE_INTERACTION])
-def test_every_role_has_a_tolerance_for_every_precision_it_may_be_served_in(role: Role) -> None:
+@pytest.mark.parametrize(
+    ("role", "output"),
+    [
+        (CROSS_ENCODER, SCORE),
+        (CLASSIFIER, SCORE),
+        (LATE_INTERACTION, SCORE),
+        *((LATE_INTERACTION, output) for output in (EMBEDDING, SPARSE, TOKEN_VECTORS, QUERY_VECTORS)),
+    ],
+)
+def test_every_output_has_a_tolerance_for_every_precision_it_may_be_served_in(role: Role, output: str) -> None:
     offered = {precision for backend in get_args(Backend) for precision in PRECISIONS[backend]} - {"int8"}
-    assert offered <= set(MEASURE_OF[role.name].tolerances)
+    assert offered <= set(measure(role, output).tolerances)
 
 
 def test_right_graph_holds_alone_in_threes_and_together_and_its_speed_is_told(
     bert: ModelSpec, bert_tower: Tower, bert_graph: Path
 ) -> None:
     *parities, speed = verify(msgspec.structs.replace(bert, precision="fp32"), bert_tower, bert_graph)
-    assert [one.batches for one in parities if isinstance(one, Parity)] == ["alone", "in threes", "together"]
+    assert [(one.batches, one.output) for one in parities if isinstance(one, Parity)] == [
+        (batches, output) for batches in ("alone", "in threes", "together") for output in ("embedding", "tokens")
+    ]
     assert all(one.holds and one.model == "tiny" and one.worst < 1e-5 for one in parities if isinstance(one, Parity))
     assert isinstance(speed, Speed)
     assert (speed.precision, speed.per_second > 0) == ("fp32", True)
@@ -97,7 +121,7 @@ def test_rows_without_scores_run_together() -> None:
     assert cut(Attention(), [4, 1, 2], [5, 7, 6, 8, 9]) == [[4, 2, 1]]
 
 
-def reversed_row(tower: Tower, row: Row) -> Tensor:
+def reversed_row(tower: Tower, row: Row) -> Mapping[str, Tensor]:
     (ids,) = row
     return tower.reference((ids[::-1].copy(),))
 
@@ -108,7 +132,7 @@ def test_graph_of_another_order_of_tokens_is_refused_with_its_numbers(
     wrong = replace(bert_tower, reference=lambda row: reversed_row(bert_tower, row))
     with pytest.raises(
         ParityError,
-        match=r"^verify tiny in fp32, rows alone: cosine error 0\.\d+ \(largest; limit 0\.0001\)"
+        match=r"^verify tiny in fp32, rows alone: embedding: cosine error 0\.\d+ \(largest; limit 0\.0001\)"
         r" and 0\.\d+ \(mean; limit 0\.0001\)$",
     ):
         list(verify(bert, wrong, bert_graph))
@@ -117,7 +141,7 @@ def test_graph_of_another_order_of_tokens_is_refused_with_its_numbers(
 def test_one_wrong_row_of_many_is_enough(bert: ModelSpec, bert_tower: Tower, bert_graph: Path) -> None:
     longest = len(bert_tower.samples()[-1][0])
 
-    def wrong_at_the_limit(row: Row) -> Tensor:
+    def wrong_at_the_limit(row: Row) -> Mapping[str, Tensor]:
         return reversed_row(bert_tower, row) if len(row[0]) == longest else bert_tower.reference(row)
 
     with pytest.raises(ParityError, match=r"\(largest; limit "):
@@ -125,6 +149,11 @@ def test_one_wrong_row_of_many_is_enough(bert: ModelSpec, bert_tower: Tower, ber
 
 
 def test_numbers_that_are_none_are_refused(bert: ModelSpec, bert_tower: Tower, bert_graph: Path) -> None:
-    broken = replace(bert_tower, reference=lambda row: torch.full_like(bert_tower.reference(row), torch.nan))
-    with pytest.raises(ParityError, match=r"cosine error nan \(largest"):
-        list(verify(bert, broken, bert_graph))
+    for output in ("embedding", "tokens"):
+
+        def spoilt(row: Row, output: str = output) -> Mapping[str, Tensor]:
+            found = dict(bert_tower.reference(row))
+            return found | {output: torch.full_like(found[output], torch.nan)}
+
+        with pytest.raises(ParityError, match=rf"{output}: .*cosine error nan \(largest"):
+            list(verify(bert, replace(bert_tower, reference=spoilt), bert_graph))

@@ -10,11 +10,12 @@ from sentence_transformers import SentenceTransformer
 from export.manifest import ModelSpec, Precision
 from export.plans.build import assign
 from export.plans.gate import CASES, SPEC, read_cases
-from export.plans.measures import Tolerance
+from export.plans.measures import Limit, Tolerance
 from export.plans.profiles import Shapes, read_spec
 from export.sources.resolve import resolve
 from export.tasks.load import load_towers
 from export.verification import plan_inputs
+from export.verification.plan_inputs import CASE_TOKENS
 from loadtest.tools import tiny
 
 
@@ -35,7 +36,7 @@ def test_every_profile_has_a_few_rows_to_try_it_on(plans: ModelSpec, tmp_path: P
     spec, cases = read_spec(tmp_path / SPEC), read_cases(tmp_path / CASES)
     assert len(spec.profiles) == 3  # up to 32, 64 and 100 tokens
     assert assign(spec.profiles, cases) == [0, 1, 2]
-    assert all(1 <= len(case.expected) <= 4 for case in cases)
+    assert all(1 <= len(case.expected["embedding"]) <= 4 for case in cases)
 
 
 def test_every_profile_of_a_long_model_has_rows_to_try_it_on(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_cases_have_no_more_rows_than_a_batch(plans: ModelSpec, tmp_path: Path) 
     assert tower.vocabulary is not None
     long = dataclasses.replace(tower, vocabulary=dataclasses.replace(tower.vocabulary, max_tokens=40_000))
     plan_inputs.write(plans, long, tmp_path)
-    assert {len(case.expected) for case in read_cases(tmp_path / CASES)} == {1}
+    assert {len(case.expected["embedding"]) for case in read_cases(tmp_path / CASES)} == {1}
 
 
 def test_expected_vectors_are_those_of_sentence_transformers(plans: ModelSpec, tmp_path: Path) -> None:
@@ -64,7 +65,23 @@ def test_expected_vectors_are_those_of_sentence_transformers(plans: ModelSpec, t
         mask = torch.arange(ids.shape[1])[None] < length
         with torch.inference_mode():
             features = pooling(transformer({"input_ids": ids, "attention_mask": mask.long()}))
-        np.testing.assert_allclose(case.expected, features["sentence_embedding"], atol=1e-5)
+        expected = {name: values.astype(np.float32) for name, values in case.expected.items()}
+        np.testing.assert_allclose(expected["embedding"], features["sentence_embedding"], atol=1e-5)
+        tokens = features["token_embeddings"] * mask[..., None]
+        np.testing.assert_allclose(expected["tokens"], tokens, atol=1e-5)
+
+
+def test_vectors_of_the_tokens_of_long_rows_are_left_out(tmp_path: Path) -> None:
+    source = tiny.write_plain(tmp_path / "source", max_position_embeddings=1024)
+    spec = ModelSpec(
+        name="tiny", task="text-embedding", source=str(source), backend="tensorrt", pooling="mean", max_tokens=1024
+    )
+    written(spec, tmp_path / "plan")
+    cases = read_cases(tmp_path / "plan" / CASES)
+    assert {case.inputs["input_ids"].shape[1] <= CASE_TOKENS: set(case.expected) for case in cases} == {
+        True: {"embedding", "tokens"},
+        False: {"embedding"},
+    }
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [(None, 1e-3), ("fp16", 1e-3), ("fp32", 1e-4)])
@@ -73,14 +90,16 @@ def test_vectors_are_held_to_the_cosine_of_their_precision(
 ) -> None:
     written(replace(plans, precision=precision), tmp_path)
     spec = read_spec(tmp_path / SPEC)
-    assert (spec.measure, spec.tolerance) == ("cosine", Tolerance(tolerance, tolerance))
+    assert spec.limits["embedding"] == Limit("cosine", Tolerance(tolerance, tolerance))
+    assert spec.limits["tokens"].measure == "token cosine"
 
 
 def test_scores_are_held_to_a_difference_and_pairs_have_two_lengths(tmp_path: Path) -> None:
     source = tiny.write_colbert(tmp_path / "source", pylate=True)
-    written(ModelSpec(name="tiny", task="late-interaction", source=str(source), backend="tensorrt"), tmp_path / "plan")
+    written(ModelSpec(name="tiny", task="multi-vector", source=str(source), backend="tensorrt"), tmp_path / "plan")
     spec = read_spec(tmp_path / "plan" / SPEC)
-    assert (spec.measure, spec.tolerance) == ("score", Tolerance(2e-3, 2e-3))
+    assert spec.limits["score"] == Limit("score", Tolerance(2e-3, 2e-3))
+    assert spec.limits.keys() == {"score", "tokens", "query_tokens"}
     cases = read_cases(tmp_path / "plan" / CASES)
     assert set(assign(spec.profiles, cases)) == {0, 1, 2}
     assert {name for case in cases for name in case.inputs} == {
