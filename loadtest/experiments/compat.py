@@ -42,8 +42,8 @@ TINY: Mapping[str, tuple[Task, Callable[[Path], Path]]] = {
     "tiny-m3": ("text-embedding", tiny.write_m3),
     "tiny-labels": ("classification", partial(tiny.write_cross_encoder, labels=3)),
 }
-"""The task and the writer of models with random weights: of the kind of bge-m3, with dense, sparse and token vectors, and
-a classifier. None of the default models is one of these."""
+"""The task and the writer of models with random weights: one like bge-m3, with dense, sparse and token vectors,
+and a classifier. None of the default models is one of these."""
 
 
 class Row(msgspec.Struct, frozen=True):

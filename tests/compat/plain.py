@@ -104,6 +104,13 @@ class Plain:
             for one in items
         ]
 
+    def classify(self, texts: Sequence[str], **fields: Any) -> list[dict[str, float]]:
+        """Scores of CLASSIFIER's labels, of each text."""
+        labels = self.get(f"/v1/models/{CLASSIFIER}")["labels"]
+        status, answer = self.post("/classify", {"model": CLASSIFIER, "input": texts, **fields})
+        assert status == 200, answer
+        return [dict(zip(labels, one["probs"], strict=True)) for one in answer["data"]]
+
     def rank(self, query: str = QUERY, documents: Sequence[str] = TEXTS, **fields: Any) -> list[tuple[int, float]]:
         """Indices and scores of /v1/rerank, best first."""
         body = {"query": query, "documents": documents, "model": RERANKER, **fields}
