@@ -91,7 +91,7 @@ audit: .venv/bin/python ## look for known vulnerabilities in the pinned dependen
 	$(BIN)/python -m pip install --quiet --target .audit pip-audit
 	PYTHONPATH=.audit $(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r requirements/serve.txt
 
-compat: .venv/dev $(foreach name,newest older oldest aiperf,.compat/$(name)/installed) ## call a server with the supported SDKs, and write docs/clients.md
+compat: .venv/dev $(foreach name,newest databases older oldest aiperf,.compat/$(name)/installed) ## call a server with the supported SDKs, and write docs/clients.md
 	$(BIN)/python -m export
 	$(BIN)/python -m loadtest.experiments.compat $(ARGS)
 	$(BIN)/python -m loadtest.reports.clients
@@ -153,6 +153,7 @@ lock: ## pin the dependencies of pyproject.toml (needs uv)
 		$(subst 3.11,3.12,$(LOCK)) -o requirements/triton.txt
 	uv pip compile --group bulk -c requirements/serve.txt $(LOCK) -o requirements/bulk.txt
 	uv pip compile --group compat-newest $(LOCK) -o requirements/compat-newest.txt
+	uv pip compile --group compat-databases $(LOCK) -o requirements/compat-databases.txt
 	uv pip compile --group compat-older $(LOCK) -o requirements/compat-older.txt
 	uv pip compile --group compat-oldest $(LOCK) -o requirements/compat-oldest.txt
 	uv pip compile --group compat-aiperf $(LOCK) -o requirements/compat-aiperf.txt

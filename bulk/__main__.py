@@ -27,9 +27,12 @@ from rich.text import Text
 from bulk.client import Endpoint, embed
 from bulk.engines import Done, run_locally, run_on_ray
 from bulk.job import Job, JobError, Refusal, Shard, Unavailable, absolute, begin, find
+from bulk.kinds import COLUMNS, Kind, Shape
 
 PROBE = "Is anybody there?"
 """The text that is embedded before the job starts."""
+RESERVED = {"embedding_type", "encoding_format", "input", "model", "multi_vector_type", "raw_scores"}
+"""The fields that the command sends itself."""
 KEY = "CONCH_API_KEY"
 """The environment variable with the API key."""
 
@@ -69,12 +72,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         at_once=args.at_once,
         patience_s=args.patience,
         key=key or None,
+        kinds=_kinds(parser, args.kind or ["dense"]),
     )
     output = absolute(args.vectors)
     logging.getLogger("bulk").handlers = [_ConsoleHandler()]
     try:
         sources = find(args.texts, (args.text, args.id))
-        job = Job(args.model, args.request, args.text, args.id, args.shard_rows, _width(endpoint), sources)
+        shape = _shape(endpoint)
+        job = Job(
+            model=args.model,
+            request=args.request,
+            text=args.text,
+            id=args.id,
+            shard_rows=args.shard_rows,
+            width=shape.width,
+            sources=sources,
+            kinds=endpoint.kinds,
+            token_width=shape.token_width,
+            labels=shape.labels,
+        )
         pending = begin(job, output)
         if args.ray is None:
             engine = partial(run_locally, job, endpoint, output, pending)
@@ -100,12 +116,19 @@ def _say(text: str) -> None:
     console.print(text, markup=False, soft_wrap=True)
 
 
-def _width(endpoint: Endpoint) -> int:
-    """The number of dimensions, found by embedding a text. This also detects a wrong request before the job starts."""
+def _kinds(parser: argparse.ArgumentParser, wanted: Sequence[Kind]) -> tuple[Kind, ...]:
+    """The kinds to request, each once, in the order of their columns."""
+    if "labels" in wanted and {*wanted} != {"labels"}:
+        parser.error("--kind labels cannot be combined with vectors: they come from another path and model")
+    return tuple(kind for kind in COLUMNS if kind in wanted)
+
+
+def _shape(endpoint: Endpoint) -> Shape:
+    """What all results share, found by sending a text. This also detects a wrong request before the job starts."""
     (result,) = asyncio.run(embed(endpoint, [PROBE]))
     if isinstance(result, Refusal):
         raise JobError(f"{endpoint.url} refused a test text: {result.message}")
-    return len(result)
+    return result.shape
 
 
 def _run(job: Job, pending: Sequence[Shard], engine: Callable[[Callable[[int], object]], Iterator[Done]]) -> int:
@@ -145,6 +168,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", default="text", metavar="COLUMN", help="column of texts (default: %(default)s)")
     parser.add_argument(
         "--id", default="id", metavar="COLUMN", help="column to copy to the results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--kind",
+        action="append",
+        choices=list(COLUMNS),
+        help="what to compute; repeat it for several kinds of vectors (default: dense)",
     )
     parser.add_argument(
         "--request",
@@ -201,8 +230,8 @@ def _fields(text: str) -> Mapping[str, Any]:
         fields = json.loads(text)
     except ValueError as exc:
         raise argparse.ArgumentTypeError(f"invalid JSON: {exc}") from None
-    if not isinstance(fields, dict) or {"input", "model", "encoding_format"} & fields.keys():
-        raise argparse.ArgumentTypeError('must be an object without "input", "model" and "encoding_format"')
+    if not isinstance(fields, dict) or RESERVED & fields.keys():
+        raise argparse.ArgumentTypeError(f"must be an object without {', '.join(sorted(RESERVED))}")
     return fields
 
 

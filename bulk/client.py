@@ -12,8 +12,10 @@ from typing import Any
 import httpx2
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from bulk.job import JobError, Refusal, Unavailable, Vector
+from bulk.job import JobError, Refusal, Unavailable
+from bulk.kinds import Kind, Result, Sparse
 
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 """HTTP statuses after which to send the request again."""
@@ -21,8 +23,16 @@ REFUSED = frozenset({400, 413, 422})
 """HTTP statuses that depend on the content of a request: half of it may succeed."""
 TIMEOUT_S = 120.0
 """The time limit of one attempt, from the connection to the end of the response."""
-ANSWER_BYTES, VECTOR_BYTES = 2**20, 2**16
-"""The largest response: a fixed part, and a part per vector (enough for 10,000 dimensions)."""
+ANSWER_BYTES: Mapping[Kind, tuple[int, int]] = {
+    "dense": (2**20, 2**16),
+    "sparse": (2**20, 2**20),
+    "multi_vector": (2**27, 0),
+    "labels": (2**20, 2**20),
+}
+"""The largest response by kind: a fixed part, and a part per text. They allow 10,000 dimensions, 40,000 terms, 2^24
+numbers in all token vectors (the API's limit), and some thousand labels."""
+ENCODINGS: Mapping[Kind, str] = {"dense": "base64", "sparse": "sparse", "multi_vector": "multi_vector"}
+"""The API's `embedding_type` for each kind."""
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
 MESSAGE_CHARACTERS = 500
@@ -50,16 +60,55 @@ class Endpoint:
     patience_s: float
     """How long to retry a request."""
     key: str | None = field(default=None, repr=False)
+    kinds: tuple[Kind, ...] = ("dense",)
+    """What is requested: some kinds of vectors, or only labels."""
+
+    @property
+    def path(self) -> str:
+        """The path that computes these kinds."""
+        return "/classify" if "labels" in self.kinds else "/v1/embeddings"
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The fields that request these kinds. Dense vectors alone are requested as other servers know it."""
+        if "labels" in self.kinds:  # in the format that names all labels
+            return {"raw_scores": False, "truncate": False}
+        if self.kinds == ("dense",):
+            return {"encoding_format": "base64"}
+        tokens = {"multi_vector_type": "base64"} if "multi_vector" in self.kinds else {}
+        return {"embedding_type": [ENCODINGS[kind] for kind in self.kinds], **tokens}
+
+
+class _Terms(msgspec.Struct, frozen=True):
+    indices: list[int]
+    values: list[float]
+
+
+class _Embedding(msgspec.Struct, frozen=True):
+    """Floats are float32, little-endian, in base64."""
+
+    base64: str | None = None
+    sparse: _Terms | None = None
+    multi_vector: list[str] | None = None
 
 
 class _Item(msgspec.Struct, frozen=True):
     index: int
-    embedding: str
-    """float32, little-endian, in base64."""
+    embedding: str | _Embedding
+    """A string is dense."""
 
 
 class _Answer(msgspec.Struct, frozen=True):
     data: list[_Item]
+
+
+class _Label(msgspec.Struct, frozen=True):
+    label: str
+    score: float
+
+
+class _Labels(msgspec.Struct, frozen=True):
+    data: list[list[_Label]]
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -95,8 +144,8 @@ def ignore_progress(_: int) -> None:
 
 async def embed(
     endpoint: Endpoint, texts: Sequence[str | None], advance: Callable[[int], object] = ignore_progress
-) -> list[Vector | Refusal]:
-    """Embed texts. The result for each is a vector [dimensions], or a refusal with the server's reason.
+) -> list[Result | Refusal]:
+    """Embed texts. The result for each has all requested kinds, or is a refusal with the server's reason.
 
     Args:
         endpoint: the server.
@@ -107,7 +156,7 @@ async def embed(
         JobError: the server rejects the API key or the model, or is not an embedding API.
         Unavailable: a request failed for longer than `patience_s`.
     """
-    results: list[Vector | Refusal] = [Refusal(NO_TEXT)] * len(texts)
+    results: list[Result | Refusal] = [Refusal(NO_TEXT)] * len(texts)
     present = [(row, text) for row, text in enumerate(texts) if text is not None]
     slots = asyncio.Semaphore(endpoint.at_once)
     headers = {"content-type": "application/json", "accept-encoding": "identity"}
@@ -133,11 +182,11 @@ async def embed(
     return results
 
 
-async def _embed(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[str]) -> list[Vector | Refusal]:
+async def _embed(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[str]) -> list[Result | Refusal]:
     """Embed texts in one request. If it is refused, split it in half repeatedly to find the refused texts."""
     answer = await _post(client, endpoint, texts)
     if answer.status == 200:
-        return _vectors(answer.content, len(texts))
+        return _results(endpoint, answer.content, len(texts))
     if answer.status not in REFUSED and answer.status not in RETRIED:
         raise JobError(f"{answer.status} {answer.message}")
     if len(texts) == 1:
@@ -148,15 +197,14 @@ async def _embed(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence
 
 async def _post(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[str]) -> _Reply:
     """Send a request, with retries. A timeout of the server (504) is retried only for a single text."""
-    body = msgspec.json.encode(
-        {"encoding_format": "base64", **endpoint.request, "model": endpoint.model, "input": texts}
-    )
+    body = msgspec.json.encode({**endpoint.fields, **endpoint.request, "model": endpoint.model, "input": texts})
+    max_bytes = sum(fixed + each * len(texts) for fixed, each in (ANSWER_BYTES[kind] for kind in endpoint.kinds))
     wait_s, deadline = FIRST_WAIT_S, time.monotonic() + endpoint.patience_s
     while True:
         retry_after_s = 0.0
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                answer = await _ask(client, endpoint, body, ANSWER_BYTES + VECTOR_BYTES * len(texts))
+                answer = await _ask(client, endpoint, body, max_bytes)
         except (httpx2.TransportError, TimeoutError) as exc:
             problem = f"{type(exc).__name__}: {exc}".rstrip(": ")
         else:
@@ -177,7 +225,7 @@ async def _post(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[
 
 async def _ask(client: httpx2.AsyncClient, endpoint: Endpoint, body: bytes, max_bytes: int) -> _Reply:
     content = bytearray()
-    async with client.stream("POST", f"{endpoint.url}/v1/embeddings", content=body) as answer:
+    async with client.stream("POST", f"{endpoint.url}{endpoint.path}", content=body) as answer:
         async for chunk in answer.aiter_raw():
             content += chunk
             if len(content) > max_bytes:
@@ -186,18 +234,58 @@ async def _ask(client: httpx2.AsyncClient, endpoint: Endpoint, body: bytes, max_
     return _Reply(answer.status_code, bytes(content), float(retry_after) if retry_after.isdecimal() else 0)
 
 
-def _vectors(content: bytes, count: int) -> list[Vector | Refusal]:
+def _results(endpoint: Endpoint, content: bytes, count: int) -> list[Result | Refusal]:
+    read = _read_labels if "labels" in endpoint.kinds else _read_vectors
     try:
-        items = msgspec.json.decode(content, type=_Answer).data
-        vectors = {item.index: np.frombuffer(base64.b64decode(item.embedding, validate=True), "<f4") for item in items}
-        ordered = [vectors[i] for i in range(count)]
-    except (msgspec.DecodeError, RecursionError, ValueError, KeyError) as exc:
+        results = read(content)
+        ordered = [results[i] for i in range(count)]
+    except (msgspec.DecodeError, RecursionError, ValueError, KeyError, OverflowError) as exc:
         raise _invalid(repr(exc)) from None
-    if len(items) != count:
-        raise _invalid(f"{len(items)} vectors for {count} texts")
-    if not all(len(vector) and np.isfinite(vector).all() for vector in ordered):
-        raise _invalid("a vector is empty or has values that are not finite")
+    if len(results) != count:
+        raise _invalid(f"{len(results)} results for {count} texts")
+    for kind in endpoint.kinds:
+        if any(getattr(result, kind) is None for result in ordered):
+            raise _invalid(f"a text has no {kind}")
     return [*ordered]
+
+
+def _read_vectors(content: bytes) -> dict[int, Result]:
+    items = msgspec.json.decode(content, type=_Answer).data
+    results = {item.index: _read_embedding(item.embedding) for item in items}
+    if len(results) != len(items):
+        raise ValueError("an index occurs twice")
+    return results
+
+
+def _read_embedding(given: str | _Embedding) -> Result:
+    parts = _Embedding(base64=given) if isinstance(given, str) else given
+    dense = None if parts.base64 is None else _floats(parts.base64)
+    if dense is not None and not len(dense):
+        raise ValueError("a vector is empty")
+    sparse = None if parts.sparse is None else _read_terms(parts.sparse)
+    tokens = None if parts.multi_vector is None else [_floats(one) for one in parts.multi_vector]
+    return Result(
+        dense, sparse, None if tokens is None else np.stack(tokens) if tokens else np.zeros((0, 0), np.float32)
+    )
+
+
+def _read_terms(given: _Terms) -> Sparse:
+    terms = Sparse(np.array(given.indices, np.int32), np.array(given.values, np.float32))
+    if len(terms.indices) != len(terms.values) or not np.isfinite(terms.values).all():
+        raise ValueError("a sparse vector has weights that are missing or not finite")
+    return terms
+
+
+def _floats(text: str) -> NDArray[np.float32]:
+    vector = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
+    if not np.isfinite(vector).all():
+        raise ValueError("a vector has values that are not finite")
+    return vector
+
+
+def _read_labels(content: bytes) -> dict[int, Result]:
+    data = msgspec.json.decode(content, type=_Labels).data
+    return {i: Result(labels={one.label: one.score for one in scored}) for i, scored in enumerate(data)}
 
 
 def _invalid(why: str) -> JobError:

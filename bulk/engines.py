@@ -17,7 +17,7 @@ class Done(msgspec.Struct, frozen=True, tag=True):
     shard: int
     rows: int
     refused: int
-    """The number of rows without a vector."""
+    """The number of rows without a result."""
     example: str | None
     """The reason for one of them, preferably one other than a missing text."""
 

@@ -17,19 +17,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from pyarrow import fs
+
+from bulk.kinds import COLUMNS, Kind, Result, Shape, columns
 
 JOB_FILE = "_job.json"
 """Parquet readers treat the folder as one data set, and skip files whose name begins with an underscore."""
 SUFFIX = ".parquet"
-RESULT_COLUMNS = ("embedding", "error")
-
-Vector = NDArray[np.float32]
-"""[dimensions]."""
+RESULT_COLUMNS = (*(column for column, _ in COLUMNS.values()), "error")
 
 
 class JobError(Exception):
@@ -42,7 +39,7 @@ class Unavailable(Exception):  # noqa: N818 - it may be available later
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The reason why a text has no vector."""
+    """The reason why a text has no result."""
 
     message: str
 
@@ -73,8 +70,18 @@ class Job(msgspec.Struct, frozen=True):
     shard_rows: int
     """The maximum number of rows of a shard."""
     width: int
-    """Dimensions of a vector."""
+    """Dimensions of a dense vector; 0 if none is requested."""
     sources: tuple[Source, ...]
+    kinds: tuple[Kind, ...] = ("dense",)
+    token_width: int = 0
+    """Dimensions of a token's vector; 0 if none is requested."""
+    labels: tuple[str, ...] = ()
+    """The names of all labels, sorted; empty if they are not requested."""
+
+    @property
+    def shape(self) -> Shape:
+        """What all results share."""
+        return Shape(self.width, self.token_width, self.labels)
 
     def shards(self) -> Iterator["Shard"]:
         """All shards, in the same order each time."""
@@ -207,23 +214,19 @@ def _text(value: pa.Scalar) -> str | None:
     return text
 
 
-def write(job: Job, shard: Shard, output: str, ids: pa.Array, results: Sequence[Vector | Refusal]) -> None:
-    """Write a shard's results: the id, `embedding` (float32 [width], or null), and `error` (null if there is a vector).
+def write(job: Job, shard: Shard, output: str, ids: pa.Array, results: Sequence[Result | Refusal]) -> None:
+    """Write a shard's results: the id, a column for each kind, and `error`, which is null where there is a result.
 
     Raises:
-        JobError: vectors have another size than when the job started, or the folder now belongs to another job.
+        JobError: results have another shape than when the job started, or the folder now belongs to another job.
         OSError: the file cannot be written.
     """
-    for result in results:
-        if not isinstance(result, Refusal) and len(result) != job.width:
-            raise JobError(f"vectors had {job.width} dimensions when the job started, but now have {len(result)}")
+    found = [None if isinstance(result, Refusal) else result for result in results]
+    if change := next((change for result in found if result and (change := job.shape.difference(result))), None):
+        raise JobError(change)
     _check_owner(job, output)
-    empty = np.zeros(job.width, np.float32)
-    values = np.concatenate([empty if isinstance(result, Refusal) else result for result in results])
-    refused = np.array([isinstance(result, Refusal) for result in results])
-    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values, pa.float32()), job.width, mask=pa.array(refused))
     errors = pa.array([result.message if isinstance(result, Refusal) else None for result in results], pa.string())
-    table = pa.table({job.id: ids, "embedding": vectors, "error": errors})
+    table = pa.table({job.id: ids, **columns(job.kinds, found, job.shape), "error": errors})
     sink = pa.BufferOutputStream()
     # Vectors are not compressible, and a dictionary of them would only take time.
     pq.write_table(table, sink, use_dictionary=False, compression={job.id: "zstd", "error": "zstd"})

@@ -3,7 +3,9 @@
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +62,12 @@ def fingerprint(spec: ModelSpec, package: Path = Path(__file__).parent) -> str:
     return digest.hexdigest()
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """The versions of the distributions that provide MODULES, as far as they are installed.
 
-    For onnxruntime this may be `onnxruntime-gpu`.
+    For onnxruntime this may be `onnxruntime-gpu`. To know, all installed distributions are read, which takes as long as
+    the export of a small model.
     """
     distributions = importlib.metadata.packages_distributions()
     return {name: importlib.metadata.version(name) for module in MODULES for name in distributions.get(module, ())}

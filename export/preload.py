@@ -10,5 +10,7 @@ import transformers.models.bert.modeling_bert
 from tqdm import tqdm  # type: ignore[import-untyped] # its types are a package of their own
 
 from export import pipeline
+from export.entry import versions
 
 tqdm.get_lock()  # a semaphore, which the process that makes it removes
+versions()

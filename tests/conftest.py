@@ -1,8 +1,13 @@
 """A real Triton and gateway, started once from the repository's own entries."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# The models of most tests are tiny, and `make check` keeps all cores busy: each operator of torch would wait longer for
+# its second thread than it computes. Processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import httpx2
 import pytest

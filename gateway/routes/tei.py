@@ -1,7 +1,7 @@
 """The API of Hugging Face's Text Embeddings Inference: /, /embed, /embed_sparse, /embed_all, /rerank, /predict,
-/similarity, /tokenize, /info.
+/similarity, /tokenize, /decode, /info.
 
-Requests name no model; the default embedding or rerank model answers.
+Requests name no model; the default embedding or rerank model answers. Only /tokenize and /decode may name one.
 """
 
 import time
@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway import __version__, vectors
-from gateway.catalog import Model, Offer, TextModel
+from gateway.catalog import OFFERS, Model, Offer, TextModel
 from gateway.error_body import OPENAI, Dialect, Failure
 from gateway.errors import (
     DeadlineExceeded,
@@ -37,6 +37,7 @@ from gateway.routes.calls import (
     find_ranker,
     rank_texts,
     record_usage,
+    text_model,
 )
 from gateway.routes.decoding import Refused
 from gateway.routes.fields import Instruction
@@ -47,7 +48,7 @@ from gateway.service import prompts
 from gateway.service.classify import Input, Pair
 from gateway.service.embed import DENSE, Embeddings, Item
 from gateway.service.text_batches import MAX_ROWS
-from gateway.service.tokens import MAX_TOKENS, Text, token_spans
+from gateway.service.tokens import MAX_TOKENS, Text, texts_of, token_spans
 from gateway.telemetry.timings import Stage
 from gateway.text.tokenizer import TokenSpan, Truncate
 
@@ -172,6 +173,21 @@ class TokenizeRequest(Struct, forbid_unknown_fields=True):
     inputs: str | Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)]
     add_special_tokens: bool = True
     prompt_name: str | None = None
+    model: str | None = None
+    """A name or alias from /v1/models. Default: the default embedding model."""
+
+
+TokenId = Annotated[int, Meta(ge=0, lt=2**32)]
+
+
+class DecodeRequest(Struct, forbid_unknown_fields=True):
+    """Token ids to turn into text."""
+
+    ids: Annotated[list[TokenId | list[TokenId]], Meta(min_length=1)]
+    """The ids of a text, or lists of them. Ids outside the vocabulary are left out."""
+    skip_special_tokens: bool = True
+    model: str | None = None
+    """A name or alias from /v1/models. Default: the default embedding model."""
 
 
 class PredictRequest(Struct, forbid_unknown_fields=True):
@@ -370,15 +386,15 @@ async def create_predictions(request: Request) -> Response:
 async def tokenize(request: Request) -> Response:
     """Answer POST /tokenize."""
     body = await read(request, TokenizeRequest)
-    model, text_model = _embedding_model(request)
-    text_model = prompts.for_purpose(model, body.prompt_name).text or text_model
-    prompt = prompts.choose(text_model, body.prompt_name, "prompt_name")
+    model = _tokenizing_model(request, body.model)
+    encoder = text_model(prompts.for_purpose(model, body.prompt_name))
+    prompt = prompts.choose(encoder, body.prompt_name, "prompt_name")
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     if sum(map(len, texts)) > MAX_TOKENS:
         raise InvalidRequest(f"inputs exceed {MAX_TOKENS} characters", param="inputs")
     prompted = [prompt + text for text in texts]
     special = body.add_special_tokens
-    written = await token_spans(caller(request), text_model, prompted, _write, special=special)
+    written = await token_spans(caller(request), encoder, prompted, _write, special=special)
     record_usage(request, len(texts), sum(count for count, _ in written))
     return json_response([content for _, content in written])
 
@@ -389,14 +405,29 @@ def _write(tokens: list[TokenSpan]) -> tuple[int, Raw]:
     return len(tokens), Raw(b"[" + b",".join(parts) + b"]")
 
 
+async def decode(request: Request) -> Response:
+    """Answer POST /decode."""
+    body = await read(request, DecodeRequest)
+    decoder = text_model(_tokenizing_model(request, body.model))
+    lists = [item for item in body.ids if isinstance(item, list)]
+    if lists and len(lists) < len(body.ids):
+        raise InvalidRequest("ids must be a list of token ids, or a list of such lists", param="ids")
+    rows = lists or [cast(list[int], body.ids)]
+    return json_response(await texts_of(caller(request), decoder, rows, skip_special=body.skip_special_tokens))
+
+
+def _tokenizing_model(request: Request, name: str | None) -> Model:
+    return _embedding_model(request)[0] if name is None else find_model(request, name, OFFERS)
+
+
 async def info(request: Request) -> Response:
     """Answer GET /info about the default embedding model."""
-    model, text_model = _embedding_model(request)
+    model, encoder = _embedding_model(request)
     return json_response(
         Info(
             model_id=model.name,
             model_type={"embedding": {"pooling": "in the graph"}},
-            max_input_length=text_model.max_tokens,
+            max_input_length=encoder.max_tokens,
             max_batch_tokens=MAX_TOKENS,
             max_client_batch_size=MAX_ROWS,
             version=__version__,
@@ -552,6 +583,16 @@ OPERATIONS = tuple(
             list[list[TokenSpan]],
             TokenizeRequest,
             {"inputs": "a shell"},
+        ),
+        Operation(
+            "post",
+            "/decode",
+            "teiDecode",
+            "Turn token ids into texts (TEI)",
+            decode,
+            list[str],
+            DecodeRequest,
+            {"ids": [[101, 1037, 5806, 102]]},
         ),
         Operation("get", "/info", "teiInfo", "Describe the default embedding model (TEI)", info, Info),
     )

@@ -172,6 +172,26 @@ async def token_spans(
         return [written async for fresh in results for written in fresh]
 
 
+async def texts_of(caller: Caller, model: TextModel, rows: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
+    """The text of each row of token ids.
+
+    Args:
+        caller: the request to work for.
+        model: the model whose tokenizer is used.
+        rows: ids; those outside the vocabulary are left out.
+        skip_special: whether to leave out special tokens.
+
+    Raises:
+        TokenizerFailed: the tokenizer raised an error.
+    """
+
+    def read(part: slice) -> list[str]:
+        return model.tokenizer.decode(rows[part], skip_special=skip_special)
+
+    async with in_slices(caller, [ROW_CHARACTERS + len(row) for row in rows], read) as results:
+        return [text async for fresh in results for text in fresh]
+
+
 def in_slices(
     caller: Caller, sizes: Sequence[int], read: Callable[[slice], list[Result]]
 ) -> "aclosing[AsyncGenerator[list[Result], None]]":

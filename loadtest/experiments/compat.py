@@ -9,19 +9,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from loadtest.tools import machine
+from export.manifest import ModelSpec, Task
+from export.repository import build
+from loadtest.tools import machine, tiny
 from loadtest.tools.results import STORED, store
 from loadtest.tools.servers import HOST, REPOSITORY, conch, gateway
 
-ENVIRONMENTS = ("newest", "older", "oldest", "aiperf")
+ENVIRONMENTS = ("newest", "databases", "older", "oldest", "aiperf")
 """Folders of .compat with a Python each, and of tests/compat with what runs in it."""
 FOLDER = Path(".compat")
 RESULTS = STORED / "compat.json"
@@ -35,6 +38,12 @@ QUIET = {
 GUARDS = {"GATEWAY_API_KEYS": ",".join(f"compat-{i}" for i in range(10)), "GATEWAY_REQUESTS_PER_MINUTE": "10"}
 """A key a test, so that none spends another's requests."""
 PROMPTS = {"query": "query: ", "document": "passage: "}
+TINY: Mapping[str, tuple[Task, Callable[[Path], Path]]] = {
+    "tiny-m3": ("text-embedding", tiny.write_m3),
+    "tiny-labels": ("classification", partial(tiny.write_cross_encoder, labels=3)),
+}
+"""The task and the writer of models with random weights: one like bge-m3, with dense, sparse and token vectors,
+and a classifier. None of the default models is one of these."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -90,6 +99,8 @@ def main() -> int:
 def served(scratch: Path) -> Iterator[dict[str, str]]:
     """The environment in which tests find an open gateway, and one that wants keys and counts requests."""
     repository = furnish(scratch / "repository")
+    for name, (task, write) in TINY.items():
+        build(ModelSpec(name=name, task=task, source=str(write(scratch / name))), repository, lambda _: None)
     with conch(repository, FOLDER / "conch.log") as server:
         triton = f"{HOST}:{server.ports['TRITON_GRPC_PORT']}"
         with gateway(repository, FOLDER / "guarded.log", GATEWAY_TRITON_URL=triton, **GUARDS) as guarded:

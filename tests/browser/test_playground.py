@@ -74,7 +74,7 @@ def compare(page: Page) -> list[list[str]]:
     """Press the button, and read the table."""
     page.click("#compare .primary")
     expect(page.locator("#compare .summary")).to_contain_text("tokens")
-    rows = page.locator(".heat tbody tr").all()
+    rows = page.locator("#compare .heat tbody tr").all()
     return [row.locator("td").all_inner_texts() for row in rows]
 
 
@@ -176,6 +176,79 @@ def test_reranking_shows_the_apis_order_and_what_moved(playground: Open, client:
     assert [text.rstrip("0123456789").strip() for text in said] == moves
     assert said[0] == "up from 5"  # the example shows something
     expect(page.locator("#rerank .summary")).to_contain_text("Document 5 is now first.")
+
+
+def inspect(page: Page, model: str, kind: str) -> None:
+    """Press the button of the last panel, and wait for what it shows."""
+    page.select_option("#inspect-model", model)
+    page.select_option("#inspect-kind", kind)
+    page.click("#inspect .primary")
+    expect(page.locator("#inspect .summary")).to_contain_text(" ms")
+
+
+def test_matches_of_tokens_are_those_of_the_api(playground: Open, client: httpx2.Client) -> None:
+    page = playground()
+    inspect(page, "minilm-late-interaction", "multi_vector")
+    texts = {"query": page.input_value("#inspected"), "document": page.input_value("#matched")}
+    vectors, spans = {}, {}
+    for purpose, text in texts.items():
+        body = {"model": "minilm-late-interaction", "input": text, "task": purpose, "embedding_type": "multi_vector"}
+        vectors[purpose] = np.array(client.post("/v1/embeddings", json=body).json()["data"][0]["embedding"])
+        asked = {"model": "minilm-late-interaction", "inputs": text, "prompt_name": purpose}
+        spans[purpose] = [token["text"] for token in client.post("/tokenize", json=asked).json()[0]]
+    expected = vectors["query"] @ vectors["document"].T
+    rows = page.locator("#inspect tbody tr").all()
+    shown = np.array([[float(cell[:5]) for cell in row.locator("td").all_text_contents()] for row in rows])
+    assert shown == pytest.approx(expected, abs=0.0051)
+    marked = [[cell.endswith("(best)") for cell in row.locator("td").all_text_contents()] for row in rows]
+    assert [row.index(True) for row in marked] == expected.argmax(1).tolist()
+    assert np.sum(marked) == len(expected)
+    assert page.locator("#inspect tbody th").all_text_contents() == spans["query"]
+    assert page.locator("#inspect thead th").all_text_contents() == ["Token", *spans["document"]]
+    expect(page.locator("#inspect .summary")).to_contain_text(f"best matches: {expected.max(1).mean():.3f}")
+
+
+def bars(page: Page) -> list[tuple[str, float]]:
+    """The names and numbers of the list, in its order."""
+    items = page.locator("#inspect .bars li")
+    numbers = [float(text.removeprefix("weight ")) for text in items.locator(".score").all_text_contents()]
+    return list(zip(items.locator(".words").all_inner_texts(), numbers, strict=True))
+
+
+def test_terms_of_a_sparse_vector_have_their_words_and_weights(visit: Visits, odd_client: httpx2.Client) -> None:
+    page = visit(str(odd_client.base_url).rstrip("/"))
+    page.fill("#inspected", "the brass of a conch")
+    inspect(page, "every-output", "sparse")
+    body = {"model": "every-output", "input": "the brass of a conch", "embedding_type": "sparse"}
+    found = odd_client.post("/v1/embeddings", json=body).json()["data"][0]["embedding"]
+    ids = [[index] for index in found["indices"]]
+    decoded = {"model": "every-output", "ids": ids, "skip_special_tokens": False}
+    words = odd_client.post("/decode", json=decoded).json()
+    expected = sorted(zip(words, found["values"], strict=True), key=lambda term: -term[1])
+    assert bars(page) == expected
+    assert {"the", "brass"} & {*words}
+    expect(page.locator("#matched")).to_be_hidden()
+
+
+def test_labels_are_shown_best_first(visit: Visits, odd_client: httpx2.Client) -> None:
+    page = visit(str(odd_client.base_url).rstrip("/"))
+    page.fill("#inspected", "<b>a conch</b>")
+    inspect(page, "two-labels", "labels")
+    body = {"model": "two-labels", "input": "<b>a conch</b>"}
+    probabilities = odd_client.post("/classify", json=body).json()["data"][0]["probs"]
+    shown = bars(page)
+    assert [name for name, _ in shown] == [
+        label for _, label in sorted(zip(probabilities, ["sea", "land"], strict=True), reverse=True)
+    ]
+    assert [number for _, number in shown] == pytest.approx(sorted(probabilities, reverse=True), abs=0.0006)
+    expect(page.locator("#inspect .summary")).to_contain_text("“<b>a conch</b>” is “")
+
+
+def test_document_is_asked_for_where_tokens_are_matched(playground: Open) -> None:
+    page = playground()
+    page.fill("#matched", "")
+    page.click("#inspect .primary")
+    expect(page.locator("#inspect .error")).to_contain_text("Enter a document.")
 
 
 def test_clear_takes_the_answer_away_too(playground: Open) -> None:
@@ -338,6 +411,7 @@ def test_nothing_is_wider_than_a_phone(visit: Visits, server: Server, path: str)
         page.fill("#documents", "w" * 300)
         page.click("#rerank .primary")
         expect(page.locator(".ranking li")).to_have_count(1)
+        inspect(page, "minilm-late-interaction", "multi_vector")
         page.click("#rerank summary")
     assert page.evaluate("document.documentElement.scrollWidth") == 375
 
@@ -349,6 +423,7 @@ def test_all_text_can_be_read(playground: Open, scheme: str) -> None:
     compare(page)
     page.click("#rerank .primary")
     expect(page.locator(".ranking li")).to_have_count(6)
+    inspect(page, "minilm-late-interaction", "multi_vector")
     page.click("#rerank summary")
     contrasts = page.evaluate(CONTRASTS)
     assert len(contrasts) > 500
@@ -362,6 +437,7 @@ def test_axe_finds_nothing(playground: Open) -> None:
     compare(page)
     page.click("#rerank .primary")
     expect(page.locator(".ranking li")).to_have_count(6)
+    inspect(page, "minilm-late-interaction", "multi_vector")
     found = Axe().run(page).response["violations"]
     assert [(violation["id"], [node["html"] for node in violation["nodes"]]) for violation in found] == []
 

@@ -40,6 +40,7 @@ class Api:
     """None hangs up."""
     asked: list[dict[str, Any]] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
+    paths: set[str] = field(default_factory=set)
     most_at_once: int = 0
 
     @property
@@ -62,6 +63,7 @@ def api() -> Iterator[Api]:
                 found.most_at_once = max(found.most_at_once, in_flight)
                 found.asked.append(body)
                 found.keys.add(self.headers["authorization"])
+                found.paths.add(self.path)
             answer = found.answer(body["input"])
             with lock:
                 in_flight -= 1

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 
 from bulk.client import Endpoint, embed
 from bulk.job import JobError, Refusal, Unavailable
+from bulk.kinds import Kind, Result
 from tests.bulk.conftest import Answer, Api, error, vectors
 
 
@@ -16,7 +18,14 @@ def lengths(api: Api, texts: Sequence[str | None], **changes: Any) -> list[float
     """Embed texts; of each the first number of its vector, or why it has none."""
     endpoint = replace(Endpoint(api.url, "m", {}, batch=4, at_once=2, patience_s=20), **changes)
     results = asyncio.run(embed(endpoint, texts))
-    return [result.message if isinstance(result, Refusal) else float(result[0]) for result in results]
+    return [result.message if isinstance(result, Refusal) else dense(result)[0] for result in results]
+
+
+def dense(result: Result | Refusal) -> list[float]:
+    assert isinstance(result, Result)
+    assert result.dense is not None
+    found: list[float] = result.dense.tolist()
+    return found
 
 
 def after(failures: Sequence[Answer | None]) -> Callable[[list[str]], Answer | None]:
@@ -30,10 +39,11 @@ def test_each_text_gets_its_own_vector(api: Api) -> None:
 
 
 def test_vector_is_of_float32(api: Api) -> None:
-    (vector,) = asyncio.run(embed(Endpoint(api.url, "m", {}, 1, 1, 1), ["abc"]))
-    assert not isinstance(vector, Refusal)
-    assert vector.dtype == np.dtype(np.float32)
-    assert vector.tolist() == [3, 1]
+    (result,) = asyncio.run(embed(Endpoint(api.url, "m", {}, 1, 1, 1), ["abc"]))
+    assert dense(result) == [3, 1]
+    assert isinstance(result, Result)
+    assert result.dense is not None
+    assert result.dense.dtype == np.dtype(np.float32)
 
 
 def test_requests_have_the_batch_size_and_the_additional_fields(api: Api) -> None:
@@ -156,3 +166,56 @@ def test_message_has_no_control_characters_and_is_shortened(api: Api) -> None:
 def test_error_in_another_format_is_kept(api: Api) -> None:
     api.answer = lambda _: (400, {}, b"no")
     assert lengths(api, ["a"]) == ["no"]
+
+
+EVERY: tuple[Kind, ...] = ("dense", "sparse", "multi_vector")
+ONE = "AACAPw=="
+"""1.0 in base64."""
+
+
+def answered(embedding: Any) -> Answer:
+    return 200, {}, json.dumps({"data": [{"index": 0, "embedding": embedding}]}).encode()
+
+
+def test_kinds_are_requested_together_and_dense_vectors_alone_as_everywhere(api: Api) -> None:
+    terms = {"indices": [3, 7], "values": [0.5, 2]}
+    api.answer = lambda _: answered({"base64": ONE, "sparse": terms, "multi_vector": [ONE, ONE]})
+    (result,) = asyncio.run(embed(Endpoint(api.url, "m", {}, 1, 1, 1, kinds=EVERY), ["abc"]))
+    assert dense(result) == [1]
+    assert isinstance(result, Result)
+    assert result.sparse is not None
+    assert (result.sparse.indices.tolist(), result.sparse.values.tolist()) == ([3, 7], [0.5, 2])
+    assert result.multi_vector is not None
+    assert result.multi_vector.tolist() == [[1], [1]]
+    types = {"embedding_type": ["base64", "sparse", "multi_vector"], "multi_vector_type": "base64"}
+    assert api.asked == [{**types, "model": "m", "input": ["abc"]}]
+
+
+def test_labels_come_from_their_own_path_best_first(api: Api) -> None:
+    found = [{"label": "b", "score": 0.75}, {"label": "a", "score": 0.25}]
+    api.answer = lambda _: (200, {}, json.dumps({"data": [found]}).encode())
+    endpoint = Endpoint(api.url, "m", {"truncate": True}, 1, 1, 1, kinds=("labels",))
+    (result,) = asyncio.run(embed(endpoint, ["abc"]))
+    assert isinstance(result, Result)
+    assert [*(result.labels or {}).items()] == [("b", 0.75), ("a", 0.25)]
+    assert api.asked == [{"raw_scores": False, "truncate": True, "model": "m", "input": ["abc"]}]
+    assert api.paths == {"/classify"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "embedding"),
+    [
+        (("sparse",), ONE),
+        (("sparse",), {"multi_vector": [ONE]}),
+        (("sparse",), {"sparse": {"indices": [1, 2], "values": [1]}}),
+        (("sparse",), {"sparse": {"indices": [2**31], "values": [1]}}),
+        (("multi_vector",), {"multi_vector": [ONE, ONE + ONE]}),
+        (("multi_vector",), {"multi_vector": [ONE, "AACAPwAAgD8="]}),
+        (("multi_vector",), {"multi_vector": ["AADAfw=="]}),
+        (("labels",), ONE),
+    ],
+)
+def test_response_without_what_was_requested_ends_the_job(api: Api, kinds: tuple[Kind, ...], embedding: Any) -> None:
+    api.answer = lambda _: answered(embedding)
+    with pytest.raises(JobError, match="is not that of an embedding API"):
+        lengths(api, ["a"], kinds=kinds)

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bulk.job import Job, JobError, Refusal, Shard, Vector, begin, find, read, write
+from bulk.job import JOB_FILE, Job, JobError, Refusal, Shard, begin, find, read, write
+from bulk.kinds import Result, Sparse
 
 COLUMNS = ("text", "id")
 
@@ -15,6 +16,10 @@ COLUMNS = ("text", "id")
 def job(texts: Path, shard_rows: int = 4, **changes: str) -> Job:
     asked = Job("m", {}, "text", "id", shard_rows, 2, find([str(texts)], COLUMNS))
     return msgspec.structs.replace(asked, **changes)
+
+
+def vector(*values: float) -> Result:
+    return Result(dense=np.array(values, np.float32))
 
 
 def test_shards_hold_each_row_once_in_order(texts: Path) -> None:
@@ -100,10 +105,10 @@ def test_results_are_read_as_they_were_written(texts: Path, tmp_path: Path) -> N
     asked, output = job(texts), str(tmp_path / "vectors")
     (shard, *_) = begin(asked, output)
     ids, _ = read(asked, shard)
-    results: list[Vector | Refusal] = [
-        np.array([1, 2], np.float32),
+    results: list[Result | Refusal] = [
+        vector(1, 2),
         Refusal("too long"),
-        np.array([3, 4], np.float32),
+        vector(3, 4),
         Refusal("null"),
     ]
     write(asked, shard, output, ids, results)
@@ -112,6 +117,77 @@ def test_results_are_read_as_they_were_written(texts: Path, tmp_path: Path) -> N
         "embedding": [[1, 2], None, [3, 4], None],
         "error": [None, "too long", None, "null"],
     }
+
+
+def test_every_kind_is_read_as_it_was_written(texts: Path, tmp_path: Path) -> None:
+    kinds = ("dense", "sparse", "multi_vector")
+    asked, output = msgspec.structs.replace(job(texts), kinds=kinds, token_width=2), str(tmp_path / "vectors")
+    (shard, *_) = begin(asked, output)
+    results: list[Result | Refusal] = [
+        Result(
+            np.ones(2, np.float32),
+            Sparse(np.arange(n, dtype=np.int32), np.full(n, 0.5, np.float32)),
+            np.full((n, 2) if n else (0, 0), n, np.float32),
+        )
+        for n in (2, 0, 1)
+    ]
+    write(asked, shard, output, read(asked, shard)[0], [results[0], Refusal("no"), *results[1:]])
+    written = pq.read_table(f"{output}/{shard.name}")
+    assert written.to_pydict() == {
+        "id": ["t0", "t1", "t2", "t3"],
+        "embedding": [[1, 1], None, [1, 1], [1, 1]],
+        "sparse": [
+            {"indices": [0, 1], "values": [0.5, 0.5]},
+            None,
+            {"indices": [], "values": []},
+            {"indices": [0], "values": [0.5]},
+        ],
+        "multi_vector": [[[2, 2], [2, 2]], None, [], [[1, 1]]],
+        "error": [None, "no", None, None],
+    }
+    assert written.schema.field("multi_vector").type == pa.list_(pa.list_(pa.float32(), 2))
+    assert written.schema.field("sparse").type == pa.struct(
+        [("indices", pa.list_(pa.int32())), ("values", pa.list_(pa.float32()))]
+    )
+
+
+def test_labels_are_read_as_they_were_written(texts: Path, tmp_path: Path) -> None:
+    asked = msgspec.structs.replace(job(texts), kinds=("labels",), width=0, labels=("a", "b"))
+    output = str(tmp_path / "vectors")
+    (shard, *_) = begin(asked, output)
+    scores: list[Result | Refusal] = [
+        Result(labels={"b": 0.75, "a": 0.25}),
+        Refusal("no"),
+        Result(labels={"a": 1, "b": 0}),
+        Refusal("no"),
+    ]
+    write(asked, shard, output, read(asked, shard)[0], scores)
+    assert pq.read_table(f"{output}/{shard.name}").column("labels").to_pylist() == [
+        [{"label": "b", "score": 0.75}, {"label": "a", "score": 0.25}],
+        None,
+        [{"label": "a", "score": 1}, {"label": "b", "score": 0}],
+        None,
+    ]
+    with pytest.raises(JobError, match="the model has other labels than when the job started"):
+        write(asked, shard, output, read(asked, shard)[0], [Result(labels={"a": 1, "c": 0})] * 4)
+
+
+def test_token_vectors_of_another_length_are_refused(texts: Path, tmp_path: Path) -> None:
+    asked = msgspec.structs.replace(job(texts), kinds=("multi_vector",), width=0, token_width=2)
+    output = str(tmp_path / "vectors")
+    (shard, *_) = begin(asked, output)
+    with pytest.raises(JobError, match="token vectors had 2 dimensions, but now have 3"):
+        write(asked, shard, output, read(asked, shard)[0], [Result(multi_vector=np.ones((1, 3), np.float32))] * 4)
+
+
+def test_job_of_an_earlier_version_goes_on(texts: Path, tmp_path: Path) -> None:
+    asked, output = job(texts), tmp_path / "vectors"
+    pending = begin(asked, str(output))
+    stored = msgspec.json.decode((output / JOB_FILE).read_bytes())
+    for name in ("kinds", "token_width", "labels"):
+        del stored[name]
+    (output / JOB_FILE).write_bytes(msgspec.json.encode(stored))
+    assert begin(asked, str(output)) == pending
 
 
 def test_shard_of_refusals_only_is_written(texts: Path, tmp_path: Path) -> None:
@@ -125,14 +201,14 @@ def test_vectors_of_another_length_are_refused(texts: Path, tmp_path: Path) -> N
     asked, output = job(texts), str(tmp_path / "vectors")
     (shard, *_) = begin(asked, output)
     with pytest.raises(JobError, match="had 2 dimensions when the job started, but now have 3"):
-        write(asked, shard, output, read(asked, shard)[0], [np.ones(size, np.float32) for size in (2, 2, 3, 2)])
+        write(asked, shard, output, read(asked, shard)[0], [vector(*[1] * size) for size in (2, 2, 3, 2)])
 
 
 def test_results_are_one_data_set(texts: Path, tmp_path: Path) -> None:
     asked, output = job(texts), str(tmp_path / "vectors")
     first, second, *_ = begin(asked, output)
     write(asked, first, output, read(asked, first)[0], [Refusal("no")] * 4)
-    write(asked, second, output, read(asked, second)[0], [np.ones(2, np.float32)] * 4)
+    write(asked, second, output, read(asked, second)[0], [vector(1, 1)] * 4)
     assert pq.read_table(output).num_rows == 8
 
 
@@ -180,7 +256,7 @@ def test_folder_that_now_belongs_to_another_job_is_detected(texts: Path, tmp_pat
     assert not list(output.glob("*.parquet"))
 
 
-@pytest.mark.parametrize("column", ["embedding", "error"])
+@pytest.mark.parametrize("column", ["embedding", "sparse", "multi_vector", "labels", "error"])
 def test_id_column_must_not_have_the_name_of_a_result(texts: Path, tmp_path: Path, column: str) -> None:
     with pytest.raises(JobError, match=f"must not be named {column}"):
         begin(job(texts, id=column), str(tmp_path / "vectors"))

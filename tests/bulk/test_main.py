@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -174,6 +175,9 @@ def test_wrong_model_leaves_the_folder_usable(api: Api, texts: Path, tmp_path: P
         ["--request", "{"],
         ["--request", "[]"],
         ["--request", '{"input": "a"}'],
+        ["--request", '{"embedding_type": "int8"}'],
+        ["--kind", "text"],
+        ["--kind", "labels", "--kind", "dense"],
     ],
 )
 def test_wrong_options_are_refused(api: Api, texts: Path, tmp_path: Path, options: Sequence[str]) -> None:
@@ -199,6 +203,24 @@ def test_vectors_are_those_of_conch(server: Server, tmp_path: Path) -> None:
         expected = client.embeddings.create(model=model, input=[texts[i] for i in (0, 150, 299)])
     for i, item in zip((0, 150, 299), expected.data, strict=True):
         assert np.dot(np.array(found[i]["embedding"]), item.embedding) > 0.9999
+
+
+def test_every_kind_is_that_of_conch(odd_client: httpx2.Client, tmp_path: Path) -> None:
+    texts = [f"{number} {'words and ' * (number % 9)}more" for number in range(30)]
+    pq.write_table(pa.table({"id": range(30), "text": texts}), tmp_path / "texts.parquet")
+    output, url = tmp_path / "out", str(odd_client.base_url)
+    command = [str(tmp_path / "texts.parquet"), str(output), "--url", url, "--model", "every-output"]
+    kinds = ("dense", "sparse", "multi_vector")
+    assert main([*command, *(f"--kind={kind}" for kind in reversed(kinds)), "--batch", "7"]) == 0
+    table = pq.read_table(output)
+    assert table.column_names == ["id", "embedding", "sparse", "multi_vector", "error"]
+    body = {"model": "every-output", "input": texts, "embedding_type": ["float", "sparse", "multi_vector"]}
+    expected = [item["embedding"] for item in odd_client.post("/v1/embeddings", json=body).json()["data"]]
+    for row, item in zip(table.to_pylist(), expected, strict=True):
+        assert row["embedding"] == pytest.approx(item["float"], abs=1e-6)
+        assert row["sparse"]["indices"] == item["sparse"]["indices"]
+        assert row["sparse"]["values"] == pytest.approx(item["sparse"]["values"])
+        assert np.array(row["multi_vector"]) == pytest.approx(np.array(item["multi_vector"]), abs=1e-6)
 
 
 def test_conversion_of_json_lines_in_the_docs_works(api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 MODEL = "all-minilm-l6-v2"
 IMAGE_MODEL = "minilm-pictogram"
 RERANKER = "minilm-late-interaction"
 PROMPTED = "prompted"
 """MODEL with the prompts "query: " and "passage: ", and 64 and 128 dimensions; also "text-embedding-3-large"."""
+EVERY = "tiny-m3"
+"""A model of random weights with dense, sparse and token vectors."""
+CLASSIFIER = "tiny-labels"
+"""A classifier of random weights with three labels."""
 TEXTS = ["A conch is a large sea snail.", "Brass is an alloy of copper and zinc.", "Trumpets are made of brass."]
 QUERY = "what are trumpets made of?"
 LONG = "sea " * 400
@@ -26,6 +31,37 @@ PIXEL = (
     "rkJggg=="
 )
 Vectors = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """The vectors of a text."""
+
+    dense: NDArray[np.float64]
+    """[dimensions]."""
+    indices: Sequence[int]
+    values: Sequence[float]
+    """The terms' weights."""
+    tokens: NDArray[np.float64]
+    """[tokens, dimensions]."""
+
+    @property
+    def terms(self) -> dict[int, float]:
+        """The weights by their index."""
+        return dict(zip(self.indices, self.values, strict=True))
+
+    def dense_score(self, other: "Kinds") -> float:
+        """The cosine: vectors have length 1."""
+        return float(self.dense @ other.dense)
+
+    def sparse_score(self, other: "Kinds") -> float:
+        """The dot product."""
+        theirs = other.terms
+        return sum(value * theirs.get(index, 0) for index, value in self.terms.items())
+
+    def token_score(self, other: "Kinds") -> float:
+        """MaxSim of a query and a document: the sum over the query's tokens."""
+        return float((self.tokens @ other.tokens.T).max(1).sum())
 
 
 @dataclass(frozen=True)
@@ -51,11 +87,29 @@ class Plain:
         with urllib.request.urlopen(self.url + path) as answer:  # noqa: S310
             return json.load(answer)
 
-    def embed(self, given: Any, **fields: Any) -> list[list[float]]:
-        """Vectors of /v1/embeddings."""
+    def embed(self, given: Any, **fields: Any) -> list[Any]:
+        """Embeddings of /v1/embeddings: vectors, unless the fields say something else."""
         status, answer = self.post("/v1/embeddings", {"input": given, "model": MODEL, **fields})
         assert status == 200, answer
         return [item["embedding"] for item in answer["data"]]
+
+    def kinds(self, texts: Sequence[str], task: str = "document") -> list[Kinds]:
+        """Dense, sparse and token vectors of EVERY."""
+        kinds = ["float", "sparse", "multi_vector"]
+        items = self.embed(texts, model=EVERY, embedding_type=kinds, task=task)
+        return [
+            Kinds(
+                np.array(one["float"]), one["sparse"]["indices"], one["sparse"]["values"], np.array(one["multi_vector"])
+            )
+            for one in items
+        ]
+
+    def classify(self, texts: Sequence[str], **fields: Any) -> list[dict[str, float]]:
+        """Scores of CLASSIFIER's labels, of each text."""
+        labels = self.get(f"/v1/models/{CLASSIFIER}")["labels"]
+        status, answer = self.post("/classify", {"model": CLASSIFIER, "input": texts, **fields})
+        assert status == 200, answer
+        return [dict(zip(labels, one["probs"], strict=True)) for one in answer["data"]]
 
     def rank(self, query: str = QUERY, documents: Sequence[str] = TEXTS, **fields: Any) -> list[tuple[int, float]]:
         """Indices and scores of /v1/rerank, best first."""
@@ -73,6 +127,15 @@ def assert_same(found: Vectors, expected: Vectors) -> None:
     cosines = (theirs * ours).sum(1) / lengths[0] / lengths[1]
     assert cosines.min() > 0.99999
     assert np.abs(lengths[0] - lengths[1]).max() < 1e-5
+
+
+def assert_found(found: Sequence[tuple[int, float]], scores: Sequence[float], tolerance: float = 1e-4) -> None:
+    """A search found all documents, best first, with these scores of documents 0, 1, ..."""
+    best = sorted(range(len(scores)), key=lambda index: -scores[index])
+    assert [index for index, _ in found] == best
+    assert (
+        np.abs(np.array([score for _, score in found]) - np.array([scores[index] for index in best])).max() < tolerance
+    )
 
 
 def assert_ranked(found: Sequence[tuple[int, float]], expected: Sequence[tuple[int, float]]) -> None:

@@ -1,6 +1,7 @@
 /** The similarity of texts and images: a heat map of the cosines of their embeddings. */
 
 import { count, find, lines, make, quote, unseen } from "./dom.js";
+import * as heat from "./heat.js";
 import { chosen } from "./models.js";
 import * as panel from "./panel.js";
 import * as pictures from "./pictures.js";
@@ -34,10 +35,9 @@ export function listen() {
   let inputs = [];
   const reset = panel.listen(
     section,
-    "v1/embeddings",
     () => {
       inputs = readInputs();
-      return { body: request(inputs), show: (answer, ms) => show(inputs, answer, ms) };
+      return { path: "v1/embeddings", body: request(inputs), show: (answer, ms) => show(inputs, answer, ms) };
     },
     (param) => {
       const input = inputs[/^input\[(\d+)\]/.exec(param)?.[1]];
@@ -89,29 +89,12 @@ function show(inputs, answer, ms) {
   };
 }
 
-function draw(inputs, matrix) {
-  const head = make("tr", {}, make("th", { scope: "col" }, unseen("Input")), ...inputs.map((input, j) => column(input, j)));
-  const body = matrix.map((row, i) => make("tr", {}, rowName(inputs[i], i), ...row.map((cosine, j) => cell(inputs, cosine, i, j))));
-  const table = make(
-    "table",
-    {},
-    make("caption", { className: "unseen" }, "Cosine similarity of each pair of inputs"),
-    make("thead", {}, head),
-    make("tbody", {}, ...body),
-  );
-  const scroll = make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Heat map" }, table);
-  return make("div", { className: "heat" }, scroll, scale());
-}
-
-function cell(inputs, cosine, i, j) {
-  const td = make("td", { title: `${inputs[i].name} · ${inputs[j].name}: ${cosine.toFixed(4)}` }, plain(cosine));
-  td.style.setProperty("--t", Math.min(1, Math.max(0, cosine)).toFixed(4));
-  td.style.setProperty("--order", i + j);
-  return td;
-}
-
-/** Two decimals, and no minus sign before zero. */
-const plain = (cosine) => cosine.toFixed(2).replace(/^-(0\.00)$/, "$1");
+const draw = (inputs, matrix) =>
+  heat.draw(matrix, inputs.map(rowName), inputs.map(column), {
+    caption: "Cosine similarity of each pair of inputs",
+    corner: "Input",
+    title: (i, j) => `${inputs[i].name} · ${inputs[j].name}`,
+  });
 
 const number = (i) => make("span", { className: "number", "aria-hidden": "true" }, String(i + 1));
 
@@ -124,13 +107,4 @@ function rowName(input, i) {
   const words = make("span", { className: "words", title: input.name }, input.name);
   const mark = input.picture ? pictures.thumbnail(input.picture, "") : number(i);
   return make("th", { scope: "row" }, make("span", { className: "input-name" }, mark, words));
-}
-
-function scale() {
-  const steps = Array.from({ length: 48 }, (_, i) => {
-    const step = make("i");
-    step.style.setProperty("--t", i / 47);
-    return step;
-  });
-  return make("p", { className: "scale" }, make("span", {}, "0 or less"), make("div", { "aria-hidden": "true" }, ...steps), make("span", {}, "1 (identical)"));
 }

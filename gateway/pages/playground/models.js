@@ -10,10 +10,12 @@ const ROLES = {
   "image-text": { panel: "compare", does: "embeds texts and images in one space" },
   "late-interaction": { panel: "rerank", does: "reranks documents by token similarity" },
   "cross-encoder": { panel: "rerank", does: "reranks documents together with the query" },
+  classifier: { does: "labels texts" },
 };
 
 export const KEY_ACCEPTED = "key-accepted";
-/** An event of the document. */
+export const INSPECTED = "inspected";
+/** Events of the document: the last, when the model of the panel `inspect` is selected. */
 
 let models = [];
 let isKeyAsked = false;
@@ -40,8 +42,10 @@ export async function load() {
     if (problem.status === 401) askForKey(problem);
     return;
   }
-  fill("compare", (model) => model.input_modalities.length > 1);
-  fill("rerank", () => true);
+  const ofPanel = (panel) => models.filter((model) => ROLES[model.role]?.panel === panel);
+  fill("compare", ofPanel("compare"), (model) => model.input_modalities.length > 1);
+  fill("rerank", ofPanel("rerank"), () => true);
+  fill("inspect", models.filter((model) => model.labels || model.vectors?.some((kind) => kind !== "dense")), (model) => model.role === "late-interaction");
 }
 
 export function listen() {
@@ -52,7 +56,7 @@ export function listen() {
     input.value = "";
     load();
   };
-  for (const panel of ["compare", "rerank"]) select(panel).onchange = () => describe(panel);
+  for (const panel of ["compare", "rerank", "inspect"]) select(panel).onchange = () => describe(panel);
   find("#files").addEventListener("pictures", () => setTaken(chosen("compare")));
 }
 
@@ -64,8 +68,7 @@ function askForKey(problem) {
 }
 
 /** List the models of a panel, and keep the selection if it still exists. */
-function fill(panel, isBest) {
-  const offered = models.filter((model) => ROLES[model.role]?.panel === panel);
+function fill(panel, offered, isBest) {
   const before = select(panel).value;
   const after = offered.find((model) => model.id === before) ?? offered.find(isBest) ?? offered[0];
   select(panel).replaceChildren(...offered.map((model) => make("option", { value: model.id, selected: model === after }, model.id)));
@@ -75,7 +78,8 @@ function fill(panel, isBest) {
 function describe(panel) {
   const model = chosen(panel);
   say(find(`#${panel}-model-hint`), model ? about(model) : "This server has no model for this.");
-  if (panel === "rerank") return;
+  if (panel === "inspect") document.dispatchEvent(new Event(INSPECTED));
+  if (panel !== "compare") return;
   setTaken(model);
   const sizes = model?.supported_dimensions ?? [];
   find("#dimensions-field").hidden = sizes.length < 2;

@@ -1,4 +1,4 @@
-/** What both panels share: make one call at a time, show its result or error, and show it as a curl command. */
+/** What all panels share: make one call at a time, show its result or error, and show it as a curl command. */
 
 import { ApiError, call } from "./api.js";
 import * as curl from "./curl.js";
@@ -9,13 +9,12 @@ import { KEY_ACCEPTED, needsKey } from "./models.js";
  * Call the API when a form is submitted.
  *
  * @param {HTMLElement} section
- * @param {string} path of the API
- * @param {() => {body: object, show: (answer: object, ms: number) => {summary: string, outcome: Node}}} prepare
- *   reads the form; throws a RangeError that says what is missing
+ * @param {() => {path: string, body: object, show: (answer: object, ms: number) => Shown | Promise<Shown>}} prepare
+ *   reads the form, where Shown is {summary: string, outcome: Node}; throws a RangeError that says what is missing
  * @param {(param: string) => string} nameOf the input that an error is about, in words; "" to show the field's name
  * @returns {() => void} removes the last result
  */
-export function listen(section, path, prepare, nameOf) {
+export function listen(section, prepare, nameOf) {
   const form = find("form", section);
   const [summary, error, outcome, details] = [".summary", ".error", ".outcome", ".curl"].map((name) => find(name, section));
   const button = find(".primary", form);
@@ -34,10 +33,10 @@ export function listen(section, path, prepare, nameOf) {
     error.replaceChildren();
     say(summary, "Running…");
     try {
-      const { body, show } = prepare();
+      const { path, body, show } = prepare();
       curl.show(details, curl.command(path, body, needsKey()));
       const { answer, ms } = await call(path, body);
-      const shown = show(answer, ms);
+      const shown = await show(answer, ms);
       outcome.replaceChildren(shown.outcome);
       say(summary, shown.summary);
     } catch (problem) {

@@ -27,7 +27,7 @@ export function listen() {
     query.focus();
   };
   find("[data-do=example]", section).onclick = example;
-  const reset = panel.listen(section, "v1/rerank", prepare, (param) => {
+  const reset = panel.listen(section, prepare, (param) => {
     const place = /^documents\[(\d+)\]/.exec(param)?.[1];
     return place === undefined ? "" : `document ${Number(place) + 1}`;
   });
@@ -44,6 +44,7 @@ function prepare() {
   if (!query.value.trim()) throw new RangeError("Enter a query.");
   if (!texts.length) throw new RangeError("Enter at least one document.");
   return {
+    path: "v1/rerank",
     body: { model: chosen("rerank")?.id, query: query.value, documents: texts, return_documents: false },
     show: (answer, ms) => show(texts, answer, ms),
   };

@@ -9,6 +9,9 @@ export function decode(embedding) {
 
 const dot = (a, b) => a.reduce((sum, value, i) => sum + value * b[i], 0);
 
+/** Dot products of each of some vectors with each of others, [n][m]. */
+export const dots = (vectors, others) => vectors.map((a) => others.map((b) => dot(a, b)));
+
 /** Cosines of all pairs, [n][n]. */
 export function cosines(vectors) {
   const lengths = vectors.map((vector) => Math.sqrt(dot(vector, vector)));

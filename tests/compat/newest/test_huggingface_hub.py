@@ -66,6 +66,14 @@ def test_about_the_server(url: str) -> None:
     assert client.health_check()
 
 
+@pytest.mark.call('`text_classification`, at `"URL/predict"`')
+def test_text_classification(url: str, plain: Plain) -> None:
+    found = client_of(f"{url}/predict").text_classification(TEXTS[0])
+    expected = plain.classify(TEXTS[:1])[0]
+    assert {one.label: one.score for one in found} == pytest.approx(expected, abs=1e-5)
+    assert [one.score for one in found] == sorted(expected.values(), reverse=True)
+
+
 @pytest.mark.call("errors: `HfHubHTTPError` with our message")
 def test_errors(url: str) -> None:
     with pytest.raises(HfHubHTTPError, match="402 tokens; the limit of model 'all-minilm-l6-v2' is 256"):

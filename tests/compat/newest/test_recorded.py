@@ -4,9 +4,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.compat.plain import LONG, MODEL, QUERY, RERANKER, TEXTS, Plain, assert_ranked, assert_same
+from tests.compat.plain import (
+    CLASSIFIER,
+    EVERY,
+    LONG,
+    MODEL,
+    QUERY,
+    RERANKER,
+    TEXTS,
+    Plain,
+    assert_ranked,
+    assert_same,
+)
 
 
 @dataclass(frozen=True)
@@ -155,6 +167,57 @@ TEI_RANKINGS = (
         '`api_url="URL"`',
     ),
 )
+JINA = "jina-ai/meta-prompt"
+VLLM = "vllm-project/vllm"
+SCORES = tuple(
+    Recorded(
+        VLLM,
+        "715dbad",
+        "`examples/pooling/score/score_api_online.py`",
+        "/score",
+        {"model": RERANKER, "queries": queries, "documents": documents},
+        '`api_url="URL/score"`',
+    )
+    for queries, documents in ((QUERY, TEXTS[0]), (QUERY, TEXTS), ([QUERY] * len(TEXTS), TEXTS))
+)
+MULTI_VECTORS = (
+    Recorded(
+        VLLM,
+        "c6088cb",
+        "`examples/pooling/token_embed/multi_vector_retrieval_online.py`",
+        "/pooling",
+        {"model": EVERY, "input": TEXTS},
+        '`pooling_url="URL/pooling"`',
+    ),
+    Recorded(
+        JINA,
+        "6676f7a",
+        "`return_multivector` of its Embeddings API",
+        "/v1/embeddings",
+        {"model": EVERY, "input": [{"text": text} for text in TEXTS], "return_multivector": True},
+        'the URL `"URL/v1/embeddings"`',
+    ),
+)
+CLASSIFICATIONS = (
+    Recorded(
+        VLLM,
+        "3ff2de9",
+        "`examples/pooling/classify/classification_online.py`, of texts",
+        "/classify",
+        {"model": CLASSIFIER, "input": TEXTS},
+        '`classify_url="URL/classify"`',
+    ),
+)
+LATE_CHUNKS = (
+    Recorded(
+        JINA,
+        "6676f7a",
+        "`late_chunking` of its Embeddings API",
+        "/v1/embeddings",
+        {"model": MODEL, "input": TEXTS, "late_chunking": True},
+        'the URL `"URL/v1/embeddings"`',
+    ),
+)
 
 
 def recorded(requests: tuple[Recorded, ...]) -> list[Any]:
@@ -199,3 +262,44 @@ def test_rankings_of_tei(plain: Plain, request_: Recorded) -> None:
     assert_ranked([(one["index"], one["score"]) for one in answer], plain.rank())
     if request_.body.get("return_text"):
         assert [one["text"] for one in answer] == [TEXTS[one["index"]] for one in answer]
+
+
+@pytest.mark.parametrize("request_", recorded(SCORES))
+def test_scores_of_vllm(plain: Plain, request_: Recorded) -> None:
+    status, answer = plain.post(request_.path, request_.body, authorization="Bearer unused")
+    assert status == 200, answer
+    expected = dict(plain.rank())
+    assert [one["score"] for one in answer["data"]] == pytest.approx(
+        [expected[i] for i in range(len(answer["data"]))], abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("request_", recorded(MULTI_VECTORS))
+def test_multi_vectors(plain: Plain, request_: Recorded) -> None:
+    status, answer = plain.post(request_.path, request_.body, authorization="Bearer unused")
+    assert status == 200, answer
+    for one, expected in zip(answer["data"], plain.kinds(TEXTS), strict=True):
+        found = np.array(one["embeddings" if "embeddings" in one else "data"])
+        assert_same(found.tolist(), expected.tokens.tolist())
+
+
+@pytest.mark.parametrize("request_", recorded(CLASSIFICATIONS))
+def test_classifications(plain: Plain, request_: Recorded) -> None:
+    status, answer = plain.post(request_.path, request_.body, authorization="Bearer unused")
+    assert status == 200, answer
+    status, predicted = plain.post("/predict", {"inputs": [[text] for text in TEXTS]})
+    assert status == 200, predicted
+    for one, labels in zip(answer["data"], predicted, strict=True):
+        assert sum(one["probs"]) == pytest.approx(1)
+        assert (one["label"], max(one["probs"])) == (labels[0]["label"], pytest.approx(labels[0]["score"]))
+
+
+@pytest.mark.parametrize("request_", recorded(LATE_CHUNKS))
+def test_late_chunks(plain: Plain, request_: Recorded) -> None:
+    status, answer = plain.post(request_.path, request_.body, authorization="Bearer unused")
+    assert status == 200, answer
+    alone = np.array(plain.embed(TEXTS))
+    together = np.array([one["embedding"] for one in answer["data"]])
+    assert ((alone * together).sum(1) < 0.999).all()  # each knows the others
+    status, answer = plain.post(request_.path, {**request_.body, "input": TEXTS[:1]})
+    assert_same([one["embedding"] for one in answer["data"]], plain.embed(TEXTS[:1]))

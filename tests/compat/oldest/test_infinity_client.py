@@ -2,11 +2,22 @@ import asyncio
 
 import pytest
 from infinity_client import AuthenticatedClient, Client
-from infinity_client.api.default import embeddings, rerank
+from infinity_client.api.default import classify, embeddings, rerank
 from infinity_client.errors import UnexpectedStatus
-from infinity_client.models import OpenAIEmbeddingInputImage, OpenAIEmbeddingInputText, RerankInput
+from infinity_client.models import ClassifyInput, OpenAIEmbeddingInputImage, OpenAIEmbeddingInputText, RerankInput
 
-from tests.compat.plain import IMAGE_MODEL, MODEL, PIXEL, QUERY, RERANKER, TEXTS, Plain, assert_ranked, assert_same
+from tests.compat.plain import (
+    CLASSIFIER,
+    IMAGE_MODEL,
+    MODEL,
+    PIXEL,
+    QUERY,
+    RERANKER,
+    TEXTS,
+    Plain,
+    assert_ranked,
+    assert_same,
+)
 
 pytestmark = pytest.mark.client("infinity-client", '`base_url="URL"` or `"URL/v1"`')
 
@@ -39,6 +50,16 @@ def test_ranking(url: str, plain: Plain) -> None:
         body = RerankInput(query=QUERY, documents=TEXTS, model=RERANKER, top_n=2, return_documents=with_documents)
         answer = rerank.sync(client=client, body=body)
         assert_ranked([(one.index, one.relevance_score) for one in answer.results], plain.rank()[:2])
+
+
+@pytest.mark.call("`classify.sync`, with and without `raw_scores`")
+def test_labels(url: str, plain: Plain) -> None:
+    client = Client(base_url=url, raise_on_unexpected_status=True)
+    for raw in (False, True):
+        answer = classify.sync(client=client, body=ClassifyInput(input_=TEXTS, model=CLASSIFIER, raw_scores=raw))
+        found = [{one.label: one.score for one in scored} for scored in answer.data]
+        for ours, theirs in zip(found, plain.classify(TEXTS, use_activation=not raw), strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 @pytest.mark.call("a key with `AuthenticatedClient`; errors: `UnexpectedStatus` with our message")
