@@ -3,30 +3,43 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from gateway.contract import (
     BATCH_TOKENS,
-    EMBEDDING_ROLES,
+    CLASSIFIER,
+    CROSS_ENCODER,
+    EMBEDDING,
     IMAGE_EMBEDDING,
     PREFIXES,
     RERANK_ROLES,
+    ROLES,
+    SPARSE_WEIGHTS,
     TEXT_EMBEDDING,
+    TOKENS,
     ImageParameters,
     Parameters,
     TextParameters,
+    outputs,
     read,
+    width,
 )
 from gateway.errors import ModelNotFound, NotReady, quoted
 from gateway.images.preparation import Preparation
 from gateway.text.loader import TokenizerLoader
 from gateway.text.tokenizer import TextTokenizer
-from gateway.triton import ModelConfig, Triton
+from gateway.triton import ModelConfig, Output, Triton
 
 log = logging.getLogger(__name__)
 
+Offer = Literal["dense", "sparse", "multi_vector", "rerank", "classify"]
+"""What clients may ask a model for: a kind of vectors, the relevance of documents, or labels."""
+OFFERS: frozenset[Offer] = frozenset(get_args(Offer))
+OFFERED_BY: Mapping[Offer, str] = {"dense": EMBEDDING, "sparse": SPARSE_WEIGHTS, "multi_vector": TOKENS}
+"""The output that a model needs for each kind of vectors."""
 GONE_S = 10.0
 """How long an unloaded model is reported as not ready before it is unknown: it may be loaded again."""
 MAX_PROBLEM = 500
@@ -41,10 +54,24 @@ class TritonModel:
     """Public name."""
     triton_name: str
     role: str
-    output: str
-    width: int
-    """Values per row of the output: dimensions of an embedding, classes of a cross-encoder, or 1 for a score."""
+    outputs: Mapping[str, Output]
+    """By their names in `contract.OUTPUTS`, in that order."""
     max_batch_size: int
+
+    @property
+    def width(self) -> int:
+        """The dimensions of its vectors, else the columns of its score, else 0."""
+        return width(self.outputs)
+
+    @property
+    def offers(self) -> frozenset[Offer]:
+        """What clients may ask it for."""
+        offers: set[Offer] = {offer for offer, output in OFFERED_BY.items() if output in self.outputs}
+        if self.role in RERANK_ROLES:
+            offers.add("rerank")
+        if self.role == CLASSIFIER:
+            offers.add("classify")
+        return frozenset(offers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +88,15 @@ class TextModel(TritonModel):
     instructed: Mapping[str, str] = field(default_factory=dict)
     """Maps each prompt that contains an instruction to its form with the placeholder INSTRUCTION."""
     activation: str = "none"
-    """How a cross-encoder's logits become scores; a name in ACTIVATIONS."""
+    """How the logits of a cross-encoder or classifier become scores; a name in ACTIVATIONS."""
     positive_class: int = 0
     """The column of a cross-encoder's logits that measures relevance."""
+    labels: tuple[str, ...] = ()
+    """Names of the columns of a cross-encoder's or classifier's logits."""
     max_query_tokens: int | None = None
     """Query length at which a late-interaction model truncates, as in its training; None if it does not."""
+    tokens_pooling: Literal["none", "mean"] = "none"
+    """"mean" if the embedding is the mean of the output `tokens`, before normalization."""
     prefix: str = ""
     """The optional input that the model has, one of PREFIXES, or empty."""
     variants: tuple[str, ...] = ()
@@ -115,8 +146,13 @@ class Model:
 
     @property
     def width(self) -> int:
-        """Values per row of the output, the same for all of its Triton models."""
+        """As of each of its Triton models."""
         return self.triton_models[0].width
+
+    @property
+    def offers(self) -> frozenset[Offer]:
+        """What clients may ask it for."""
+        return frozenset().union(*(triton_model.offers for triton_model in self.triton_models))
 
     @property
     def role(self) -> str:
@@ -159,8 +195,7 @@ class Catalog:
         configs = [
             config
             for config in sorted(await self._triton.models(), key=lambda config: config.name)
-            if config.parameters.get("role")
-            in EMBEDDING_ROLES | RERANK_ROLES  # others are not entries of this contract
+            if config.parameters.get("role") in ROLES  # others are not entries of this contract
         ]
         entries: dict[str, _Entry] = {}
         models: dict[str, Model] = {}
@@ -202,20 +237,30 @@ class Catalog:
             return before
         return _Entry(parameters, before.created if before is not None else int(time.time()), triton_model)
 
-    def find(self, name: str | None, roles: frozenset[str]) -> Model:
-        """Find a model by name or alias, or the default model, among those with one of these roles.
+    def find(self, name: str | None, offers: Set[Offer], default_offers: Set[Offer] = frozenset()) -> Model:
+        """Find a model by name or alias, or the default model.
+
+        Args:
+            name: a name or alias; None for the default model.
+            offers: the model offers at least one of these.
+            default_offers: the default model offers all of these.
 
         Raises:
-            ModelNotFound: there is none; the message lists the models with these roles.
+            ModelNotFound: there is none; the message lists the models to choose from.
             NotReady: Triton has not responded yet, or the model was unloaded within the last GONE_S.
         """
         if self._entries is None:
             raise NotReady("Triton has not responded yet")
-        served = _of_roles(self.models, roles)
+
+        def suitable(models: Iterable[Model]) -> list[Model]:
+            needed = default_offers if name is None else frozenset[Offer]()
+            return [model for model in models if offers & model.offers and needed <= model.offers]
+
+        served = suitable(self.models)
         found = _named(name, served)
         if found is not None:
             return found
-        gone = _named(name, _of_roles([model for model, _ in self._gone.values()], roles))
+        gone = _named(name, suitable(model for model, _ in self._gone.values()))
         if gone is not None:
             raise NotReady(f"model {gone.name!r} is not loaded")
         wanted = f"no model {quoted(name)}" if name is not None else "no default model"
@@ -223,16 +268,14 @@ class Catalog:
         raise ModelNotFound(f"there is {wanted} for this endpoint; served here: {names}", param="model")
 
 
-def _of_roles(models: Iterable[Model], roles: frozenset[str]) -> list[Model]:
-    return [model for model in models if any(triton_model.role in roles for triton_model in model.triton_models)]
-
-
 def _named(name: str | None, models: Sequence[Model]) -> Model | None:
-    for model in models:
-        if model.default if name is None else name == model.name:
-            return model
+    if name is None:
+        # A reranker that also offers vectors is the default of both only if there is no other.
+        defaults = sorted((model for model in models if model.default), key=lambda model: model.role in RERANK_ROLES)
+        return next(iter(defaults), None)
     # Names take precedence over aliases.
-    return next((model for model in models if name in model.aliases), None)
+    named = next((model for model in models if name == model.name), None)
+    return named or next((model for model in models if name in model.aliases), None)
 
 
 def _merged(other: Model | None, entry: _Entry) -> Model:
@@ -255,6 +298,8 @@ def _merged(other: Model | None, entry: _Entry) -> Model:
         first = other.triton_models[0]
         if not _is_compatible(other, triton_model):
             raise ValueError(f"its public name {triton_model.name!r} is already used by {first.triton_name}")
+        if isinstance(first, TextModel) and isinstance(triton_model, TextModel) and first.offers != triton_model.offers:
+            raise ValueError(f"it has other outputs than {first.triton_name} of the same model")
         if triton_model.width != first.width:
             raise ValueError(
                 f"it has {triton_model.width} dimensions, but {first.triton_name} of the same model has {first.width}"
@@ -285,13 +330,16 @@ def _missing(model: Model) -> list[str]:
 
 
 def _text_model(config: ModelConfig, parameters: TextParameters, tokenizer: TextTokenizer) -> TextModel:
-    prompts = parameters.prompts
+    prompts, found = parameters.prompts, outputs(config)
+    if parameters.tokens_pooling != "none":
+        for name in (EMBEDDING, TOKENS):
+            if name not in found:
+                raise ValueError(f"tokens_pooling is {parameters.tokens_pooling}, but there is no output {name}")
     return TextModel(
         name=parameters.name,
         triton_name=config.name,
         role=config.parameters["role"],
-        output=config.output,
-        width=parameters.width,
+        outputs=found,
         max_batch_size=parameters.max_batch_size,
         max_tokens=parameters.max_tokens,
         vocabulary_size=parameters.vocabulary_size,
@@ -301,13 +349,22 @@ def _text_model(config: ModelConfig, parameters: TextParameters, tokenizer: Text
         instructed={prompts[name]: form for name, form in parameters.instructed_prompts.items()},
         activation=parameters.activation,
         positive_class=parameters.positive_class,
+        labels=_labels(config.parameters["role"], parameters),
         max_query_tokens=parameters.max_query_tokens,
         prefix=next((name for name in PREFIXES if name in config.inputs), ""),
         variants=parameters.variants,
         variant=parameters.variant,
         length_buckets=tuple(sorted(parameters.length_buckets)),
+        tokens_pooling=parameters.tokens_pooling,
         batch_tokens=parameters.batch_tokens,
     )
+
+
+def _labels(role: str, parameters: TextParameters) -> tuple[str, ...]:
+    """The entry's own labels, or those that transformers makes up."""
+    if role not in {CROSS_ENCODER, CLASSIFIER}:
+        return ()
+    return parameters.labels or tuple(f"LABEL_{i}" for i in range(parameters.width))
 
 
 def _image_model(config: ModelConfig, parameters: ImageParameters) -> ImageModel:
@@ -315,8 +372,7 @@ def _image_model(config: ModelConfig, parameters: ImageParameters) -> ImageModel
         name=parameters.name,
         triton_name=config.name,
         role=config.parameters["role"],
-        output=config.output,
-        width=parameters.width,
+        outputs=outputs(config),
         max_batch_size=parameters.max_batch_size,
         preparation=parameters.preparation,
         patches=parameters.image_patches,

@@ -5,7 +5,7 @@ code.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -14,23 +14,42 @@ from PIL.Image import Resampling
 from gateway.images.preparation import Preparation
 from gateway.scores import ACTIVATIONS
 from gateway.text.tokenizer import INSTRUCTION, Template
-from gateway.triton import ModelConfig
+from gateway.triton import ModelConfig, Output
 
 TEXT_EMBEDDING, IMAGE_EMBEDDING = "text-embedding", "image-embedding"
-LATE_INTERACTION, CROSS_ENCODER = "late-interaction", "cross-encoder"
+LATE_INTERACTION, CROSS_ENCODER, CLASSIFIER = "late-interaction", "cross-encoder", "classifier"
 EMBEDDING_ROLES = frozenset({TEXT_EMBEDDING, IMAGE_EMBEDDING})
 RERANK_ROLES = frozenset({LATE_INTERACTION, CROSS_ENCODER})
+CLASSIFIER_ROLES = frozenset({CLASSIFIER})
+ROLES = EMBEDDING_ROLES | RERANK_ROLES | CLASSIFIER_ROLES
 
 SEGMENTS: Mapping[str, tuple[tuple[str, str], ...]] = {
     TEXT_EMBEDDING: (("input_ids", "length"),),
     CROSS_ENCODER: (("input_ids", "length"),),
+    CLASSIFIER: (("input_ids", "length"),),
     LATE_INTERACTION: (("query_ids", "query_length"), ("document_ids", "document_length")),
 }
 """Inputs of text models by role, one pair per segment of a row: token ids, INT64 [b, L], padded with 0, and their
 lengths, INT32 [b, 1]."""
 PREFIXES = ("first_length", "prompt_length")
 """Optional inputs of text models, INT32 [b, 1]: the number of leading tokens of a row that belong to the first segment
-(cross-encoders), or to the prompt, which is not pooled (embedding models)."""
+(cross-encoders, classifiers), or to the prompt, which is not pooled (embedding models)."""
+EMBEDDING: Final = "embedding"
+SCORE: Final = "score"
+SPARSE_INDICES: Final = "sparse_indices"
+SPARSE_WEIGHTS: Final = "sparse_weights"
+TOKENS: Final = "tokens"
+QUERY_TOKENS: Final = "query_tokens"
+VECTORS = (EMBEDDING, SPARSE_INDICES, SPARSE_WEIGHTS, TOKENS)
+OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    TEXT_EMBEDDING: VECTORS,
+    IMAGE_EMBEDDING: (EMBEDDING,),
+    CROSS_ENCODER: (SCORE,),
+    CLASSIFIER: (SCORE,),
+    LATE_INTERACTION: (SCORE, *VECTORS, QUERY_TOKENS),
+}
+"""Outputs that an entry may have, by role. The first is the main one: the first output of a config has this meaning if
+its name is none of these."""
 PIXELS = "pixels"
 """The input of image models: RGB, UINT8 [b, 3, H, W]."""
 BATCH_TOKENS = 2048
@@ -46,13 +65,14 @@ Count = Annotated[int, Meta(ge=1, le=2**20)]
 Edge = Annotated[int, Meta(ge=1, le=4096)]
 """Height or width of the model's input image, in pixels."""
 Prompt = Annotated[str, Meta(max_length=2**16)]
+Label = Annotated[str, Meta(max_length=1024)]
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     """Parameters of all entries."""
 
-    width: Count
-    """Last dimension of the output, from config.pbtxt itself."""
+    width: Annotated[int, Meta(ge=0, le=2**20)]
+    """From the outputs in config.pbtxt: the dimensions of the vectors, else the columns of the score, else 0."""
     max_batch_size: Annotated[int, Meta(ge=1)]
     """From config.pbtxt itself."""
     name: Name
@@ -79,10 +99,12 @@ class TextParameters(Parameters, frozen=True, kw_only=True):
     template: Template | None = None
     activation: str = "none"
     positive_class: int = 0
+    labels: Annotated[tuple[Label, ...], Meta(max_length=2**16)] = ()
     max_query_tokens: int | None = None
     variants: Names = ()
     variant: str = ""
     length_buckets: tuple[Count, ...] = ()
+    tokens_pooling: Literal["none", "mean"] = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,8 +119,10 @@ class TextParameters(Parameters, frozen=True, kw_only=True):
                 yield f"instructed_prompts {name!r} must be a name in prompts and contain {INSTRUCTION} exactly once"
         if self.activation not in ACTIVATIONS:
             yield f"activation must be one of {', '.join(ACTIVATIONS)}, not {self.activation!r}"
-        if not 0 <= self.positive_class < self.width:
+        if not 0 <= self.positive_class < max(self.width, 1):
             yield f"positive_class must be between 0 and {self.width - 1}, not {self.positive_class}"
+        if self.labels and len(self.labels) != self.width:
+            yield f"labels must have {self.width} names, one for each value of the output, not {len(self.labels)}"
         if self.max_query_tokens is not None and not 1 <= self.max_query_tokens <= self.max_tokens:
             yield f"max_query_tokens must be between 1 and max_tokens ({self.max_tokens}), not {self.max_query_tokens}"
         if self.variant not in (self.variants or ("",)):
@@ -149,10 +173,51 @@ def _pairs(text: str) -> dict[str, str]:
 
 PARSERS: Mapping[str, Callable[[str], Any]] = {
     **dict.fromkeys(("aliases", "dimensions", "variants", "length_buckets"), _split),
-    **dict.fromkeys(("prompts", "instructed_prompts", "template"), msgspec.json.decode),
+    **dict.fromkeys(("prompts", "instructed_prompts", "template", "labels"), msgspec.json.decode),
     "image_resize": _pairs,
 }
 """Parsers of parameters with more than one value. Triton's parameters are strings."""
+
+
+def outputs(config: ModelConfig) -> dict[str, Output]:
+    """The outputs of an entry by their names in OUTPUTS, in that order.
+
+    Raises:
+        ValueError: one is missing, or its type or shape is wrong; the message names it.
+    """
+    names = OUTPUTS[config.parameters["role"]]
+    given = {output.name: output for output in config.outputs}
+    if config.outputs and names[0] not in given and config.outputs[0].name not in names:
+        given[names[0]] = config.outputs[0]
+    found = {name: given[name] for name in names if name in given}
+    for problem in _output_problems(found, names[0]):
+        raise ValueError(problem)
+    return found
+
+
+def _output_problems(found: Mapping[str, Output], main: str) -> Iterator[str]:
+    if not found or (main == SCORE and SCORE not in found):
+        yield f"it has no output {main}"
+    for name, output in found.items():
+        datatype = "INT32" if name == SPARSE_INDICES else "FP32"
+        if output.datatype != datatype:
+            yield f"output {output.name} is {output.datatype}; it must be {datatype}"
+        *lengths, last = output.dims or (0,)
+        if len(lengths) != (name in {TOKENS, QUERY_TOKENS}):
+            shape = "[length, dimensions]" if name in {TOKENS, QUERY_TOKENS} else "one dimension"
+            yield f"output {output.name} has dims {[*output.dims]}; it must have {shape}"
+        if not 1 <= last <= 2**20 and not (last == -1 and name in {SPARSE_INDICES, SPARSE_WEIGHTS}):
+            yield f"output {output.name} has dims {[*output.dims]}; the last must be 1 to {2**20}"
+    sparse = [found[name].dims if name in found else None for name in (SPARSE_INDICES, SPARSE_WEIGHTS)]
+    if sparse[0] != sparse[1]:
+        yield f"outputs {SPARSE_INDICES} and {SPARSE_WEIGHTS} must have the same dims"
+    if QUERY_TOKENS in found and (TOKENS not in found or found[TOKENS].dims[-1] != found[QUERY_TOKENS].dims[-1]):
+        yield f"output {QUERY_TOKENS} needs an output {TOKENS} with the same number of dimensions"
+
+
+def width(outputs: Mapping[str, Output]) -> int:
+    """The dimensions of an entry's vectors, else the columns of its score, else 0."""
+    return next((outputs[name].dims[-1] for name in (EMBEDDING, TOKENS, SCORE) if name in outputs), 0)
 
 
 def read(config: ModelConfig, kind: type[Kind]) -> Kind:
@@ -169,7 +234,7 @@ def read(config: ModelConfig, kind: type[Kind]) -> Kind:
             given[name] = PARSERS.get(name, str)(text)
         except (msgspec.DecodeError, RecursionError) as exc:
             raise ValueError(f"{name}: {exc}") from exc
-    given |= {"width": config.width, "max_batch_size": config.max_batch_size}
+    given |= {"width": width(outputs(config)), "max_batch_size": config.max_batch_size}
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as exc:

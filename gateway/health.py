@@ -20,7 +20,7 @@ from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
 from gateway.service.caller import Caller
 from gateway.service.image_batches import infer_images
-from gateway.service.text_batches import infer_texts
+from gateway.service.text_batches import FIELDS, infer_texts
 from gateway.triton import Triton
 
 log = logging.getLogger(__name__)
@@ -123,11 +123,11 @@ class Monitor:
                 self._probes[triton_model.triton_name] = asyncio.create_task(self._probe(triton_model))
 
     async def _probe(self, triton_model: TritonModel) -> None:
-        """Send a row of one token, or a black image."""
+        """Send a row of one token, or a black image. The first output stands for all."""
         try:
             if isinstance(triton_model, TextModel):
                 row = tuple([0] for _ in SEGMENTS[triton_model.role])
-                await infer_texts(self._caller, triton_model, [row])
+                await infer_texts(self._caller, triton_model, [row], {FIELDS[next(iter(triton_model.outputs))]})
             elif isinstance(triton_model, ImageModel):
                 size = (3, triton_model.preparation.height, triton_model.preparation.width)
                 await infer_images(self._caller, triton_model, 1, lambda _: _black(size))

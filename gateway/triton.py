@@ -11,6 +11,7 @@ import numpy as np
 from grpc import StatusCode
 from grpc.aio import AioRpcError, insecure_channel
 from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc.service_pb2 import (
     ModelConfigRequest,
     ModelInferRequest,
@@ -47,6 +48,8 @@ DATATYPES: Mapping[np.dtype[np.generic], str] = {
     np.dtype(np.uint8): "UINT8",
 }
 """Triton's names of the types of inputs."""
+OUTPUT_DTYPES: Mapping[str, np.dtype[np.generic]] = {"FP32": np.dtype("<f4"), "INT32": np.dtype("<i4")}
+"""Types of outputs, by Triton's names."""
 CONTROL_TIMEOUT_S = 2.0
 """Timeout of health and model queries, which Triton does not queue."""
 SUSPECT_S = 5.0
@@ -56,15 +59,25 @@ POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class Output:
+    """An output of a model."""
+
+    name: str
+    datatype: str
+    """Triton's name of its type, such as FP32."""
+    dims: tuple[int, ...]
+    """Its shape without the batch dimension; -1 for any size."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Triton's config of a model that is ready."""
 
     name: str
     max_batch_size: int
     inputs: frozenset[str]
-    output: str
-    width: int
-    """The last dimension of the output."""
+    outputs: tuple[Output, ...]
+    """In the order of the config."""
     parameters: Mapping[str, str]
 
 
@@ -117,35 +130,41 @@ class Triton:
             await replica.channel.close()
 
     async def infer(
-        self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str, shape: tuple[int, int]
-    ) -> NDArray[np.float32]:
+        self, model: str, tensors: Mapping[str, NDArray[np.generic]], outputs: Sequence[Output]
+    ) -> list[NDArray[np.generic]]:
         """Run one inference. If a replica fails, retry once on another.
 
         Args:
             model: Triton name of the model.
             tensors: inputs by name, batch dimension first.
-            output: name of the output.
-            shape: expected shape of the output: [rows, width].
+            outputs: the outputs to compute. Triton sends no others.
 
         Returns:
-            The output, FP32.
+            The outputs in order, batch dimension first.
 
         Raises:
             GatewayError: Overloaded, NotReady, DeadlineExceeded (in Triton's queue), or InferenceFailed (also for an
                 output of another type or shape, or with values that are not finite).
         """
-        answer = await self._infer_on_any(model, tensors, output)
-        if answer.shape != shape:
-            raise InferenceFailed(f"model {model!r} returned shape {answer.shape}, expected {shape}")
-        if not np.isfinite(answer).all():
-            raise InferenceFailed(f"model {model!r} returned values that are not finite")
+        answer = await self._infer_on_any(model, tensors, outputs)
+        rows = len(next(iter(tensors.values())))
+        for output, values in zip(outputs, answer, strict=True):
+            if not _fits(values.shape, (rows, *output.dims)):
+                expected = ", ".join("any" if size < 0 else str(size) for size in (rows, *output.dims))
+                raise InferenceFailed(
+                    f"model {model!r} returned {output.name!r} of shape {values.shape}, expected ({expected})"
+                )
+            if not np.isfinite(values).all():
+                raise InferenceFailed(f"model {model!r} returned values of {output.name!r} that are not finite")
         self.answered_at[model] = time.monotonic()
         return answer
 
     async def _infer_on_any(
-        self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str
-    ) -> NDArray[np.float32]:
+        self, model: str, tensors: Mapping[str, NDArray[np.generic]], outputs: Sequence[Output]
+    ) -> list[NDArray[np.generic]]:
         request = ModelInferRequest(model_name=model)
+        for output in outputs:
+            request.outputs.add(name=output.name)
         # Triton applies this to the time in its queue, if the model's queue policy allows it.
         request.parameters["timeout"].int64_param = int(self.timeout_s * 1e6)
         for name, tensor in tensors.items():
@@ -153,19 +172,19 @@ class Triton:
             request.raw_input_contents.append(tensor.tobytes())
         first, *others = self._by_preference(model)
         if not others:
-            return await self._infer(first, request, output)
+            return await self._infer(first, request, outputs)
         try:
-            return await self._infer_while_live(first, request, output)
+            return await self._infer_while_live(first, request, outputs)
         except (NotReady, InferenceFailed):
             # Choose again: the other replicas may have changed.
             second = next((replica for replica in self._by_preference(model) if replica is not first), first)
-            return await self._infer(second, request, output)
+            return await self._infer(second, request, outputs)
 
     async def _infer_while_live(
-        self, replica: _Replica, request: ModelInferRequest, output: str
-    ) -> NDArray[np.float32]:
+        self, replica: _Replica, request: ModelInferRequest, outputs: Sequence[Output]
+    ) -> list[NDArray[np.generic]]:
         """Stop waiting if health checks fail: a connection to a stopped process or lost host stays open."""
-        call = asyncio.ensure_future(self._infer(replica, request, output))
+        call = asyncio.ensure_future(self._infer(replica, request, outputs))
         while not call.done():
             await asyncio.wait({call}, timeout=POLL_S)
             if not call.done() and not replica.is_live:
@@ -186,14 +205,16 @@ class Triton:
         in_turn = [known[(self._turn + i) % len(known)] for i in range(len(known))]
         return sorted(in_turn, key=lambda replica: (not replica.is_live, replica.is_suspect(model), replica.in_flight))
 
-    async def _infer(self, replica: _Replica, request: ModelInferRequest, output: str) -> NDArray[np.float32]:
+    async def _infer(
+        self, replica: _Replica, request: ModelInferRequest, outputs: Sequence[Output]
+    ) -> list[NDArray[np.generic]]:
         model: str = request.model_name
         headers = self._spans.outgoing() or {}
         replica.in_flight += 1
         try:
             with mapped_errors(model):
                 response = await replica.api.ModelInfer(request, metadata=tuple(headers.items()))
-            answer = _read(response, model, output)
+            answer = [_read(response, model, output) for output in outputs]
         except (NotReady, InferenceFailed):
             replica.failed_at[model] = time.monotonic()
             raise
@@ -246,7 +267,7 @@ class Triton:
         return await _models(last.api)
 
 
-def _retrieve(call: "asyncio.Future[NDArray[np.float32]]") -> None:
+def _retrieve(call: "asyncio.Future[list[NDArray[np.generic]]]") -> None:
     """Read the exception of an abandoned call, which asyncio would log otherwise."""
     if not call.cancelled():
         call.exception()
@@ -264,23 +285,28 @@ async def _models(api: GRPCInferenceServiceStub) -> list[ModelConfig]:
             name=config.name,
             max_batch_size=config.max_batch_size,
             inputs=frozenset(tensor.name for tensor in config.input),
-            output=config.output[0].name,
-            width=config.output[0].dims[-1],
+            outputs=tuple(
+                Output(tensor.name, model_config_pb2.DataType.Name(tensor.data_type)[len("TYPE_") :], (*tensor.dims,))
+                for tensor in config.output
+            ),
             parameters={name: value.string_value for name, value in config.parameters.items()},
         )
         for config in (reply.config for reply in replies)
-        if config.output and config.output[0].dims
     ]
 
 
-def _read(response: ModelInferResponse, model: str, output: str) -> NDArray[np.float32]:
+def _read(response: ModelInferResponse, model: str, output: Output) -> NDArray[np.generic]:
     for tensor, content in zip(response.outputs, response.raw_output_contents, strict=False):
-        if (tensor.name, tensor.datatype) == (output, "FP32"):
+        if (tensor.name, tensor.datatype) == (output.name, output.datatype):
             try:
-                return np.frombuffer(content, "<f4").reshape(tuple(tensor.shape))
+                return np.frombuffer(content, OUTPUT_DTYPES[output.datatype]).reshape(tuple(tensor.shape))
             except ValueError as exc:  # fewer bytes than the shape needs
-                raise InferenceFailed(f"model {model!r} returned a malformed output {output!r}") from exc
-    raise InferenceFailed(f"model {model!r} returned no FP32 output {output!r}")
+                raise InferenceFailed(f"model {model!r} returned a malformed output {output.name!r}") from exc
+    raise InferenceFailed(f"model {model!r} returned no {output.datatype} output {output.name!r}")
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    return len(shape) == len(expected) and all(want in {-1, size} for size, want in zip(shape, expected, strict=True))
 
 
 # UNAVAILABLE has three causes that clients must tell apart. The texts are those of Triton's scheduler_utils.cc.

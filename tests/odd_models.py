@@ -5,6 +5,7 @@ Each is a real Triton model on the real python backend, with the tokenizer of th
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -54,6 +55,59 @@ class TritonPythonModel:
 """
 """Answers each row with the sum of its ids / 100,000, then the length of its first segment, or the stored length where
 it is not told that, / 100."""
+
+FORMULA = """
+import json
+import numpy as np
+import triton_python_backend_utils as triton
+
+SKIPPED, EXPANDED = 1012, 8
+
+class TritonPythonModel:
+    def initialize(self, args):
+        config = json.loads(args["model_config"])
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.terms = next(int(out["dims"][0]) for out in config["output"] if out["name"] == "sparse_weights")
+
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            computed = self.compute({
+                name: np.from_dlpack(triton.get_input_tensor_by_name(request, name)) for name in self.inputs
+            })
+            wanted = [
+                triton.Tensor.from_dlpack(name, np.ascontiguousarray(computed[name]))
+                for name in request.requested_output_names()
+            ]
+            answers.append(triton.InferenceResponse(wanted))
+        return answers
+
+    def compute(self, given):
+        *query, ids, length = given.values()
+        counts = np.arange(ids.shape[1]) < length
+        weights = (counts * (ids % 5) / 4).astype(np.float32)
+        terms = self.terms if self.terms > 0 else ids.shape[1]
+        computed = {
+            "embedding": self.vectors(ids, counts).sum(1),
+            "tokens": self.vectors(ids, counts & (ids != SKIPPED)),
+            "sparse_indices": np.pad(ids, ((0, 0), (0, terms)))[:, :terms].astype(np.int32),
+            "sparse_weights": np.pad(weights, ((0, 0), (0, terms)))[:, :terms],
+        }
+        if query:
+            total = query[0].sum(1, keepdims=True) + ids.sum(1, keepdims=True)
+            expanded = np.pad(query[0], ((0, 0), (0, EXPANDED)))
+            counts = np.arange(expanded.shape[1]) < np.maximum(query[1], EXPANDED)
+            computed["query_tokens"] = self.vectors(expanded, counts)
+            computed["score"] = (total / 1e5).astype(np.float32)
+        return computed
+
+    def vectors(self, ids, counts):
+        place = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        parts = [ids / 1000, place, ids % 7 - 3, place % 3 - 1, ids * 0 + 1, ids % 2, -place, ids % 3]
+        return np.stack(parts, 2).astype(np.float32) * counts[..., None].astype(np.float32)
+"""
+"""Computes every output by a formula of the ids and their places: 8 dimensions, queries of at least 8 tokens, and terms
+whose weights are the remainder of the id by 5, / 4."""
 
 TEMPLATE = {"prefix": "[CLS] query: {query} [SEP] document: ", "suffix": " [SEP]"}
 INSTRUCTED = {"prefix": "[CLS] {instruction} query: {query} [SEP] document: ", "suffix": " [SEP]"}
@@ -125,12 +179,37 @@ def write_odd_repository(repository: Path, target: Path) -> Path:
     late = ("query_ids", "query_length", "document_ids", "document_length")
     _write_echo(target / "prompted-late", default, "late-interaction", late, 1, prompts=prompts)
     _write_echo(target / "short-query", default, "late-interaction", late, 1, prompts=prompts, max_query_tokens="8")
+    ragged = {"tokens": (-1, 8), "query_tokens": (-1, 8), "sparse_indices": (-1,), "sparse_weights": (-1,)}
+    outputs = {"score": (1,), "embedding": (8,), **ragged}
+    told = {"prompts": prompts, "max_query_tokens": "8", "dimensions": "4"}
+    _write_formula(target / "every-output", default, "late-interaction", late, outputs, **told)
+    outputs = {"sparse_indices": (4,), "sparse_weights": (4,)}
+    _write_formula(target / "four-terms", default, "text-embedding", pair, outputs, default="true")
     return target
 
 
+def _write_formula(
+    entry: Path,
+    donor: Path,
+    role: str,
+    inputs: tuple[str, ...],
+    outputs: Mapping[str, tuple[int, ...]],
+    **parameters: str,
+) -> None:
+    _write(entry, _config(role, inputs, outputs, **parameters), tokenizer=donor / "tokenizer.json")
+    (entry / "1" / "model.py").write_text(FORMULA)
+
+
 def _write_echo(entry: Path, default: Path, role: str, inputs: tuple[str, ...], width: int, **parameters: str) -> None:
+    _write(entry, _config(role, inputs, {"echo": (width,)}, **parameters), tokenizer=default / "tokenizer.json")
+    (entry / "1" / "model.py").write_text(ECHO)
+
+
+def _config(
+    role: str, inputs: tuple[str, ...], outputs: Mapping[str, tuple[int, ...]], **parameters: str
+) -> pb.ModelConfig:
     parameters |= {"role": role, "max_tokens": "256", "vocabulary_size": "30522"}
-    config = pb.ModelConfig(
+    return pb.ModelConfig(
         backend="python",
         max_batch_size=64,
         input=[
@@ -139,12 +218,13 @@ def _write_echo(entry: Path, default: Path, role: str, inputs: tuple[str, ...], 
             else pb.ModelInput(name=name, data_type=pb.TYPE_INT32, dims=[1])
             for name in inputs
         ],
-        output=[pb.ModelOutput(name="echo", data_type=pb.TYPE_FP32, dims=[width])],
+        output=[
+            pb.ModelOutput(name=name, data_type=pb.TYPE_INT32 if name == "sparse_indices" else pb.TYPE_FP32, dims=dims)
+            for name, dims in outputs.items()
+        ],
         instance_group=[pb.ModelInstanceGroup(count=1, kind=pb.ModelInstanceGroup.KIND_CPU)],
         parameters={name: pb.ModelParameter(string_value=value) for name, value in parameters.items()},
     )
-    _write(entry, config, tokenizer=default / "tokenizer.json")
-    (entry / "1" / "model.py").write_text(ECHO)
 
 
 def _write(entry: Path, config: pb.ModelConfig, tokenizer: Path | None) -> None:

@@ -14,21 +14,20 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from export import config_pbtxt
 from export.manifest import PRECISIONS, Backend, ModelSpec
-from export.runtime.contract import CROSS_ENCODER, FIELDS, IMAGE_EMBEDDING, LATE_INTERACTION, TEXT_EMBEDDING
+from export.runtime.contract import CLASSIFIER, CROSS_ENCODER, FIELDS, IMAGE_EMBEDDING, LATE_INTERACTION, TEXT_EMBEDDING
 from export.runtime.contract import Parameters as Written
 from export.sources.resolve import resolve
 from export.tasks.load import load_towers
 from gateway.contract import (
-    EMBEDDING_ROLES,
     PREFIXES,
-    RERANK_ROLES,
+    ROLES,
     SEGMENTS,
     ImageParameters,
     Parameters,
     TextParameters,
     read,
 )
-from gateway.triton import ModelConfig
+from gateway.triton import ModelConfig, Output
 from loadtest.tools import tiny
 
 PAGE = Path("docs/repository-entry.md").read_text()
@@ -87,8 +86,10 @@ def told(config: pb.ModelConfig) -> ModelConfig:
         name=config.name,
         max_batch_size=config.max_batch_size,
         inputs=frozenset(tensor.name for tensor in config.input),
-        output=config.output[0].name,
-        width=config.output[0].dims[-1],
+        outputs=tuple(
+            Output(tensor.name, pb.DataType.Name(tensor.data_type).removeprefix("TYPE_"), (*tensor.dims,))
+            for tensor in config.output
+        ),
         parameters={name: value.string_value for name, value in config.parameters.items()},
     )
 
@@ -146,8 +147,8 @@ def test_gateway_sends_the_tensors_that_a_config_asks_for(configs: list[pb.Model
 
 
 def test_roles_are_those_of_the_gateway_and_of_the_page() -> None:
-    roles = {TEXT_EMBEDDING, IMAGE_EMBEDDING, CROSS_ENCODER, LATE_INTERACTION}
-    assert roles == EMBEDDING_ROLES | RERANK_ROLES
+    roles = {TEXT_EMBEDDING, IMAGE_EMBEDDING, CROSS_ENCODER, CLASSIFIER, LATE_INTERACTION}
+    assert roles == ROLES
     assert roles == keys("Roles and tensors", "| role |")
 
 

@@ -257,10 +257,10 @@ class Parameters(TypedDict, total=False):
     variant: str
     activation: str
     positive_class: int
+    labels: Sequence[str]
     template: Mapping[str, Any]
     max_query_tokens: int
     tokens_pooling: str
-    labels: Sequence[str]
     image_height: int
     image_width: int
     image_resize: Mapping[str, int]

@@ -1,15 +1,15 @@
 """What the routes share to find a model, embed and rank. Each function notes its call in the request's record."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 
-from gateway.catalog import Model, TextModel
-from gateway.contract import RERANK_ROLES
+from gateway.catalog import Model, Offer, TextModel
+from gateway.contract import LATE_INTERACTION
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
 from gateway.service import prompts
 from gateway.service.caller import Caller
-from gateway.service.embed import Embeddings, Item, embed
+from gateway.service.embed import DENSE, Embeddings, Item, embed
 from gateway.service.prompts import SUFFIXES
 from gateway.service.rerank import Ranking, rerank
 from gateway.text.tokenizer import Truncate
@@ -23,31 +23,45 @@ def caller(request: Request) -> Caller:
     return Caller(gateway.triton, gateway.queues, gateway.threads, state["account"], state["record"].timings)
 
 
-def find_model(request: Request, name: str | None, roles: frozenset[str]) -> Model:
-    """Find the model that a request names, and record it; raises the errors of `Catalog.find`."""
-    model = request.state["gateway"].catalog.find(name, roles)
+def find_model(
+    request: Request, name: str | None, offers: Set[Offer], default_offers: Set[Offer] = frozenset()
+) -> Model:
+    """Find the model that a request names, and record it; see `Catalog.find`."""
+    model = request.state["gateway"].catalog.find(name, offers, default_offers)
     request.state["record"].model = model.name
     return model
 
 
-def find_model_and_purpose(request: Request, name: str | None, roles: frozenset[str]) -> tuple[Model, str | None]:
+def find_model_and_purpose(
+    request: Request, name: str | None, offers: Set[Offer], default_offers: Set[Offer] = frozenset()
+) -> tuple[Model, str | None]:
     """Find the model that a request names, and the purpose if the name ends in one of prompts.SUFFIXES."""
     try:
-        return find_model(request, name, roles), None
+        return find_model(request, name, offers, default_offers), None
     except ModelNotFound:
         for suffix in SUFFIXES:
             if name is not None and name.endswith(suffix):
                 with suppress(ModelNotFound):
-                    return find_model(request, name.removesuffix(suffix), roles), suffix.removeprefix("-")
+                    return find_model(request, name.removesuffix(suffix), offers), suffix.removeprefix("-")
         raise
 
 
 def find_ranker(request: Request, name: str | None) -> TextModel:
     """Find the model that a request names to rank texts; raises the errors of `Catalog.find`."""
-    model = find_model(request, name, RERANK_ROLES)
+    model = find_model(request, name, {"rerank"})
     if model.text is None:
         raise ModelNotFound(f"model {model.name!r} does not rank texts", param="model")
     return model.text
+
+
+def check_offers(request: Request, model: Model, offers: Set[Offer], place: str) -> None:
+    """Raise InvalidRequest if a model lacks some of these."""
+    for offer in sorted(offers - model.offers):
+        served = request.state["gateway"].catalog.models
+        names = ", ".join(other.name for other in served if offer in other.offers) or "none"
+        raise InvalidRequest(
+            f"{place}: model {model.name!r} does not offer {offer}; models that do: {names}", param=place
+        )
 
 
 async def embed_items(
@@ -60,6 +74,8 @@ async def embed_items(
     truncate: Truncate,
     max_tokens: int | None = None,
     instruction: str | None = None,
+    kinds: Set[Offer] = DENSE,
+    token_dimensions: int | None = None,
 ) -> Embeddings:
     """Embed for a request, and record it.
 
@@ -72,6 +88,8 @@ async def embed_items(
         truncate: how to truncate texts over the limit.
         max_tokens: a limit lower than the model's.
         instruction: replaces the one in the model's prompt.
+        kinds: kinds of vectors that the model offers.
+        token_dimensions: how many dimensions of token vectors to keep; all by default.
 
     Raises:
         GatewayError: see `prompts.choose` and `embed`; or there is an instruction, but the model accepts only images.
@@ -79,7 +97,10 @@ async def embed_items(
     gateway = request.state["gateway"]
     if instruction is not None and model.text is None:
         raise InvalidRequest(f"instruction: model {model.name!r} accepts only images", param=prompts.FIELD)
-    model = prompts.for_purpose(model, "query" if purpose is None and instruction is not None else purpose)
+    side = "query" if purpose is None and instruction is not None else purpose
+    model = prompts.for_purpose(model, side)
+    if model.text is not None and model.text.role == LATE_INTERACTION:
+        purpose = side or "document"  # it has no third kind of texts
     embedded = await embed(
         caller(request),
         gateway.images,
@@ -89,8 +110,12 @@ async def embed_items(
         prompt=prompts.choose(model.text, purpose, place, instruction) if model.text is not None else "",
         truncate=truncate,
         max_tokens=max_tokens,
+        kinds=kinds,
+        is_query=prompts.is_query(purpose),
+        token_dimensions=token_dimensions,
     )
     record_usage(request, len(items), embedded.text_tokens + embedded.image_tokens)
+    request.state["record"].sparse_truncated = embedded.truncated
     request.state["record"].images = sum(item.image is not None for item in items) or None
     return embedded
 

@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from gateway import vectors
 from gateway.catalog import Model
-from gateway.contract import EMBEDDING_ROLES
 from gateway.error_body import Dialect
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
@@ -21,7 +20,7 @@ from gateway.routes.fields import TRUNCATIONS, Truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
 from gateway.routes.rerank import DOCUMENTS, QUERY, Document, RerankInput, RerankRequest, as_object, rank_documents
-from gateway.service.embed import Item
+from gateway.service.embed import DENSE, Item
 from gateway.service.text_batches import MAX_ROWS
 
 NORMALIZED = {name: Refused("vectors are always normalized", (True,)) for name in ("normalized", "normalize")}
@@ -178,7 +177,7 @@ COHERE = Dialect(CohereError, lambda failure: CohereError(failure.request_id, fa
 async def create_embeddings(request: Request) -> Response:
     """Answer POST /v2/embed."""
     body = await read(request, EmbedRequest)
-    model = find_model(request, body.model, EMBEDDING_ROLES)
+    model = find_model(request, body.model, DENSE)
     size = encodings.size(model, body.output_dimension or None, "output_dimension")
     return await _embed(request, model, body, size, "2")
 
@@ -186,7 +185,7 @@ async def create_embeddings(request: Request) -> Response:
 async def create_v1_embeddings(request: Request) -> Response:
     """Answer POST /v1/embed."""
     body = await read(request, V1EmbedRequest)
-    model = find_model(request, body.model, EMBEDDING_ROLES)
+    model = find_model(request, body.model, DENSE)
     return await _embed(request, model, body, model.width, "1")
 
 

@@ -2,18 +2,17 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast, get_args
 
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway import vectors
-from gateway.catalog import Model
-from gateway.contract import EMBEDDING_ROLES
+from gateway.catalog import Model, Offer
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.body import read, resolve_aliases
-from gateway.routes.calls import embed_items, find_model_and_purpose
+from gateway.routes.calls import check_offers, embed_items, find_model_and_purpose
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
 from gateway.routes.fields import TRUNCATIONS, Instruction, PromptTokens, Side, Truncation, resolve_truncation
@@ -25,6 +24,11 @@ from gateway.service.tokens import MAX_TOKENS
 from gateway.text.tokenizer import Truncate
 
 TokenIds = list[int]
+Form = EmbeddingType | Literal["sparse", "multi_vector"]
+"""A number type of a dense vector, or another kind of vectors."""
+Forms = Form | Annotated[list[Form], Meta(min_length=1)]
+NUMBER_TYPES: Mapping[str, EmbeddingType] = {name: name for name in get_args(EmbeddingType)}
+VECTORS: frozenset[Offer] = frozenset({"dense", "sparse", "multi_vector"})
 ALIASES = {
     "output_dimension": "dimensions",
     "output_dtype": "embedding_type",
@@ -65,8 +69,13 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     """Whether to scale each vector to length 1. Default: true."""
     encoding_format: Literal["float", "base64"] | None = None
     """How to write floats: as numbers, or as base64 of little-endian float32."""
-    embedding_type: EmbeddingType | Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
-    """The number type of the vectors. For a list of types, `embedding` is an object with one vector for each."""
+    embedding_type: Forms | None = None
+    """The number type of the vectors, or `sparse` or `multi_vector`. For a list of types, `embedding` is an object with
+    one of each."""
+    multi_vector_type: EmbeddingType | None = None
+    """The number type of the vectors of `multi_vector`, one for each token."""
+    return_multivector: bool | None = None
+    """Whether to return a vector for each token, as in Jina's API: items have `embeddings` instead of `embedding`."""
     dimensions: Annotated[int, Meta(ge=0)] | None = None
     """Truncate vectors to this many dimensions, which the model must support, and normalize them again. 0 for all."""
     truncate: bool | Truncation | None = None
@@ -74,9 +83,9 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     error."""
     output_dimension: Annotated[int, Meta(ge=0)] | None = None
     """Voyage's alias of dimensions."""
-    output_dtype: EmbeddingType | None = None
+    output_dtype: Form | None = None
     """Voyage's alias of embedding_type."""
-    encoding_type: EmbeddingType | Annotated[list[EmbeddingType], Meta(min_length=1)] | None = None
+    encoding_type: Forms | None = None
     """LlamaIndex's alias of embedding_type."""
     normalize: bool | None = None
     """TEI's and vLLM's alias of normalized."""
@@ -114,30 +123,33 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
         "max_tokens": Refused("use truncate_prompt_tokens instead"),
         "messages": Refused("conversations are not supported; send input"),
         "prompt": Refused("not supported; select one of the model's prompts by prompt_name, or send instruction"),
-        "return_multivector": Refused("not supported: the exported graph pools into one vector"),
         "task_type": Refused("use task instead"),
         "truncation_direction": Refused("use truncation_side instead", ("right", "Right")),
         "use_activation": Refused("use normalized instead", (True,)),
     }
 
 
+NUMBERS = {"type": "array", "items": {"type": "number"}}
+BASE64 = {"type": "string", "description": "base64 of little-endian float32"}
+TOKEN_VECTORS = {"type": "array", "items": {"anyOf": [NUMBERS, BASE64]}, "description": "a vector for each token"}
+SPARSE = {
+    "type": "object",
+    "properties": {"indices": {"type": "array", "items": {"type": "integer"}}, "values": NUMBERS},
+    "description": "ids of the vocabulary, ascending, and their weights",
+}
+BY_TYPE = {"type": "object", "description": "one of each requested embedding_type"}
+
+
 class Embedding(Struct):
-    """One vector, in the requested format."""
+    """The embedding of one input, in the requested format."""
 
     object: Literal["embedding"]
     index: int
-    embedding: Annotated[
-        Raw,
-        Meta(
-            extra_json_schema={
-                "anyOf": [
-                    {"type": "array", "items": {"type": "number"}},
-                    {"type": "string", "description": "base64 of little-endian float32"},
-                    {"type": "object", "description": "one vector for each requested embedding_type"},
-                ]
-            }
-        ),
-    ]
+    embedding: (
+        Annotated[Raw, Meta(extra_json_schema={"anyOf": [NUMBERS, BASE64, SPARSE, TOKEN_VECTORS, BY_TYPE]})] | UnsetType
+    ) = UNSET
+    embeddings: Annotated[Raw, Meta(extra_json_schema=TOKEN_VECTORS)] | UnsetType = UNSET
+    """Instead of `embedding`, with return_multivector."""
 
 
 class EmbeddingTokensDetails(Struct):
@@ -155,6 +167,8 @@ class EmbeddingUsage(Struct):
     prompt_tokens: int
     total_tokens: int
     prompt_tokens_details: EmbeddingTokensDetails
+    token_vectors: int | UnsetType = UNSET
+    """The vectors of tokens in the response, if there may be any."""
 
 
 class EmbeddingResponse(Struct):
@@ -183,7 +197,9 @@ async def create_for_deployment(request: Request) -> Response:
 async def _answer(request: Request, body: EmbeddingRequest) -> Response:
     resolve_aliases(body, ALIASES)
     body.dimensions = body.dimensions or None
-    model, suffix = find_model_and_purpose(request, body.model, EMBEDDING_ROLES)
+    kinds = {_kind(form) for form in _forms(body)}
+    model, suffix = find_model_and_purpose(request, body.model, VECTORS, kinds)
+    check_offers(request, model, kinds, "return_multivector" if body.return_multivector else "embedding_type")
     _check_output(body, model)
     items = read_inputs(body.input, body.modality or ("any" if model.image is not None else "text"))
     place, purpose = _purpose(body, suffix)
@@ -197,8 +213,10 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
         truncate=truncate,
         max_tokens=max_tokens,
         instruction=body.instruction,
+        kinds=kinds,
+        token_dimensions=body.dimensions,
     )
-    numbers = embedded.vectors.size * len(_kinds(body))
+    numbers = embedded.numbers * len(_forms(body))
     return await large_json_response(
         request, lambda: _response(request.state["record"].request_id, body, model, embedded), numbers
     )
@@ -206,18 +224,20 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
 
 def _response(request_id: str, body: EmbeddingRequest, model: Model, embedded: Embeddings) -> EmbeddingResponse:
     tokens = embedded.text_tokens + embedded.image_tokens
+    field = "embeddings" if body.return_multivector else "embedding"
     return EmbeddingResponse(
         id=request_id,
         object="list",
         model=model.name,
         data=[
-            Embedding(object="embedding", index=i, embedding=Raw(embedding))
-            for i, embedding in enumerate(write(embedded.vectors, body))
+            Embedding(object="embedding", index=i, **{field: Raw(embedding)})
+            for i, embedding in enumerate(write(embedded, body, model))
         ],
         usage=EmbeddingUsage(
             prompt_tokens=tokens,
             total_tokens=tokens,
             prompt_tokens_details=EmbeddingTokensDetails(embedded.text_tokens, embedded.image_tokens),
+            token_vectors=sum(map(len, embedded.tokens)) if "multi_vector" in _forms(body) else UNSET,
         ),
     )
 
@@ -288,34 +308,85 @@ def _item(item: str | int | TokenIds | InputItem, place: str, strings: Literal["
 
 def _check_output(body: EmbeddingRequest, model: Model) -> None:
     """Reject formats that the model or the other fields rule out, before anything is computed."""
-    kinds = _kinds(body)
-    encodings.check(kinds, encodings.size(model, body.dimensions))
-    if body.normalized is False and {*kinds} & {"int8", "uint8"}:
-        raise InvalidRequest("int8 and uint8 need normalized vectors; normalized must not be false", param="normalized")
+    forms = _forms(body)
+    if body.multi_vector_type is not None and (body.return_multivector or "multi_vector" not in forms):
+        raise InvalidRequest(
+            "multi_vector_type needs multi_vector as an embedding_type; with return_multivector, send embedding_type",
+            param="multi_vector_type",
+        )
+    if body.dimensions is not None and forms == ["sparse"]:
+        raise InvalidRequest("dimensions: sparse vectors cannot be truncated", param="dimensions")
+    types: dict[Offer, list[EmbeddingType]] = {
+        "dense": [NUMBER_TYPES[form] for form in forms if form in NUMBER_TYPES],
+        "multi_vector": [_token_type(body)] if "multi_vector" in forms else [],
+    }
+    for kind, wanted in types.items():
+        if not wanted:
+            continue
+        place = "multi_vector_type" if body.multi_vector_type and kind == "multi_vector" else "embedding_type"
+        encodings.check(wanted, encodings.size(model, body.dimensions, kind=kind), place)
+        if body.normalized is False and {*wanted} & {"int8", "uint8"}:
+            raise InvalidRequest(
+                "int8 and uint8 need normalized vectors; normalized must not be false", param="normalized"
+            )
 
 
-def _kinds(body: EmbeddingRequest) -> list[EmbeddingType]:
-    kinds = body.embedding_type
-    return list(dict.fromkeys(kinds)) if isinstance(kinds, list) else [kinds or "float"]
+def _forms(body: EmbeddingRequest) -> list[Form]:
+    """What to write for each input."""
+    if body.return_multivector:
+        return ["multi_vector"]
+    forms = body.embedding_type
+    return list(dict.fromkeys(forms)) if isinstance(forms, list) else [forms or "float"]
 
 
-def write(raw: vectors.Floats, body: EmbeddingRequest) -> list[bytes]:
-    """The JSON of each row's `embedding`.
+def _kind(form: Form) -> Offer:
+    return "dense" if form in NUMBER_TYPES else cast(Offer, form)
+
+
+def _token_type(body: EmbeddingRequest) -> EmbeddingType:
+    """The number type of token vectors.
+
+    Raises:
+        InvalidRequest: return_multivector is sent with another embedding_type than one number type.
+    """
+    if not body.return_multivector:
+        return _written(body.multi_vector_type or "float", body.encoding_format)
+    sent = body.embedding_type
+    form, *more = sent if isinstance(sent, list) else [sent or "float"]
+    if more or form not in NUMBER_TYPES:
+        raise InvalidRequest("return_multivector needs one number type as embedding_type", param="embedding_type")
+    return _written(NUMBER_TYPES[form], body.encoding_format)
+
+
+def write(embedded: Embeddings, body: EmbeddingRequest, model: Model) -> list[bytes]:
+    """The JSON of each item's `embedding`.
 
     Args:
-        raw: [n, d], the model's output.
+        embedded: what the model computed.
         body: has the fields for dimensions, normalization and number types.
+        model: the model, whose vectors may be longer than the body wants.
     """
-    size = body.dimensions or raw.shape[1]
-    normalizes = body.normalized is not False or size < raw.shape[1]
-    floats = vectors.normalize(raw[:, :size]) if normalizes else raw
-    kinds = _kinds(body)
-    columns = {kind: encodings.column(floats, _written(kind, body.encoding_format)) for kind in kinds}
-    if not isinstance(body.embedding_type, list):
-        return columns[kinds[0]]
+
+    def finished(raw: vectors.Floats, kind: Offer) -> vectors.Floats:
+        size, width = body.dimensions, encodings.size(model, None, kind=kind)
+        normalizes = body.normalized is not False or (size or width) < width
+        return vectors.normalize(raw[:, :size]) if normalizes else raw
+
+    dense = finished(embedded.vectors, "dense") if len(embedded.vectors) else embedded.vectors
+    columns: dict[Form, list[bytes]] = {}
+    for form in _forms(body):
+        if form == "sparse":
+            columns[form] = [encodings.sparse(vector) for vector in embedded.sparse]
+        elif form == "multi_vector":
+            kind = _token_type(body)
+            columns[form] = [encodings.matrix(finished(raw, "multi_vector"), kind) for raw in embedded.tokens]
+        else:
+            columns[form] = encodings.column(dense, _written(form, body.encoding_format))
+    if body.return_multivector or not isinstance(body.embedding_type, list):
+        return next(iter(columns.values()))
     return [
-        b"{" + b",".join(b'"%s":%s' % (kind.encode(), column[i]) for kind, column in columns.items()) + b"}"
-        for i in range(len(floats))
+        b"{" + b",".join(b'"%s":%s' % (form.encode(), column[i]) for form, column in columns.items()) + b"}"
+        for i in range(len(next(iter(columns.values()))))
     ]
 
 

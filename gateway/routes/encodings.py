@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 
 from gateway import vectors
-from gateway.catalog import Model
+from gateway.catalog import OFFERED_BY, Model, Offer
 from gateway.errors import InvalidRequest
 
 EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
@@ -16,18 +16,19 @@ EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 `gateway.vectors`."""
 
 
-def size(model: Model, dimensions: int | None, place: str = "dimensions") -> int:
+def size(model: Model, dimensions: int | None, place: str = "dimensions", kind: Offer = "dense") -> int:
     """The number of dimensions of the vectors to send.
 
     Raises:
         InvalidRequest: the model does not support this number.
     """
-    sizes = sorted({model.width, *model.dimensions})
+    width = model.triton_models[0].outputs[OFFERED_BY[kind]].dims[-1]
+    sizes = sorted({width, *(size for size in model.dimensions if size < width)})
     if dimensions is not None and dimensions not in sizes:
         raise InvalidRequest(
             f"{place} is {dimensions}; model {model.name!r} supports {', '.join(map(str, sizes))}", param=place
         )
-    return dimensions or model.width
+    return dimensions or width
 
 
 def check(kinds: Sequence[EmbeddingType], size: int, place: str = "embedding_type") -> None:
@@ -42,3 +43,16 @@ def column(floats: vectors.Floats, kind: EmbeddingType) -> list[bytes]:
         return [b'"%s"' % b2a_base64(row, newline=False) for row in np.ascontiguousarray(floats, "<f4")]
     numbers = floats if kind == "float" else vectors.QUANTISATIONS[kind](floats)
     return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in np.ascontiguousarray(numbers)]
+
+
+def matrix(floats: vectors.Floats, kind: EmbeddingType) -> bytes:
+    """The JSON of a list of vectors, [n, d]; see `column`."""
+    return b"[%s]" % b",".join(column(floats, kind))
+
+
+def sparse(vector: vectors.Sparse) -> bytes:
+    """The JSON of a sparse vector."""
+    indices, values = (
+        orjson.dumps(part, option=orjson.OPT_SERIALIZE_NUMPY) for part in (vector.indices, vector.weights)
+    )
+    return b'{"indices":%s,"values":%s}' % (indices, values)

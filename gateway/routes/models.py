@@ -5,8 +5,8 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.catalog import Model
-from gateway.contract import EMBEDDING_ROLES, RERANK_ROLES
+from gateway.catalog import OFFERED_BY, OFFERS, Model
+from gateway.contract import CLASSIFIER_ROLES, EMBEDDING_ROLES
 from gateway.routes.http import Request, json_response
 from gateway.routes.operation import Operation
 
@@ -20,19 +20,23 @@ class ModelObject(Struct, omit_defaults=True):
     """The Unix time when this server first found the model."""
     owned_by: str
     role: str
-    model_type: Literal["embedding", "rerank"]
+    model_type: Literal["embedding", "rerank", "classification"]
     """For Xinference's clients."""
     input_modalities: tuple[str, ...]
     """The types of input: "text", "image"."""
     aliases: tuple[str, ...]
     max_tokens: int | UnsetType = UNSET
     """The longest text; absent for models that take images only."""
+    vectors: tuple[str, ...] | UnsetType = UNSET
+    """The kinds of vectors that it computes: "dense", "sparse", "multi_vector"."""
     dimensions: int | UnsetType = UNSET
-    """The size of the embeddings; absent for rerankers."""
+    """The size of its dense vectors, or else of its token vectors."""
     supported_dimensions: tuple[int, ...] | UnsetType = UNSET
     """The values that `dimensions` of a request may have, if there are several."""
     tasks: tuple[str, ...] | UnsetType = UNSET
     """The variants of the model that `task` of a request selects, the default first."""
+    labels: tuple[str, ...] | UnsetType = UNSET
+    """The labels of a classifier, in the order of its logits."""
 
 
 class ModelList(Struct):
@@ -51,11 +55,12 @@ async def list_models(request: Request) -> Response:
 async def retrieve(request: Request) -> Response:
     """Answer GET /v1/models/{id}; the id may be an alias."""
     catalog = request.state["gateway"].catalog
-    return json_response(_describe(catalog.find(request.path_params["id"], EMBEDDING_ROLES | RERANK_ROLES)))
+    return json_response(_describe(catalog.find(request.path_params["id"], OFFERS)))
 
 
 def _describe(model: Model) -> ModelObject:
-    is_embedding = model.triton_models[0].role in EMBEDDING_ROLES
+    role = model.triton_models[0].role
+    kinds = tuple(kind for kind in OFFERED_BY if kind in model.offers)
     modalities = (("text", model.text), ("image", model.image))
     return ModelObject(
         id=model.name,
@@ -63,12 +68,18 @@ def _describe(model: Model) -> ModelObject:
         created=model.created,
         owned_by="conch",
         role=model.role,
-        model_type="embedding" if is_embedding else "rerank",
+        model_type="embedding"
+        if role in EMBEDDING_ROLES
+        else "classification"
+        if role in CLASSIFIER_ROLES
+        else "rerank",
         input_modalities=tuple(name for name, triton_model in modalities if triton_model is not None),
         aliases=model.aliases,
         max_tokens=model.text.max_tokens if model.text is not None else UNSET,
-        dimensions=model.width if is_embedding else UNSET,
+        vectors=kinds or UNSET,
+        dimensions=model.width if {"dense", "multi_vector"} & {*kinds} else UNSET,
         supported_dimensions=tuple(sorted({model.width, *model.dimensions})) if model.dimensions else UNSET,
+        labels=model.text.labels if role in CLASSIFIER_ROLES and model.text is not None else UNSET,
         tasks=model.text.variants if model.text is not None and model.text.variants else UNSET,
     )
 

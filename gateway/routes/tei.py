@@ -1,4 +1,5 @@
-"""The API of Hugging Face's Text Embeddings Inference: /, /embed, /rerank, /predict, /similarity, /tokenize, /info.
+"""The API of Hugging Face's Text Embeddings Inference: /, /embed, /embed_sparse, /embed_all, /rerank, /predict,
+/similarity, /tokenize, /info.
 
 Requests name no model; the default embedding or rerank model answers.
 """
@@ -13,15 +14,14 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway import __version__, vectors
-from gateway.catalog import Model, TextModel
-from gateway.contract import CROSS_ENCODER, EMBEDDING_ROLES
+from gateway.catalog import Model, Offer, TextModel
+from gateway.contract import CROSS_ENCODER
 from gateway.error_body import OPENAI, Dialect, Failure
 from gateway.errors import (
     DeadlineExceeded,
     InferenceFailed,
     InvalidRequest,
     ModelNotFound,
-    NoSuchRoute,
     NotReady,
     Overloaded,
     QuotaExceeded,
@@ -36,7 +36,7 @@ from gateway.routes.http import Request, json_response, large_json_response
 from gateway.routes.operation import Operation
 from gateway.routes.rerank import DOCUMENTS, QUERY, RerankRequest, rank
 from gateway.service import prompts
-from gateway.service.embed import Embeddings, Item
+from gateway.service.embed import DENSE, Embeddings, Item
 from gateway.service.rerank import score_pairs
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS, Text, token_spans
@@ -75,16 +75,21 @@ class TeiError(Struct):
     error_type: ErrorType
 
 
-class TeiEmbedRequest(Struct, forbid_unknown_fields=True):
-    """Texts to embed."""
+class TeiTexts(Struct, forbid_unknown_fields=True):
+    """Texts to embed as the model does, without options."""
 
     inputs: str | list[str | int | list[int]]
     """A text, token ids, or a list of either."""
-    normalize: bool | None = True
     truncate: Truncation = True
     truncation_direction: Direction = "Right"
     prompt_name: str | None = None
     """The name of one of the model's prompts, which is put before the texts."""
+
+
+class TeiEmbedRequest(TeiTexts, forbid_unknown_fields=True):
+    """Texts to embed."""
+
+    normalize: bool | None = True
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     """Truncate vectors to this many dimensions, which the model must support, and normalize them again."""
     refused: ClassVar[Mapping[str, Refused]] = {
@@ -93,6 +98,14 @@ class TeiEmbedRequest(Struct, forbid_unknown_fields=True):
         "normalized": Refused("use normalize instead", (True,)),
         "output_dimension": Refused("use dimensions instead"),
     }
+
+
+class SparseValue(Struct):
+    """A term of a sparse vector."""
+
+    index: int
+    """An id of the vocabulary."""
+    value: float
 
 
 class TeiRerankRequest(Struct, forbid_unknown_fields=True):
@@ -233,6 +246,40 @@ async def _answer_embeddings(request: Request, started: float, body: TeiEmbedReq
     return await _response(request, started, build, texts, embedded.text_tokens, embedded.vectors.size)
 
 
+async def create_sparse_embeddings(request: Request) -> Response:
+    """Answer POST /embed_sparse: the terms of each text."""
+    return await _answer_kind(request, "sparse", lambda embedded: [_terms(vector) for vector in embedded.sparse])
+
+
+def _terms(vector: vectors.Sparse) -> list[SparseValue]:
+    return list(map(SparseValue, vector.indices.tolist(), vector.weights.tolist()))
+
+
+async def create_token_embeddings(request: Request) -> Response:
+    """Answer POST /embed_all: the vectors of each text's tokens, not normalized."""
+    return await _answer_kind(
+        request, "multi_vector", lambda embedded: [Raw(encodings.matrix(each, "float")) for each in embedded.tokens]
+    )
+
+
+async def _answer_kind(request: Request, kind: Offer, build: Callable[[Embeddings], object]) -> Response:
+    started = time.perf_counter()
+    body = await read(request, TeiTexts)
+    model = find_model(request, None, {kind})
+    items = _items(body.inputs)
+    embedded = await embed_items(
+        request,
+        model,
+        items,
+        purpose=body.prompt_name,
+        place="prompt_name",
+        truncate=_truncate(body.truncate, body.truncation_direction),
+        kinds={kind},
+    )
+    texts = [item.text for item in items]
+    return await _response(request, started, lambda: build(embedded), texts, embedded.text_tokens, embedded.numbers)
+
+
 async def create_similarities(request: Request) -> Response:
     """Answer POST /similarity: the cosine of each sentence with the first."""
     started = time.perf_counter()
@@ -340,13 +387,8 @@ async def info(request: Request) -> Response:
     )
 
 
-async def refuse(request: Request) -> Response:
-    """Answer the routes of TEI that this server does not support."""
-    raise NoSuchRoute(f"{request.url.path} is not supported: the exported graph pools into one dense vector")
-
-
 def _embedding_model(request: Request) -> tuple[Model, TextModel]:
-    model = find_model(request, None, EMBEDDING_ROLES)
+    model = find_model(request, None, DENSE)
     if model.text is None:
         raise ModelNotFound(f"the default embedding model, {model.name!r}, accepts only images")
     return model, model.text
@@ -431,6 +473,26 @@ OPERATIONS = tuple(
         ),
         Operation(
             "post",
+            "/embed_sparse",
+            "teiEmbedSparse",
+            "Embed texts as sparse vectors (TEI)",
+            create_sparse_embeddings,
+            list[list[SparseValue]],
+            TeiTexts,
+            {"inputs": ["a shell", "a trumpet"]},
+        ),
+        Operation(
+            "post",
+            "/embed_all",
+            "teiEmbedAll",
+            "Embed each token of texts (TEI)",
+            create_token_embeddings,
+            list[list[list[float]]],
+            TeiTexts,
+            {"inputs": ["a shell", "a trumpet"]},
+        ),
+        Operation(
+            "post",
             "/rerank",
             "teiRerank",
             "Rank texts (TEI), or documents as on /v1/rerank",
@@ -470,6 +532,5 @@ OPERATIONS = tuple(
             {"inputs": "a shell"},
         ),
         Operation("get", "/info", "teiInfo", "Describe the default embedding model (TEI)", info, Info),
-        *(Operation("post", path, "", "", refuse, is_documented=False) for path in ("/embed_all", "/embed_sparse")),
     )
 )

@@ -1,29 +1,33 @@
 """Embeds texts and images."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from gateway.catalog import ImageModel, Model, TextModel
-from gateway.errors import InvalidRequest
+from gateway.catalog import ImageModel, Model, Offer, TextModel
+from gateway.contract import LATE_INTERACTION, QUERY_TOKENS, TOKENS
+from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.images.preparation import Pixels
 from gateway.images.reader import Images
 from gateway.service import tokens
 from gateway.service.caller import Caller
 from gateway.service.gather import gather
 from gateway.service.image_batches import infer_images
-from gateway.service.text_batches import infer_texts
+from gateway.service.text_batches import Computed, Wanted, infer_texts, row_of
 from gateway.service.tokens import Text
 from gateway.text.tokenizer import Truncate
-from gateway.vectors import normalize
+from gateway.vectors import Floats, Sparse, normalize
 
 Vectors = NDArray[np.float32]
 
-NO_VECTORS = np.empty((0, 1), np.float32)
+NO_VECTORS = np.empty((0, 0), np.float32)
+DENSE: frozenset[Offer] = frozenset({"dense"})
+MAX_TOKEN_NUMBERS = 2**24
+"""Maximum number of numbers in all token vectors of a call: 64 MiB of floats, and up to four times as much JSON."""
 
 
 class Item(Struct, frozen=True, gc=False):
@@ -47,11 +51,24 @@ class Embeddings:
     """The result of one call."""
 
     vectors: Vectors
-    """[n, d], in the order of the items; not normalized, except those of items with text and image."""
+    """[n, d], in the order of the items; not normalized, except those of items with text and image. [0, 0] if dense
+    vectors are not wanted."""
     text_tokens: int
     """Tokens of all texts, including special tokens and the model's prompt, excluding truncated ones."""
     image_tokens: int
     """Patches of all images."""
+    sparse: list[Sparse] = field(default_factory=list)
+    """The sparse vector of each item, if wanted."""
+    tokens: list[Floats] = field(default_factory=list)
+    """The token vectors of each item, [L, d], if wanted; not normalized."""
+    truncated: int = 0
+    """The number of sparse vectors with as many terms as the model can return."""
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers all vectors hold."""
+        terms = sum(len(vector.indices) for vector in self.sparse)
+        return self.vectors.size + 2 * terms + sum(vectors.size for vectors in self.tokens)
 
 
 async def embed(
@@ -64,6 +81,9 @@ async def embed(
     prompt: str,
     truncate: Truncate,
     max_tokens: int | None = None,
+    kinds: Set[Offer] = DENSE,
+    is_query: bool = False,
+    token_dimensions: int | None = None,
 ) -> Embeddings:
     """Embed items. An item with text and image gets one vector: the normalized weighted mean of both unit vectors.
 
@@ -76,27 +96,42 @@ async def embed(
         prompt: put before all texts, but not before token ids.
         truncate: what to do with texts over the limit.
         max_tokens: a limit below the model's own.
+        kinds: kinds of vectors that the model offers, all computed in one pass.
+        is_query: whether texts are queries, whose token vectors late-interaction models compute in another way.
+        token_dimensions: how many dimensions of token vectors to keep.
 
     Raises:
         GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
     """
-    _check_kinds(served, model, items)
+    _check_kinds(served, model, items, kinds)
     texts = [_prompted(prompt, item.text) for item in items if item.text is not None]
     caller.check(model.text, sum(map(tokens.estimate, texts)))
     patches = model.image.patches * sum(item.image is not None for item in items) if model.image else 0
     caller.check(model.image, patches)
+    if model.text is None:
+        return Embeddings(await _embed_images(caller, reader, model.image, items), 0, patches)
+    is_query = is_query and model.text.role == LATE_INTERACTION and "multi_vector" in kinds
+    if is_query:
+        if QUERY_TOKENS not in model.text.outputs:
+            raise InvalidRequest(f"model {model.name!r} has no token vectors of queries", param=_field(items))
+        max_tokens = min(filter(None, (max_tokens, model.text.max_query_tokens)), default=None)
     with caller.timings.stage("tokenize"):
-        ids = await _encode(caller, model.text, items, texts, max_tokens, truncate) if model.text else []
-        prefixes = await _prefixes(caller, model.text, items, prompt, ids) if model.text else []
-    if patches:
-        # Images first: an image that cannot be read cancels the work on texts.
-        image_vectors, text_vectors = await gather(
-            _embed_images(caller, reader, model.image, items), _embed_texts(caller, model.text, ids, prefixes)
-        )
-        vectors = _combine(model, items, text_vectors, image_vectors)
-    else:
-        vectors = await _embed_texts(caller, model.text, ids, prefixes)
-    return Embeddings(vectors, sum(map(len, ids)), patches)
+        ids = await _encode(caller, model.text, items, texts, max_tokens, truncate)
+        prefixes = await _prefixes(caller, model.text, items, prompt, ids)
+    if "multi_vector" in kinds:
+        _check_size(model.text, items, ids, token_dimensions, is_query=is_query)
+    embed_texts = partial(_embed_texts, caller, model.text, ids, prefixes, kinds, token_dimensions, is_query=is_query)
+    if not patches:
+        computed = await embed_texts()
+        vectors, token_vectors = computed.embedding, computed.query_tokens or computed.tokens
+        return Embeddings(vectors, sum(map(len, ids)), 0, computed.sparse, token_vectors, computed.truncated)
+
+    async def text_vectors() -> Vectors:
+        return (await embed_texts()).embedding
+
+    # Images first: an image that cannot be read cancels the work on texts.
+    of_images, of_texts = await gather(_embed_images(caller, reader, model.image, items), text_vectors())
+    return Embeddings(_combine(model, items, of_texts, of_images), sum(map(len, ids)), patches)
 
 
 def _combine(model: Model, items: Sequence[Item], texts: Vectors, images: Vectors) -> Vectors:
@@ -112,8 +147,12 @@ def _combine(model: Model, items: Sequence[Item], texts: Vectors, images: Vector
     return vectors
 
 
-def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item]) -> None:
+def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item], kinds: Set[Offer]) -> None:
     for item in items:
+        if item.image is not None and kinds != DENSE:
+            raise InvalidRequest(
+                f"{item.place} contains an image; of images there are only dense vectors", param=item.where_image()
+            )
         if item.image is not None and model.image is None:
             names = ", ".join(other.name for other in served if other.image is not None) or "none"
             raise InvalidRequest(
@@ -127,6 +166,26 @@ def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item]) -
             )
         if not item.text and item.image is None:
             raise InvalidRequest(f"{item.place} is empty", param=item.place)
+
+
+def _check_size(
+    model: TextModel, items: Sequence[Item], ids: Sequence[list[int]], dimensions: int | None, *, is_query: bool
+) -> None:
+    """Raise RequestTooLarge if the token vectors may have too many numbers."""
+    expanded = (model.max_query_tokens or 0) if is_query else 0
+    count = sum(max(len(row), expanded) for row in ids)
+    size = dimensions or model.outputs[TOKENS].dims[-1]
+    if count * size > MAX_TOKEN_NUMBERS:
+        raise RequestTooLarge(
+            f"{_field(items)} has {count} tokens, whose vectors of {size} dimensions hold {count * size} numbers; the"
+            f" limit is {MAX_TOKEN_NUMBERS}",
+            param=_field(items),
+        )
+
+
+def _field(items: Sequence[Item]) -> str:
+    """The field that holds all items, such as "input"."""
+    return items[0].place.partition("[")[0]
 
 
 def _prompted(prompt: str, text: Text) -> Text:
@@ -163,9 +222,28 @@ async def _prefixes(
 
 
 async def _embed_texts(
-    caller: Caller, model: TextModel | None, ids: Sequence[list[int]], prefixes: Sequence[int]
-) -> Vectors:
-    return NO_VECTORS if model is None else await infer_texts(caller, model, [(row,) for row in ids], prefixes)
+    caller: Caller,
+    model: TextModel,
+    ids: Sequence[list[int]],
+    prefixes: Sequence[int],
+    kinds: Set[Offer],
+    token_dimensions: int | None,
+    *,
+    is_query: bool,
+) -> Computed:
+    token_vectors: Wanted = "query_tokens" if is_query else "tokens"
+    outputs: tuple[tuple[Offer, Wanted], ...] = (
+        ("dense", "embedding"),
+        ("sparse", "sparse"),
+        ("multi_vector", token_vectors),
+    )
+    wanted = {output for kind, output in outputs if kind in kinds}
+
+    def keep(_: int, vectors: Floats) -> Floats:
+        kept: Floats = vectors[vectors.any(axis=1), :token_dimensions]
+        return kept
+
+    return await infer_texts(caller, model, [row_of(model, row, wanted) for row in ids], wanted, prefixes, keep)
 
 
 async def _embed_images(caller: Caller, reader: Images, model: ImageModel | None, items: Sequence[Item]) -> Vectors:

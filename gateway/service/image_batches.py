@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.catalog import ImageModel
-from gateway.contract import PIXELS
+from gateway.contract import EMBEDDING, PIXELS
 from gateway.images.preparation import Pixels
 from gateway.service import batches
 from gateway.service.batches import Batch
@@ -50,4 +50,11 @@ async def infer_images(
     image_bytes = 3 * model.preparation.height * model.preparation.width
     size = min(model.max_batch_size, max(1, BATCH_BYTES // image_bytes))
     parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
-    return await batches.infer(caller, model, [Batch(rows, len(rows) * model.patches) for rows in parts], tensors)
+    vectors = np.empty((count, model.width), np.float32)
+
+    def store(rows: Sequence[int], outputs: Sequence[NDArray[np.generic]]) -> None:
+        vectors[rows] = outputs[0]
+
+    split = [Batch(rows, len(rows) * model.patches) for rows in parts]
+    await batches.infer(caller, model, split, tensors, [model.outputs[EMBEDDING]], store)
+    return vectors

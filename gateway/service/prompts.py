@@ -30,6 +30,11 @@ SUFFIXES = ("-query", "-passage")
 """NIM's suffixes of model names, for clients that can set only the model."""
 
 
+def is_query(purpose: str | None) -> bool:
+    """Whether texts of this purpose are queries."""
+    return purpose in SIDES[0]
+
+
 def for_purpose(model: Model, purpose: str | None) -> Model:
     """The model with its text model for a purpose: the matching variant, or the default.
 

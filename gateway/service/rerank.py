@@ -110,15 +110,15 @@ async def _interact_late(call: _Call) -> tuple[list[float], int]:
         limit = min(model.max_tokens, call.max_tokens)
         document_ids = await tokens.encode(caller, model, documents, call.places, limit, truncate=call.truncate)
     count = sum(map(len, document_ids))
-    computed = count + len(query_ids) * len(documents)  # an upper bound: within a batch, the query is encoded once
-    if computed > tokens.MAX_TOKENS:
+    most = count + len(query_ids) * len(documents)  # an upper bound: within a batch, the query is encoded once
+    if most > tokens.MAX_TOKENS:
         raise RequestTooLarge(
-            f"query has {len(query_ids)} tokens, counted with each of {len(documents)} documents: {computed} tokens in"
+            f"query has {len(query_ids)} tokens, counted with each of {len(documents)} documents: {most} tokens in"
             f" total; the limit is {tokens.MAX_TOKENS}",
             param="query",
         )
-    outputs = await infer_texts(caller, model, [(query_ids, ids) for ids in document_ids])
-    return outputs[:, 0].tolist(), len(query_ids) + count
+    computed = await infer_texts(caller, model, [(query_ids, ids) for ids in document_ids], {"score"})
+    return computed.score[:, 0].tolist(), len(query_ids) + count
 
 
 async def _cross_encode(call: _Call) -> tuple[list[float], int]:
@@ -206,6 +206,6 @@ def _frame(
 async def _score(
     caller: Caller, model: TextModel, pairs: Sequence[Sequence[int]], first_lengths: Sequence[int]
 ) -> list[float]:
-    logits = await infer_texts(caller, model, [(ids,) for ids in pairs], first_lengths)
-    scores: list[float] = ACTIVATIONS[model.activation](logits)[:, model.positive_class].tolist()
+    computed = await infer_texts(caller, model, [(ids,) for ids in pairs], {"score"}, first_lengths)
+    scores: list[float] = ACTIVATIONS[model.activation](computed.score)[:, model.positive_class].tolist()
     return scores

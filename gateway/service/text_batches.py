@@ -1,35 +1,104 @@
 """Runs text models on rows of token ids."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gateway.catalog import TextModel
-from gateway.contract import SEGMENTS
+from gateway.contract import (
+    BATCH_TOKENS,
+    EMBEDDING,
+    LATE_INTERACTION,
+    QUERY_TOKENS,
+    SCORE,
+    SEGMENTS,
+    SPARSE_INDICES,
+    SPARSE_WEIGHTS,
+    TOKENS,
+)
+from gateway.errors import InferenceFailed
 from gateway.service import batches
 from gateway.service.batches import Batch
 from gateway.service.caller import Caller
+from gateway.vectors import Floats, Sparse, sparse
 
 Row = tuple[Sequence[int], ...]
 """Token ids of each segment: query and document for late interaction, one segment for all other roles."""
+Wanted = Literal["embedding", "score", "sparse", "tokens", "query_tokens"]
+"""A field of `Computed`."""
+FIELDS: Mapping[str, Wanted] = {
+    EMBEDDING: "embedding",
+    SCORE: "score",
+    SPARSE_INDICES: "sparse",
+    SPARSE_WEIGHTS: "sparse",
+    TOKENS: "tokens",
+    QUERY_TOKENS: "query_tokens",
+}
+"""The field of `Computed` that needs an output."""
+Keep = Callable[[int, Floats], Floats]
+"""Makes what to keep of a row's token vectors, given its index and all of its vectors with padding, [L, d]. The result
+must not be a view of them, since they are part of a whole batch."""
 
+NO_TEXT = (0,)
+"""The query or the document in a row for a late-interaction model that has only the other."""
 MAX_PADDING = 4
 """Maximum size of a batch with padding, as a multiple of its maximum tokens: a long row could pad a thousand others."""
 MAX_ROWS = 2048
 """Maximum number of texts, images or documents in one call."""
 
 
+@dataclass(slots=True)
+class Computed:
+    """What a model computed of each row, in the order given. What was not wanted is empty."""
+
+    embedding: Floats
+    """[n, d], not normalized."""
+    score: Floats
+    """[n, columns]: logits, or the score of a late interaction."""
+    sparse: list[Sparse]
+    tokens: list[Floats]
+    """[L, d] of each row, not normalized."""
+    query_tokens: list[Floats]
+    """The same for the queries, with their expansion."""
+    truncated: int = 0
+    """The number of sparse vectors with as many terms as the model can return."""
+
+
+def row_of(model: TextModel, ids: Sequence[int], wanted: Set[Wanted]) -> Row:
+    """The row of a single text. For a late-interaction model, the text is the query if `query_tokens` are wanted, and
+    the document if anything else is."""
+    if model.role != LATE_INTERACTION:
+        return (ids,)
+    query = ids if "query_tokens" in wanted else NO_TEXT
+    return (query, ids if wanted - {"query_tokens"} else NO_TEXT)
+
+
+def counting(_: int, vectors: Floats) -> Floats:
+    """The vectors of the tokens that count; those of padding and of tokens that a model skips are zeros."""
+    counted: Floats = vectors[vectors.any(axis=1)]
+    return counted
+
+
 async def infer_texts(
-    caller: Caller, model: TextModel, rows: Sequence[Row], prefixes: Sequence[int] = ()
-) -> NDArray[np.float32]:
-    """Compute all rows: FP32 [n, model.width], in the order given. Batches hold rows of similar length.
+    caller: Caller,
+    model: TextModel,
+    rows: Sequence[Row],
+    wanted: Set[Wanted],
+    prefixes: Sequence[int] = (),
+    keep: Keep = counting,
+) -> Computed:
+    """Compute all rows in one pass. Batches hold rows of similar length.
 
     Args:
         caller: the request to work for.
         model: a text model of any role.
         rows: each with 1 to model.max_tokens ids in every segment.
+        wanted: what to compute; the model must have the outputs for it. Triton sends no others.
         prefixes: the value of the input `model.prefix` for each row, if the model has one; 1 for each by default.
+        keep: what to keep of token vectors, so that a call with many long texts needs little memory.
 
     Raises:
         GatewayError: what `batches.infer` raises.
@@ -41,19 +110,62 @@ async def infer_texts(
             inputs[model.prefix] = np.array([[prefixes[i] if prefixes else 1] for i in indices], np.int32)
         return inputs
 
+    def store(indices: Sequence[int], outputs: Sequence[NDArray[Any]]) -> None:
+        found = dict(zip(names, outputs, strict=True))
+        if EMBEDDING in found:
+            computed.embedding[indices] = found[EMBEDDING]
+        if SCORE in found:
+            computed.score[indices] = found[SCORE]
+        if SPARSE_WEIGHTS in found:
+            _store_sparse(computed, model, indices, found[SPARSE_INDICES], found[SPARSE_WEIGHTS])
+        for name, kept in ((TOKENS, computed.tokens), (QUERY_TOKENS, computed.query_tokens)):
+            for index, vectors in zip(indices, found.get(name, ()), strict=False):
+                kept[index] = keep(index, vectors)
+
+    names = [name for name in model.outputs if FIELDS[name] in wanted]
+    computed = _nothing(model, len(rows), wanted)
     lengths = [sum(map(len, row)) for row in rows]
     max_tokens = caller.queues.get(model.triton_name).batch_tokens(model.batch_tokens)
-    return await batches.infer(caller, model, _split(lengths, model.max_batch_size, max_tokens), tensors)
+    max_padding = MAX_PADDING
+    if wanted & {"tokens", "query_tokens"}:  # these are large, and so is their padding
+        max_tokens, max_padding = min(max_tokens, BATCH_TOKENS), 1
+    split = _split(lengths, model.max_batch_size, max_tokens, max_padding)
+    await batches.infer(caller, model, split, tensors, [model.outputs[name] for name in names], store)
+    return computed
 
 
-def _split(lengths: Sequence[int], max_rows: int, max_tokens: int) -> list[Batch]:
+def _nothing(model: TextModel, rows: int, wanted: Set[Wanted]) -> Computed:
+    def matrix(name: Wanted) -> Floats:
+        return np.empty((rows, model.outputs[name].dims[-1]) if name in wanted else (0, 0), np.float32)
+
+    def vectors(name: Wanted) -> list[Floats]:
+        return [np.empty((0, 0), np.float32)] * rows if name in wanted else []
+
+    terms = [Sparse(np.empty(0, np.int32), np.empty(0, np.float32))] * rows if "sparse" in wanted else []
+    return Computed(matrix(EMBEDDING), matrix(SCORE), terms, vectors(TOKENS), vectors(QUERY_TOKENS))
+
+
+def _store_sparse(
+    computed: Computed, model: TextModel, rows: Sequence[int], indices: NDArray[np.int32], weights: Floats
+) -> None:
+    if indices.size and not 0 <= indices.min() <= indices.max() < model.vocabulary_size:
+        raise InferenceFailed(f"model {model.triton_name!r} returned sparse indices outside its vocabulary")
+    if indices.shape != weights.shape:
+        raise InferenceFailed(f"model {model.triton_name!r} returned sparse indices and weights of different shape")
+    for row, its_indices, its_weights in zip(rows, indices, weights, strict=True):
+        computed.sparse[row] = sparse(its_indices, its_weights)
+    if model.outputs[SPARSE_WEIGHTS].dims[-1] > 0:
+        computed.truncated += int((weights > 0).all(axis=1).sum())
+
+
+def _split(lengths: Sequence[int], max_rows: int, max_tokens: int, max_padding: int) -> list[Batch]:
     """Batches of rows of similar length, given the tokens of each row."""
     split: list[Batch] = []
     batch: list[int] = []
     total = 0
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
         padded = (len(batch) + 1) * lengths[row]  # it is the longest so far
-        is_over = total + lengths[row] > max_tokens or padded > MAX_PADDING * max_tokens
+        is_over = total + lengths[row] > max_tokens or padded > max_padding * max_tokens
         if batch and (len(batch) == max_rows or is_over):
             split.append(Batch(batch, total))
             batch, total = [], 0

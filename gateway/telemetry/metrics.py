@@ -103,6 +103,9 @@ class Metrics(Collector):
         self._inputs = self._count("request_inputs", "Texts, images and documents in requests.", "model")
         self._tokens = self._count("request_tokens", "Tokens reported to clients in usage.", "model")
         self._images = self._count("request_images", "Images in requests.", "model")
+        self._sparse_truncated = self._count(
+            "sparse_truncated", "Sparse vectors with as many terms as the model can return.", "model"
+        )
         self._ignored = self._count("ignored_fields", "Unknown request fields that were ignored.", "path")
         self._seconds = self._count(
             "request_duration_seconds", "From the request headers to the end of the response.", "path", buckets=SECONDS
@@ -137,7 +140,12 @@ class Metrics(Collector):
             own[self._errors(model, record.error)] += 1
         if record.ignored_fields:
             own[self._ignored(route)] += len(record.ignored_fields)
-        counted = ((self._inputs, record.inputs), (self._tokens, record.tokens), (self._images, record.images))
+        counted = (
+            (self._inputs, record.inputs),
+            (self._tokens, record.tokens),
+            (self._images, record.images),
+            (self._sparse_truncated, record.sparse_truncated),
+        )
         for row, amount in counted:
             if amount:
                 own[row(model)] += amount

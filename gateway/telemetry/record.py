@@ -22,6 +22,8 @@ class RequestRecord:
     images: int | None = None
     tokens: int | None = None
     """Tokens reported to the client in `usage`."""
+    sparse_truncated: int = 0
+    """Sparse vectors with as many terms as the model can return: there may have been more."""
     ignored_fields: list[str] = field(default_factory=list)
     """Unknown fields in the body."""
     error: str = ""

@@ -1,6 +1,7 @@
 import asyncio
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from grpc.aio import AioRpcError, Metadata
 from numpy.typing import NDArray
 
 from gateway.errors import DeadlineExceeded, GatewayError, InferenceFailed, NotReady, Overloaded
-from gateway.triton import Triton, mapped_errors
+from gateway.triton import Output, Triton, mapped_errors
 from loadtest.tools.servers import free_ports
 from tests.serving import Server
 
@@ -40,6 +41,9 @@ def test_every_grpc_code_becomes_a_gateway_error(code: StatusCode) -> None:
         raise AioRpcError(code, Metadata(), Metadata())
 
 
+EMBEDDING = Output("embedding", "FP32", (384,))
+
+
 def row(length: int) -> dict[str, NDArray[np.generic]]:
     return {"input_ids": np.array([[101, 102]], np.int64), "length": np.array([[length]], np.int32)}
 
@@ -49,12 +53,12 @@ def test_malformed_tensors_fail_only_their_own_request(server: Server) -> None:
         triton = Triton([server.triton_url], timeout_s=10)
         good, bad = row(length=2), row(length=0)
         answers = await asyncio.gather(
-            *(triton.infer("all-minilm-l6-v2", tensors, "embedding", (1, 384)) for tensors in [good, bad] * 8),
+            *(triton.infer("all-minilm-l6-v2", tensors, [EMBEDDING]) for tensors in [good, bad] * 8),
             return_exceptions=True,
         )
         await triton.close()
         assert all(isinstance(answer, InferenceFailed) for answer in answers[1::2])
-        right = [answer for answer in answers[::2] if isinstance(answer, np.ndarray)]
+        right = [answer[0] for answer in answers[::2] if not isinstance(answer, BaseException)]
         assert len(right) == 8
         assert all(np.array_equal(answer, right[0]) for answer in right)
 
@@ -64,10 +68,10 @@ def test_malformed_tensors_fail_only_their_own_request(server: Server) -> None:
 def test_only_an_answer_of_the_expected_shape_counts(server: Server) -> None:
     async def use() -> None:
         triton = Triton([server.triton_url], timeout_s=10)
-        with pytest.raises(InferenceFailed, match=r"returned shape \(1, 384\), expected \(1, 385\)$"):
-            await triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 385))
+        with pytest.raises(InferenceFailed, match=r"returned 'embedding' of shape \(1, 384\), expected \(1, 385\)$"):
+            await triton.infer("all-minilm-l6-v2", row(length=2), [replace(EMBEDDING, dims=(385,))])
         assert not triton.answered_at
-        await triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 384))
+        await triton.infer("all-minilm-l6-v2", row(length=2), [EMBEDDING])
         assert list(triton.answered_at) == ["all-minilm-l6-v2"]
         await triton.close()
 
@@ -108,10 +112,10 @@ def test_failed_call_is_retried_on_another_replica(server: Server) -> None:
         assert await triton.is_live()
         assert await triton.models()
         answers = await asyncio.gather(
-            *(triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 384)) for _ in range(8))
+            *(triton.infer("all-minilm-l6-v2", row(length=2), [EMBEDDING]) for _ in range(8))
         )
         await triton.close()
-        assert all(np.array_equal(answer, answers[0]) for answer in answers)
+        assert all(np.array_equal(answer, answers[0][0]) for (answer,) in answers)
 
     asyncio.run(use())
 
@@ -129,14 +133,11 @@ def test_servers_follow_the_addresses_of_a_name(server: Server) -> None:
         with pytest.raises(NotReady):
             await triton.models()
         with pytest.raises(NotReady):
-            await triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 384))
+            await triton.infer("all-minilm-l6-v2", row(length=2), [EMBEDDING])
         addresses[:] = [host]
         assert await triton.is_live()
         assert await triton.models()
-        calls = [
-            asyncio.create_task(triton.infer("all-minilm-l6-v2", row(length=2), "embedding", (1, 384)))
-            for _ in range(8)
-        ]
+        calls = [asyncio.create_task(triton.infer("all-minilm-l6-v2", row(length=2), [EMBEDDING])) for _ in range(8)]
         await asyncio.sleep(0)  # they are under way
         addresses[:] = ["127.0.0.2"]
         assert not await triton.is_live()

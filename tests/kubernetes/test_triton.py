@@ -15,6 +15,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput, model_config_pb
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from embedded.triton import Ports, Triton
+from gateway.triton import Output
 from gateway.triton import Triton as Client
 from loadtest import perf
 from loadtest.tools.servers import free_ports, wait_until_ready
@@ -74,7 +75,8 @@ def test_gateway_finds_and_uses_the_models_by_name(ports: Ports) -> None:
             "input_ids": np.array([[101, 102]], np.int64),
             "length": np.array([[2]], np.int32),
         }
-        assert (await client.infer("all-minilm-l6-v2", row, "embedding", (1, 384))).shape == (1, 384)
+        (answer,) = await client.infer("all-minilm-l6-v2", row, [Output("embedding", "FP32", (384,))])
+        assert answer.shape == (1, 384)
         await client.close()
 
     asyncio.run(use())

@@ -14,13 +14,14 @@ def test_list_has_openais_shape_and_what_clients_need_to_know(client: httpx2.Cli
         "role": "text-embedding",
         "model_type": "embedding",
         "input_modalities": ["text"],
+        "vectors": ["dense", "multi_vector"],
         "dimensions": 384,
         "max_tokens": 256,
         "aliases": ["text-embedding-3-small"],
     }
     assert (reranker["id"], reranker["role"]) == ("minilm-late-interaction", "late-interaction")
     assert reranker["model_type"] == "rerank"
-    assert "dimensions" not in reranker
+    assert (reranker["vectors"], reranker["dimensions"]) == (["multi_vector"], 384)
     assert (pair["role"], pair["input_modalities"]) == ("image-text", ["text", "image"])
 
 

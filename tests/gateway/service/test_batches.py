@@ -1,44 +1,61 @@
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from gateway.catalog import TritonModel
-from gateway.errors import InvalidRequest, NotReady
+from gateway.errors import InferenceFailed, InvalidRequest, NotReady
 from gateway.scheduling.admission import MIN_IN_FLIGHT_TOKENS
 from gateway.service import batches
 from gateway.service.batches import Batch
-from tests.gateway.service.recording import RecordingTriton, caller
+from gateway.service.caller import Caller
+from gateway.triton import Output
+from tests.gateway.service.recording import EMBEDDING, RecordingTriton, caller
 
-MODEL = TritonModel("m", "m", "text-embedding", "embedding", 1, 4)
+MODEL = TritonModel("m", "m", "text-embedding", {"embedding": EMBEDDING}, 4)
 
 
 async def numbered(rows: Sequence[int]) -> batches.Tensors:
     return {"numbers": np.array(rows, np.float32)[:, None]}
 
 
+async def infer(
+    who: Caller,
+    split: Sequence[Batch],
+    tensors: Callable[[Sequence[int]], Awaitable[batches.Tensors]] = numbered,
+) -> NDArray[np.float32]:
+    """The embedding of each row."""
+    results = np.full((sum(len(batch.rows) for batch in split), 1), np.nan, np.float32)
+
+    def store(rows: Sequence[int], outputs: Sequence[NDArray[np.generic]]) -> None:
+        results[rows] = outputs[0]
+
+    await batches.infer(who, MODEL, split, tensors, [EMBEDDING], store)
+    return results
+
+
 def test_results_are_in_the_order_of_the_rows() -> None:
     split = [Batch([3, 1], 2), Batch([0, 2, 4], 3)]
-    results = asyncio.run(batches.infer(caller(RecordingTriton()), MODEL, split, numbered))
+    results = asyncio.run(infer(caller(RecordingTriton()), split))
     assert results[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_no_batches_give_no_rows() -> None:
-    assert asyncio.run(batches.infer(caller(RecordingTriton()), MODEL, [], numbered)).shape == (0, 1)
+    assert asyncio.run(infer(caller(RecordingTriton()), [])).shape == (0, 1)
 
 
 def test_one_call_does_not_fill_the_queue() -> None:
     triton = RecordingTriton()
-    asyncio.run(batches.infer(caller(triton), MODEL, [Batch([i], 1) for i in range(100)], numbered))
+    asyncio.run(infer(caller(triton), [Batch([i], 1) for i in range(100)]))
     assert triton.most_at_a_time == batches.MAX_PREPARED
 
 
 def test_nothing_is_sent_after_a_failure() -> None:
     triton = RecordingTriton(fail_at=3)
     with pytest.raises(NotReady):
-        asyncio.run(batches.infer(caller(triton), MODEL, [Batch([i], 1) for i in range(100)], numbered))
+        asyncio.run(infer(caller(triton), [Batch([i], 1) for i in range(100)]))
     assert len(triton.calls) == 3
 
 
@@ -51,7 +68,7 @@ def test_error_is_that_of_the_first_failing_batch_in_order() -> None:
 
     for _ in range(3):
         with pytest.raises(InvalidRequest, match="row 2"):
-            asyncio.run(batches.infer(caller(RecordingTriton()), MODEL, [Batch([i], 1) for i in range(20)], tensors))
+            asyncio.run(infer(caller(RecordingTriton()), [Batch([i], 1) for i in range(20)], tensors))
 
 
 def test_call_cancelled_in_the_queue_is_never_sent() -> None:
@@ -63,7 +80,7 @@ def test_call_cancelled_in_the_queue_is_never_sent() -> None:
         much = MIN_IN_FLIGHT_TOKENS + 1
         with queue.admit("another", much) as admission:
             await admission.acquire(much)
-            call = asyncio.create_task(batches.infer(who, MODEL, [Batch([0], 1)], numbered))
+            call = asyncio.create_task(infer(who, [Batch([0], 1)]))
             await asyncio.sleep(0.01)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -86,7 +103,7 @@ def test_failure_cancels_later_batches() -> None:
         return await numbered(rows)
 
     with pytest.raises(InvalidRequest, match="row 1"):
-        asyncio.run(batches.infer(caller(RecordingTriton()), MODEL, [Batch([i], 1) for i in range(20)], tensors))
+        asyncio.run(infer(caller(RecordingTriton()), [Batch([i], 1) for i in range(20)], tensors))
     assert len(begun) <= batches.MAX_PREPARED + 1  # the first has made room for one
 
 
@@ -95,15 +112,15 @@ def test_cancelled_call_stays_in_flight_until_triton_is_done() -> None:
 
     class SlowTriton(RecordingTriton):
         async def infer(
-            self, model: str, tensors: Mapping[str, NDArray[np.generic]], output: str, shape: tuple[int, int]
-        ) -> NDArray[np.float32]:
+            self, model: str, tensors: Mapping[str, NDArray[np.generic]], outputs: Sequence[Output]
+        ) -> list[NDArray[np.generic]]:
             await done.wait()
-            return await super().infer(model, tensors, output, shape)
+            return await super().infer(model, tensors, outputs)
 
     async def use() -> None:
         who = caller(SlowTriton())
         queue = who.queues.get(MODEL.triton_name)
-        call = asyncio.create_task(batches.infer(who, MODEL, [Batch([0], 7)], numbered))
+        call = asyncio.create_task(infer(who, [Batch([0], 7)]))
         await asyncio.sleep(0.01)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -114,3 +131,18 @@ def test_cancelled_call_stays_in_flight_until_triton_is_done() -> None:
         assert queue.in_flight == 0
 
     asyncio.run(use())
+
+
+def test_halves_of_a_failed_batch_are_stored_in_their_rows() -> None:
+    class SmallTriton(RecordingTriton):
+        async def infer(
+            self, model: str, tensors: Mapping[str, NDArray[np.generic]], outputs: Sequence[Output]
+        ) -> list[NDArray[np.generic]]:
+            if len(tensors["numbers"]) > 2:
+                raise InferenceFailed("no memory")
+            return await super().infer(model, tensors, outputs)
+
+    triton = SmallTriton()
+    results = asyncio.run(infer(caller(triton), [Batch([4, 0, 3, 1, 2], 5)]))
+    assert results[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert sorted(len(call["numbers"]) for call in triton.calls) == [1, 2, 2]

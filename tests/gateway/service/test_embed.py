@@ -8,7 +8,7 @@ from gateway.catalog import Model, TextModel
 from gateway.images.reader import Images
 from gateway.service.embed import Item, embed
 from gateway.text.tokenizer import TextTokenizer
-from tests.gateway.service.recording import RecordingTriton, caller
+from tests.gateway.service.recording import EMBEDDING, RecordingTriton, caller
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,9 @@ def sent(
     tokenizer: TextTokenizer, prefix: str, prompt: str, *texts: str | list[int], limit: int = 256
 ) -> dict[int, int]:
     """The prefix length sent for each text, by the number of tokens of the text with its prompt."""
-    triton_model = TextModel("m", "m", "text-embedding", "embedding", 1, 8, limit, 30522, tokenizer, prefix=prefix)
+    triton_model = TextModel(
+        "m", "m", "text-embedding", {"embedding": EMBEDDING}, 8, limit, 30522, tokenizer, prefix=prefix
+    )
     model = Model("m", (), default=True, created=0, dimensions=(), text_weight=0.5, text=triton_model)
     items = [Item(f"input[{i}]", text) for i, text in enumerate(texts)]
     triton = RecordingTriton()

@@ -8,12 +8,12 @@ from gateway.catalog import ImageModel
 from gateway.errors import InvalidRequest
 from gateway.images.preparation import Pixels, Preparation
 from gateway.service.image_batches import MAX_PREPARED_IMAGES, infer_images
-from tests.gateway.service.recording import RecordingTriton, caller
+from tests.gateway.service.recording import EMBEDDING, RecordingTriton, caller
 
 
 def model(side: int = 8, max_batch_size: int = 64) -> ImageModel:
     preparation = Preparation(side, side, (side, side), Resampling.BILINEAR)
-    return ImageModel("m", "m-image", "image-embedding", "embedding", 1, max_batch_size, preparation, 4)
+    return ImageModel("m", "m-image", "image-embedding", {"embedding": EMBEDDING}, max_batch_size, preparation, 4)
 
 
 async def plain(index: int, side: int = 8) -> Pixels:

@@ -15,9 +15,7 @@ def triton_model(
     repository: Path, prompts: dict[str, str], default: str = "", instructed: dict[str, str] | None = None
 ) -> TextModel:
     tokenizer = TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
-    return TextModel(
-        "m", "m", "text-embedding", "embedding", 384, 64, 256, 30522, tokenizer, prompts, default, instructed or {}
-    )
+    return TextModel("m", "m", "text-embedding", {}, 64, 256, 30522, tokenizer, prompts, default, instructed or {})
 
 
 @pytest.mark.parametrize(

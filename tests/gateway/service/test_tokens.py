@@ -14,7 +14,7 @@ from tests.gateway.service.recording import RecordingTriton, caller
 @pytest.fixture(scope="module")
 def model(repository: Path) -> TextModel:
     tokenizer = TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
-    return TextModel("m", "m", "text-embedding", "embedding", 384, 64, 256, 30522, tokenizer)
+    return TextModel("m", "m", "text-embedding", {}, 64, 256, 30522, tokenizer)
 
 
 def encode(model: TextModel, texts: list[Text], *, limit: int = 256, truncate: Truncate = "none") -> list[list[int]]:
