@@ -176,7 +176,8 @@ def test_vectors_of_a_document_need_no_query(backend: Backend) -> None:
         RowEncoder(bert(), backend), torch.nn.Identity(), lambda query: query.expanded(9, MASK, attended=True), {}
     )
     documents = [document for _, document in PAIRS]
-    for queries in ([[]] * 5, [[], text(4), [], text(4), text(2)]):
+    none: list[int] = []
+    for queries in ([none] * 5, [none, text(4), none, text(4), text(2)]):
         if backend == "torch":
             packed = laid_out(*([*query, *[MASK] * (9 - len(query))] if query else [] for query in queries), *documents)
             outputs: Outputs = head(replace(packed, queries=torch.arange(5).int(), longest_query=16))
