@@ -422,7 +422,7 @@ def write(embedded: Embeddings, body: EmbeddingRequest, model: Model) -> list[by
     """
 
     def finished(raw: vectors.Floats, kind: Offer) -> vectors.Floats:
-        size, width = body.dimensions, encodings.size(model, None, kind=kind)
+        size, width = body.dimensions, encodings.width(model, kind)
         normalizes = body.normalized is not False or (size or width) < width
         return vectors.normalize(raw[:, :size]) if normalizes else raw
 
