@@ -49,8 +49,8 @@ class Case:
 
     @property
     def by_output(self) -> bool:
-        """Whether each of several outputs has a row of its own; otherwise the worst of them counts."""
-        return self.task == "multi-vector" or self.label == M3
+        """Whether each of several outputs has a row of its own; otherwise the main one has the only row."""
+        return self.label == M3
 
 
 def _pair(folder: Path) -> Path:
@@ -211,7 +211,10 @@ def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
     for backend, precision in runs:
         spec = ModelSpec(**keys, backend=backend, precision=precision)
         for entry in build(spec, scratch / f"{backend}-{precision}", lambda _: None):
-            for parity in entry.proof["parity"]:
+            parities = entry.proof["parity"]
+            for parity in parities:
+                if parity["output"] != parities[0]["output"] and not case.by_output:
+                    continue
                 role = role_of(case, entry, parity["output"])
                 if backend != "tensorrt" or role not in forms:  # tensorrt's rows are always padded
                     forms[role] = "packed" if entry.proof["packed"] else "" if role.endswith("image") else "padded"
