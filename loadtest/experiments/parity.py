@@ -91,6 +91,13 @@ CASES: Sequence[Case] = (
         partial(tiny.write_cross_encoder, labels=3),
         {"positive_class": "LABEL_2"},
     ),
+    Case("BERT, one label", "classification", tiny.write_cross_encoder),
+    Case("RoBERTa, three labels", "classification", partial(tiny.write_cross_encoder, name="RoBERTa", labels=3)),
+    Case(
+        "ModernBERT, 28 labels at once",
+        "classification",
+        partial(tiny.write_cross_encoder, name="ModernBERT", labels=28, problem_type="multi_label_classification"),
+    ),
     Case("Qwen3, classifier", "cross-encoder", partial(tiny.write_cross_encoder, name="Qwen3"), {"template": TEMPLATE}),
     Case(
         "Qwen3, yes or no",
