@@ -111,10 +111,8 @@ class _Tally:
         self._slope = question.slope
         self._tokens += answer["usage"]["total_tokens"]
         self._seconds += seconds
-        if self._output == SPARSE:
-            actual = _weights(answer, question.width)
-        else:
-            actual = _READERS[question.path](answer)
+        is_sparse = self._output == SPARSE
+        actual = _weights(answer, question.width) if is_sparse else _READERS[question.path](answer)
         if actual.shape != question.expected.shape:
             raise ServedError(
                 f"[{self._spec.name}] {question.shown[0]}: expected {_shape(question.expected)}, got {_shape(actual)}"
