@@ -45,6 +45,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[ModelSpec]:
     tiny.revise(embedding / "config_sentence_transformers.json", prompts=INSTRUCT, default_prompt_name="query")
     sources: list[tuple[str, Path, Mapping[str, Any]]] = [
         ("text-embedding", embedding, {"dimensions": (8, 16)}),
+        ("text-embedding", tiny.write_embedding(folder / "mean"), {}),
         ("text-embedding", tiny.write_router(folder / "router"), {"variants": ("document", "query")}),
         (
             "cross-encoder",

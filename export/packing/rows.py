@@ -253,7 +253,8 @@ def to_ragged(values: Tensor, stride: Tensor, length: Tensor) -> Tensor:
     place = token - (end - stride)[row]
     inside = place < length[row]
     width = torch.as_tensor(values.shape[1])
-    flat = values.flatten(0, 1)[row * width + torch.minimum(place, width - 1)]
+    flat = values.reshape(-1, *map(int, values.shape[2:]))  # numbers, so that the output's shape has some
+    flat = flat[row * width + torch.minimum(place, width - 1)]
     return torch.where(inside.reshape(-1, *[1] * (flat.dim() - 1)), flat, torch.zeros((), dtype=flat.dtype))
 
 
