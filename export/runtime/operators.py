@@ -21,8 +21,8 @@ MOST_WIDTH = 256
 """Dimensions of a head that flash attention takes (aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp)."""
 SLICE = 256
 """Tokens of a query, and of a document, that MaxSim compares at a time."""
-LOGITS = 2**26
-"""Logits of a vocabulary that are in memory at a time: 128 MiB in half precision."""
+LOGITS = 2**24
+"""Logits of a vocabulary that are in memory at a time: 32 MiB in half precision."""
 LEAST_LOGITS = 256
 """Words of the vocabulary that are computed together at least, however many tokens there are."""
 

@@ -49,8 +49,8 @@ class Case:
 
     @property
     def by_output(self) -> bool:
-        """Whether each of several outputs has a row of its own; otherwise the worst of them counts."""
-        return self.task == "multi-vector" or self.label == M3
+        """Whether each of several outputs has a row of its own; otherwise the main one has the only row."""
+        return self.label == M3
 
 
 def _pair(folder: Path) -> Path:
@@ -90,6 +90,13 @@ CASES: Sequence[Case] = (
         "cross-encoder",
         partial(tiny.write_cross_encoder, labels=3),
         {"positive_class": "LABEL_2"},
+    ),
+    Case("BERT, one label", "classification", tiny.write_cross_encoder),
+    Case("RoBERTa, three labels", "classification", partial(tiny.write_cross_encoder, name="RoBERTa", labels=3)),
+    Case(
+        "ModernBERT, 28 labels at once",
+        "classification",
+        partial(tiny.write_cross_encoder, name="ModernBERT", labels=28, problem_type="multi_label_classification"),
     ),
     Case("Qwen3, classifier", "cross-encoder", partial(tiny.write_cross_encoder, name="Qwen3"), {"template": TEMPLATE}),
     Case(
@@ -211,7 +218,10 @@ def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
     for backend, precision in runs:
         spec = ModelSpec(**keys, backend=backend, precision=precision)
         for entry in build(spec, scratch / f"{backend}-{precision}", lambda _: None):
-            for parity in entry.proof["parity"]:
+            parities = entry.proof["parity"]
+            for parity in parities:
+                if parity["output"] != parities[0]["output"] and not case.by_output:
+                    continue
                 role = role_of(case, entry, parity["output"])
                 if backend != "tensorrt" or role not in forms:  # tensorrt's rows are always padded
                     forms[role] = "packed" if entry.proof["packed"] else "" if role.endswith("image") else "padded"

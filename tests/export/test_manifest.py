@@ -89,7 +89,10 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         (TABLE.format(name="a") + "aliases = ['b c']", "models.toml [a] aliases[0]: Expected "),
         (TABLE.format(name="add"), "models.toml [add]: this name is reserved for a command of python -m export"),
         (TABLE.format(name="a") + "prompts = { query = 5 }", "models.toml [a] prompts[...]: Expected `str`, got `int`"),
-        (RERANKER + "prompts = { query = 'q' }", "models.toml [a] prompts: is supported for text-embedding only"),
+        (
+            RERANKER + "prompts = { query = 'q' }",
+            "models.toml [a] prompts: is supported for text-embedding and sparse only",
+        ),
         *(
             (TABLE.format(name="a") + f'aliases = ["{alias}"]', "models.toml [a] aliases[0]: Expected ")
             for alias in ("x\\n", "\\nx", "x\\u0007", "x\\u007f", "<x>", "", "x" * 257)

@@ -8,11 +8,9 @@ from transformers import AutoModelForMaskedLM, BertForMaskedLM, PreTrainedModel
 
 from export.errors import SourceError
 from export.manifest import Backend
-from export.packing import sparse
 from export.packing.encoder import RowEncoder
 from export.packing.rows import PackedRows
-from export.packing.sparse import Splade, StaticTerms, WordLogits
-from export.runtime import operators
+from export.packing.sparse import WORDS, Splade, StaticTerms, WordLogits
 from export.runtime.contract import SPARSE_INDICES, SPARSE_WEIGHTS
 from loadtest.tools import tiny
 
@@ -21,11 +19,11 @@ FAMILIES = [name for name in tiny.ENCODERS if name != "T5"]  # which has no mask
 FORMS = pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt", "torch"], ids=["packed", "padded", "laid out"])
 
 
-def masked(name: str) -> PreTrainedModel:
+def masked(name: str, words: int | None = None) -> PreTrainedModel:
     torch.manual_seed(0)
-    made: PreTrainedModel = (
-        AutoModelForMaskedLM.from_config(tiny.config(name)).eval().requires_grad_(requires_grad=False)
-    )
+    config = tiny.config(name)
+    config.vocab_size = words or config.vocab_size
+    made: PreTrainedModel = AutoModelForMaskedLM.from_config(config).eval().requires_grad_(requires_grad=False)
     tiny.stir(made)
     return made
 
@@ -64,14 +62,8 @@ def test_model_without_a_table_at_its_end_is_refused() -> None:
 @FORMS
 @pytest.mark.parametrize("strategy", SpladePooling.SPLADE_POOLING_MODES)
 @pytest.mark.parametrize("activation", SpladePooling.SPLADE_ACTIVATION)
-def test_words_weigh_as_in_sentence_transformers(
-    strategy: str, activation: str, backend: Backend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # So that the vocabulary takes several slices of unequal size.
-    monkeypatch.setattr(sparse, "WORDS", 150)
-    monkeypatch.setattr(operators, "LOGITS", 150 * sum(LENGTHS))
-    monkeypatch.setattr(operators, "LEAST_LOGITS", 1)
-    model = masked("BERT")
+def test_words_weigh_as_in_sentence_transformers(strategy: str, activation: str, backend: Backend) -> None:
+    model = masked("BERT", WORDS + 100)  # two slices
     most = 30
     with torch.no_grad():
         head = Splade(

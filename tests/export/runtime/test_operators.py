@@ -11,8 +11,17 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from export.runtime import operators
-from export.runtime.operators import SLICE, _flash, _padded, attend, attend_visible, maxsim, splade
+from export.runtime.operators import (
+    LEAST_LOGITS,
+    LOGITS,
+    SLICE,
+    _flash,
+    _padded,
+    attend,
+    attend_visible,
+    maxsim,
+    splade,
+)
 
 WIDTH = 8
 SCALE = 0.3
@@ -167,7 +176,7 @@ def test_maxsim_compares_a_slice_at_a_time() -> None:
 
 @pytest.mark.parametrize("total", [False, True])
 @pytest.mark.parametrize("logs", [1, 2])
-def test_terms_are_those_of_each_row(logs: int, total: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terms_are_those_of_each_row(logs: int, total: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(sum(LENGTHS) + 3, WIDTH, generator=generator)
     weight, bias = torch.randn(1000, WIDTH, generator=generator), torch.randn(1000, generator=generator)
@@ -182,8 +191,14 @@ def test_terms_are_those_of_each_row(logs: int, total: bool, monkeypatch: pytest
             expected = weights.sum(0) if total else weights.amax(0)
         torch.testing.assert_close(whole[row], expected, atol=1e-5, rtol=1e-5)
     assert not whole[-1].any()
-    monkeypatch.setattr(operators, "LOGITS", 300 * len(hidden))  # slices of 300, the last one shorter
-    torch.testing.assert_close(splade(hidden, weight, bias, starts, logs, total), whole)
     half = splade(hidden, weight.half(), bias, starts, logs, total)
     torch.testing.assert_close(half, whole, atol=2e-2, rtol=2e-2)
     assert half.dtype == torch.float32
+
+
+def test_terms_of_many_tokens_are_computed_in_slices_of_the_vocabulary() -> None:
+    tokens, words = LOGITS // LEAST_LOGITS, 2 * LEAST_LOGITS + 9
+    weight, bias = torch.arange(words)[:, None].float(), torch.ones(words)
+    weights = splade(torch.ones(tokens, 1), weight, bias, starts_of((3, tokens - 4, 1)), 1, False)
+    expected = torch.arange(1, words + 1).float().log1p()
+    torch.testing.assert_close(weights, torch.stack([expected, expected, torch.zeros(words)]))
