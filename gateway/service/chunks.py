@@ -192,8 +192,8 @@ def _parts(text: Text, spans: Sequence[Span], whole: range, room: int, overlap: 
 
 
 def _quality(text: Text, spans: Sequence[Span], index: int) -> int:
-    """How good it is to begin a chunk with a token: a sentence's first (4), a word's first (WORD), one behind punctuation
-    (2), any (1), or one within a character (0). Texts without spaces are thus cut at their punctuation if it is near."""
+    """How good it is to begin a chunk with a token: the first of a sentence (4) or a word (WORD), one after punctuation
+    (2), any other (1), or one within a character (0)."""
     if isinstance(text, list):
         return 0
     end, start = spans[index - 1][1], spans[index][0]
