@@ -70,7 +70,7 @@ class TritonModel:
         offers: set[Offer] = {offer for offer, output in OFFERED_BY.items() if output in self.outputs}
         if self.role in RERANK_ROLES:
             offers.add("rerank")
-        if self.role == CLASSIFIER:
+        if self.role in {CLASSIFIER, CROSS_ENCODER}:
             offers.add("classify")
         return frozenset(offers)
 
@@ -271,7 +271,7 @@ class Catalog:
 
 def _named(name: str | None, models: Sequence[Model]) -> Model | None:
     if name is None:
-        # A reranker that also offers vectors is the default of both only if there is no other.
+        # A reranker that also offers vectors or labels is their default only if there is no other.
         defaults = sorted((model for model in models if model.default), key=lambda model: model.role in RERANK_ROLES)
         return next(iter(defaults), None)
     # Names take precedence over aliases.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import Meta, Raw, Struct
 from starlette.responses import Response
 
 from gateway import vectors
@@ -19,7 +19,7 @@ from gateway.routes.encodings import EmbeddingType
 from gateway.routes.fields import TRUNCATIONS, Truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
-from gateway.routes.rerank import DOCUMENTS, QUERY, Document, RerankInput, RerankRequest, as_object, rank_documents
+from gateway.routes.rerank import DOCUMENTS, QUERY, RerankInput, RerankRequest, Result, rank_documents
 from gateway.service.embed import DENSE, Item
 from gateway.service.text_batches import MAX_ROWS
 
@@ -155,19 +155,11 @@ class V2RerankRequest(RerankInput):
     refused: ClassVar[Mapping[str, Refused]] = RerankRequest.refused
 
 
-class V2Result(Struct, omit_defaults=True):
-    """A document's score."""
-
-    index: int
-    relevance_score: float
-    document: Document | UnsetType = UNSET
-
-
 class V2RerankResponse(Struct):
     """The results by descending relevance."""
 
     id: str
-    results: list[V2Result]
+    results: list[Result]
     meta: CohereMeta
 
 
@@ -244,17 +236,16 @@ def _item(embed_input: EmbedInput, place: str) -> Item:
 async def create_ranking(request: Request) -> Response:
     """Answer POST /v2/rerank."""
     body = await read(request, V2RerankRequest)
-    ranking = await rank_documents(request, find_ranker(request, body.model), body)
+    results, _ = await rank_documents(
+        request,
+        find_ranker(request, body.model),
+        body,
+        top_n=body.top_n,
+        with_documents=body.return_documents is True,
+    )
     response = V2RerankResponse(
         id=request.state["record"].request_id,
-        results=[
-            V2Result(
-                ranked.index,
-                ranked.score,
-                as_object(body.documents[ranked.index]) if body.return_documents else UNSET,
-            )
-            for ranked in ranking.results[: body.top_n]
-        ],
+        results=results,
         meta=_meta(BilledUnits(search_units=1)),
     )
     return await large_json_response(request, lambda: response)

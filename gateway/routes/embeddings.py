@@ -15,13 +15,12 @@ from gateway.routes.body import read, resolve_aliases
 from gateway.routes.calls import check_offers, embed_items, find_model_and_purpose
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
-from gateway.routes.fields import TRUNCATIONS, Instruction, PromptTokens, Side, Truncation, resolve_truncation
+from gateway.routes.fields import Instruction, PromptTokens, Side, Truncation, read_truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
 from gateway.service.embed import Embeddings, Item
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
-from gateway.text.tokenizer import Truncate
 
 TokenIds = list[int]
 Form = EmbeddingType | Literal["sparse", "multi_vector"]
@@ -203,7 +202,7 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
     _check_output(body, model)
     items = read_inputs(body.input, body.modality or ("any" if model.image is not None else "text"))
     place, purpose = _purpose(body, suffix)
-    truncate, max_tokens = _limit(body)
+    truncate, max_tokens = read_truncation(body.truncate, body.truncate_prompt_tokens, body.truncation_side)
     embedded = await embed_items(
         request,
         model,
@@ -240,15 +239,6 @@ def _response(request_id: str, body: EmbeddingRequest, model: Model, embedded: E
             token_vectors=sum(map(len, embedded.tokens)) if "multi_vector" in _forms(body) else UNSET,
         ),
     )
-
-
-def _limit(body: EmbeddingRequest) -> tuple[Truncate, int | None]:
-    """How to truncate inputs over the limit, and a limit lower than the model's."""
-    truncate: Truncate = "end" if body.truncate else "none"
-    if isinstance(body.truncate, str):
-        truncate = TRUNCATIONS[body.truncate]
-    is_forbidden = body.truncate is False or body.truncate == "NONE"
-    return resolve_truncation(truncate, body.truncate_prompt_tokens, body.truncation_side, is_forbidden=is_forbidden)
 
 
 def _purpose(body: EmbeddingRequest, suffix: str | None) -> tuple[str, str | None]:

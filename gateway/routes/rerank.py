@@ -16,7 +16,8 @@ from gateway.routes.decoding import MAX_IGNORED, Refused
 from gateway.routes.fields import Instruction, PromptTokens, Side, resolve_truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
-from gateway.service.rerank import Ranking
+from gateway.service.chunks import Chunking
+from gateway.service.rerank import Ranked
 from gateway.service.text_batches import MAX_ROWS
 
 QUERY, DOCUMENTS = "Who plays a shell?", ["A conch can be blown like a trumpet.", "Brass is an alloy."]
@@ -42,7 +43,14 @@ class RerankInput(Struct, forbid_unknown_fields=True, kw_only=True):
     raw_scores: bool | None = None
     """Whether scores are a cross-encoder's logits, as in the APIs of Infinity and TEI."""
     max_tokens_per_doc: Annotated[int, Meta(ge=8)] | None = None
-    """A limit for each document, lower than the model's."""
+    """A limit for each document, lower than the model's. If documents are split, it is one for all of their chunks."""
+    max_chunks_per_doc: Annotated[int, Meta(ge=1)] | None = None
+    """How many chunks a document may have, as in Cohere's first API. What is left is truncated. With this or one of the
+    next two fields, documents are split into chunks, and a document's score is that of its best chunk."""
+    max_tokens_per_chunk: Annotated[int, Meta(ge=8)] | None = None
+    """How many tokens of a document a chunk may have. Default, if documents are split: as many as the query leaves."""
+    overlap_tokens: Annotated[int, Meta(ge=0)] | None = None
+    """How many tokens of a chunk may be repeated in the next. Default: 0."""
     truncate_prompt_tokens: PromptTokens | None = None
     """A limit lower than the model's, as in vLLM's API: for a document, or for query and document together if the model
     is a cross-encoder. -1 for the model's limit."""
@@ -75,12 +83,26 @@ class RerankRequest(RerankInput, kw_only=True):
     }
 
 
+class BestChunk(Struct):
+    """The chunk of a document that has its score."""
+
+    index: int
+    """Position in the document's chunks."""
+    start: int
+    """In characters (Unicode code points) of the document's text."""
+    end: int
+    text: str | UnsetType = UNSET
+    """Present if results include documents."""
+
+
 class Result(Struct, omit_defaults=True):
     """A document's score."""
 
     index: int
     relevance_score: float
     document: Document | UnsetType = UNSET
+    chunk: BestChunk | UnsetType = UNSET
+    """Present if documents are split into chunks."""
 
 
 class PromptTokensDetails(Struct):
@@ -131,25 +153,23 @@ async def rank(request: Request, body: RerankRequest) -> Response:
     is_voyage = body.top_k is not None or body.truncation is not None
     resolve_aliases(body, ALIASES)
     text_model = find_ranker(request, body.model)
-    ranking = await rank_documents(request, text_model, body, truncates=body.truncate is not False)
-    with_documents = body.return_documents is not False
-    results = [
-        Result(
-            index=ranked.index,
-            relevance_score=ranked.score,
-            document=as_object(body.documents[ranked.index]) if with_documents else UNSET,
-        )
-        for ranked in ranking.results[: body.top_n or None]
-    ]
+    results, tokens = await rank_documents(
+        request,
+        text_model,
+        body,
+        top_n=body.top_n or None,
+        with_documents=body.return_documents is not False,
+        truncates=body.truncate is not False,
+    )
     response = RerankResponse(
         results=results,
         model=text_model.name,
         data=results if is_voyage else UNSET,
         object="list" if is_voyage else UNSET,
         usage=RerankUsage(
-            prompt_tokens=ranking.tokens,
+            prompt_tokens=tokens,
             completion_tokens=0,
-            total_tokens=ranking.tokens,
+            total_tokens=tokens,
             prompt_tokens_details=PromptTokensDetails(),
             completion_tokens_details=CompletionTokensDetails(),
         ),
@@ -158,14 +178,29 @@ async def rank(request: Request, body: RerankRequest) -> Response:
 
 
 async def rank_documents(
-    request: Request, text_model: TextModel, body: RerankInput, *, truncates: bool = True
-) -> Ranking:
-    """Rank the documents of a request. If not `truncates`, documents over the limit are an error."""
+    request: Request,
+    text_model: TextModel,
+    body: RerankInput,
+    *,
+    top_n: int | None,
+    with_documents: bool,
+    truncates: bool = True,
+) -> tuple[list[Result], int]:
+    """The best results of a request, and the number of its tokens.
+
+    Args:
+        request: its body has been read.
+        text_model: from `find_ranker`.
+        body: of the request.
+        top_n: how many results to return; None for all.
+        with_documents: whether results include their documents.
+        truncates: whether to truncate documents over the limit; otherwise they are an error.
+    """
     texts = _read_documents(request, body.documents, body.rank_fields)
     truncate, limit = resolve_truncation(
         "end" if truncates else "none", body.truncate_prompt_tokens, body.truncation_side, is_forbidden=not truncates
     )
-    return await rank_texts(
+    ranking = await rank_texts(
         request,
         _limited(text_model, limit),
         body.query,
@@ -174,7 +209,28 @@ async def rank_documents(
         max_tokens=min(filter(None, (body.max_tokens_per_doc, limit)), default=None),
         raw=body.raw_scores is True,
         instruction=body.instruction,
+        chunking=_chunking(body),
     )
+
+    def describe(ranked: Ranked) -> Result:
+        result = Result(ranked.index, ranked.score)
+        if with_documents:
+            result.document = as_object(body.documents[ranked.index])
+        if _chunking(body) is not None:
+            chunk = ranked.chunk
+            result.chunk = BestChunk(chunk.index, chunk.start, chunk.end)
+            if with_documents:
+                result.chunk.text = texts[ranked.index][chunk.start : chunk.end]
+        return result
+
+    return [describe(ranked) for ranked in ranking.results[:top_n]], ranking.tokens
+
+
+def _chunking(body: RerankInput) -> Chunking | None:
+    """How to split documents; None if they are not split."""
+    if (body.max_chunks_per_doc, body.max_tokens_per_chunk, body.overlap_tokens) == (None, None, None):
+        return None
+    return Chunking(body.max_tokens_per_chunk, body.overlap_tokens or 0, body.max_chunks_per_doc)
 
 
 def _limited(text_model: TextModel, limit: int | None) -> TextModel:

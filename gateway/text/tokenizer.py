@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
-from tokenizers import AddedToken, Encoding, Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from gateway import files
 from gateway.errors import TokenizerFailed
@@ -80,6 +80,20 @@ class TokenSpan(Struct, frozen=True, gc=False):
     stop: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class LocatedRow:
+    """A row whose ids are known by the part of the text that they stand for."""
+
+    head: list[int]
+    """Ids before the text: special tokens and prompt, or those of a frame."""
+    ids: list[int]
+    """Ids of the text."""
+    tail: list[int]
+    """Ids after the text."""
+    spans: list[tuple[int, int]]
+    """Start and end of each of `ids`, in characters of the text."""
+
+
 class TextTokenizer:
     """A model's tokenizer. Thread-safe."""
 
@@ -88,6 +102,8 @@ class TextTokenizer:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
+        self._original: dict[int, tuple[int, ...]] = {}
+        """The model's ids of each id that is only this tokenizer's."""
         (any_text,) = tokenizer.encode_batch(["a"])  # `encode` would hold the GIL meanwhile
         mask = any_text.special_tokens_mask
         before, behind = (mask.index(0), mask[::-1].index(0)) if 0 in mask else (0, 0)
@@ -133,6 +149,57 @@ class TextTokenizer:
             for id_, token, is_special, offsets in found
         ]
 
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], limit: int, end: Truncate = "end"
+    ) -> list[tuple[list[int], int]]:
+        """The row of each pair of texts, and how many of its ids are in the first segment (segment id 0).
+
+        With an empty second text, it is the row of the first alone, as by the tokenizers of transformers.
+
+        Raises:
+            TokenizerFailed: the tokenizer raised an error.
+        """
+        with _failing():
+            encodings = self._tokenizer.encode_batch([pair if pair[1] else pair[0] for pair in pairs])
+        rows = []
+        for pair in encodings:
+            kept = _kept(pair.sequence_ids, limit, end)
+            ids, types = pair.ids, pair.type_ids
+            rows.append(([ids[i] for i in kept], sum(types[i] == 0 for i in kept)))
+        return rows
+
+    def locate(self, text: str, *, prompt: str = "", frame: PairFrame | None = None) -> LocatedRow:
+        """The row of a text with special tokens, or in a frame, with the position of each id.
+
+        Args:
+            text: any text.
+            prompt: put before the text.
+            frame: instead of special tokens and prompt.
+
+        Raises:
+            TokenizerFailed: the tokenizer raised an error.
+        """
+        before, after = (prompt, "") if frame is None else (frame.text, frame.tail)
+        with _failing():
+            (encoding,) = self._tokenizer.encode_batch([before + text + after], add_special_tokens=frame is None)
+        ids, offsets = encoding.ids, encoding.offsets
+        start, stop = (len(self.before), len(ids) - len(self.behind)) if frame is None else (0, len(ids))
+        while before and start < stop and (offsets[start][1] <= len(before) or ids[start] in self._original):
+            start += 1
+        end = len(before) + len(text)
+        while after and start < stop and (offsets[stop - 1][1] > end or ids[stop - 1] in self._original):
+            stop -= 1
+        head, tail = self._ids(ids[:start]), self._ids(ids[stop:])
+        return LocatedRow(
+            head if frame is None else frame.before + head,
+            ids[start:stop],
+            tail if frame is None or frame.tail else frame.after,
+            [
+                (max(first, len(before)) - len(before), min(last, end) - len(before))
+                for first, last in offsets[start:stop]
+            ],
+        )
+
     @property
     def takes_instruction(self) -> bool:
         """Whether `frame` supports an instruction."""
@@ -157,7 +224,7 @@ class TextTokenizer:
         whole = [frame.text + text + frame.tail for text in texts]
         encodings = self._tokenizer.encode_batch_fast(whole, add_special_tokens=False)
         after = [] if frame.tail else frame.after
-        return [frame.before + self._ids(encoding) + after for encoding in encodings]
+        return [frame.before + self._ids(encoding.ids) + after for encoding in encodings]
 
     def _frame(self, query: str, instruction: str | None) -> PairFrame:  # noqa: ARG002 - not supported
         # Any document will do to see what the tokenizer puts around it.
@@ -166,8 +233,8 @@ class TextTokenizer:
         start, end = segments.index(1), len(segments) - segments[::-1].index(1)
         return PairFrame(pair.ids[:start], "", "", pair.ids[end:], start, pair.type_ids[:start].count(0))
 
-    def _ids(self, encoding: Encoding) -> list[int]:
-        ids: list[int] = encoding.ids
+    def _ids(self, ids: list[int]) -> list[int]:
+        """The model's ids for those of this tokenizer."""
         return ids
 
     def truncate(self, ids: list[int], limit: int, frame: PairFrame | None = None, end: Truncate = "end") -> list[int]:
@@ -179,6 +246,30 @@ class TextTokenizer:
             return ids[:before] + ids[len(ids) - (limit - before) :]
         behind = ids[len(ids) - len(self.behind) :] if frame is None else frame.after
         return ids[: limit - len(behind)] + behind
+
+
+def _kept(sequences: Sequence[int | None], limit: int, end: Truncate) -> Sequence[int]:
+    """The indices of a pair's ids that are left when it is truncated.
+
+    As by the strategy `longest_first` of Hugging Face's tokenizers: the longer text is cut down to what the other one
+    leaves, or both to the same length.
+
+    Args:
+        sequences: 0 for the ids of the first text, 1 for those of the second, None for special tokens.
+        limit: how many are left at most.
+        end: the end at which both texts are truncated; with "none", nothing is removed.
+    """
+    everything = range(len(sequences))
+    if end == "none" or len(sequences) <= limit:
+        return everything
+    texts = [[i for i in everything if sequences[i] == side] for side in (0, 1)]
+    room = max(0, limit - len(sequences) + sum(map(len, texts)))
+    shorter, longer = sorted(texts, key=len)
+    short = min(len(shorter), room // 2)
+    removed: set[int] = set()
+    for text, length in ((shorter, short), (longer, room - short)):
+        removed.update(text[: len(text) - length] if end == "start" else text[length:])
+    return [i for i in everything if i not in removed]
 
 
 @contextmanager
@@ -234,7 +325,6 @@ class TemplateTokenizer(TextTokenizer):
         if template.instructed is not None:
             _check_placeholders(template.instructed, {QUERY: 1, INSTRUCTION: 1})
         self._aliases: dict[str, str] = {}
-        self._original: dict[int, tuple[int, ...]] = {}
         special = [(id_, token) for id_, token in tokenizer.get_added_tokens_decoder().items() if token.special]
         for id_, token in sorted(
             special, key=lambda item: -len(item[1].content)
@@ -279,11 +369,12 @@ class TemplateTokenizer(TextTokenizer):
         text, tail = (
             PLACEHOLDERS.sub(lambda place: given[place[0]], part) for part in (template.prefix, template.suffix)
         )
-        head, after = map(self._ids, self._tokenizer.encode_batch_fast([text, tail], add_special_tokens=False))
+        encodings = self._tokenizer.encode_batch_fast([text, tail], add_special_tokens=False)
+        head, after = (self._ids(encoding.ids) for encoding in encodings)
         return PairFrame([], text, tail, after, len(head), len(head))
 
-    def _ids(self, encoding: Encoding) -> list[int]:
-        return [id_ for found in encoding.ids for id_ in self._original.get(found, (found,))]
+    def _ids(self, ids: list[int]) -> list[int]:
+        return [id_ for found in ids for id_ in self._original.get(found, (found,))]
 
 
 def _check_placeholders(template: Template, counts: Mapping[str, int]) -> None:

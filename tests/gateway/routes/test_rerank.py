@@ -68,6 +68,87 @@ def test_scores_are_mean_best_cosines_of_the_reference(client: httpx2.Client, mi
     assert {result["index"]: result["relevance_score"] for result in results} == pytest.approx(expected, abs=5e-3)
 
 
+LONG = "The invoice was paid in March. " * 60 + "A conch is a sea snail. " * 3 + "Brass is an alloy. " * 50
+
+
+def test_documents_have_the_score_of_their_best_chunk(client: httpx2.Client, minilm_folder: Path) -> None:
+    reference = SentenceTransformer(str(minilm_folder), device="cpu")
+
+    def tokens(text: str) -> torch.Tensor:
+        encoded = reference.encode(text, output_value="token_embeddings", convert_to_tensor=True)
+        assert isinstance(encoded, torch.Tensor)
+        return functional.normalize(encoded, dim=-1)
+
+    def score(text: str) -> float:
+        return float((tokens("sea shells") @ tokens(text).T).amax(1).mean())
+
+    documents = ["Brass is an alloy.", LONG, {"text": "Sea shells wash ashore.", "id": 3}]
+    answer = post(client, query="sea shells", documents=documents, max_tokens_per_chunk=40)
+    found = {result["index"]: result for result in answer["results"]}
+    chunk = found[1]["chunk"]
+    assert "A conch is a sea snail." in chunk["text"]
+    assert chunk["text"] == LONG[chunk["start"] : chunk["end"]]
+    assert found[1]["relevance_score"] == pytest.approx(score(chunk["text"]), abs=5e-3)
+    assert found[1]["document"] == {"text": LONG}
+    for index, text in ((0, "Brass is an alloy."), (2, "Sea shells wash ashore.")):
+        assert found[index]["chunk"] == {"index": 0, "start": 0, "end": len(text), "text": text}
+        assert found[index]["relevance_score"] == pytest.approx(score(text), abs=5e-3)
+    (whole,) = post(client, query="sea shells", documents=[LONG])["results"]
+    assert "chunk" not in whole
+    assert whole["relevance_score"] < found[1]["relevance_score"] - 0.1  # the sea is behind the model's limit
+
+
+def test_chunks_are_as_long_as_the_query_leaves_and_need_no_text(client: httpx2.Client) -> None:
+    (result,) = post(
+        client, query="a conch is a sea snail", documents=[LONG], max_chunks_per_doc=99, return_documents=False
+    )["results"]
+    assert set(result) == {"index", "relevance_score", "chunk"}
+    assert result["chunk"]["index"] == 2  # of four
+    assert "sea snail" in LONG[result["chunk"]["start"] : result["chunk"]["end"]]
+    first = post(client, query="sea", documents=[LONG], max_chunks_per_doc=1)["results"][0]
+    assert first["chunk"]["index"] == first["chunk"]["start"] == 0
+    assert first["relevance_score"] == pytest.approx(
+        post(client, query="sea", documents=[first["chunk"]["text"]])["results"][0]["relevance_score"], abs=1e-3
+    )
+
+
+def test_usage_counts_all_chunks(client: httpx2.Client) -> None:
+    words = "sea " * 500
+    whole = post(client, query="sea", documents=[words])["usage"]["total_tokens"]
+    split = post(client, query="sea", documents=[words], max_tokens_per_chunk=100)["usage"]["total_tokens"]
+    assert (whole, split) == (3 + 256, 3 + 500 + 5 * 2)
+    overlapping = post(client, query="sea", documents=[words], max_tokens_per_chunk=100, overlap_tokens=50)
+    assert overlapping["usage"]["total_tokens"] == 3 + 9 * 102
+
+
+def test_chunks_are_refused_with_their_limits(client: httpx2.Client) -> None:
+    documents = ["a", "sea " * 1000]
+    error = refused(client, query="sea", documents=documents, max_chunks_per_doc=3, truncate=False)
+    assert error["param"] == "documents[1]"
+    assert error["message"] == "documents[1] has 4 chunks; the limit is 3"
+    error = refused(client, query="sea", documents=documents, max_tokens_per_chunk=20, overlap_tokens=11)
+    assert "chunks of 20 tokens, which must be at least 1, and twice the overlap of 11" in error["message"]
+    error = refused(client, 413, query="sea", documents=["sea " * 9000] * 2, max_tokens_per_chunk=8)
+    assert error["message"] == "the request has over 2048 chunks up to documents[1]; the limit is 2048"
+    error = refused(client, 413, query="sea " * 126, documents=["sea " * 24_000] * 3, max_tokens_per_chunk=40)
+    assert error["message"].startswith("query has 128 tokens, counted with each of 1800 chunks of documents: 306000")
+
+
+def test_chunks_of_cross_encoders_are_rows_with_the_query(odd_client: httpx2.Client, repository: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(repository / "all-minilm-l6-v2" / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    for model in ("public-score", "templated"):
+        (result,) = post(odd_client, model=model, query="sea", documents=[LONG], raw_scores=True, max_chunks_per_doc=9)[
+            "results"
+        ]
+        text = result["chunk"]["text"]
+        pair = ("sea", text) if model == "public-score" else None
+        row = tokenizer.encode(*pair) if pair else tokenizer.encode(f"query: sea [SEP] document: {text}")
+        assert result["relevance_score"] == pytest.approx(sum(row.ids) / 1e5, abs=1e-4)
+        assert 240 < len(row.ids) <= 256
+
+
 def test_results_are_best_first_and_ties_in_order(client: httpx2.Client) -> None:
     results = post(client, query="sea shells", documents=["same", *DOCUMENTS, "same", "same"])["results"]
     scores = [result["relevance_score"] for result in results]
@@ -101,9 +182,9 @@ def test_documents_may_be_objects(client: httpx2.Client) -> None:
 
 def test_other_fields_of_documents_are_ignored_and_reported(client: httpx2.Client) -> None:
     documents = [{"text": text, "id": i, "meta": {"a": [1]}} for i, text in enumerate(DOCUMENTS)]
-    response = client.post("/v1/rerank", json={"query": "sea", "documents": documents, "max_chunks_per_doc": None})
+    response = client.post("/v1/rerank", json={"query": "sea", "documents": documents, "drop_params": None})
     names = response.headers["x-conch-ignored-fields"].split(", ")
-    assert set(names) == {"max_chunks_per_doc", "documents[].id", "documents[].meta"}
+    assert set(names) == {"drop_params", "documents[].id", "documents[].meta"}
     results = response.json()["results"]
     expected = post(client, query="sea", documents=DOCUMENTS)["results"]
     assert [one["relevance_score"] for one in results] == [one["relevance_score"] for one in expected]

@@ -37,6 +37,24 @@ def test_truncation_at_the_start_equals_transformers(tokenizer: TextTokenizer, m
         assert tokenizer.truncate(ids, limit, end="start") == expected
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("limit", [3, 4, 16, 25, 256])
+def test_truncation_of_pairs_equals_transformers(
+    tokenizer: TextTokenizer, minilm_folder: Path, limit: int, side: str
+) -> None:
+    reference = AutoTokenizer.from_pretrained(minilm_folder, truncation_side=side)
+    pairs = [(first, second) for first in TEXTS for second in TEXTS]
+    found = tokenizer.encode_pairs(pairs, limit, "start" if side == "left" else "end")
+    for pair, (ids, first_length) in zip(pairs, found, strict=True):
+        expected = reference(*pair, truncation=True, max_length=limit)
+        assert (ids, first_length) == (expected["input_ids"], expected["token_type_ids"].count(0))
+
+
+def test_pairs_are_whole_unless_they_are_to_be_truncated(tokenizer: TextTokenizer) -> None:
+    ((ids, first_length),) = tokenizer.encode_pairs([("sea", "snail " * 20)], 8, "none")
+    assert (len(ids), first_length) == (24, 3)
+
+
 QUERY = "Where do conches live?"
 BERT = processors.BertProcessing(("</s>", 2), ("<s>", 1))
 ROBERTA = processors.RobertaProcessing(("</s>", 2), ("<s>", 1))
@@ -187,6 +205,45 @@ def test_template_is_refused_if_plain_text_becomes_special_tokens() -> None:
         TemplateTokenizer(tokenizer, Template(PREFIX, SUFFIX))
 
 
+def unigram() -> Tokenizer:
+    """A small tokenizer of SentencePiece's kind, as XLM-RoBERTa's."""
+    pieces = ("<unk>", "<s>", "</s>", "▁", "▁the", "▁sea", "▁a", "s", "e", "a", "n", "i", "l", "c", "o", "h", ".", ":")
+    tokenizer = Tokenizer(models.Unigram([(piece, -1.0 - len(piece) % 3) for piece in pieces], unk_id=0))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tokenizer.post_processor = LATE_SEPARATOR
+    return tokenizer
+
+
+LOCATING = [
+    TextTokenizer(byte_level(BERT)),
+    TextTokenizer(byte_level(ADDS_NOTHING)),
+    TextTokenizer(unigram()),
+    TemplateTokenizer(byte_level(), Template(PREFIX, SUFFIX)),
+    TemplateTokenizer(byte_level(), Template("<Query>: {query}{|}\n", "{|}\n<|end|>{|}<|start|>")),
+    TemplateTokenizer(byte_level(), Template("<Query>: {query}\n", " the sea")),
+    TemplateTokenizer(byte_level(), Template("{query}", ".\n<|end|>")),
+]
+
+
+@pytest.mark.parametrize("tokenizer", LOCATING)
+@pytest.mark.parametrize("text", [*TEXTS, " the sea snail  ", "<|end|>", "sea.\n"])
+def test_located_row_is_that_of_the_text(tokenizer: TextTokenizer, text: str) -> None:
+    frame = tokenizer.frame(QUERY)
+    prompt = "the sea: "
+    found = [(tokenizer.locate(text, frame=frame), tokenizer.encode([text], frame)[0])]
+    if not isinstance(tokenizer, TemplateTokenizer):  # which has no texts alone
+        found.append((tokenizer.locate(text), tokenizer.encode([text])[0]))
+        found.append((tokenizer.locate(text, prompt=prompt), tokenizer.encode([prompt + text])[0]))
+    for located, row in found:
+        assert located.head + located.ids + located.tail == row
+        assert len(located.spans) == len(located.ids)
+        covered = {place for start, end in located.spans for place in range(start, end)}
+        assert covered >= {place for place, letter in enumerate(text) if not letter.isspace()}
+        assert all(0 <= start <= end <= len(text) for start, end in located.spans)
+
+
 def endless() -> Tokenizer:
     """One whose regular expression never ends on some texts; the library panics then."""
     tokenizer = byte_level()
@@ -202,6 +259,7 @@ def test_failing_tokenizer_is_a_gateway_error(text: str, caplog: pytest.LogCaptu
         lambda: tokenizer.encode(["a", text]),
         lambda: tokenizer.frame(text),
         lambda: tokenizer.token_spans(text, special=True),
+        lambda: tokenizer.locate(text),
     )
     for call in calls:
         with pytest.raises(TokenizerFailed):
