@@ -31,6 +31,7 @@ PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
 ENDPOINTS: Mapping[str, tuple[Task, ...]] = {
     "/v1/embeddings": ("text-embedding", "sparse", "image-text"),
     "/v1/rerank": ("cross-encoder", "multi-vector"),
+    "/classify": ("classification",),
 }
 """The tasks whose models answer requests to each."""
 TASKS_OF: Mapping[str, tuple[Task, ...]] = {

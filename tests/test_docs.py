@@ -11,6 +11,7 @@ from export.manifest import ModelSpec
 from gateway.errors import ERROR_SPECS
 from gateway.routes.embeddings import NUMBER_TYPES, EmbeddingRequest
 from gateway.routes.rerank import RerankRequest
+from gateway.routes.vllm import ClassifyRequest, PoolingRequest, ScoreRequest
 from loadtest.experiments.parity import CASES
 from tests.routes import served
 
@@ -46,7 +47,13 @@ def test_settings_page_lists_the_variables_that_are_read() -> None:
 
 @pytest.mark.parametrize(
     ("heading", "request_type"),
-    [("## POST /v1/embeddings", EmbeddingRequest), ("## POST /v1/rerank", RerankRequest)],
+    [
+        ("## POST /v1/embeddings", EmbeddingRequest),
+        ("## POST /v1/rerank", RerankRequest),
+        ("## POST /classify", ClassifyRequest),
+        ("## POST /score", ScoreRequest),
+        ("## POST /pooling", PoolingRequest),
+    ],
 )
 def test_api_page_lists_the_fields_of_each_request(heading: str, request_type: type[msgspec.Struct]) -> None:
     fields = {field.name for field in msgspec.structs.fields(request_type)}

@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,9 +14,9 @@ import numpy as np
 
 from export.entry import Entry, read_proofs
 from export.errors import NotBuiltError, ParityError, ServedError
-from export.manifest import ENDPOINTS, Backend, ModelSpec, Precision
+from export.manifest import Backend, ModelSpec, Precision, Task
 from export.plans.measures import Tolerance, Vectors
-from export.runtime.contract import CROSS_ENCODER, EMBEDDING, LATE_INTERACTION, SCORE
+from export.runtime.contract import CLASSIFIER, CROSS_ENCODER, EMBEDDING, LATE_INTERACTION, SCORE, TEXT_EMBEDDING, Role
 from export.served.question import Limits, Question
 from export.sources.isolation import Progress, Run, here
 from export.sources.resolve import Sources, resolve
@@ -111,12 +111,12 @@ class _Tally:
         self._slope = question.slope
         self._tokens += answer["usage"]["total_tokens"]
         self._seconds += seconds
-        actual = _scores(answer) if question.path == "/v1/rerank" else _vectors(answer)
+        actual = _READERS[question.path](answer)
         if actual.shape != question.expected.shape:
             raise ServedError(
                 f"[{self._spec.name}] {question.shown[0]}: expected {_shape(question.expected)}, got {_shape(actual)}"
             )
-        errors = self._measure.errors(question.expected, actual).reshape(len(actual))
+        errors = self._measure.errors(question.expected, actual).reshape(len(actual), -1).max(1)
         self._errors.append(errors)
         worst = int(np.nanargmax(np.where(np.isnan(errors), np.inf, errors)))
         if not self._tolerance.admits(float(errors[worst]), 0):
@@ -152,11 +152,18 @@ class _Tally:
         return {"parity": [asdict(parity)], "speed": [asdict(speed)]}
 
 
+_SCORED: Mapping[Task, Role] = {
+    "classification": CLASSIFIER,
+    "cross-encoder": CROSS_ENCODER,
+    "multi-vector": LATE_INTERACTION,
+}
+"""The tasks whose models are asked for scores, and their roles."""
+
+
 def _main(spec: ModelSpec) -> tuple[str, Measure]:
     """The output that a model of a table is asked for, and its measure."""
-    output = SCORE if spec.task in ENDPOINTS["/v1/rerank"] else EMBEDDING
-    role = CROSS_ENCODER if spec.task == "cross-encoder" else LATE_INTERACTION
-    return output, measure(role, output)
+    output = SCORE if spec.task in _SCORED else EMBEDDING
+    return output, measure(_SCORED.get(spec.task, TEXT_EMBEDDING), output)
 
 
 def _limits(described: Mapping[str, Any]) -> Limits:
@@ -177,6 +184,18 @@ def _scores(answer: Mapping[str, Any]) -> Vectors:
     """The scores of an answer in the order of the documents, [n, 1]."""
     ranked = sorted(answer["results"], key=lambda result: int(result["index"]))
     return np.array([[result["relevance_score"]] for result in ranked], np.float32)
+
+
+def _probabilities(answer: Mapping[str, Any]) -> Vectors:
+    """The scores of all labels, [n, labels]."""
+    return np.array([item["probs"] for item in sorted(answer["data"], key=lambda item: int(item["index"]))], np.float32)
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Vectors]] = {
+    "/v1/embeddings": _vectors,
+    "/v1/rerank": _scores,
+    "/classify": _probabilities,
+}
 
 
 def _shape(numbers: Vectors) -> str:

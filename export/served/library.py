@@ -1,8 +1,8 @@
 """Runs the models' own libraries on texts, pairs and images, for the answers that a gateway should give.
 
 Each question is a request to the gateway beside the result of the library's own call on the same texts:
-`SentenceTransformer.encode`, `CrossEncoder.predict`, `MultiVectorEncoder.encode_query` and `encode_document`, or for
-images the image processor and the model of transformers.
+`SentenceTransformer.encode`, `CrossEncoder.predict`, `MultiVectorEncoder.encode_query` and `encode_document`,
+transformers' text-classification pipeline, or for images the image processor and the model of transformers.
 """
 
 import base64
@@ -35,13 +35,14 @@ from export.loading.models import (
     load_tokenizer,
     loading,
     model_options,
+    read_settings,
 )
 from export.manifest import ModelSpec, Task
 from export.plans.measures import Vectors
 from export.rerankers import BORDER, DOCUMENT, QUERY, PairTemplate, Reranker, with_default
 from export.served.question import Limits, Question, question
 from export.sources.resolve import Sources
-from export.tasks import pair_template, text_embedding, variants
+from export.tasks import classification, pair_template, text_embedding, variants
 from export.tasks.late_interaction import is_multi_vector
 from export.tasks.vocabulary import MOST_TOKENS
 from export.verification import samples
@@ -251,6 +252,36 @@ def _answerer(spec: ModelSpec, folder: Path, named: Reranker | None, limits: Lim
     return score
 
 
+# Classification
+
+
+def _classification(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterator[Question]:
+    module = classification.transformer(spec, sources.folder)
+    model = module.model.eval()
+    call = classification.pipeline(model, module.tokenizer)
+    settings = read_settings(spec, sources.folder)
+    how = classification.activation(model.config, settings)
+    told = how if "activation_fn" in settings else None  # the pipeline does not read it, and otherwise chooses itself
+
+    def ask(given: Sequence[str | tuple[str, str]]) -> Question:
+        probabilities = []
+        for one in given:
+            text = {"text": one} if isinstance(one, str) else dict(zip(("text", "text_pair"), one, strict=True))
+            features = call.preprocess(text, truncation=True, max_length=limits.max_tokens)
+            scores = call.postprocess(call.forward(features), told, top_k=None)
+            probabilities.append([score["score"] for score in scores])
+        shown = [_short(one) if isinstance(one, str) else " with ".join(map(_short, one)) for one in given]
+        body = {"model": spec.name, "input": list(given), "truncate": True}
+        return question(spec.name, "/classify", body, shown, np.array(probabilities, np.float32), SLOPES[how])
+
+    texts = _texts(limits)
+    yield ask(texts)
+    yield ask(texts[4:5])
+    # The library shortens the longer text of a pair, and if they are as long, both.
+    yield ask([(QUERIES[0], text) for text in texts[::4]])
+    yield ask([(texts[-1], QUERIES[0]), (texts[-1], texts[-1])])
+
+
 # Late interaction
 
 
@@ -383,6 +414,7 @@ def _unit(vectors: Vectors | torch.Tensor) -> Vectors:
 _ASKED: Mapping[Task, Callable[[ModelSpec, Sources, Limits], Iterator[Question]]] = {
     "text-embedding": _text_embedding,
     "cross-encoder": _cross_encoder,
+    "classification": _classification,
     "multi-vector": _late_interaction,
     "image-text": _image_text,
 }

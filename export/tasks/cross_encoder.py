@@ -1,8 +1,6 @@
 """Cross-encoders: a classifier over query and document in one row, or a decoder that is asked for an answer."""
 
 import copy
-import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +13,17 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
-from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from export.errors import SourceError
 from export.loading.models import Model, architecture, load_model, loading, model_options, read_settings
 from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
-from export.packing.heads import POOLINGS, AnyRows, CrossEncoder, last_token
-from export.packing.rows import Rows
+from export.packing.heads import AnyRows, CrossEncoder, last_token
 from export.rerankers import BORDER, DOCUMENT, QUERY, RERANKERS, PairTemplate, Reranker
 from export.runtime.contract import CROSS_ENCODER, FIRST_LENGTH, SCORE, TEXT, Ids, Output, Parameters, Row
 from export.tasks import pair_template
 from export.tasks.prompts import describe_prompts
+from export.tasks.sequence_classifier import Given, SequenceClassifier, TextRows, listed_modules, takes_segments
 from export.tasks.vocabulary import vocabulary
 from export.tower import Tower, Vocabulary
 from export.verification import samples
@@ -58,16 +55,14 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     model = transformer.model
     limit = transformer.processing_kwargs.get("text", {}).get("max_length", transformer.max_seq_length)
     words = vocabulary(spec, transformer.tokenizer, model.base_model, limit)
-    pairs = Pairs(
-        words, template, prompt if template is None else "", segments=_has_segments(spec, reference, template)
-    )
+    pairs = Pairs(TextRows(words, _has_segments(spec, reference, template)), template, prompt)
     encoder = RowEncoder(model.base_model, spec.backend)
     scorer = reference[-1]
-    head = _Answer(model, scorer) if isinstance(scorer, LogitScore) else _Classifier(model)
+    head = _Answer(model, scorer) if isinstance(scorer, LogitScore) else SequenceClassifier(model)
     tower = Tower(
         name=spec.name,
         role=CROSS_ENCODER,
-        fields=(TEXT, FIRST_LENGTH) if pairs.segments else (TEXT,),
+        fields=(TEXT, FIRST_LENGTH) if pairs.rows.segments else (TEXT,),
         head=CrossEncoder(encoder, head),
         outputs=(Output(SCORE, (reference.num_labels,)),),
         reference=lambda row: {SCORE: _scores(reference, row)},
@@ -87,12 +82,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
 
 def _declared(spec: ModelSpec, folder: Path) -> Model:
     """The modules that a folder lists, if they are known."""
-    with loading(spec, folder=folder):
-        kinds = [str(module["type"]) for module in json.loads((folder / "modules.json").read_text())]
-    names = tuple(kind.rpartition(".")[2] for kind in kinds)
-    own = all(kind.startswith("sentence_transformers.") for kind in kinds)
-    if not own or names not in (MODULES, MODULES[:1]):
-        raise SourceError(f"[{spec.name}] source: a cross-encoder of {', '.join(kinds)} is not supported")
+    names = listed_modules(spec, folder, "cross-encoder", MODULES, MODULES[:1])
     if spec.true_token is not None and names == MODULES:
         raise SourceError(f"[{spec.name}] true_token: already set by the source (LogitScore)")
     with loading(spec, folder=folder):
@@ -157,21 +147,14 @@ def _logit_score(spec: ModelSpec, named: Reranker | None, tokenizer: Model) -> L
 
 
 def _has_segments(spec: ModelSpec, reference: Model, template: PairTemplate | None) -> bool:
-    """Whether sentence-transformers passes the model token types, which mark the document's tokens of a pair.
+    """Whether sentence-transformers passes the model token types.
 
     It does so as the class of the folder's tokenizer does, whatever the model could take.
-
-    Raises:
-        SourceError: they are not 0 up to some token, and 1 behind it.
     """
-    model = reference[0].model
-    takes = "token_type_ids" in inspect.signature(model.base_model.forward).parameters
-    if template is not None or not takes or (getattr(model.base_model.config, "type_vocab_size", 0) or 0) < 2:
+    if template is not None:
         return False
-    ids = reference.preprocess([("a b", "c d")]).get("token_type_ids", torch.zeros(1, 1, dtype=torch.int64))[0]
-    if not torch.equal(ids, ids.sort().values) or int(ids.max()) > 1:
-        raise SourceError(f"[{spec.name}] source: its tokenizer uses unusual segment ids: {ids.tolist()}")
-    return bool(ids.any())
+    types = reference.preprocess([("a b", "c d")]).get("token_type_ids")
+    return takes_segments(spec, reference[0].model.base_model, None if types is None else types[0])
 
 
 def _scores(reference: Model, row: Row) -> Tensor:
@@ -187,83 +170,6 @@ def _scores(reference: Model, row: Row) -> Tensor:
         features = module(features)
     scores: Tensor = features["scores"][0]
     return scores
-
-
-class _Classifier(torch.nn.Module):
-    """The head of a sequence classifier: token vectors of its base model, [N, L, D] or packed, to logits [N, C]."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.base = _Given(_pooler(model.base_model))
-        self.model = copy.copy(model)
-        self.model._modules = {**model._modules, model.base_model_prefix: self.base}
-        self.pooling = self._pooling(model.config.hidden_size)
-        """The pooling that it begins with; None if it is another one, which takes padded rows."""
-
-    def forward(self, hidden: Tensor, rows: AnyRows) -> Tensor:
-        if isinstance(rows, Rows):
-            return self._logits(hidden, rows)
-        if self.pooling is None:
-            return self._logits(rows.layout.pad(hidden[0]), rows.padded())
-        return self._of_one(POOLINGS[self.pooling](hidden, rows))
-
-    def _logits(self, hidden: Tensor, rows: Rows) -> Tensor:
-        self.base.hidden = cast(torch.FloatTensor, hidden)
-        logits: Tensor = self.model(input_ids=rows.ids, attention_mask=rows.valid.to(torch.int64)).logits
-        return logits
-
-    def _of_one(self, vectors: Tensor) -> Tensor:
-        """The logits of rows of one token each, whose vectors are [N, D]."""
-        one = torch.ones_like(vectors[:, 0], dtype=torch.int64)
-        return self._logits(vectors[:, None], Rows(one[:, None] * self._token, one, one))
-
-    @property
-    def _token(self) -> int:
-        """A token that is not padding."""
-        return 1 if self.model.config.pad_token_id != 1 else 0
-
-    def _pooling(self, width: int) -> str | None:
-        """The pooling of token vectors after which their number makes no difference."""
-        length = torch.tensor((3, 5))
-        ids = torch.full((2, 5), self._token)
-        ids[0, 3:] = self.model.config.pad_token_id or 0
-        rows = Rows(ids, length, length)
-        hidden = torch.randn(2, 5, width, generator=torch.Generator().manual_seed(0))
-        with torch.no_grad():
-            expected = self._logits(hidden, rows)
-            for name in ("cls", "lasttoken", "mean"):
-                if torch.allclose(self._of_one(POOLINGS[name](hidden, rows)), expected, rtol=1e-4, atol=1e-5):
-                    return name
-        return None
-
-
-def _pooler(base: Model) -> torch.nn.Module | None:
-    """The pooler of a base model, [N, L, D] to [N, D]; None if it has none."""
-    pooler: torch.nn.Module | None = getattr(base, "pooler", None)
-    if isinstance(pooler, torch.nn.Linear):  # ALBERT's
-        return torch.nn.Sequential(_FirstToken(), pooler, base.pooler_activation)
-    return pooler
-
-
-class _FirstToken(torch.nn.Module):
-    def forward(self, hidden: Tensor) -> Tensor:
-        return hidden[:, 0]
-
-
-class _Given(torch.nn.Module):
-    """Stands in for a base model whose token vectors are known."""
-
-    hidden: torch.FloatTensor
-
-    def __init__(self, pooler: torch.nn.Module | None) -> None:
-        super().__init__()
-        self.pooler = pooler
-
-    def forward(self, *_: object, **__: object) -> BaseModelOutputWithPoolingAndCrossAttentions:
-        hidden = self.hidden
-        del self.hidden  # a tracer's tensor could not be copied later
-        pooled = self.pooler(hidden) if self.pooler is not None else None
-        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden, pooler_output=pooled)
 
 
 class _Answer(torch.nn.Module):
@@ -282,7 +188,7 @@ class _Answer(torch.nn.Module):
         answers.weight = torch.nn.Parameter(table.weight[ids])
         if table.bias is not None:
             answers.bias = torch.nn.Parameter(table.bias[ids])
-        self.base = _Given(None)
+        self.base = Given()
         self.model = copy.copy(model)
         self.model._modules = {**model._modules, model.base_model_prefix: self.base, name: answers}
 
@@ -358,28 +264,21 @@ def _parts(words: Vocabulary, text: str) -> list[Ids]:
 class Pairs:
     """Queries and documents as rows of a model, as the gateway makes them too."""
 
-    words: Vocabulary
+    rows: TextRows
     template: PairTemplate | None
     prompt: str
     """The prefix of every query, if there is no template."""
-    segments: bool
-    """Whether a row has the length of its first segment."""
 
     def row(self, query: str, document: str, limit: int) -> Row:
         """A row of at most `limit` tokens: it is the document that is cut."""
         if self.template is not None:
             return (self._fill(self.template.text, query, document, limit),)
-        pair = self.words.tokenizer.encode(self.prompt + query, document)
-        sequences = pair.sequence_ids  # None for special tokens
-        behind = sequences[::-1].index(1) if 1 in sequences else 0
-        ids = pair.ids if len(pair.ids) <= limit else [*pair.ids[: limit - behind], *pair.ids[len(pair.ids) - behind :]]
-        first = np.array(min(pair.type_ids.count(0), limit), np.int32)
-        return (np.array(ids, np.int64), first)[: 1 + self.segments]
+        return self.rows.pair(self.prompt + query, document, limit)
 
     def _fill(self, text: str, query: str, document: str, limit: int) -> Ids:
         before, after = text.split(DOCUMENT)
-        suffix = np.concatenate(_parts(self.words, after))
-        ids = np.concatenate(_parts(self.words, before.replace(QUERY, query) + document + after))
+        suffix = np.concatenate(_parts(self.rows.words, after))
+        ids = np.concatenate(_parts(self.rows.words, before.replace(QUERY, query) + document + after))
         return ids if len(ids) <= limit else np.concatenate([ids[: max(1, limit - len(suffix))], suffix])
 
     def sample(self, start: int, length: int) -> Row:
@@ -393,7 +292,7 @@ def _prove_texts(spec: ModelSpec, reference: Model, pairs: Pairs, tower: Tower) 
     Raises:
         SourceError: they differ, as for settings of a folder that are not read.
     """
-    limit = pairs.words.max_tokens
+    limit = pairs.rows.words.max_tokens
     cut = {"text": {"max_length": limit}}
     prompt = reference.prompts.get(reference.default_prompt_name)
     for document in (samples.text(3, 20), samples.text(3, 8 * limit)):

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from export.manifest import ModelSpec, Task
 from export.sources.resolve import Sources
-from export.tasks import cross_encoder, image_text, late_interaction, m3, sparse, text_embedding
+from export.tasks import classification, cross_encoder, image_text, late_interaction, m3, sparse, text_embedding
 from export.tower import Tower
 
 _TASKS: Mapping[Task, Callable[[ModelSpec, Path], list[Tower]]] = {
+    "classification": classification.load,
     "cross-encoder": cross_encoder.load,
     "multi-vector": late_interaction.load,
     "sparse": sparse.load,

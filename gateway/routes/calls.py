@@ -10,10 +10,12 @@ from gateway.routes.http import Request
 from gateway.service import late_chunking, prompts
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunking, Span
+from gateway.service.classify import Classification, Input, classify
 from gateway.service.embed import DENSE, Embeddings, Item, embed
 from gateway.service.hybrid import Weights
 from gateway.service.prompts import SUFFIXES
 from gateway.service.rerank import Ranking, rerank
+from gateway.service.score import PairScores, TextPair, score_pairs
 from gateway.text.tokenizer import Truncate
 
 
@@ -50,10 +52,49 @@ def find_model_and_purpose(
 
 def find_ranker(request: Request, name: str | None) -> TextModel:
     """Find the model that a request names to rank texts; raises the errors of `Catalog.find`."""
-    model = find_model(request, name, {"rerank"})
+    return text_model(find_model(request, name, {"rerank"}))
+
+
+def text_model(model: Model) -> TextModel:
+    """The text model of a model; raises ModelNotFound if it accepts only images."""
     if model.text is None:
-        raise ModelNotFound(f"model {model.name!r} does not rank texts", param="model")
+        raise ModelNotFound(f"model {model.name!r} accepts only images", param="model")
     return model.text
+
+
+def find_classifier(request: Request, name: str | None) -> TextModel:
+    """Find the model that a request names to classify texts, or pairs of texts if it is a cross-encoder.
+
+    Raises the errors of `Catalog.find`.
+    """
+    return text_model(find_model(request, name, {"classify"}))
+
+
+async def classify_inputs(
+    request: Request,
+    model: TextModel,
+    inputs: Sequence[Input],
+    *,
+    truncate: Truncate,
+    max_tokens: int | None = None,
+    raw: bool = False,
+) -> Classification:
+    """Classify for a request, and record it.
+
+    Args:
+        request: its body has been read.
+        model: from `find_classifier`.
+        inputs: texts and pairs of texts.
+        truncate: how to truncate inputs over the limit.
+        max_tokens: a limit lower than the model's.
+        raw: whether to return logits as scores.
+
+    Raises:
+        GatewayError: see `classify`.
+    """
+    found = await classify(caller(request), model, inputs, truncate=truncate, max_tokens=max_tokens, raw=raw)
+    record_usage(request, len(inputs), found.tokens)
+    return found
 
 
 def check_offers(request: Request, model: Model, offers: Set[Offer], place: str) -> None:
@@ -213,6 +254,30 @@ async def rank_texts(
     )
     record_usage(request, len(documents), ranking.tokens)
     return ranking
+
+
+async def score_texts(
+    request: Request,
+    model: TextModel,
+    pairs: Sequence[TextPair],
+    *,
+    truncate: Truncate,
+    max_tokens: int | None = None,
+    raw: bool = False,
+) -> PairScores:
+    """Score pairs of texts for a request, and record it. Raises the errors of `score_pairs`.
+
+    Args:
+        request: its body has been read.
+        model: the text model of a rerank model.
+        pairs: queries with their documents.
+        truncate: how to truncate documents over the limit.
+        max_tokens: a limit lower than the model's.
+        raw: whether to return a cross-encoder's logits as scores.
+    """
+    found = await score_pairs(caller(request), model, pairs, truncate=truncate, max_tokens=max_tokens, raw=raw)
+    record_usage(request, len(pairs), found.tokens)
+    return found
 
 
 def record_usage(request: Request, inputs: int, tokens: int) -> None:

@@ -15,7 +15,7 @@ from gateway.routes.body import read, resolve_aliases
 from gateway.routes.calls import check_offers, embed_items, embed_parts, find_model_and_purpose
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
-from gateway.routes.fields import TRUNCATIONS, Instruction, PromptTokens, Side, Truncation, resolve_truncation
+from gateway.routes.fields import Instruction, PromptTokens, Side, Truncation, read_truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.late_chunking import divided, joined
 from gateway.routes.operation import Operation
@@ -220,7 +220,7 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
     _check_output(body, model)
     items = read_inputs(body.input, body.modality or ("any" if model.image is not None else "text"))
     place, purpose = _purpose(body, suffix)
-    truncate, max_tokens = _limit(body)
+    truncate, max_tokens = read_truncation(body.truncate, body.truncate_prompt_tokens, body.truncation_side)
     _check_chunking(body, truncate, kinds)
     if body.late_chunking:
         return await _answer_late(request, body, model, items, purpose, place)
@@ -303,15 +303,6 @@ def _response(request_id: str, body: EmbeddingRequest, model: Model, embedded: E
             token_vectors=sum(map(len, embedded.tokens)) if "multi_vector" in _forms(body) else UNSET,
         ),
     )
-
-
-def _limit(body: EmbeddingRequest) -> tuple[Truncate, int | None]:
-    """How to truncate inputs over the limit, and a limit lower than the model's."""
-    truncate: Truncate = "end" if body.truncate else "none"
-    if isinstance(body.truncate, str):
-        truncate = TRUNCATIONS[body.truncate]
-    is_forbidden = body.truncate is False or body.truncate == "NONE"
-    return resolve_truncation(truncate, body.truncate_prompt_tokens, body.truncation_side, is_forbidden=is_forbidden)
 
 
 def _purpose(body: EmbeddingRequest, suffix: str | None) -> tuple[str, str | None]:
@@ -431,7 +422,7 @@ def write(embedded: Embeddings, body: EmbeddingRequest, model: Model) -> list[by
     """
 
     def finished(raw: vectors.Floats, kind: Offer) -> vectors.Floats:
-        size, width = body.dimensions, encodings.size(model, None, kind=kind)
+        size, width = body.dimensions, encodings.width(model, kind)
         normalizes = body.normalized is not False or (size or width) < width
         return vectors.normalize(raw[:, :size]) if normalizes else raw
 

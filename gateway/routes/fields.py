@@ -25,6 +25,14 @@ Instruction = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_INSTRUCTI
 """The task that an instruction-tuned model is given in its prompt."""
 
 
+def read_truncation(
+    truncate: bool | Truncation | None, prompt_tokens: int | None, side: Side | None
+) -> tuple[Truncate, int | None]:
+    """Combine the fields of a request whose texts are not truncated unless it says so; see `resolve_truncation`."""
+    how: Truncate = TRUNCATIONS[truncate] if isinstance(truncate, str) else "end" if truncate else "none"
+    return resolve_truncation(how, prompt_tokens, side, is_forbidden=truncate is False or truncate == "NONE")
+
+
 def resolve_truncation(
     truncate: Truncate, prompt_tokens: int | None, side: Side | None, *, is_forbidden: bool
 ) -> tuple[Truncate, int | None]:

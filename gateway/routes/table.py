@@ -1,6 +1,6 @@
 """All routes of the API. The router, /openapi.json and the metrics' labels are made from this table."""
 
-from gateway.routes import cohere, embeddings, health, models, nim, rerank, tei
+from gateway.routes import cohere, embeddings, health, models, nim, rerank, tei, vllm
 
 OPERATIONS = (
     *embeddings.OPERATIONS,
@@ -8,6 +8,7 @@ OPERATIONS = (
     *cohere.OPERATIONS,
     *nim.OPERATIONS,
     *tei.OPERATIONS,
+    *vllm.OPERATIONS,
     *models.OPERATIONS,
     *health.OPERATIONS,
 )

@@ -15,7 +15,6 @@ from starlette.responses import Response
 
 from gateway import __version__, vectors
 from gateway.catalog import Model, Offer, TextModel
-from gateway.contract import CROSS_ENCODER
 from gateway.error_body import OPENAI, Dialect, Failure
 from gateway.errors import (
     DeadlineExceeded,
@@ -29,15 +28,24 @@ from gateway.errors import (
 )
 from gateway.routes import encodings
 from gateway.routes.body import read, read_one_of
-from gateway.routes.calls import caller, embed_items, find_model, find_ranker, rank_texts, record_usage
+from gateway.routes.calls import (
+    caller,
+    classify_inputs,
+    embed_items,
+    find_classifier,
+    find_model,
+    find_ranker,
+    rank_texts,
+    record_usage,
+)
 from gateway.routes.decoding import Refused
 from gateway.routes.fields import Instruction
 from gateway.routes.http import Request, json_response, large_json_response
 from gateway.routes.operation import Operation
 from gateway.routes.rerank import DOCUMENTS, QUERY, RerankRequest, rank
 from gateway.service import prompts
+from gateway.service.classify import Input, Pair
 from gateway.service.embed import DENSE, Embeddings, Item
-from gateway.service.rerank import score_pairs
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS, Text, token_spans
 from gateway.telemetry.timings import Stage
@@ -167,19 +175,23 @@ class TokenizeRequest(Struct, forbid_unknown_fields=True):
 
 
 class PredictRequest(Struct, forbid_unknown_fields=True):
-    """Pairs of texts to score with a cross-encoder."""
+    """Texts or pairs of texts to classify, or pairs to score with a cross-encoder."""
 
-    inputs: Annotated[
-        list[str | Annotated[list[str], Meta(min_length=2, max_length=2)]], Meta(min_length=1, max_length=MAX_ROWS)
-    ]
-    """A pair of texts, or a list of pairs."""
+    inputs: (
+        str
+        | Annotated[
+            list[str | Annotated[list[str], Meta(min_length=1, max_length=2)]], Meta(min_length=1, max_length=MAX_ROWS)
+        ]
+    )
+    """A text, a pair of texts, or a list of lists that hold a text or a pair each."""
     truncate: Truncation = True
     truncation_direction: Direction = "Right"
     raw_scores: bool = False
+    """Whether scores are the model's logits."""
 
 
 class Prediction(Struct):
-    """The score of a pair."""
+    """The score of a label."""
 
     score: float
     label: str
@@ -334,20 +346,25 @@ async def _read_ranking(request: Request) -> RerankRequest | TeiRerankRequest:
 
 
 async def create_predictions(request: Request) -> Response:
-    """Answer POST /predict: score each pair with a cross-encoder of one logit."""
+    """Answer POST /predict: the scores of all labels of a text, of a pair, or of each of several, best first."""
     started = time.perf_counter()
     body = await read(request, PredictRequest)
-    pairs = _pairs(body.inputs)
-    text_model = find_ranker(request, None)
-    if text_model.role != CROSS_ENCODER:
-        raise InvalidRequest(f"model {text_model.name!r} is not a cross-encoder; /predict needs one")
-    truncate = _truncate(body.truncate, body.truncation_direction)
-    scores, tokens = await score_pairs(caller(request), text_model, pairs, truncate=truncate, raw=body.raw_scores)
-    predictions = [[Prediction(score, "LABEL_0")] for score in scores]
-    texts = [text for pair in pairs for text in pair]
-    record_usage(request, len(texts), tokens)
-    content = predictions if isinstance(body.inputs[0], list) else predictions[0]
-    return await _response(request, started, lambda: content, texts, tokens)
+    inputs = _inputs_to_classify(body.inputs)
+    found = await classify_inputs(
+        request,
+        find_classifier(request, None),
+        inputs,
+        truncate=_truncate(body.truncate, body.truncation_direction),
+        raw=body.raw_scores,
+    )
+    is_batch = not isinstance(body.inputs, str) and isinstance(body.inputs[0], list)
+
+    def build() -> list[list[Prediction]] | list[Prediction]:
+        predictions = [[Prediction(score, label) for label, score in scored] for scored in found.labelled()]
+        return predictions if is_batch else predictions[0]
+
+    texts = [text for one in inputs for text in one.texts]
+    return await _response(request, started, build, texts, found.tokens, found.scores.size)
 
 
 async def tokenize(request: Request) -> Response:
@@ -415,14 +432,19 @@ def _items(inputs: str | list[str | int | list[int]]) -> list[Item]:
     return items
 
 
-def _pairs(inputs: list[str | list[str]]) -> list[tuple[str, str]]:
+def _inputs_to_classify(inputs: str | list[str | list[str]]) -> list[Input]:
+    if isinstance(inputs, str):
+        return [Input("inputs", inputs)]
     texts = [item for item in inputs if isinstance(item, str)]
-    pairs = [(item[0], item[1]) for item in inputs if isinstance(item, list)]
     if not texts:
-        return pairs
-    if pairs or len(texts) != 2:
-        raise InvalidRequest("inputs must be a pair of texts or a list of pairs", param="inputs")
-    return [(texts[0], texts[1])]
+        return [Input(f"inputs[{i}]", _content(item)) for i, item in enumerate(inputs) if isinstance(item, list)]
+    if len(texts) < len(inputs) or len(texts) > 2:
+        raise InvalidRequest("inputs must be a text, a pair of texts, or a list of lists of them", param="inputs")
+    return [Input("inputs", _content(texts))]
+
+
+def _content(texts: list[str]) -> str | Pair:
+    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
 
 
 def _truncate(truncate: Truncation, direction: Direction) -> Truncate:
@@ -505,7 +527,7 @@ OPERATIONS = tuple(
             "post",
             "/predict",
             "teiPredict",
-            "Score pairs of texts (TEI)",
+            "Classify texts or pairs of texts (TEI)",
             create_predictions,
             list[Prediction | list[Prediction]],
             PredictRequest,

@@ -13,7 +13,7 @@ from gateway.catalog import TextModel
 from gateway.contract import CROSS_ENCODER, EMBEDDING, SCORE, SPARSE_WEIGHTS
 from gateway.errors import InvalidRequest
 from gateway.service.caller import Caller
-from gateway.service.text_batches import NO_TEXT, Wanted, infer_texts
+from gateway.service.text_batches import NO_QUERY, Wanted, infer_texts
 from gateway.vectors import Floats, Sparse, normalize
 
 Mode = Literal["dense", "sparse", "multi_vector"]
@@ -57,10 +57,10 @@ async def score(
         GatewayError: what `batches.infer` raises.
     """
     wanted = {OUTPUTS[mode][1] for mode in modes}
-    compared = query if "score" in wanted else NO_TEXT
+    compared = query if "score" in wanted else NO_QUERY
     pairs = [(compared, row) for row in rows]
     if wanted != {"score"}:
-        pairs.append((query, query))  # for the vectors of the query
+        pairs.append((compared, query))  # for the vectors of the query
     computed = await infer_texts(caller, model, pairs, wanted)
     scores: dict[Mode, NDArray[np.float32]] = {}
     for mode in modes:

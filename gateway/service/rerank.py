@@ -6,17 +6,15 @@ from functools import partial
 
 from gateway.catalog import TextModel
 from gateway.contract import CROSS_ENCODER
-from gateway.errors import InvalidRequest, RequestTooLarge
+from gateway.errors import RequestTooLarge
 from gateway.scores import ACTIVATIONS
 from gateway.service import chunks, hybrid, prompts, tokens
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunk, Chunking
+from gateway.service.classify import frame_query
 from gateway.service.hybrid import Mode, Scores, Weights
 from gateway.service.text_batches import infer_texts
 from gateway.text.tokenizer import PairFrame, Truncate
-
-PAIR_CHARACTERS = 256
-"""Fixed cost of a pair, in characters: it needs a frame of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +158,10 @@ async def _read_documents(
 async def _interact_late(call: _Call) -> _Scored:
     """Scores of chunks that are encoded apart from the query."""
     caller, model = call.caller, call.model
-    query = prompts.instruct(model, model.prompts.get("query", ""), call.instruction) + call.query
-    truncate_query: Truncate = "end" if model.max_query_tokens is not None and call.truncate != "none" else "none"
-    query_limit = model.max_query_tokens or model.max_tokens // 2
     with caller.timings.stage("tokenize"):
-        (query_ids,) = await tokens.encode(caller, model, [query], ["query"], query_limit, truncate=truncate_query)
+        (query_ids,) = await encode_queries(
+            caller, model, [call.query], ["query"], truncate=call.truncate, instruction=call.instruction
+        )
         limit = min(model.max_tokens, call.max_tokens or model.max_tokens)
         split = await _read_documents(call, limit, prompt=model.prompts.get("document", ""))
     rows = _rows(split)
@@ -183,11 +180,33 @@ async def _interact_late(call: _Call) -> _Scored:
     return _Scored(split, hybrid.weighted(scores, weights).tolist(), len(query_ids) + count, modes)
 
 
+async def encode_queries(
+    caller: Caller,
+    model: TextModel,
+    queries: Sequence[str],
+    places: Sequence[str],
+    *,
+    truncate: Truncate,
+    instruction: str | None = None,
+) -> list[list[int]]:
+    """Token ids of queries, with their prompt, for a late-interaction model. Raises the errors of `tokens.encode`."""
+    prompt = prompts.instruct(model, model.prompts.get("query", ""), instruction)
+    is_truncated = model.max_query_tokens is not None and truncate != "none"
+    return await tokens.encode(
+        caller,
+        model,
+        [prompt + query for query in queries],
+        places,
+        model.max_query_tokens or model.max_tokens // 2,
+        truncate="end" if is_truncated else "none",
+    )
+
+
 async def _cross_encode(call: _Call) -> _Scored:
     """Scores of chunks that are encoded together with the query."""
     caller, model, query, instruction = call.caller, call.model, call.query, call.instruction
     with caller.timings.stage("tokenize"):
-        make_frame = partial(_frame, model, query, "query", call.max_tokens or model.max_tokens, instruction)
+        make_frame = partial(frame_query, model, query, "query", call.max_tokens or model.max_tokens, instruction)
         frame, limit = await caller.tokenize(len(query) + len(instruction or ""), make_frame)
         split = await _read_documents(call, limit, frame=frame)
     rows = _rows(split)
@@ -197,75 +216,6 @@ async def _cross_encode(call: _Call) -> _Scored:
 
 def _rows(split: Sequence[Sequence[Chunk]]) -> list[list[int]]:
     return [chunk.row for of_document in split for chunk in of_document]
-
-
-async def score_pairs(
-    caller: Caller, model: TextModel, pairs: Sequence[tuple[str, str]], *, truncate: Truncate, raw: bool
-) -> tuple[list[float], int]:
-    """Score independent pairs of texts.
-
-    Args:
-        caller: the request to work for.
-        model: a cross-encoder.
-        pairs: 1 to 2,048 pairs.
-        truncate: what to do with second texts over the limit; first texts are never truncated.
-        raw: whether to return logits as scores.
-
-    Returns:
-        The scores in the order of the pairs, and the number of tokens in total.
-
-    Raises:
-        GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
-    """
-    caller.check(model, sum(tokens.estimate(first) + tokens.estimate(second) for first, second in pairs))
-    places = [f"inputs[{i}]" for i in range(len(pairs))]
-    max_characters = model.max_tokens * tokens.MAX_CHARACTERS_PER_TOKEN
-    sizes = [PAIR_CHARACTERS + len(first) + min(len(second), max_characters) for first, second in pairs]
-
-    def read(part: slice) -> list[tuple[list[int], int]]:
-        return [
-            _encode_pair(model, pair, place, truncate=truncate)
-            for pair, place in zip(pairs[part], places[part], strict=True)
-        ]
-
-    encoded: list[list[int]] = []
-    first_lengths: list[int] = []
-    total = 0
-    with caller.timings.stage("tokenize"):
-        remaining = iter(places)
-        async with tokens.in_slices(caller, sizes, read) as results:
-            async for fresh in results:
-                rows = [ids for ids, _ in fresh]
-                total = tokens.add_tokens(total, rows, remaining)
-                encoded += rows
-                first_lengths += [length for _, length in fresh]
-    model = replace(model, activation="none") if raw else model
-    return await _score(caller, model, encoded, first_lengths), total
-
-
-def _encode_pair(model: TextModel, pair: tuple[str, str], place: str, *, truncate: Truncate) -> tuple[list[int], int]:
-    """The token ids of a pair, and the number of ids in the first segment."""
-    first, second = pair
-    frame, limit = _frame(model, first, place, model.max_tokens)
-    tokens.check(model, [second], [place], limit, truncate=truncate)
-    (ids,) = tokens.encode_now(model, [second], [place], limit, truncate=truncate, frame=frame)
-    return ids, frame.first_length
-
-
-def _frame(
-    model: TextModel, query: str, place: str, max_tokens: int, instruction: str | None = None
-) -> tuple[PairFrame, int]:
-    """The frame of all documents for a query, and the maximum number of tokens of a document."""
-    if not model.tokenizer.takes_instruction:  # the instruction is in the prompt, if the model has one
-        query, instruction = prompts.instruct(model, model.default_prompt, instruction) + query, None
-    frame = tokens.frame_query(model, query, place, instruction)
-    limit = min(model.max_tokens - frame.length, max_tokens)
-    if limit < 1:
-        raise InvalidRequest(
-            f"{place} leaves no room for a document within the {model.max_tokens} tokens of model {model.name!r}",
-            param=place,
-        )
-    return frame, limit
 
 
 async def _score(

@@ -113,6 +113,21 @@ def encode_now(
     return encoded
 
 
+def encode_pairs(
+    model: TextModel, pairs: Sequence[tuple[str, str]], places: Sequence[str], *, truncate: Truncate
+) -> list[tuple[list[int], int]]:
+    """The row of each pair of texts, and how many of its ids are in the first segment.
+
+    For texts that `check` has accepted. Raises the errors of `encode`, for the limit of the model.
+    """
+    max_characters = model.max_tokens * MAX_CHARACTERS_PER_TOKEN
+    part = slice(-max_characters, None) if truncate == "start" else slice(max_characters)
+    rows = model.tokenizer.encode_pairs([(a[part], b[part]) for a, b in pairs], model.max_tokens, truncate)
+    for (ids, _), place in zip(rows, places, strict=True):
+        _check_tokens(model, len(ids), place, model.max_tokens)
+    return rows
+
+
 def add_tokens(total: int, rows: Iterable[Sequence[int]], places: Iterable[str]) -> int:
     """Add the tokens of rows to the total of a request. Consumes the place of each row.
 

@@ -149,6 +149,25 @@ class TextTokenizer:
             for id_, token, is_special, offsets in found
         ]
 
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], limit: int, end: Truncate = "end"
+    ) -> list[tuple[list[int], int]]:
+        """The row of each pair of texts, and how many of its ids are in the first segment (segment id 0).
+
+        With an empty second text, it is the row of the first alone, as by the tokenizers of transformers.
+
+        Raises:
+            TokenizerFailed: the tokenizer raised an error.
+        """
+        with _failing():
+            encodings = self._tokenizer.encode_batch([pair if pair[1] else pair[0] for pair in pairs])
+        rows = []
+        for pair in encodings:
+            kept = _kept(pair.sequence_ids, limit, end)
+            ids, types = pair.ids, pair.type_ids
+            rows.append(([ids[i] for i in kept], sum(types[i] == 0 for i in kept)))
+        return rows
+
     def locate(self, text: str, *, prompt: str = "", frame: PairFrame | None = None) -> LocatedRow:
         """The row of a text with special tokens, or in a frame, with the position of each id.
 
@@ -227,6 +246,30 @@ class TextTokenizer:
             return ids[:before] + ids[len(ids) - (limit - before) :]
         behind = ids[len(ids) - len(self.behind) :] if frame is None else frame.after
         return ids[: limit - len(behind)] + behind
+
+
+def _kept(sequences: Sequence[int | None], limit: int, end: Truncate) -> Sequence[int]:
+    """The indices of a pair's ids that are left when it is truncated.
+
+    As by the strategy `longest_first` of Hugging Face's tokenizers: the longer text is cut down to what the other one
+    leaves, or both to the same length.
+
+    Args:
+        sequences: 0 for the ids of the first text, 1 for those of the second, None for special tokens.
+        limit: how many are left at most.
+        end: the end at which both texts are truncated; with "none", nothing is removed.
+    """
+    everything = range(len(sequences))
+    if end == "none" or len(sequences) <= limit:
+        return everything
+    texts = [[i for i in everything if sequences[i] == side] for side in (0, 1)]
+    room = max(0, limit - len(sequences) + sum(map(len, texts)))
+    shorter, longer = sorted(texts, key=len)
+    short = min(len(shorter), room // 2)
+    removed: set[int] = set()
+    for text, length in ((shorter, short), (longer, room - short)):
+        removed.update(text[: len(text) - length] if end == "start" else text[length:])
+    return [i for i in everything if i not in removed]
 
 
 @contextmanager

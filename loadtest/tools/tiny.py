@@ -443,9 +443,9 @@ def write_cross_encoder(
     return folder
 
 
-def write_saved_cross_encoder(folder: Path, name: str = "BERT", **settings: Any) -> Path:
+def write_saved_cross_encoder(folder: Path, name: str = "BERT", labels: int = 1, **settings: Any) -> Path:
     """A classifier as sentence-transformers saves it, with settings of its CrossEncoder."""
-    source = write_cross_encoder(folder / "transformer", name)
+    source = write_cross_encoder(folder / "transformer", name, labels)
     CrossEncoder(str(source), device="cpu", **settings).save(str(folder / "saved"))
     return folder / "saved"
 

@@ -5,8 +5,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import httpx2
+import numpy as np
 import pytest
+from transformers import pipeline
 
 from export.entry import Entry
 from export.errors import ExportError
@@ -18,6 +22,7 @@ from loadtest.tools.servers import free_ports
 from tests.serving import Server, serve
 
 KEY = "of-the-tests"
+LABELS = {0: "entails", 1: "contradicts", 2: "neither, nor"}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +39,13 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, ModelSpec]:
             task="cross-encoder",
             source=str(tiny.write_cross_encoder(folder / "cross", "XLM-RoBERTa")),
             precision="fp32",
+        ),
+        ModelSpec(
+            name="labels",
+            task="classification",
+            source=str(tiny.write_cross_encoder(folder / "labels", labels=3, id2label=LABELS)),
+            precision="fp32",
+            default=True,
         ),
         ModelSpec(
             name="clip", task="image-text", source=str(tiny.write_image_text(folder / "clip", "CLIP")), precision="fp32"
@@ -68,7 +80,7 @@ def refused(spec: ModelSpec, repository: Path, url: str, key: str | None = KEY) 
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["embedding", "short", "late", "cross", "clip"])
+@pytest.mark.parametrize("name", ["embedding", "short", "late", "cross", "labels", "clip"])
 def test_what_is_served_is_the_librarys(
     name: str, specs: Mapping[str, ModelSpec], built: Path, gateway: Server
 ) -> None:
@@ -79,6 +91,28 @@ def test_what_is_served_is_the_librarys(
         assert 0 <= parity["mean"] <= parity["worst"] <= parity["tolerance"]["worst"]
         assert (parity["batches"], parity["precision"]) == ("served", "fp32")
         assert speed["per_second"] > 0
+
+
+def test_predictions_are_the_librarys(specs: Mapping[str, ModelSpec], gateway: Server) -> None:
+    call: Any = pipeline("text-classification", model=specs["labels"].source, device="cpu", top_k=None)
+    with httpx2.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {KEY}"}) as client:
+
+        def predict(inputs: object, **more: object) -> Any:
+            return client.post("/predict", json={"inputs": inputs, **more}).json()
+
+        for given, same in (
+            ("A conch.", "A conch."),
+            (["A conch."], "A conch."),
+            (["A conch.", "Brass."], {"text": "A conch.", "text_pair": "Brass."}),
+        ):
+            (expected,) = call([same])
+            found = predict(given)
+            assert [one["label"] for one in found] == [one["label"] for one in expected]
+            assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected], abs=1e-3)
+        assert predict([["A conch."], ["A conch.", "Brass."]]) == [predict("A conch."), predict(["A conch.", "Brass."])]
+        raw = predict("A conch.", raw_scores=True)
+        exponentials = np.exp([one["score"] for one in raw])
+        assert exponentials / exponentials.sum() == pytest.approx([one["score"] for one in predict("A conch.")])
 
 
 @pytest.mark.parametrize("name", ["all-minilm-l6-v2", "minilm-late-interaction", "minilm-pictogram"])

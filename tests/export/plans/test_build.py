@@ -110,7 +110,9 @@ def test_failed_gate_leaves_no_plan(machine: Serving, error: str) -> None:
     machine.equip(version="110400", error=error)
     failed = machine.plan()
     assert failed.returncode == 1
-    assert failed.stderr.startswith("plan tiny: gate: profile 0 with input_ids:2x3,length:2x1: cosine error ")
+    assert failed.stderr.startswith(
+        "plan tiny: gate: profile 0 with input_ids:2x3,length:2x1: embedding: cosine error "
+    )
     assert failed.stderr.endswith(", 0.001 allowed\n")
     assert machine.files() == EXPORTED
 

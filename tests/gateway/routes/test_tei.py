@@ -80,9 +80,12 @@ def test_tokens_are_parts_of_their_text(client: httpx2.Client) -> None:
     assert plain == tokens[1:-1]
 
 
-def test_prediction_needs_a_cross_encoder(client: httpx2.Client) -> None:
-    assert refused(client, "/predict", inputs=["a", "b"]).endswith("is not a cross-encoder; /predict needs one")
-    assert refused(client, "/predict", inputs=["a"]) == "inputs must be a pair of texts or a list of pairs"
+def test_prediction_needs_a_classifier_or_a_cross_encoder(client: httpx2.Client) -> None:
+    answer = client.post("/predict", json={"inputs": ["a", "b"]})
+    message = "there is no default model for this endpoint; served here: none"
+    assert (answer.status_code, answer.json()) == (404, {"error": message, "error_type": "Validation"})
+    for wrong in (["a", "b", "c"], ["a", ["b", "c"]]):
+        assert refused(client, "/predict", inputs=wrong).startswith("inputs must be a text, a pair of texts, or a list")
 
 
 def test_info_describes_the_default_model(client: httpx2.Client) -> None:

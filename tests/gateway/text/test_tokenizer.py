@@ -37,6 +37,24 @@ def test_truncation_at_the_start_equals_transformers(tokenizer: TextTokenizer, m
         assert tokenizer.truncate(ids, limit, end="start") == expected
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("limit", [3, 4, 16, 25, 256])
+def test_truncation_of_pairs_equals_transformers(
+    tokenizer: TextTokenizer, minilm_folder: Path, limit: int, side: str
+) -> None:
+    reference = AutoTokenizer.from_pretrained(minilm_folder, truncation_side=side)
+    pairs = [(first, second) for first in TEXTS for second in TEXTS]
+    found = tokenizer.encode_pairs(pairs, limit, "start" if side == "left" else "end")
+    for pair, (ids, first_length) in zip(pairs, found, strict=True):
+        expected = reference(*pair, truncation=True, max_length=limit)
+        assert (ids, first_length) == (expected["input_ids"], expected["token_type_ids"].count(0))
+
+
+def test_pairs_are_whole_unless_they_are_to_be_truncated(tokenizer: TextTokenizer) -> None:
+    ((ids, first_length),) = tokenizer.encode_pairs([("sea", "snail " * 20)], 8, "none")
+    assert (len(ids), first_length) == (24, 3)
+
+
 QUERY = "Where do conches live?"
 BERT = processors.BertProcessing(("</s>", 2), ("<s>", 1))
 ROBERTA = processors.RobertaProcessing(("</s>", 2), ("<s>", 1))

@@ -1,0 +1,517 @@
+"""The API of vLLM's pooling models: /classify, /score, /pooling. /classify also answers clients of Infinity."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar, Literal, cast
+
+import numpy as np
+from msgspec import Meta, Raw, Struct
+from starlette.responses import Response
+
+from gateway import vectors
+from gateway.catalog import Model, Offer, TextModel
+from gateway.errors import InvalidRequest, ModelNotFound
+from gateway.routes import encodings
+from gateway.routes.body import read, resolve_aliases
+from gateway.routes.calls import (
+    classify_inputs,
+    embed_items,
+    find_classifier,
+    find_model,
+    score_texts,
+    text_model,
+)
+from gateway.routes.decoding import Refused
+from gateway.routes.fields import PromptTokens, Side, Truncation, read_truncation
+from gateway.routes.http import Request, large_json_response
+from gateway.routes.operation import Operation
+from gateway.routes.rerank import DOCUMENTS, QUERY
+from gateway.service.classify import Classification, Input
+from gateway.service.embed import DENSE, Item
+from gateway.service.score import TextPair
+from gateway.service.text_batches import MAX_ROWS
+from gateway.service.tokens import MAX_TOKENS, Text
+from gateway.text.tokenizer import Truncate
+
+Task = Literal["embed", "token_embed", "classify"]
+ACTIVATION = {"activation": "use_activation", "softmax": "use_activation"}
+"""vLLM's older names of a field."""
+TEXT_1 = ("text_1", "queries", "data_1")
+TEXT_2 = ("text_2", "documents", "items", "data_2")
+"""vLLM's names of the fields of /score: the first text or texts of the pairs, and the second."""
+OFFER_OF: Mapping[Task, Offer] = {"classify": "classify", "token_embed": "multi_vector", "embed": "dense"}
+"""What a model must offer for each task of /pooling; by default, the first that it offers is done."""
+Texts = str | Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)]
+Inputs = str | Annotated[list[str | int | list[int | str]], Meta(min_length=1, max_length=MAX_TOKENS)]
+"""A text, the token ids of one, or a list of texts, pairs of texts and lists of token ids."""
+
+
+class PoolingModelRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The fields that all of these requests share."""
+
+    model: str | None = None
+    """A name or alias from /v1/models. Default: the default model of the path."""
+    truncate: bool | Truncation | None = None
+    """Whether, and at which end, to truncate texts over the model's limit. Otherwise they are an error."""
+    truncate_prompt_tokens: PromptTokens | None = None
+    """Truncate texts to this many tokens or the model's limit, whichever is lower. -1 for the model's limit."""
+    truncation_side: Side | None = None
+    """Which end of texts over the limit to cut off. Default: right."""
+    use_activation: bool | None = None
+    """Whether scores are probabilities, as the model's activation makes them of its logits, or vectors have length 1.
+    Default: true."""
+    activation: bool | None = None
+    """An alias of use_activation."""
+    softmax: bool | None = None
+    """An alias of use_activation."""
+    user: str | None = None
+    """Accepted but ignored."""
+    refused: ClassVar[Mapping[str, Refused]] = {
+        "add_special_tokens": Refused("special tokens are always added", (True,)),
+        "chat_template": Refused("chat templates are not supported; send input"),
+        "embed_dtype": Refused("floats are float32", ("float32",)),
+        "endianness": Refused("base64 holds little-endian floats", ("little", "native")),
+        "messages": Refused("conversations are not supported; send input"),
+    }
+
+    def truncation(self) -> tuple[Truncate, int | None]:
+        """How to truncate texts over the limit, and a limit lower than the model's."""
+        return read_truncation(self.truncate, self.truncate_prompt_tokens, self.truncation_side)
+
+
+class ClassifyRequest(PoolingModelRequest, kw_only=True):
+    """Texts or pairs of texts to classify."""
+
+    input: Inputs
+    """A text, token ids, or a list of texts, pairs of texts and lists of token ids."""
+    raw_scores: bool | None = None
+    """Infinity's field: whether scores are logits. With it, the response is Infinity's: all labels of each input, best
+    first."""
+    refused: ClassVar[Mapping[str, Refused]] = {
+        **PoolingModelRequest.refused,
+        "labels": Refused("a classifier has its own labels; see GET /v1/models"),
+    }
+
+
+class ScoreRequest(PoolingModelRequest, kw_only=True):
+    """Pairs of texts to score: one text with each of several, or as many with each other."""
+
+    text_1: Texts | None = None
+    """The first text, or the first text of each pair."""
+    text_2: Texts | None = None
+    """The second text, or the second text of each pair."""
+    queries: Texts | None = None
+    """An alias of text_1."""
+    documents: Texts | None = None
+    """An alias of text_2."""
+    items: Texts | None = None
+    """An alias of text_2."""
+    data_1: Texts | None = None
+    """An alias of text_1."""
+    data_2: Texts | None = None
+    """An alias of text_2."""
+    refused: ClassVar[Mapping[str, Refused]] = {
+        **PoolingModelRequest.refused,
+        "max_tokens_per_doc": Refused("use truncate_prompt_tokens", (0,)),
+        "max_tokens_per_query": Refused("use truncate_prompt_tokens", (0,)),
+    }
+
+
+class PoolingRequest(PoolingModelRequest, kw_only=True):
+    """Texts to embed or to classify."""
+
+    input: Inputs
+    """A text, token ids, or a list of texts, lists of token ids and, for a classifier, pairs of texts."""
+    task: Task | None = None
+    """What to compute: one vector for each text, one for each of its tokens, or the scores of all labels. Default: the
+    first that the model has of classify, token_embed and embed."""
+    encoding_format: Literal["float", "base64"] | None = None
+    """How to write floats: as numbers, or as base64 of little-endian float32."""
+    dimensions: Annotated[int, Meta(ge=1)] | None = None
+    """Truncate vectors to this many dimensions, which the model must support, and normalize them again."""
+    normalize: bool | None = None
+    """An alias of use_activation."""
+    refused: ClassVar[Mapping[str, Refused]] = {
+        **PoolingModelRequest.refused,
+        "data": Refused("plugins are not supported; send input"),
+    }
+
+
+class PoolingUsage(Struct):
+    """Tokens of all texts, after truncation, including special tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int = 0
+
+
+class Probabilities(Struct):
+    """The scores of one input."""
+
+    index: int
+    label: str
+    """The label with the highest score."""
+    probs: list[float]
+    """The scores of all labels, in the order of `labels` in /v1/models."""
+    num_classes: int
+
+
+class ClassifyResponse(Struct, tag_field="object", tag="list"):
+    """The scores of each input, in the order of the inputs."""
+
+    id: str
+    created: int
+    model: str
+    data: list[Probabilities]
+    usage: PoolingUsage
+
+
+class LabelScore(Struct):
+    """The score of a label."""
+
+    score: float
+    label: str
+
+
+class InfinityClassifyResponse(Struct, tag_field="object", tag="classify"):
+    """The labels of each input with their scores, best first, in the order of the inputs."""
+
+    id: str
+    created: int
+    model: str
+    data: list[list[LabelScore]]
+    usage: PoolingUsage
+
+
+class PairScore(Struct):
+    """The score of a pair."""
+
+    index: int
+    object: Literal["score"]
+    score: float
+
+
+class ScoreResponse(Struct):
+    """The scores, in the order of the pairs."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[PairScore]
+    usage: PoolingUsage
+
+
+class Pooled(Struct):
+    """What was computed of one input."""
+
+    index: int
+    object: Literal["pooling"]
+    data: Annotated[
+        Raw,
+        Meta(
+            extra_json_schema={
+                "anyOf": [
+                    {"type": "array", "items": {"type": "number"}},
+                    {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+                    {"type": "string", "description": "base64 of little-endian float32"},
+                ]
+            }
+        ),
+    ]
+
+
+class PoolingResponse(Struct):
+    """What was computed of each input, in the order of the inputs."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[Pooled]
+    usage: PoolingUsage
+
+
+async def classify(request: Request) -> Response:
+    """Answer POST /classify, in Infinity's format if the request has Infinity's field raw_scores."""
+    body = await read(request, ClassifyRequest)
+    resolve_aliases(body, ACTIVATION)
+    is_infinity = body.raw_scores is not None
+    truncate, max_tokens = body.truncation()
+    if is_infinity and body.truncate is None and truncate == "none":
+        truncate = "end"
+    model = find_classifier(request, body.model)
+    found = await classify_inputs(
+        request,
+        model,
+        _read_inputs(body.input),
+        truncate=truncate,
+        max_tokens=max_tokens,
+        raw=body.raw_scores is True or body.use_activation is False,
+    )
+    write = _as_infinity if is_infinity else _as_vllm
+    request_id = request.state["record"].request_id
+    return await large_json_response(request, lambda: write(request_id, model, found), found.scores.size)
+
+
+def _as_vllm(request_id: str, model: TextModel, found: Classification) -> ClassifyResponse:
+    data = [
+        Probabilities(i, model.labels[best], scores, len(scores))
+        for i, (best, scores) in enumerate(zip(found.scores.argmax(1).tolist(), found.scores.tolist(), strict=True))
+    ]
+    return ClassifyResponse(request_id, int(time.time()), model.name, data, _usage(found.tokens))
+
+
+def _as_infinity(request_id: str, model: TextModel, found: Classification) -> InfinityClassifyResponse:
+    data = [[LabelScore(score, label) for label, score in scored] for scored in found.labelled()]
+    return InfinityClassifyResponse(request_id, int(time.time()), model.name, data, _usage(found.tokens))
+
+
+def _read_inputs(given: str | list[str | int | list[int | str]]) -> list[Input]:
+    """Convert every form of `input`.
+
+    Raises:
+        InvalidRequest: there are too many, or a list is neither token ids nor a pair of texts.
+    """
+    if isinstance(given, str):
+        return [Input("input", given)]
+    if {*map(type, given)} == {int}:
+        return [Input("input", cast(list[int], given))]
+    if len(given) > MAX_ROWS:
+        raise InvalidRequest(f"input has {len(given)} items; it must have 1 to {MAX_ROWS}", param="input")
+    return [_read_input(item, f"input[{i}]") for i, item in enumerate(given)]
+
+
+def _read_input(item: str | int | list[int | str], place: str) -> Input:
+    match item:
+        case str():
+            return Input(place, item)
+        case [str(first), str(second)]:
+            return Input(place, (first, second))
+        case [_, *_] if {*map(type, item)} == {int}:
+            return Input(place, cast(list[int], item))
+    raise InvalidRequest(f"{place} must be a text, a pair of texts, or a list of token ids", param=place)
+
+
+async def score(request: Request) -> Response:
+    """Answer POST /score."""
+    body = await read(request, ScoreRequest)
+    resolve_aliases(body, ACTIVATION)
+    pairs = _read_pairs(body)
+    truncate, max_tokens = body.truncation()
+    model = _find_scorer(request, body.model)
+    if "rerank" in model.offers:
+        found = await score_texts(
+            request,
+            text_model(model),
+            pairs,
+            truncate=truncate,
+            max_tokens=max_tokens,
+            raw=body.use_activation is False,
+        )
+        scores, tokens = found.scores, found.tokens
+    else:
+        scores, tokens = await _compare(request, model, pairs, truncate, max_tokens)
+    response = ScoreResponse(
+        id=request.state["record"].request_id,
+        object="list",
+        created=int(time.time()),
+        model=model.name,
+        data=[PairScore(i, "score", one) for i, one in enumerate(scores)],
+        usage=_usage(tokens),
+    )
+    return await large_json_response(request, lambda: response)
+
+
+def _find_scorer(request: Request, name: str | None) -> Model:
+    """The model that a request names: a reranker, or an embedding model. By default the default reranker, if any."""
+    if name is None:
+        try:
+            return find_model(request, None, {"rerank"})
+        except ModelNotFound:
+            return find_model(request, None, DENSE)
+    return find_model(request, name, DENSE | {"rerank"})
+
+
+def _read_pairs(body: ScoreRequest) -> list[TextPair]:
+    """The pairs of a request.
+
+    Raises:
+        InvalidRequest: a side is missing or sent twice, or the sides do not match.
+    """
+    (name_1, given_1), (name_2, given_2) = _side(body, TEXT_1), _side(body, TEXT_2)
+    first, second = _listed(name_1, given_1), _listed(name_2, given_2)
+    if len(first) not in (1, len(second)):
+        raise InvalidRequest(
+            f"{name_1} has {len(first)} texts and {name_2} has {len(second)}; send one text in {name_1}, or as many as"
+            f" in {name_2}",
+            param=name_1,
+        )
+    repeated = first * len(second) if len(first) == 1 else first
+    return [
+        TextPair(query, document, query_place, document_place)
+        for (query_place, query), (document_place, document) in zip(repeated, second, strict=True)
+    ]
+
+
+def _side(body: ScoreRequest, names: Sequence[str]) -> tuple[str, str | list[str]]:
+    """The field that was sent of those for one side of the pairs, and its value."""
+    sent = [(name, getattr(body, name)) for name in names if getattr(body, name) is not None]
+    if not sent:
+        raise InvalidRequest(f"{names[0]} is required", param=names[0])
+    if len(sent) > 1:
+        given = " and ".join(name for name, _ in sent)
+        raise InvalidRequest(f"{given} have the same meaning; send only one of them", param=sent[1][0])
+    return sent[0]
+
+
+def _listed(name: str, texts: str | list[str]) -> list[tuple[str, str]]:
+    """Texts with their places."""
+    return [(name, texts)] if isinstance(texts, str) else [(f"{name}[{i}]", text) for i, text in enumerate(texts)]
+
+
+async def _compare(
+    request: Request, model: Model, pairs: Sequence[TextPair], truncate: Truncate, max_tokens: int | None
+) -> tuple[list[float], int]:
+    """The cosine of each pair by an embedding model, and the number of tokens."""
+    places: dict[str, str] = {}
+    for pair in pairs:
+        places.setdefault(pair.query, pair.query_place)
+        places.setdefault(pair.document, pair.document_place)
+    items = [Item(place, text) for text, place in places.items()]
+    embedded = await embed_items(
+        request, model, items, purpose=None, place="", truncate=truncate, max_tokens=max_tokens
+    )
+    of = dict(zip(places, vectors.normalize(embedded.vectors), strict=True))
+    return [float(of[pair.query] @ of[pair.document]) for pair in pairs], embedded.text_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What /pooling computed."""
+
+    write: Callable[[], list[bytes]]
+    """Returns the JSON of each input's `data`."""
+    numbers: int
+    tokens: int
+
+
+async def pool(request: Request) -> Response:
+    """Answer POST /pooling."""
+    body = await read(request, PoolingRequest)
+    resolve_aliases(body, ACTIVATION | {"normalize": "use_activation"})
+    model = find_model(request, body.model, {OFFER_OF[body.task]} if body.task else {*OFFER_OF.values()})
+    task = next(task for task, offer in OFFER_OF.items() if body.task in (None, task) and offer in model.offers)
+    inputs = _read_inputs(body.input)
+    if task == "classify":
+        found = await _pool_labels(request, body, model, inputs)
+    else:
+        found = await _pool_vectors(request, body, model, inputs, task)
+
+    def build() -> PoolingResponse:
+        return PoolingResponse(
+            id=request.state["record"].request_id,
+            object="list",
+            created=int(time.time()),
+            model=model.name,
+            data=[Pooled(i, "pooling", Raw(data)) for i, data in enumerate(found.write())],
+            usage=_usage(found.tokens),
+        )
+
+    return await large_json_response(request, build, found.numbers)
+
+
+async def _pool_labels(request: Request, body: PoolingRequest, model: Model, inputs: Sequence[Input]) -> _Found:
+    truncate, max_tokens = body.truncation()
+    found = await classify_inputs(
+        request,
+        text_model(model),
+        inputs,
+        truncate=truncate,
+        max_tokens=max_tokens,
+        raw=body.use_activation is False,
+    )
+    scores = found.scores.astype(np.float32)
+    return _Found(lambda: encodings.column(scores, body.encoding_format or "float"), scores.size, found.tokens)
+
+
+async def _pool_vectors(
+    request: Request, body: PoolingRequest, model: Model, inputs: Sequence[Input], task: Task
+) -> _Found:
+    per_token = task == "token_embed"
+    kind = OFFER_OF[task]
+    size, width = (encodings.size(model, dimensions, kind=kind) for dimensions in (body.dimensions, None))
+    truncate, max_tokens = body.truncation()
+    embedded = await embed_items(
+        request,
+        model,
+        [Item(one.place, _single(one)) for one in inputs],
+        purpose=None,
+        place="",
+        truncate=truncate,
+        max_tokens=max_tokens,
+        kinds={kind},
+        token_dimensions=size if per_token else None,
+    )
+    found = embedded.tokens if per_token else [embedded.vectors]
+    normalizes = body.use_activation is not False or size < width
+
+    def write() -> list[bytes]:
+        ready = [vectors.normalize(one[:, :size]) if normalizes else one for one in found]
+        if not per_token:
+            return encodings.column(ready[0], body.encoding_format or "float")
+        if body.encoding_format == "base64":  # of all vectors of a text together, as in vLLM
+            return [encodings.column(one.reshape(1, -1), "base64")[0] for one in ready]
+        return [encodings.matrix(one, "float") for one in ready]
+
+    return _Found(write, sum(one.size for one in found), embedded.text_tokens)
+
+
+def _single(one: Input) -> Text:
+    if isinstance(one.content, tuple):
+        raise InvalidRequest(f"{one.place} is a pair of texts; only task classify takes pairs", param=one.place)
+    return one.content
+
+
+def _usage(tokens: int) -> PoolingUsage:
+    return PoolingUsage(tokens, tokens)
+
+
+SCORE = Operation(
+    "post",
+    "/score",
+    "score",
+    "Score pairs of texts (vLLM)",
+    score,
+    ScoreResponse,
+    ScoreRequest,
+    {"text_1": QUERY, "text_2": DOCUMENTS},
+)
+OPERATIONS = tuple(
+    replace(operation, tag="vLLM")
+    for operation in (
+        Operation(
+            "post",
+            "/classify",
+            "classify",
+            "Classify texts or pairs of texts (vLLM, Infinity)",
+            classify,
+            ClassifyResponse | InfinityClassifyResponse,
+            ClassifyRequest,
+            {"input": DOCUMENTS},
+        ),
+        SCORE,
+        SCORE.also("/v1/score", "WithVersion"),
+        Operation(
+            "post",
+            "/pooling",
+            "pool",
+            "Embed or classify texts (vLLM)",
+            pool,
+            PoolingResponse,
+            PoolingRequest,
+            {"input": DOCUMENTS, "task": "embed"},
+        ),
+    )
+)

@@ -1,0 +1,135 @@
+"""Routes of vLLM with the default models; those of classifiers are in tests/end_to_end/test_predictions.py."""
+
+import base64
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+
+QUERY = "Who plays a shell?"
+TEXTS = ["A conch can be blown like a trumpet.", "Brass is an alloy."]
+
+
+def post(client: httpx2.Client, path: str, **body: Any) -> Any:
+    response = client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def refused(client: httpx2.Client, path: str, **body: Any) -> tuple[str, str]:
+    response = client.post(path, json=body)
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    return error["message"], error["param"]
+
+
+def scores(answer: Any) -> list[float]:
+    assert [item["index"] for item in answer["data"]] == list(range(len(answer["data"])))
+    return [item["score"] for item in answer["data"]]
+
+
+def relevance(client: httpx2.Client, query: str, documents: list[str]) -> list[float]:
+    results = post(client, "/v1/rerank", query=query, documents=documents)["results"]
+    return [result["relevance_score"] for result in sorted(results, key=lambda result: int(result["index"]))]
+
+
+def vectors(client: httpx2.Client, texts: list[str], **body: Any) -> list[list[float]]:
+    return [item["embedding"] for item in post(client, "/v1/embeddings", input=texts, **body)["data"]]
+
+
+@pytest.mark.parametrize("path", ["/score", "/v1/score"])
+def test_scores_of_one_text_with_several_are_those_of_rerank(client: httpx2.Client, path: str) -> None:
+    answer = post(client, path, text_1=QUERY, text_2=TEXTS)
+    assert scores(answer) == pytest.approx(relevance(client, QUERY, TEXTS), abs=1e-2)
+    assert (answer["object"], answer["model"]) == ("list", "minilm-late-interaction")
+    assert answer["data"][0]["object"] == "score"
+    assert answer["usage"] == {"prompt_tokens": 33, "total_tokens": 33, "completion_tokens": 0}
+
+
+def test_scores_of_as_many_texts_are_of_pairs(client: httpx2.Client) -> None:
+    queries = [QUERY, "What is brass?"]
+    expected = [relevance(client, query, [text])[0] for query, text in zip(queries, TEXTS, strict=True)]
+    assert scores(post(client, "/score", text_1=queries, text_2=TEXTS)) == pytest.approx(expected, abs=1e-2)
+
+
+@pytest.mark.parametrize("names", [("queries", "documents"), ("queries", "items"), ("data_1", "data_2")])
+def test_fields_of_scores_have_several_names(client: httpx2.Client, names: tuple[str, str]) -> None:
+    found = post(client, "/score", **{names[0]: [QUERY], names[1]: TEXTS[0]})
+    assert scores(found) == pytest.approx(relevance(client, QUERY, TEXTS[:1]), abs=1e-2)
+
+
+def test_scores_of_an_embedding_model_are_cosines(client: httpx2.Client) -> None:
+    query, *others = np.array(vectors(client, [QUERY, *TEXTS]))
+    answer = post(client, "/score", model="all-minilm-l6-v2", text_1=QUERY, text_2=TEXTS)
+    assert scores(answer) == pytest.approx([float(query @ other) for other in others], abs=1e-3)
+    assert answer["usage"]["prompt_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("body", "message", "param"),
+    [
+        ({}, "text_1 is required", "text_1"),
+        ({"text_1": "a"}, "text_2 is required", "text_2"),
+        ({"text_1": "a", "queries": "b", "text_2": "c"}, "text_1 and queries have the same meaning", "queries"),
+        ({"text_1": ["a", "b"], "text_2": ["c"]}, "text_1 has 2 texts and text_2 has 1; send one text", "text_1"),
+        ({"text_1": "a", "text_2": ["b", "c " * 300]}, "text_2[1] has 302 tokens; the limit of model", "text_2[1]"),
+        (
+            {"text_1": "a", "text_2": "b", "max_tokens_per_doc": 8},
+            "max_tokens_per_doc: use trunc",
+            "max_tokens_per_doc",
+        ),
+    ],
+)
+def test_wrong_pairs_are_refused(client: httpx2.Client, body: dict[str, Any], message: str, param: str) -> None:
+    found, place = refused(client, "/score", **body)
+    assert found.startswith(message)
+    assert place == param
+
+
+def test_long_texts_are_truncated_on_request(client: httpx2.Client) -> None:
+    text = "sea " * 300
+    for more in ({"truncate": True}, {"truncate_prompt_tokens": -1}, {"truncate": "START"}):
+        (found,) = scores(post(client, "/score", text_1="a", text_2=text, **more))
+        assert found == pytest.approx(relevance(client, "a", [text])[0], abs=1e-2)
+
+
+def test_pooled_vectors_are_those_of_v1(client: httpx2.Client) -> None:
+    answer = post(client, "/pooling", input=TEXTS, task="embed")
+    expected = vectors(client, TEXTS)
+    assert [item["data"] for item in answer["data"]] == [pytest.approx(vector, abs=1e-4) for vector in expected]
+    assert {item["object"] for item in answer["data"]} == {"pooling"}
+    assert answer["usage"]["prompt_tokens"] == 19
+    (whole,) = post(client, "/pooling", input=[101, 1037, 102], task="embed", use_activation=False)["data"]
+    (same,) = vectors(client, [[101, 1037, 102]], normalized=False)  # type: ignore[list-item]
+    assert whole["data"] == pytest.approx(same, abs=1e-3)
+
+
+def test_pooled_vectors_may_be_base64(client: httpx2.Client) -> None:
+    (item,) = post(client, "/pooling", input=TEXTS[0], task="embed", encoding_format="base64")["data"]
+    decoded = np.frombuffer(base64.b64decode(item["data"]), "<f4")
+    assert decoded.tolist() == pytest.approx(vectors(client, TEXTS[:1])[0], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"input": [["a", "b"]], "task": "embed"}, "input[0] is a pair of texts; only task classify takes pairs"),
+        ({"input": [["a"]], "task": "embed"}, "input[0] must be a text, a pair of texts, or a list of token ids"),
+        ({"input": [5, "a"], "task": "embed"}, "input[0] must be a text, a pair of texts, or a list of token ids"),
+        ({"input": ["a"] * 2049, "task": "embed"}, "input has 2049 items; it must have 1 to 2048"),
+        ({"input": "a", "task": "embed", "dimensions": 5}, "dimensions is 5; model 'all-minilm-l6-v2' supports 384"),
+        ({"input": "a", "task": "plugin"}, "task: Invalid enum value 'plugin'"),
+        ({"messages": []}, "input is required"),
+        ({"input": "a", "messages": [{"role": "user"}]}, "messages: conversations are not supported; send input"),
+    ],
+)
+def test_wrong_inputs_of_pooling_are_refused(client: httpx2.Client, body: dict[str, Any], message: str) -> None:
+    assert refused(client, "/pooling", **body)[0].startswith(message)
+
+
+@pytest.mark.parametrize(("path", "more"), [("/classify", {}), ("/pooling", {"task": "classify"})])
+def test_labels_need_a_classifier(client: httpx2.Client, path: str, more: dict[str, str]) -> None:
+    answer = client.post(path, json={"input": "a", "model": "all-minilm-l6-v2", **more})
+    message = "there is no model 'all-minilm-l6-v2' for this endpoint; served here: none"
+    assert (answer.status_code, answer.json()["error"]["message"]) == (404, message)
