@@ -21,6 +21,12 @@ MAX_CHARACTERS = 2**21
 """Maximum length of a text in chunks, in characters: as much as is read of one text for a model of 32,768 tokens."""
 
 
+WORD = 3
+"""See `_quality`."""
+MARKS = frozenset(".!?…")
+"""The last characters of sentences in texts with spaces."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunking:
     """How to split texts."""
@@ -175,27 +181,27 @@ def _check_truncation(truncate: Truncate, place: str, what: str, limit: int) -> 
 
 
 def _parts(text: Text, spans: Sequence[Span], whole: range, room: int, overlap: int) -> Iterator[range]:
-    """Parts of up to `room` tokens, at least one. All but the last end within their last quarter, where it is best."""
+    """Parts of up to `room` tokens, at least one. All but the last end where it is best in their last quarter."""
     start, stop = whole.start, whole.stop
     while stop - start > room:
         end = start + room
         cut = max(range(end - room // 4, end + 1), key=lambda i: (_quality(text, spans, i), i))
         yield range(start, cut)
-        start = max(range(cut - overlap, cut + 1), key=lambda i: (_quality(text, spans, i), -i))
+        start = max(range(cut - overlap, cut + 1), key=lambda i: (min(_quality(text, spans, i), WORD), -i))
     yield range(start, stop)
 
 
 def _quality(text: Text, spans: Sequence[Span], index: int) -> int:
-    """How good a place a token is to begin a chunk: 3 next to a space, 2 behind punctuation, 1 elsewhere, 0 within a
-    character. Texts without spaces are thus cut at their punctuation, if it is near, or else between any two tokens."""
+    """How good it is to begin a chunk with a token: the first of a sentence (4) or a word (WORD), one after punctuation
+    (2), any other (1), or one within a character (0)."""
     if isinstance(text, list):
         return 0
     end, start = spans[index - 1][1], spans[index][0]
-    if start != end:  # below it if both tokens are of one character
-        return 3 if start > end else 0
-    before, behind = text[start - 1 : start], text[start : start + 1]
-    if before.isspace() or behind.isspace():
-        return 3
+    if start < end:  # both tokens are of one character
+        return 0
+    before, behind = text[end - 1 : end], text[start : start + 1]
+    if start > end or before.isspace() or behind.isspace():
+        return 4 if before in MARKS else WORD
     return 2 if behind.isalnum() and not before.isalnum() else 1
 
 

@@ -60,7 +60,7 @@ async def score(
     compared = query if "score" in wanted else NO_QUERY
     pairs = [(compared, row) for row in rows]
     if wanted != {"score"}:
-        pairs.append((query, query))  # for the vectors of the query
+        pairs.append((compared, query))  # for the vectors of the query
     computed = await infer_texts(caller, model, pairs, wanted)
     scores: dict[Mode, NDArray[np.float32]] = {}
     for mode in modes:

@@ -76,6 +76,13 @@ def test_chunks_end_between_words(model: TextModel) -> None:
     assert all(text == text.strip() and {*text.split()} <= {*WORDS.split()} for text in texts(found))
 
 
+def test_chunks_end_with_a_sentence_that_ends_in_their_last_quarter(model: TextModel) -> None:
+    text = "a conch lives in the sea. " * 12  # 8 tokens each
+    assert [text[chunk.start : chunk.end] for chunk in split(model, text)] == [(text[:26] * 4).strip()] * 3
+    long = "a conch " + "of the sea " * 12 + "ends. " + "it goes on " * 9
+    assert not long[: split(model, long)[0].end].endswith(".")
+
+
 def test_texts_without_spaces_are_cut_at_punctuation_if_it_is_near(model: TextModel) -> None:
     text = "貝殻は海の生き物です。" * 9
     assert [text[chunk.start : chunk.end][-1] for chunk in split(model, text)] == ["。"] * 3
