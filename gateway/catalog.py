@@ -330,12 +330,16 @@ def _missing(model: Model) -> list[str]:
 
 
 def _text_model(config: ModelConfig, parameters: TextParameters, tokenizer: TextTokenizer) -> TextModel:
-    prompts = parameters.prompts
+    prompts, found = parameters.prompts, outputs(config)
+    if parameters.tokens_pooling != "none":
+        for name in (EMBEDDING, TOKENS):
+            if name not in found:
+                raise ValueError(f"tokens_pooling is {parameters.tokens_pooling}, but there is no output {name}")
     return TextModel(
         name=parameters.name,
         triton_name=config.name,
         role=config.parameters["role"],
-        outputs=outputs(config),
+        outputs=found,
         max_batch_size=parameters.max_batch_size,
         max_tokens=parameters.max_tokens,
         vocabulary_size=parameters.vocabulary_size,

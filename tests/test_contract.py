@@ -34,7 +34,7 @@ PAGE = Path("docs/repository-entry.md").read_text()
 SAID: Mapping[str, Any] = {"aliases": ("a", "b"), "default": True, "license": "MIT"}
 INSTRUCT = {"query": "Instruct: find shells\nQuery: "}
 LABELS = {0: "no", 1: "so, so", 2: "yes"}
-ENTRIES = 27
+ENTRIES = 30
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[ModelSpec]:
     tiny.revise(embedding / "config_sentence_transformers.json", prompts=INSTRUCT, default_prompt_name="query")
     sources: list[tuple[str, Path, Mapping[str, Any]]] = [
         ("text-embedding", embedding, {"dimensions": (8, 16)}),
+        ("text-embedding", tiny.write_embedding(folder / "mean"), {}),
         ("text-embedding", tiny.write_router(folder / "router"), {"variants": ("document", "query")}),
         (
             "cross-encoder",

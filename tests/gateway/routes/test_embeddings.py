@@ -244,8 +244,10 @@ def test_unknown_model_is_404_and_lists_the_served_models(client: httpx2.Client)
     assert "served here: all-minilm-l6-v2" in error["message"]
 
 
-def test_reranker_is_not_an_embedding_model(client: httpx2.Client) -> None:
-    refused(client, 404, input="a", model="minilm-late-interaction")
+def test_reranker_is_not_an_embedding_model(client: httpx2.Client, odd_client: httpx2.Client) -> None:
+    refused(odd_client, 404, input="a", model="public-score")
+    error = refused(client, input="a", model="minilm-late-interaction")
+    assert "model 'minilm-late-interaction' does not offer dense" in error["message"]
 
 
 def test_text_of_megabytes_is_truncated_before_tokenization(client: httpx2.Client) -> None:
