@@ -133,3 +133,17 @@ def test_labels_need_a_classifier(client: httpx2.Client, path: str, more: dict[s
     answer = client.post(path, json={"input": "a", "model": "all-minilm-l6-v2", **more})
     message = "there is no model 'all-minilm-l6-v2' for this endpoint; served here: none"
     assert (answer.status_code, answer.json()["error"]["message"]) == (404, message)
+
+
+def test_token_vectors_are_those_of_v1(odd_client: httpx2.Client) -> None:
+    texts = ["a conch", "a trumpet of brass"]
+    expected = vectors(odd_client, texts, model="every-output", embedding_type="multi_vector")
+    for more in ({"task": "token_embed"}, {}):
+        found = post(odd_client, "/pooling", model="every-output", input=texts, **more)["data"]
+        assert [item["data"] for item in found] == [pytest.approx(np.array(one), abs=1e-6) for one in expected]
+    (item,) = post(odd_client, "/pooling", model="every-output", input=texts[0], encoding_format="base64")["data"]
+    decoded = np.frombuffer(base64.b64decode(item["data"]), "<f4").reshape(-1, 8)
+    assert decoded == pytest.approx(np.array(expected[0]), abs=1e-6)
+    (item,) = post(odd_client, "/pooling", model="every-output", input=texts[0], dimensions=4)["data"]
+    assert np.linalg.norm(item["data"], axis=1) == pytest.approx(1)
+    assert np.array(item["data"]).shape == (len(expected[0]), 4)
