@@ -34,7 +34,7 @@ PAGE = Path("docs/repository-entry.md").read_text()
 SAID: Mapping[str, Any] = {"aliases": ("a", "b"), "default": True, "license": "MIT"}
 INSTRUCT = {"query": "Instruct: find shells\nQuery: "}
 LABELS = {0: "no", 1: "so, so", 2: "yes"}
-ENTRIES = 27
+ENTRIES = 30
 
 
 @pytest.fixture(scope="module")

@@ -76,11 +76,10 @@ def encode(content: object) -> bytes:
         raw = {name: written[id(value)] for name, value in lists.items()}
         return msgspec.json.encode(msgspec.structs.replace(content, **raw))
     if isinstance(content, list):
-        return (
-            b"["
-            + b",".join(encode(item) if isinstance(item, list) else msgspec.json.encode(item) for item in content)
-            + b"]"
-        )
+        parts = [b"["]
+        for item in content:
+            parts += encode(item) if isinstance(item, list) else msgspec.json.encode(item), b","
+        return b"".join([*parts[: -1 if content else None], b"]"])  # once: it may have hundreds of megabytes
     return msgspec.json.encode(content)
 
 

@@ -42,6 +42,8 @@ Keep = Callable[[int, Floats], Floats]
 """Makes what to keep of a row's token vectors, given its index and all of its vectors with padding, [L, d]. The result
 must not be a view of them, since they are part of a whole batch."""
 
+NO_VECTORS = np.empty((0, 0), np.float32)
+NO_TERMS = Sparse(np.empty(0, np.int32), np.empty(0, np.float32))
 NO_QUERY: Sequence[int] = ()
 """The query in a row for a late-interaction model that has only a document. It costs nothing."""
 NO_DOCUMENT: Sequence[int] = (0,)
@@ -113,16 +115,7 @@ async def infer_texts(
         return inputs
 
     def store(indices: Sequence[int], outputs: Sequence[NDArray[Any]]) -> None:
-        found = dict(zip(names, outputs, strict=True))
-        if EMBEDDING in found:
-            computed.embedding[indices] = found[EMBEDDING]
-        if SCORE in found:
-            computed.score[indices] = found[SCORE]
-        if SPARSE_WEIGHTS in found:
-            _store_sparse(computed, model, indices, found[SPARSE_INDICES], found[SPARSE_WEIGHTS])
-        for name, kept in ((TOKENS, computed.tokens), (QUERY_TOKENS, computed.query_tokens)):
-            for index, vectors in zip(indices, found.get(name, ()), strict=False):
-                kept[index] = keep(index, vectors)
+        _store(computed, model, indices, dict(zip(names, outputs, strict=True)), keep)
 
     names = [name for name in model.outputs if FIELDS[name] in wanted]
     computed = _nothing(model, len(rows), wanted)
@@ -138,13 +131,31 @@ async def infer_texts(
 
 def _nothing(model: TextModel, rows: int, wanted: Set[Wanted]) -> Computed:
     def matrix(name: Wanted) -> Floats:
-        return np.empty((rows, model.outputs[name].dims[-1]) if name in wanted else (0, 0), np.float32)
+        return np.empty((rows, model.outputs[name].dims[-1]), np.float32) if name in wanted else NO_VECTORS
 
-    def vectors(name: Wanted) -> list[Floats]:
-        return [np.empty((0, 0), np.float32)] * rows if name in wanted else []
+    return Computed(
+        matrix(EMBEDDING),
+        matrix(SCORE),
+        [NO_TERMS] * rows if "sparse" in wanted else [],
+        [NO_VECTORS] * rows if "tokens" in wanted else [],
+        [NO_VECTORS] * rows if "query_tokens" in wanted else [],
+    )
 
-    terms = [Sparse(np.empty(0, np.int32), np.empty(0, np.float32))] * rows if "sparse" in wanted else []
-    return Computed(matrix(EMBEDDING), matrix(SCORE), terms, vectors(TOKENS), vectors(QUERY_TOKENS))
+
+def _store(
+    computed: Computed, model: TextModel, rows: Sequence[int], outputs: Mapping[str, NDArray[Any]], keep: Keep
+) -> None:
+    """Keep the outputs of some rows."""
+    if EMBEDDING in outputs:
+        computed.embedding[rows] = outputs[EMBEDDING]
+    if SCORE in outputs:
+        computed.score[rows] = outputs[SCORE]
+    if SPARSE_WEIGHTS in outputs:
+        _store_sparse(computed, model, rows, outputs[SPARSE_INDICES], outputs[SPARSE_WEIGHTS])
+    for name, kept in ((TOKENS, computed.tokens), (QUERY_TOKENS, computed.query_tokens)):
+        if name in outputs:
+            for row, vectors in zip(rows, outputs[name], strict=True):
+                kept[row] = keep(row, vectors)
 
 
 def _store_sparse(
