@@ -48,7 +48,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
         role=CLASSIFIER,
         fields=(TEXT, FIRST_LENGTH) if rows.segments else (TEXT,),
         outputs=(Output(SCORE, (len(labels),)),),
-        head=CrossEncoder(encoder, SequenceClassifier(model)),
+        head=CrossEncoder(encoder, SequenceClassifier(model, int(rows.text("a", words.max_tokens)[0][-1]))),
         reference=lambda row: {SCORE: _logits(model, row)},
         samples=lambda: [_sample(rows, i, length) for i, length in enumerate(samples.lengths(words))],
         vocabulary=words,

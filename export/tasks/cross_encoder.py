@@ -58,7 +58,8 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     pairs = Pairs(TextRows(words, _has_segments(spec, reference, template)), template, prompt)
     encoder = RowEncoder(model.base_model, spec.backend)
     scorer = reference[-1]
-    head = _Answer(model, scorer) if isinstance(scorer, LogitScore) else SequenceClassifier(model)
+    last = int(pairs.row("a", "b", words.max_tokens)[0][-1])
+    head = _Answer(model, scorer) if isinstance(scorer, LogitScore) else SequenceClassifier(model, last)
     tower = Tower(
         name=spec.name,
         role=CROSS_ENCODER,

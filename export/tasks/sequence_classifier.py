@@ -54,12 +54,18 @@ class Given(torch.nn.Module):
 class SequenceClassifier(torch.nn.Module):
     """The head of a sequence classifier: token vectors of its base model, [N, L, D] or packed, to logits [N, C]."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, last: int) -> None:
+        """Take the head of a model.
+
+        Args:
+            model: a sequence classifier of transformers.
+            last: the token that rows end with. If it is also that of padding, decoders look at the token before it.
+        """
         super().__init__()
         self.base = Given(_pooler(model.base_model))
         self.model = copy.copy(model)
         self.model._modules = {**model._modules, model.base_model_prefix: self.base}
-        self.pooling = self._pooling(model.config.hidden_size)
+        self.pooling = self._pooling(model.config.hidden_size, last)
         """The pooling that it begins with; None if it is another one, which takes padded rows."""
 
     def forward(self, hidden: Tensor, rows: AnyRows) -> Tensor:
@@ -84,11 +90,12 @@ class SequenceClassifier(torch.nn.Module):
         """A token that is not padding."""
         return 1 if self.model.config.pad_token_id != 1 else 0
 
-    def _pooling(self, width: int) -> str | None:
+    def _pooling(self, width: int, last: int) -> str | None:
         """The pooling of token vectors after which their number makes no difference."""
         length = torch.tensor((3, 5))
         ids = torch.full((2, 5), self._token)
         ids[0, 3:] = self.model.config.pad_token_id or 0
+        ids[torch.arange(2), length - 1] = last
         rows = Rows(ids, length, length)
         hidden = torch.randn(2, 5, width, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():

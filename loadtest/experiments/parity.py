@@ -122,6 +122,15 @@ CASES: Sequence[Case] = (
         "inference-free SPLADE (DistilBERT)", "sparse", tiny.write_inference_free, {"variants": ("document", "query")}
     ),
     Case(M3, "text-embedding", tiny.write_m3),
+    *(
+        Case(f"{name}, {labels}", "classification", partial(tiny.write_cross_encoder, name=name, labels=count))
+        for name, labels, count in (
+            ("BERT", "1 label", 1),
+            ("XLM-RoBERTa", "3 labels", 3),
+            ("ModernBERT", "40 labels", 40),
+            ("Qwen3", "3 labels", 3),
+        )
+    ),
     Case("any (BERT)", "multi-vector", tiny.write_plain),
     Case("ColBERT (Stanford)", "multi-vector", partial(tiny.write_colbert, pylate=False)),
     Case("ColBERT (PyLate)", "multi-vector", partial(tiny.write_colbert, pylate=True)),

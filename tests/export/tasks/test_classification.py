@@ -138,6 +138,15 @@ def test_samples_are_texts_and_pairs_of_every_length(tmp_path: Path) -> None:
     assert [int(row[1]) < len(row[0]) for row in rows] == [False, False, False, *[True, False] * 3, True]
 
 
+@pytest.mark.parametrize(("name", "pooling"), [("BERT", "cls"), ("Qwen3", None)])
+def test_pooling_of_packed_rows_is_that_of_rows_with_their_last_token(
+    name: str, pooling: str | None, tmp_path: Path
+) -> None:
+    tower = load(tiny.write_cross_encoder(tmp_path, name, labels=3))
+    # Qwen3's texts end with the token that is also its padding, and its classifier looks at the token before it.
+    assert tower.head.classifier.pooling == pooling  # type: ignore[union-attr]
+
+
 def test_model_without_a_classifier_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"^\[tiny\] source: BertModel is not a sequence classifier$"):
         load(tiny.write_plain(tmp_path))

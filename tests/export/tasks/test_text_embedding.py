@@ -169,12 +169,13 @@ def test_tokens_are_those_of_sentence_transformers_where_the_embedding_is_their_
 ) -> None:
     match source:
         case "no prompt":
-            folder = tiny.write_modules(tmp_path, source)
+            pooling = Pooling(tiny.WIDTH, "mean", include_prompt=False)
+            folder = with_settings(saved(tmp_path, pooling), prompts=tiny.PROMPTS)
         case "truncated":
             folder = with_settings(tiny.write_embedding(tmp_path), truncate_dim=16)
         case _:
-            pooling = "cls" if source == "cls" else "mean"
-            folder = tiny.write_embedding(tmp_path, pooling=pooling, dense=source == "dense")
+            mode = "cls" if source == "cls" else "mean"
+            folder = tiny.write_embedding(tmp_path, pooling=mode, dense=source == "dense")
     tower = load(spec(folder))
     if source in ("cls", "dense"):
         assert [output.name for output in tower.outputs] == ["embedding"]
