@@ -15,16 +15,19 @@ from tritonclient.grpc import model_config_pb2 as pb
 from export import config_pbtxt
 from export.manifest import PRECISIONS, Backend, ModelSpec
 from export.runtime.contract import CLASSIFIER, CROSS_ENCODER, FIELDS, IMAGE_EMBEDDING, LATE_INTERACTION, TEXT_EMBEDDING
+from export.runtime.contract import OUTPUTS as WRITTEN_OUTPUTS
 from export.runtime.contract import Parameters as Written
 from export.sources.resolve import resolve
 from export.tasks.load import load_towers
 from gateway.contract import (
+    OUTPUTS,
     PREFIXES,
     ROLES,
     SEGMENTS,
     ImageParameters,
     Parameters,
     TextParameters,
+    outputs,
     read,
 )
 from gateway.triton import ModelConfig, Output
@@ -149,6 +152,12 @@ def test_gateway_sends_the_tensors_that_a_config_asks_for(configs: list[pb.Model
         else:
             segments = {name for segment in SEGMENTS[role] for name in segment}
             assert segments <= given <= segments | set(PREFIXES)
+
+
+def test_gateway_knows_every_output_that_a_config_has(configs: list[pb.ModelConfig]) -> None:
+    for config in configs:
+        assert set(outputs(told(config))) == {tensor.name for tensor in config.output}
+    assert {name for names in OUTPUTS.values() for name in names} == set(WRITTEN_OUTPUTS)
 
 
 def test_roles_are_those_of_the_gateway_and_of_the_page() -> None:
