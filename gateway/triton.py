@@ -306,7 +306,9 @@ def _read(response: ModelInferResponse, model: str, output: Output) -> NDArray[n
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    return len(shape) == len(expected) and all(want in {-1, size} for size, want in zip(shape, expected, strict=True))
+    return shape == expected or (
+        len(shape) == len(expected) and all(want in {-1, size} for size, want in zip(shape, expected, strict=True))
+    )
 
 
 # UNAVAILABLE has three causes that clients must tell apart. The texts are those of Triton's scheduler_utils.cc.
