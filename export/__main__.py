@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from msgspec.structs import replace
 from rich import box
@@ -213,26 +213,31 @@ class _Stages:
 def _report(entries: Sequence[Entry]) -> Table:
     table = Table(title="Compared with the reference", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
-    for column in ("precision", "measure"):
+    for column in ("precision", "output"):
         table.add_column(column)
     for column in ("worst", "mean", "allowed", "tokens/s", "MiB", "seconds"):
         table.add_column(column, justify="right")
     for entry in entries:
         size, seconds = f"{entry.proof['bytes'] / 2**20:.0f}", f"{entry.proof['seconds']:.0f}"
         for speed in entry.proof["speed"]:
-            found = [one for one in entry.proof["parity"] if one["precision"] == speed["precision"]]
-            worst, mean = (max(one[key] for one in found) for key in ("worst", "mean"))
-            table.add_row(
-                entry.folder.name,
-                speed["precision"],
-                found[0]["measure"],
-                f"{worst:.0e}",
-                f"{mean:.0e}",
-                f"{found[0]['tolerance']['worst']:.0e}",
-                f"{speed['per_second']:,.0f}" + ("" if speed["unit"] == "tokens" else " img"),
-                size,
-                seconds,
-            )
+            rate = f"{speed['per_second']:,.0f}" + ("" if speed["unit"] == "tokens" else " img")
+            outputs: dict[str, list[dict[str, Any]]] = {}
+            for one in entry.proof["parity"]:
+                if one["precision"] == speed["precision"]:
+                    outputs.setdefault(one["output"], []).append(one)
+            for output, found in outputs.items():
+                worst, mean = (max(one[key] for one in found) for key in ("worst", "mean"))
+                table.add_row(
+                    entry.folder.name,
+                    speed["precision"],
+                    output,
+                    f"{worst:.0e}",
+                    f"{mean:.0e}",
+                    f"{found[0]['tolerance']['worst']:.0e}",
+                    rate,
+                    size,
+                    seconds,
+                )
     return table
 
 

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -46,7 +47,7 @@ MAX_PROBLEM = 500
 """Maximum length of a logged problem in characters: it may quote an entry of megabytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TritonModel:
     """A model in Triton: all of a public model, or its part for texts or images."""
 
@@ -58,12 +59,12 @@ class TritonModel:
     """By their names in `contract.OUTPUTS`, in that order."""
     max_batch_size: int
 
-    @property
+    @cached_property
     def width(self) -> int:
         """The dimensions of its vectors, else the columns of its score, else 0."""
         return width(self.outputs)
 
-    @property
+    @cached_property
     def offers(self) -> frozenset[Offer]:
         """What clients may ask it for."""
         offers: set[Offer] = {offer for offer, output in OFFERED_BY.items() if output in self.outputs}
@@ -74,7 +75,7 @@ class TritonModel:
         return frozenset(offers)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TextModel(TritonModel):
     """A Triton model whose input is token ids."""
 
@@ -109,7 +110,7 @@ class TextModel(TritonModel):
     """Maximum number of tokens in one Triton request, unless a single row has more."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ImageModel(TritonModel):
     """A Triton model whose input is images."""
 
@@ -118,7 +119,7 @@ class ImageModel(TritonModel):
     """Patches per image; reported in `usage` as tokens."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Model:
     """A public model: one Triton model, one per variant, or one for texts and one for images in one vector space."""
 
@@ -138,7 +139,7 @@ class Model:
     variants: Mapping[str, TextModel] = field(default_factory=dict)
     """Text models by the name of the variant."""
 
-    @property
+    @cached_property
     def triton_models(self) -> tuple[TritonModel, ...]:
         """All Triton models of this model."""
         texts = self.variants.values() or (self.text,)
@@ -149,7 +150,7 @@ class Model:
         """As of each of its Triton models."""
         return self.triton_models[0].width
 
-    @property
+    @cached_property
     def offers(self) -> frozenset[Offer]:
         """What clients may ask it for."""
         return frozenset().union(*(triton_model.offers for triton_model in self.triton_models))
@@ -330,12 +331,16 @@ def _missing(model: Model) -> list[str]:
 
 
 def _text_model(config: ModelConfig, parameters: TextParameters, tokenizer: TextTokenizer) -> TextModel:
-    prompts = parameters.prompts
+    prompts, found = parameters.prompts, outputs(config)
+    if parameters.tokens_pooling != "none":
+        for name in (EMBEDDING, TOKENS):
+            if name not in found:
+                raise ValueError(f"tokens_pooling is {parameters.tokens_pooling}, but there is no output {name}")
     return TextModel(
         name=parameters.name,
         triton_name=config.name,
         role=config.parameters["role"],
-        outputs=outputs(config),
+        outputs=found,
         max_batch_size=parameters.max_batch_size,
         max_tokens=parameters.max_tokens,
         vocabulary_size=parameters.vocabulary_size,

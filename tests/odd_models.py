@@ -67,7 +67,7 @@ class TritonPythonModel:
     def initialize(self, args):
         config = json.loads(args["model_config"])
         self.inputs = [tensor["name"] for tensor in config["input"]]
-        self.terms = next(int(out["dims"][0]) for out in config["output"] if out["name"] == "sparse_weights")
+        self.terms = next((int(out["dims"][0]) for out in config["output"] if out["name"] == "sparse_weights"), 0)
 
     def execute(self, requests):
         answers = []
@@ -187,6 +187,8 @@ def write_odd_repository(repository: Path, target: Path) -> Path:
     _write_formula(target / "every-output", default, "late-interaction", late, outputs, **told)
     outputs = {"sparse_indices": (4,), "sparse_weights": (4,)}
     _write_formula(target / "four-terms", default, "text-embedding", pair, outputs, default="true")
+    outputs = {"embedding": (8,), "tokens": (-1, 8)}
+    _write_formula(target / "mean", default, "text-embedding", pair, outputs, prompts=prompts, tokens_pooling="mean")
     return target
 
 

@@ -33,7 +33,8 @@ from loadtest.tools import tiny
 PAGE = Path("docs/repository-entry.md").read_text()
 SAID: Mapping[str, Any] = {"aliases": ("a", "b"), "default": True, "license": "MIT"}
 INSTRUCT = {"query": "Instruct: find shells\nQuery: "}
-ENTRIES = 24
+LABELS = {0: "no", 1: "so, so", 2: "yes"}
+ENTRIES = 27
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[ModelSpec]:
             tiny.write_cross_encoder(folder / "classes", labels=3, id2label={0: "no", 1: "so", 2: "yes"}),
             {"positive_class": "yes"},
         ),
+        ("classification", tiny.write_cross_encoder(folder / "labels", labels=3, id2label=LABELS), {}),
         (
             "cross-encoder",
             tiny.write_decoder_reranker(folder / "decoder"),
@@ -119,6 +121,8 @@ def test_gateway_reads_the_values_that_the_export_meant(configs: list[pb.ModelCo
     assert instructed.instructed_prompts == {"query": "Instruct: {instruction}\nQuery: "}
     classes, *_ = (read(config, TextParameters) for config in by_role["cross-encoder"])
     assert (classes.activation, classes.positive_class) == ("softmax", 2)
+    labels, *_ = (read(config, TextParameters) for config in by_role["classifier"])
+    assert (labels.activation, labels.labels) == ("softmax", tuple(LABELS.values()))
     templates = [read(config, TextParameters).template for config in by_role["cross-encoder"]]
     assert any(template and template.instructed and "{query}" in template.prefix for template in templates)
     assert {read(config, TextParameters).max_query_tokens for config in by_role["late-interaction"]} == {32}

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from export.packing.encoder import RowEncoder
 from export.packing.layout import Layout, columns
@@ -231,14 +232,20 @@ class LateInteraction(torch.nn.Module):
         of_pair = torch.arange(0)
         if self.encoder.packed:
             marked = torch.where(query.valid, query.ids, -1)
-            ids, of_pair = torch.unique(marked, dim=0, return_inverse=True)  # [M, L], [N]
+            ids, of_pair = torch.unique(marked, dim=0, return_inverse=True)  # [M, L], [N], ascending
             length = (ids >= 0).to(torch.int64).sum(1)
-            query = Rows(ids.clamp(min=0), length, length)
+            # A query of no tokens is none, where only outputs of the document are wanted. It would be the first.
+            some = (length > 0).nonzero()[:, 0]
+            of_pair = of_pair - (length == 0).to(torch.int64).sum()
+            query = Rows(ids.clamp(min=0)[some], length[some], length[some])
         query = self.expand(query)
         queries, documents = self.encoder.parts(query, document)
         vectors, compared = self.projection(queries), self.projection(documents)
         counted, seen = self._counted(query, "query"), self._counted(document, "document")
         if self.encoder.packed:
+            counted = counted[:, : vectors.shape[1]]  # of no queries, vectors have no length either
+            # With a row of zeros behind them, which -1 takes.
+            vectors, counted = functional.pad(vectors, (0, 0, 0, 0, 0, 1)), functional.pad(counted, (0, 0, 0, 1))
             vectors, counted = vectors[of_pair], counted[of_pair]  # [N, Lq, E]
 
         # Divided by the norms afterwards: what follows the last product, OpenVINO computes in fp32 even if all else is

@@ -12,7 +12,7 @@ class Layout:
     """The positions of the T tokens of N packed rows; L is the length of the longest row."""
 
     length: Tensor
-    """int64 [N], the tokens of each row, at least 1."""
+    """int64 [N], the tokens of each row, at least 1; N may be 0."""
     start: Tensor
     """int64 [N], where each row begins in the packed sequence."""
     position: Tensor
@@ -27,7 +27,7 @@ class Layout:
         """Lay out rows of the given lengths, int64 [N]."""
         end = torch.cumsum(length, 0)
         start = end - length
-        width = length.max()
+        width = torch.cat([length, torch.zeros(1, dtype=torch.int64)]).max()
         token = columns(length.sum())
         row = (token[:, None] >= end[None]).to(torch.int64).sum(1)
         position = token - start[row]

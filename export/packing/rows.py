@@ -20,7 +20,7 @@ class Rows:
     ids: Tensor
     """int64 [N, L]."""
     length: Tensor
-    """int64 [N], tokens to compute of each row, at least 1."""
+    """int64 [N], tokens to compute of each row."""
     visible: Tensor
     """int64 [N], tokens of each row that others attend to: all, or those before its expansion."""
     first_length: Tensor | None = None
@@ -94,7 +94,7 @@ class Rows:
         ColBERT expands queries with its mask token (Khattab and Zaharia 2020, arXiv 2004.12832, section 3.2), and
         SigLIP has only ever seen texts of one length.
         """
-        length = self.length.clamp(min=to)
+        length = torch.where(self.length > 0, self.length.clamp(min=to), 0)  # of nothing there is nothing to expand
         width = torch.maximum(torch.as_tensor(self.ids.shape[1]), torch.tensor(to))
         column = columns(width)
         ids = self.ids[:, torch.minimum(column, torch.as_tensor(self.ids.shape[1]) - 1)]
@@ -232,9 +232,9 @@ def from_ragged(ids: Tensor, stride: Tensor, length: Tensor, padding: int) -> Ro
         padding: the token to pad with.
     """
     stride = stride.to(torch.int64)
-    length = torch.minimum(length.squeeze(1).to(torch.int64), stride).clamp(min=1)  # never into another's row
+    length = torch.minimum(length.squeeze(1).to(torch.int64), stride).clamp(min=0)  # never into another's row
     start = torch.cumsum(stride, 0) - stride
-    column = columns(length.max())
+    column = columns(length.max().clamp(min=1))
     valid = column[None] < length[:, None]
     place = torch.where(valid, start[:, None] + column[None], torch.zeros_like(column)[None])
     return Rows(torch.where(valid, ids[place], padding), length, length)
@@ -253,7 +253,8 @@ def to_ragged(values: Tensor, stride: Tensor, length: Tensor) -> Tensor:
     place = token - (end - stride)[row]
     inside = place < length[row]
     width = torch.as_tensor(values.shape[1])
-    flat = values.flatten(0, 1)[row * width + torch.minimum(place, width - 1)]
+    flat = values.reshape(-1, *map(int, values.shape[2:]))  # numbers, so that the output's shape has some
+    flat = flat[row * width + torch.minimum(place, width - 1)]
     return torch.where(inside.reshape(-1, *[1] * (flat.dim() - 1)), flat, torch.zeros((), dtype=flat.dtype))
 
 

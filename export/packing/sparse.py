@@ -6,6 +6,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutput
 
 from export.errors import SourceError
@@ -29,7 +30,9 @@ class Splade(torch.nn.Module):
     or twice (Formal et al. 2021, arXiv 2107.05720 and 2109.10086; Shen et al. 2025, arXiv 2504.14839).
     """
 
-    def __init__(self, encoder: RowEncoder, words: "WordLogits", *, most: int, logs: int, total: bool) -> None:
+    def __init__(
+        self, encoder: RowEncoder, words: "WordLogits", *, most: int, logs: int, total: bool, limited: bool = False
+    ) -> None:
         """Take an encoder and what turns its vectors into logits.
 
         Args:
@@ -38,6 +41,7 @@ class Splade(torch.nn.Module):
             most: words to keep, K.
             logs: how often log(1 + x) is taken.
             total: whether a word's weight is the sum over the tokens.
+            limited: whether the source itself keeps no more than K - 1: the last word then has no weight.
         """
         super().__init__()
         self.encoder = encoder
@@ -45,9 +49,12 @@ class Splade(torch.nn.Module):
         self.most = most
         self.logs = logs
         self.total = total
+        self.limited = limited
 
     def forward(self, rows: AnyRows) -> Mapping[str, Tensor]:
         weights, ids = torch.topk(self.weights(rows), self.most, dim=1)
+        if self.limited:
+            weights = functional.pad(weights[:, :-1], (0, 1))
         return {SPARSE_INDICES: ids.to(torch.int32), SPARSE_WEIGHTS: weights}
 
     def weights(self, rows: AnyRows) -> Tensor:
@@ -102,8 +109,8 @@ class WordLogits(torch.nn.Module):
         if not isinstance(decoder, torch.nn.Linear) or not path:
             raise SourceError(f"source: {type(model).__name__} has no linear layer for its vocabulary at the end")
         self.register_buffer("table", decoder.weight.detach())
-        bias = decoder.bias if decoder.bias is not None else torch.zeros(len(decoder.weight))
-        self.register_buffer("bias", bias.detach())
+        bias: Tensor | None = decoder.bias
+        self.register_buffer("bias", torch.zeros(len(decoder.weight)) if bias is None else bias.detach())
         self.base = _Given()
         self.model = _with(_with(model, path, torch.nn.Identity()), model.base_model_prefix, self.base)
         hidden = torch.randn(2, 5, model.config.hidden_size, generator=torch.Generator().manual_seed(0))

@@ -17,6 +17,8 @@ Row = tuple[Array, ...]
 """One row of a batch, with a value for each field of the graph: token ids 1-D and without padding, a number 0-D, or the
 pixels of an image."""
 
+NOTHING: Ids = np.zeros(1, np.int64)
+"""What a row without tokens is stored as."""
 IMAGE_TOKENS = 128
 """Tokens that an image counts as in a pack."""
 
@@ -45,6 +47,8 @@ class Tokens:
     """INT32 [b, 1], the real tokens of each row."""
     stride: str
     """INT32 [b], the stored length of each row. Only the graph has it: Triton or the engine fills it in."""
+    least: int = 1
+    """Tokens of a row, at least."""
 
     @property
     def name(self) -> str:
@@ -63,15 +67,17 @@ class Tokens:
     def feed(self, values: Sequence[Array]) -> dict[str, Array]:
         """The graph's inputs for a pack of rows."""
         length = np.fromiter(map(len, values), np.int32, len(values))
-        return {self.ids: np.concatenate(values), self.stride: length, self.length: length[:, None]}
+        stored = [value if len(value) else NOTHING for value in values]
+        stride = np.maximum(length, len(NOTHING))
+        return {self.ids: np.concatenate(stored), self.stride: stride, self.length: length[:, None]}
 
     def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:
         """Take each row's ids out of a request's tensors, without their padding."""
         ids, length = tensors[self.ids], tensors[self.length]
         limit = min(ids.shape[1], limits.max_tokens)
-        _check_range(self.length, length, 1, limit)
+        _check_range(self.length, length, self.least, limit)
         rows: list[Array] = [row[:n] for row, n in zip(ids, length[:, 0].tolist(), strict=True)]
-        for row in rows:
+        for row in filter(len, rows):
             _check_range(self.ids, row, 0, limits.vocabulary_size - 1)
         return rows
 
@@ -130,7 +136,8 @@ FIRST_LENGTH = Prefix("first_length", "length", least=1)
 """The first segment, which has segment embeddings of its own."""
 PROMPT_LENGTH = Prefix("prompt_length", "length", least=0)
 """The prompt, which is not pooled."""
-QUERY = Tokens("query_ids", "query_length", "query_stride")
+QUERY = Tokens("query_ids", "query_length", "query_stride", least=0)
+"""Of no tokens where only outputs of the document are wanted."""
 DOCUMENT = Tokens("document_ids", "document_length", "document_stride")
 PIXELS = Pixels("pixels")
 FIELDS: tuple[Field, ...] = (TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS)

@@ -105,7 +105,8 @@ class Pack:
         if not self._queries:
             return Sizes(tokens, self.number + 1, longest)
         pairs = max(2, self.number)
-        return Sizes(tokens, self._queries + pairs + 1, longest, pairs, _aligned(max(self._lengths[: self._queries])))
+        longest_query = max(1, *self._lengths[: self._queries])
+        return Sizes(tokens, self._queries + pairs + 1, longest, pairs, _aligned(longest_query))
 
     @property
     def text_tokens(self) -> list[tuple[int, int]]:
@@ -235,7 +236,7 @@ def _distinct(values: Sequence[Array]) -> tuple[list[Array], list[int]]:
 
 def _expanded(ids: Array, expansion: Expansion | None, field: str) -> tuple[Array, int]:
     """A row filled up if it is short, and how many of its tokens are seen."""
-    if expansion is None or field != expansion.field or len(ids) >= expansion.length:
+    if expansion is None or field != expansion.field or not len(ids) or len(ids) >= expansion.length:
         return ids, len(ids)
     filled = np.full(expansion.length, expansion.token, ids.dtype)
     filled[: len(ids)] = ids

@@ -214,7 +214,8 @@ class Engine:
     def cost(self, row: Row) -> int:
         """Tokens of a row, at most: a query that other rows have too is computed once."""
         return sum(
-            max(field.cost(value), least) for field, value, least in zip(self.fields, row, self._least, strict=True)
+            max(field.cost(value), least if value.size else 0)
+            for field, value, least in zip(self.fields, row, self._least, strict=True)
         )
 
     def _compute(

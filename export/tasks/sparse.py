@@ -126,6 +126,7 @@ def _tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> T
                 most=kept,
                 logs=LOGS[pooling.activation_function],
                 total=pooling.pooling_strategy == "sum",
+                limited=most is not None and kept > most,
             )
             packed = encoder.packed
         case (SparseStaticEmbedding() as static,) if most is None:

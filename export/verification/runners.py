@@ -168,7 +168,7 @@ def request(rows: Sequence[Row], fields: Sequence[Field]) -> Tensors:
     for field, values in zip(fields, zip(*rows, strict=True), strict=True):
         tensors |= {name: array for name, array in field.feed(values).items() if name in field.inputs}
         if isinstance(field, Tokens):
-            longest = max(map(len, values))
+            longest = max(1, *map(len, values))
             tensors[field.ids] = np.stack([np.pad(ids, (0, longest - len(ids))) for ids in values])
     return tensors
 

@@ -7,11 +7,12 @@ from gateway.catalog import Model, Offer, TextModel
 from gateway.contract import LATE_INTERACTION
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
-from gateway.service import prompts
+from gateway.service import late_chunking, prompts
 from gateway.service.caller import Caller
-from gateway.service.chunks import Chunking
+from gateway.service.chunks import Chunking, Span
 from gateway.service.classify import Classification, Input, classify
 from gateway.service.embed import DENSE, Embeddings, Item, embed
+from gateway.service.hybrid import Weights
 from gateway.service.prompts import SUFFIXES
 from gateway.service.rerank import Ranking, rerank
 from gateway.service.score import PairScores, TextPair, score_pairs
@@ -118,6 +119,7 @@ async def embed_items(
     instruction: str | None = None,
     kinds: Set[Offer] = DENSE,
     token_dimensions: int | None = None,
+    averages: bool = False,
 ) -> Embeddings:
     """Embed for a request, and record it.
 
@@ -132,6 +134,7 @@ async def embed_items(
         instruction: replaces the one in the model's prompt.
         kinds: kinds of vectors that the model offers.
         token_dimensions: how many dimensions of token vectors to keep; all by default.
+        averages: whether to split texts over the limit and average the vectors of their chunks.
 
     Raises:
         GatewayError: see `prompts.choose` and `embed`; or there is an instruction, but the model accepts only images.
@@ -155,10 +158,55 @@ async def embed_items(
         kinds=kinds,
         is_query=prompts.is_query(purpose),
         token_dimensions=token_dimensions,
+        averages=averages,
     )
     record_usage(request, len(items), embedded.text_tokens + embedded.image_tokens)
     request.state["record"].sparse_truncated = embedded.truncated
     request.state["record"].images = sum(item.image is not None for item in items) or None
+    return embedded
+
+
+async def embed_parts(
+    request: Request,
+    model: Model,
+    document: str,
+    parts: Sequence[Span],
+    *,
+    part_places: Sequence[str],
+    purpose: str | None,
+    place: str,
+    in_windows: bool,
+    instruction: str | None = None,
+) -> Embeddings:
+    """Embed parts of a document by late chunking for a request, and record it.
+
+    Args:
+        request: its body has been read.
+        model: an embedding model.
+        document: any text.
+        parts: start and end of each, in characters.
+        part_places: the field of each part in error messages.
+        purpose: of the document, such as "document"; see `prompts`.
+        place: the field that the purpose was sent in.
+        in_windows: whether to compute a document over the limit in windows.
+        instruction: replaces the one in the model's prompt.
+
+    Raises:
+        GatewayError: see `prompts.choose`, `late_chunking.check` and `late_chunking.embed_parts`.
+    """
+    model = prompts.for_purpose(model, purpose)
+    text_model = late_chunking.check(request.state["gateway"].catalog.models, model)
+    embedded = await late_chunking.embed_parts(
+        caller(request),
+        text_model,
+        document,
+        parts,
+        prompt=prompts.choose(text_model, purpose, place, instruction),
+        place="input",
+        part_places=part_places,
+        in_windows=in_windows,
+    )
+    record_usage(request, len(parts), embedded.text_tokens)
     return embedded
 
 
@@ -173,6 +221,7 @@ async def rank_texts(
     raw: bool = False,
     instruction: str | None = None,
     chunking: Chunking | None = None,
+    weights: Weights | None = None,
 ) -> Ranking:
     """Rank for a request, and record it.
 
@@ -186,6 +235,7 @@ async def rank_texts(
         raw: whether to return a cross-encoder's logits as scores.
         instruction: replaces the one in the model's template or prompt.
         chunking: how to split documents into chunks, the best of which counts.
+        weights: of the scores of several modes, for models that have them.
 
     Raises:
         GatewayError: see `rerank`.
@@ -200,6 +250,7 @@ async def rank_texts(
         raw=raw,
         instruction=instruction,
         chunking=chunking,
+        weights=weights,
     )
     record_usage(request, len(documents), ranking.tokens)
     return ranking

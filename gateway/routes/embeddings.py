@@ -1,7 +1,7 @@
 """POST /v1/embeddings, for clients of OpenAI, Jina, Voyage and others: texts, images, and pairs of both."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from typing import Annotated, ClassVar, Literal, cast, get_args
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -12,15 +12,17 @@ from gateway.catalog import Model, Offer
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.body import read, resolve_aliases
-from gateway.routes.calls import check_offers, embed_items, find_model_and_purpose
+from gateway.routes.calls import check_offers, embed_items, embed_parts, find_model_and_purpose
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
 from gateway.routes.fields import Instruction, PromptTokens, Side, Truncation, read_truncation
 from gateway.routes.http import Request, large_json_response
+from gateway.routes.late_chunking import divided, joined
 from gateway.routes.operation import Operation
-from gateway.service.embed import Embeddings, Item
+from gateway.service.embed import DENSE, Embeddings, Item
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
+from gateway.text.tokenizer import Truncate
 
 TokenIds = list[int]
 Form = EmbeddingType | Literal["sparse", "multi_vector"]
@@ -95,6 +97,14 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     model's limit."""
     truncation_side: Side | None = None
     """Which end of inputs over the limit to cut off. Default: right."""
+    enable_chunked_processing: bool | None = None
+    """Whether to split texts over the model's limit into chunks, as vLLM's servers do: their vector is the mean of the
+    chunks' vectors, weighted by tokens. With late_chunking, the document is computed in windows that overlap."""
+    late_chunking: bool | None = None
+    """Whether to compute all of the document in one pass, and one vector for each of its chunks, as in Jina's API. The
+    chunks are the texts of a list in their order, or chunk_spans of one text, or its sentences."""
+    chunk_spans: Annotated[list[tuple[int, int]], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
+    """For late_chunking of one text: start and end of each chunk, in characters (Unicode code points)."""
     task: str | None = None
     """The purpose of the texts in Jina's terms: retrieval.query, retrieval.passage, text-matching, classification,
     separation. Selects the prompt that the model puts before them. The name of a prompt works as well."""
@@ -118,7 +128,6 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
         "embedding_types": Refused("use embedding_type instead", ("float", ["float"])),
         "embed_dtype": Refused("floats are float32; use embedding_type for other types", ("float32",)),
         "endianness": Refused("base64 holds little-endian floats", ("little", "native")),
-        "late_chunking": Refused("not supported: pooling is part of the exported graph"),
         "max_tokens": Refused("use truncate_prompt_tokens instead"),
         "messages": Refused("conversations are not supported; send input"),
         "prompt": Refused("not supported; select one of the model's prompts by prompt_name, or send instruction"),
@@ -126,6 +135,13 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
         "truncation_direction": Refused("use truncation_side instead", ("right", "Right")),
         "use_activation": Refused("use normalized instead", (True,)),
     }
+
+
+class ChunkSpan(Struct):
+    """Where a chunk is in its text, in characters (Unicode code points)."""
+
+    start: int
+    end: int
 
 
 NUMBERS = {"type": "array", "items": {"type": "number"}}
@@ -149,6 +165,8 @@ class Embedding(Struct):
     ) = UNSET
     embeddings: Annotated[Raw, Meta(extra_json_schema=TOKEN_VECTORS)] | UnsetType = UNSET
     """Instead of `embedding`, with return_multivector."""
+    chunk: ChunkSpan | UnsetType = UNSET
+    """Present with late_chunking of one text."""
 
 
 class EmbeddingTokensDetails(Struct):
@@ -203,6 +221,9 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
     items = read_inputs(body.input, body.modality or ("any" if model.image is not None else "text"))
     place, purpose = _purpose(body, suffix)
     truncate, max_tokens = read_truncation(body.truncate, body.truncate_prompt_tokens, body.truncation_side)
+    _check_chunking(body, truncate, kinds)
+    if body.late_chunking:
+        return await _answer_late(request, body, model, items, purpose, place)
     embedded = await embed_items(
         request,
         model,
@@ -214,6 +235,7 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
         instruction=body.instruction,
         kinds=kinds,
         token_dimensions=body.dimensions,
+        averages=body.enable_chunked_processing is True,
     )
     numbers = embedded.numbers * len(_forms(body))
     return await large_json_response(
@@ -221,16 +243,58 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
     )
 
 
+async def _answer_late(
+    request: Request, body: EmbeddingRequest, model: Model, items: Sequence[Item], purpose: str | None, place: str
+) -> Response:
+    """Answer a request for late chunking."""
+    is_list = isinstance(body.input, list)
+    if is_list and body.chunk_spans is not None:
+        raise InvalidRequest("chunk_spans needs one text as input, not a list", param="chunk_spans")
+    document = joined(items) if is_list else divided(items[0], body.chunk_spans)
+    embedded = await embed_parts(
+        request,
+        model,
+        document.text,
+        document.parts,
+        part_places=document.places,
+        purpose=purpose,
+        place=place,
+        in_windows=body.enable_chunked_processing is True,
+        instruction=body.instruction,
+    )
+
+    def build() -> EmbeddingResponse:
+        response = _response(request.state["record"].request_id, body, model, embedded)
+        if not is_list:
+            for item, part in zip(response.data, document.parts, strict=True):
+                item.chunk = ChunkSpan(*part)
+        return response
+
+    return await large_json_response(request, build, embedded.numbers * len(_forms(body)))
+
+
+def _check_chunking(body: EmbeddingRequest, truncate: Truncate, kinds: Set[Offer]) -> None:
+    """Reject fields that contradict chunks, or need them."""
+    for name in ("enable_chunked_processing", "late_chunking"):
+        if getattr(body, name) and truncate != "none":
+            raise InvalidRequest(
+                f"{name} computes all of a text; it contradicts truncate and truncate_prompt_tokens", param=name
+            )
+        if getattr(body, name) and kinds != DENSE:
+            raise InvalidRequest(f"{name} supports dense vectors only, not sparse and multi_vector", param=name)
+    if body.chunk_spans is not None and not body.late_chunking:
+        raise InvalidRequest("chunk_spans needs late_chunking", param="chunk_spans")
+
+
 def _response(request_id: str, body: EmbeddingRequest, model: Model, embedded: Embeddings) -> EmbeddingResponse:
     tokens = embedded.text_tokens + embedded.image_tokens
-    field = "embeddings" if body.return_multivector else "embedding"
     return EmbeddingResponse(
         id=request_id,
         object="list",
         model=model.name,
         data=[
-            Embedding(object="embedding", index=i, **{field: Raw(embedding)})
-            for i, embedding in enumerate(write(embedded, body, model))
+            Embedding("embedding", i, *((UNSET, Raw(vector)) if body.return_multivector else (Raw(vector),)))
+            for i, vector in enumerate(write(embedded, body, model))
         ],
         usage=EmbeddingUsage(
             prompt_tokens=tokens,
@@ -358,7 +422,7 @@ def write(embedded: Embeddings, body: EmbeddingRequest, model: Model) -> list[by
     """
 
     def finished(raw: vectors.Floats, kind: Offer) -> vectors.Floats:
-        size, width = body.dimensions, encodings.size(model, None, kind=kind)
+        size, width = body.dimensions, encodings.width(model, kind)
         normalizes = body.normalized is not False or (size or width) < width
         return vectors.normalize(raw[:, :size]) if normalizes else raw
 

@@ -16,19 +16,26 @@ EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 `gateway.vectors`."""
 
 
+def width(model: Model, kind: Offer = "dense") -> int:
+    """The number of dimensions of a model's own vectors."""
+    return model.triton_models[0].outputs[OFFERED_BY[kind]].dims[-1]
+
+
 def size(model: Model, dimensions: int | None, place: str = "dimensions", kind: Offer = "dense") -> int:
     """The number of dimensions of the vectors to send.
 
     Raises:
         InvalidRequest: the model does not support this number.
     """
-    width = model.triton_models[0].outputs[OFFERED_BY[kind]].dims[-1]
-    sizes = sorted({width, *(size for size in model.dimensions if size < width)})
-    if dimensions is not None and dimensions not in sizes:
+    full = width(model, kind)
+    if dimensions is None:
+        return full
+    sizes = sorted({full, *(size for size in model.dimensions if size < full)})
+    if dimensions not in sizes:
         raise InvalidRequest(
             f"{place} is {dimensions}; model {model.name!r} supports {', '.join(map(str, sizes))}", param=place
         )
-    return dimensions or width
+    return dimensions
 
 
 def check(kinds: Sequence[EmbeddingType], size: int, place: str = "embedding_type") -> None:

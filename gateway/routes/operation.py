@@ -29,7 +29,8 @@ class Operation:
     request: type[Struct] | None = None
     """The type of the request's body."""
     example: Mapping[str, object] | None = None
-    """A request that works with the default models. (/classify and /predict need a classifier: none is among them.)"""
+    """A request that works with the default models. (/classify and /predict need a classifier, and /embed_sparse a
+    sparse model; neither is among them.)"""
     dialect: Dialect = OPENAI
     tag: str = SHARED
     needs_key: bool = True

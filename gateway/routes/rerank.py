@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
@@ -16,7 +17,9 @@ from gateway.routes.decoding import MAX_IGNORED, Refused
 from gateway.routes.fields import Instruction, PromptTokens, Side, resolve_truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
+from gateway.service import hybrid
 from gateway.service.chunks import Chunking
+from gateway.service.hybrid import Mode, Weights
 from gateway.service.rerank import Ranked
 from gateway.service.text_batches import MAX_ROWS
 
@@ -29,6 +32,28 @@ Document = dict[str, Any]
 TEXT = "text"
 RankFields = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=64)]
 """The fields of a document that form its text, in this order. A repeated field counts once."""
+
+
+Weight = Annotated[float, Meta(ge=0, le=1e6)]
+
+
+class ModeWeights(Struct, forbid_unknown_fields=True):
+    """How much each kind of score counts. A kind with weight 0 is not computed."""
+
+    dense: Weight = 0
+    """Of the cosine of the dense vectors of query and document."""
+    sparse: Weight = 0
+    """Of the dot product of their sparse vectors."""
+    multi_vector: Weight = 0
+    """Of the model's late interaction."""
+
+
+class ModeScores(Struct, omit_defaults=True):
+    """The scores by kind."""
+
+    dense: float | UnsetType = UNSET
+    sparse: float | UnsetType = UNSET
+    multi_vector: float | UnsetType = UNSET
 
 
 class RerankInput(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -50,7 +75,10 @@ class RerankInput(Struct, forbid_unknown_fields=True, kw_only=True):
     max_tokens_per_chunk: Annotated[int, Meta(ge=8)] | None = None
     """How many tokens of a document a chunk may have. Default, if documents are split: as many as the query leaves."""
     overlap_tokens: Annotated[int, Meta(ge=0)] | None = None
-    """How many tokens of a chunk may be repeated in the next. Default: 0."""
+    """How many tokens of a chunk, at most half of it, may be repeated in the next. Default: 0."""
+    weights: ModeWeights | None = None
+    """For models with dense, sparse and multi-vector output, such as bge-m3: a document's score is the weighted mean of
+    these scores. Default: the multi-vector score alone."""
     truncate_prompt_tokens: PromptTokens | None = None
     """A limit lower than the model's, as in vLLM's API: for a document, or for query and document together if the model
     is a cross-encoder. -1 for the model's limit."""
@@ -103,6 +131,8 @@ class Result(Struct, omit_defaults=True):
     document: Document | UnsetType = UNSET
     chunk: BestChunk | UnsetType = UNSET
     """Present if documents are split into chunks."""
+    scores: ModeScores | UnsetType = UNSET
+    """What relevance_score is the weighted mean of. Present if the request has weights."""
 
 
 class PromptTokensDetails(Struct):
@@ -210,6 +240,7 @@ async def rank_documents(
         raw=body.raw_scores is True,
         instruction=body.instruction,
         chunking=_chunking(body),
+        weights=_weights(body),
     )
 
     def describe(ranked: Ranked) -> Result:
@@ -221,6 +252,8 @@ async def rank_documents(
             result.chunk = BestChunk(chunk.index, chunk.start, chunk.end)
             if with_documents:
                 result.chunk.text = texts[ranked.index][chunk.start : chunk.end]
+        if ranked.modes:
+            result.scores = msgspec.convert(ranked.modes, ModeScores)
         return result
 
     return [describe(ranked) for ranked in ranking.results[:top_n]], ranking.tokens
@@ -231,6 +264,25 @@ def _chunking(body: RerankInput) -> Chunking | None:
     if (body.max_chunks_per_doc, body.max_tokens_per_chunk, body.overlap_tokens) == (None, None, None):
         return None
     return Chunking(body.max_tokens_per_chunk, body.overlap_tokens or 0, body.max_chunks_per_doc)
+
+
+def _weights(body: RerankInput) -> Weights | None:
+    """The weights above 0; None if the request has none.
+
+    Raises:
+        InvalidRequest: it has, but all are 0.
+    """
+    if body.weights is None:
+        return None
+    given: dict[Mode, float] = {
+        "dense": body.weights.dense,
+        "sparse": body.weights.sparse,
+        "multi_vector": body.weights.multi_vector,
+    }
+    weights: dict[Mode, float] = {mode: weight for mode, weight in given.items() if weight}
+    if not weights:
+        raise InvalidRequest("weights must not all be 0", param=hybrid.FIELD)
+    return weights
 
 
 def _limited(text_model: TextModel, limit: int | None) -> TextModel:

@@ -1,7 +1,9 @@
-"""Splits texts into chunks that a model can take, between words where it can."""
+"""Splits texts into chunks that a model can take, between words if possible, and averages their vectors."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from gateway.catalog import TextModel
 from gateway.errors import InvalidRequest, RequestTooLarge
@@ -10,12 +12,19 @@ from gateway.service.caller import Caller
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import Text
 from gateway.text.tokenizer import LocatedRow, PairFrame, TextTokenizer, Truncate
+from gateway.vectors import Floats, normalize
 
 Span = tuple[int, int]
 """Start and end, in characters of a text."""
 
 MAX_CHARACTERS = 2**21
 """Maximum length of a text in chunks, in characters: as much as is read of one text for a model of 32,768 tokens."""
+
+
+WORD = 3
+"""See `_quality`."""
+MARKS = frozenset(".!?…")
+"""The last characters of sentences in texts with spaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +34,7 @@ class Chunking:
     max_tokens: int | None = None
     """Maximum number of a chunk's own tokens. None: as many as the model takes."""
     overlap: int = 0
-    """How many tokens of a chunk, at most, are repeated at the beginning of the next."""
+    """How many tokens of a chunk, at most half of it, are repeated at the beginning of the next."""
     max_chunks: int | None = None
     """Maximum number of chunks of a text. None: no limit."""
 
@@ -38,11 +47,15 @@ class Chunk:
     """Position in the text's chunks."""
     row: list[int]
     """Token ids with special tokens and prompt, or in a frame."""
-    tokens: int
-    """How many of them are the chunk's own."""
     start: int
-    """In characters of the text."""
+    """In characters of the text, without spaces around it."""
     end: int
+    head: int = 0
+    """How many ids of the row are before its own."""
+    tokens: range = range(0)
+    """Which of the text's own tokens are in it."""
+    spans: Sequence[Span] = ()
+    """The characters of each of them; empty if the text is token ids."""
 
 
 async def split(
@@ -71,8 +84,7 @@ async def split(
         max_text_tokens: maximum number of a text's own tokens in all of its chunks.
 
     Raises:
-        InvalidRequest: a text is over a limit or produces no tokens, there is no room for a chunk or the overlap is
-            more than half of a chunk.
+        InvalidRequest: a text is over a limit or produces no tokens, or there is no room for a chunk.
         RequestTooLarge: there are more than MAX_ROWS chunks or more than MAX_TOKENS in them.
         TokenizerFailed: the tokenizer raised an error.
     """
@@ -126,10 +138,9 @@ def _split(
     after = tail if frame is None else frame.after
     room = model.max_tokens - len(head) - max(len(tail), len(after))
     room = min(room, chunking.max_tokens or room)
-    if room < 1 or chunking.overlap > room // 2:
+    if room < 1:
         raise InvalidRequest(
-            f"{place} can be split into chunks of {max(room, 0)} tokens, which must be at least 1, and twice the"
-            f" overlap of {chunking.overlap}",
+            f"{place} leaves no room for a chunk within the {model.max_tokens} tokens of model {model.name!r}",
             param=place,
         )
     first, last = 0, len(ids)
@@ -137,7 +148,7 @@ def _split(
         _check_truncation(truncate, place, f"{last} tokens", max_text_tokens)
         first, last = (last - max_text_tokens, last) if truncate == "start" else (0, max_text_tokens)
     parts = []
-    for part in _parts(text, spans, range(first, last), room, chunking.overlap):
+    for part in _parts(text, spans, range(first, last), room, min(chunking.overlap, room // 2)):
         parts.append(part)
         if len(parts) > MAX_ROWS:
             raise _too_many(place)
@@ -148,8 +159,10 @@ def _split(
         Chunk(
             index,
             head + ids[part.start : part.stop] + (tail if part.stop == len(ids) else after),
-            len(part),
-            *_trimmed(text, spans, part),
+            *_trimmed(text, spans[part.start : part.stop]),
+            len(head),
+            part,
+            spans[part.start : part.stop],
         )
         for index, part in enumerate(parts)
     ]
@@ -168,35 +181,53 @@ def _check_truncation(truncate: Truncate, place: str, what: str, limit: int) -> 
 
 
 def _parts(text: Text, spans: Sequence[Span], whole: range, room: int, overlap: int) -> Iterator[range]:
-    """Parts of up to `room` tokens, at least one. All but the last end within their last quarter, where it is best."""
+    """Parts of up to `room` tokens, at least one. All but the last end where it is best in their last quarter."""
     start, stop = whole.start, whole.stop
     while stop - start > room:
         end = start + room
         cut = max(range(end - room // 4, end + 1), key=lambda i: (_quality(text, spans, i), i))
         yield range(start, cut)
-        start = max(range(cut - overlap, cut + 1), key=lambda i: (_quality(text, spans, i), -i))
+        start = max(range(cut - overlap, cut + 1), key=lambda i: (min(_quality(text, spans, i), WORD), -i))
     yield range(start, stop)
 
 
 def _quality(text: Text, spans: Sequence[Span], index: int) -> int:
-    """How good a place a token is to begin a chunk: 3 next to a space, 2 behind punctuation, 1 elsewhere, 0 within a
-    character. Texts without spaces are thus cut at their punctuation, if it is near, or else between any two tokens."""
+    """How good it is to begin a chunk with a token: the first of a sentence (4) or a word (WORD), one after punctuation
+    (2), any other (1), or one within a character (0)."""
     if isinstance(text, list):
         return 0
     end, start = spans[index - 1][1], spans[index][0]
-    if start != end:  # below it if both tokens are of one character
-        return 3 if start > end else 0
-    before, behind = text[start - 1 : start], text[start : start + 1]
-    if before.isspace() or behind.isspace():
-        return 3
+    if start < end:  # both tokens are of one character
+        return 0
+    before, behind = text[end - 1 : end], text[start : start + 1]
+    if start > end or before.isspace() or behind.isspace():
+        return 4 if before in MARKS else WORD
     return 2 if behind.isalnum() and not before.isalnum() else 1
 
 
-def _trimmed(text: Text, spans: Sequence[Span], part: range) -> Span:
-    """The characters of a part, without spaces around them."""
-    if isinstance(text, list) or not part:
+def _trimmed(text: Text, spans: Sequence[Span]) -> Span:
+    """The characters from the first to the last span, without spaces around them."""
+    if isinstance(text, list) or not spans:
         return 0, 0
-    start, end = spans[part.start][0], spans[part.stop - 1][1]
+    start, end = spans[0][0], spans[-1][1]
     piece = text[start:end]
     start += len(piece) - len(piece.lstrip())
     return start, start + len(piece.strip())
+
+
+def mean(vectors: Floats, split: Sequence[Sequence[Chunk]]) -> Floats:
+    """One vector for each text, given those of all chunks, [n, d].
+
+    The vector of several chunks is the mean of their unit vectors, weighted by their tokens and scaled to length 1, as
+    in vLLM's chunked processing and in LangChain's OpenAIEmbeddings.
+    """
+    means = np.empty((len(split), vectors.shape[1]), np.float32)
+    start = 0
+    for index, of_text in enumerate(split):
+        of_chunks = vectors[start : start + len(of_text)]
+        start += len(of_text)
+        if len(of_text) > 1:
+            weights = np.array([[len(chunk.tokens)] for chunk in of_text], np.float32)
+            of_chunks = normalize((normalize(of_chunks) * weights).sum(axis=0, keepdims=True))
+        means[index] = of_chunks[0]
+    return means

@@ -13,8 +13,9 @@ from gateway.contract import LATE_INTERACTION, QUERY_TOKENS, TOKENS
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.images.preparation import Pixels
 from gateway.images.reader import Images
-from gateway.service import tokens
+from gateway.service import chunks, tokens
 from gateway.service.caller import Caller
+from gateway.service.chunks import Chunk, Chunking
 from gateway.service.gather import gather
 from gateway.service.image_batches import infer_images
 from gateway.service.text_batches import Computed, Wanted, infer_texts, row_of
@@ -84,6 +85,7 @@ async def embed(
     kinds: Set[Offer] = DENSE,
     is_query: bool = False,
     token_dimensions: int | None = None,
+    averages: bool = False,
 ) -> Embeddings:
     """Embed items. An item with text and image gets one vector: the normalized weighted mean of both unit vectors.
 
@@ -99,6 +101,8 @@ async def embed(
         kinds: kinds of vectors that the model offers, all computed in one pass.
         is_query: whether texts are queries, whose token vectors late-interaction models compute in another way.
         token_dimensions: how many dimensions of token vectors to keep.
+        averages: whether to split texts over the model's limit and average the vectors of their chunks, instead of
+            `truncate` and `max_tokens`. Only for dense vectors.
 
     Raises:
         GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
@@ -116,11 +120,25 @@ async def embed(
             raise InvalidRequest(f"model {model.name!r} has no token vectors of queries", param=_field(items))
         max_tokens = min(filter(None, (max_tokens, model.text.max_query_tokens)), default=None)
     with caller.timings.stage("tokenize"):
-        ids = await _encode(caller, model.text, items, texts, max_tokens, truncate)
-        prefixes = await _prefixes(caller, model.text, items, prompt, ids)
+        split: list[list[Chunk]] = []
+        of_rows = [item.text for item in items if item.text is not None]
+        if averages:
+            split = await _split(caller, model.text, items, prompt)
+            ids = [chunk.row for of_text in split for chunk in of_text]
+            of_rows = [text for text, of_text in zip(of_rows, split, strict=True) for _ in of_text]
+        else:
+            ids = await _encode(caller, model.text, items, texts, max_tokens, truncate)
+        prefixes = await prompt_lengths(caller, model.text, prompt, of_rows, ids)
     if "multi_vector" in kinds:
         _check_size(model.text, items, ids, token_dimensions, is_query=is_query)
-    embed_texts = partial(_embed_texts, caller, model.text, ids, prefixes, kinds, token_dimensions, is_query=is_query)
+    text_model = model.text
+
+    async def embed_texts() -> Computed:
+        computed = await _embed_texts(caller, text_model, ids, prefixes, kinds, token_dimensions, is_query=is_query)
+        if averages:
+            computed.embedding = chunks.mean(computed.embedding, split)
+        return computed
+
     if not patches:
         computed = await embed_texts()
         vectors, token_vectors = computed.embedding, computed.query_tokens or computed.tokens
@@ -205,10 +223,17 @@ async def _encode(
     return await tokens.encode(caller, text_model, texts, places, limit, truncate=truncate)
 
 
-async def _prefixes(
-    caller: Caller, text_model: TextModel, items: Sequence[Item], prompt: str, ids: Sequence[list[int]]
+async def _split(caller: Caller, model: TextModel, items: Sequence[Item], prompt: str) -> list[list[Chunk]]:
+    texts = {item.place: item.text for item in items if item.text is not None}
+    return await chunks.split(
+        caller, model, list(texts.values()), list(texts), Chunking(), truncate="none", prompt=prompt
+    )
+
+
+async def prompt_lengths(
+    caller: Caller, text_model: TextModel, prompt: str, texts: Sequence[Text], ids: Sequence[list[int]]
 ) -> list[int]:
-    """The number of ids of each row that belong to the prompt, for models that exclude the prompt from pooling.
+    """The number of ids of each text's row that belong to the prompt, for models that exclude the prompt from pooling.
 
     As in sentence-transformers (Transformer._get_prompt_length): the tokens of the prompt alone, with the special token
     before it and without the one after it.
@@ -217,7 +242,6 @@ async def _prefixes(
         return []
     (alone,) = await caller.tokenize(len(prompt), partial(text_model.tokenizer.encode, [prompt])) if prompt else [[]]
     length = len(alone) - bool(text_model.tokenizer.behind) if alone else 0
-    texts = [item.text for item in items if item.text is not None]
     return [min(length, len(row)) if isinstance(text, str) else 0 for text, row in zip(texts, ids, strict=True)]
 
 

@@ -1,23 +1,20 @@
 """Scores documents, or the second texts of pairs, against a query."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from operator import itemgetter
 
 from gateway.catalog import TextModel
 from gateway.contract import CROSS_ENCODER
 from gateway.errors import RequestTooLarge
 from gateway.scores import ACTIVATIONS
-from gateway.service import chunks, prompts, tokens
+from gateway.service import chunks, hybrid, prompts, tokens
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunk, Chunking
 from gateway.service.classify import frame_query
+from gateway.service.hybrid import Mode, Scores, Weights
 from gateway.service.text_batches import infer_texts
 from gateway.text.tokenizer import PairFrame, Truncate
-
-Chunks = Sequence[Sequence[Chunk]]
-"""The chunks of each document of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +27,8 @@ class Ranked:
     """That of its best chunk."""
     chunk: Chunk
     """The best chunk: the first, if several have its score. All of the document, if it was not split."""
+    modes: Mapping[Mode, float] = field(default_factory=dict)
+    """What the score is the weighted mean of, if there are weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,19 @@ class Ranking:
     tokens: int
     """Tokens of the query and its prompt or template, counted once, and of all documents or their chunks, without
     truncated tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """The documents of a call in chunks, and the score of each chunk."""
+
+    split: Sequence[Sequence[Chunk]]
+    scores: Sequence[float]
+    """Of the chunks of all documents, one after the other."""
+    tokens: int
+    """As in `Ranking`."""
+    modes: Scores = field(default_factory=dict)
+    """The scores that `scores` are the weighted means of, if there are weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +68,7 @@ class _Call:
     """Limit per document."""
     instruction: str | None
     chunking: Chunking | None
+    weights: Weights
 
     @property
     def places(self) -> list[str]:
@@ -73,6 +86,7 @@ async def rerank(
     raw: bool = False,
     instruction: str | None = None,
     chunking: Chunking | None = None,
+    weights: Weights | None = None,
 ) -> Ranking:
     """Score every document, or its best chunk, against the query.
 
@@ -87,10 +101,12 @@ async def rerank(
         raw: whether to return a cross-encoder's logits as scores.
         instruction: replaces the instruction in the model's template or prompt.
         chunking: how to split documents into chunks, each of which is scored. None: documents are not split.
+        weights: of the scores of several modes, for models that have them; none for the model's own score.
 
     Raises:
         GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
     """
+    hybrid.check(model, weights or {})
     query_tokens = tokens.estimate(query + (instruction or ""))
     caller.check(model, sum(query_tokens + tokens.estimate(document) for document in documents))
     call = _Call(
@@ -102,18 +118,24 @@ async def rerank(
         max_tokens_per_document,
         instruction,
         chunking,
+        weights or {},
     )
     score = _cross_encode if model.role == CROSS_ENCODER else _interact_late
-    split, scores, count = await score(call)
-    remaining = iter(scores)
+    scored = await score(call)
     ranked = []
-    for index, of_document in enumerate(split):
-        best, chunk = max(zip([next(remaining) for _ in of_document], of_document, strict=True), key=itemgetter(0))
-        ranked.append(Ranked(index, best, chunk))
-    return Ranking(sorted(ranked, key=lambda document: -document.score), count)
+    start = 0
+    for index, of_document in enumerate(scored.split):
+        rows = range(start, start + len(of_document))
+        start = rows.stop
+        best = max(rows, key=scored.scores.__getitem__)
+        modes = {mode: float(scores[best]) for mode, scores in scored.modes.items()}
+        ranked.append(Ranked(index, scored.scores[best], of_document[best - rows.start], modes))
+    return Ranking(sorted(ranked, key=lambda document: -document.score), scored.tokens)
 
 
-async def _read_documents(call: _Call, limit: int, *, prompt: str = "", frame: PairFrame | None = None) -> Chunks:
+async def _read_documents(
+    call: _Call, limit: int, *, prompt: str = "", frame: PairFrame | None = None
+) -> list[list[Chunk]]:
     """The chunks of every document. If documents are not split, each is one chunk of at most `limit` tokens."""
     caller, model, texts, places = call.caller, call.model, call.documents, call.places
     if call.chunking is not None:
@@ -130,11 +152,11 @@ async def _read_documents(call: _Call, limit: int, *, prompt: str = "", frame: P
         )
     prompted = [prompt + text for text in texts] if prompt else texts
     rows = await tokens.encode(caller, model, prompted, places, limit, truncate=call.truncate, frame=frame)
-    return [[Chunk(0, row, len(row), 0, len(text))] for row, text in zip(rows, texts, strict=True)]
+    return [[Chunk(0, row, 0, len(text))] for row, text in zip(rows, texts, strict=True)]
 
 
-async def _interact_late(call: _Call) -> tuple[Chunks, list[float], int]:
-    """Chunks that are encoded apart from the query, their scores, and the number of tokens."""
+async def _interact_late(call: _Call) -> _Scored:
+    """Scores of chunks that are encoded apart from the query."""
     caller, model = call.caller, call.model
     with caller.timings.stage("tokenize"):
         (query_ids,) = await encode_queries(
@@ -152,8 +174,10 @@ async def _interact_late(call: _Call) -> tuple[Chunks, list[float], int]:
             f" the limit is {tokens.MAX_TOKENS}",
             param="query",
         )
-    computed = await infer_texts(caller, model, [(query_ids, row) for row in rows], {"score"})
-    return split, computed.score[:, 0].tolist(), len(query_ids) + count
+    weights: Weights = call.weights or {"multi_vector": 1}
+    scores = await hybrid.score(caller, model, query_ids, rows, [*weights])
+    modes = scores if call.weights else {}
+    return _Scored(split, hybrid.weighted(scores, weights).tolist(), len(query_ids) + count, modes)
 
 
 async def encode_queries(
@@ -178,8 +202,8 @@ async def encode_queries(
     )
 
 
-async def _cross_encode(call: _Call) -> tuple[Chunks, list[float], int]:
-    """Chunks that are encoded together with the query, their scores, and the number of tokens."""
+async def _cross_encode(call: _Call) -> _Scored:
+    """Scores of chunks that are encoded together with the query."""
     caller, model, query, instruction = call.caller, call.model, call.query, call.instruction
     with caller.timings.stage("tokenize"):
         make_frame = partial(frame_query, model, query, "query", call.max_tokens or model.max_tokens, instruction)
@@ -187,10 +211,10 @@ async def _cross_encode(call: _Call) -> tuple[Chunks, list[float], int]:
         split = await _read_documents(call, limit, frame=frame)
     rows = _rows(split)
     scores = await _score(caller, model, rows, [frame.first_length] * len(rows))
-    return split, scores, frame.head_length + sum(len(row) - frame.head_length for row in rows)
+    return _Scored(split, scores, frame.head_length + sum(len(row) - frame.head_length for row in rows))
 
 
-def _rows(split: Chunks) -> list[list[int]]:
+def _rows(split: Sequence[Sequence[Chunk]]) -> list[list[int]]:
     return [chunk.row for of_document in split for chunk in of_document]
 
 

@@ -42,8 +42,12 @@ Keep = Callable[[int, Floats], Floats]
 """Makes what to keep of a row's token vectors, given its index and all of its vectors with padding, [L, d]. The result
 must not be a view of them, since they are part of a whole batch."""
 
-NO_TEXT = (0,)
-"""The query or the document in a row for a late-interaction model that has only the other."""
+NO_VECTORS = np.empty((0, 0), np.float32)
+NO_TERMS = Sparse(np.empty(0, np.int32), np.empty(0, np.float32))
+NO_QUERY: Sequence[int] = ()
+"""The query in a row for a late-interaction model that has only a document. It costs nothing."""
+NO_DOCUMENT: Sequence[int] = (0,)
+"""The document in a row that has only a query."""
 MAX_PADDING = 4
 """Maximum size of a batch with padding, as a multiple of its maximum tokens: a long row could pad a thousand others."""
 MAX_ROWS = 2048
@@ -72,8 +76,8 @@ def row_of(model: TextModel, ids: Sequence[int], wanted: Set[Wanted]) -> Row:
     the document if anything else is."""
     if model.role != LATE_INTERACTION:
         return (ids,)
-    query = ids if "query_tokens" in wanted else NO_TEXT
-    return (query, ids if wanted - {"query_tokens"} else NO_TEXT)
+    query = ids if "query_tokens" in wanted else NO_QUERY
+    return (query, ids if wanted - {"query_tokens"} else NO_DOCUMENT)
 
 
 def counting(_: int, vectors: Floats) -> Floats:
@@ -95,7 +99,7 @@ async def infer_texts(
     Args:
         caller: the request to work for.
         model: a text model of any role.
-        rows: each with 1 to model.max_tokens ids in every segment.
+        rows: each with 1 to model.max_tokens ids in every segment; a query may have none.
         wanted: what to compute; the model must have the outputs for it. Triton sends no others.
         prefixes: the value of the input `model.prefix` for each row, if the model has one; 1 for each by default.
         keep: what to keep of token vectors, so that a call with many long texts needs little memory.
@@ -111,16 +115,7 @@ async def infer_texts(
         return inputs
 
     def store(indices: Sequence[int], outputs: Sequence[NDArray[Any]]) -> None:
-        found = dict(zip(names, outputs, strict=True))
-        if EMBEDDING in found:
-            computed.embedding[indices] = found[EMBEDDING]
-        if SCORE in found:
-            computed.score[indices] = found[SCORE]
-        if SPARSE_WEIGHTS in found:
-            _store_sparse(computed, model, indices, found[SPARSE_INDICES], found[SPARSE_WEIGHTS])
-        for name, kept in ((TOKENS, computed.tokens), (QUERY_TOKENS, computed.query_tokens)):
-            for index, vectors in zip(indices, found.get(name, ()), strict=False):
-                kept[index] = keep(index, vectors)
+        _store(computed, model, indices, dict(zip(names, outputs, strict=True)), keep)
 
     names = [name for name in model.outputs if FIELDS[name] in wanted]
     computed = _nothing(model, len(rows), wanted)
@@ -136,13 +131,31 @@ async def infer_texts(
 
 def _nothing(model: TextModel, rows: int, wanted: Set[Wanted]) -> Computed:
     def matrix(name: Wanted) -> Floats:
-        return np.empty((rows, model.outputs[name].dims[-1]) if name in wanted else (0, 0), np.float32)
+        return np.empty((rows, model.outputs[name].dims[-1]), np.float32) if name in wanted else NO_VECTORS
 
-    def vectors(name: Wanted) -> list[Floats]:
-        return [np.empty((0, 0), np.float32)] * rows if name in wanted else []
+    return Computed(
+        matrix(EMBEDDING),
+        matrix(SCORE),
+        [NO_TERMS] * rows if "sparse" in wanted else [],
+        [NO_VECTORS] * rows if "tokens" in wanted else [],
+        [NO_VECTORS] * rows if "query_tokens" in wanted else [],
+    )
 
-    terms = [Sparse(np.empty(0, np.int32), np.empty(0, np.float32))] * rows if "sparse" in wanted else []
-    return Computed(matrix(EMBEDDING), matrix(SCORE), terms, vectors(TOKENS), vectors(QUERY_TOKENS))
+
+def _store(
+    computed: Computed, model: TextModel, rows: Sequence[int], outputs: Mapping[str, NDArray[Any]], keep: Keep
+) -> None:
+    """Keep the outputs of some rows."""
+    if EMBEDDING in outputs:
+        computed.embedding[rows] = outputs[EMBEDDING]
+    if SCORE in outputs:
+        computed.score[rows] = outputs[SCORE]
+    if SPARSE_WEIGHTS in outputs:
+        _store_sparse(computed, model, rows, outputs[SPARSE_INDICES], outputs[SPARSE_WEIGHTS])
+    for name, kept in ((TOKENS, computed.tokens), (QUERY_TOKENS, computed.query_tokens)):
+        if name in outputs:
+            for row, vectors in zip(rows, outputs[name], strict=True):
+                kept[row] = keep(row, vectors)
 
 
 def _store_sparse(
@@ -179,7 +192,7 @@ def _tensors(model: TextModel, rows: Sequence[Row]) -> dict[str, NDArray[np.gene
     tensors: dict[str, NDArray[np.generic]] = {}
     for (ids_name, length_name), segment in zip(SEGMENTS[model.role], zip(*rows, strict=True), strict=True):
         lengths = np.fromiter(map(len, segment), np.int32, len(segment))
-        longest = int(lengths.max())
+        longest = max(1, int(lengths.max()))
         width = next((bucket for bucket in model.length_buckets if bucket >= longest), longest)
         ids = np.zeros((len(segment), width), np.int64)
         for row, (values, length) in enumerate(zip(segment, lengths.tolist(), strict=True)):

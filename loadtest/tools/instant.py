@@ -53,6 +53,7 @@ def write(repository: Path, tokens_per_second: float = math.inf) -> Path:
     default = REPOSITORY / EMBEDDING_MODEL
     config = text_format.Parse((default / "config.pbtxt").read_text(), pb.ModelConfig())
     config.ClearField("model_warmup")
+    del config.output[1:], config.parameters["tokens_pooling"]
     _write(repository, default, config, model)
     config.name = RERANK_MODEL
     for parameter in ("aliases", "default"):

@@ -340,3 +340,116 @@ def test_model_is_served_only_with_all_its_variants(
     caplog.set_level(logging.WARNING, "gateway.catalog")
     assert "dual" not in [model.name for model in read(repository, tmp_path, QUERY, second)]
     assert complaint in caplog.text
+
+
+VECTOR = Output("embedding", "FP32", (8,))
+SCORE = Output("score", "FP32", (1,))
+TERMS = (Output("sparse_indices", "INT32", (4,)), Output("sparse_weights", "FP32", (4,)))
+TOKENS = Output("tokens", "FP32", (-1, 8))
+QUERY_TOKENS = Output("query_tokens", "FP32", (-1, 8))
+LATE = {"role": "late-interaction"}
+EMBEDDER = {"role": "text-embedding"}
+
+
+@pytest.mark.parametrize(
+    ("role", "outputs", "names", "offers", "width"),
+    [
+        (EMBEDDER, (VECTOR,), ["embedding"], {"dense"}, 8),
+        (EMBEDDER, (TOKENS, VECTOR), ["embedding", "tokens"], {"dense", "multi_vector"}, 8),
+        (EMBEDDER, TERMS, ["sparse_indices", "sparse_weights"], {"sparse"}, 0),
+        (EMBEDDER, (TOKENS,), ["tokens"], {"multi_vector"}, 8),
+        (EMBEDDER, (Output("pooled", "FP32", (16,)), TOKENS), ["embedding", "tokens"], {"dense", "multi_vector"}, 16),
+        (LATE, (SCORE,), ["score"], {"rerank"}, 1),
+        (LATE, (Output("maxsim", "FP32", (1,)),), ["score"], {"rerank"}, 1),
+        (
+            LATE,
+            (QUERY_TOKENS, TOKENS, *TERMS, VECTOR, SCORE),
+            ["score", "embedding", "sparse_indices", "sparse_weights", "tokens", "query_tokens"],
+            {"rerank", "dense", "sparse", "multi_vector"},
+            8,
+        ),
+        ({"role": "cross-encoder"}, (VECTOR,), ["score"], {"rerank"}, 8),
+        ({"role": "classifier"}, (SCORE,), ["score"], {"classify"}, 1),
+    ],
+)
+def test_outputs_are_recognised_by_name(
+    repository: Path,
+    tmp_path: Path,
+    role: dict[str, str],
+    outputs: tuple[Output, ...],
+    names: list[str],
+    offers: set[str],
+    width: int,
+) -> None:
+    (model,) = read(repository, tmp_path, role, own_outputs=outputs)
+    assert model.text is not None
+    assert list(model.text.outputs) == names
+    assert set(model.offers) == offers
+    assert model.width == width
+    assert set(model.text.outputs.values()) <= set(outputs)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "outputs", "complaint"),
+    [
+        (LATE, (TOKENS, VECTOR), "it has no output score"),
+        (EMBEDDER, (Output("embedding", "FP16", (8,)),), "output embedding is FP16; it must be FP32"),
+        (EMBEDDER, (Output("embedding", "FP32", (1, 8)),), "output embedding has dims [1, 8]; it must have one"),
+        (EMBEDDER, (Output("embedding", "FP32", (-1,)),), "output embedding has dims [-1]; the last must be 1 to"),
+        (EMBEDDER, (Output("embedding", "FP32", ()),), "output embedding has dims []; the last must be 1 to"),
+        (EMBEDDER, (VECTOR, Output("tokens", "FP32", (8,))), "output tokens has dims [8]; it must have [length, dim"),
+        (EMBEDDER, (VECTOR, TERMS[1]), "outputs sparse_indices and sparse_weights must have the same dims"),
+        (
+            EMBEDDER,
+            (Output("sparse_indices", "INT32", (-1,)), TERMS[1]),
+            "outputs sparse_indices and sparse_weights must have the same dims",
+        ),
+        (EMBEDDER, (Output("sparse_indices", "INT64", (4,)), TERMS[1]), "sparse_indices is INT64; it must be INT32"),
+        (LATE, (SCORE, QUERY_TOKENS), "output query_tokens needs an output tokens with the same number"),
+        (
+            LATE,
+            (SCORE, TOKENS, Output("query_tokens", "FP32", (-1, 4))),
+            "output query_tokens needs an output tokens with the same number",
+        ),
+        (EMBEDDER | {"dimensions": "4"}, TERMS, "dimensions contains 4, but the model has only 0 dimensions"),
+        (EMBEDDER | {"tokens_pooling": "max"}, (VECTOR, TOKENS), "tokens_pooling: Invalid enum value 'max'"),
+        (EMBEDDER | {"tokens_pooling": "mean"}, (VECTOR,), "tokens_pooling is mean, but there is no output tokens"),
+    ],
+)
+def test_model_with_wrong_outputs_is_not_served(
+    repository: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    parameters: dict[str, str],
+    outputs: tuple[Output, ...],
+    complaint: str,
+) -> None:
+    caplog.set_level(logging.WARNING, "gateway.catalog")
+    assert read(repository, tmp_path, parameters, own_outputs=outputs) == []
+    (message,) = caplog.messages
+    assert complaint in message
+
+
+def test_default_model_of_vectors_is_not_a_reranker(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "a-hybrid").symlink_to((repository / "all-minilm-l6-v2").resolve())
+
+    async def run() -> None:
+        triton = FixedTriton(["127.0.0.1:1"], timeout_s=1)
+        necessary = {"max_tokens": "64", "vocabulary_size": "30522", "default": "true"}
+        hybrid = ModelConfig("a-hybrid", 8, frozenset(), (SCORE, VECTOR, *TERMS, TOKENS), necessary | LATE)
+        triton.configs = [hybrid]
+        catalog = Catalog(triton, tmp_path)
+        await catalog.refresh()
+        assert catalog.find(None, DENSE).name == "a-hybrid"
+        (tmp_path / "plain").symlink_to((repository / "all-minilm-l6-v2").resolve())
+        triton.configs = [hybrid, ModelConfig("plain", 8, frozenset(), (VECTOR,), necessary | EMBEDDER)]
+        await catalog.refresh()
+        assert catalog.find(None, DENSE).name == "plain"
+        assert catalog.find(None, {"rerank"}).name == "a-hybrid"
+        assert catalog.find(None, DENSE, {"dense", "sparse"}).name == "a-hybrid"
+        assert catalog.find("a-hybrid", DENSE).name == "a-hybrid"
+        with pytest.raises(ModelNotFound, match="no model 'plain' for this endpoint; served here: a-hybrid"):
+            catalog.find("plain", {"rerank"})
+        await triton.close()
+
+    asyncio.run(run())

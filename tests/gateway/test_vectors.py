@@ -47,3 +47,20 @@ def test_values_out_of_range_are_clipped() -> None:
 
 def test_zeros_stay_zeros_when_normalised() -> None:
     assert vectors.normalize(np.zeros((1, 4), np.float32)).tolist() == [[0, 0, 0, 0]]
+
+
+TERMS = st.lists(st.tuples(st.integers(0, 5), st.sampled_from([0.0, 0.5, 1.0, 2.0])), max_size=12)
+
+
+@given(terms=TERMS)
+def test_sparse_vector_has_the_largest_weight_of_each_term_in_order(terms: list[tuple[int, float]]) -> None:
+    expected: dict[int, float] = {}
+    for index, weight in terms:
+        if weight:
+            expected[index] = max(weight, expected.get(index, 0))
+    indices = np.array([index for index, _ in terms], np.int32)
+    vector = vectors.sparse(indices, np.array([weight for _, weight in terms], np.float32))
+    assert dict(zip(vector.indices.tolist(), vector.weights.tolist(), strict=True)) == expected
+    assert vector.indices.tolist() == sorted(expected)
+    assert vector.indices.dtype == np.int32
+    assert vector.weights.dtype == np.float32

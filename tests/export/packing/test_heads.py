@@ -39,16 +39,17 @@ def bert() -> PreTrainedModel:
     return made
 
 
-def rows(*texts: list[int]) -> Rows:
-    length = torch.tensor([len(ids) for ids in texts])
-    ids = torch.zeros(len(texts), int(length.max()), dtype=torch.int64)
+def rows(*texts: list[int], of: list[int] | None = None) -> Rows:
+    """Padded rows; `of` is their lengths where some have none."""
+    length = torch.tensor(of or [len(ids) for ids in texts])
+    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.int64)
     for row, text in zip(ids, texts, strict=True):
         row[: len(text)] = torch.tensor(text)
     return Rows(ids, length, length)
 
 
 def laid_out(*texts: list[int]) -> PackedRows:
-    return PackedRows.of([torch.tensor(ids) for ids in texts])
+    return PackedRows.of([torch.tensor(ids, dtype=torch.int64) for ids in texts])
 
 
 def text(length: int, seed: int = 0) -> list[int]:
@@ -169,13 +170,37 @@ def test_skipped_document_tokens_are_compared_with_nothing(backend: Backend) -> 
     torch.testing.assert_close(score(head, backend), torch.stack(expected)[:, None], atol=1e-5, rtol=0)
 
 
+@FORMS
+def test_vectors_of_a_document_need_no_query(backend: Backend) -> None:
+    head = LateInteraction(
+        RowEncoder(bert(), backend), torch.nn.Identity(), lambda query: query.expanded(9, MASK, attended=True), {}
+    )
+    documents = [document for _, document in PAIRS]
+    none: list[int] = []
+    for queries in ([none] * 5, [none, text(4), none, text(4), text(2)]):
+        if backend == "torch":
+            packed = laid_out(*([*query, *[MASK] * (9 - len(query))] if query else [] for query in queries), *documents)
+            outputs: Outputs = head(replace(packed, queries=torch.arange(5).int(), longest_query=16))
+            tokens = outputs["tokens"][0][-sum(map(len, documents)) :].split([len(ids) for ids in documents])
+        else:
+            outputs = head(
+                rows(*(query or [0] for query in queries), of=[len(query) for query in queries]), rows(*documents)
+            )
+            tokens = tuple(vectors[: len(ids)] for vectors, ids in zip(outputs["tokens"], documents, strict=True))
+        for vectors, ids in zip(tokens, documents, strict=True):
+            torch.testing.assert_close(vectors, bert()(torch.tensor([ids])).last_hidden_state[0], atol=1e-5, rtol=1e-5)
+        assert (outputs["score"][:, 0] != 0).tolist() == [bool(query) for query in queries]
+
+
 @GRAPHS
 def test_same_text_scores_one_and_in_bf16_not_more(backend: Backend) -> None:
     # bf16 rounds the cosine of a vector with itself to more than 1 about as often as to less.
     texts = [text(length) for length in range(1, 20)]
     for dtype, lowest in ((torch.float32, 0.99999), (torch.bfloat16, 0.98)):
         encoder = RowEncoder(copy.deepcopy(bert()), backend).to(dtype)
-        scores = LateInteraction(encoder, torch.nn.Identity(), lambda query: query, {})(rows(*texts), rows(*texts))
+        scores = LateInteraction(encoder, torch.nn.Identity(), lambda query: query, {})(rows(*texts), rows(*texts))[
+            "score"
+        ]
         assert lowest < scores.min()
         assert scores.max() <= 1
 

@@ -184,6 +184,22 @@ def test_rows_are_fed_one_behind_the_other_without_padding() -> None:
     }
 
 
+def test_row_of_no_tokens_is_stored_as_one_that_does_not_count() -> None:
+    assert fed(QUERY, [np.zeros(0, np.int64), np.array([5, 6])]) == {
+        "query_ids": ("int64", [0, 5, 6]),
+        "query_stride": ("int32", [1, 2]),
+        "query_length": ("int32", [[0], [2]]),
+    }
+
+
+def test_only_queries_may_have_no_tokens() -> None:
+    pair = texts([[5]], [0], "query") | texts([[7, 8]], [2], "document")
+    ((query, document),) = read_rows(pair, [QUERY, DOCUMENT], LIMITS)
+    assert (query.tolist(), document.tolist()) == ([], [7, 8])
+    with pytest.raises(InvalidTensorsError, match=r"document_length must be in 1\.\.2$"):
+        read_rows(texts([[5]], [1], "query") | texts([[7, 8]], [0], "document"), [QUERY, DOCUMENT], LIMITS)
+
+
 def test_first_lengths_are_fed_as_a_column() -> None:
     assert fed(FIRST_LENGTH, [np.array(4), np.array(2)]) == {"first_length": ("int32", [[4], [2]])}
 

@@ -56,6 +56,18 @@ def test_tokens_are_those_of_the_text_and_of_the_query(kind: str, engine: Engine
             assert [len(values) for values in found[name]] == [max(length, least) for length in lengths]
 
 
+@pytest.mark.parametrize("kind", ["pair", "expanded", "unseen"], indirect=True)
+def test_vectors_of_a_document_need_no_query(kind: str, engine: Engine) -> None:
+    rows = KINDS[kind].rows(LENGTHS)
+    without = [(query[:0] if place % 2 else query, document) for place, (query, document) in enumerate(rows)]
+    expected, found = engine.run(rows, OUTPUTS), engine.run(without, OUTPUTS)
+    for place in range(len(rows)):
+        assert_close(found["tokens"][place], expected["tokens"][place])
+        assert (len(found["query_tokens"][place]) == 0) == (place % 2 == 1)
+    alone = engine.run([(query[:0], document) for query, document in rows], OUTPUTS)
+    assert not np.asarray(alone["score"]).any()
+
+
 def test_outputs_that_nobody_wants_are_left_out(kind: str, engine: Engine) -> None:
     rows = KINDS[kind].rows(LENGTHS)
     main = engine.outputs[0].name

@@ -205,7 +205,6 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
         ({"input": "a", "truncate": False, "truncation": True}, "truncation", "truncate and truncation have the same"),
         ({"input": {"image": "a", "url": "b"}}, "input", "input has more than one of image, url and bytes"),
         ({"input": [1.5]}, "input[0]", "input[0]: Expected"),
-        ({"input": "a", "late_chunking": True}, "late_chunking", "late_chunking: not supported: pooling is part"),
         ({"messages": [{"role": "user"}]}, "messages", "messages: conversations are not supported; send input"),
         ({"input": "a", "add_special_tokens": "false"}, "add_special_tokens", "add_special_tokens: special tokens are"),
         ({"input": {"text": "a", "video": "b"}}, "input.video", "input.video: only text and images are supported"),
@@ -244,8 +243,10 @@ def test_unknown_model_is_404_and_lists_the_served_models(client: httpx2.Client)
     assert "served here: all-minilm-l6-v2" in error["message"]
 
 
-def test_reranker_is_not_an_embedding_model(client: httpx2.Client) -> None:
-    refused(client, 404, input="a", model="minilm-late-interaction")
+def test_reranker_is_not_an_embedding_model(client: httpx2.Client, odd_client: httpx2.Client) -> None:
+    refused(odd_client, 404, input="a", model="public-score")
+    error = refused(client, input="a", model="minilm-late-interaction")
+    assert "model 'minilm-late-interaction' does not offer dense" in error["message"]
 
 
 def test_text_of_megabytes_is_truncated_before_tokenization(client: httpx2.Client) -> None:

@@ -11,15 +11,16 @@ from gateway.errors import NotReady
 from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
 from gateway.service.caller import Caller
-from gateway.triton import Output, Triton
+from gateway.triton import OUTPUT_DTYPES, Output, Triton
 
 EMBEDDING = Output("embedding", "FP32", (1,))
-"""What it answers."""
+"""What it answers, unless it is asked for more."""
 
 
 @dataclass
 class RecordingTriton(Triton):
-    """Answers each row with its first value; fails from call `fail_at` on."""
+    """Answers each row with its first value, or with all of them where the output is of any length; fails from call
+    `fail_at` on."""
 
     fail_at: int | None = None
     calls: list[Mapping[str, NDArray[np.generic]]] = field(default_factory=list)
@@ -37,9 +38,12 @@ class RecordingTriton(Triton):
         await asyncio.sleep(0)
         self.now -= 1
         given = next(iter(tensors.values()))
-        first: NDArray[np.float32] = given.reshape(len(given), -1)[:, :1].astype(np.float32)
-        assert [*outputs] == [EMBEDDING]
-        return [first]
+        values = given.reshape(len(given), -1)
+        shapes = [(len(given), *output.dims) for output in outputs]
+        return [
+            values[:, : 1 if -1 not in shape else None].reshape(shape).astype(OUTPUT_DTYPES[output.datatype])
+            for output, shape in zip(outputs, shapes, strict=True)
+        ]
 
 
 def caller(triton: Triton) -> Caller:

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gateway.catalog import TritonModel
-from gateway.errors import InvalidRequest, NotReady
+from gateway.errors import InferenceFailed, InvalidRequest, NotReady
 from gateway.scheduling.admission import MIN_IN_FLIGHT_TOKENS
 from gateway.service import batches
 from gateway.service.batches import Batch
@@ -131,3 +131,18 @@ def test_cancelled_call_stays_in_flight_until_triton_is_done() -> None:
         assert queue.in_flight == 0
 
     asyncio.run(use())
+
+
+def test_halves_of_a_failed_batch_are_stored_in_their_rows() -> None:
+    class SmallTriton(RecordingTriton):
+        async def infer(
+            self, model: str, tensors: Mapping[str, NDArray[np.generic]], outputs: Sequence[Output]
+        ) -> list[NDArray[np.generic]]:
+            if len(tensors["numbers"]) > 2:
+                raise InferenceFailed("no memory")
+            return await super().infer(model, tensors, outputs)
+
+    triton = SmallTriton()
+    results = asyncio.run(infer(caller(triton), [Batch([4, 0, 3, 1, 2], 5)]))
+    assert results[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert sorted(len(call["numbers"]) for call in triton.calls) == [1, 2, 2]

@@ -3,6 +3,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -66,7 +67,7 @@ def test_chunks_are_all_of_the_text(model: TextModel) -> None:
     assert "".join("".join(texts(found)).split()) == "".join(TEXT.split())
     (row,) = model.tokenizer.encode([TEXT])
     assert [id_ for chunk in found for id_ in chunk.row[1:-1]] == row[1:-1]
-    assert sum(chunk.tokens for chunk in found) == len(row) - 2
+    assert sum(len(chunk.tokens) for chunk in found) == len(row) - 2
 
 
 def test_chunks_end_between_words(model: TextModel) -> None:
@@ -75,18 +76,25 @@ def test_chunks_end_between_words(model: TextModel) -> None:
     assert all(text == text.strip() and {*text.split()} <= {*WORDS.split()} for text in texts(found))
 
 
+def test_chunks_end_with_a_sentence_that_ends_in_their_last_quarter(model: TextModel) -> None:
+    text = "a conch lives in the sea. " * 12  # 8 tokens each
+    assert [text[chunk.start : chunk.end] for chunk in split(model, text)] == [(text[:26] * 4).strip()] * 3
+    long = "a conch " + "of the sea " * 12 + "ends. " + "it goes on " * 9
+    assert not long[: split(model, long)[0].end].endswith(".")
+
+
 def test_texts_without_spaces_are_cut_at_punctuation_if_it_is_near(model: TextModel) -> None:
     text = "貝殻は海の生き物です。" * 9
     assert [text[chunk.start : chunk.end][-1] for chunk in split(model, text)] == ["。"] * 3
     far = "貝" * 100
-    assert [chunk.tokens for chunk in split(model, far)] == [38, 38, 24]
+    assert [len(chunk.tokens) for chunk in split(model, far)] == [38, 38, 24]
 
 
 def test_characters_of_many_tokens_are_not_cut(byte_tokens: TextTokenizer) -> None:
     model = TextModel("m", "m", "text-embedding", {}, 64, 9, 30522, byte_tokens)
     found = split(model, "🐚" * 10)  # four tokens each
     assert [(chunk.start, chunk.end) for chunk in found] == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)]
-    assert [chunk.tokens for chunk in found] == [8] * 5
+    assert [len(chunk.tokens) for chunk in found] == [8] * 5
 
 
 @pytest.fixture
@@ -101,8 +109,8 @@ def byte_tokens(tmp_path: Path) -> TextTokenizer:
 
 def test_text_that_fits_is_one_chunk(model: TextModel) -> None:
     (chunk,) = split(model, " a shell ")
-    assert chunk == Chunk(0, [101, 1037, 5806, 102], 2, 1, 8)
-    assert split(model, "") == [Chunk(0, [101, 102], 0, 0, 0)]
+    assert chunk == Chunk(0, [101, 1037, 5806, 102], 1, 8, 1, range(2), [(1, 2), (3, 8)])
+    assert split(model, "") == [Chunk(0, [101, 102], 0, 0, 1, range(0), [])]
 
 
 def test_token_ids_are_split_too(model: TextModel) -> None:
@@ -124,7 +132,7 @@ def test_limits_of_tokens_and_chunks(model: TextModel) -> None:
     assert split(model, TEXT, max_chunks=2) == all_of_it[:2]
     last = split(model, TEXT, max_chunks=2, truncate="start")
     assert [chunk.row for chunk in last] == [chunk.row for chunk in all_of_it[-2:]]
-    assert sum(chunk.tokens for chunk in split(model, TEXT, limit=100)) == 100
+    assert sum(len(chunk.tokens) for chunk in split(model, TEXT, limit=100)) == 100
     (row,) = model.tokenizer.encode([TEXT])
     end = split(model, TEXT, limit=100, truncate="start")
     assert [id_ for chunk in end for id_ in chunk.row[1:-1]] == row[-101:-1]
@@ -142,13 +150,19 @@ def test_chunks_in_a_frame(model: TextModel) -> None:
     frame = model.tokenizer.frame("Who plays it?")
     found = split(model, TEXT[:500], frame=frame)
     assert [chunk.row for chunk in found] == model.tokenizer.encode(texts(found), frame)
-    assert all(chunk.tokens + frame.length == len(chunk.row) <= model.max_tokens for chunk in found)
+    assert all(len(chunk.tokens) + frame.length == len(chunk.row) <= model.max_tokens for chunk in found)
 
 
 def test_overlap_is_at_most_half_of_a_chunk(model: TextModel) -> None:
-    assert len(split(model, TEXT, overlap=19)) > 1
-    with pytest.raises(InvalidRequest, match="chunks of 38 tokens, which must be at least 1, and twice the overlap"):
-        split(model, TEXT, overlap=20)
+    assert split(model, TEXT, overlap=19) == split(model, TEXT, overlap=10_000)
+
+
+def test_prompt_leaves_room(model: TextModel) -> None:
+    assert len(split(model, "sea snail", prompt="sea " * 37)) == 2
+    with pytest.raises(
+        InvalidRequest, match=r"input\[0\] leaves no room for a chunk within the 40 tokens of model 'm'"
+    ):
+        split(model, "sea snail", prompt="sea " * 38)
 
 
 def test_number_of_chunks_is_limited(model: TextModel) -> None:
@@ -158,3 +172,10 @@ def test_number_of_chunks_is_limited(model: TextModel) -> None:
         split(model, " " * (MAX_CHARACTERS + 1))
     with pytest.raises(RequestTooLarge, match=r"the limit is 300000"):
         split(replace(model, max_tokens=256), "sea " * 299_000)
+
+
+def test_mean_of_unit_vectors_is_weighted_by_tokens() -> None:
+    vectors = np.array([[3, 0], [0, 5], [8, 0], [6, 8]], np.float32)
+    one, two = Chunk(0, [1], 0, 0), [Chunk(0, [1], 0, 0, tokens=range(1)), Chunk(1, [1], 0, 0, tokens=range(1, 4))]
+    expected = [[3, 0], np.array([3, 1]) / np.sqrt(10), [6, 8]]
+    np.testing.assert_allclose(chunks.mean(vectors, [[one], two, [one]]), expected, atol=1e-6)
