@@ -100,7 +100,8 @@ def served(scratch: Path) -> Iterator[dict[str, str]]:
     """The environment in which tests find an open gateway, and one that wants keys and counts requests."""
     repository = furnish(scratch / "repository")
     for name, (task, write) in TINY.items():
-        build(ModelSpec(name=name, task=task, source=str(write(scratch / name))), repository, lambda _: None)
+        spec = ModelSpec(name=name, task=task, source=str(write(scratch / name)), default=task == "classification")
+        build(spec, repository, lambda _: None)
     with conch(repository, FOLDER / "conch.log") as server:
         triton = f"{HOST}:{server.ports['TRITON_GRPC_PORT']}"
         with gateway(repository, FOLDER / "guarded.log", GATEWAY_TRITON_URL=triton, **GUARDS) as guarded:
