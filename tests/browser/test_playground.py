@@ -219,6 +219,8 @@ def test_vectors_are_numbered_where_some_tokens_have_none(
     visit: Visits, odd_client: httpx2.Client, document: str, shown: list[str]
 ) -> None:
     page = visit(str(odd_client.base_url).rstrip("/"))
+    page.select_option("#inspect-model", "every-output")
+    page.select_option("#inspect-kind", "multi_vector")
     page.fill("#inspected", "a")
     page.fill("#matched", document)
     inspect(page, "every-output", "multi_vector")
