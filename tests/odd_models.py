@@ -173,8 +173,7 @@ def write_odd_repository(repository: Path, target: Path) -> Path:
         told = {"prompts": prompts, "instructed_prompts": forms}
         told |= {"default_prompt": "query"} if role == "cross-encoder" else {}
         _write_echo(target / name, default, role, pair, 1, **told)
-    labels = {"labels": json.dumps(["sea", "land"]), "activation": "softmax"}
-    _write_echo(target / "two-labels", default, "classifier", pair, 2, **labels)
+    _write_echo(target / "two-labels", default, "classifier", pair, 2, labels='["sea", "land"]', activation="softmax")
     prompts = json.dumps(PROMPTS)
     _write_echo(target / "prompted", default, "text-embedding", pair, 1, prompts=prompts, default_prompt="document")
     _write_echo(target / "bucketed", default, "text-embedding", pair, 2, length_buckets="16,64,256")

@@ -413,6 +413,7 @@ async def decode(request: Request) -> Response:
     if lists and len(lists) < len(body.ids):
         raise InvalidRequest("ids must be a list of token ids, or a list of such lists", param="ids")
     rows = lists or [cast(list[int], body.ids)]
+    record_usage(request, len(rows), sum(map(len, rows)))
     return json_response(await texts_of(caller(request), decoder, rows, skip_special=body.skip_special_tokens))
 
 

@@ -9,18 +9,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 import msgspec
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export.manifest import ModelSpec, Task
+from export.manifest import ModelSpec
 from export.repository import build
-from loadtest.tools import machine, tiny
+from loadtest.tools import machine
 from loadtest.tools.results import STORED, store
 from loadtest.tools.servers import HOST, REPOSITORY, conch, gateway
 
@@ -38,12 +37,6 @@ QUIET = {
 GUARDS = {"GATEWAY_API_KEYS": ",".join(f"compat-{i}" for i in range(10)), "GATEWAY_REQUESTS_PER_MINUTE": "10"}
 """A key a test, so that none spends another's requests."""
 PROMPTS = {"query": "query: ", "document": "passage: "}
-TINY: Mapping[str, tuple[Task, Callable[[Path], Path]]] = {
-    "tiny-m3": ("text-embedding", tiny.write_m3),
-    "tiny-labels": ("classification", partial(tiny.write_cross_encoder, labels=3)),
-}
-"""The task and the writer of models with random weights: one like bge-m3, with dense, sparse and token vectors,
-and a classifier. None of the default models is one of these."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -99,8 +92,7 @@ def main() -> int:
 def served(scratch: Path) -> Iterator[dict[str, str]]:
     """The environment in which tests find an open gateway, and one that wants keys and counts requests."""
     repository = furnish(scratch / "repository")
-    for name, (task, write) in TINY.items():
-        build(ModelSpec(name=name, task=task, source=str(write(scratch / name))), repository, lambda _: None)
+    add_tiny_models(repository, scratch)
     with conch(repository, FOLDER / "conch.log") as server:
         triton = f"{HOST}:{server.ports['TRITON_GRPC_PORT']}"
         with gateway(repository, FOLDER / "guarded.log", GATEWAY_TRITON_URL=triton, **GUARDS) as guarded:
@@ -126,6 +118,22 @@ def furnish(target: Path) -> Path:
     config.parameters["dimensions"].string_value = "64,128"
     (prompted / "config.pbtxt").write_text(text_format.MessageToString(config))
     return target
+
+
+def add_tiny_models(repository: Path, scratch: Path) -> None:
+    """Export models with random weights of kinds that no default model is of.
+
+    `tiny-m3` is like bge-m3, with dense, sparse and token vectors; `tiny-labels` is a classifier with three labels.
+    """
+    from loadtest.tools import tiny  # noqa: PLC0415 - torch, which reading the results does not need
+
+    m3 = tiny.write_m3(scratch / "tiny-m3")
+    labels = tiny.write_cross_encoder(scratch / "tiny-labels", labels=3)
+    for spec in (
+        ModelSpec(name="tiny-m3", task="text-embedding", source=str(m3)),
+        ModelSpec(name="tiny-labels", task="classification", source=str(labels), default=True),
+    ):
+        build(spec, repository, lambda _: None)
 
 
 if __name__ == "__main__":

@@ -208,6 +208,28 @@ def test_matches_of_tokens_are_those_of_the_api(playground: Open, client: httpx2
     expect(page.locator("#inspect .summary")).to_contain_text(f"best matches: {expected.max(1).mean():.3f}")
 
 
+@pytest.mark.parametrize(
+    ("document", "shown"),
+    [
+        ("a conch", ["Token", "[CLS]", "passage", ":", "a", "con", "##ch", "[SEP]"]),
+        ("a.b.c", ["Token", *(f"vector {i}" for i in range(1, 8))]),  # it leaves out two full stops
+    ],
+)
+def test_vectors_are_numbered_where_some_tokens_have_none(
+    visit: Visits, odd_client: httpx2.Client, document: str, shown: list[str]
+) -> None:
+    page = visit(str(odd_client.base_url).rstrip("/"))
+    page.select_option("#inspect-model", "every-output")
+    page.select_option("#inspect-kind", "multi_vector")
+    page.fill("#inspected", "a")
+    page.fill("#matched", document)
+    inspect(page, "every-output", "multi_vector")
+    assert page.locator("#inspect thead th").all_text_contents() == shown
+    queries = page.locator("#inspect tbody th").all_text_contents()
+    assert queries[-1].startswith("added ")  # to eight tokens
+    assert len(queries) == 8
+
+
 def bars(page: Page) -> list[tuple[str, float]]:
     """The names and numbers of the list, in its order."""
     items = page.locator("#inspect .bars li")

@@ -19,7 +19,7 @@ export function draw(values, rows, columns, { caption, corner, title, isBest = (
     make("thead", {}, head),
     make("tbody", {}, ...body),
   );
-  const scroll = make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Heat map" }, table);
+  const scroll = make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": caption }, table);
   return make("div", { className: "heat" }, scroll, scale());
 }
 

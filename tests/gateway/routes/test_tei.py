@@ -80,6 +80,19 @@ def test_tokens_are_parts_of_their_text(client: httpx2.Client) -> None:
     assert plain == tokens[1:-1]
 
 
+def test_tokens_become_their_text(client: httpx2.Client) -> None:
+    (tokens,) = post(client, "/tokenize", inputs="Sea snails", model="minilm-late-interaction")
+    ids = [token["id"] for token in tokens]
+    assert post(client, "/decode", ids=ids) == ["sea snails"]
+    assert post(client, "/decode", ids=[ids], skip_special_tokens=False) == ["[CLS] sea snails [SEP]"]
+    words = post(client, "/decode", ids=[[id_] for id_ in ids], model="minilm-late-interaction")
+    assert words == ["", "sea", "snails", ""]
+    assert post(client, "/decode", ids=[[2**32 - 1, 2712], []]) == ["sea", ""]
+    assert refused(client, "/decode", ids=[1, [2]]).startswith("ids must be a list of token ids, or a list of such")
+    for path, body in (("/decode", {"ids": [1]}), ("/tokenize", {"inputs": "a"})):
+        assert client.post(path, json={**body, "model": "x"}).status_code == 404
+
+
 def test_prediction_needs_a_classifier_or_a_cross_encoder(client: httpx2.Client) -> None:
     answer = client.post("/predict", json={"inputs": ["a", "b"]})
     message = "there is no default model for this endpoint; served here: none"
