@@ -94,9 +94,7 @@ def test_scores_are_those_of_transformers_pipeline(name: str, labels: int, tmp_p
     ("labels", "settings", "activation"),
     [
         (1, {}, "sigmoid"),
-        (1, {"problem_type": "regression"}, "none"),
         (3, {}, "softmax"),
-        (3, {"problem_type": "single_label_classification"}, "softmax"),
         (3, {"problem_type": "multi_label_classification"}, "sigmoid"),
         (3, {"problem_type": "regression"}, "none"),
     ],
