@@ -54,25 +54,28 @@ def test_committed_config_is_what_the_manifest_renders(name: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["python", "torch", "onnxruntime", "tensorrt"])
-def test_inputs_and_output_are_the_towers(towers: dict[str, Model], backend: Backend) -> None:
+def test_inputs_and_outputs_are_the_towers(towers: dict[str, Model], backend: Backend) -> None:
     ids, length, column = (pb.TYPE_INT64, [-1]), (pb.TYPE_INT32, [1]), (pb.TYPE_INT32, [1])
     pixels = (pb.TYPE_UINT8, [3, tiny.IMAGE, tiny.IMAGE])
     expected = {
-        "text-embedding": ({"input_ids": ids, "length": length}, ("embedding", [tiny.WIDTH])),
-        "cross-encoder": ({"input_ids": ids, "length": length, "first_length": column}, ("score", [1])),
+        "text-embedding": (
+            {"input_ids": ids, "length": length},
+            [("embedding", [tiny.WIDTH]), ("tokens", [-1, tiny.WIDTH])],
+        ),
+        "cross-encoder": ({"input_ids": ids, "length": length, "first_length": column}, [("score", [1])]),
         "late-interaction": (
             {"query_ids": ids, "query_length": length, "document_ids": ids, "document_length": length},
-            ("score", [1]),
+            [("score", [1]), ("tokens", [-1, 8]), ("query_tokens", [-1, 8])],
         ),
-        "tiny-text": ({"input_ids": ids, "length": length}, ("embedding", [24])),
-        "tiny-image": ({"pixels": pixels}, ("embedding", [24])),
+        "tiny-text": ({"input_ids": ids, "length": length}, [("embedding", [24])]),
+        "tiny-image": ({"pixels": pixels}, [("embedding", [24])]),
     }
-    for name, (inputs, output) in expected.items():
+    for name, (inputs, outputs) in expected.items():
         rendered = parsed(towers[name], backend)
         assert (rendered.name, rendered.backend) == (towers[name][1].name, "python" if backend == "torch" else backend)
         assert {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in rendered.input} == inputs
-        assert [(tensor.name, list(tensor.dims)) for tensor in rendered.output] == [output]
-        assert rendered.output[0].data_type == pb.TYPE_FP32
+        assert [(tensor.name, list(tensor.dims)) for tensor in rendered.output] == outputs
+        assert {tensor.data_type for tensor in rendered.output} == {pb.TYPE_FP32}
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,8 @@ def test_onnxruntime_is_told_the_stored_length_of_every_row(towers: dict[str, Mo
         (pb.BatchInput.BATCH_ITEM_SHAPE_FLATTEN, ["document_stride"], ["document_ids"], pb.TYPE_INT32),
     ]
     assert not parsed(towers["tiny-image"], "onnxruntime").batch_input
+    scattered = [(one.kind, list(one.target_name), list(one.source_input)) for one in rendered.batch_output]
+    assert scattered == [(pb.BatchOutput.BATCH_SCATTER_WITH_INPUT_SHAPE, ["tokens"], ["document_ids"])]
 
 
 @pytest.mark.parametrize(("role", "tf32"), [("text-embedding", "0"), ("tiny-image", "1")])
