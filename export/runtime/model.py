@@ -89,7 +89,7 @@ class TritonPythonModel:
             if output.name in asked.outputs:
                 values = results[output.name]
                 if not isinstance(values, np.ndarray):
-                    values = padded(values, asked.length if output.per == "token" else 0)
+                    values = padded(values, asked.length if output.per == "token" else 1)  # Triton takes no length of 0
                 tensors.append(_tensor(output.name, values))
         return tensors
 
