@@ -98,6 +98,7 @@ CASES: Sequence[Case] = (
         "classification",
         partial(tiny.write_cross_encoder, name="ModernBERT", labels=28, problem_type="multi_label_classification"),
     ),
+    Case("Qwen3, three labels", "classification", partial(tiny.write_cross_encoder, name="Qwen3", labels=3)),
     Case("Qwen3, classifier", "cross-encoder", partial(tiny.write_cross_encoder, name="Qwen3"), {"template": TEMPLATE}),
     Case(
         "Qwen3, yes or no",
@@ -129,15 +130,6 @@ CASES: Sequence[Case] = (
         "inference-free SPLADE (DistilBERT)", "sparse", tiny.write_inference_free, {"variants": ("document", "query")}
     ),
     Case(M3, "text-embedding", tiny.write_m3),
-    *(
-        Case(f"{name}, {labels}", "classification", partial(tiny.write_cross_encoder, name=name, labels=count))
-        for name, labels, count in (
-            ("BERT", "1 label", 1),
-            ("XLM-RoBERTa", "3 labels", 3),
-            ("ModernBERT", "40 labels", 40),
-            ("Qwen3", "3 labels", 3),
-        )
-    ),
     Case("any (BERT)", "multi-vector", tiny.write_plain),
     Case("ColBERT (Stanford)", "multi-vector", partial(tiny.write_colbert, pylate=False)),
     Case("ColBERT (PyLate)", "multi-vector", partial(tiny.write_colbert, pylate=True)),
