@@ -86,7 +86,7 @@ def _write(spec: ModelSpec, tower: Tower, folder: Path, revision: str, progress:
         "files": files,
         "versions": versions(),
         "packed": tower.packed,
-        "outputs": {output.name: output.dims for output in tower.outputs},
+        "outputs": {output.name: [*output.dims] for output in tower.outputs},
         **measured,
         "bytes": sum((version / name).stat().st_size for name in files),
         "seconds": round(time.monotonic() - started, 1),

@@ -232,6 +232,7 @@ def test_everything_that_is_said_of_a_model_is_a_parameter(towers: dict[str, Mod
         "dimensions": "8,16",
         "max_tokens": "100",
         "vocabulary_size": str(len(tiny.wordpiece())),
+        "tokens_pooling": "mean",
         "graph": "model.onnx",
         "source": "owner/model",
         "license": "MIT",
@@ -244,6 +245,7 @@ def test_parameters_leave_out_what_is_not_said(towers: dict[str, Model]) -> None
         "role",
         "max_tokens",
         "vocabulary_size",
+        "tokens_pooling",
         "length_buckets",
         "execution_context_allocation_strategy",
     }

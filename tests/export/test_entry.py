@@ -236,7 +236,9 @@ def test_check_measures_again_and_writes_nothing(fp32: ModelSpec, damaged: Path)
     (damaged / PROOF).write_text(unmeasured)
     before = files(damaged)
     (entry,) = check(fp32, damaged.parent, silent)
-    assert [one["batches"] for one in entry.proof["parity"]] == ["alone", "in threes", "together"]
+    assert [(one["batches"], one["output"]) for one in entry.proof["parity"]] == [
+        (batches, output) for batches in ("alone", "in threes", "together") for output in ("embedding", "tokens")
+    ]
     assert max(one["worst"] for one in entry.proof["parity"]) < 1e-5
     assert entry.proof | {"parity": [], "speed": []} == json.loads(unmeasured)
     assert (damaged / PROOF).read_text() == unmeasured
@@ -252,7 +254,9 @@ def test_check_of_changed_weights_fails(fp32: ModelSpec, damaged: Path) -> None:
     weights = damaged / "1" / "model.onnx.data"
     values = np.fromfile(weights, np.float32)
     (values * np.random.default_rng(0).uniform(0.5, 1.5, len(values))).astype(np.float32).tofile(weights)
-    with pytest.raises(ParityError, match=r"^verify tiny in fp32, rows alone: cosine error 0\.\d+ \(largest; limit"):
+    with pytest.raises(
+        ParityError, match=r"^verify tiny in fp32, rows alone: embedding: cosine error 0\.\d+ \(largest; limit"
+    ):
         check(fp32, damaged.parent, silent)
 
 
@@ -297,7 +301,7 @@ def test_model_that_is_not_exact_in_bf16_is_served_in_fp32(inexact: ModelSpec, t
     assert {one["precision"] for one in entry.proof["parity"]} == {"fp32"}
     config = text_format.Parse((entry.folder / "config.pbtxt").read_text(), pb.ModelConfig())
     assert config.parameters["precision"].string_value == "f32"
-    assert entry.proof["rejected"]["bf16"].startswith("verify tiny in bf16, rows alone: cosine ")
+    assert entry.proof["rejected"]["bf16"].startswith("verify tiny in bf16, rows alone: embedding: cosine ")
     assert is_built(inexact, tmp_path / "repository")
 
 
@@ -388,7 +392,7 @@ def test_failure_of_the_second_tower_leaves_the_first_as_it_was(tmp_path: Path) 
         precision="fp32",
     )
     former(tmp_path / "repository", "tiny-text", "tiny-image")
-    with pytest.raises(ParityError, match=r"^verify tiny-image in fp32, rows alone: cosine error nan"):
+    with pytest.raises(ParityError, match=r"^verify tiny-image in fp32, rows alone: embedding: cosine error nan"):
         build(spec, tmp_path / "repository", silent)
     assert files(tmp_path / "repository") == {"tiny-text/config.pbtxt", "tiny-image/config.pbtxt"}
     assert {path.name for path in tmp_path.glob(".export-*")} == {".export-repository.lock"}

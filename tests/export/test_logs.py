@@ -40,8 +40,8 @@ EXPECTED = re.compile(
     rf"\s*|(?:{STAGES}) .* \d:\d\d:\d\d"  # a stage, and how long it took
     r"|export: half: build its plan with `python -m export\.plans ENTRY` in the serving image"
     r"|export: [\w-]+ is served in fp32: .*"
-    r"|\s*Compared with the reference\s*| model +precision +measure +worst .*| ─+ "
-    r"| (?:embedding|late|half|decoder|clip-text|clip-image) +(?:fp32|bf16|fp16|int8) +(?:cosine|score|logit) .*"
+    r"|\s*Compared with the reference\s*| model +precision +output +worst .*| ─+ "
+    r"| (?:embedding|late|half|decoder|clip-text|clip-image) +(?:fp32|bf16|fp16|int8) +(?:embedding|tokens|query_tokens|score) .*"
 )
 
 

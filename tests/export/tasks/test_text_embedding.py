@@ -144,7 +144,7 @@ def test_default_prompt_that_is_empty_is_none(tmp_path: Path) -> None:
 def test_prompts_of_the_table_are_the_references_too(tmp_path: Path) -> None:
     prompts = {"query": "query: ", "document": "passage: "}
     named = replace(spec(tiny.write_embedding(tmp_path)), prompts=prompts)
-    assert write_parameters(load(named).parameters) == {"prompts": json.dumps(prompts)}
+    assert write_parameters(load(named).parameters) == {"prompts": json.dumps(prompts), "tokens_pooling": "mean"}
     reference = text_embedding.pipeline(named, Path(named.source))
     assert np.array_equal(reference.encode("a", prompt_name="query"), reference.encode("query: a"))
 
@@ -160,6 +160,7 @@ def test_model_without_prompts_has_none(tmp_path: Path) -> None:
         "prompts": {},
         "default_prompt": "",
         "instructed_prompts": {},
+        "tokens_pooling": "mean",
     }
 
 
@@ -324,7 +325,7 @@ def test_transformer_in_a_folder_of_its_own_is_found(tmp_path: Path) -> None:
     [
         ("CrossEncoder", "use task cross-encoder"),
         ("MultiVectorEncoder", "use task multi-vector"),
-        ("SparseEncoder", "its vectors are sparse, and text-embedding has dense ones"),
+        ("SparseEncoder", "use task sparse"),
     ],
 )
 def test_other_kinds_of_sentence_transformers_are_refused(kind: str, advice: str, tmp_path: Path) -> None:
