@@ -136,13 +136,15 @@ class TextTokenizer:
             return self._encode(texts, frame)
 
     def decode(self, rows: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
-        """The text of each row of token ids. Ids outside the vocabulary are left out.
+        """The text of each row of token ids. Ids outside the model's vocabulary are left out.
 
         Raises:
             TokenizerFailed: the tokenizer raised an error.
         """
         with _failing():
-            return self._tokenizer.decode_batch([[*row] for row in rows], skip_special_tokens=skip_special)
+            # The texts of a template's aliases are secret.
+            known = [[id_ for id_ in row if id_ not in self._original] for row in rows]
+            return self._tokenizer.decode_batch(known, skip_special_tokens=skip_special)
 
     def token_spans(self, text: str, *, special: bool) -> list[TokenSpan]:
         """The tokens of a text with their positions, with or without special tokens.
