@@ -7,7 +7,7 @@ from gateway.catalog import Model, Offer, TextModel
 from gateway.contract import LATE_INTERACTION
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
-from gateway.service import late_chunking, prompts
+from gateway.service import hybrid, late_chunking, prompts
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunking, Span
 from gateway.service.classify import Classification, Input, classify
@@ -238,8 +238,9 @@ async def rank_texts(
         weights: of the scores of several modes, for models that have them.
 
     Raises:
-        GatewayError: see `rerank`.
+        GatewayError: see `hybrid.check` and `rerank`.
     """
+    hybrid.check(request.state["gateway"].catalog.models, model, weights or {})
     ranking = await rerank(
         caller(request),
         model,
