@@ -16,7 +16,7 @@ from gateway.service.caller import Caller
 from gateway.service.chunks import Chunk, Chunking, Span
 from gateway.service.embed import Embeddings, prompt_lengths
 from gateway.service.text_batches import MAX_ROWS, infer_texts, row_of
-from gateway.service.tokens import MAX_TOKENS, ROW_CHARACTERS, estimate
+from gateway.service.tokens import MAX_TOKENS, ROW_CHARACTERS, check_characters, estimate
 from gateway.text.sentences import sentences
 from gateway.vectors import Floats
 
@@ -102,6 +102,8 @@ async def embed_parts(
         GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
     """
     chunks.check_length(document, place)
+    if not in_windows:
+        check_characters(document, place, model.max_tokens)
     caller.check(model, estimate(prompt + document))
     chunking = Chunking(overlap=min(MAX_OVERLAP, model.max_tokens // 8))
     size = len(document) + ROW_CHARACTERS * len(parts or ())

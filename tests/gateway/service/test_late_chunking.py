@@ -34,7 +34,14 @@ def model(tokenizer: Tokenizer) -> TextModel:
     return TextModel("m", "m", "text-embedding", outputs, 4, 40, 1000, wrapped, tokens_pooling="mean")
 
 
-def embed(model: TextModel, document: str, parts: Sequence[Span] | None, by: Caller | None = None) -> EmbeddedParts:
+def embed(
+    model: TextModel,
+    document: str,
+    parts: Sequence[Span] | None,
+    by: Caller | None = None,
+    *,
+    in_windows: bool = True,
+) -> EmbeddedParts:
     return asyncio.run(
         embed_parts(
             by or caller(RecordingTriton()),
@@ -44,7 +51,7 @@ def embed(model: TextModel, document: str, parts: Sequence[Span] | None, by: Cal
             prompt="",
             place="input",
             part_places=[f"chunk_spans[{i}]" for i in range(len(parts or ()))],
-            in_windows=True,
+            in_windows=in_windows,
         )
     )
 
@@ -72,7 +79,9 @@ def test_parts_are_the_means_of_their_tokens_wherever_they_are(model: TextModel,
     expected = [
         np.mean(ids[start + 1 if start else 0 : end + 1 if end < len(document) else None]) for start, end in parts
     ]
-    np.testing.assert_allclose(embed(model, document, parts).embedded.vectors[:, 0], expected, rtol=1e-5)
+    by = caller(RecordingTriton())
+    np.testing.assert_allclose(embed(model, document, parts, by).embedded.vectors[:, 0], expected, rtol=1e-5)
+    assert by.account.seconds > 0  # many parts are summed in a thread
 
 
 def test_sentences_are_counted_in_a_thread_and_no_further_than_needed(model: TextModel) -> None:
@@ -82,3 +91,8 @@ def test_sentences_are_counted_in_a_thread_and_no_further_than_needed(model: Tex
     assert by.account.seconds > 0
     with pytest.raises(InvalidRequest, match=f"input has {MAX_CHARACTERS + 2} characters; the limit"):
         embed(model, "! " * (MAX_CHARACTERS // 2 + 1), None)
+
+
+def test_document_that_cannot_fit_is_not_read(model: TextModel) -> None:
+    with pytest.raises(InvalidRequest, match="input has 2561 characters; the limit is 2560 for 40 tokens"):
+        embed(model, "a" * 2561, [(0, 1)], in_windows=False)
