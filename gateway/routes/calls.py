@@ -7,12 +7,13 @@ from gateway.catalog import Model, Offer, TextModel
 from gateway.contract import LATE_INTERACTION
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
-from gateway.service import late_chunking, prompts
+from gateway.service import hybrid, late_chunking, prompts
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunking, Span
 from gateway.service.classify import Classification, Input, classify
 from gateway.service.embed import DENSE, Embeddings, Item, embed
 from gateway.service.hybrid import Weights
+from gateway.service.late_chunking import EmbeddedParts
 from gateway.service.prompts import SUFFIXES
 from gateway.service.rerank import Ranking, rerank
 from gateway.service.score import PairScores, TextPair, score_pairs
@@ -170,22 +171,22 @@ async def embed_parts(
     request: Request,
     model: Model,
     document: str,
-    parts: Sequence[Span],
+    parts: Sequence[Span] | None,
     *,
     part_places: Sequence[str],
     purpose: str | None,
     place: str,
     in_windows: bool,
     instruction: str | None = None,
-) -> Embeddings:
+) -> EmbeddedParts:
     """Embed parts of a document by late chunking for a request, and record it.
 
     Args:
         request: its body has been read.
         model: an embedding model.
         document: any text.
-        parts: start and end of each, in characters.
-        part_places: the field of each part in error messages.
+        parts: start and end of each, in characters; None for the document's sentences.
+        part_places: the field of each part in error messages, if there are parts.
         purpose: of the document, such as "document"; see `prompts`.
         place: the field that the purpose was sent in.
         in_windows: whether to compute a document over the limit in windows.
@@ -196,7 +197,7 @@ async def embed_parts(
     """
     model = prompts.for_purpose(model, purpose)
     text_model = late_chunking.check(request.state["gateway"].catalog.models, model)
-    embedded = await late_chunking.embed_parts(
+    found = await late_chunking.embed_parts(
         caller(request),
         text_model,
         document,
@@ -206,8 +207,8 @@ async def embed_parts(
         part_places=part_places,
         in_windows=in_windows,
     )
-    record_usage(request, len(parts), embedded.text_tokens)
-    return embedded
+    record_usage(request, len(found.parts), found.embedded.text_tokens)
+    return found
 
 
 async def rank_texts(
@@ -238,8 +239,9 @@ async def rank_texts(
         weights: of the scores of several modes, for models that have them.
 
     Raises:
-        GatewayError: see `rerank`.
+        GatewayError: see `hybrid.check` and `rerank`.
     """
+    hybrid.check(request.state["gateway"].catalog.models, model, weights or {})
     ranking = await rerank(
         caller(request),
         model,

@@ -251,7 +251,7 @@ async def _answer_late(
     if is_list and body.chunk_spans is not None:
         raise InvalidRequest("chunk_spans needs one text as input, not a list", param="chunk_spans")
     document = joined(items) if is_list else divided(items[0], body.chunk_spans)
-    embedded = await embed_parts(
+    found = await embed_parts(
         request,
         model,
         document.text,
@@ -264,13 +264,13 @@ async def _answer_late(
     )
 
     def build() -> EmbeddingResponse:
-        response = _response(request.state["record"].request_id, body, model, embedded)
+        response = _response(request.state["record"].request_id, body, model, found.embedded)
         if not is_list:
-            for item, part in zip(response.data, document.parts, strict=True):
+            for item, part in zip(response.data, found.parts, strict=True):
                 item.chunk = ChunkSpan(*part)
         return response
 
-    return await large_json_response(request, build, embedded.numbers * len(_forms(body)))
+    return await large_json_response(request, build, found.embedded.numbers * len(_forms(body)))
 
 
 def _check_chunking(body: EmbeddingRequest, truncate: Truncate, kinds: Set[Offer]) -> None:

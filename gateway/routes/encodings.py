@@ -30,7 +30,8 @@ def size(model: Model, dimensions: int | None, place: str = "dimensions", kind: 
     full = width(model, kind)
     if dimensions is None:
         return full
-    sizes = sorted({full, *(size for size in model.dimensions if size < full)})
+    declared = model.dimensions if full == model.width else ()  # they are of vectors of that width
+    sizes = sorted({full, *(size for size in declared if size < full)})
     if dimensions not in sizes:
         raise InvalidRequest(
             f"{place} is {dimensions}; model {model.name!r} supports {', '.join(map(str, sizes))}", param=place

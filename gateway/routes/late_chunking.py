@@ -7,8 +7,6 @@ from gateway.errors import InvalidRequest
 from gateway.service.chunks import Span
 from gateway.service.embed import Item
 from gateway.service.late_chunking import FIELD
-from gateway.service.text_batches import MAX_ROWS
-from gateway.text.sentences import sentences
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +14,10 @@ class Document:
     """A text and its parts."""
 
     text: str
-    parts: list[Span]
-    """Start and end of each, in characters."""
+    parts: list[Span] | None
+    """Start and end of each, in characters. None: its sentences."""
     places: list[str]
-    """The field of each in error messages."""
+    """The field of each in error messages, unless they are sentences."""
 
 
 def joined(items: Sequence[Item]) -> Document:
@@ -47,14 +45,11 @@ def divided(item: Item, spans: Sequence[Span] | None) -> Document:
     """The document that is one item, with the parts that the client names, or its sentences.
 
     Raises:
-        InvalidRequest: the item is not a text, has too many sentences or none, or a span is outside the text.
+        InvalidRequest: the item is not a text, or a span is outside the text.
     """
     text = _text(item)
     if spans is None:
-        found = sentences(text)
-        if not 1 <= len(found) <= MAX_ROWS:
-            raise InvalidRequest(f"input has {len(found)} sentences; it must have 1 to {MAX_ROWS}", param="input")
-        return Document(text, found, ["input"] * len(found))
+        return Document(text, None, [])
     for index, (start, end) in enumerate(spans):
         if not 0 <= start < end <= len(text):
             raise InvalidRequest(

@@ -69,7 +69,7 @@ def _describe(model: Model) -> ModelObject:
         owned_by="conch",
         role=model.role,
         model_type="embedding"
-        if role in EMBEDDING_ROLES
+        if role in EMBEDDING_ROLES or "dense" in model.offers
         else "classification"
         if role in CLASSIFIER_ROLES
         else "rerank",

@@ -238,6 +238,8 @@ async def classify(request: Request) -> Response:
     body = await read(request, ClassifyRequest)
     resolve_aliases(body, ACTIVATION)
     is_infinity = body.raw_scores is not None
+    if is_infinity and body.raw_scores == body.use_activation:
+        raise InvalidRequest("raw_scores and use_activation contradict each other; send only one", param="raw_scores")
     truncate, max_tokens = body.truncation()
     if is_infinity and body.truncate is None and truncate == "none":
         truncate = "end"
@@ -423,6 +425,8 @@ async def pool(request: Request) -> Response:
 
 
 async def _pool_labels(request: Request, body: PoolingRequest, model: Model, inputs: Sequence[Input]) -> _Found:
+    if body.dimensions is not None:
+        raise InvalidRequest("dimensions: the scores of labels cannot be truncated", param="dimensions")
     truncate, max_tokens = body.truncation()
     found = await classify_inputs(
         request,

@@ -1,7 +1,8 @@
 """Splits texts into chunks that a model can take, between words if possible, and averages their vectors."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -10,16 +11,15 @@ from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.service import tokens
 from gateway.service.caller import Caller
 from gateway.service.text_batches import MAX_ROWS
-from gateway.service.tokens import Text
+from gateway.service.tokens import MAX_TOKENS, Text
 from gateway.text.tokenizer import LocatedRow, PairFrame, TextTokenizer, Truncate
 from gateway.vectors import Floats, normalize
 
 Span = tuple[int, int]
 """Start and end, in characters of a text."""
 
-MAX_CHARACTERS = 2**21
-"""Maximum length of a text in chunks, in characters: as much as is read of one text for a model of 32,768 tokens."""
-
+MAX_CHARACTERS = 2**20
+"""Maximum length of a text in chunks, in characters: as much as is read of one text for a model of 16,384 tokens."""
 
 WORD = 3
 """See `_quality`."""
@@ -88,11 +88,11 @@ async def split(
         RequestTooLarge: there are more than MAX_ROWS chunks or more than MAX_TOKENS in them.
         TokenizerFailed: the tokenizer raised an error.
     """
+    most = _max_tokens_read(model, chunking, max_text_tokens)
     for text, place in zip(texts, places, strict=True):
-        if len(text) > MAX_CHARACTERS:
-            raise InvalidRequest(
-                f"{place} has {len(text)} characters; the limit of a text in chunks is {MAX_CHARACTERS}", param=place
-            )
+        check_length(text, place)
+        if truncate == "none" and most is not None and isinstance(text, str):
+            tokens.check_characters(text, place, most)
     tokens.check(model, texts, places, model.max_tokens, truncate="end")
 
     def read(part: slice) -> list[list[Chunk]]:
@@ -104,7 +104,9 @@ async def split(
     chunks: list[list[Chunk]] = []
     total = count = 0
     remaining = iter(places)
-    async with tokens.in_slices(caller, [tokens.ROW_CHARACTERS + len(text) for text in texts], read) as parts:
+    characters = MAX_CHARACTERS if most is None else most * tokens.MAX_CHARACTERS_PER_TOKEN
+    sizes = [tokens.ROW_CHARACTERS + min(len(text), characters) for text in texts]
+    async with tokens.in_slices(caller, sizes, read) as parts:
         async for fresh in parts:
             for of_text, place in zip(fresh, remaining, strict=False):
                 count += len(of_text)
@@ -113,6 +115,22 @@ async def split(
                 total = tokens.add_tokens(total, [chunk.row for chunk in of_text], [place] * len(of_text))
             chunks += fresh
     return chunks
+
+
+def check_length(text: Text, place: str) -> None:
+    """Raise InvalidRequest if a text is over MAX_CHARACTERS."""
+    if len(text) > MAX_CHARACTERS:
+        raise InvalidRequest(
+            f"{place} has {len(text)} characters; the limit of a text in chunks is {MAX_CHARACTERS}", param=place
+        )
+
+
+def _max_tokens_read(model: TextModel, chunking: Chunking, max_text_tokens: int | None) -> int | None:
+    """The maximum number of tokens of a text that its limits leave. None: it has no limits."""
+    limits = [max_text_tokens] if max_text_tokens is not None else []
+    if chunking.max_chunks is not None:
+        limits.append(chunking.max_chunks * min(chunking.max_tokens or model.max_tokens, model.max_tokens))
+    return min(limits, default=None)
 
 
 def _too_many(place: str) -> RequestTooLarge:
@@ -131,8 +149,18 @@ def _split(
     frame: PairFrame | None,
     max_text_tokens: int | None,
 ) -> list[Chunk]:
-    located = _locate(model.tokenizer, text, prompt, frame)
+    most = _max_tokens_read(model, chunking, max_text_tokens)
+    characters = None if most is None else most * tokens.MAX_CHARACTERS_PER_TOKEN
+    limit = min(MAX_TOKENS, max_text_tokens or MAX_TOKENS)
+    located = _locate(model.tokenizer, text, prompt, frame, characters, limit, truncate)
     head, ids, tail, spans = located.head, located.ids, located.tail, located.spans
+    dropped = located.total - len(ids)
+    if dropped and most is None:
+        raise RequestTooLarge(
+            f"{place} has {located.total} tokens; the limit of a request is {MAX_TOKENS}", param=place
+        )
+    if dropped:
+        _check_truncation(truncate, place, f"{located.total} tokens", limit)
     if not (head or ids or tail):
         raise InvalidRequest(f"{place} produces no tokens with model {model.name!r}", param=place)
     after = tail if frame is None else frame.after
@@ -143,36 +171,54 @@ def _split(
             f"{place} leaves no room for a chunk within the {model.max_tokens} tokens of model {model.name!r}",
             param=place,
         )
-    first, last = 0, len(ids)
-    if max_text_tokens is not None and last > max_text_tokens:
-        _check_truncation(truncate, place, f"{last} tokens", max_text_tokens)
-        first, last = (last - max_text_tokens, last) if truncate == "start" else (0, max_text_tokens)
-    parts = []
-    for part in _parts(text, spans, range(first, last), room, min(chunking.overlap, room // 2)):
-        parts.append(part)
-        if len(parts) > MAX_ROWS:
-            raise _too_many(place)
-    if chunking.max_chunks is not None and len(parts) > chunking.max_chunks:
-        _check_truncation(truncate, place, f"{len(parts)} chunks", chunking.max_chunks)
-        parts = parts[-chunking.max_chunks :] if truncate == "start" else parts[: chunking.max_chunks]
+    found = _parts(text, spans, range(len(ids)), room, min(chunking.overlap, room // 2))
+    if chunking.max_chunks is None:
+        parts = list(islice(found, MAX_ROWS + 1))
+    elif truncate == "end":
+        parts = list(islice(found, chunking.max_chunks))
+    else:
+        parts = list(found)
+        if len(parts) > chunking.max_chunks:
+            _check_truncation(truncate, place, f"{len(parts)} chunks", chunking.max_chunks)
+            parts = parts[-chunking.max_chunks :]
+    if len(parts) > MAX_ROWS:
+        raise _too_many(place)
+    before = dropped if truncate == "start" else 0
+    end = located.total - before  # of the text, as an index of `ids`; not among them if the end is dropped
     return [
         Chunk(
             index,
-            head + ids[part.start : part.stop] + (tail if part.stop == len(ids) else after),
+            head + ids[part.start : part.stop] + (tail if part.stop == end else after),
             *_trimmed(text, spans[part.start : part.stop]),
             len(head),
-            part,
+            range(before + part.start, before + part.stop),
             spans[part.start : part.stop],
         )
         for index, part in enumerate(parts)
     ]
 
 
-def _locate(tokenizer: TextTokenizer, text: Text, prompt: str, frame: PairFrame | None) -> LocatedRow:
+def _locate(
+    tokenizer: TextTokenizer,
+    text: Text,
+    prompt: str,
+    frame: PairFrame | None,
+    max_characters: int | None,
+    max_tokens: int,
+    truncate: Truncate,
+) -> LocatedRow:
+    """The row of a text, truncated to so many characters and tokens; their spans are those in all of the text."""
     if isinstance(text, str):
-        return tokenizer.locate(text, prompt=prompt, frame=frame)
+        skipped = max(len(text) - max_characters, 0) if max_characters and truncate == "start" else 0
+        part = text[skipped:] if truncate == "start" else text[:max_characters]
+        located = tokenizer.locate(part, prompt=prompt, frame=frame, limit=max_tokens, end=truncate)
+        if not skipped:
+            return located
+        return replace(located, spans=[(start + skipped, end + skipped) for start, end in located.spans])
     first, last = len(tokenizer.before), len(text) - len(tokenizer.behind)
-    return LocatedRow(text[:first], text[first:last], text[last:], [])
+    ids = text[first:last]
+    kept = ids[-max_tokens:] if truncate == "start" else ids[:max_tokens]
+    return LocatedRow(text[:first], kept, text[last:], [], len(ids))
 
 
 def _check_truncation(truncate: Truncate, place: str, what: str, limit: int) -> None:

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.catalog import TextModel
-from gateway.contract import CROSS_ENCODER, EMBEDDING, SCORE, SPARSE_WEIGHTS
+from gateway.catalog import Model, TextModel
+from gateway.contract import EMBEDDING, LATE_INTERACTION, SCORE, SPARSE_WEIGHTS
 from gateway.errors import InvalidRequest
 from gateway.service.caller import Caller
 from gateway.service.text_batches import NO_QUERY, Wanted, infer_texts
@@ -34,11 +34,19 @@ OUTPUTS: Mapping[Mode, tuple[str, Wanted]] = {
 """The output that a model needs for a mode, and its field in `Computed`."""
 
 
-def check(model: TextModel, weights: Weights) -> None:
-    """Raise InvalidRequest if a model cannot score in one of these modes."""
+def check(served: Sequence[Model], model: TextModel, weights: Weights) -> None:
+    """Raise InvalidRequest if a model cannot score in one of these modes; the error names those served that can."""
     for mode in weights:
-        if model.role == CROSS_ENCODER or OUTPUTS[mode][0] not in model.outputs:
-            raise InvalidRequest(f"weights: model {model.name!r} has no {mode} score", param=f"{FIELD}.{mode}")
+        if not _scores(model, mode):
+            able = [other.name for other in served if other.text is not None and _scores(other.text, mode)]
+            raise InvalidRequest(
+                f"{FIELD}: model {model.name!r} has no {mode} score; models that have one: {', '.join(able) or 'none'}",
+                param=f"{FIELD}.{mode}",
+            )
+
+
+def _scores(model: TextModel, mode: Mode) -> bool:
+    return model.role == LATE_INTERACTION and OUTPUTS[mode][0] in model.outputs
 
 
 async def score(
@@ -48,7 +56,7 @@ async def score(
 
     Args:
         caller: the request to work for.
-        model: a late-interaction model that `check` accepts.
+        model: a late-interaction model, accepted by `check` if there are weights.
         query: token ids.
         rows: token ids of each document.
         modes: at least one.
@@ -76,7 +84,9 @@ async def score(
 
 def weighted(scores: Scores, weights: Weights) -> NDArray[np.float64]:
     """The weighted mean of the scores, [n]."""
-    return np.average([scores[mode].astype(np.float64) for mode in weights], axis=0, weights=[*weights.values()])
+    largest = max(weights.values())  # products with the smallest numbers are not exact
+    relative = [weight / largest for weight in weights.values()]
+    return np.average([scores[mode].astype(np.float64) for mode in weights], axis=0, weights=relative)
 
 
 def _dots(query: Sparse, documents: Sequence[Sparse], vocabulary_size: int) -> Floats:

@@ -1,6 +1,10 @@
 """Embeds parts of a document in the context of all of it: late chunking (arXiv 2409.04701)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +15,13 @@ from gateway.service import chunks
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunk, Chunking, Span
 from gateway.service.embed import Embeddings, prompt_lengths
-from gateway.service.text_batches import infer_texts, row_of
-from gateway.service.tokens import MAX_TOKENS, estimate
+from gateway.service.text_batches import MAX_ROWS, infer_texts, row_of
+from gateway.service.tokens import MAX_TOKENS, ROW_CHARACTERS, check_characters, estimate
+from gateway.text.sentences import sentences
 from gateway.vectors import Floats
 
-Bounds = NDArray[np.int64]
-"""[n, 2]: the first token of each part and the one after its last."""
+Integers = NDArray[np.int64]
+Number = TypeVar("Number", np.float32, np.int64)
 
 FIELD = "late_chunking"
 """The field of requests that asks for it."""
@@ -24,6 +29,29 @@ MAX_OVERLAP = 256
 """Tokens that a window over a long document shares with the one before, as in the experiments of the paper, but at most
 an eighth of the model's limit."""
 NOTHING = np.empty((0, 0), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedParts:
+    """The result of one call."""
+
+    parts: Sequence[Span]
+    embedded: Embeddings
+    """Of the parts, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """The tokens that one window adds to the sums of parts."""
+
+    edges: Integers
+    """Ascending ids of the window's row, where a part begins or ends."""
+    parts: Integers
+    """Those with tokens that this window has and no earlier one."""
+    starts: Integers
+    """Of each of these parts: where in `edges` it begins."""
+    stops: Integers
+    """The same for its end."""
 
 
 def check(served: Sequence[Model], model: Model) -> TextModel:
@@ -46,13 +74,13 @@ async def embed_parts(
     caller: Caller,
     model: TextModel,
     document: str,
-    parts: Sequence[Span],
+    parts: Sequence[Span] | None,
     *,
     prompt: str,
     place: str,
     part_places: Sequence[str],
     in_windows: bool,
-) -> Embeddings:
+) -> EmbeddedParts:
     """Embed parts of a document: the vector of each is the mean of its tokens' vectors, computed in one pass over all.
 
     Special tokens and prompt before the document belong to a part that begins with it, those after it to one that ends
@@ -62,19 +90,27 @@ async def embed_parts(
         caller: the request to work for.
         model: from `check`.
         document: any text.
-        parts: start and end of each, in characters. A token belongs to the part with its last character.
+        parts: start and end of each, in characters. A token belongs to the part with its last character. None: the
+            document's sentences, except those without tokens, such as invisible characters.
         prompt: put before the document.
         place: the document's field in error messages.
-        part_places: the field of each part in error messages.
+        part_places: the field of each part in error messages, if there are parts.
         in_windows: whether to compute a document over the model's limit in windows that overlap; otherwise it is an
             error. A token's vector is that of the first window that has it (the paper's long late chunking).
 
     Raises:
         GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
     """
+    chunks.check_length(document, place)
+    if not in_windows:
+        check_characters(document, place, model.max_tokens)
     caller.check(model, estimate(prompt + document))
     chunking = Chunking(overlap=min(MAX_OVERLAP, model.max_tokens // 8))
+    size = len(document) + ROW_CHARACTERS * len(parts or ())
     with caller.timings.stage("tokenize"):
+        spans = parts
+        if spans is None:
+            spans = await caller.tokenize(size, partial(_sentences, document, place))
         (windows,) = await chunks.split(caller, model, [document], [place], chunking, truncate="none", prompt=prompt)
         rows = [window.row for window in windows]
         if len(windows) > 1 and not in_windows:
@@ -83,42 +119,99 @@ async def embed_parts(
                 f" {model.name!r} is {model.max_tokens}: send enable_chunked_processing to compute them in windows",
                 param=place,
             )
-        bounds = _bounds(windows, parts, part_places)
+        named = part_places if parts is not None else None
+        kept, shares = await caller.tokenize(size, partial(_divide, windows, spans, place, named))
         prefixes = await prompt_lengths(caller, model, prompt, [document] * len(rows), rows)
-    sums = np.zeros((len(parts), model.width), np.float32)
-    counts = np.zeros((len(parts), 1), np.float32)
+    counts = [np.empty(0, np.int64)] * len(rows)
 
     def add(index: int, vectors: Floats) -> Floats:
-        for part, part_rows in _rows(windows, index, bounds):
-            sums[part] += vectors[part_rows].sum(axis=0)
-            counts[part] += vectors[part_rows].any(axis=1).sum()  # zeros are no token
-        return NOTHING
+        edges = shares[index].edges
+        if not len(edges):
+            return NOTHING
+        counted = np.array(vectors.any(axis=1), np.int64)  # zeros are no token
+        counts[index] = _between(counted, edges)
+        return _between(vectors, edges)
 
-    await infer_texts(caller, model, [row_of(model, row, {"tokens"}) for row in rows], {"tokens"}, prefixes, add)
-    means = (sums / np.maximum(counts, 1)).astype(np.float32)
-    return Embeddings(means, sum(map(len, rows)), 0)
+    computed = await infer_texts(
+        caller, model, [row_of(model, row, {"tokens"}) for row in rows], {"tokens"}, prefixes, add
+    )
+    means = await caller.tokenize(size, partial(_means, len(kept), model.width, shares, computed.tokens, counts))
+    return EmbeddedParts(kept, Embeddings(means, sum(map(len, rows)), 0))
 
 
-def _bounds(windows: Sequence[Chunk], parts: Sequence[Span], places: Sequence[str]) -> Bounds:
-    spans: list[Span] = []
-    for window in windows:
-        spans += window.spans[len(spans) - window.tokens.start :]
-    last = np.maximum.accumulate([max(end - 1, start) for start, end in spans] or [0])
+def _sentences(document: str, place: str) -> list[Span]:
+    found = list(islice(sentences(document), MAX_ROWS + 1))
+    if not 1 <= len(found) <= MAX_ROWS:
+        count = f"over {MAX_ROWS}" if found else "0"
+        raise InvalidRequest(f"{place} has {count} sentences; it must have 1 to {MAX_ROWS}", param=place)
+    return found
+
+
+def _divide(
+    windows: Sequence[Chunk], parts: Sequence[Span], place: str, part_places: Sequence[str] | None
+) -> tuple[list[Span], list[_Share]]:
+    """The parts with tokens, and what each window adds to them. Without `part_places`, other parts are left out."""
+    ends = [
+        end for i, window in enumerate(windows) for _, end in window.spans[_new(windows, i) - window.tokens.start :]
+    ]
+    last = np.maximum.accumulate(np.maximum(np.array(ends, np.int64) - 1, 0))  # the last character of each token
     bounds = np.searchsorted(last, np.array(parts))
-    for part in np.flatnonzero(bounds[:, 0] == bounds[:, 1]).tolist():
-        raise InvalidRequest(f"{places[part]} has no tokens", param=places[part])
+    has_tokens = bounds[:, 0] < bounds[:, 1]
+    if part_places is not None:
+        for part in np.flatnonzero(~has_tokens).tolist():
+            raise InvalidRequest(f"{part_places[part]} has no tokens", param=part_places[part])
+    if not has_tokens.any():
+        raise InvalidRequest(f"{place} has no tokens", param=place)
+    bounds = bounds[has_tokens]
     total = int((bounds[:, 1] - bounds[:, 0]).sum())
     if total > MAX_TOKENS:
-        raise RequestTooLarge(f"the chunks have {total} tokens in all; the limit is {MAX_TOKENS}", param=places[0])
-    return bounds
+        raise RequestTooLarge(f"the chunks have {total} tokens in all; the limit is {MAX_TOKENS}", param=place)
+    kept = [parts[i] for i in np.flatnonzero(has_tokens).tolist()]
+    return kept, [_share(windows, i, bounds) for i in range(len(windows))]
 
 
-def _rows(windows: Sequence[Chunk], index: int, bounds: Bounds) -> Iterator[tuple[int, slice]]:
-    """For each part with tokens that this window has and no earlier one: the part, and their place in the row."""
+def _new(windows: Sequence[Chunk], index: int) -> int:
+    """The first token that no earlier window has."""
+    return windows[index - 1].tokens.stop if index else 0
+
+
+def _share(windows: Sequence[Chunk], index: int, bounds: Integers) -> _Share:
+    """What a window adds to parts, given the first token of each and the one after its last, [n, 2]."""
     window, total = windows[index], windows[-1].tokens.stop
-    new = windows[index - 1].tokens.stop if index else 0
-    first, stop = np.maximum(bounds[:, 0], new), np.minimum(bounds[:, 1], window.tokens.stop)
+    first = np.maximum(bounds[:, 0], _new(windows, index))
+    stop = np.minimum(bounds[:, 1], window.tokens.stop)
+    parts = np.flatnonzero(first < stop)
+    first, stop = first[parts], stop[parts]
     shift = window.head - window.tokens.start
-    for part in np.flatnonzero(first < stop).tolist():
-        start = int(first[part]) + shift if first[part] else 0
-        yield part, slice(start, int(stop[part]) + shift if stop[part] < total else len(window.row))
+    starts = np.where(first > 0, first + shift, 0)
+    stops = np.where(stop < total, stop + shift, len(window.row))
+    edges, places = np.unique([starts, stops], return_inverse=True)
+    return _Share(edges, parts, *places.reshape(2, -1))
+
+
+def _between(values: NDArray[Number], edges: Integers) -> NDArray[Number]:
+    """The sums of the values from each edge to the next, along the first axis."""
+    sums: NDArray[Number] = np.add.reduceat(values[: edges[-1]], edges[:-1], axis=0)
+    return sums
+
+
+def _means(
+    parts: int, width: int, shares: Sequence[_Share], vectors: Sequence[Floats], counts: Sequence[Integers]
+) -> Floats:
+    """The vector of each part, [parts, width], given the sums and the number of token vectors between edges."""
+    sums = np.zeros((parts, width))
+    numbers = np.zeros((parts, 1))
+    for share, its_vectors, its_counts in zip(shares, vectors, counts, strict=True):
+        if len(share.edges):
+            sums[share.parts] += _differences(its_vectors, share)
+            numbers[share.parts] += _differences(its_counts[:, None], share)
+    means: Floats = (sums / np.maximum(numbers, 1)).astype(np.float32)
+    return means
+
+
+def _differences(values: NDArray[Number], share: _Share) -> NDArray[np.float64]:
+    """The sum of each part's values, computed once for all parts that overlap."""
+    running = np.zeros((len(share.edges), values.shape[1]))
+    np.cumsum(values, axis=0, out=running[1:])
+    differences: NDArray[np.float64] = running[share.stops] - running[share.starts]
+    return differences

@@ -101,12 +101,11 @@ async def rerank(
         raw: whether to return a cross-encoder's logits as scores.
         instruction: replaces the instruction in the model's template or prompt.
         chunking: how to split documents into chunks, each of which is scored. None: documents are not split.
-        weights: of the scores of several modes, for models that have them; none for the model's own score.
+        weights: of the scores of several modes, accepted by `hybrid.check`; none for the model's own score.
 
     Raises:
         GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
     """
-    hybrid.check(model, weights or {})
     query_tokens = tokens.estimate(query + (instruction or ""))
     caller.check(model, sum(query_tokens + tokens.estimate(document) for document in documents))
     call = _Call(

@@ -76,7 +76,7 @@ async def score_pairs(
         )
     rows = [(queries[pair.query], document) for pair, document in zip(pairs, documents, strict=True)]
     count = tokens.add_tokens(
-        0, [[*query, *document] for query, document in rows], (pair.document_place for pair in pairs)
+        0, ([*query, *document] for query, document in rows), (pair.document_place for pair in pairs)
     )
     computed = await infer_texts(caller, model, rows, {"score"})
     return PairScores(computed.score[:, 0].tolist(), count)

@@ -85,7 +85,7 @@ def check(model: TextModel, texts: Sequence[Text], places: Sequence[str], limit:
                 _check_tokens(model, len(text), place, limit)
             _check_ids(model, text, place)
         elif truncate == "none":
-            _check_characters(text, place, limit)
+            check_characters(text, place, limit)
 
 
 def encode_now(
@@ -233,13 +233,14 @@ def frame_query(model: TextModel, query: str, place: str, instruction: str | Non
         TokenizerFailed: the tokenizer raised an error.
     """
     limit = model.max_tokens // 2
-    _check_characters(query + (instruction or ""), place, limit)
+    check_characters(query + (instruction or ""), place, limit)
     frame = model.tokenizer.frame(query, instruction)
     _check_tokens(model, frame.head_length, place, limit, " for query and instruction" if instruction else "")
     return frame
 
 
-def _check_characters(text: str, place: str, limit: int) -> None:
+def check_characters(text: str, place: str, limit: int) -> None:
+    """Raise InvalidRequest if a text is longer than what is read of it for this limit, in tokens."""
     max_characters = limit * MAX_CHARACTERS_PER_TOKEN
     if len(text) > max_characters:
         raise InvalidRequest(

@@ -87,11 +87,13 @@ class LocatedRow:
     head: list[int]
     """Ids before the text: special tokens and prompt, or those of a frame."""
     ids: list[int]
-    """Ids of the text."""
+    """Ids of the text, or those that are kept of them."""
     tail: list[int]
     """Ids after the text."""
     spans: list[tuple[int, int]]
     """Start and end of each of `ids`, in characters of the text."""
+    total: int
+    """The number of the text's ids, including those that are not kept."""
 
 
 class TextTokenizer:
@@ -136,13 +138,15 @@ class TextTokenizer:
             return self._encode(texts, frame)
 
     def decode(self, rows: Sequence[Sequence[int]], *, skip_special: bool) -> list[str]:
-        """The text of each row of token ids. Ids outside the vocabulary are left out.
+        """The text of each row of token ids. Ids outside the model's vocabulary are left out.
 
         Raises:
             TokenizerFailed: the tokenizer raised an error.
         """
         with _failing():
-            return self._tokenizer.decode_batch([[*row] for row in rows], skip_special_tokens=skip_special)
+            # The texts of a template's aliases are secret.
+            known = [[id_ for id_ in row if id_ not in self._original] for row in rows]
+            return self._tokenizer.decode_batch(known, skip_special_tokens=skip_special)
 
     def token_spans(self, text: str, *, special: bool) -> list[TokenSpan]:
         """The tokens of a text with their positions, with or without special tokens.
@@ -177,13 +181,23 @@ class TextTokenizer:
             rows.append(([ids[i] for i in kept], sum(types[i] == 0 for i in kept)))
         return rows
 
-    def locate(self, text: str, *, prompt: str = "", frame: PairFrame | None = None) -> LocatedRow:
+    def locate(
+        self,
+        text: str,
+        *,
+        prompt: str = "",
+        frame: PairFrame | None = None,
+        limit: int | None = None,
+        end: Truncate = "end",
+    ) -> LocatedRow:
         """The row of a text with special tokens, or in a frame, with the position of each id.
 
         Args:
             text: any text.
             prompt: put before the text.
             frame: instead of special tokens and prompt.
+            limit: how many of the text's ids to keep at most. Positions are only read of these.
+            end: the end at which others are dropped; with "none", as with "end".
 
         Raises:
             TokenizerFailed: the tokenizer raised an error.
@@ -191,22 +205,30 @@ class TextTokenizer:
         before, after = (prompt, "") if frame is None else (frame.text, frame.tail)
         with _failing():
             (encoding,) = self._tokenizer.encode_batch([before + text + after], add_special_tokens=frame is None)
-        ids, offsets = encoding.ids, encoding.offsets
+        ids = encoding.ids
+
+        def span(index: int) -> tuple[int, int]:  # `offsets` would hold the GIL for all tokens
+            return encoding.token_to_chars(index) or (0, 0)
+
         start, stop = (len(self.before), len(ids) - len(self.behind)) if frame is None else (0, len(ids))
-        while before and start < stop and (offsets[start][1] <= len(before) or ids[start] in self._original):
+        while before and start < stop and (span(start)[1] <= len(before) or ids[start] in self._original):
             start += 1
-        end = len(before) + len(text)
-        while after and start < stop and (offsets[stop - 1][1] > end or ids[stop - 1] in self._original):
+        behind = len(before) + len(text)
+        while after and start < stop and (span(stop - 1)[1] > behind or ids[stop - 1] in self._original):
             stop -= 1
         head, tail = self._ids(ids[:start]), self._ids(ids[stop:])
+        total = stop - start
+        if limit is not None and total > limit:
+            start, stop = (stop - limit, stop) if end == "start" else (start, start + limit)
         return LocatedRow(
             head if frame is None else frame.before + head,
             ids[start:stop],
             tail if frame is None or frame.tail else frame.after,
             [
-                (max(first, len(before)) - len(before), min(last, end) - len(before))
-                for first, last in offsets[start:stop]
+                (max(first, len(before)) - len(before), min(last, behind) - len(before))
+                for first, last in map(span, range(start, stop))
             ],
+            total,
         )
 
     @property

@@ -1,3 +1,4 @@
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,18 @@ def expected(repository: Path) -> dict[str, Any]:
         {"dense": 3, "sparse": 1},
         {"sparse": 0.5},
         {"multi_vector": 2, "dense": 0},
+        {"dense": 5e-324, "sparse": 1e-323},
     ],
 )
 def test_score_is_the_weighted_mean(
     odd_client: httpx2.Client, expected: dict[str, Any], weights: dict[str, float]
 ) -> None:
-    total = sum(weights.values())
+    weights_of = {mode: Fraction(weight) for mode, weight in weights.items()}
+    total = sum(weights_of.values())
     for index, result in enumerate(post(odd_client, weights=weights)):
         counted = {mode for mode, weight in weights.items() if weight}
         assert result["scores"] == pytest.approx({mode: expected[mode][index] for mode in counted}, abs=1e-5)
-        mean = sum(weights[mode] * expected[mode][index] for mode in counted) / total
+        mean = sum(float(weights_of[mode] / total) * expected[mode][index] for mode in counted)
         assert result["relevance_score"] == pytest.approx(mean, abs=1e-5)
 
 
@@ -91,7 +94,11 @@ def test_chunks_are_weighed_too(odd_client: httpx2.Client) -> None:
     [
         ({"weights": {}}, "weights", "weights must not all be 0"),
         ({"weights": {"dense": -1}}, "weights.dense", ">= 0"),
-        ({"weights": {"sparse": 1}, "model": "prompted-late"}, "weights.sparse", "'prompted-late' has no sparse score"),
+        (
+            {"weights": {"sparse": 1}, "model": "prompted-late"},
+            "weights.sparse",
+            "'prompted-late' has no sparse score; models that have one: every-output",
+        ),
         ({"weights": {"dense": 1}, "model": "public-score"}, "weights.dense", "'public-score' has no dense score"),
     ],
 )

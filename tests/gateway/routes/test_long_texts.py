@@ -177,13 +177,37 @@ def test_numbers_of_late_chunks_have_any_type(client: httpx2.Client) -> None:
         ({"late_chunking": True, "input": ["a", ""]}, "input[1]", "input[1] is empty"),
         ({"late_chunking": True, "input": [[101, 102]]}, "input[0]", "late_chunking takes texts only"),
         ({"late_chunking": True, "input": " "}, "input", "input has 0 sentences; it must have 1 to 2048"),
-        ({"late_chunking": True, "input": "A. " * 2049}, "input", "input has 2049 sentences; it must have 1 to 2048"),
+        (
+            {"late_chunking": True, "input": "A. " * 2049},
+            "input",
+            "input has over 2048 sentences; it must have 1 to 2048",
+        ),
+        ({"late_chunking": True, "input": ["\u200b"]}, "input[0]", "input[0] has no tokens"),
+        ({"late_chunking": True, "input": "\u200b"}, "input", "input has no tokens"),
     ],
 )
 def test_contradictions_are_refused(client: httpx2.Client, body: dict[str, Any], param: str, message: str) -> None:
     error = refused(client, **{"input": "a shell"} | body)
     assert message in error["message"]
     assert error["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A b. \u200b", ["A b."]),
+        ("Hi! \u2060", ["Hi!"]),
+        ("A b.\n\n\u00ad\n\nC d.", ["A b.", "C d."]),
+    ],
+)
+def test_sentences_without_tokens_are_left_out(client: httpx2.Client, text: str, expected: list[str]) -> None:
+    found = [item["chunk"] for item in post(client, input=text, late_chunking=True)["data"]]
+    assert [text[chunk["start"] : chunk["end"]] for chunk in found] == expected
+
+
+def test_other_models_are_refused_before_anything_is_read(odd_client: httpx2.Client) -> None:
+    error = refused(odd_client, model="prompted", input="! " * 3000, late_chunking=True)
+    assert error["message"].startswith("late_chunking: the vectors of model 'prompted' are not means")
 
 
 def test_other_models_are_refused_with_those_that_can(odd_client: httpx2.Client) -> None:

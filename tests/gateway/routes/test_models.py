@@ -44,6 +44,12 @@ def test_unknown_model_is_404(client: httpx2.Client) -> None:
     assert response.json()["error"]["code"] == "model_not_found"
 
 
+def test_reranker_with_dense_vectors_is_an_embedding_model(odd_client: httpx2.Client) -> None:
+    assert odd_client.get("/v1/models/every-output").json()["model_type"] == "embedding"
+    assert odd_client.get("/v1/models/four-terms").json()["model_type"] == "embedding"
+    assert odd_client.get("/v1/models/prompted-late").json()["model_type"] == "rerank"
+
+
 def test_matryoshka_dimensions_are_listed(odd_client: httpx2.Client) -> None:
     assert odd_client.get("/v1/models/matryoshka").json()["supported_dimensions"] == [64, 128, 384]
 

@@ -254,7 +254,7 @@ def test_models_name_the_kinds_of_their_vectors(odd_client: httpx2.Client) -> No
     models = {model["id"]: model for model in odd_client.get("/v1/models").json()["data"]}
     assert models[MODEL]["vectors"] == ["dense", "sparse", "multi_vector"]
     assert (models[MODEL]["dimensions"], models[MODEL]["supported_dimensions"]) == (8, [4, 8])
-    assert (models[MODEL]["role"], models[MODEL]["model_type"]) == ("late-interaction", "rerank")
+    assert (models[MODEL]["role"], models[MODEL]["model_type"]) == ("late-interaction", "embedding")
     assert models["four-terms"]["vectors"] == ["sparse"]
     assert "dimensions" not in models["four-terms"]
     assert "vectors" not in models["public-score"]

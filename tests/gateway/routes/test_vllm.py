@@ -135,6 +135,23 @@ def test_labels_need_a_classifier(client: httpx2.Client, path: str, more: dict[s
     assert (answer.status_code, answer.json()["error"]["message"]) == (404, message)
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/classify", {"raw_scores": False, "use_activation": False}, "raw_scores"),
+        ("/classify", {"raw_scores": True, "softmax": True}, "raw_scores"),
+        ("/pooling", {"dimensions": 1}, "dimensions"),
+    ],
+)
+def test_fields_that_contradict_a_classifier_are_refused(
+    odd_client: httpx2.Client, path: str, body: dict[str, Any], param: str
+) -> None:
+    assert refused(odd_client, path, model="two-labels", input="a", **body)[1] == param
+    for raw_scores in (True, False):
+        given = {"raw_scores": raw_scores, "use_activation": not raw_scores}
+        assert post(odd_client, "/classify", model="two-labels", input="a", **given)["object"] == "classify"
+
+
 def test_token_vectors_are_those_of_v1(odd_client: httpx2.Client) -> None:
     texts = ["a conch", "a trumpet of brass"]
     expected = vectors(odd_client, texts, model="every-output", embedding_type="multi_vector")

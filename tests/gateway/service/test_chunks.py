@@ -1,5 +1,6 @@
 import asyncio
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from gateway.catalog import TextModel
-from gateway.errors import InvalidRequest, RequestTooLarge
+from gateway.errors import InvalidRequest, RequestTooLarge, TokenizerFailed
 from gateway.service import chunks
 from gateway.service.chunks import MAX_CHARACTERS, Chunk, Chunking
-from gateway.service.tokens import Text
+from gateway.service.tokens import MAX_TOKENS, Text
 from gateway.text.tokenizer import PairFrame, TextTokenizer, Truncate
 from tests.gateway.service.recording import RecordingTriton, caller
 
@@ -146,6 +147,48 @@ def test_what_is_over_a_limit_is_an_error_if_it_may_not_be_truncated(model: Text
         split(model, "sea " * 380, limit=100, truncate="none")
 
 
+def test_chunks_over_their_limit_are_truncated_however_many_there_are(model: TextModel) -> None:
+    text = "word " * 20_000
+    (first,) = split(model, text, max_tokens=8, max_chunks=1)
+    assert (first.start, first.end) == (0, 39)
+    (last,) = split(model, text, max_tokens=8, max_chunks=1, truncate="start", limit=16)
+    assert last.end == len(text) - 1
+    (last,) = split(model, text, max_tokens=8, max_chunks=1, truncate="start")
+    assert last.end == len(text) - 1
+
+
+def test_text_behind_the_limits_is_not_read(model: TextModel) -> None:
+    unreadable = "\ud800"
+    text = "sea " * 300
+    with pytest.raises(TokenizerFailed):
+        split(model, text + unreadable)
+    for limited in (partial(split, model, max_tokens=8, max_chunks=2), partial(split, model, limit=16)):
+        assert text[: limited(text + unreadable)[0].end].startswith("sea sea")
+        found = limited(unreadable + text, truncate="start")
+        assert (unreadable + text)[found[0].start : found[0].end].startswith("sea sea")
+        assert found[-1].end == len(text)
+        with pytest.raises(InvalidRequest, match="has 1201 characters; the limit is 1024 for 16 tokens"):
+            limited(text + unreadable, truncate="none")
+
+
+def test_spans_of_tokens_over_the_limit_are_not_read(model: TextModel) -> None:
+    tokenizer, text = model.tokenizer, "a conch lives in the sea"
+    whole = tokenizer.locate(text)
+    first, last = tokenizer.locate(text, limit=2), tokenizer.locate(text, limit=2, end="start")
+    assert (first.ids, first.spans) == (whole.ids[:2], whole.spans[:2])
+    assert (last.ids, last.spans) == (whole.ids[-2:], whole.spans[-2:])
+    assert whole.total == first.total == last.total == 7
+
+
+def test_text_over_the_tokens_of_a_request_is_too_large(byte_tokens: TextTokenizer) -> None:
+    model = TextModel("m", "m", "text-embedding", {}, 64, 4000, 30522, byte_tokens)
+    text = "ab " * (MAX_TOKENS // 3) + "c"
+    with pytest.raises(RequestTooLarge, match=r"input\[0\] has 300001 tokens; the limit of a request is 300000"):
+        split(model, text)
+    (chunk,) = split(model, text, max_chunks=1, limit=5000, truncate="start")  # as much is read of it
+    assert chunk.end == len(text)
+
+
 def test_chunks_in_a_frame(model: TextModel) -> None:
     frame = model.tokenizer.frame("Who plays it?")
     found = split(model, TEXT[:500], frame=frame)
@@ -168,10 +211,10 @@ def test_prompt_leaves_room(model: TextModel) -> None:
 def test_number_of_chunks_is_limited(model: TextModel) -> None:
     with pytest.raises(RequestTooLarge, match=r"over 2048 chunks up to input\[0\]; the limit is 2048"):
         split(model, "sea " * 9000, max_tokens=4)
-    with pytest.raises(InvalidRequest, match=r"input\[0\] has 2097153 characters; the limit of a text in chunks"):
+    with pytest.raises(InvalidRequest, match=r"input\[0\] has 1048577 characters; the limit of a text in chunks"):
         split(model, " " * (MAX_CHARACTERS + 1))
     with pytest.raises(RequestTooLarge, match=r"the limit is 300000"):
-        split(replace(model, max_tokens=256), "sea " * 299_000)
+        split(replace(model, max_tokens=256), "of " * 299_000)
 
 
 def test_mean_of_unit_vectors_is_weighted_by_tokens() -> None:

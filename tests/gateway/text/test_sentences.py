@@ -37,6 +37,14 @@ def test_blank_lines_end_paragraphs_and_single_line_breaks_do_not() -> None:
     assert split("A title\n\nA text that\nis wrapped.\r\n\r\nEnd") == ["A title", "A text that\nis wrapped.", "End"]
 
 
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+def test_blank_line_ends_a_sentence_whatever_follows(line_break: str) -> None:
+    for parts in (["The end.", "lower case"], ["Shopping.", "- milk", "- eggs"], ["What?", ", he said"], ["3.", "14"]):
+        assert split((line_break * 2).join(parts)) == parts
+        assert split(f"{line_break} {line_break}".join(parts)) == parts
+    assert len(split(line_break.join(["The end.", "lower case"]))) == 1
+
+
 def test_text_without_sentences() -> None:
     assert split("") == split(" \n\n ") == []
     assert split("a conch") == ["a conch"]

@@ -159,6 +159,12 @@ def test_client_text_contains_no_special_token(text: str) -> None:
     assert text in reference.decode(as_query, skip_special_tokens=False)
 
 
+def test_ids_above_the_vocabulary_do_not_reveal_the_aliases() -> None:
+    tokenizer = TemplateTokenizer(byte_level(), Template(PREFIX, SUFFIX, INSTRUCTED))
+    size = byte_level().get_vocab_size()
+    assert tokenizer.decode([[size + i, 5] for i in range(8)], skip_special=False) == ["!"] * 8
+
+
 def test_template_without_a_placeholder_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^the template contains \{query\} 0 times instead of 1$"):
         TemplateTokenizer(byte_level(), Template("<Document>: ", ""))
