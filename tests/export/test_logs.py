@@ -41,7 +41,8 @@ EXPECTED = re.compile(
     r"|export: half: build its plan with `python -m export\.plans ENTRY` in the serving image"
     r"|export: [\w-]+ is served in fp32: .*"
     r"|\s*Compared with the reference\s*| model +precision +output +worst .*| ─+ "
-    r"| (?:embedding|late|half|decoder|clip-text|clip-image) +(?:fp32|bf16|fp16|int8) +(?:embedding|tokens|query_tokens|score) .*"
+    r"| (?:embedding|late|half|decoder|clip-text|clip-image) +(?:fp32|bf16|fp16|int8) +"
+    r"(?:embedding|tokens|query_tokens|score) .*"
 )
 
 
