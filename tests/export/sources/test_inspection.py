@@ -123,7 +123,7 @@ def test_classifier_of_several_classes_gives_labels_unless_it_ranks(
 def test_classifier_of_one_class_scores_pairs_which_is_a_guess_of_regression(
     tmp_path: Path, more: Mapping[str, Any], front: str, is_guess: bool
 ) -> None:
-    config = BERT | {"architectures": ["BertForSequenceClassification"], "num_labels": 1} | more
+    config = BERT | {"architectures": ["BertForSequenceClassification"], "num_labels": 1, **more}
     inferred = look(write(tmp_path, config, front)).keys["task"]
     assert (inferred.value, inferred.is_guess) == ("cross-encoder", is_guess)
 
