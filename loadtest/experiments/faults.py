@@ -26,8 +26,8 @@ SLOW_REQUESTS = 32
 ENGINE = """
 
 class Engine(Engine):
-    def run(self, rows):
-        results = super().run(rows)
+    def run(self, rows, *wanted):
+        results = super().run(rows, *wanted)
         return {how}
 """
 """The code added to the engine of a faulty model."""
@@ -113,8 +113,11 @@ async def faults(server: Server, repository: Path, what: Known, only: Sequence[s
         ("model unloaded and loaded again", reload),
         ("new version of the model", roll),
         ("shared memory full for 5 s", fill),
-        ("model returns NaN for 3 s", go_wrong("np.full_like(results, np.nan)")),
-        ("model returns half a vector for 3 s", go_wrong("np.ascontiguousarray(results[:, ::2])")),
+        ("model returns NaN for 3 s", go_wrong('{"embedding": np.full_like(results["embedding"], np.nan)}')),
+        (
+            "model returns half a vector for 3 s",
+            go_wrong('{"embedding": np.ascontiguousarray(results["embedding"][:, ::2])}'),
+        ),
         ("another model takes 3 s per batch", be_slow),
     )
     return [await play(name, url, what, fault) for name, fault in cases if only is None or name in only]
