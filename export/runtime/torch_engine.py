@@ -92,7 +92,6 @@ class Engine:
         """Why small packs are launched kernel by kernel on a GPU, if they are."""
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":  # pragma: needs a GPU
-            self.execution = self.execution.within(torch.cuda.mem_get_info(self.device)[0])
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._stagings = cycle([Staging(pinned=self._stream is not None) for _ in range(2)])
         if self.uncompiled is None:
@@ -102,6 +101,9 @@ class Engine:
                 self.uncompiled = f"torch does not load {COMPILED}: {str(exc).partition(chr(10))[0]}"
         if self.uncompiled is not None:
             self._record()
+        if self._stream is not None:  # pragma: needs a GPU
+            # After the recorded executions, which keep their outputs: vectors of tokens take hundreds of MiB.
+            self.execution = self.execution.within(torch.cuda.mem_get_info(self.device)[0])
 
     @property
     def description(self) -> str:

@@ -104,6 +104,12 @@ def test_rows_in_a_bucket_equal_rows_alone(kind: str, engine: Engine) -> None:
     engine.prepare([])
 
 
+@pytest.mark.parametrize("kind", ["pair"], indirect=True)
+def test_recorded_executions_hold_as_many_tokens_as_the_documentation_says(engine: Engine) -> None:
+    tokens = sum(one.tokens for one in buckets(engine.spec, padded=False))
+    assert f"at most {tokens:,} vectors: {tokens * 1024 * 4 / 2**20:.0f} MiB" in Path("docs/models.md").read_text()
+
+
 ROOM = 64
 
 
