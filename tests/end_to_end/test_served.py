@@ -192,7 +192,8 @@ def test_command_prints_the_table_of_an_export(
     done = command("embedding", "--check", "--url", gateway.url, *where)
     assert done.returncode == 0, done.stderr
     assert "Compared with the reference" in done.stdout
-    assert any(line.split()[:3] == ["embedding", "fp32", "cosine"] for line in done.stdout.splitlines())
+    rows = [line.split()[:3] for line in done.stdout.splitlines() if line.split()[:1] == ["embedding"]]
+    assert rows == [["embedding", "fp32", "embedding"], ["embedding", "fp32", "tokens"]]
 
 
 def test_url_without_check_is_refused() -> None:
