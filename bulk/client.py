@@ -285,7 +285,14 @@ def _floats(text: str) -> NDArray[np.float32]:
 
 def _read_labels(content: bytes) -> dict[int, Result]:
     data = msgspec.json.decode(content, type=_Labels).data
-    return {i: Result(labels={one.label: one.score for one in scored}) for i, scored in enumerate(data)}
+    return {i: Result(labels=_read_scores(scored)) for i, scored in enumerate(data)}
+
+
+def _read_scores(given: Sequence[_Label]) -> dict[str, float]:
+    scores = {one.label: one.score for one in given}
+    if len(scores) != len(given):
+        raise ValueError("two labels have the same name")
+    return scores
 
 
 def _invalid(why: str) -> JobError:

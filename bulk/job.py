@@ -26,7 +26,6 @@ from bulk.kinds import COLUMNS, Kind, Result, Shape, columns
 JOB_FILE = "_job.json"
 """Parquet readers treat the folder as one data set, and skip files whose name begins with an underscore."""
 SUFFIX = ".parquet"
-RESULT_COLUMNS = (*(column for column, _ in COLUMNS.values()), "error")
 
 
 class JobError(Exception):
@@ -143,7 +142,7 @@ def begin(job: Job, output: str) -> list[Shard]:
     Raises:
         JobError: the folder belongs to another job, is inside a folder of texts, or cannot be written to.
     """
-    if job.id in RESULT_COLUMNS:
+    if job.id in {*(COLUMNS[kind][0] for kind in job.kinds), "error"}:
         raise JobError(f"the id column must not be named {job.id}: the results have a column of that name")
     system, folder = _resolve(output)
     for root in sorted({source.root for source in job.sources}):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from export.errors import ManifestError
-from export.manifest import MANIFEST, NAME, Backend, ModelSpec, Pooling, Precision, Task, load, parse
+from export.manifest import FORMER_TASKS, MANIFEST, NAME, Backend, ModelSpec, Pooling, Precision, Task, load, parse
 from export.sources import isolation
 from export.sources.inspection import Finding, inspect
 from export.sources.resolve import describe, is_remote
@@ -58,7 +58,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         "source", metavar="SOURCE", help="model on the Hugging Face hub, ./folder, /folder or package:name/folder"
     )
     parser.add_argument("--name", help="name of the model (default: the last part of SOURCE in lower case)")
-    parser.add_argument("--task", choices=get_args(Task))
+    parser.add_argument("--task", type=lambda task: FORMER_TASKS.get(task, task), choices=get_args(Task))
     parser.add_argument("--pooling", choices=get_args(Pooling))
     parser.add_argument(
         "--positive-class", metavar="LABEL", help="label that means relevant, for classifiers of several classes"

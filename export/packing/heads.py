@@ -205,6 +205,8 @@ class LateInteraction(torch.nn.Module):
         expand: Callable[[Rows], Rows],
         skipped: Mapping[str, Sequence[int]],
         documents: DocumentHead | None = None,
+        *,
+        skips_first: bool = False,
     ) -> None:
         """Compare the token vectors of an encoder.
 
@@ -214,6 +216,7 @@ class LateInteraction(torch.nn.Module):
             expand: replaces a query by its expansion.
             skipped: ids of tokens that do not count, such as punctuation, by side: "query" and "document".
             documents: computes further outputs, of documents; in rows that a host has laid out, of all rows.
+            skips_first: whether the first token of each text does not count.
         """
         super().__init__()
         self.encoder = encoder
@@ -221,6 +224,7 @@ class LateInteraction(torch.nn.Module):
         self.expand = expand
         self.skipped = {side: tuple(ids) for side, ids in skipped.items()}
         self.documents = documents
+        self.skips_first = skips_first
 
     def forward(self, query: AnyRows, document: Rows | None = None) -> Outputs:
         """Score pairs: queries and documents as many, or both in rows that a host has laid out."""
@@ -273,6 +277,8 @@ class LateInteraction(torch.nn.Module):
             for side in ("query", "document")
         }
         counted = torch.where(rows.is_query, counts["query"], counts["document"])
+        if self.skips_first:
+            counted = counted & (rows.place > 0)
         tokens = torch.where(counted[:, None], vectors, 0.0)[None]
         outputs = {
             SCORE: maxsim(vectors, counted, rows.starts, rows.queries, rows.longest_query, rows.longest),
@@ -288,9 +294,12 @@ class LateInteraction(torch.nn.Module):
 
     def _counted(self, rows: Rows, side: str) -> Tensor:
         """Bool [N, L], the tokens that count."""
-        if not self.skipped.get(side):
-            return rows.valid
-        return rows.valid & (rows.ids[..., None] != torch.tensor(self.skipped[side])).all(-1)
+        counted = rows.valid
+        if self.skips_first:
+            counted = counted & (rows.position > 0)
+        if self.skipped.get(side):
+            counted = counted & (rows.ids[..., None] != torch.tensor(self.skipped[side])).all(-1)
+        return counted
 
 
 class ImageEmbedding(torch.nn.Module):

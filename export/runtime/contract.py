@@ -199,7 +199,7 @@ Values = Array | list[Array]
 
 
 def in_order(output: Output, number: int, parts: Iterable[tuple[Sequence[int], Values]]) -> Values:
-    """An output of all rows, out of what was computed of some at a time.
+    """An output of all rows, out of what was computed of some at a time: zeros or no tokens where nothing was.
 
     Args:
         output: which.
@@ -207,12 +207,13 @@ def in_order(output: Output, number: int, parts: Iterable[tuple[Sequence[int], V
         parts: the places of rows among all, and their values.
     """
     if output.per == "row":
-        values = np.empty((number, *output.shape), output.dtype)
+        values = np.zeros((number, *output.shape), output.dtype)
         for places, part in parts:
             values[places] = part
         return values
     rows = dict(pair for places, part in parts for pair in zip(places, part, strict=True))
-    return [rows[place] for place in range(number)]
+    nothing = np.zeros((0, *output.shape), output.dtype)
+    return [rows.get(place, nothing) for place in range(number)]
 
 
 def padded(values: Sequence[Array], length: int = 0) -> Array:

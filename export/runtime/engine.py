@@ -74,15 +74,18 @@ class Engine:
         """Whether it can still compute after an error."""
         return True
 
-    def run(self, rows: Sequence[Row], wanted: Collection[str]) -> dict[str, Values]:
+    def run(
+        self, rows: Sequence[Row], wanted: Collection[str], each: Sequence[Collection[str]] | None = None
+    ) -> dict[str, Values]:
         """Compute every row.
 
         Args:
             rows: in any order.
             wanted: names of outputs.
+            each: those of each row, where some want fewer: only what a row wants is copied for it.
 
         Returns:
-            The outputs by name, of all rows in the order given.
+            The outputs by name, of all rows in the order given; zeros, or no tokens, of a row that does not want them.
         """
         outputs = [output for output in self.outputs if output.name in wanted]
         parts: dict[str, list[tuple[Sequence[int], Values]]] = {output.name: [] for output in outputs}
@@ -92,8 +95,11 @@ class Engine:
                 given = [rows[i] for i in pack]
                 computed = self._execute(given)
                 for output in outputs:
-                    values = computed[self._ports[output.name]].copy()
-                    parts[output.name].append((pack, self._by_rows(output, values, given)))
+                    own = [i for i, place in enumerate(pack) if each is None or output.name in each[place]]
+                    if own:
+                        values = self._by_rows(output, computed[self._ports[output.name]], given)
+                        copied = values[own] if isinstance(values, np.ndarray) else [values[i].copy() for i in own]
+                        parts[output.name].append(([pack[i] for i in own], copied))
                 self._count([costs[i] for i in pack])
         return {output.name: in_order(output, len(rows), parts[output.name]) for output in outputs}
 

@@ -66,7 +66,8 @@ class TritonPythonModel:
         """Compute the rows of all requests at once or, if that fails, of each request separately."""
         wanted = {name for asked in batch for name in asked.outputs}
         try:
-            results = self.engine.run([row for asked in batch for row in asked.rows], wanted)
+            each = [asked.outputs for asked in batch for _ in asked.rows]
+            results = self.engine.run([row for asked in batch for row in asked.rows], wanted, each)
         except Exception as exc:  # noqa: BLE001 - what the engines raise depends on what is wrong
             if not self.engine.is_alive():
                 triton.Logger.log_error(f"the device fails and cannot be used any more: {exc}")

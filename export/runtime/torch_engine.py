@@ -5,8 +5,9 @@ Entries of the torch backend hold a copy of this file; the export verifies with 
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -27,8 +28,8 @@ from .program import SPEC, TYPES, ProgramSpec, load
 
 Program = Callable[[list[Tensor]], Sequence[Tensor]]
 """Takes the inputs in the order of the specification, and returns the outputs so."""
-Computed = tuple[Sequence[int], Pack, dict[str, Tensor]]
-"""The places of rows among all, their pack, and those of its outputs that are copied to the host."""
+Span = tuple[int, int]
+"""Begin and end."""
 
 GRAPH_TOKENS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 """Tokens of executions that are recorded, as far as that pays for this model."""
@@ -91,7 +92,6 @@ class Engine:
         """Why small packs are launched kernel by kernel on a GPU, if they are."""
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":  # pragma: needs a GPU
-            self.execution = self.execution.within(torch.cuda.mem_get_info(self.device)[0])
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._stagings = cycle([Staging(pinned=self._stream is not None) for _ in range(2)])
         if self.uncompiled is None:
@@ -101,6 +101,9 @@ class Engine:
                 self.uncompiled = f"torch does not load {COMPILED}: {str(exc).partition(chr(10))[0]}"
         if self.uncompiled is not None:
             self._record()
+        if self._stream is not None:  # pragma: needs a GPU
+            # After the recorded executions, which keep their outputs: vectors of tokens take hundreds of MiB.
+            self.execution = self.execution.within(torch.cuda.mem_get_info(self.device)[0])
 
     @property
     def description(self) -> str:
@@ -177,15 +180,18 @@ class Engine:
             "total": total,
         }
 
-    def run(self, rows: Sequence[Row], wanted: Collection[str]) -> dict[str, Values]:
+    def run(
+        self, rows: Sequence[Row], wanted: Collection[str], each: Sequence[Collection[str]] | None = None
+    ) -> dict[str, Values]:
         """Compute every row.
 
         Args:
             rows: in any order.
             wanted: names of outputs.
+            each: those of each row, where some want fewer: only what a row wants is copied for it.
 
         Returns:
-            The outputs by name, of all rows in the order given.
+            The outputs by name, of all rows in the order given; zeros, or no tokens, of a row that does not want them.
 
         Raises:
             RuntimeError: a row does not fit into memory.
@@ -193,17 +199,17 @@ class Engine:
         outputs = [output for output in self.outputs if output.name in wanted]
         costs = [self.cost(row) for row in rows]
         packs = cut(costs, self.execution, self.spec.heads if self.padded else 0)
-        computed: list[Computed] = []
+        computed: list[dict[str, Copied]] = []
         with self.counts.computing(sum(costs)), torch.inference_mode(), self._scope():
             for pack in packs:
-                self._compute(rows, pack, outputs, computed)
+                self._compute(rows, pack, outputs, each, computed)
             if self._stream is not None:  # pragma: needs a GPU
                 self._stream.synchronize()
         return {
             output.name: in_order(
                 output,
                 len(rows),
-                ((places, _by_rows(output, pack, copied[output.name])) for places, pack, copied in computed),
+                ((one.places, one.by_rows()) for copied in computed if (one := copied.get(output.name)) is not None),
             )
             for output in outputs
         }
@@ -219,12 +225,21 @@ class Engine:
         )
 
     def _compute(
-        self, rows: Sequence[Row], places: Sequence[int], outputs: Sequence[Output], computed: list[Computed]
+        self,
+        rows: Sequence[Row],
+        places: Sequence[int],
+        outputs: Sequence[Output],
+        each: Sequence[Collection[str]] | None,
+        computed: list[dict[str, "Copied"]],
     ) -> None:
         """Start to compute a pack or, if there is no memory for it, its halves."""
+        own = {
+            output.name: [i for i, place in enumerate(places) if each is None or output.name in each[place]]
+            for output in outputs
+        }
         try:
             pack = Pack(self.spec.fields, [rows[place] for place in places], self.spec.expansion)
-            computed.append((places, pack, self._start(pack, outputs)))
+            computed.append(self._start(pack, places, own))
         except RuntimeError as exc:
             if len(places) == 1 or not self._lacks_memory(exc):
                 raise
@@ -235,15 +250,21 @@ class Engine:
         if self._stream is not None:  # pragma: needs a GPU
             torch.cuda.empty_cache()
         half = len(places) // 2
-        self._compute(rows, places[:half], outputs, computed)
-        self._compute(rows, places[half:], outputs, computed)
+        self._compute(rows, places[:half], outputs, each, computed)
+        self._compute(rows, places[half:], outputs, each, computed)
 
     def _lacks_memory(self, exc: RuntimeError) -> bool:
         """Compiled programs and the allocator of a CPU raise no class of their own."""
         return isinstance(exc, torch.OutOfMemoryError) or self.uncompiled is None or "allocate memory" in str(exc)
 
-    def _start(self, pack: Pack, outputs: Sequence[Output]) -> dict[str, Tensor]:
-        """Start to compute a pack and to copy outputs of it."""
+    def _start(self, pack: Pack, places: Sequence[int], own: Mapping[str, Sequence[int]]) -> dict[str, "Copied"]:
+        """Start to compute a pack and to copy outputs of it.
+
+        Args:
+            pack: of rows.
+            places: of those among all rows.
+            own: the rows of the pack that want an output, by its name.
+        """
         bucket = next((bucket for bucket in self._buckets if bucket.sizes.holds(pack.sizes)), None)
         sizes = pack.sizes if bucket is None else bucket.sizes
         layout = Layout(self.spec.inputs, sizes, self._image) if bucket is None else bucket.layout
@@ -258,10 +279,16 @@ class Engine:
             results = bucket.run()
         copied = {}
         for output, result in zip(self.outputs, results, strict=True):
-            if output in outputs:
-                own = result[: pack.number if output.per == "row" else pack.tokens]
-                copy = torch.empty(own.shape, dtype=own.dtype, pin_memory=self._stream is not None)
-                copied[output.name] = copy.copy_(own, non_blocking=True)
+            if rows := own.get(output.name):
+                spans = _spans(output, pack)
+                stretches = [(0, pack.number if output.per == "row" else pack.tokens)]
+                if len(rows) < pack.number:
+                    stretches, spans = close_up([spans[row] for row in rows])
+                parts = [result[begin:end] for begin, end in stretches]
+                values = parts[0] if len(parts) == 1 else torch.cat(parts)
+                copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=self._stream is not None)
+                copy.copy_(values, non_blocking=True)
+                copied[output.name] = Copied([places[row] for row in rows], output, copy, spans)
         mode = "graph" if bucket is not None else "compiled" if self.uncompiled is None else "eager"
         self.counts.executions[mode] += 1
         self.counts.tokens += pack.tokens
@@ -269,12 +296,47 @@ class Engine:
         return copied
 
 
-def _by_rows(output: Output, pack: Pack, values: Tensor) -> Values:
-    """A pack's output on the host, as `Values` are."""
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """An output of those rows of a pack that want it, which may still be on its way to the host."""
+
+    places: Sequence[int]
+    """Of the rows among all."""
+    output: Output
+    values: Tensor
+    """One for each row, [N, ...], or for each of their tokens."""
+    spans: Sequence[Span]
+    """Where each row's values are."""
+
+    def by_rows(self) -> Values:
+        """The same as `Values` are, once it is there."""
+        values = self.values.numpy()
+        return values if self.output.per == "row" else [values[begin:end] for begin, end in self.spans]
+
+
+def _spans(output: Output, pack: Pack) -> list[Span]:
+    """Where each row's values of an output are."""
     if output.per == "row":
-        return values.numpy()
-    places = pack.text_tokens if output.per == "token" else pack.query_tokens
-    return [values[begin:end].numpy() for begin, end in places]
+        return [(row, row + 1) for row in range(pack.number)]
+    return pack.text_tokens if output.per == "token" else pack.query_tokens
+
+
+def close_up(spans: Sequence[Span]) -> tuple[list[Span], list[Span]]:
+    """The stretches that hold some spans, and where each span is when these stand one behind the other.
+
+    Args:
+        spans: in any order; two are the same or do not overlap.
+    """
+    stretches: list[Span] = []
+    moved: dict[Span, Span] = {}
+    length = 0
+    for begin, end in sorted(set(spans)):
+        moved[begin, end] = (length, length := length + end - begin)
+        if stretches and stretches[-1][1] == begin:
+            stretches[-1] = (stretches[-1][0], end)
+        else:
+            stretches.append((begin, end))
+    return stretches, [moved[span] for span in spans]
 
 
 class Bucket:

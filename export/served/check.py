@@ -16,7 +16,16 @@ from export.entry import Entry, read_proofs
 from export.errors import NotBuiltError, ParityError, ServedError
 from export.manifest import Backend, ModelSpec, Precision, Task
 from export.plans.measures import SPARSE, Tolerance, Values, Vectors
-from export.runtime.contract import CLASSIFIER, CROSS_ENCODER, EMBEDDING, LATE_INTERACTION, SCORE, TEXT_EMBEDDING, Role
+from export.runtime.contract import (
+    CLASSIFIER,
+    CROSS_ENCODER,
+    IMAGE_EMBEDDING,
+    LATE_INTERACTION,
+    QUERY_VECTORS,
+    TEXT_EMBEDDING,
+    TOKEN_VECTORS,
+    Role,
+)
 from export.served.question import Limits, Question
 from export.sources.isolation import Progress, Run, here
 from export.sources.resolve import Sources, resolve
@@ -60,11 +69,10 @@ def check_served(
     sources = resolve(spec)
     if any(proof["revision"] != sources.revision for proof in proofs.values()):
         raise NotBuiltError(f"[{spec.name}] source: changed since the export: run python -m export {spec.name}")
-    tallies = {
-        name: _Tally(spec, name, proof["precision"], proof["backend"], *_main(spec)) for name, proof in proofs.items()
-    }
+    tallies = {name: _Tally(spec, name, proof["precision"], proof["backend"]) for name, proof in proofs.items()}
+    outputs = tuple(name for proof in proofs.values() for name in proof.get("outputs", ()))
     with _asking(spec, gateway) as ask:
-        limits = _limits(ask("GET", f"/v1/models/{spec.name}"))
+        limits = _limits(ask("GET", f"/v1/models/{spec.name}"), outputs)
         for question in msgspec.convert(run(_questions, (spec, sources, limits), progress), list[Question]):
             progress(f"ask {spec.name}")
             started = time.monotonic()
@@ -82,24 +90,18 @@ def _questions(spec: ModelSpec, sources: Sources, limits: Limits, progress: Prog
 class _Tally:
     """The errors and the speed of one Triton model."""
 
-    def __init__(
-        self, spec: ModelSpec, name: str, precision: Precision, backend: Backend, output: str, of: Measure
-    ) -> None:
+    def __init__(self, spec: ModelSpec, name: str, precision: Precision, backend: Backend) -> None:
         self._spec = spec
         self._name = name
         self._precision: Precision = precision
         self._backend: Backend = backend
-        self._output = output
-        self._measure = of
-        self._errors: list[Vectors] = []
-        self._slope = 1.0
+        self._errors: dict[str, list[Vectors]] = {}
+        self._tolerances: dict[str, Tolerance] = {}
         self._tokens = 0
         self._seconds = 0.0
 
-    @property
-    def _tolerance(self) -> Tolerance:
-        allowed = self._measure.tolerance(self._precision, self._backend)
-        return replace(allowed, worst=allowed.worst * self._slope, mean=allowed.mean * self._slope)
+    def _measure(self, output: str) -> Measure:
+        return measure(_ROLES[self._spec.task], output)
 
     def add(self, question: Question, answer: Mapping[str, Any], seconds: float) -> None:
         """Compare one answer.
@@ -108,31 +110,27 @@ class _Tally:
             ServedError: it is not as many numbers as the library's.
             ParityError: they are not the same ones.
         """
-        self._slope = question.slope
         self._tokens += answer["usage"]["total_tokens"]
         self._seconds += seconds
-        is_sparse = self._output == SPARSE
-        actual = _weights(answer, question.width) if is_sparse else _READERS[question.path](answer)
+        of = self._measure(question.output)
+        allowed = of.tolerance(self._precision, self._backend)
+        allowed = replace(allowed, worst=allowed.worst * question.slope, mean=allowed.mean * question.slope)
+        actual = _read(question, answer)
         if actual.shape != question.expected.shape:
             raise ServedError(
                 f"[{self._spec.name}] {question.shown[0]}: expected {_shape(question.expected)}, got {_shape(actual)}"
             )
-        errors = self._measure.errors(self._compared(question.expected), self._compared(actual))
+        errors = of.errors(*(_compared(question.output, numbers) for numbers in (question.expected, actual)))
         errors = errors.reshape(len(actual), -1).max(1)
-        self._errors.append(errors)
+        self._errors.setdefault(question.output, []).append(errors)
+        self._tolerances[question.output] = allowed
         worst = int(np.nanargmax(np.where(np.isnan(errors), np.inf, errors)))
-        if not self._tolerance.admits(float(errors[worst]), 0):
+        if not allowed.admits(float(errors[worst]), 0):
             raise ParityError(
                 f"[{self._spec.name}] {question.shown[worst]}: expected {_written(question.expected[worst])}, got"
                 f" {_written(actual[worst])}; error {errors[worst]:.2g},"
-                f" {self._tolerance.worst:g} allowed"
+                f" {allowed.worst:g} allowed"
             )
-
-    def _compared(self, numbers: Vectors) -> Values:
-        """Numbers as the measure takes them: sparse vectors as indices and weights."""
-        if self._output != SPARSE:
-            return numbers
-        return [np.stack([row.nonzero()[0], row[row.nonzero()]], 1).astype(np.float32) for row in numbers]
 
     def measured(self) -> dict[str, Any]:
         """The measured part of a proof.
@@ -140,47 +138,59 @@ class _Tally:
         Raises:
             ParityError: the numbers are off on average.
         """
-        errors = np.concatenate(self._errors)
-        parity = Parity(
+        found = [self._parity(output, np.concatenate(errors)) for output, errors in self._errors.items()]
+        for parity in found:
+            if not parity.holds:
+                raise ParityError(
+                    f"[{self._spec.name}] served: {parity.measure} error {parity.mean:.2g} on average,"
+                    f" {parity.tolerance.mean:g} allowed"
+                )
+        speed = Speed(self._name, self._precision, self._tokens / self._seconds, "tokens")
+        return {"parity": [asdict(parity) for parity in found], "speed": [asdict(speed)]}
+
+    def _parity(self, output: str, errors: Vectors) -> Parity:
+        return Parity(
             self._name,
             self._precision,
             "served",
-            self._output,
-            self._measure.name,
+            output,
+            self._measure(output).name,
             float(errors.max()),
             float(errors.mean()),
-            self._tolerance,
+            self._tolerances[output],
         )
-        if not parity.holds:
-            raise ParityError(
-                f"[{self._spec.name}] served: {parity.measure} error {parity.mean:.2g} on average,"
-                f" {parity.tolerance.mean:g} allowed"
-            )
-        speed = Speed(self._name, self._precision, self._tokens / self._seconds, "tokens")
-        return {"parity": [asdict(parity)], "speed": [asdict(speed)]}
 
 
-_MAIN: Mapping[Task, tuple[Role, str]] = {
-    "text-embedding": (TEXT_EMBEDDING, EMBEDDING),
-    "image-text": (TEXT_EMBEDDING, EMBEDDING),
-    "sparse": (TEXT_EMBEDDING, SPARSE),
-    "multi-vector": (LATE_INTERACTION, SCORE),
-    "cross-encoder": (CROSS_ENCODER, SCORE),
-    "classification": (CLASSIFIER, SCORE),
+_ROLES: Mapping[Task, Role] = {
+    "text-embedding": LATE_INTERACTION,
+    "image-text": IMAGE_EMBEDDING,
+    "sparse": TEXT_EMBEDDING,
+    "multi-vector": LATE_INTERACTION,
+    "cross-encoder": CROSS_ENCODER,
+    "classification": CLASSIFIER,
 }
-"""The role of each task's models, and the output that they are asked for."""
+"""The role that says what the scores of each task's models are; of embedding models, those of bge-m3."""
 
 
-def _main(spec: ModelSpec) -> tuple[str, Measure]:
-    """The output that a model of a table is asked for, and its measure."""
-    role, output = _MAIN[spec.task]
-    return output, measure(role, output)
+def _compared(output: str, numbers: Vectors) -> Values:
+    """Numbers as measures take them: sparse vectors as indices and weights, tokens as those of one text."""
+    if output == SPARSE:
+        return [np.stack([row.nonzero()[0], row[row.nonzero()]], 1).astype(np.float32) for row in numbers]
+    return [numbers] if output in (TOKEN_VECTORS, QUERY_VECTORS) else numbers
 
 
-def _limits(described: Mapping[str, Any]) -> Limits:
+def _limits(described: Mapping[str, Any], outputs: tuple[str, ...]) -> Limits:
     width = described.get("dimensions")
     sizes = tuple(size for size in described.get("supported_dimensions", ()) if size != width)
-    return Limits(described["max_tokens"], sizes)
+    return Limits(described["max_tokens"], sizes, outputs)
+
+
+def _read(question: Question, answer: Mapping[str, Any]) -> Vectors:
+    if question.output == SPARSE:
+        return _weights(answer, question.width)
+    if question.output in (TOKEN_VECTORS, QUERY_VECTORS):
+        return _token_vectors(answer)
+    return _READERS[question.path](answer)
 
 
 def _vectors(answer: Mapping[str, Any]) -> Vectors:
@@ -189,6 +199,12 @@ def _vectors(answer: Mapping[str, Any]) -> Vectors:
     if isinstance(given[0], str):
         return np.stack([np.frombuffer(base64.b64decode(one), "<f4") for one in given])
     return np.array(given, np.float32)
+
+
+def _token_vectors(answer: Mapping[str, Any]) -> Vectors:
+    """The token vectors of all inputs, one behind the other, [tokens, d]."""
+    items = sorted(answer["data"], key=lambda item: int(item["index"]))
+    return np.array([vector for item in items for vector in item["embedding"]], np.float32)
 
 
 def _weights(answer: Mapping[str, Any], words: int) -> Vectors:

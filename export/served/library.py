@@ -40,11 +40,19 @@ from export.loading.models import (
     read_settings,
 )
 from export.manifest import ModelSpec, Task
-from export.plans.measures import Vectors
+from export.plans.measures import SPARSE, Vectors
 from export.rerankers import BORDER, DOCUMENT, QUERY, PairTemplate, Reranker, with_default
+from export.runtime.contract import (
+    EMBEDDING,
+    QUERY_VECTORS,
+    SCORE,
+    SPARSE_INDICES,
+    SPARSE_WEIGHTS,
+    TOKEN_VECTORS,
+)
 from export.served.question import Limits, Question, question
 from export.sources.resolve import Sources
-from export.tasks import classification, pair_template, sparse, text_embedding, variants
+from export.tasks import classification, m3, pair_template, sparse, text_embedding, variants
 from export.tasks.late_interaction import is_multi_vector
 from export.tasks.vocabulary import MOST_TOKENS
 from export.verification import samples
@@ -106,7 +114,64 @@ Encode = Callable[..., Any]
 
 
 def _text_embedding(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterator[Question]:
-    yield from _embeddings(spec, text_embedding.pipeline(spec, sources.folder), limits)
+    model = text_embedding.pipeline(spec, sources.folder)
+    yield from _embeddings(spec, model, limits)
+    if spec.variants or model.default_prompt_name is not None:
+        return
+    if m3.is_m3(sources.folder):
+        yield from _m3(spec, sources.folder, limits)
+    elif TOKEN_VECTORS in limits.outputs:
+        again = _again(limits)
+        vectors = model.encode(again, output_value="token_embeddings", batch_size=1)  # of several, padding is left
+        yield _tokens(spec, again, {}, vectors)
+
+
+def _m3(spec: ModelSpec, folder: Path, limits: Limits) -> Iterator[Question]:
+    """The other outputs of bge-m3, of which the library is FlagEmbedding: see export/tasks/m3.py."""
+    (tower,) = m3.load(spec, folder)
+    tokenizer, words = load_tokenizer(spec, folder), tower.vocabulary
+    assert words is not None  # noqa: S101 - it is a model of texts
+
+    def compute(query: str, document: str) -> dict[str, Vectors]:
+        row = [tokenizer(text, truncation=True, max_length=limits.max_tokens).input_ids for text in (query, document)]
+        with torch.inference_mode():
+            found = tower.reference(tuple(np.array(ids, np.int64) for ids in row))
+        return {name: np.asarray(values) for name, values in found.items()}
+
+    def counted(vectors: Vectors) -> Vectors:
+        return vectors[vectors.any(1)]
+
+    texts = _again(limits)
+    computed = [compute(QUERIES[0], text) for text in texts]
+    weights = np.zeros((len(texts), words.size), np.float32)
+    for row, one in zip(weights, computed, strict=True):
+        row[one[SPARSE_INDICES]] = one[SPARSE_WEIGHTS]
+    body = {"model": spec.name, "input": texts, "truncate": True, "embedding_type": "sparse"}
+    shown = [_named(text, body) for text in texts]
+    yield question(spec.triton_names[0], "/v1/embeddings", body, shown, weights, output=SPARSE)
+    yield _tokens(spec, texts, {}, [counted(one[TOKEN_VECTORS]) for one in computed])
+    if not tower.parameters["prompts"]:
+        queries = [counted(compute(query, texts[0])[QUERY_VECTORS]) for query in QUERIES]
+        yield _tokens(spec, QUERIES, {"input_type": "query"}, queries, QUERY_VECTORS)
+        yield _pairs(spec, QUERIES[0], texts, lambda *_: np.concatenate([one[SCORE] for one in computed]))
+
+
+def _tokens(
+    spec: ModelSpec,
+    texts: Sequence[str],
+    body: Mapping[str, Any],
+    vectors: Sequence[Vectors],
+    output: str = TOKEN_VECTORS,
+) -> Question:
+    """The vectors of texts' tokens, [L, d] of each."""
+    body = {"model": spec.name, "input": list(texts), "truncate": True, "embedding_type": "multi_vector", **body}
+    shown = [
+        f"token {place} of {_named(text, body)}"
+        for text, own in zip(texts, vectors, strict=True)
+        for place in range(len(own))
+    ]
+    numbers = np.concatenate([np.asarray(own, np.float32) for own in vectors])
+    return question(spec.triton_names[0], "/v1/embeddings", body, shown, numbers, output=output)
 
 
 def _sparse(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterator[Question]:
@@ -143,7 +208,8 @@ def _embeddings(spec: ModelSpec, model: Model, limits: Limits, *, is_sparse: boo
         vectors = np.asarray(encode(list(given), **options), np.float32)
         body = {"model": spec.name, "input": list(given), "truncate": True, **form, **body}
         tower = towers.get(variant, spec.triton_names[0])
-        return question(tower, "/v1/embeddings", body, [_named(text, body) for text in given], vectors)
+        shown = [_named(text, body) for text in given]
+        return question(tower, "/v1/embeddings", body, shown, vectors, output=SPARSE if is_sparse else EMBEDDING)
 
     yield ask(texts, {}, model.encode)
     yield ask(texts[4:5], {} if is_sparse else {"encoding_format": "base64"}, model.encode)
@@ -299,26 +365,38 @@ def _classification(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterat
 
 def _late_interaction(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterator[Question]:
     folder = sources.folder
-    score = _multi_vector(spec, folder, limits) if is_multi_vector(folder) else _token_vectors(spec, folder, limits)
+    load = _multi_vector if is_multi_vector(folder) else _token_vectors
+    score, vectors = load(spec, folder, limits)
     documents = [*samples.TEXTS, *samples.ODD]
     yield _pairs(spec, QUERIES[0], [*documents, samples.text(3, 8 * limits.max_tokens)], score)
     yield _pairs(spec, QUERIES[1], documents[::4], score)
+    for purpose, output, texts in (("document", TOKEN_VECTORS, documents[::4]), ("query", QUERY_VECTORS, QUERIES)):
+        if output in limits.outputs:
+            yield _tokens(spec, texts, dict(PURPOSES[purpose][:1]), vectors(purpose, texts), output)
 
 
-def _multi_vector(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:
+OfTokens = Callable[[str, Sequence[str]], list[Any]]
+"""The vectors of texts' tokens for a purpose, [L, d] of each."""
+
+
+def _multi_vector(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, OfTokens]:
     """MaxSim of the library, divided by the number of the query's vectors, as conch's scores are means."""
     with loading(spec):
         model: Model = MultiVectorEncoder(str(folder), similarity_fn_name="meanmaxsim", **_options(spec))
     model.max_seq_length = model[0].document_length = limits.max_tokens
+    encode = {"query": model.encode_query, "document": model.encode_document}
+
+    def vectors(purpose: str, texts: Sequence[str]) -> list[Any]:
+        return list(encode[purpose](list(texts)))
 
     def score(query: str, documents: Sequence[str]) -> Vectors:
-        similarity = model.similarity(model.encode_query([query]), model.encode_document(list(documents)))
+        similarity = model.similarity(vectors("query", [query]), vectors("document", documents))
         return np.asarray(similarity[0].cpu(), np.float32)
 
-    return score
+    return score, vectors
 
 
-def _token_vectors(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:
+def _token_vectors(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, OfTokens]:
     """The mean over the query's tokens of the best cosine, of the token vectors of any embedding model."""
     with loading(spec):
         model: Model = SentenceTransformer(str(folder), **_options(spec))
@@ -326,7 +404,7 @@ def _token_vectors(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:
 
     encode = _encoders(model)
 
-    def vectors(purpose: str, texts: Sequence[str]) -> list[torch.Tensor]:
+    def vectors(purpose: str, texts: Sequence[str]) -> list[Any]:
         found = encode[purpose](list(texts), output_value="token_embeddings")
         return [torch.nn.functional.normalize(one, dim=-1) for one in found]
 
@@ -334,7 +412,7 @@ def _token_vectors(spec: ModelSpec, folder: Path, limits: Limits) -> Predict:
         (asked,) = vectors("query", [query])
         return np.array([(asked @ one.T).amax(1).mean().item() for one in vectors("document", documents)], np.float32)
 
-    return score
+    return score, vectors
 
 
 # Image-text

@@ -7,25 +7,33 @@ import msgspec
 import numpy as np
 
 from export.plans.measures import Vectors
+from export.runtime.contract import EMBEDDING, SCORE
+
+MAIN: Mapping[str, str] = {"/v1/embeddings": EMBEDDING, "/v1/rerank": SCORE, "/classify": SCORE}
+"""The output that a path answers with where no other is asked for."""
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """The limits that the gateway reports for a model."""
+    """The limits that the gateway reports for a model, and what its entries compute."""
 
     max_tokens: int
     dimensions: tuple[int, ...] = ()
     """Shorter sizes that its vectors may be cut to."""
+    outputs: tuple[str, ...] = ()
+    """The names of its outputs."""
 
 
 class Question(msgspec.Struct, frozen=True):
-    """One request, and what the library answers to each of its inputs. Goes through JSON."""
+    """One request, and what the library answers to each of its inputs, or each of their tokens. Goes through JSON."""
 
     tower: str
     """The Triton model whose precision counts."""
     path: str
     body: dict[str, Any]
+    output: str
+    """What the answers are: an output's name, or SPARSE."""
     shown: list[str]
-    """The name of each input in messages."""
+    """The name of each answer in messages."""
     width: int
     """Numbers of each answer: an embedding's dimensions, 1 for a score."""
     numbers: bytes
@@ -40,8 +48,15 @@ class Question(msgspec.Struct, frozen=True):
 
 
 def question(
-    tower: str, path: str, body: Mapping[str, Any], shown: Sequence[str], expected: Vectors, slope: float = 1.0
+    tower: str,
+    path: str,
+    body: Mapping[str, Any],
+    shown: Sequence[str],
+    expected: Vectors,
+    slope: float = 1.0,
+    output: str = "",
 ) -> Question:
-    """A question whose answers, [n, width], are known."""
+    """A question whose answers, [n, width], are known; by default, they are what the path's models have first."""
     numbers = np.asarray(expected, np.float32)
-    return Question(tower, path, dict(body), list(shown), numbers.shape[1], numbers.tobytes(), slope)
+    output = output or MAIN[path]
+    return Question(tower, path, dict(body), output, list(shown), numbers.shape[1], numbers.tobytes(), slope)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from export.errors import SourceError
-from export.manifest import Pooling, Task
+from export.manifest import TASKS_OF, Pooling, Task
 from export.sources import card, untrusted
 from export.sources.card import Card
 
@@ -92,7 +92,7 @@ def inspect(name: str, folder: Path, given: Mapping[str, object]) -> Inspection:
         found |= _embedding(facts, given, open_)
     if task == "cross-encoder":
         _check_classes(facts, given)
-    if len(facts.routes) > 1:
+    if len(facts.routes) > 1 and task in TASKS_OF["variants"]:
         found["variants"] = Finding(list(facts.routes), "the routes of its Router")
     if facts.card.license is not None:
         found["license"] = Finding(facts.card.license, "README.md")
@@ -272,11 +272,15 @@ def _built_as(facts: _Facts) -> Finding:
 
 
 def _classifier(facts: _Facts) -> Finding:
-    """The task of a classifier: one class is a score, and several are labels unless the card says that it ranks."""
+    """The task of a classifier: one class is a score, and several are labels unless the card says that it ranks.
+
+    A score may be of a pair or of a text alone, as where it was trained for regression.
+    """
     count = _classes(facts)
     evidence = f"{facts.architecture} with {count} class{'es' if count > 1 else ''}"
     if count == 1 or facts.is_reranker:
-        return Finding("cross-encoder", evidence)
+        is_regression = facts.config.get("problem_type") == "regression"
+        return Finding("cross-encoder", evidence, is_guess=is_regression and not facts.is_reranker)
     return Finding("classification", evidence, is_guess=facts.card.pipeline not in _CLASSIFIERS)
 
 

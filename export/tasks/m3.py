@@ -34,7 +34,7 @@ from export.runtime.contract import (
     Output,
     Row,
 )
-from export.sources.untrusted import TENSORS
+from export.sources.untrusted import TENSORS, WIDTH
 from export.tasks import text_embedding, variants
 from export.tasks.prompts import prompts_of
 from export.tasks.vocabulary import check_dimensions, vocabulary
@@ -99,7 +99,6 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
             QUERY_VECTORS: queries,
         }
 
-    first = (transformer.tokenizer.cls_token_id,)
     return [
         Tower(
             name=spec.name,
@@ -113,9 +112,7 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
                 Output(TOKEN_VECTORS, (colbert.out_features,), "token"),
                 Output(QUERY_VECTORS, (colbert.out_features,), "query token"),
             ),
-            head=LateInteraction(
-                encoder, colbert, lambda rows: rows, {"query": first, "document": first}, _Documents(sparse, unused)
-            ),
+            head=LateInteraction(encoder, colbert, lambda rows: rows, {}, _Documents(sparse, unused), skips_first=True),
             reference=compute,
             samples=lambda: _samples(words),
             vocabulary=words,
@@ -150,10 +147,26 @@ def _linear(spec: ModelSpec, file: Path, width: int) -> torch.nn.Linear:
         SourceError: the file holds no linear layer of vectors of this width.
     """
     with loading(spec):
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-        layer = torch.nn.Linear(width, len(weights["weight"]))
-        layer.load_state_dict(weights)
-    return layer.requires_grad_(requires_grad=False)
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+    match stored:
+        case {"weight": Tensor() as weight, "bias": Tensor() as bias} if _is_layer(weight, bias, width):
+            layer = torch.nn.Linear(width, len(bias))
+            layer.load_state_dict({"weight": weight, "bias": bias})
+            return layer.requires_grad_(requires_grad=False)
+    raise SourceError(
+        f"[{spec.name}] source: {file.name} must hold the weight [1 to {WIDTH}, {width}] and the bias of a linear layer"
+    )
+
+
+def _is_layer(weight: Tensor, bias: Tensor, width: int) -> bool:
+    """Whether two tensors are those of a layer, each stored in full: a short file can name any strides."""
+    return (
+        bias.dim() == 1
+        and 1 <= len(bias) <= WIDTH
+        and weight.shape == (len(bias), width)
+        and weight.is_contiguous()
+        and bias.is_contiguous()
+    )
 
 
 def _unused(tokenizer: Model) -> Sequence[int]:

@@ -13,6 +13,19 @@ INSTRUCT = re.compile(r"(?P<before>Instruct: ?)\S(?:[^\n]*\S)?(?P<behind>\s*\nQu
 3.1), then Qwen3-Embedding's and many others'."""
 
 
+def set_prompts(spec: ModelSpec, reference: Model) -> None:
+    """Give a model of sentence-transformers the table's prompts.
+
+    Raises:
+        SourceError: it has its own.
+    """
+    if not spec.prompts:
+        return
+    if any(reference.prompts.values()):
+        raise SourceError(f"[{spec.name}] prompts: the source has its own (config_sentence_transformers.json)")
+    reference.prompts = dict(spec.prompts)
+
+
 def prompts_of(spec: ModelSpec, reference: Model) -> Parameters:
     """The parameters for the prompts of a model of sentence-transformers.
 

@@ -3,7 +3,7 @@
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from export.packing.encoder import RowEncoder
 from export.packing.sparse import Splade, StaticTerms, WordLogits
 from export.runtime.contract import SPARSE_INDICES, SPARSE_WEIGHTS, TEXT, TEXT_EMBEDDING, Output, Row
 from export.tasks import variants
-from export.tasks.prompts import prompts_of
+from export.tasks.prompts import prompts_of, set_prompts
 from export.tasks.vocabulary import MOST_TOKENS, vocabulary
 from export.tower import Tower, Vocabulary
 from export.verification import samples
@@ -35,6 +35,8 @@ MORE_TERMS = 1.5
 """Room for texts of more terms than the samples have, which are real text up to the model's limit."""
 TERMS = 64
 """K is a multiple of this."""
+MOST_TERMS = 3840
+"""The largest K of a TensorRT plan, by NVIDIA's reference of ITopKLayer.k."""
 
 
 def load(spec: ModelSpec, folder: Path) -> list[Tower]:
@@ -83,10 +85,7 @@ def pipeline(spec: ModelSpec, folder: Path) -> Model:
         reference: Model = SparseEncoder(str(folder), device="cpu", model_kwargs=model_options(spec), **code)
     for module, own in variants.located(reference, folder) if has_modules else [(reference[0], folder)]:
         check_module(spec, module, own)
-    if spec.prompts:
-        if any(reference.prompts.values()):
-            raise SourceError(f"[{spec.name}] prompts: the source has its own (config_sentence_transformers.json)")
-        reference.prompts = dict(spec.prompts)
+    set_prompts(spec, reference)
     return reference.float().eval().requires_grad_(requires_grad=False)
 
 
@@ -98,6 +97,7 @@ def _tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> T
     """
     modules = tuple(variants.chain(reference, variant))
     most: int | None = reference.max_active_dims
+    found: Mapping[bytes, Mapping[str, Tensor]] = {}
 
     def terms(row: Row) -> Mapping[str, Tensor]:
         """The library's vector, as the words in it and their weights."""
@@ -108,8 +108,8 @@ def _tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> T
         vector = features["sentence_embedding"]
         if most is not None:
             vector = select_max_active_dims(vector.clone(), max_active_dims=most)
-        found = vector[0].nonzero()[:, 0]
-        return {SPARSE_INDICES: found.to(torch.int32), SPARSE_WEIGHTS: vector[0, found]}
+        indices = vector[0].nonzero()[:, 0]
+        return {SPARSE_INDICES: indices.to(torch.int32), SPARSE_WEIGHTS: vector[0, indices]}
 
     match modules:
         case (Transformer() as transformer, SpladePooling() as pooling):
@@ -118,7 +118,9 @@ def _tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> T
             words = vocabulary(spec, transformer.tokenizer, model.base_model, transformer.max_seq_length)
             encoder = RowEncoder(model.base_model, spec.backend)
             rows = samples.single_rows(words)
-            kept = _kept(words, most, [terms(row) for row in rows])
+            found = {row[0].tobytes(): terms(row) for row in rows}  # long rows take minutes: once, not twice
+            longest = max(len(one[SPARSE_INDICES]) for one in found.values())
+            kept = kept_terms(spec, words.size, most, longest)
             outputs = (Output(SPARSE_INDICES, (kept,)), Output(SPARSE_WEIGHTS, (kept,)))
             head: torch.nn.Module = Splade(
                 encoder,
@@ -129,7 +131,12 @@ def _tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> T
                 limited=most is not None and kept > most,
             )
             packed = encoder.packed
-        case (SparseStaticEmbedding() as static,) if most is None:
+        case (SparseStaticEmbedding() as static,):
+            if most is not None:
+                raise SourceError(
+                    f"[{spec.name}] source: max_active_dims, {most}, is not supported where the words of a text are"
+                    " its tokens (SparseStaticEmbedding)"
+                )
             words = _static_vocabulary(spec, static)
             rows = samples.single_rows(words)
             outputs = (Output(SPARSE_INDICES, (), "token"), Output(SPARSE_WEIGHTS, (), "token"))
@@ -147,7 +154,7 @@ def _tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> T
         fields=(TEXT,),
         outputs=outputs,
         head=head,
-        reference=terms,
+        reference=lambda row: found.get(row[0].tobytes()) or terms(row),
         samples=lambda: rows,
         vocabulary=words,
         packed=packed,
@@ -155,16 +162,28 @@ def _tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> T
     )
 
 
-def _kept(words: Vocabulary, most: int | None, found: Sequence[Mapping[str, Tensor]]) -> int:
+def kept_terms(spec: ModelSpec, words: int, most: int | None, longest: int) -> int:
     """The number of words that an entry sends of each text, K.
 
     If the source itself limits them, one more, which has no weight: a text whose K weights are all above 0 counts as
     truncated.
+
+    Args:
+        spec: the model's table, which names the backend.
+        words: of the vocabulary.
+        most: words that the source keeps, if it limits them.
+        longest: words of the sample that has the most.
+
+    Raises:
+        SourceError: a sample has more than the backend can keep.
     """
-    if most is not None:
-        return min(most + 1, words.size)
-    longest = max(len(one[SPARSE_INDICES]) for one in found)
-    return min(words.size, math.ceil(max(1, longest) * MORE_TERMS / TERMS) * TERMS)
+    wanted = most + 1 if most is not None else math.ceil(max(1, longest) * MORE_TERMS / TERMS) * TERMS
+    limit = min(words, MOST_TERMS) if spec.backend == "tensorrt" else words
+    if longest > limit:
+        raise SourceError(
+            f"[{spec.name}] backend: texts have up to {longest} words, but TensorRT keeps at most {limit}; use another"
+        )
+    return min(wanted, limit)
 
 
 def _check_transformer(spec: ModelSpec, transformer: Model) -> None:

@@ -39,7 +39,7 @@ from export.runtime.contract import (
     Row,
 )
 from export.tasks import variants
-from export.tasks.prompts import prompts_of
+from export.tasks.prompts import prompts_of, set_prompts
 from export.tasks.vocabulary import MOST_TOKENS, check_dimensions, vocabulary
 from export.tower import Tower, Vocabulary
 from export.verification import samples
@@ -123,10 +123,7 @@ def _load(spec: ModelSpec, folder: Path, *, has_modules: bool) -> Model:
     # sentence-transformers makes up weights that are missing; the same loaded again tells.
     for module, own in variants.located(reference, folder) if has_modules else [(reference[0], folder)]:
         check_module(spec, module, own)
-    if spec.prompts:
-        if any(reference.prompts.values()):
-            raise SourceError(f"[{spec.name}] prompts: the source has its own (config_sentence_transformers.json)")
-        reference.prompts = dict(spec.prompts)
+    set_prompts(spec, reference)
     return reference
 
 

@@ -26,8 +26,8 @@ SLOW_REQUESTS = 32
 ENGINE = """
 
 class Engine(Engine):
-    def run(self, rows, wanted):
-        results = super().run(rows, wanted)
+    def run(self, rows, *wanted):
+        results = super().run(rows, *wanted)
         vectors = results["embedding"]
         return results | {{"embedding": {how}}}
 """

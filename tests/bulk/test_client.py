@@ -202,6 +202,13 @@ def test_labels_come_from_their_own_path_best_first(api: Api) -> None:
     assert api.paths == {"/classify"}
 
 
+def test_labels_of_one_name_end_the_job(api: Api) -> None:
+    found = [{"label": "a", "score": 0.75}, {"label": "a", "score": 0.25}]
+    api.answer = lambda _: (200, {}, json.dumps({"data": [found]}).encode())
+    with pytest.raises(JobError, match="two labels have the same name"):
+        asyncio.run(embed(Endpoint(api.url, "m", {}, 1, 1, 1, kinds=("labels",)), ["abc"]))
+
+
 @pytest.mark.parametrize(
     ("kinds", "embedding"),
     [

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bulk.job import JOB_FILE, Job, JobError, Refusal, Shard, begin, find, read, write
-from bulk.kinds import Result, Sparse
+from bulk.kinds import Kind, Result, Sparse
 
 COLUMNS = ("text", "id")
 
@@ -256,10 +256,24 @@ def test_folder_that_now_belongs_to_another_job_is_detected(texts: Path, tmp_pat
     assert not list(output.glob("*.parquet"))
 
 
-@pytest.mark.parametrize("column", ["embedding", "sparse", "multi_vector", "labels", "error"])
-def test_id_column_must_not_have_the_name_of_a_result(texts: Path, tmp_path: Path, column: str) -> None:
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        ("embedding", "dense"),
+        ("sparse", "sparse"),
+        ("multi_vector", "multi_vector"),
+        ("labels", "labels"),
+        ("error", "dense"),
+    ],
+)
+def test_id_column_must_not_have_the_name_of_a_result(texts: Path, tmp_path: Path, column: str, kind: Kind) -> None:
+    asked = msgspec.structs.replace(job(texts, id=column), kinds=(kind,))
     with pytest.raises(JobError, match=f"must not be named {column}"):
-        begin(job(texts, id=column), str(tmp_path / "vectors"))
+        begin(asked, str(tmp_path / "vectors"))
+
+
+def test_id_column_may_have_the_name_of_a_kind_that_is_not_requested(texts: Path, tmp_path: Path) -> None:
+    assert begin(job(texts, id="labels"), str(tmp_path / "vectors"))
 
 
 def test_results_must_not_be_inside_the_texts(texts: Path) -> None:

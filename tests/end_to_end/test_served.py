@@ -35,6 +35,9 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, ModelSpec]:
         ModelSpec(name="short", task="text-embedding", source=embedding, precision="fp32", max_tokens=16),
         ModelSpec(name="late", task="multi-vector", source=embedding, precision="fp32"),
         ModelSpec(
+            name="m3", task="text-embedding", source=str(tiny.write_m3(folder / "m3")), precision="fp32", max_tokens=64
+        ),
+        ModelSpec(
             name="cross",
             task="cross-encoder",
             source=str(tiny.write_cross_encoder(folder / "cross", "XLM-RoBERTa")),
@@ -80,16 +83,29 @@ def refused(spec: ModelSpec, repository: Path, url: str, key: str | None = KEY) 
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["embedding", "short", "late", "cross", "labels", "clip"])
+@pytest.mark.parametrize(
+    ("name", "outputs"),
+    [
+        ("embedding", ["embedding", "tokens"]),
+        ("short", ["embedding", "tokens"]),
+        ("m3", ["embedding", "sparse", "tokens", "query_tokens", "score"]),
+        ("late", ["score", "tokens", "query_tokens"]),
+        ("cross", ["score"]),
+        ("labels", ["score"]),
+        ("clip", ["embedding"]),
+    ],
+)
 def test_what_is_served_is_the_librarys(
-    name: str, specs: Mapping[str, ModelSpec], built: Path, gateway: Server
+    name: str, outputs: list[str], specs: Mapping[str, ModelSpec], built: Path, gateway: Server
 ) -> None:
     entries = check(specs[name], built, gateway.url)
     assert [entry.folder.name for entry in entries] == list(specs[name].triton_names)
     for entry in entries:
-        (parity,), (speed,) = entry.proof["parity"], entry.proof["speed"]
-        assert 0 <= parity["mean"] <= parity["worst"] <= parity["tolerance"]["worst"]
-        assert (parity["batches"], parity["precision"]) == ("served", "fp32")
+        assert [parity["output"] for parity in entry.proof["parity"]] == outputs
+        for parity in entry.proof["parity"]:
+            assert 0 <= parity["mean"] <= parity["worst"] <= parity["tolerance"]["worst"]
+            assert (parity["batches"], parity["precision"]) == ("served", "fp32")
+        (speed,) = entry.proof["speed"]
         assert speed["per_second"] > 0
 
 
@@ -176,7 +192,8 @@ def test_command_prints_the_table_of_an_export(
     done = command("embedding", "--check", "--url", gateway.url, *where)
     assert done.returncode == 0, done.stderr
     assert "Compared with the reference" in done.stdout
-    assert any(line.split()[:3] == ["embedding", "fp32", "embedding"] for line in done.stdout.splitlines())
+    rows = [line.split()[:3] for line in done.stdout.splitlines() if line.split()[:1] == ["embedding"]]
+    assert rows == [["embedding", "fp32", "embedding"], ["embedding", "fp32", "tokens"]]
 
 
 def test_url_without_check_is_refused() -> None:

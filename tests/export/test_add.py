@@ -94,6 +94,10 @@ def test_model_that_is_not_there_is_one_sentence(hub: dict[str, str], tmp_path: 
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_former_name_of_a_task_is_taken(tmp_path: Path) -> None:
+    assert options("acme/colbert", tmp_path, "--task", "late-interaction").task == "multi-vector"
+
+
 def test_dry_run_writes_and_builds_nothing(embedder: Path, tmp_path: Path) -> None:
     done = run(embedder, tmp_path, "--dry-run")
     assert done.returncode == 0

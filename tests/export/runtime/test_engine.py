@@ -249,6 +249,20 @@ def test_outputs_that_nobody_wants_are_left_out(engine: Engine, bert_tower: Towe
     assert engine.run(rows, ["embedding", "score"]).keys() == {"embedding"}
 
 
+def test_each_row_has_the_outputs_that_it_wants_and_no_others(engine: Engine, bert_tower: Tower) -> None:
+    rows = bert_tower.samples()[:6]
+    wanted = ["tokens", "embedding"]
+    each = [["embedding"] if place % 2 else wanted for place in range(6)]
+    expected, found = engine.run(rows, wanted), engine.run(rows, wanted, each)
+    assert np.array_equal(found["embedding"], expected["embedding"])
+    for place in range(6):
+        own = expected["tokens"][place]
+        assert np.array_equal(found["tokens"][place], own[:0] if place % 2 else own)
+    bare = engine.run(rows, wanted, [["tokens"], *[[]] * 5])
+    assert np.array_equal(bare["tokens"][0], expected["tokens"][0])
+    assert not np.asarray(bare["embedding"]).any()
+
+
 def test_an_answer_stays_what_it_was_when_the_engine_goes_on(engine: Engine, bert_tower: Tower) -> None:
     """OpenVINO takes the memory of its outputs again."""
     short, *_, long = bert_tower.samples()

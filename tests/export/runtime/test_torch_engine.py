@@ -12,7 +12,7 @@ from export.plans.measures import cosine_errors
 from export.runtime.contract import IMAGE_TOKENS, OUTPUTS, Row, Values
 from export.runtime.execution import Execution
 from export.runtime.inputs import Sizes
-from export.runtime.torch_engine import Engine, buckets
+from export.runtime.torch_engine import Engine, buckets, close_up
 from tests.export.outputs import assert_close, computed
 from tests.export.runtime.programs import KINDS, Mean, write
 
@@ -75,6 +75,24 @@ def test_outputs_that_nobody_wants_are_left_out(kind: str, engine: Engine) -> No
     assert engine.run(rows, []) == {}
 
 
+def test_each_row_has_the_outputs_that_it_wants_and_no_others(kind: str, engine: Engine) -> None:
+    rows, names = KINDS[kind].rows(LENGTHS), [output.name for output in engine.outputs]
+    each = [names[place % 2 :][:2] for place in range(len(rows))]
+    expected, found = engine.run(rows, OUTPUTS), engine.run(rows, OUTPUTS, each)
+    for output in engine.outputs:
+        for place in range(len(rows)):
+            own, one = expected[output.name][place], found[output.name][place]
+            nothing = np.zeros_like(own) if output.per == "row" else own[:0]
+            assert_close(one, own if output.name in each[place] else nothing)
+
+
+def test_copied_stretches_hold_what_is_wanted_once() -> None:
+    assert close_up([(4, 6), (0, 2), (2, 3), (0, 2), (9, 9)]) == (
+        [(0, 3), (4, 6), (9, 9)],
+        [(3, 5), (0, 2), (2, 3), (0, 2), (5, 5)],
+    )
+
+
 def test_rows_in_a_bucket_equal_rows_alone(kind: str, engine: Engine) -> None:
     rows = KINDS[kind].rows(LENGTHS)
     alone = [engine.run([row], OUTPUTS) for row in rows]
@@ -84,6 +102,12 @@ def test_rows_in_a_bucket_equal_rows_alone(kind: str, engine: Engine) -> None:
         assert_alone(engine, rows[:number], alone[:number])
     assert engine.counts.padding - padding >= (IMAGE_TOKENS if kind == "image" else 32 - LENGTHS[0])
     engine.prepare([])
+
+
+@pytest.mark.parametrize("kind", ["pair"], indirect=True)
+def test_recorded_executions_hold_as_many_tokens_as_the_documentation_says(engine: Engine) -> None:
+    tokens = sum(one.tokens for one in buckets(engine.spec, padded=False))
+    assert f"at most {tokens:,} vectors: {tokens * 1024 * 4 / 2**20:.0f} MiB" in Path("docs/models.md").read_text()
 
 
 ROOM = 64

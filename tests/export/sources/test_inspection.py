@@ -66,6 +66,12 @@ def test_routes_of_an_inference_free_model_are_its_variants(tmp_path: Path, sett
     assert found(folder) == {"task": "sparse", "variants": ["document", "query"]}
 
 
+def test_routes_are_no_variants_of_a_task_that_has_none(tmp_path: Path) -> None:
+    folder = tiny.write_inference_free(tmp_path)
+    tiny.revise(folder / "config_sentence_transformers.json", model_type="MultiVectorEncoder")
+    assert found(folder) == {"task": "multi-vector"}
+
+
 def test_masked_language_model_is_sparse_if_its_card_says_so(tmp_path: Path) -> None:
     plain = write(tmp_path, BERT | {"architectures": ["BertForMaskedLM"]}, "tags: [splade]")
     task = look(plain).keys["task"]
@@ -104,6 +110,22 @@ def test_classifier_of_several_classes_gives_labels_unless_it_ranks(
     inferred = look(folder, **given).keys["task"]
     assert (inferred.value, inferred.is_guess) == (task, is_guess)
     assert look(folder, positive_class="x").keys["task"].value == "cross-encoder"
+
+
+@pytest.mark.parametrize(
+    ("more", "front", "is_guess"),
+    [
+        ({}, "", False),
+        ({"problem_type": "regression"}, "pipeline_tag: text-classification", True),
+        ({"problem_type": "regression"}, "pipeline_tag: text-ranking", False),
+    ],
+)
+def test_classifier_of_one_class_scores_pairs_which_is_a_guess_of_regression(
+    tmp_path: Path, more: Mapping[str, Any], front: str, is_guess: bool
+) -> None:
+    config = BERT | {"architectures": ["BertForSequenceClassification"], "num_labels": 1, **more}
+    inferred = look(write(tmp_path, config, front)).keys["task"]
+    assert (inferred.value, inferred.is_guess) == ("cross-encoder", is_guess)
 
 
 def test_colbert_of_either_kind_is_late_interaction(tmp_path: Path) -> None:

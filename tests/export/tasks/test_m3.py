@@ -35,8 +35,9 @@ from export.tasks.load import load_towers
 from export.tower import Tower
 from loadtest.tools import tiny
 
-TEXTS = ["sea shells", "A conch is a sea snail, a sea snail with a shell.", *tiny.TEXTS[:2]]
-QUERY = "which snail?"
+TEXTS = ["sea <s> shells", "A conch is a sea snail, a sea snail with a shell.", *tiny.TEXTS[:2]]
+QUERY = "which <s> snail?"
+"""Both have a first token that is not the first."""
 
 
 def spec(source: Path, **keys: Any) -> ModelSpec:
@@ -117,7 +118,7 @@ def test_one_pass_gives_what_flag_embedding_does(source: Path, tower: Tower) -> 
 
 def test_rows_that_a_host_lays_out_give_the_same(source: Path) -> None:
     (tower,) = m3.load(spec(source, backend="torch"), source)
-    asked, text = ids(tower, QUERY), ids(tower, TEXTS[1])
+    asked, text = ids(tower, QUERY), ids(tower, TEXTS[0])
     rows = PackedRows.of([torch.tensor(asked), torch.tensor(text), torch.tensor(text)])
     rows = PackedRows(
         rows.ids, rows.place, rows.row, rows.starts, rows.longest, queries=torch.tensor([0, 0]), longest_query=16
@@ -131,7 +132,7 @@ def test_rows_that_a_host_lays_out_give_the_same(source: Path) -> None:
         if name != QUERY_VECTORS
     }
     found[QUERY_VECTORS] = outputs[QUERY_VECTORS][0, :begin]
-    assert_is(found, library(source, QUERY), library(source, TEXTS[1]))
+    assert_is(found, library(source, QUERY), library(source, TEXTS[0]))
 
 
 def test_folder_without_both_layers_is_an_embedding_model(tmp_path: Path) -> None:
@@ -141,6 +142,27 @@ def test_folder_without_both_layers_is_an_embedding_model(tmp_path: Path) -> Non
     assert [output.name for output in tower.outputs] == [EMBEDDING]
 
 
+@pytest.mark.parametrize(
+    "stored",
+    [
+        torch.nn.Linear(7, 1).state_dict(),
+        torch.nn.Linear(tiny.WIDTH, 1, bias=False).state_dict(),
+        {"weight": torch.zeros(0, tiny.WIDTH), "bias": torch.zeros(0)},
+        {"weight": torch.zeros(1).expand(10_000, tiny.WIDTH), "bias": torch.zeros(10_000)},
+        {"weight": torch.zeros(1, tiny.WIDTH), "bias": torch.zeros(())},
+        torch.zeros(1, tiny.WIDTH),
+    ],
+    ids=["another width", "no bias", "no rows", "weights that are not stored", "a number", "no layer"],
+)
+def test_file_of_another_layer_is_refused(tmp_path: Path, stored: object) -> None:
+    source = tiny.write_m3(tmp_path)
+    torch.save(stored, source / "sparse_linear.pt")
+    with pytest.raises(
+        SourceError, match=r"^\[tiny\] source: sparse_linear.pt must hold the weight \[1 to 262144, 32\]"
+    ):
+        m3.load(spec(source), source)
+
+
 def test_other_modules_and_layers_are_refused(tmp_path: Path) -> None:
     source = tiny.write_m3(tmp_path)
     with pytest.raises(SourceError, match=r"^\[tiny\] precision: int8 is not supported"):
@@ -148,9 +170,6 @@ def test_other_modules_and_layers_are_refused(tmp_path: Path) -> None:
     layers = (source / "sparse_linear.pt").read_bytes()
     (source / "sparse_linear.pt").write_bytes((source / "colbert_linear.pt").read_bytes())
     with pytest.raises(SourceError, match=r"^\[tiny\] source: sparse_linear.pt gives 32 weights of a token, not 1$"):
-        m3.load(spec(source), source)
-    torch.save(torch.nn.Linear(7, 1).state_dict(), source / "sparse_linear.pt")
-    with pytest.raises(SourceError, match=r"^\[tiny\] source: cannot be loaded: RuntimeError: "):
         m3.load(spec(source), source)
     (source / "sparse_linear.pt").write_bytes(layers)
     tiny.revise(source / "1_Pooling" / "config.json", pooling_mode="mean")

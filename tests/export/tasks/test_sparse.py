@@ -75,6 +75,24 @@ def test_texts_have_the_terms_of_sentence_transformers(splade: Path) -> None:
     assert longest * 1.5 <= kept < longest * 1.5 + 64
 
 
+def test_samples_are_computed_by_the_library_once(splade: Path) -> None:
+    tower = load(splade)
+    row = tower.samples()[0]
+    assert tower.reference(row) is tower.reference(row)
+
+
+def test_plan_of_tensorrt_keeps_no_more_words_than_it_can(tmp_path: Path) -> None:
+    plan, program = (spec(tmp_path, backend=backend) for backend in ("tensorrt", "torch"))
+    assert sparse.kept_terms(program, 30_522, None, 3_000) == 4_544
+    assert sparse.kept_terms(plan, 30_522, None, 3_000) == 3_840
+    assert sparse.kept_terms(plan, 30_522, 9_999, 3_840) == 3_840
+    assert sparse.kept_terms(plan, 30_522, None, 300) == sparse.kept_terms(program, 30_522, None, 300)
+    with pytest.raises(
+        SourceError, match=r"^\[tiny\] backend: texts have up to 3841 words, but TensorRT keeps at most"
+    ):
+        sparse.kept_terms(plan, 30_522, None, 3_841)
+
+
 def test_plain_masked_language_model_is_pooled_as_the_library_does(tmp_path: Path) -> None:
     source = tiny.write_masked(tmp_path, "RoBERTa")
     tower = load(source)
@@ -99,6 +117,13 @@ def test_queries_of_an_inference_free_model_are_looked_up(free: Path) -> None:
     assert_same_terms(document, library.encode_document(TEXTS, convert_to_sparse_tensor=False))
     assert_same_terms(query, library.encode_query(TEXTS, convert_to_sparse_tensor=False))
     assert [output.per for output in query.outputs] == ["token", "token"]
+
+
+def test_limit_of_looked_up_words_is_refused(free: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(free, tmp_path / "free"))
+    tiny.revise(source / "config_sentence_transformers.json", max_active_dims=8)
+    with pytest.raises(SourceError, match=r"^\[tiny\] source: max_active_dims, 8, is not supported where the words"):
+        sparse.load(spec(source, variants=VARIANTS[1:]), source)
 
 
 def test_routes_have_to_be_named(free: Path) -> None:
