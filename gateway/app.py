@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from gateway.access.keys import Keys
 from gateway.access.quota import Quotas
 from gateway.board import Board
+from gateway.budget import Budget
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.error_body import OPENAI, Dialect
@@ -23,9 +24,8 @@ from gateway.errors import GatewayError
 from gateway.gauges import gauges
 from gateway.health import Monitor
 from gateway.images.reader import Images
-from gateway.middleware import Authenticate, DrainGuard, ErrorDialect, RateLimit, RequestLog
+from gateway.middleware import Authenticate, DrainGuard, ErrorDialect, HoldResponse, RateLimit, RequestLog
 from gateway.routes import errors, openapi, pages, tei
-from gateway.routes.body_budget import Bodies
 from gateway.routes.cohere import COHERE
 from gateway.routes.http import Gateway, with_deadline
 from gateway.routes.metrics import show as show_metrics
@@ -53,6 +53,12 @@ EXPOSED = (
 """Response headers that web pages of other origins may read (CORS)."""
 PUBLISH_S = 1.0
 """How old the gauges of other workers are at most."""
+FREE_BODY_BYTES = 64 * 2**10
+"""This much of each body is not counted, so that small requests are always accepted."""
+FREE_RESPONSE_BYTES = 2**20
+"""The same for responses. Smaller ones are written on the event loop."""
+LARGEST_RESPONSE_BYTES = 384 * 2**20
+"""What the largest response needs: `embed.MAX_TOKEN_NUMBERS`, and a dense and a sparse vector for each input."""
 Guards = Callable[[Dialect], list[Middleware]]
 
 
@@ -71,10 +77,13 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS, board:
     authenticate = Middleware(Authenticate, keys=keys, origins=settings.cors_origins)
     quotas = Quotas({"requests": settings.requests_per_minute, "tokens": settings.tokens_per_minute}, board)
     rate_limit = [Middleware(RateLimit, quotas=quotas)] if quotas.enabled else []
+    most = settings.max_responses_bytes
+    responses = Budget("responses", most, min(most, max(most // 2, LARGEST_RESPONSE_BYTES)), FREE_RESPONSE_BYTES, board)
+    hold_response = Middleware(HoldResponse, responses=responses)
 
     def guards(dialect: Dialect) -> list[Middleware]:
         speak = Middleware(ErrorDialect, dialect=dialect)
-        return [speak, Middleware(DrainGuard, drain=drain), authenticate, *rate_limit]
+        return [speak, Middleware(DrainGuard, drain=drain), authenticate, *rate_limit, hold_response]
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Gateway]]:
@@ -127,7 +136,7 @@ async def _running(
     monitor = Monitor(triton, catalog, queues, threads, drain, board)
     images = Images(settings.max_image_pixels, settings.image_hosts, board)
     most_per_key = max(settings.max_bodies_bytes // 2, settings.max_body_bytes)
-    bodies = Bodies(settings.max_bodies_bytes, most_per_key, board)
+    bodies = Budget("request bodies", settings.max_bodies_bytes, most_per_key, FREE_BODY_BYTES, board)
     metrics.watch(gauges(triton, catalog, queues, monitor, drain, board))
     watch = asyncio.gather(monitor.run(), *([_publish(metrics)] if board.workers > 1 else []))
     yield Gateway(settings, triton, catalog, monitor, images, queues, drain, metrics, bodies, threads, json_threads)

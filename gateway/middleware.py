@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.access.keys import Keys
 from gateway.access.origins import is_cross_site
 from gateway.access.quota import Quotas
+from gateway.budget import Budget
 from gateway.drain import Drain
 from gateway.error_body import Dialect
 from gateway.errors import ForbiddenOrigin, InvalidKey, NotReady
@@ -166,6 +167,19 @@ class RateLimit:
             await send(message)
 
         await self.app(scope, receive, send_with_quota)
+
+
+class HoldResponse:
+    """Frees the memory of a response when it is sent. Inside Authenticate."""
+
+    def __init__(self, app: ASGIApp, responses: Budget) -> None:
+        self.app = app
+        self.responses = responses
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.responses.hold(scope["state"]["account"].key) as held:
+            scope["state"]["response"] = held
+            await self.app(scope, receive, send)
 
 
 class DrainGuard:

@@ -53,6 +53,8 @@ class Settings:
     """GATEWAY_MAX_BODY_BYTES: limit per request body."""
     max_bodies_bytes: int = 256 * 2**20
     """GATEWAY_MAX_BODIES_BYTES: limit for all bodies in flight; they take up to six times as much memory."""
+    max_responses_bytes: int = 512 * 2**20
+    """GATEWAY_MAX_RESPONSES_BYTES: limit for all large responses in flight."""
     max_image_pixels: int = 40_000_000
     """GATEWAY_MAX_IMAGE_PIXELS: limit per image, and for all images that are decoded at a time."""
     image_hosts: Allowlist | None = None
@@ -92,6 +94,7 @@ class Settings:
             drain_timeout_s=_number(environ, "DRAIN_TIMEOUT", default.drain_timeout_s, 0, 3600),
             max_body_bytes=max_body_bytes,
             max_bodies_bytes=int(_number(environ, "MAX_BODIES_BYTES", default_max_bodies, 1024, 2**40)),
+            max_responses_bytes=int(_number(environ, "MAX_RESPONSES_BYTES", default.max_responses_bytes, 2**20, 2**40)),
             max_image_pixels=int(_number(environ, "MAX_IMAGE_PIXELS", default.max_image_pixels, 2**16, 2**30)),
             image_hosts=_image_hosts(environ),
             heartbeat_file=Path(beat) if (beat := environ.get(f"{PREFIX}HEARTBEAT_FILE")) else None,

@@ -25,7 +25,14 @@ def caller(request: Request) -> Caller:
     state = request.state
     gateway = state["gateway"]
     state["presence"].watch(request.receive)
-    return Caller(gateway.triton, gateway.queues, gateway.threads, state["account"], state["record"].timings)
+    return Caller(
+        gateway.triton,
+        gateway.queues,
+        gateway.threads,
+        state["account"],
+        state["record"].timings,
+        state["response"].grow,
+    )
 
 
 def find_model(

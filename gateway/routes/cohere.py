@@ -199,7 +199,7 @@ async def _embed(
 
     def build() -> EmbedResponse | FloatsResponse:
         floats = vectors.normalize(embedded.vectors[:, :size])
-        rows = {kind: [Raw(row) for row in encodings.column(floats, kind)] for kind in kinds}
+        rows = {kind: encodings.column(floats, kind) for kind in kinds}
         meta = _meta(BilledUnits(input_tokens=embedded.text_tokens, image_tokens=embedded.image_tokens), version)
         request_id, texts = request.state["record"].request_id, body.texts or []
         if version == "1" and body.embedding_types is None:

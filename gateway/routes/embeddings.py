@@ -137,6 +137,10 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     }
 
 
+Written = Raw | list[Raw] | dict[Form, Raw | list[Raw]]
+"""What is written of an input: a vector, or one for each token, or both by type."""
+
+
 class ChunkSpan(Struct):
     """Where a chunk is in its text, in characters (Unicode code points)."""
 
@@ -161,9 +165,10 @@ class Embedding(Struct):
     object: Literal["embedding"]
     index: int
     embedding: (
-        Annotated[Raw, Meta(extra_json_schema={"anyOf": [NUMBERS, BASE64, SPARSE, TOKEN_VECTORS, BY_TYPE]})] | UnsetType
+        Annotated[Written, Meta(extra_json_schema={"anyOf": [NUMBERS, BASE64, SPARSE, TOKEN_VECTORS, BY_TYPE]})]
+        | UnsetType
     ) = UNSET
-    embeddings: Annotated[Raw, Meta(extra_json_schema=TOKEN_VECTORS)] | UnsetType = UNSET
+    embeddings: Annotated[Written, Meta(extra_json_schema=TOKEN_VECTORS)] | UnsetType = UNSET
     """Instead of `embedding`, with return_multivector."""
     chunk: ChunkSpan | UnsetType = UNSET
     """Present with late_chunking of one text."""
@@ -293,8 +298,8 @@ def _response(request_id: str, body: EmbeddingRequest, model: Model, embedded: E
         object="list",
         model=model.name,
         data=[
-            Embedding("embedding", i, *((UNSET, Raw(vector)) if body.return_multivector else (Raw(vector),)))
-            for i, vector in enumerate(write(embedded, body, model))
+            Embedding("embedding", i, *((UNSET, written) if body.return_multivector else (written,)))
+            for i, written in enumerate(write(embedded, body, model))
         ],
         usage=EmbeddingUsage(
             prompt_tokens=tokens,
@@ -412,8 +417,8 @@ def _token_type(body: EmbeddingRequest) -> EmbeddingType:
     return _written(NUMBER_TYPES[form], body.encoding_format)
 
 
-def write(embedded: Embeddings, body: EmbeddingRequest, model: Model) -> list[bytes]:
-    """The JSON of each item's `embedding`.
+def write(embedded: Embeddings, body: EmbeddingRequest, model: Model) -> Sequence[Written]:
+    """Each item's `embedding`.
 
     Args:
         embedded: what the model computed.
@@ -427,7 +432,7 @@ def write(embedded: Embeddings, body: EmbeddingRequest, model: Model) -> list[by
         return vectors.normalize(raw[:, :size]) if normalizes else raw
 
     dense = finished(embedded.vectors, "dense") if len(embedded.vectors) else embedded.vectors
-    columns: dict[Form, list[bytes]] = {}
+    columns: dict[Form, Sequence[Raw | list[Raw]]] = {}
     for form in _forms(body):
         if form == "sparse":
             columns[form] = [encodings.sparse(vector) for vector in embedded.sparse]
@@ -438,10 +443,7 @@ def write(embedded: Embeddings, body: EmbeddingRequest, model: Model) -> list[by
             columns[form] = encodings.column(dense, _written(form, body.encoding_format))
     if body.return_multivector or not isinstance(body.embedding_type, list):
         return next(iter(columns.values()))
-    return [
-        b"{" + b",".join(b'"%s":%s' % (form.encode(), column[i]) for form, column in columns.items()) + b"}"
-        for i in range(len(next(iter(columns.values()))))
-    ]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _written(kind: EmbeddingType, encoding_format: str | None) -> EmbeddingType:

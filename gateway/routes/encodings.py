@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import orjson
+from msgspec import Raw
 
 from gateway import vectors
 from gateway.catalog import OFFERED_BY, Model, Offer
@@ -14,6 +15,10 @@ from gateway.errors import InvalidRequest
 EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 """float: JSON numbers. base64: the same numbers as little-endian float32. The others are described in
 `gateway.vectors`."""
+
+
+RUN = 2**14
+"""How many numbers of a list of vectors to join: about 200 KiB of JSON."""
 
 
 def width(model: Model, kind: Offer = "dense") -> int:
@@ -45,22 +50,24 @@ def check(kinds: Sequence[EmbeddingType], size: int, place: str = "embedding_typ
         raise InvalidRequest(f"binary and ubinary need a multiple of 8 dimensions, not {size}", param=place)
 
 
-def column(floats: vectors.Floats, kind: EmbeddingType) -> list[bytes]:
+def column(floats: vectors.Floats, kind: EmbeddingType) -> list[Raw]:
     """The JSON of each row of `floats`, [n, d]. The rows must be normalized for all kinds except float and base64."""
     if kind == "base64":
-        return [b'"%s"' % b2a_base64(row, newline=False) for row in np.ascontiguousarray(floats, "<f4")]
+        return [Raw(b'"%s"' % b2a_base64(row, newline=False)) for row in np.ascontiguousarray(floats, "<f4")]
     numbers = floats if kind == "float" else vectors.QUANTISATIONS[kind](floats)
-    return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in np.ascontiguousarray(numbers)]
+    return [Raw(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)) for row in np.ascontiguousarray(numbers)]
 
 
-def matrix(floats: vectors.Floats, kind: EmbeddingType) -> bytes:
-    """The JSON of a list of vectors, [n, d]; see `column`."""
-    return b"[%s]" % b",".join(column(floats, kind))
+def matrix(floats: vectors.Floats, kind: EmbeddingType) -> list[Raw]:
+    """A list of vectors, [n, d]; see `column`. It may have hundreds of megabytes, so each element holds the JSON of
+    several vectors, with commas: the whole is never copied, and no memory is lost between small pieces."""
+    step = max(1, RUN // floats.shape[1])
+    return [Raw(b",".join(column(floats[start : start + step], kind))) for start in range(0, len(floats), step)]
 
 
-def sparse(vector: vectors.Sparse) -> bytes:
+def sparse(vector: vectors.Sparse) -> Raw:
     """The JSON of a sparse vector."""
     indices, values = (
         orjson.dumps(part, option=orjson.OPT_SERIALIZE_NUMPY) for part in (vector.indices, vector.weights)
     )
-    return b'{"indices":%s,"values":%s}' % (indices, values)
+    return Raw(b'{"indices":%s,"values":%s}' % (indices, values))

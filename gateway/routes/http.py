@@ -9,6 +9,7 @@ import msgspec
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
+from gateway.budget import Budget, Held
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.error_body import Dialect
@@ -16,7 +17,7 @@ from gateway.errors import ClientGone, DeadlineExceeded, NotReady
 from gateway.health import Monitor
 from gateway.images.reader import Images
 from gateway.routes import large_json
-from gateway.routes.body_budget import Bodies, Body
+from gateway.routes.large_response import LargeResponse
 from gateway.routes.presence import Presence
 from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
@@ -43,7 +44,7 @@ class Gateway:
     queues: Queues
     drain: Drain
     metrics: Metrics
-    bodies: Bodies
+    bodies: Budget
     threads: Threads
     """For work that releases the interpreter lock."""
     json_threads: Threads
@@ -56,8 +57,10 @@ class State(TypedDict):
 
     gateway: Gateway
     record: RequestRecord
-    body: Body
+    body: Held
     """How much of the body has been received."""
+    response: Held
+    """The memory of the response, from before it is computed until it is sent."""
     account: Account
     """The owner of the request's API key, which identifies the key without revealing it."""
     presence: Presence
@@ -106,10 +109,15 @@ async def large_json_response(request: Request, build: Callable[[], object], num
         request: its body has been read. The response may repeat its texts.
         build: returns the content.
         numbers: how many numbers the content holds.
+
+    Raises:
+        GatewayError: Overloaded or RequestTooLarge, if the response needs more memory than there is.
     """
     size = max(request.state["body"].size, numbers)
     if size <= SMALL:
         return json_response(build())
-    threads = request.state["gateway"].json_threads
-    content = await threads.run(request.state["account"], lambda: large_json.encode(build()))
-    return Response(content, media_type="application/json")
+    gateway = request.state["gateway"]
+    parts = await gateway.json_threads.run(request.state["account"], lambda: large_json.encode(build()))
+    response = LargeResponse(parts, gateway.drain)
+    request.state["response"].resize(response.size)
+    return response

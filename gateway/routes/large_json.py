@@ -2,7 +2,7 @@
 returns, up to 100 ms for 32 MiB."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -13,10 +13,17 @@ from numpy.typing import NDArray
 from gateway.errors import InvalidRequest, RequestTooLarge
 
 T = TypeVar("T")
+Part = bytes | memoryview
+GAP = Raw(b"\0")
+"""Stands for a value that is written on its own. This byte is nowhere in JSON."""
 
 PIECE_BYTES = 2**20
 """The most JSON to parse in one call."""
 SCAN_BYTES = 2**18
+SMALL_BYTES = 2**12
+"""JSON and texts up to this size are written together with what they are part of."""
+RUN = 2**8
+"""The most small values to write in one call: at most 1 MiB of JSON."""
 MAX_VALUES = 310_000
 """The most values in a body, counted by commas: more than the tokens that a request may have. A value takes up to a
 hundred times as much memory as its text."""
@@ -64,23 +71,62 @@ def decode(body: bytes | bytearray, body_type: type[T]) -> T:
     return _decode(body, body_type)
 
 
-def encode(content: object) -> bytes:
-    """Write JSON, one call per element of a list, also in nested lists. A list that two fields hold is written once."""
+def encode(content: object) -> list[Part]:
+    """Write JSON in parts, which are the whole if they are joined. Large values that are JSON already are not copied.
+    A list that two fields hold is written once."""
+    return list(_parts(content))
+
+
+def _parts(content: object) -> Iterator[Part]:
     if isinstance(content, Struct):
-        fields = {name: getattr(content, name) for name in content.__struct_fields__}
-        lists = {name: value for name, value in fields.items() if isinstance(value, list)}
-        written: dict[int, Raw] = {}
-        for value in lists.values():
-            if id(value) not in written:
-                written[id(value)] = Raw(encode(value))
-        raw = {name: written[id(value)] for name, value in lists.items()}
-        return msgspec.json.encode(msgspec.structs.replace(content, **raw))
-    if isinstance(content, list):
-        parts = [b"["]
+        yield from _fields(content, {name: getattr(content, name) for name in content.__struct_fields__})
+    elif isinstance(content, dict):
+        yield from _fields(content, content)
+    elif isinstance(content, list) and any(map(_is_large, content)):
+        before = b"["
         for item in content:
-            parts += encode(item) if isinstance(item, list) else msgspec.json.encode(item), b","
-        return b"".join([*parts[: -1 if content else None], b"]"])  # once: it may have hundreds of megabytes
-    return msgspec.json.encode(content)
+            yield before
+            yield from _parts(item)
+            before = b","
+        yield b"]"
+    elif isinstance(content, list):
+        for start in range(0, len(content), RUN):
+            yield b"," if start else b"["
+            yield msgspec.json.encode(content[start : start + RUN])[1:-1]
+        yield b"]" if content else b"[]"
+    elif isinstance(content, Raw):
+        yield memoryview(content)
+    else:
+        yield msgspec.json.encode(content)
+
+
+def _fields(content: Struct | dict[str, object], fields: Mapping[str, object]) -> Iterator[Part]:
+    """Write an object: first without its large values, then those."""
+    large = {name: value for name, value in fields.items() if _is_large(value)}
+    if not large:
+        yield msgspec.json.encode(content)
+        return
+    gaps = dict.fromkeys(large, GAP)
+    frame = content | gaps if isinstance(content, dict) else msgspec.structs.replace(content, **gaps)
+    first, *rest = msgspec.json.encode(frame).split(bytes(GAP))
+    yield first
+    written: dict[int, list[Part]] = {}
+    for value, behind in zip(large.values(), rest, strict=True):
+        if id(value) not in written:
+            written[id(value)] = encode(value)
+        yield from written[id(value)]
+        yield behind
+
+
+def _is_large(value: object) -> bool:
+    """Whether to write a value on its own."""
+    if isinstance(value, str):
+        return len(value) > SMALL_BYTES
+    if isinstance(value, Raw):
+        return len(memoryview(value)) > SMALL_BYTES
+    if isinstance(value, Struct):
+        return any(_is_large(getattr(value, name)) for name in value.__struct_fields__)
+    return isinstance(value, list | dict) and bool(value)
 
 
 def _decode(piece: bytes | bytearray, piece_type: type[T], offset: int = 0) -> T:

@@ -268,7 +268,7 @@ async def _answer_embeddings(request: Request, started: float, body: TeiEmbedReq
 
     def build() -> list[Raw]:
         floats = vectors.normalize(embedded.vectors[:, :size]) if normalizes else embedded.vectors
-        return [Raw(row) for row in encodings.column(floats, "float")]
+        return encodings.column(floats, "float")
 
     texts = [item.text for item in items]
     return await _response(request, started, build, texts, embedded.text_tokens, embedded.vectors.size)
@@ -286,7 +286,7 @@ def _terms(vector: vectors.Sparse) -> list[SparseValue]:
 async def create_token_embeddings(request: Request) -> Response:
     """Answer POST /embed_all: the vectors of each text's tokens, not normalized."""
     return await _answer_kind(
-        request, "multi_vector", lambda embedded: [Raw(encodings.matrix(each, "float")) for each in embedded.tokens]
+        request, "multi_vector", lambda embedded: [encodings.matrix(each, "float") for each in embedded.tokens]
     )
 
 

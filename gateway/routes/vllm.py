@@ -209,7 +209,7 @@ class Pooled(Struct):
     index: int
     object: Literal["pooling"]
     data: Annotated[
-        Raw,
+        Raw | list[Raw],
         Meta(
             extra_json_schema={
                 "anyOf": [
@@ -393,8 +393,8 @@ async def _compare(
 class _Found:
     """What /pooling computed."""
 
-    write: Callable[[], list[bytes]]
-    """Returns the JSON of each input's `data`."""
+    write: Callable[[], Sequence[Raw | list[Raw]]]
+    """Returns each input's `data`."""
     numbers: int
     tokens: int
 
@@ -417,7 +417,7 @@ async def pool(request: Request) -> Response:
             object="list",
             created=int(time.time()),
             model=model.name,
-            data=[Pooled(i, "pooling", Raw(data)) for i, data in enumerate(found.write())],
+            data=[Pooled(i, "pooling", data) for i, data in enumerate(found.write())],
             usage=_usage(found.tokens),
         )
 
@@ -461,7 +461,7 @@ async def _pool_vectors(
     found = embedded.tokens if per_token else [embedded.vectors]
     normalizes = body.use_activation is not False or size < width
 
-    def write() -> list[bytes]:
+    def write() -> Sequence[Raw | list[Raw]]:
         ready = [vectors.normalize(one[:, :size]) if normalizes else one for one in found]
         if not per_token:
             return encodings.column(ready[0], body.encoding_format or "float")

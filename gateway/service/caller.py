@@ -26,6 +26,8 @@ class Caller:
     threads: Threads
     account: Account = field(default_factory=Account)
     timings: Timings = field(default_factory=Timings)
+    reserve: Callable[[int], None] = lambda _: None
+    """Reserves bytes of memory for the response; raises Overloaded or RequestTooLarge if there are too few."""
 
     def check(self, model: TritonModel | None, tokens: int) -> None:
         """Fail early if the model's queue will not admit about this many tokens; no model admits everything.

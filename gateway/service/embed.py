@@ -9,7 +9,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from gateway.catalog import ImageModel, Model, Offer, TextModel
-from gateway.contract import LATE_INTERACTION, QUERY_TOKENS, TOKENS
+from gateway.contract import LATE_INTERACTION, QUERY_TOKENS, SPARSE_WEIGHTS, TOKENS
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.images.preparation import Pixels
 from gateway.images.reader import Images
@@ -29,6 +29,8 @@ NO_VECTORS = np.empty((0, 0), np.float32)
 DENSE: frozenset[Offer] = frozenset({"dense"})
 MAX_TOKEN_NUMBERS = 2**24
 """Maximum number of numbers in all token vectors of a call: 64 MiB of floats, and up to four times as much JSON."""
+NUMBER_BYTES = 18
+"""What a number of a response takes in memory: 4 as a float, and up to 14 as JSON."""
 
 
 class Item(Struct, frozen=True, gc=False):
@@ -113,6 +115,7 @@ async def embed(
     patches = model.image.patches * sum(item.image is not None for item in items) if model.image else 0
     caller.check(model.image, patches)
     if model.text is None:
+        caller.reserve(len(items) * model.width * NUMBER_BYTES)
         return Embeddings(await _embed_images(caller, reader, model.image, items), 0, patches)
     is_query = is_query and model.text.role == LATE_INTERACTION and "multi_vector" in kinds
     if is_query:
@@ -129,9 +132,9 @@ async def embed(
         else:
             ids = await _encode(caller, model.text, items, texts, max_tokens, truncate)
         prefixes = await prompt_lengths(caller, model.text, prompt, of_rows, ids)
-    if "multi_vector" in kinds:
-        _check_size(model.text, items, ids, token_dimensions, is_query=is_query)
     text_model = model.text
+    numbers = _numbers(model, text_model, items, ids, kinds, token_dimensions, is_query=is_query)
+    caller.reserve(numbers * NUMBER_BYTES)
 
     async def embed_texts() -> Computed:
         computed = await _embed_texts(caller, text_model, ids, prefixes, kinds, token_dimensions, is_query=is_query)
@@ -186,10 +189,30 @@ def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item], k
             raise InvalidRequest(f"{item.place} is empty", param=item.place)
 
 
-def _check_size(
+def _numbers(
+    model: Model,
+    text_model: TextModel,
+    items: Sequence[Item],
+    ids: Sequence[list[int]],
+    kinds: Set[Offer],
+    token_dimensions: int | None,
+    *,
+    is_query: bool,
+) -> int:
+    """The most numbers that all vectors may hold; raises RequestTooLarge if those of tokens are too many."""
+    numbers = len(items) * model.width if "dense" in kinds else 0
+    if "sparse" in kinds:
+        terms = text_model.outputs[SPARSE_WEIGHTS].dims[-1]
+        numbers += 2 * (terms * len(ids) if terms > 0 else sum(map(len, ids)))
+    if "multi_vector" in kinds:
+        numbers += _token_numbers(text_model, items, ids, token_dimensions, is_query=is_query)
+    return numbers
+
+
+def _token_numbers(
     model: TextModel, items: Sequence[Item], ids: Sequence[list[int]], dimensions: int | None, *, is_query: bool
-) -> None:
-    """Raise RequestTooLarge if the token vectors may have too many numbers."""
+) -> int:
+    """The most numbers of all token vectors; raises RequestTooLarge if they are too many."""
     expanded = (model.max_query_tokens or 0) if is_query else 0
     count = sum(max(len(row), expanded) for row in ids)
     size = dimensions or model.outputs[TOKENS].dims[-1]
@@ -199,6 +222,7 @@ def _check_size(
             f" limit is {MAX_TOKEN_NUMBERS}",
             param=_field(items),
         )
+    return count * size
 
 
 def _field(items: Sequence[Item]) -> str:

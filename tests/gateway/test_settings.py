@@ -121,6 +121,12 @@ def test_loopback_requires_no_keys(host: str) -> None:
     assert Settings.from_env({"GATEWAY_HOST": host}).host == host
 
 
+def test_limit_of_all_responses_is_read() -> None:
+    assert Settings.from_env({"GATEWAY_MAX_RESPONSES_BYTES": "1048576"}).max_responses_bytes == 2**20
+    with pytest.raises(SettingsError, match="GATEWAY_MAX_RESPONSES_BYTES=1000 must be between 1048576 and"):
+        Settings.from_env({"GATEWAY_MAX_RESPONSES_BYTES": "1000"})
+
+
 def test_total_body_limit_is_at_least_that_of_one() -> None:
     assert Settings.from_env({"GATEWAY_MAX_BODY_BYTES": "1000000000"}).max_bodies_bytes == 1_000_000_000
     with pytest.raises(SettingsError, match="GATEWAY_MAX_BODIES_BYTES=1024 must be at least GATEWAY_MAX_BODY_BYTES="):

@@ -15,6 +15,7 @@ from gateway.routes.large_json import (
     MAX_VALUES,
     MAX_WIDE_STRING,
     PIECE_BYTES,
+    SMALL_BYTES,
     decode,
     encode,
 )
@@ -195,6 +196,9 @@ def test_parsing_takes_less_than_six_times_the_body(body: bytes) -> None:
         tracemalloc.stop()
 
 
+NUMBERS = msgspec.Raw(b"[%s]" % b",".join(b"%d" % i for i in range(SMALL_BYTES)))
+
+
 class Answer(msgspec.Struct, tag_field="kind", tag="answer", omit_defaults=True):
     name: str
     rows: list[msgspec.Raw | list[int]]
@@ -203,10 +207,34 @@ class Answer(msgspec.Struct, tag_field="kind", tag="answer", omit_defaults=True)
 
 @pytest.mark.parametrize(
     "content",
-    [Answer("a", [msgspec.Raw(b"[1.5]"), [1, 2]], ["b", '"']), [[1], [], [[Answer("a", [])]]], [], {"a": [1]}, 7],
+    [
+        Answer("a", [msgspec.Raw(b"[1.5]"), [1, 2]], ["b", '"']),
+        [[1], [], [[Answer("a", [])]]],
+        [],
+        {"a": [1]},
+        7,
+        [*range(1000), None, "a"],
+        [{"a\0": [{}, {"b": []}, LONG]}, LONG, "\0"],
+        Answer(LONG, [NUMBERS, [7], NUMBERS, msgspec.Raw(b"8")], [LONG, "é"]),
+        {"large": NUMBERS, "list": [NUMBERS, NUMBERS], "small": msgspec.Raw(b"1")},
+        [Answer("a", [NUMBERS]), Answer("b", [])] * 300,
+    ],
 )
 def test_answer_is_written_as_msgspec_writes_it(content: object) -> None:
-    assert encode(content) == msgspec.json.encode(content)
+    assert b"".join(encode(content)) == msgspec.json.encode(content)
+
+
+def test_large_json_in_an_answer_is_not_copied() -> None:
+    vectors = [[msgspec.Raw(b"[%s]" % (b"%d," % i * 2**19)) for i in range(10)] for _ in range(2)]
+    size = len(msgspec.json.encode(vectors))
+    tracemalloc.start()
+    try:
+        assert sum(map(len, encode(Answer("a", [*vectors[0]], None)))) > size / 2
+        parts = encode([{"embedding": vectors[0]}, {"embedding": vectors[1]}])
+        assert sum(map(len, parts)) > size
+        assert tracemalloc.get_traced_memory()[1] < size / 100
+    finally:
+        tracemalloc.stop()
 
 
 class Twice(msgspec.Struct):
@@ -224,5 +252,5 @@ class Counted(list[int]):
 
 def test_list_that_two_fields_hold_is_written_once() -> None:
     numbers = Counted([1, 2])
-    assert encode(Twice(numbers, numbers)) == b'{"results":[1,2],"data":[1,2]}'
+    assert b"".join(encode(Twice(numbers, numbers))) == b'{"results":[1,2],"data":[1,2]}'
     assert numbers.read == 1

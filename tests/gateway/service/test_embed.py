@@ -1,13 +1,17 @@
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
-from gateway.catalog import Model, TextModel
+from gateway.budget import Budget
+from gateway.catalog import Model, Offer, TextModel
+from gateway.errors import RequestTooLarge
 from gateway.images.reader import Images
-from gateway.service.embed import Item, embed
+from gateway.service.embed import NUMBER_BYTES, Item, embed
 from gateway.text.tokenizer import TextTokenizer
+from gateway.triton import Output
 from tests.gateway.service.recording import EMBEDDING, RecordingTriton, caller
 
 
@@ -57,3 +61,38 @@ def test_length_is_zero_without_a_prompt(tokenizer: TextTokenizer) -> None:
 
 def test_models_without_the_input_do_not_receive_it(tokenizer: TextTokenizer) -> None:
     assert sent(tokenizer, "", "query: ", "a shell") == {6: 6}  # there is no such tensor
+
+
+@pytest.mark.parametrize(
+    ("kinds", "numbers"),
+    [
+        ({"dense"}, 2 * 16),
+        ({"multi_vector"}, (4 + 3) * 8),
+        ({"sparse"}, 2 * 2 * 5),
+        ({"dense", "sparse", "multi_vector"}, 2 * 16 + (4 + 3) * 8 + 2 * 2 * 5),
+    ],
+)
+def test_memory_of_the_response_is_reserved_before_anything_is_computed(
+    tokenizer: TextTokenizer, kinds: set[Offer], numbers: int
+) -> None:
+    outputs = {
+        "embedding": Output("embedding", "FP32", (16,)),
+        "tokens": Output("tokens", "FP32", (-1, 8)),
+        "sparse_indices": Output("sparse_indices", "INT32", (5,)),
+        "sparse_weights": Output("sparse_weights", "FP32", (5,)),
+    }
+    triton_model = TextModel("m", "m", "text-embedding", outputs, 8, 256, 30522, tokenizer)
+    model = Model("m", (), default=True, created=0, dimensions=(), text_weight=0.5, text=triton_model)
+    items = [Item("input[0]", "a shell"), Item("input[1]", "shell")]
+    triton = RecordingTriton()
+
+    def reserve(limit: int) -> None:
+        with Budget("responses", limit, limit, 0).hold("") as held:
+            mine = replace(caller(triton), reserve=held.grow)
+            asyncio.run(
+                embed(mine, Images.__new__(Images), [model], model, items, prompt="", truncate="end", kinds=kinds)
+            )
+
+    with pytest.raises(RequestTooLarge, match=f"^{numbers * NUMBER_BYTES} bytes of responses exceed"):
+        reserve(numbers * NUMBER_BYTES - 1)
+    assert not triton.calls
