@@ -63,7 +63,8 @@ def client(server: Server) -> Iterator[httpx2.Client]:
 def odd_client(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
     """An HTTP client of a gateway in front of the models of `tests.odd_models`."""
     odd = write_odd_repository(repository, tmp_path_factory.mktemp("odd"))
-    with serve(odd, GATEWAY_REQUEST_TIMEOUT="2") as running, httpx2.Client(base_url=running.url, timeout=60) as client:
+    limits = {"GATEWAY_REQUEST_TIMEOUT": "2", "GATEWAY_MAX_RESPONSES_BYTES": str(2**23)}
+    with serve(odd, **limits) as running, httpx2.Client(base_url=running.url, timeout=60) as client:
         yield client
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gateway.service.embed import MAX_TOKEN_NUMBERS
+from gateway.service.embed import MAX_TOKEN_NUMBERS, NUMBER_BYTES
 from tests.gateway.routes.test_embeddings import post, refused
 
 MODEL = "every-output"
@@ -210,6 +210,12 @@ def test_more_token_vectors_than_a_response_may_hold_are_refused(client: httpx2.
         f" {MAX_TOKEN_NUMBERS}"
     )
     assert error["param"] == "input"
+
+
+def test_more_memory_than_all_responses_may_hold_is_refused(odd_client: httpx2.Client) -> None:
+    error = refused(odd_client, 413, input=["a"] * 2048, model="slow")  # refused before it is computed
+    needed = 2048 * 384 * NUMBER_BYTES
+    assert error["message"] == f"{needed} bytes of responses exceed the memory limit of {2**23} bytes"
 
 
 def test_sparse_vectors_that_may_be_cut_are_counted(odd_client: httpx2.Client) -> None:
