@@ -368,7 +368,7 @@ EMBEDDER = {"role": "text-embedding"}
             {"rerank", "dense", "sparse", "multi_vector"},
             8,
         ),
-        ({"role": "cross-encoder"}, (VECTOR,), ["score"], {"rerank"}, 8),
+        ({"role": "cross-encoder"}, (VECTOR,), ["score"], {"rerank", "classify"}, 8),
         ({"role": "classifier"}, (SCORE,), ["score"], {"classify"}, 1),
     ],
 )
