@@ -152,8 +152,11 @@ class Model:
 
     @cached_property
     def offers(self) -> frozenset[Offer]:
-        """What clients may ask it for."""
-        return frozenset().union(*(triton_model.offers for triton_model in self.triton_models))
+        """What clients may ask it for: of texts, what all variants compute."""
+        texts = self.variants.values() or filter(None, [self.text])
+        of_texts = [text_model.offers for text_model in texts]
+        of_images = self.image.offers if self.image is not None else frozenset[Offer]()
+        return frozenset.intersection(*of_texts) | of_images if of_texts else of_images
 
     @property
     def role(self) -> str:
@@ -299,8 +302,12 @@ def _merged(other: Model | None, entry: _Entry) -> Model:
         first = other.triton_models[0]
         if not _is_compatible(other, triton_model):
             raise ValueError(f"its public name {triton_model.name!r} is already used by {first.triton_name}")
-        if isinstance(first, TextModel) and isinstance(triton_model, TextModel) and first.offers != triton_model.offers:
-            raise ValueError(f"it has other outputs than {first.triton_name} of the same model")
+        if (
+            isinstance(first, TextModel)
+            and isinstance(triton_model, TextModel)
+            and not other.offers & triton_model.offers
+        ):
+            raise ValueError(f"it has no output that {first.triton_name} of the same model also has")
         if triton_model.width != first.width:
             raise ValueError(
                 f"it has {triton_model.width} dimensions, but {first.triton_name} of the same model has {first.width}"

@@ -127,7 +127,7 @@ def block_with(text: str) -> str:
 
 
 def test_curl_commands_get_what_the_text_says(url: str, tmp_path: Path) -> None:
-    output, answers = run_shell(block_with("/v1/rerank -H"), url, tmp_path), list[Any]()
+    output, answers = run_shell(block_with("curl http://127.0.0.1:8080/v1/models\n"), url, tmp_path), list[Any]()
     while output:
         answer, end = json.JSONDecoder().raw_decode(output)
         answers.append(answer)

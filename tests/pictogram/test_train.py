@@ -27,7 +27,7 @@ def data() -> train.Data:
 
 def test_colours_are_learnt_and_survive_being_written(data: train.Data, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    stage = train.Stage(steps=12, rates=(3e-3, 1e-3), pull=1.0, neighbours=0.1, most_scale=30.0)
+    stage = train.Stage(steps=20, rates=(3e-3, 1e-3), pull=1.0, neighbours=0.1, most_scale=30.0)
     model = tower.create(16).to(memory_format=torch.channels_last)
     scale = nn.Parameter(torch.tensor(3.0))
     trained = train.run(model, scale, data, stage, stage.steps, train.shuffled(data.split.training))
