@@ -161,7 +161,6 @@ def test_model_without_prompts_has_none(tmp_path: Path) -> None:
         "prompts": {},
         "default_prompt": "",
         "instructed_prompts": {},
-        "tokens_pooling": "mean",
     }
 
 
