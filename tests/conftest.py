@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import httpx2
 import pytest
+from tokenizers import Tokenizer
 
 from export.entry import is_built
 from export.manifest import ModelSpec, load
@@ -43,6 +44,19 @@ def repository() -> Path:
         if not is_built(spec, REPOSITORY):
             build(spec, REPOSITORY, progress=print)
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def entries(minilm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the default embedding model's tokenizer alone, for tests of the gateway without Triton."""
+    folder = tmp_path_factory.mktemp("entries")
+    tokenizer = Tokenizer.from_file(str(minilm_folder / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    entry = folder / "all-minilm-l6-v2"
+    entry.mkdir()
+    tokenizer.save(str(entry / "tokenizer.json"))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -123,7 +123,8 @@ def _text_embedding(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterat
     elif TOKEN_VECTORS in limits.outputs:
         again = _again(limits)
         vectors = model.encode(again, output_value="token_embeddings", batch_size=1)  # of several, padding is left
-        yield _tokens(spec, again, {}, vectors)
+        # Conch truncates them like the dense vectors that are their mean; the library does not.
+        yield _tokens(spec, again, {}, [one[:, : model.truncate_dim] for one in vectors])
 
 
 def _m3(spec: ModelSpec, folder: Path, limits: Limits) -> Iterator[Question]:

@@ -59,12 +59,12 @@ def test_unchanged_model_keeps_its_tokenizer(server: Server, repository: Path) -
     with_catalog(server.triton_url, repository, use)
 
 
-def test_model_is_not_ready_rather_than_not_found_without_triton(repository: Path) -> None:
+def test_model_is_not_ready_rather_than_not_found_without_triton(entries: Path) -> None:
     async def use(catalog: Catalog) -> None:
         with pytest.raises(NotReady):
             catalog.find("all-minilm-l6-v2", DENSE)
 
-    with_catalog(f"127.0.0.1:{free_ports(1)[0]}", repository, use)
+    with_catalog(f"127.0.0.1:{free_ports(1)[0]}", entries, use)
 
 
 def test_foreign_and_broken_entries_do_not_hide_the_others(odd_client: httpx2.Client) -> None:
@@ -83,15 +83,18 @@ class FixedTriton(Triton):
 
 
 def read(
-    repository: Path,
+    entries: Path,
     tmp_path: Path,
     *parameters: dict[str, str],
     inputs: frozenset[str] = frozenset(),
     width: int = 3,
     times: int = 1,
-    own_outputs: tuple[Output, ...] = (),
+    own_outputs: tuple[Output, ...] | list[tuple[Output, ...]] = (),
 ) -> list[Model]:
-    """The models that a catalog reads out of configs with these parameters beside the necessary ones."""
+    """The models that a catalog reads out of configs with these parameters beside the necessary ones.
+
+    `own_outputs` are those of every config, or a list of those of each.
+    """
     necessary = {"role": "cross-encoder", "max_tokens": "64", "vocabulary_size": "30522"}
 
     async def run() -> list[Model]:
@@ -99,16 +102,17 @@ def read(
         names = [own.get("triton_name", f"model-{i}") for i, own in enumerate(parameters)]
         for name in names:
             if name.startswith("model-"):
-                (tmp_path / name).symlink_to((repository / "all-minilm-l6-v2").resolve())
+                (tmp_path / name).symlink_to((entries / "all-minilm-l6-v2").resolve())
+        each = own_outputs if isinstance(own_outputs, list) else [own_outputs] * len(parameters)
         triton.configs = [
             ModelConfig(
                 name,
                 8,
                 inputs,
-                own_outputs or (Output("logits", "FP32", (int(own.get("width", width)),)),),
+                outputs or (Output("logits", "FP32", (int(own.get("width", width)),)),),
                 necessary | own,
             )
-            for name, own in zip(names, parameters, strict=True)
+            for name, own, outputs in zip(names, parameters, each, strict=True)
         ]
         catalog = Catalog(triton, tmp_path)
         for _ in range(times):
@@ -120,30 +124,30 @@ def read(
 
 
 def read_text(
-    repository: Path, tmp_path: Path, parameters: dict[str, str], inputs: frozenset[str] = frozenset()
+    entries: Path, tmp_path: Path, parameters: dict[str, str], inputs: frozenset[str] = frozenset()
 ) -> TextModel:
-    (model,) = read(repository, tmp_path, parameters, inputs=inputs)
+    (model,) = read(entries, tmp_path, parameters, inputs=inputs)
     assert model.text is not None
     return model.text
 
 
-def test_cross_encoder_defaults_to_its_first_logit(repository: Path, tmp_path: Path) -> None:
-    model = read_text(repository, tmp_path, {})
+def test_cross_encoder_defaults_to_its_first_logit(entries: Path, tmp_path: Path) -> None:
+    model = read_text(entries, tmp_path, {})
     assert (model.activation, model.positive_class, model.prefix) == ("none", 0, "")
 
 
-def test_parameters_of_a_cross_encoder_are_read(repository: Path, tmp_path: Path) -> None:
+def test_parameters_of_a_cross_encoder_are_read(entries: Path, tmp_path: Path) -> None:
     parameters = {"activation": "softmax", "positive_class": "2", "length_buckets": "64,16", "name": "public"}
-    model = read_text(repository, tmp_path, parameters, inputs=frozenset({"input_ids", "length", "first_length"}))
+    model = read_text(entries, tmp_path, parameters, inputs=frozenset({"input_ids", "length", "first_length"}))
     assert (model.activation, model.positive_class, model.prefix) == ("softmax", 2, "first_length")
     assert model.length_buckets == (16, 64)
     assert (model.name, model.triton_name) == ("public", "model-0")
 
 
-def test_labels_of_a_classifier_are_read_or_made_up(repository: Path, tmp_path: Path) -> None:
+def test_labels_of_a_classifier_are_read_or_made_up(entries: Path, tmp_path: Path) -> None:
     classifier = {"role": "classifier", "activation": "sigmoid"}
     named, unnamed, wrong = classifier | {"labels": '["a, b", "c", ""]'}, classifier, classifier | {"labels": '["a"]'}
-    models = read(repository, tmp_path, named, unnamed, wrong)
+    models = read(entries, tmp_path, named, unnamed, wrong)
     assert [model.text.labels for model in models if model.text] == [
         ("a, b", "c", ""),
         ("LABEL_0", "LABEL_1", "LABEL_2"),
@@ -151,14 +155,14 @@ def test_labels_of_a_classifier_are_read_or_made_up(repository: Path, tmp_path: 
     assert {model.role for model in models} == {"classifier"}
 
 
-def test_max_query_tokens_is_read(repository: Path, tmp_path: Path) -> None:
+def test_max_query_tokens_is_read(entries: Path, tmp_path: Path) -> None:
     parameters = {"role": "late-interaction", "max_query_tokens": "64"}
-    assert read_text(repository, tmp_path, parameters).max_query_tokens == 64
+    assert read_text(entries, tmp_path, parameters).max_query_tokens == 64
 
 
-def test_prompts_are_read(repository: Path, tmp_path: Path) -> None:
+def test_prompts_are_read(entries: Path, tmp_path: Path) -> None:
     parameters = {"role": "text-embedding", "prompts": '{"query": "Q: ", "document": ""}', "default_prompt": "query"}
-    model = read_text(repository, tmp_path, parameters)
+    model = read_text(entries, tmp_path, parameters)
     assert (model.prompts, model.default_prompt) == ({"query": "Q: ", "document": ""}, "Q: ")
 
 
@@ -201,10 +205,10 @@ def test_prompts_are_read(repository: Path, tmp_path: Path) -> None:
     ],
 )
 def test_model_with_invalid_parameters_is_not_served(
-    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, parameters: dict[str, str], complaint: str
+    entries: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, parameters: dict[str, str], complaint: str
 ) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")  # whatever other tests have left behind
-    assert [model.name for model in read(repository, tmp_path, parameters, {})] == ["model-1"]
+    assert [model.name for model in read(entries, tmp_path, parameters, {})] == ["model-1"]
     (message,) = caplog.messages
     assert message.startswith("model model-0 is not served: ")
     assert complaint in message
@@ -213,28 +217,26 @@ def test_model_with_invalid_parameters_is_not_served(
 
 @pytest.mark.parametrize("name", ["../model-1", "..", "a/b"])
 def test_name_with_a_path_is_refused(
-    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
+    entries: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")
-    (model,) = read(repository, tmp_path, {}, {"triton_name": name})
+    (model,) = read(entries, tmp_path, {}, {"triton_name": name})
     assert model.name == "model-0"
     assert f"model {name} is not served: ValueError: its name is not a valid folder name" in caplog.text
 
 
-def test_unreadable_entry_does_not_hide_others(
-    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unreadable_entry_does_not_hide_others(entries: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A FIFO without a writer, memory without end, a tokenizer that panics when it is first used."""
     caplog.set_level(logging.WARNING, "gateway.catalog")
-    entries = [tmp_path / name for name in ("fifo", "zero", "panic")]
-    for entry in entries:
+    folders = [tmp_path / name for name in ("fifo", "zero", "panic")]
+    for entry in folders:
         entry.mkdir()
-    os.mkfifo(entries[0] / "tokenizer.json")
-    (entries[1] / "tokenizer.json").symlink_to("/dev/zero")
-    shutil.copy(repository / "all-minilm-l6-v2" / "tokenizer.json", entries[2])
-    normalizing(entries[2] / "tokenizer.json", *PANICKING)
-    bad = [{"triton_name": entry.name} for entry in entries]
-    assert [model.name for model in read(repository, tmp_path, *bad, {}, times=3)] == ["model-3"]
+    os.mkfifo(folders[0] / "tokenizer.json")
+    (folders[1] / "tokenizer.json").symlink_to("/dev/zero")
+    shutil.copy(entries / "all-minilm-l6-v2" / "tokenizer.json", folders[2])
+    normalizing(folders[2] / "tokenizer.json", *PANICKING)
+    bad = [{"triton_name": entry.name} for entry in folders]
+    assert [model.name for model in read(entries, tmp_path, *bad, {}, times=3)] == ["model-3"]
     assert sorted(message.partition(" is not served")[0] for message in caplog.messages) == [
         "model fifo",
         "model panic",
@@ -242,9 +244,9 @@ def test_unreadable_entry_does_not_hide_others(
     ]
 
 
-def test_public_name_is_unique(repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_public_name_is_unique(entries: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")
-    (model,) = read(repository, tmp_path, {"name": "public"}, {"name": "public"})
+    (model,) = read(entries, tmp_path, {"name": "public"}, {"name": "public"})
     assert [triton_model.triton_name for triton_model in model.triton_models] == ["model-0"]
     assert "its public name 'public' is already used by model-0" in caplog.text
 
@@ -261,22 +263,22 @@ IMAGE = {
 TEXT = {"role": "text-embedding", "name": "clip", "aliases": "c,d", "default": "true", "text_weight": "0.25"}
 
 
-def test_text_and_image_models_form_one_model(repository: Path, tmp_path: Path) -> None:
-    (model,) = read(repository, tmp_path, IMAGE | {"aliases": "c,d", "default": "true", "text_weight": "0.25"}, TEXT)
+def test_text_and_image_models_form_one_model(entries: Path, tmp_path: Path) -> None:
+    (model,) = read(entries, tmp_path, IMAGE | {"aliases": "c,d", "default": "true", "text_weight": "0.25"}, TEXT)
     assert (model.name, model.aliases, model.default, model.text_weight) == ("clip", ("c", "d"), True, 0.25)
     assert (model.role, model.width) == ("image-text", 3)
     assert [triton_model.triton_name for triton_model in model.triton_models] == ["model-1", "model-0"]
 
 
-def test_image_model_alone_is_a_model(repository: Path, tmp_path: Path) -> None:
-    (model,) = read(repository, tmp_path, IMAGE)
+def test_image_model_alone_is_a_model(entries: Path, tmp_path: Path) -> None:
+    (model,) = read(entries, tmp_path, IMAGE)
     assert (model.role, model.text, model.text_weight) == ("image-embedding", None, 0.5)
     assert model.image is not None
     assert (model.image.preparation, model.image.patches) == (Preparation(48, 64, (50, 70), Resampling.BICUBIC), 12)
 
 
-def test_shortest_edge_is_read(repository: Path, tmp_path: Path) -> None:
-    (model,) = read(repository, tmp_path, IMAGE | {"image_resize": "shortest_edge=64"})
+def test_shortest_edge_is_read(entries: Path, tmp_path: Path) -> None:
+    (model,) = read(entries, tmp_path, IMAGE | {"image_resize": "shortest_edge=64"})
     assert model.image is not None
     assert model.image.preparation.resize == 64
 
@@ -301,7 +303,7 @@ def test_shortest_edge_is_read(repository: Path, tmp_path: Path) -> None:
     ],
 )
 def test_incompatible_models_are_not_merged(
-    repository: Path,
+    entries: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     second: dict[str, str],
@@ -309,7 +311,7 @@ def test_incompatible_models_are_not_merged(
     complaint: str,
 ) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")
-    (model,) = read(repository, tmp_path, IMAGE, second | {"width": str(width)})
+    (model,) = read(entries, tmp_path, IMAGE, second | {"width": str(width)})
     assert [triton_model.triton_name for triton_model in model.triton_models] == ["model-0"]
     assert complaint in caplog.text
 
@@ -317,8 +319,8 @@ def test_incompatible_models_are_not_merged(
 QUERY = {"role": "text-embedding", "name": "dual", "variants": "document,query", "variant": "query"}
 
 
-def test_variants_form_one_model_with_the_first_as_default(repository: Path, tmp_path: Path) -> None:
-    (model,) = read(repository, tmp_path, QUERY, QUERY | {"variant": "document"})
+def test_variants_form_one_model_with_the_first_as_default(entries: Path, tmp_path: Path) -> None:
+    (model,) = read(entries, tmp_path, QUERY, QUERY | {"variant": "document"})
     assert (model.name, model.role, list(model.variants)) == ("dual", "text-embedding", ["query", "document"])
     assert model.text is model.variants["document"]
     assert sorted(triton_model.triton_name for triton_model in model.triton_models) == ["model-0", "model-1"]
@@ -335,10 +337,10 @@ def test_variants_form_one_model_with_the_first_as_default(repository: Path, tmp
     ],
 )
 def test_model_is_served_only_with_all_its_variants(
-    repository: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, second: dict[str, str], complaint: str
+    entries: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, second: dict[str, str], complaint: str
 ) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")
-    assert "dual" not in [model.name for model in read(repository, tmp_path, QUERY, second)]
+    assert "dual" not in [model.name for model in read(entries, tmp_path, QUERY, second)]
     assert complaint in caplog.text
 
 
@@ -373,7 +375,7 @@ EMBEDDER = {"role": "text-embedding"}
     ],
 )
 def test_outputs_are_recognised_by_name(
-    repository: Path,
+    entries: Path,
     tmp_path: Path,
     role: dict[str, str],
     outputs: tuple[Output, ...],
@@ -381,12 +383,27 @@ def test_outputs_are_recognised_by_name(
     offers: set[str],
     width: int,
 ) -> None:
-    (model,) = read(repository, tmp_path, role, own_outputs=outputs)
+    (model,) = read(entries, tmp_path, role, own_outputs=outputs)
     assert model.text is not None
     assert list(model.text.outputs) == names
     assert set(model.offers) == offers
     assert model.width == width
     assert set(model.text.outputs.values()) <= set(outputs)
+
+
+def test_variants_offer_what_all_of_them_compute(entries: Path, tmp_path: Path) -> None:
+    own_outputs = [(VECTOR, TOKENS), (VECTOR,)]
+    (model,) = read(entries, tmp_path, QUERY, QUERY | {"variant": "document"}, own_outputs=own_outputs)
+    assert (set(model.offers), model.width) == ({"dense"}, 8)
+    assert [set(one.offers) for one in model.triton_models] == [{"dense", "multi_vector"}, {"dense"}]
+
+
+def test_variants_without_a_common_output_are_not_served(
+    entries: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "gateway.catalog")
+    assert read(entries, tmp_path, QUERY, QUERY | {"variant": "document"}, own_outputs=[(VECTOR,), TERMS]) == []
+    assert "it has no output that model-0 of the same model also has" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -417,7 +434,7 @@ def test_outputs_are_recognised_by_name(
     ],
 )
 def test_model_with_wrong_outputs_is_not_served(
-    repository: Path,
+    entries: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     parameters: dict[str, str],
@@ -425,13 +442,13 @@ def test_model_with_wrong_outputs_is_not_served(
     complaint: str,
 ) -> None:
     caplog.set_level(logging.WARNING, "gateway.catalog")
-    assert read(repository, tmp_path, parameters, own_outputs=outputs) == []
+    assert read(entries, tmp_path, parameters, own_outputs=outputs) == []
     (message,) = caplog.messages
     assert complaint in message
 
 
-def test_default_model_of_vectors_is_not_a_reranker(repository: Path, tmp_path: Path) -> None:
-    (tmp_path / "a-hybrid").symlink_to((repository / "all-minilm-l6-v2").resolve())
+def test_default_model_of_vectors_is_not_a_reranker(entries: Path, tmp_path: Path) -> None:
+    (tmp_path / "a-hybrid").symlink_to((entries / "all-minilm-l6-v2").resolve())
 
     async def run() -> None:
         triton = FixedTriton(["127.0.0.1:1"], timeout_s=1)
@@ -441,7 +458,7 @@ def test_default_model_of_vectors_is_not_a_reranker(repository: Path, tmp_path: 
         catalog = Catalog(triton, tmp_path)
         await catalog.refresh()
         assert catalog.find(None, DENSE).name == "a-hybrid"
-        (tmp_path / "plain").symlink_to((repository / "all-minilm-l6-v2").resolve())
+        (tmp_path / "plain").symlink_to((entries / "all-minilm-l6-v2").resolve())
         triton.configs = [hybrid, ModelConfig("plain", 8, frozenset(), (VECTOR,), necessary | EMBEDDER)]
         await catalog.refresh()
         assert catalog.find(None, DENSE).name == "plain"

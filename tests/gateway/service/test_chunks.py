@@ -21,8 +21,8 @@ TEXT = WORDS + "貝殻は海の生き物です。" * 9
 
 
 @pytest.fixture(scope="module")
-def model(repository: Path) -> TextModel:
-    tokenizer = TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
+def model(entries: Path) -> TextModel:
+    tokenizer = TextTokenizer.from_file(entries / "all-minilm-l6-v2" / "tokenizer.json")
     return TextModel("m", "m", "text-embedding", {}, 64, 40, 30522, tokenizer)
 
 

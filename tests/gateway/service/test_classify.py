@@ -31,8 +31,8 @@ class Lengths(RecordingTriton):
 
 
 @pytest.fixture(scope="module")
-def model(repository: Path) -> TextModel:
-    tokenizer = TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
+def model(entries: Path) -> TextModel:
+    tokenizer = TextTokenizer.from_file(entries / "all-minilm-l6-v2" / "tokenizer.json")
     score = {"score": Output("score", "FP32", (2,))}
     return TextModel(
         "m", "m", CLASSIFIER, score, 64, 64, 30522, tokenizer, labels=("long", "first"), prefix="first_length"

@@ -16,8 +16,8 @@ from tests.gateway.service.recording import EMBEDDING, RecordingTriton, caller
 
 
 @pytest.fixture(scope="module")
-def tokenizer(repository: Path) -> TextTokenizer:
-    return TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
+def tokenizer(entries: Path) -> TextTokenizer:
+    return TextTokenizer.from_file(entries / "all-minilm-l6-v2" / "tokenizer.json")
 
 
 def sent(

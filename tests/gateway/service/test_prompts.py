@@ -12,9 +12,9 @@ PROMPTS = {"query": "q: ", "passage": "p: ", "STS-B": "s: "}
 
 
 def triton_model(
-    repository: Path, prompts: dict[str, str], default: str = "", instructed: dict[str, str] | None = None
+    entries: Path, prompts: dict[str, str], default: str = "", instructed: dict[str, str] | None = None
 ) -> TextModel:
-    tokenizer = TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
+    tokenizer = TextTokenizer.from_file(entries / "all-minilm-l6-v2" / "tokenizer.json")
     return TextModel("m", "m", "text-embedding", {}, 64, 256, 30522, tokenizer, prompts, default, instructed or {})
 
 
@@ -30,29 +30,29 @@ def triton_model(
         ("clustering", "d: "),
     ],
 )
-def test_purposes_of_all_vendors_find_the_prompt(repository: Path, purpose: str | None, expected: str) -> None:
-    assert choose(triton_model(repository, PROMPTS, "d: "), purpose, "task") == expected
+def test_purposes_of_all_vendors_find_the_prompt(entries: Path, purpose: str | None, expected: str) -> None:
+    assert choose(triton_model(entries, PROMPTS, "d: "), purpose, "task") == expected
 
 
-def test_exact_name_takes_precedence_over_synonyms(repository: Path) -> None:
+def test_exact_name_takes_precedence_over_synonyms(entries: Path) -> None:
     own = {"query": "q: ", "retrieval.query": "r: "}
-    assert choose(triton_model(repository, own), "retrieval.query", "task") == "r: "
+    assert choose(triton_model(entries, own), "retrieval.query", "task") == "r: "
 
 
-def test_model_without_prompts_accepts_every_purpose(repository: Path) -> None:
-    assert choose(triton_model(repository, {}), "search_query", "input_type") == ""
+def test_model_without_prompts_accepts_every_purpose(entries: Path) -> None:
+    assert choose(triton_model(entries, {}), "search_query", "input_type") == ""
 
 
 @pytest.mark.parametrize("purpose", ["query", "search_document"])
-def test_search_purposes_never_use_the_default_prompt(repository: Path, purpose: str) -> None:
-    assert choose(triton_model(repository, {"news": "n: "}, "n: "), purpose, "input_type") == ""
+def test_search_purposes_never_use_the_default_prompt(entries: Path, purpose: str) -> None:
+    assert choose(triton_model(entries, {"news": "n: "}, "n: "), purpose, "input_type") == ""
 
 
-def test_unknown_purpose_names_its_field(repository: Path) -> None:
+def test_unknown_purpose_names_its_field(entries: Path) -> None:
     with pytest.raises(
         InvalidRequest, match="unknown task 'cooking'; model 'm' accepts: query, passage, STS-B, search_"
     ):
-        choose(triton_model(repository, PROMPTS), "cooking", "task")
+        choose(triton_model(entries, PROMPTS), "cooking", "task")
 
 
 INSTRUCT = {"query": "Instruct: find it\nQuery: ", "passage": ""}
@@ -61,17 +61,17 @@ FORMS = {INSTRUCT["query"]: "Instruct: {instruction}\nQuery: "}
 
 @pytest.mark.parametrize("purpose", [None, "query", "search_query"])
 @pytest.mark.parametrize("instruction", ["rank shells", "{instruction}\nQuery: {query}"])
-def test_instruction_replaces_that_of_the_prompt(repository: Path, purpose: str | None, instruction: str) -> None:
-    chosen = choose(triton_model(repository, INSTRUCT, instructed=FORMS), purpose, "task", instruction)
+def test_instruction_replaces_that_of_the_prompt(entries: Path, purpose: str | None, instruction: str) -> None:
+    chosen = choose(triton_model(entries, INSTRUCT, instructed=FORMS), purpose, "task", instruction)
     assert chosen == f"Instruct: {instruction}\nQuery: "
 
 
-def test_unsupported_instruction_names_its_field(repository: Path) -> None:
+def test_unsupported_instruction_names_its_field(entries: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"^model 'm' does not support instruction$") as caught:
-        choose(triton_model(repository, PROMPTS), None, "task", "rank shells")
+        choose(triton_model(entries, PROMPTS), None, "task", "rank shells")
     assert caught.value.param == "instruction"
     with pytest.raises(InvalidRequest, match=r"^model 'm' does not support instruction with its prompt ''$"):
-        choose(triton_model(repository, INSTRUCT, instructed=FORMS), "document", "task", "rank shells")
+        choose(triton_model(entries, INSTRUCT, instructed=FORMS), "document", "task", "rank shells")
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_unsupported_instruction_names_its_field(repository: Path) -> None:
     ],
 )
 def test_purposes_of_all_vendors_find_the_variant(
-    repository: Path, variants: str, purpose: str | None, expected: str
+    entries: Path, variants: str, purpose: str | None, expected: str
 ) -> None:
     names = tuple(filter(None, variants.split(",")))
     triton_models = {
-        name: replace(triton_model(repository, {}, "d: "), variants=names, variant=name) for name in names or ("",)
+        name: replace(triton_model(entries, {}, "d: "), variants=names, variant=name) for name in names or ("",)
     }
     first = next(iter(triton_models.values()))
     model = Model("m", (), True, 0, (), 0.5, text=first, variants=triton_models if names else {})
@@ -104,7 +104,7 @@ def test_purposes_of_all_vendors_find_the_variant(
     assert choose(found, purpose, "task") in {"", "d: "}  # no variant is an unknown purpose
 
 
-def test_unknown_purpose_names_the_variants(repository: Path) -> None:
-    own = replace(triton_model(repository, {}), variants=("code", "text"), variant="code")
+def test_unknown_purpose_names_the_variants(entries: Path) -> None:
+    own = replace(triton_model(entries, {}), variants=("code", "text"), variant="code")
     with pytest.raises(InvalidRequest, match="unknown task 'cooking'; model 'm' accepts: code, text, query, search_"):
         choose(own, "cooking", "task")

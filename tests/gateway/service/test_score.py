@@ -12,8 +12,8 @@ from gateway.triton import Output
 from tests.gateway.service.recording import RecordingTriton, caller
 
 
-def test_pairs_are_counted_before_all_of_their_rows_are_made(repository: Path) -> None:
-    tokenizer = TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
+def test_pairs_are_counted_before_all_of_their_rows_are_made(entries: Path) -> None:
+    tokenizer = TextTokenizer.from_file(entries / "all-minilm-l6-v2" / "tokenizer.json")
     outputs = {"score": Output("score", "FP32", (1,))}
     model = TextModel("m", "m", "late-interaction", outputs, 64, 8192, 30522, tokenizer)
     query = "sea " * 4000

@@ -12,8 +12,8 @@ from tests.gateway.service.recording import RecordingTriton, caller
 
 
 @pytest.fixture(scope="module")
-def model(repository: Path) -> TextModel:
-    tokenizer = TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
+def model(entries: Path) -> TextModel:
+    tokenizer = TextTokenizer.from_file(entries / "all-minilm-l6-v2" / "tokenizer.json")
     return TextModel("m", "m", "text-embedding", {}, 64, 256, 30522, tokenizer)
 
 

@@ -24,10 +24,10 @@ PANICKING = (
 
 
 @pytest.fixture
-def file(repository: Path, tmp_path: Path) -> Path:
+def file(entries: Path, tmp_path: Path) -> Path:
     """A good tokenizer.json, which may be changed, in the entry of a repository."""
     (tmp_path / ENTRY).mkdir()
-    return Path(shutil.copy(repository / "all-minilm-l6-v2" / "tokenizer.json", tmp_path / ENTRY))
+    return Path(shutil.copy(entries / "all-minilm-l6-v2" / "tokenizer.json", tmp_path / ENTRY))
 
 
 def normalizing(file: Path, *normalizers: dict[str, Any]) -> None:

@@ -12,8 +12,8 @@ TEXTS = ["A conch is a sea snail.", "", "  ", "Ünïcödé, 漢字 and 🐚", "w
 
 
 @pytest.fixture(scope="module")
-def tokenizer(repository: Path) -> TextTokenizer:
-    return TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")
+def tokenizer(entries: Path) -> TextTokenizer:
+    return TextTokenizer.from_file(entries / "all-minilm-l6-v2" / "tokenizer.json")
 
 
 def test_ids_equal_transformers(tokenizer: TextTokenizer, minilm_folder: Path) -> None:

@@ -51,8 +51,8 @@ def test_ids_are_those_without_a_look_up(tokenizer: Tokenizer, text: str, query:
     assert tested.encode([text], frame) == reference.encode([text], frame)
 
 
-def test_bert_looks_words_up(repository: Path) -> None:
-    assert type(TextTokenizer.from_file(repository / "all-minilm-l6-v2" / "tokenizer.json")) is WordTokenizer
+def test_bert_looks_words_up(entries: Path) -> None:
+    assert type(TextTokenizer.from_file(entries / "all-minilm-l6-v2" / "tokenizer.json")) is WordTokenizer
 
 
 @pytest.mark.parametrize("change", ["normalizer", "pre_tokenizer", "model", "added token"])
