@@ -118,11 +118,11 @@ def _write_verified(
     if spec.backend == "torch" and spec.precision != "fp32":
         # In fp32 first: rounding would hide what is wrong with the program.
         exact = replace(spec, precision="fp32")
-        found = _verify(exact, tower, _write_graph(exact, tower, aside("exact"), progress), progress)
+        found = _verify(exact, tower, write_graph(exact, tower, aside("exact"), progress), progress)
     for precision in precisions:
         tried = replace(spec, precision=precision)
         try:
-            graph = _write_graph(tried, tower, aside(precision), progress)
+            graph = write_graph(tried, tower, aside(precision), progress)
             measured = _verify(tried, tower, graph, progress)
         except (ParityError, SourceError) as exc:
             if precision == precisions[-1]:
@@ -144,7 +144,7 @@ def _precisions(spec: ModelSpec, tower: Tower) -> Sequence[Precision]:
     return ("bf16", "fp32") if spec.backend == "python" else ("fp16", "fp32")
 
 
-def _write_graph(spec: ModelSpec, tower: Tower, version: Path, progress: Progress) -> Path:
+def write_graph(spec: ModelSpec, tower: Tower, version: Path, progress: Progress) -> Path:
     """Write the graph in the requested precision, alone in a new folder, and return its file."""
     version.mkdir(parents=True)
     progress(f"trace {tower.name}")

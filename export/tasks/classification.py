@@ -6,18 +6,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers import CrossEncoder as Reference
 from torch import Tensor
 from transformers import AutoConfig, TextClassificationPipeline
 
 from export.errors import SourceError
-from export.loading.models import Model, architecture, load_model, loading, model_options, read_settings
+from export.loading.models import Model, architecture, load_model, loading, read_settings
 from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
 from export.packing.heads import CrossEncoder
 from export.runtime.contract import CLASSIFIER, FIRST_LENGTH, SCORE, TEXT, Output, Row
 from export.tasks.prompts import describe_prompts
-from export.tasks.sequence_classifier import SequenceClassifier, TextRows, listed_modules, takes_segments
+from export.tasks.sequence_classifier import SequenceClassifier, TextRows, listed_modules, saved, takes_segments
 from export.tasks.vocabulary import vocabulary
 from export.tower import Tower
 from export.verification import samples
@@ -75,15 +74,7 @@ def transformer(spec: ModelSpec, folder: Path) -> Model:
         raise SourceError(f"[{spec.name}] source: {kind or 'its model'} is not a sequence classifier")
     if (folder / "modules.json").is_file():
         listed_modules(spec, folder, "classifier", ("Transformer",))
-    with loading(spec, folder=folder):
-        (module,) = Reference(
-            str(folder),
-            device="cpu",
-            local_files_only=True,
-            trust_remote_code=spec.allow_remote_code,
-            model_kwargs=model_options(spec),
-            activation_fn=torch.nn.Identity(),  # or the one that the folder names would be imported
-        )
+    (module,) = saved(spec, folder)
     return module
 
 

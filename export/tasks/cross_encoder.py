@@ -23,7 +23,7 @@ from export.rerankers import BORDER, DOCUMENT, QUERY, RERANKERS, PairTemplate, R
 from export.runtime.contract import CROSS_ENCODER, FIRST_LENGTH, SCORE, TEXT, Ids, Output, Parameters, Row
 from export.tasks import pair_template
 from export.tasks.prompts import describe_prompts
-from export.tasks.sequence_classifier import Given, SequenceClassifier, TextRows, listed_modules, takes_segments
+from export.tasks.sequence_classifier import Given, SequenceClassifier, TextRows, listed_modules, saved, takes_segments
 from export.tasks.vocabulary import vocabulary
 from export.tower import Tower, Vocabulary
 from export.verification import samples
@@ -86,15 +86,7 @@ def _declared(spec: ModelSpec, folder: Path) -> Model:
     names = listed_modules(spec, folder, "cross-encoder", MODULES, MODULES[:1])
     if spec.true_token is not None and names == MODULES:
         raise SourceError(f"[{spec.name}] true_token: already set by the source (LogitScore)")
-    with loading(spec, folder=folder):
-        return Reference(
-            str(folder),
-            device="cpu",
-            local_files_only=True,
-            trust_remote_code=spec.allow_remote_code,
-            model_kwargs=model_options(spec),
-            activation_fn=torch.nn.Identity(),  # or the one that the folder names would be imported
-        )
+    return saved(spec, folder)
 
 
 def _assembled(spec: ModelSpec, folder: Path, named: Reranker | None) -> Model:

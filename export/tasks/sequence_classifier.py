@@ -9,11 +9,12 @@ from typing import cast
 
 import numpy as np
 import torch
+from sentence_transformers import CrossEncoder
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 
 from export.errors import SourceError
-from export.loading.models import Model, loading
+from export.loading.models import Model, loading, model_options
 from export.manifest import ModelSpec
 from export.packing.heads import POOLINGS, AnyRows
 from export.packing.rows import Rows
@@ -33,6 +34,23 @@ def listed_modules(spec: ModelSpec, folder: Path, what: str, *supported: tuple[s
     if names not in supported or not all(kind.startswith("sentence_transformers.") for kind in kinds):
         raise SourceError(f"[{spec.name}] source: a {what} of {', '.join(kinds)} is not supported")
     return names
+
+
+def saved(spec: ModelSpec, folder: Path) -> Model:
+    """What sentence-transformers' CrossEncoder loads from a folder, with logits as scores.
+
+    Raises:
+        SourceError: it cannot be loaded.
+    """
+    with loading(spec, folder=folder):
+        return CrossEncoder(
+            str(folder),
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=spec.allow_remote_code,
+            model_kwargs=model_options(spec),
+            activation_fn=torch.nn.Identity(),  # or the one that the folder names would be imported
+        )
 
 
 class Given(torch.nn.Module):

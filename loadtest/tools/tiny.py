@@ -419,12 +419,12 @@ def write_inference_free(folder: Path, name: str = "DistilBERT") -> Path:
     return folder / "model"
 
 
-def write_m3(folder: Path) -> Path:
+def write_m3(folder: Path, *, hidden_size: int = WIDTH, **more: Any) -> Path:
     """A model of the kind of bge-m3: an embedding model, and two linear layers as FlagEmbedding saves them."""
-    source = write_embedding(folder, "XLM-RoBERTa", "cls")
+    source = write_embedding(folder, "XLM-RoBERTa", "cls", hidden_size=hidden_size, **more)
     torch.manual_seed(1)
-    torch.save(torch.nn.Linear(WIDTH, WIDTH).state_dict(), source / "colbert_linear.pt")
-    torch.save(torch.nn.Linear(WIDTH, 1).state_dict(), source / "sparse_linear.pt")
+    torch.save(torch.nn.Linear(hidden_size, hidden_size).state_dict(), source / "colbert_linear.pt")
+    torch.save(torch.nn.Linear(hidden_size, 1).state_dict(), source / "sparse_linear.pt")
     return source
 
 
