@@ -24,7 +24,7 @@ from loadtest.tools import machine, tiny
 from loadtest.tools.results import STORED, store
 
 RESULTS = STORED / "outputs.json"
-WORKLOADS = ((16, 1), (16, 8), (64, 8), (256, 2))
+WORKLOADS = ((16, 1), (16, 8), (128, 2))
 """Tokens of each text, and texts in an execution."""
 
 console = Console(highlight=False)
