@@ -31,8 +31,20 @@ from bulk.kinds import COLUMNS, Kind, Shape
 
 PROBE = "Is anybody there?"
 """The text that is embedded before the job starts."""
-RESERVED = {"embedding_type", "encoding_format", "input", "model", "multi_vector_type", "raw_scores"}
-"""The fields that the command sends itself."""
+RESERVED = {
+    "chunk_spans",
+    "embedding_type",
+    "encoding_format",
+    "encoding_type",
+    "input",
+    "late_chunking",
+    "model",
+    "multi_vector_type",
+    "output_dtype",
+    "raw_scores",
+    "return_multivector",
+}
+"""The fields that the command sends itself, that change the form of an answer, or that make one document of texts."""
 KEY = "CONCH_API_KEY"
 """The environment variable with the API key."""
 
@@ -164,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         default="http://127.0.0.1:8080",
         help=f"server URL; the API key is read from {KEY} (default: %(default)s)",
     )
-    parser.add_argument("--model", required=True, help="embedding model")
+    parser.add_argument("--model", required=True, help="model, or an alias of it")
     parser.add_argument("--text", default="text", metavar="COLUMN", help="column of texts (default: %(default)s)")
     parser.add_argument(
         "--id", default="id", metavar="COLUMN", help="column to copy to the results (default: %(default)s)"

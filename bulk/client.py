@@ -127,6 +127,8 @@ class _Reply:
     content: bytes
     retry_after_s: float
     """0 if the response has no Retry-After."""
+    ignored: str
+    """The fields of the request that the server does not know."""
 
     @property
     def message(self) -> str:
@@ -153,7 +155,7 @@ async def embed(
         advance: called with the number of texts just completed.
 
     Raises:
-        JobError: the server rejects the API key or the model, or is not an embedding API.
+        JobError: the server rejects the API key or the model, ignores a field, or is not an embedding API.
         Unavailable: a request failed for longer than `patience_s`.
     """
     results: list[Result | Refusal] = [Refusal(NO_TEXT)] * len(texts)
@@ -185,6 +187,8 @@ async def embed(
 async def _embed(client: httpx2.AsyncClient, endpoint: Endpoint, texts: Sequence[str]) -> list[Result | Refusal]:
     """Embed texts in one request. If it is refused, split it in half repeatedly to find the refused texts."""
     answer = await _post(client, endpoint, texts)
+    if answer.ignored:
+        raise JobError(f"the server does not know a field of --request: {answer.ignored}")
     if answer.status == 200:
         return _results(endpoint, answer.content, len(texts))
     if answer.status not in REFUSED and answer.status not in RETRIED:
@@ -231,7 +235,8 @@ async def _ask(client: httpx2.AsyncClient, endpoint: Endpoint, body: bytes, max_
             if len(content) > max_bytes:
                 raise _invalid(f"more than {max_bytes} bytes")
     retry_after = answer.headers.get("retry-after", "")  # in seconds; a date is not supported
-    return _Reply(answer.status_code, bytes(content), float(retry_after) if retry_after.isdecimal() else 0)
+    retry_after_s = float(retry_after) if retry_after.isdecimal() else 0
+    return _Reply(answer.status_code, bytes(content), retry_after_s, answer.headers.get("x-conch-ignored-fields", ""))
 
 
 def _results(endpoint: Endpoint, content: bytes, count: int) -> list[Result | Refusal]:

@@ -29,7 +29,8 @@ PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
 }
 """The precisions of each backend, the default first. On a processor without bf16, bf16 means fp32."""
 ENDPOINTS: Mapping[str, tuple[Task, ...]] = {
-    "/v1/embeddings": ("text-embedding", "sparse", "image-text"),
+    "/v1/embeddings": ("text-embedding", "image-text"),
+    "/embed_sparse": ("sparse",),
     "/v1/rerank": ("cross-encoder", "multi-vector"),
     "/classify": ("classification",),
 }

@@ -247,7 +247,7 @@ class Catalog:
         Args:
             name: a name or alias; None for the default model.
             offers: the model offers at least one of these.
-            default_offers: the default model offers all of these.
+            default_offers: the default model offers all of these, if any does.
 
         Raises:
             ModelNotFound: there is none; the message lists the models to choose from.
@@ -257,11 +257,11 @@ class Catalog:
             raise NotReady("Triton has not responded yet")
 
         def suitable(models: Iterable[Model]) -> list[Model]:
-            needed = default_offers if name is None else frozenset[Offer]()
-            return [model for model in models if offers & model.offers and needed <= model.offers]
+            return [model for model in models if offers & model.offers]
 
         served = suitable(self.models)
-        found = _named(name, served)
+        able = [model for model in served if default_offers <= model.offers]
+        found = (_named(None, able) if name is None else None) or _named(name, served)
         if found is not None:
             return found
         gone = _named(name, suitable(model for model, _ in self._gone.values()))

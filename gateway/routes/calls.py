@@ -105,13 +105,20 @@ async def classify_inputs(
     return found
 
 
+VECTORS: frozenset[Offer] = frozenset({"dense", "sparse", "multi_vector"})
+"""The kinds of vectors."""
+
+
 def check_offers(request: Request, model: Model, offers: Set[Offer], place: str) -> None:
     """Raise InvalidRequest if a model lacks some of these."""
     for offer in sorted(offers - model.offers):
         served = request.state["gateway"].catalog.models
         names = ", ".join(other.name for other in served if offer in other.offers) or "none"
+        own = " and ".join(sorted(VECTORS & model.offers)) or "no"
         raise InvalidRequest(
-            f"{place}: model {model.name!r} does not offer {offer}; models that do: {names}", param=place
+            f"{place}: model {model.name!r} computes {own} vectors, not {offer}; models that compute {offer} vectors:"
+            f" {names}",
+            param=place,
         )
 
 

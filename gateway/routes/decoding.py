@@ -5,7 +5,7 @@ request: unknown fields are ignored and reported, null means the default, and "t
 change the response, but is not supported, is an error (`Refused`).
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
@@ -22,8 +22,6 @@ MISSING = "Object missing required field `"
 """The beginning of msgspec's message for a missing field."""
 FLAGS = {"true": True, "false": False}
 """Booleans that some clients send as strings, in upper or lower case."""
-MAX_CHOICE = 1000
-"""The longest string, in characters, for a field with a fixed set of values. msgspec's message quotes all of it."""
 MAX_IGNORED = 16
 """The most unknown fields that are reported; a body may hold hundreds of thousands."""
 
@@ -53,8 +51,8 @@ class Shape:
     """The shape of a list's items; None if they need no attention."""
     is_flag: bool = False
     """Whether a value may be a boolean, but not any string."""
-    is_choice: bool = False
-    """Whether a value may be a string from a fixed set, but not any other string."""
+    choices: tuple[str, ...] = ()
+    """The strings that a value may be, if it may not be any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,17 +120,18 @@ def _mend(value: object, shape: Shape, path: str, place: str, ignored: dict[str,
         ignored: unknown fields are added to it.
     """
     if isinstance(value, str):
-        if shape.is_choice:
-            _check_choice(value, place)
-        return _flag(value) if shape.is_flag else value
+        flag = _flag(value) if shape.is_flag else value
+        if shape.choices and isinstance(flag, str):
+            _check_choice(flag, shape.choices, place)
+        return flag
     if isinstance(value, dict):
         tag = value.get(shape.tag_field) if shape.tag_field else None
         if isinstance(tag, str):
-            _check_choice(tag, _join(place, str(shape.tag_field)))
+            _check_choice(tag, tuple(map(str, shape.objects)), _join(place, str(shape.tag_field)))
         known = shape.objects.get(tag) if isinstance(tag, str | None) else None
         return value if known is None else _mend_object(value, known, shape.tag_field, path, place, ignored)
     if isinstance(value, list) and shape.items is not None:
-        items, kinds = shape.items, (dict, list, str) if shape.items.is_choice else (dict, list)
+        items, kinds = shape.items, (dict, list, str) if shape.items.choices else (dict, list)
         return [
             _mend(item, items, f"{path}[]", f"{place}[{i}]", ignored) if isinstance(item, kinds) else item
             for i, item in enumerate(value)
@@ -140,9 +139,9 @@ def _mend(value: object, shape: Shape, path: str, place: str, ignored: dict[str,
     return value
 
 
-def _check_choice(value: str, place: str) -> None:
-    if len(value) > MAX_CHOICE:
-        raise InvalidRequest(f"{place}: Invalid value of {len(value)} characters", param=place)
+def _check_choice(value: str, choices: Sequence[str], place: str) -> None:
+    if value not in choices:
+        raise InvalidRequest(f"{place}: {quoted(value)} is not one of {', '.join(choices)}", param=place)
 
 
 def _flag(value: str) -> str | bool:
@@ -197,8 +196,10 @@ def _shape(info: types.Type) -> Shape:
             shape.tag_field = member.tag_field
         elif isinstance(member, types.ListType):
             items = _shape(member.item_type)
-            shape.items = items if items.objects or items.items or items.is_choice else None
+            shape.items = items if items.objects or items.items or items.choices else None
     has_text = any(isinstance(member, types.StrType | types.AnyType) for member in members)
     shape.is_flag = any(isinstance(member, types.BoolType) for member in members) and not has_text
-    shape.is_choice = any(isinstance(member, types.LiteralType) for member in members) and not has_text
+    if not has_text:
+        literals = [value for member in members if isinstance(member, types.LiteralType) for value in member.values]
+        shape.choices = tuple(value for value in literals if isinstance(value, str))
     return shape

@@ -12,7 +12,7 @@ from gateway.catalog import Model, Offer
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.body import read, resolve_aliases
-from gateway.routes.calls import check_offers, embed_items, embed_parts, find_model_and_purpose
+from gateway.routes.calls import VECTORS, check_offers, embed_items, embed_parts, find_model_and_purpose
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
 from gateway.routes.fields import Instruction, PromptTokens, Side, Truncation, read_truncation
@@ -29,7 +29,6 @@ Form = EmbeddingType | Literal["sparse", "multi_vector"]
 """A number type of a dense vector, or another kind of vectors."""
 Forms = Form | Annotated[list[Form], Meta(min_length=1)]
 NUMBER_TYPES: Mapping[str, EmbeddingType] = {name: name for name in get_args(EmbeddingType)}
-VECTORS: frozenset[Offer] = frozenset({"dense", "sparse", "multi_vector"})
 ALIASES = {
     "output_dimension": "dimensions",
     "output_dtype": "embedding_type",

@@ -25,12 +25,16 @@ class ModelObject(Struct, omit_defaults=True):
     input_modalities: tuple[str, ...]
     """The types of input: "text", "image"."""
     aliases: tuple[str, ...]
+    default: bool
+    """Whether it answers requests that name no model, as far as it computes what they ask for."""
     max_tokens: int | UnsetType = UNSET
     """The longest text; absent for models that take images only."""
     vectors: tuple[str, ...] | UnsetType = UNSET
     """The kinds of vectors that it computes: "dense", "sparse", "multi_vector"."""
     dimensions: int | UnsetType = UNSET
     """The size of its dense vectors, or else of its token vectors."""
+    vocabulary_size: int | UnsetType = UNSET
+    """The size of its sparse vectors: their indices are below it."""
     supported_dimensions: tuple[int, ...] | UnsetType = UNSET
     """The values that `dimensions` of a request may have, if there are several."""
     tasks: tuple[str, ...] | UnsetType = UNSET
@@ -75,9 +79,11 @@ def _describe(model: Model) -> ModelObject:
         else "rerank",
         input_modalities=tuple(name for name, triton_model in modalities if triton_model is not None),
         aliases=model.aliases,
+        default=model.default,
         max_tokens=model.text.max_tokens if model.text is not None else UNSET,
         vectors=kinds or UNSET,
         dimensions=model.width if {"dense", "multi_vector"} & {*kinds} else UNSET,
+        vocabulary_size=model.text.vocabulary_size if "sparse" in kinds and model.text is not None else UNSET,
         supported_dimensions=tuple(sorted({model.width, *model.dimensions})) if model.dimensions else UNSET,
         labels=model.text.labels if role in CLASSIFIER_ROLES and model.text is not None else UNSET,
         tasks=model.text.variants if model.text is not None and model.text.variants else UNSET,

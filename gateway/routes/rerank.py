@@ -46,6 +46,10 @@ class ModeWeights(Struct, forbid_unknown_fields=True):
     """Of the dot product of their sparse vectors."""
     multi_vector: Weight = 0
     """Of the model's late interaction."""
+    refused: ClassVar[Mapping[str, Refused]] = {
+        "colbert": Refused("use multi_vector instead"),
+        "lexical": Refused("use sparse instead"),
+    }
 
 
 class ModeScores(Struct, omit_defaults=True):
@@ -281,7 +285,7 @@ def _weights(body: RerankInput) -> Weights | None:
     }
     weights: dict[Mode, float] = {mode: weight for mode, weight in given.items() if weight}
     if not weights:
-        raise InvalidRequest("weights must not all be 0", param=hybrid.FIELD)
+        raise InvalidRequest("weights needs dense, sparse or multi_vector above 0", param=hybrid.FIELD)
     return weights
 
 

@@ -1,7 +1,7 @@
 """The API of Hugging Face's Text Embeddings Inference: /, /embed, /embed_sparse, /embed_all, /rerank, /predict,
 /similarity, /tokenize, /decode, /info.
 
-Requests name no model; the default embedding or rerank model answers. Only /tokenize and /decode may name one.
+TEI's requests name no model: the default model of the path answers. Here they may name one.
 """
 
 import time
@@ -20,7 +20,6 @@ from gateway.errors import (
     DeadlineExceeded,
     InferenceFailed,
     InvalidRequest,
-    ModelNotFound,
     NotReady,
     Overloaded,
     QuotaExceeded,
@@ -93,6 +92,8 @@ class TeiTexts(Struct, forbid_unknown_fields=True):
     truncation_direction: Direction = "Right"
     prompt_name: str | None = None
     """The name of one of the model's prompts, which is put before the texts."""
+    model: str | None = None
+    """A name or alias from /v1/models. Default: the default model of the path."""
 
 
 class TeiEmbedRequest(TeiTexts, forbid_unknown_fields=True):
@@ -131,6 +132,8 @@ class TeiRerankRequest(Struct, forbid_unknown_fields=True):
     """How many results to return, best first. Default, and for 0: all."""
     instruction: Instruction | None = None
     """Tells the model what makes a text relevant, as on /v1/rerank."""
+    model: str | None = None
+    """A name or alias from /v1/models. Default: the default model of the path."""
     refused: ClassVar[Mapping[str, Refused]] = {
         "return_documents": Refused("use return_text with texts"),
         "truncate_prompt_tokens": Refused("supported only with documents instead of texts"),
@@ -165,6 +168,8 @@ class SimilarityRequest(Struct, forbid_unknown_fields=True):
 
     inputs: Sentences
     parameters: SimilarityParameters | None = None
+    model: str | None = None
+    """A name or alias from /v1/models. Default: the default model of the path."""
 
 
 class TokenizeRequest(Struct, forbid_unknown_fields=True):
@@ -174,7 +179,7 @@ class TokenizeRequest(Struct, forbid_unknown_fields=True):
     add_special_tokens: bool = True
     prompt_name: str | None = None
     model: str | None = None
-    """A name or alias from /v1/models. Default: the default embedding model."""
+    """A name or alias from /v1/models. Default: the default model of the path."""
 
 
 TokenId = Annotated[int, Meta(ge=0, lt=2**32)]
@@ -187,7 +192,7 @@ class DecodeRequest(Struct, forbid_unknown_fields=True):
     """The ids of a text, or lists of them. Ids outside the vocabulary are left out."""
     skip_special_tokens: bool = True
     model: str | None = None
-    """A name or alias from /v1/models. Default: the default embedding model."""
+    """A name or alias from /v1/models. Default: the default model of the path."""
 
 
 class PredictRequest(Struct, forbid_unknown_fields=True):
@@ -204,6 +209,8 @@ class PredictRequest(Struct, forbid_unknown_fields=True):
     truncation_direction: Direction = "Right"
     raw_scores: bool = False
     """Whether scores are the model's logits."""
+    model: str | None = None
+    """A name or alias from /v1/models. Default: the default model of the path."""
 
 
 class Prediction(Struct):
@@ -258,7 +265,7 @@ async def create_embeddings(request: Request) -> Response:
 
 
 async def _answer_embeddings(request: Request, started: float, body: TeiEmbedRequest) -> Response:
-    model, _ = _embedding_model(request)
+    model, _ = _embedding_model(request, body.model)
     size = encodings.size(model, body.dimensions)
     items = _items(body.inputs)
     embedded = await _embed(
@@ -293,7 +300,7 @@ async def create_token_embeddings(request: Request) -> Response:
 async def _answer_kind(request: Request, kind: Offer, build: Callable[[Embeddings], object]) -> Response:
     started = time.perf_counter()
     body = await read(request, TeiTexts)
-    model = find_model(request, None, {kind})
+    model = find_model(request, body.model, {kind})
     items = _items(body.inputs)
     embedded = await embed_items(
         request,
@@ -315,7 +322,7 @@ async def create_similarities(request: Request) -> Response:
 
 
 async def _compare(request: Request, started: float, body: SimilarityRequest) -> Response:
-    model, _ = _embedding_model(request)
+    model, _ = _embedding_model(request, body.model)
     parameters = body.parameters or SimilarityParameters()
     truncate = _truncate(parameters.truncate, parameters.truncation_direction)
     items = [
@@ -337,7 +344,7 @@ async def create_ranking(request: Request) -> Response:
         return await rank(request, body)
     ranking = await rank_texts(
         request,
-        find_ranker(request, None),
+        find_ranker(request, body.model),
         body.query,
         body.texts,
         truncate=_truncate(body.truncate, body.truncation_direction),
@@ -368,7 +375,7 @@ async def create_predictions(request: Request) -> Response:
     inputs = _inputs_to_classify(body.inputs)
     found = await classify_inputs(
         request,
-        find_classifier(request, None),
+        find_classifier(request, body.model),
         inputs,
         truncate=_truncate(body.truncate, body.truncation_direction),
         raw=body.raw_scores,
@@ -436,11 +443,9 @@ async def info(request: Request) -> Response:
     )
 
 
-def _embedding_model(request: Request) -> tuple[Model, TextModel]:
-    model = find_model(request, None, DENSE)
-    if model.text is None:
-        raise ModelNotFound(f"the default embedding model, {model.name!r}, accepts only images")
-    return model, model.text
+def _embedding_model(request: Request, name: str | None = None) -> tuple[Model, TextModel]:
+    model = find_model(request, name, DENSE)
+    return model, text_model(model)
 
 
 async def _embed(

@@ -115,8 +115,8 @@ async def embed_parts(
         rows = [window.row for window in windows]
         if len(windows) > 1 and not in_windows:
             raise InvalidRequest(
-                f"{place} has {windows[-1].tokens.stop} tokens without special tokens; the limit of model"
-                f" {model.name!r} is {model.max_tokens}: send enable_chunked_processing to compute them in windows",
+                f"{place} has {_length(windows)} tokens; the limit of model {model.name!r} is {model.max_tokens}: send"
+                " enable_chunked_processing to compute them in windows",
                 param=place,
             )
         named = part_places if parts is not None else None
@@ -137,6 +137,11 @@ async def embed_parts(
     )
     means = await caller.tokenize(size, partial(_means, len(kept), model.width, shares, computed.tokens, counts))
     return EmbeddedParts(kept, Embeddings(means, sum(map(len, rows)), 0))
+
+
+def _length(windows: Sequence[Chunk]) -> int:
+    """The tokens of a document with its prompt and special tokens, computed at once."""
+    return windows[-1].tokens.stop + len(windows[0].row) - len(windows[0].tokens)
 
 
 def _sentences(document: str, place: str) -> list[Span]:

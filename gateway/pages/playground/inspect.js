@@ -1,6 +1,6 @@
 /** What a model makes of a text: the terms of its sparse vector, the tokens that match a document's, or its labels. */
 
-import { call } from "./api.js";
+import { ApiError, call } from "./api.js";
 import { count, find, make, quote, unseen } from "./dom.js";
 import * as heat from "./heat.js";
 import { chosen, INSPECTED } from "./models.js";
@@ -56,7 +56,7 @@ export function listen() {
     kinds.replaceChildren(...offers.map((kind) => make("option", { value: kind, selected: kind === before }, KINDS[kind].name)));
     describe();
   });
-  const reset = panel.listen(section, prepare, (param) => (param.startsWith("input") ? "the text" : ""));
+  const reset = panel.listen(section, prepare, (param) => (param.startsWith("input") ? "the text" : param === "document" ? "the document" : ""));
 }
 
 /** Fill in a useful example. */
@@ -98,11 +98,17 @@ const words = async (model, ids) =>
 
 const visible = (word) => word.trim() || "␣";
 
+/** Say which of the two inputs the server refuses. */
+function ofDocument(problem) {
+  if (problem instanceof ApiError && problem.param === "input") problem.param = "document";
+  throw problem;
+}
+
 /** The similarity of each token of the text, as a query, and each of the document. */
 async function showMatches(answer, ms, { model, text, document }) {
   const queries = answer.data[0].embedding;
   const [given, ...spans] = await Promise.all([
-    call("v1/embeddings", { model: model.id, input: document, task: "document", embedding_type: "multi_vector" }),
+    call("v1/embeddings", { model: model.id, input: document, task: "document", embedding_type: "multi_vector" }).catch(ofDocument),
     tokens(model, text, "query"),
     tokens(model, document, "document"),
   ]);

@@ -5,13 +5,14 @@ import { find, make, say } from "./dom.js";
 import { setTaken } from "./pictures.js";
 
 const ROLES = {
-  "text-embedding": { panel: "compare", does: "embeds texts" },
-  "image-embedding": { panel: "compare", does: "embeds images" },
-  "image-text": { panel: "compare", does: "embeds texts and images in one space" },
-  "late-interaction": { panel: "rerank", does: "reranks documents by token similarity" },
-  "cross-encoder": { panel: "rerank", does: "reranks documents together with the query" },
-  classifier: { does: "labels texts" },
+  "text-embedding": "embeds texts",
+  "image-embedding": "embeds images",
+  "image-text": "embeds texts and images in one space",
+  "late-interaction": "reranks documents by token similarity",
+  "cross-encoder": "reranks documents together with the query",
+  classifier: "labels texts",
 };
+const RERANKERS = new Set(["late-interaction", "cross-encoder"]);
 
 export const KEY_ACCEPTED = "key-accepted";
 export const INSPECTED = "inspected";
@@ -42,9 +43,8 @@ export async function load() {
     if (problem.status === 401) askForKey(problem);
     return;
   }
-  const ofPanel = (panel) => models.filter((model) => ROLES[model.role]?.panel === panel);
-  fill("compare", ofPanel("compare"), (model) => model.input_modalities.length > 1);
-  fill("rerank", ofPanel("rerank"), () => true);
+  fill("compare", models.filter((model) => model.vectors?.includes("dense")), (model) => model.input_modalities.length > 1);
+  fill("rerank", models.filter((model) => RERANKERS.has(model.role)), (model) => model.default);
   fill("inspect", models.filter((model) => model.labels || model.vectors?.some((kind) => kind !== "dense")), (model) => model.role === "late-interaction");
 }
 
@@ -89,7 +89,8 @@ function describe(panel) {
 
 /** A model's task and limits in words. */
 export function about(model) {
-  const facts = [ROLES[model.role]?.does ?? model.role];
+  const facts = [ROLES[model.role] ?? model.role];
+  if (model.vectors) facts.push(`${model.vectors.map((kind) => kind.replace("multi_vector", "token")).join(", ")} vectors`);
   if (model.dimensions) facts.push(`${model.dimensions} dimensions`);
   if (model.max_tokens) facts.push(`up to ${model.max_tokens.toLocaleString("en")} tokens`);
   return facts.join(" · ");

@@ -92,7 +92,7 @@ def test_chunks_are_weighed_too(odd_client: httpx2.Client) -> None:
 @pytest.mark.parametrize(
     ("body", "param", "message"),
     [
-        ({"weights": {}}, "weights", "weights must not all be 0"),
+        ({"weights": {}}, "weights", "weights needs dense, sparse or multi_vector above 0"),
         ({"weights": {"dense": -1}}, "weights.dense", ">= 0"),
         (
             {"weights": {"sparse": 1}, "model": "prompted-late"},

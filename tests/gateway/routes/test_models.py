@@ -14,6 +14,7 @@ def test_list_has_openais_shape_and_what_clients_need_to_know(client: httpx2.Cli
         "role": "text-embedding",
         "model_type": "embedding",
         "input_modalities": ["text"],
+        "default": True,
         "vectors": ["dense", "multi_vector"],
         "dimensions": 384,
         "max_tokens": 256,
