@@ -217,7 +217,7 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
             "truncate_prompt_tokens contradicts truncate",
         ),
         ({"inputs": "a"}, "input", "input is required; unknown fields: 'inputs'"),
-        ({"input": "a", "embedding_type": "int4"}, "embedding_type", "embedding_type: 'int4' is not one of float"),
+        ({"input": "a", "embedding_type": "int4"}, "embedding_type", "embedding_type: 'int4' is not one of base64"),
         ({"input": "a", "embedding_type": []}, "embedding_type", "embedding_type: Expected `array` of length >= 1"),
         ({"input": "a", "embedding_type": "int8", "normalized": False}, "normalized", "int8 and uint8 need"),
         ({}, "input", "input is required"),

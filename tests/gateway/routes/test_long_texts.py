@@ -142,7 +142,7 @@ def test_client_may_name_the_chunks(client: httpx2.Client, reference: SentenceTr
 def test_long_document_is_computed_in_windows(client: httpx2.Client, reference: SentenceTransformer) -> None:
     words = (["shell", "brass", "march", "sea"] * 100)[:400]
     error = refused(client, input=words, late_chunking=True)
-    assert error["message"].startswith("input has 400 tokens without special tokens; the limit of model 'all-minilm")
+    assert error["message"].startswith("input has 402 tokens; the limit of model 'all-minilm")
     assert "enable_chunked_processing" in error["message"]
     answer = post(client, input=words, late_chunking=True, enable_chunked_processing=True)
     first, second = (token_vectors(reference, " ".join(part))[0] for part in (words[:254], words[222:]))

@@ -119,7 +119,7 @@ def test_pooled_vectors_may_be_base64(client: httpx2.Client) -> None:
         ({"input": [5, "a"], "task": "embed"}, "input[0] must be a text, a pair of texts, or a list of token ids"),
         ({"input": ["a"] * 2049, "task": "embed"}, "input has 2049 items; it must have 1 to 2048"),
         ({"input": "a", "task": "embed", "dimensions": 5}, "dimensions is 5; model 'all-minilm-l6-v2' supports 384"),
-        ({"input": "a", "task": "plugin"}, "task: 'plugin' is not one of embed, token_embed, classify"),
+        ({"input": "a", "task": "plugin"}, "task: 'plugin' is not one of classify, embed, token_embed"),
         ({"messages": []}, "input is required"),
         ({"input": "a", "messages": [{"role": "user"}]}, "messages: conversations are not supported; send input"),
     ],
