@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 import transformers
+from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from tokenizers import Tokenizer, processors
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from loadtest.tools import tiny, tiny_vision
+from loadtest.tools.tiny_vision import CHAT
 
 VECTOR = 16
 """The dimensions of a token's vector."""
@@ -77,6 +81,24 @@ def write_colpali(folder: Path, text: str = "gemma") -> Path:
     )
     config = transformers.ColPaliConfig(vlm_config=inner.to_dict(), embedding_dim=VECTOR)
     return _write(folder / "model", transformers.ColPaliForRetrieval(config), processor)
+
+
+def write_chat(folder: Path, name: str = "Qwen3-VL") -> Path:
+    """A folder of sentence-transformers whose pages and queries are messages, as ColQwen3's.
+
+    Its chat template is told which side a message is of, and has room for a query to be expanded.
+
+    Args:
+        folder: where it is written.
+        name: of tiny_vision.FAMILIES.
+    """
+    room = "{%- if task == 'query' -%}{{- '<|endoftext|>' * 4 -}}{%- endif -%}"
+    transformer = Transformer(str(tiny_vision.write_plain(folder / "transformer", name, template=CHAT + room)))
+    torch.manual_seed(1)
+    narrow = Dense(tiny.WIDTH, VECTOR, bias=False, activation_function=None, module_input_name=tiny.TOKENS)
+    modules = [transformer, narrow, MultiVectorMask(), Normalize(tiny.TOKENS)]
+    MultiVectorEncoder(modules=modules, device="cpu").save(str(folder / "model"))
+    return folder / "model"
 
 
 def _write(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> Path:
