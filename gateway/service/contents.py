@@ -58,13 +58,9 @@ def text_of(content: Content | str) -> str:
 
 
 def check(model: TextModel, content: Content | str, place: str) -> None:
-    """Raise InvalidRequest if a model cannot read the images of a content."""
-    found = pictures(content)
-    if found and model.images is None:
+    """Raise InvalidRequest if a content has more images than a model accepts."""
+    count = len(pictures(content))
+    if model.images is not None and count > model.images.most:
         raise InvalidRequest(
-            f"{place} contains an image, but model {model.name!r} accepts only text", param=found[0].place
-        )
-    if model.images is not None and len(found) > model.images.most:
-        raise InvalidRequest(
-            f"{place} has {len(found)} images; the limit of model {model.name!r} is {model.images.most}", param=place
+            f"{place} has {count} images; the limit of model {model.name!r} is {model.images.most}", param=place
         )

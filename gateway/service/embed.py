@@ -17,7 +17,7 @@ from gateway.images.reader import Images
 from gateway.service import chunks, image_rows, tokens
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunk, Chunking
-from gateway.service.contents import NO_LIMITS, Content, Picture, PixelLimits, text_of
+from gateway.service.contents import NO_LIMITS, Content, Picture, PixelLimits, pictures, text_of
 from gateway.service.contents import check as check_content
 from gateway.service.gather import gather
 from gateway.service.image_batches import infer_images
@@ -158,7 +158,7 @@ async def embed(
     if any(item.has_image for item in items):
         if is_query and model.text.role == LATE_INTERACTION:
             raise InvalidRequest(f"queries of model {model.name!r} are texts without images", param=_field(items))
-        reading = Reading.of(caller, reader, model.text, pixels)
+        reading = Reading.of(caller, reader, model.text, pixels, _first_image(items))
         limit = min(model.text.max_tokens, max_tokens or model.text.max_tokens)
         return await _embed_together(reading, model, items, around, limit, truncate, kinds, token_dimensions)
     frame = await caller.tokenize(sum(map(len, around)), partial(model.text.tokenizer.frame_around, *around))
@@ -287,6 +287,10 @@ async def _embed_together(
             patches += sum(row.patches for row in rows)
     computed = joined(parts)
     return Embeddings(computed.embedding, text_tokens, patches, computed.sparse, computed.tokens, computed.truncated)
+
+
+def _first_image(items: Sequence[Item]) -> str:
+    return next(picture.place for item in items for picture in pictures(item.parts))
 
 
 def _separate(model: Model, item: Item) -> Item:

@@ -1,8 +1,9 @@
 """Makes rows of token ids and patches from texts and images that a model reads together."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -35,8 +36,14 @@ class Draft:
     before: str = ""
     """The text of the template before the content, written for the tokenizer."""
     after: str = ""
-    given: tuple[Patches, ...] = ()
-    """Images that `before` already has the text of."""
+    kept: int = 0
+    """How many of the first parts of the content are never truncated."""
+
+    @property
+    def end(self) -> int:
+        """How many parts of the content are not truncated: those up to the last image."""
+        parts = self.content
+        return max((i + 1 for i, part in enumerate(parts) if isinstance(part, Picture) or i < self.kept), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +74,14 @@ class Reading:
     """The model's, within the limits of the request."""
 
     @classmethod
-    def of(cls, caller: Caller, reader: Images, model: TextModel, pixels: PixelLimits) -> "Reading":
-        """For a model that reads images.
+    def of(cls, caller: Caller, reader: Images, model: TextModel, pixels: PixelLimits, place: str) -> "Reading":
+        """How to read images with a model; `place` is the field of the first image.
 
         Raises:
-            InvalidRequest: the limits of the request are outside the model's.
+            InvalidRequest: the model accepts only text, or the limits of the request are outside the model's.
         """
         if model.chat is None or model.images is None:
-            raise ValueError(f"{model.name} reads no images")
+            raise InvalidRequest(f"{place} is an image, but model {model.name!r} accepts only text", param=place)
         return cls(caller, reader, model, model.chat, model.images, pixels.of(model.images.processor))
 
     async def read(self, picture: Picture) -> Patches:
@@ -135,15 +142,20 @@ async def windows(
     for draft in drafts:
         if isinstance(draft, Draft):
             _check(reading.model, draft, limit, truncate)
-    wanted = [picture for draft in drafts if isinstance(draft, Draft) for picture in pictures(draft.content)]
+    occurrences = Counter(
+        picture for draft in drafts if isinstance(draft, Draft) for picture in pictures(draft.content)
+    )
+    calls = [partial(reading.read, picture) for picture in occurrences]
     at_a_time = max(1, min(MAX_READ, WINDOW_BYTES // max_bytes(reading.processor)))
     rows: list[ImageRow] = []
     size = 0
-    async with aclosing(prefetch([partial(reading.read, picture) for picture in wanted], at_a_time)) as images:
+    async with aclosing(prefetch(calls, at_a_time)) as images:
+        source = _Source(images, occurrences)
         for draft in drafts:
-            row = ImageRow(draft, (), len(draft)) if isinstance(draft, list) else None
-            row = row or await _read(reading, draft, images, limit, truncate)  # type: ignore[arg-type]
-            place = draft.place if isinstance(draft, Draft) else "input"
+            if isinstance(draft, Draft):
+                row, place = await _read(reading, draft, source, limit, truncate), draft.place
+            else:
+                row, place = ImageRow(draft, (), len(draft)), "input"
             total = tokens.add_tokens(total, [row.ids], [place])
             rows.append(row)
             size += sum(image.pixels.nbytes for image in row.images)
@@ -154,28 +166,43 @@ async def windows(
         yield rows
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Images in the order in which rows first need them."""
+
+    images: AsyncGenerator[Patches, None]
+    occurrences: Mapping[Picture, int]
+    repeated: dict[Picture, Patches] = field(default_factory=dict)
+    """Those that several rows have, such as the images of a query."""
+
+    async def read(self, picture: Picture) -> Patches:
+        if picture in self.repeated:
+            return self.repeated[picture]
+        image = await anext(self.images)
+        if self.occurrences[picture] > 1:
+            self.repeated[picture] = image
+        return image
+
+
 def _check(model: TextModel, draft: Draft, limit: int, truncate: Truncate) -> None:
     """Raise InvalidRequest for what is wrong without reading the images."""
     parts = list(draft.content)
-    last = max((i for i, part in enumerate(parts) if isinstance(part, Picture)), default=-1)
-    for text in filter(None, (text_of(parts[:last]), text_of(parts[last + 1 :]))):
-        tokens.check_control(model, text, draft.place)
-    whole = parts if truncate == "none" else parts[:last]
-    tokens.check_characters(text_of(whole), draft.place, limit)
+    for part in parts:
+        if isinstance(part, str):
+            tokens.check_control(model, part, draft.place)
+    tokens.check_characters(text_of(parts if truncate == "none" else parts[: draft.end]), draft.place, limit)
 
 
-async def _read(
-    reading: Reading, draft: Draft, images: AsyncGenerator[Patches, None], limit: int, truncate: Truncate
-) -> ImageRow:
-    """A row, with its images as the next ones of `images`."""
-    caller, read = reading.caller, list[Patches]()
-    count = sum(reading.counts(draft.given))
+async def _read(reading: Reading, draft: Draft, source: _Source, limit: int, truncate: Truncate) -> ImageRow:
+    """A row with its images."""
+    caller, count = reading.caller, 0
+    images: list[Patches] = []
     expected = pictures(draft.content)
     if expected:
         with caller.timings.stage("decode", images=len(expected)):
             for picture in expected:
-                read.append(await anext(images))
-                count += sum(reading.counts(read[-1:]))
+                images.append(await source.read(picture))
+                count += sum(reading.counts(images[-1:]))
                 if count > limit:  # the others may take much memory
                     raise InvalidRequest(
                         f"{draft.place} has over {count} tokens up to {picture.place}; the limit of model"
@@ -183,19 +210,18 @@ async def _read(
                         param=draft.place,
                     )
     with caller.timings.stage("tokenize"):
-        work = partial(_written, reading, draft, read, limit, truncate)
+        work = partial(_written, reading, draft, images, limit, truncate)
         ids = await caller.tokenize(len(text_of(draft.content)) + len(draft.before), work)
-    return ImageRow(ids, (*draft.given, *read), len(ids) - sum(reading.counts((*draft.given, *read))))
+    return ImageRow(ids, tuple(images), len(ids) - count)
 
 
-def _written(reading: Reading, draft: Draft, read: Sequence[Patches], limit: int, truncate: Truncate) -> list[int]:
+def _written(reading: Reading, draft: Draft, images: Sequence[Patches], limit: int, truncate: Truncate) -> list[int]:
     """The ids of a row within the limit."""
     tokenizer, model = reading.model.tokenizer, reading.model
-    before, text = _divided(reading, draft, iter(read))
+    before, text = _divided(reading, draft, images)
     most = limit * tokens.MAX_CHARACTERS_PER_TOKEN
     text = text[-most:] if truncate == "start" else text[:most]
     frame = PairFrame([], before, draft.after, [], 0, 0)
-    images = (*draft.given, *read)
     (ids,) = tokenizer.encode([text], frame)
     row = reading.expand(ids, images, draft.place)
     if len(row) <= limit:
@@ -218,13 +244,8 @@ def _written(reading: Reading, draft: Draft, read: Sequence[Patches], limit: int
     return head + (located.ids[-room:] if truncate == "start" else located.ids[:room]) + located.tail
 
 
-def _divided(reading: Reading, draft: Draft, read: Iterator[Patches]) -> tuple[str, str]:
-    """The text of a row up to its last image, and its content behind it."""
-    before, text = [draft.before], list[str]()
-    for part in draft.content:
-        if isinstance(part, str):
-            text.append(part)
-        else:
-            before += [*text, reading.text(next(read))]
-            text.clear()
-    return "".join(before), "".join(text)
+def _divided(reading: Reading, draft: Draft, images: Sequence[Patches]) -> tuple[str, str]:
+    """The text of a row that is not truncated, and the text behind it."""
+    remaining = iter(images)
+    written = [part if isinstance(part, str) else reading.text(next(remaining)) for part in draft.content]
+    return draft.before + "".join(written[: draft.end]), "".join(written[draft.end :])

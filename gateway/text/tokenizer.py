@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ Truncate = Literal["none", "start", "end"]
 """The end at which texts over the limit are truncated; with "none" they are an error."""
 QUERY, INSTRUCTION, BORDER = "{query}", "{instruction}", "{|}"
 """Placeholders of a template: the query, the instruction, and a border that no token crosses."""
-PLACEHOLDERS = re.compile("|".join(map(re.escape, (QUERY, INSTRUCTION))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +243,19 @@ class TextTokenizer:
         """Whether `frame` supports an instruction."""
         return False
 
+    def around_pair(
+        self,
+        instruction: str | None = None,  # noqa: ARG002 - not supported
+    ) -> tuple[str, str, str]:
+        """The texts before the query of a row, between query and document, and behind the document.
+
+        They are written as by `trusted`.
+
+        Raises:
+            ValueError: the model has no template.
+        """
+        raise ValueError("the model has no template")
+
     def frame(self, query: str, instruction: str | None = None) -> PairFrame:
         """The frame of all documents for a query.
 
@@ -439,13 +450,16 @@ class TemplateTokenizer(TextTokenizer):
             text = text.replace(written, alias)
         return text
 
-    def _frame(self, query: str, instruction: str | None) -> PairFrame:
+    def around_pair(self, instruction: str | None = None) -> tuple[str, str, str]:
+        """The texts before the query of a row, between query and document, and behind the document."""
         template = self._template if instruction is None or self._instructed is None else self._instructed
-        given = {QUERY: query, INSTRUCTION: instruction or ""}
-        # In one pass: placeholders in a client's text are not replaced.
-        text, tail = (
-            PLACEHOLDERS.sub(lambda place: given[place[0]], part) for part in (template.prefix, template.suffix)
-        )
+        parts = (*template.prefix.split(QUERY), template.suffix)
+        before, between, behind = (part.replace(INSTRUCTION, instruction or "") for part in parts)
+        return before, between, behind
+
+    def _frame(self, query: str, instruction: str | None) -> PairFrame:
+        before, between, tail = self.around_pair(instruction)
+        text = before + query + between
         encodings = self._tokenizer.encode_batch_fast([text, tail], add_special_tokens=False)
         head, after = (self._ids(encoding.ids) for encoding in encodings)
         return PairFrame([], text, tail, after, len(head), len(head))
