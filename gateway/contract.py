@@ -12,6 +12,7 @@ from msgspec import Meta
 from PIL.Image import Resampling
 
 from gateway.images.preparation import Preparation
+from gateway.images.processors import AnyProcessor
 from gateway.scores import ACTIVATIONS
 from gateway.text.tokenizer import INSTRUCTION, Template
 from gateway.triton import ModelConfig, Output
@@ -52,6 +53,9 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
 its name is none of these."""
 PIXELS = "pixels"
 """The input of image models: RGB, UINT8 [b, 3, H, W]."""
+PATCHES, GRIDS = "patches", "grids"
+"""Inputs of models that take images of any size: the patches of each row's images, UINT8 [b, P, B], and the height and
+width of each image in patches, INT32 [b, I, 2]; both padded with 0, with P and I at least 1."""
 BATCH_TOKENS = 2048
 """The default of the parameter `batch_tokens`."""
 
@@ -163,6 +167,22 @@ class ImageParameters(Parameters, frozen=True, kw_only=True):
         )
 
 
+class AnySizeParameters(Parameters, frozen=True, kw_only=True):
+    """Parameters of models whose input is images of any size."""
+
+    image_processor: AnyProcessor
+
+    @property
+    def preparation(self) -> AnyProcessor:
+        """The preprocessing of an image."""
+        return self.image_processor
+
+    @property
+    def image_patches(self) -> int:
+        """The most patches of an image."""
+        return self.image_processor.max_patches
+
+
 def _split(text: str) -> list[str]:
     return list(filter(None, text.split(",")))
 
@@ -173,7 +193,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 PARSERS: Mapping[str, Callable[[str], Any]] = {
     **dict.fromkeys(("aliases", "dimensions", "variants", "length_buckets"), _split),
-    **dict.fromkeys(("prompts", "instructed_prompts", "template", "labels"), msgspec.json.decode),
+    **dict.fromkeys(("prompts", "instructed_prompts", "template", "labels", "image_processor"), msgspec.json.decode),
     "image_resize": _pairs,
 }
 """Parsers of parameters with more than one value. Triton's parameters are strings."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gateway.catalog import ImageModel, Model, Offer, TextModel
 from gateway.contract import LATE_INTERACTION, QUERY_TOKENS, SPARSE_WEIGHTS, TOKENS
 from gateway.errors import InvalidRequest, RequestTooLarge
-from gateway.images.preparation import Pixels
+from gateway.images.preparation import Patches, Pixels
 from gateway.images.reader import Images
 from gateway.service import chunks, tokens
 from gateway.service.caller import Caller
@@ -300,7 +300,7 @@ async def _embed_images(caller: Caller, reader: Images, model: ImageModel | None
     preparation = model.preparation
     images = [(item.image, item.where_image()) for item in items if item.image is not None]
 
-    async def read(index: int) -> Pixels:
+    async def read(index: int) -> Pixels | Patches:
         image, place = images[index]
         return await reader.read(image, preparation, place, caller.account)
 
