@@ -24,6 +24,7 @@ from gateway.contract import (
     SPARSE_WEIGHTS,
     TEXT_EMBEDDING,
     TOKENS,
+    AnySizeParameters,
     ImageParameters,
     Parameters,
     TextParameters,
@@ -134,9 +135,9 @@ class TextModel(TritonModel):
 class ImageModel(TritonModel):
     """A Triton model whose input is images."""
 
-    preparation: Preparation
+    preparation: Preparation | AnyProcessor
     patches: int
-    """Patches per image; reported in `usage` as tokens."""
+    """Patches per image, or the most that an image may have; those it has are reported in `usage` as tokens."""
 
 
 @dataclass(frozen=True)
@@ -256,8 +257,8 @@ class Catalog:
         parameters: Parameters
         triton_model: TextModel | ImageModel
         if config.parameters["role"] == IMAGE_EMBEDDING:
-            parameters = read(config, ImageParameters)
-            triton_model = _image_model(config, parameters)
+            parameters = of_images = _image_parameters(config)
+            triton_model = _image_model(config, of_images)
         else:
             parameters = read(config, TextParameters)
             chat = parameters.chat
@@ -429,7 +430,13 @@ def _labels(role: str, parameters: TextParameters) -> tuple[str, ...]:
     return parameters.labels or tuple(f"LABEL_{i}" for i in range(parameters.width))
 
 
-def _image_model(config: ModelConfig, parameters: ImageParameters) -> ImageModel:
+def _image_parameters(config: ModelConfig) -> ImageParameters | AnySizeParameters:
+    if "image_processor" in config.parameters:
+        return read(config, AnySizeParameters)
+    return read(config, ImageParameters)
+
+
+def _image_model(config: ModelConfig, parameters: ImageParameters | AnySizeParameters) -> ImageModel:
     return ImageModel(
         name=parameters.name,
         triton_name=config.name,

@@ -183,6 +183,22 @@ class ImageParameters(Parameters, frozen=True, kw_only=True):
         )
 
 
+class AnySizeParameters(Parameters, frozen=True, kw_only=True):
+    """Parameters of models whose input is images of any size."""
+
+    image_processor: AnyProcessor
+
+    @property
+    def preparation(self) -> AnyProcessor:
+        """The preprocessing of an image."""
+        return self.image_processor
+
+    @property
+    def image_patches(self) -> int:
+        """The most patches of an image."""
+        return self.image_processor.max_patches
+
+
 def _split(text: str) -> list[str]:
     return list(filter(None, text.split(",")))
 

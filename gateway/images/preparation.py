@@ -36,11 +36,6 @@ class Preparation(Struct, frozen=True, tag="pixels", tag_field="kind"):
     """The length of the shorter side after resizing; or height and width, which ignores the aspect ratio."""
     resample: Resampling
 
-    @property
-    def max_bytes(self) -> int:
-        """Bytes of a prepared image."""
-        return 3 * self.height * self.width
-
     def resized(self, width: int, height: int) -> tuple[int, int]:
         """The width and height of an image of this size after resizing and before cropping."""
         if isinstance(self.resize, tuple):

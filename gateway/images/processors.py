@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
 import msgspec
+import numpy as np
 from msgspec import Meta, Struct
 from PIL.Image import Resampling
 
-from gateway.images.preparation import Grid, Patches
+from gateway.images.preparation import Grid, Patches, Pixels, Preparation
 
 Side = Annotated[int, Meta(ge=1, le=64)]
 """Pixels of a patch's side."""
@@ -284,9 +285,11 @@ AnyProcessor = Smart | Fixed | Tiles | Budget | NaFlex
 patches that any image may have, before merging."""
 
 
-def max_bytes(processor: AnyProcessor) -> int:
+def max_bytes(preparation: Preparation | AnyProcessor) -> int:
     """The most bytes of a prepared image."""
-    return processor.max_patches * processor.patch_bytes
+    if isinstance(preparation, Preparation):
+        return 3 * preparation.height * preparation.width
+    return preparation.max_patches * preparation.patch_bytes
 
 
 def read(text: str) -> AnyProcessor:
@@ -297,3 +300,11 @@ def read(text: str) -> AnyProcessor:
     """
     processor: AnyProcessor = msgspec.json.decode(text, type=AnyProcessor)
     return processor
+
+
+def black(preparation: Preparation | AnyProcessor) -> Pixels | Patches:
+    """The smallest black image that a model accepts."""
+    if isinstance(preparation, Preparation):
+        return np.zeros((3, preparation.height, preparation.width), np.uint8)
+    merge = preparation.merge
+    return Patches(np.zeros((merge**2, preparation.patch_bytes), np.uint8), ((merge, merge),))

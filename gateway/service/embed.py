@@ -135,6 +135,11 @@ async def embed(
     """
     items = [_separate(model, item) if item.content else item for item in items]
     _check_kinds(served, model, items, kinds)
+    if pixels != NO_LIMITS and (model.text is None or model.text.images is None) and any(item.image for item in items):
+        raise InvalidRequest(
+            f"model {model.name!r} does not support min_pixels and max_pixels",
+            param="max_pixels" if pixels.min_pixels is None else "min_pixels",
+        )
     if model.text is None or model.text.chat is None:
         return await _embed_apart(
             caller,
@@ -196,11 +201,13 @@ async def _embed_apart(
     """Embed items whose texts and images no model reads together; `frame` is the template of texts, if there is one."""
     texts = [_prompted(prompt, item.text) for item in items if item.text is not None]
     caller.check(model.text, sum(map(tokens.estimate, texts)))
-    patches = model.image.patches * sum(item.image is not None for item in items) if model.image else 0
-    caller.check(model.image, patches)
+    most = model.image.patches * sum(item.image is not None for item in items) if model.image else 0
+    caller.check(model.image, most)
+    patches: list[int] = []
     if model.text is None:
         caller.reserve(len(items) * model.width * NUMBER_BYTES)
-        return Embeddings(await _embed_images(caller, reader, model.image, items), 0, patches)
+        of_images = await _embed_images(caller, reader, model.image, items, patches)
+        return Embeddings(of_images, 0, sum(patches))
     is_query = is_query and model.text.role == LATE_INTERACTION and "multi_vector" in kinds
     if is_query:
         if QUERY_TOKENS not in model.text.outputs:
@@ -226,7 +233,7 @@ async def _embed_apart(
             computed.embedding = chunks.mean(computed.embedding, split)
         return computed
 
-    if not patches:
+    if not most:
         computed = await embed_texts()
         vectors, token_vectors = computed.embedding, computed.query_tokens or computed.tokens
         return Embeddings(vectors, sum(map(len, ids)), 0, computed.sparse, token_vectors, computed.truncated)
@@ -235,8 +242,8 @@ async def _embed_apart(
         return (await embed_texts()).embedding
 
     # Images first: an image that cannot be read cancels the work on texts.
-    of_images, of_texts = await gather(_embed_images(caller, reader, model.image, items), text_vectors())
-    return Embeddings(_combine(model, items, of_texts, of_images), sum(map(len, ids)), patches)
+    of_images, of_texts = await gather(_embed_images(caller, reader, model.image, items, patches), text_vectors())
+    return Embeddings(_combine(model, items, of_texts, of_images), sum(map(len, ids)), sum(patches))
 
 
 async def _embed_together(
@@ -465,14 +472,19 @@ async def _embed_texts(
     return await infer_texts(caller, model, [row_of(model, row, wanted) for row in ids], wanted, prefixes, keep, images)
 
 
-async def _embed_images(caller: Caller, reader: Images, model: ImageModel | None, items: Sequence[Item]) -> Vectors:
+async def _embed_images(
+    caller: Caller, reader: Images, model: ImageModel | None, items: Sequence[Item], patches: list[int]
+) -> Vectors:
+    """The vectors of all images. The patches of each are added to a list, in any order."""
     if model is None:
         return NO_VECTORS
-    preparation = model.preparation
+    preparation, of_each = model.preparation, model.patches
     images = [(item.image, item.where_image()) for item in items if item.image is not None]
 
-    async def read(index: int) -> Pixels:
+    async def read(index: int) -> Pixels | Patches:
         image, place = images[index]
-        return await reader.read(image, preparation, place, caller.account)
+        prepared = await reader.read(image, preparation, place, caller.account)
+        patches.append(len(prepared.pixels) if isinstance(prepared, Patches) else of_each)
+        return prepared
 
     return await infer_images(caller, model, len(images), read)

@@ -7,13 +7,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gateway.catalog import ImageReading, TextModel
+from gateway.catalog import TextModel
 from gateway.contract import (
     BATCH_TOKENS,
     EMBEDDING,
-    GRIDS,
     LATE_INTERACTION,
-    PATCHES,
     QUERY_TOKENS,
     SCORE,
     SEGMENTS,
@@ -26,6 +24,7 @@ from gateway.images.preparation import Patches
 from gateway.service import batches
 from gateway.service.batches import Batch
 from gateway.service.caller import Caller
+from gateway.service.image_batches import patch_tensors
 from gateway.vectors import Floats, Sparse, sparse
 
 Row = tuple[Sequence[int], ...]
@@ -118,7 +117,8 @@ async def infer_texts(
         if model.prefix:
             inputs[model.prefix] = np.array([[prefixes[i] if prefixes else 1] for i in indices], np.int32)
         if model.images is not None:
-            inputs |= _image_tensors(model.images, [images[i] if images else () for i in indices])
+            of_rows = [images[i] if images else () for i in indices]
+            inputs |= patch_tensors(of_rows, model.images.processor.patch_bytes)
         return inputs
 
     def store(indices: Sequence[int], outputs: Sequence[NDArray[Any]]) -> None:
@@ -209,21 +209,6 @@ def joined(parts: Sequence[Computed]) -> Computed:
         [vectors for part in parts for vectors in part.query_tokens],
         sum(part.truncated for part in parts),
     )
-
-
-def _image_tensors(reading: ImageReading, rows: Sequence[Sequence[Patches]]) -> dict[str, NDArray[np.generic]]:
-    """The inputs PATCHES and GRIDS, padded to the row with the most patches and the one with the most images."""
-    most = max(sum(len(image.pixels) for image in row) for row in rows)
-    grids = np.zeros((len(rows), max(1, *(sum(len(image.grids) for image in row) for row in rows)), 2), np.int32)
-    patches = np.zeros((len(rows), max(1, most), reading.processor.patch_bytes), np.uint8)
-    for of_row, its_patches, its_grids in zip(rows, patches, grids, strict=True):
-        start = 0
-        for image in of_row:
-            its_patches[start : start + len(image.pixels)] = image.pixels
-            start += len(image.pixels)
-        for index, grid in enumerate(grid for image in of_row for grid in image.grids):
-            its_grids[index] = grid
-    return {PATCHES: patches, GRIDS: grids}
 
 
 def _tensors(model: TextModel, rows: Sequence[Row]) -> dict[str, NDArray[np.generic]]:
