@@ -135,6 +135,11 @@ async def embed(
     """
     items = [_separate(model, item) if item.content else item for item in items]
     _check_kinds(served, model, items, kinds)
+    if pixels != NO_LIMITS and (model.text is None or model.text.images is None) and any(item.image for item in items):
+        raise InvalidRequest(
+            f"model {model.name!r} does not support min_pixels and max_pixels",
+            param="max_pixels" if pixels.min_pixels is None else "min_pixels",
+        )
     if model.text is None or model.text.chat is None:
         return await _embed_apart(
             caller,
@@ -196,12 +201,13 @@ async def _embed_apart(
     """Embed items whose texts and images no model reads together; `frame` is the template of texts, if there is one."""
     texts = [_prompted(prompt, item.text) for item in items if item.text is not None]
     caller.check(model.text, sum(map(tokens.estimate, texts)))
-    patches = model.image.patches * sum(item.image is not None for item in items) if model.image else 0
-    caller.check(model.image, patches)
+    most = model.image.patches * sum(item.image is not None for item in items) if model.image else 0
+    caller.check(model.image, most)
+    patches: list[int] = []
     if model.text is None:
         caller.reserve(len(items) * model.width * NUMBER_BYTES)
-        vectors, patches = await _embed_images(caller, reader, model.image, items)
-        return Embeddings(vectors, 0, patches)
+        of_images = await _embed_images(caller, reader, model.image, items, patches)
+        return Embeddings(of_images, 0, sum(patches))
     is_query = is_query and model.text.role == LATE_INTERACTION and "multi_vector" in kinds
     if is_query:
         if QUERY_TOKENS not in model.text.outputs:
@@ -227,7 +233,7 @@ async def _embed_apart(
             computed.embedding = chunks.mean(computed.embedding, split)
         return computed
 
-    if not patches:
+    if not most:
         computed = await embed_texts()
         vectors, token_vectors = computed.embedding, computed.query_tokens or computed.tokens
         return Embeddings(vectors, sum(map(len, ids)), 0, computed.sparse, token_vectors, computed.truncated)
@@ -235,14 +241,9 @@ async def _embed_apart(
     async def text_vectors() -> Vectors:
         return (await embed_texts()).embedding
 
-    async def image_vectors() -> Vectors:
-        nonlocal patches
-        vectors, patches = await _embed_images(caller, reader, model.image, items)
-        return vectors
-
     # Images first: an image that cannot be read cancels the work on texts.
-    of_images, of_texts = await gather(image_vectors(), text_vectors())
-    return Embeddings(_combine(model, items, of_texts, of_images), sum(map(len, ids)), patches)
+    of_images, of_texts = await gather(_embed_images(caller, reader, model.image, items, patches), text_vectors())
+    return Embeddings(_combine(model, items, of_texts, of_images), sum(map(len, ids)), sum(patches))
 
 
 async def _embed_together(
@@ -472,20 +473,18 @@ async def _embed_texts(
 
 
 async def _embed_images(
-    caller: Caller, reader: Images, model: ImageModel | None, items: Sequence[Item]
-) -> tuple[Vectors, int]:
-    """The vectors of all images, and the number of their patches."""
+    caller: Caller, reader: Images, model: ImageModel | None, items: Sequence[Item], patches: list[int]
+) -> Vectors:
+    """The vectors of all images. The patches of each are added to a list, in any order."""
     if model is None:
-        return NO_VECTORS, 0
-    preparation = model.preparation
+        return NO_VECTORS
+    preparation, of_each = model.preparation, model.patches
     images = [(item.image, item.where_image()) for item in items if item.image is not None]
-    patches = 0
 
     async def read(index: int) -> Pixels | Patches:
-        nonlocal patches
         image, place = images[index]
         prepared = await reader.read(image, preparation, place, caller.account)
-        patches += len(prepared.pixels) if isinstance(prepared, Patches) else model.patches
+        patches.append(len(prepared.pixels) if isinstance(prepared, Patches) else of_each)
         return prepared
 
-    return await infer_images(caller, model, len(images), read), patches
+    return await infer_images(caller, model, len(images), read)
