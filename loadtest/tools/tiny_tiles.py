@@ -123,7 +123,7 @@ def write_embedding_gemma2(folder: Path) -> Path:
         "sliding_window_pattern": 3,
         "global_head_dim": 16,
         "hidden_size_per_layer_input": 16,
-        "embedding_dim": 24,
+        "embedding_dim": tiny.WIDTH,
         "max_position_embeddings": MOST_TOKENS,
         "pad_token_id": tokens.pad_token_id,
     }
