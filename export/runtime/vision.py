@@ -148,8 +148,8 @@ def taps(grids: Sequence[Grid], merge: int, table: Table) -> tuple[Ints, Floats]
 def resized(grids: Sequence[Grid], merge: int, side: int) -> tuple[Floats, Floats]:
     """What the rows of a table of positions weigh for each patch, float32 [P, side], and what its columns do.
 
-    The weights of PyTorch's `interpolate`, bilinear and with antialiasing, which smooths where there are fewer patches than
-    positions. Resizing is linear, so a position weighs what its row and its column do together.
+    The weights of PyTorch's `interpolate`, bilinear and with antialiasing, which smooths where there are fewer patches
+    than positions. Resizing is linear, so a position weighs what its row and its column do together.
     """
     rows, columns = [np.zeros((0, side), np.float32)], [np.zeros((0, side), np.float32)]
     for grid in grids:

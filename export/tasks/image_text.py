@@ -206,8 +206,8 @@ def _pixels(spec: ModelSpec, model: _ImageModel, processor: Model) -> Tower:
 def _patched(spec: ModelSpec, model: Model, processor: Model) -> Tower:
     """The tower of a SigLIP 2 NaFlex model, on square images that fill its grid of positions.
 
-    It takes images of any shape as a list of patches; a graph for batches of images wants one shape, and on the grid that
-    the positions were trained for they need no interpolation.
+    It takes images of any shape as a list of patches; a graph for batches of images wants one shape, and on the grid
+    that the positions were trained for they need no interpolation.
     """
     side = int(model.config.vision_config.num_patches**0.5)
     size = model.config.vision_config.patch_size

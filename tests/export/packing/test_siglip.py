@@ -1,4 +1,4 @@
-"""Families that read images in tiles, by a budget or of any shape, as packed programs, against the models themselves."""
+"""Families that read images in tiles, by a budget or of any shape, as packed programs, against the models."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
