@@ -67,7 +67,7 @@ class Vision:
     table: Table | None = None
     """Its table of positions, if it takes "taps" and "tap_weights", [P, n]."""
     resized: int = 0
-    """Positions on a side of a square table that is resized to each image with antialiasing, if it takes "row_weights" and
+    """Positions on a side of a square table that is resized to images with antialiasing, if it takes "row_weights" and
     "column_weights", [P, side]."""
     window: int = 0
     """Merged patches on a side of a window, if it takes "window_index" [V] and "window_starts" [W + 1]."""
