@@ -15,7 +15,7 @@ from export.manifest import ModelSpec
 from export.packing.vision import VisionEncoder
 from export.runtime.contract import Ids, Parameters, Row
 from export.tasks.chat import Content, Read, bare
-from export.tasks.images import ImageReader, image_reader
+from export.tasks.images import ImageReader
 from export.tasks.vocabulary import vocabulary
 from export.tower import Vocabulary
 
@@ -37,6 +37,8 @@ class VisionRows:
     images: ImageReader
     token: int
     """The id that stands for a merged patch."""
+    patch: str
+    """Its text."""
 
     @classmethod
     def of(cls, spec: ModelSpec, transformer: Transformer, limit: int | None) -> "VisionRows":
@@ -57,11 +59,13 @@ class VisionRows:
             raise SourceError(
                 f"[{spec.name}] source: its processor, {type(processor).__name__}, has no token for images"
             )
-        model = transformer.model.base_model
+        model: Model = transformer.model.base_model
         text = getattr(model, "language_model", None) or model.text_model
         found = vocabulary(spec, transformer.tokenizer, text, limit)
         words = Vocabulary(bare(found.tokenizer), found.size, found.max_tokens, found.padding)
-        return cls(words, image_reader(spec, processor, model.config), processor.image_token_id)
+        merge = getattr(model.config, "pixel_shuffle_factor", 1)
+        images = ImageReader.of(spec, processor.image_processor, model.config.vision_config, merge)
+        return cls(words, images, processor.image_token_id, processor.image_token)
 
     @property
     def parameters(self) -> Parameters:
@@ -78,7 +82,7 @@ class VisionRows:
 
     def read(self, content: Content) -> Read:
         """Read the images of a content."""
-        return [part if isinstance(part, str) else self.images.read(part) for part in content]
+        return [part if isinstance(part, str) else self.images.see(part, self.patch) for part in content]
 
     def ids(self, text: str) -> Ids:
         """The ids of a text."""
@@ -120,7 +124,7 @@ class VisionRows:
             "attention_mask": torch.ones_like(given),
             "modality": "message",
         }
-        if self.images.MARKS:
+        if self.images.marks:
             found["mm_token_type_ids"] = (given == self.token).long()
         return found | images
 

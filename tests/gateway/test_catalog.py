@@ -1,4 +1,5 @@
 import asyncio
+import json
 import logging
 import os
 import shutil
@@ -13,6 +14,7 @@ from PIL.Image import Resampling
 from gateway.catalog import Catalog, Model, Offer, TextModel
 from gateway.errors import ModelNotFound, NotReady
 from gateway.images.preparation import Preparation
+from gateway.images.processors import NaFlex
 from gateway.triton import ModelConfig, Output, Triton
 from loadtest.tools.servers import free_ports
 from tests.gateway.text.test_loader import PANICKING, normalizing
@@ -280,7 +282,16 @@ def test_image_model_alone_is_a_model(entries: Path, tmp_path: Path) -> None:
 def test_shortest_edge_is_read(entries: Path, tmp_path: Path) -> None:
     (model,) = read(entries, tmp_path, IMAGE | {"image_resize": "shortest_edge=64"})
     assert model.image is not None
-    assert model.image.preparation.resize == 64
+    assert model.image.preparation == Preparation(48, 64, 64, Resampling.BICUBIC)
+
+
+def test_image_model_may_take_images_of_any_size(entries: Path, tmp_path: Path) -> None:
+    processor = {"kind": "naflex", "patch": 16, "max_patches": 256, "resample": "bilinear"}
+    given = {"role": "image-embedding", "name": "naflex", "image_processor": json.dumps(processor)}
+    (model,) = read(entries, tmp_path, given)
+    assert model.image is not None
+    assert model.image.preparation == NaFlex(patch=16, max_patches=256, resample="bilinear")
+    assert model.image.patches == 256
 
 
 @pytest.mark.parametrize(
@@ -293,6 +304,12 @@ def test_shortest_edge_is_read(entries: Path, tmp_path: Path) -> None:
         (IMAGE | {"name": "other", "image_width": "1000000000"}, 3, "image_width: Expected `int` <= 4096"),
         (IMAGE | {"name": "other", "image_patches": "-4"}, 3, "image_patches: Expected `int` >= 1"),
         (IMAGE | {"name": "other", "image_resize": "shortest_edge=60"}, 3, "image_resize must not be smaller"),
+        (IMAGE | {"name": "other", "image_processor": "[]"}, 3, "image_processor: Expected `object`, got `array`"),
+        (
+            IMAGE | {"name": "other", "image_processor": '{"kind": "any"}'},
+            3,
+            "image_processor.kind: Invalid value 'any'",
+        ),
         (IMAGE | {"name": "other", "image_resize": "height=50"}, 3, "must have shortest_edge, or height and width"),
         (IMAGE | {"name": "other", "image_resample": "cubist"}, 3, "image_resample: Invalid enum value 'cubist'"),
         (
