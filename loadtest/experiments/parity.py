@@ -18,7 +18,7 @@ from rich.progress import Progress
 from export.entry import Entry
 from export.manifest import Backend, ModelSpec, Precision, Task
 from export.repository import build
-from loadtest.tools import tiny, tiny_vision
+from loadtest.tools import tiny, tiny_pages, tiny_vision
 from loadtest.tools.results import STORED, store
 
 Run = tuple[Backend, Precision | None]
@@ -68,6 +68,15 @@ VISION: Sequence[tuple[Task, Callable[..., Path]]] = (
     ("text-embedding", tiny_vision.write_embedding),
     ("cross-encoder", tiny_vision.write_reranker),
 )
+
+PAGES: Mapping[str, Callable[[Path], Path]] = {
+    "ColPali": tiny_pages.write_colpali,
+    "ColPali (PaliGemma 2)": partial(tiny_pages.write_colpali, text="gemma2"),
+    "ColQwen2": tiny_pages.write_colqwen2,
+    "ColQwen2 (Qwen2.5-VL)": partial(tiny_pages.write_colqwen2, backbone="Qwen2.5-VL"),
+    "ColQwen2 (Qwen3-VL)": partial(tiny_pages.write_colqwen2, backbone="Qwen3-VL"),
+    "multi-vector (Qwen3-VL)": tiny_pages.write_chat,
+}
 
 CASES: Sequence[Case] = (
     *(Case(name, "text-embedding", partial(tiny.write_embedding, name=name)) for name in tiny.ENCODERS),
@@ -152,6 +161,7 @@ CASES: Sequence[Case] = (
         for name in tiny_vision.FAMILIES
         for task, write in VISION
     ),
+    *(Case(name, "multi-vector", write, backends=("torch",)) for name, write in PAGES.items()),
     *(
         Case(name, "image-text", partial(tiny.write_image_text, name=name))
         for name in ("CLIP", "ChineseCLIP", "SigLIP", "SigLIP 2")
