@@ -18,7 +18,7 @@ from rich.progress import Progress
 from export.entry import Entry
 from export.manifest import Backend, ModelSpec, Precision, Task
 from export.repository import build
-from loadtest.tools import tiny, tiny_vision
+from loadtest.tools import tiny, tiny_pages, tiny_tiles, tiny_vision
 from loadtest.tools.results import STORED, store
 
 Run = tuple[Backend, Precision | None]
@@ -67,6 +67,21 @@ EXPANSION = {"strategy": "fixed", "length": 32}
 VISION: Sequence[tuple[Task, Callable[..., Path]]] = (
     ("text-embedding", tiny_vision.write_embedding),
     ("cross-encoder", tiny_vision.write_reranker),
+)
+
+PAGES: Mapping[str, Callable[[Path], Path]] = {
+    "ColPali": tiny_pages.write_colpali,
+    "ColPali (PaliGemma 2)": partial(tiny_pages.write_colpali, text="gemma2"),
+    "ColQwen2": tiny_pages.write_colqwen2,
+    "ColQwen2 (Qwen2.5-VL)": partial(tiny_pages.write_colqwen2, backbone="Qwen2.5-VL"),
+    "ColQwen2 (Qwen3-VL)": partial(tiny_pages.write_colqwen2, backbone="Qwen3-VL"),
+    "multi-vector (Qwen3-VL)": tiny_pages.write_chat,
+}
+
+TILES: Sequence[tuple[str, Task, Callable[[Path], Path]]] = (
+    ("ModernVBERT", "text-embedding", tiny_tiles.write_modernvbert),
+    ("EmbeddingGemma 2 (images)", "text-embedding", tiny_tiles.write_embedding_gemma2),
+    ("ColModernVBERT", "multi-vector", tiny_tiles.write_colmodernvbert),
 )
 
 CASES: Sequence[Case] = (
@@ -152,6 +167,8 @@ CASES: Sequence[Case] = (
         for name in tiny_vision.FAMILIES
         for task, write in VISION
     ),
+    *(Case(name, "multi-vector", write, backends=("torch",)) for name, write in PAGES.items()),
+    *(Case(name, task, write, backends=("torch",)) for name, task, write in TILES),
     *(
         Case(name, "image-text", partial(tiny.write_image_text, name=name))
         for name in ("CLIP", "ChineseCLIP", "SigLIP", "SigLIP 2")
