@@ -146,15 +146,16 @@ def test_processes_are_used_again_and_end_at_last() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", hostile.FILES)
+@pytest.mark.parametrize("preparation", [PREPARATION, SMART], ids=["pixels", "patches"])
 @pytest.mark.timeout(60)
-def test_hostile_file_takes_no_more_than_it_may(name: str) -> None:
+def test_hostile_file_takes_no_more_than_it_may(name: str, preparation: Preparation | AnyProcessor) -> None:
     """It becomes pixels or a refusal, whichever, but another image beside it is not held up, and memory is bounded."""
     content = hostile.FILES[name]()
 
     async def work(decoders: DecoderPool) -> float:
         await asyncio.gather(*(decoders.read(GOOD, PREPARATION, "image", Account()) for _ in range(2)))
         before = sum(map(peak, running()))
-        bad = asyncio.create_task(decoders.read(content, PREPARATION, "image", Account()))
+        bad = asyncio.create_task(decoders.read(content, preparation, "image", Account()))
         await asyncio.sleep(0.05)
         highest = before
         started = time.thread_time()
