@@ -52,20 +52,22 @@ class VisionEncoder(RowEncoder):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, model: Model, processor: Model) -> None:
+    def __init__(self, model: Model, processor: Model, families: Mapping[str, Family] | None = None) -> None:
         """Wrap a model, which the backend `torch` will run.
 
         Args:
             model: without a head, such as transformers' `Qwen3VLModel`.
             processor: its image processor.
+            families: those to take it for, by `model_type`; FAMILIES by default.
 
         Raises:
             SourceError: the family is not known, or its text tower cannot compute rows that stand one behind the other.
         """
         kind = model.config.model_type
-        if kind not in FAMILIES:
+        known = FAMILIES if families is None else families
+        if kind not in known:
             raise SourceError(f"source: images of the family {kind} are not supported")
-        family = FAMILIES[kind]
+        family = known[kind]
         super().__init__(family.text(model), "torch")
         if not self.packed:
             raise SourceError(f"source: texts and images of the family {kind} cannot be batched")

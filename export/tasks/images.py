@@ -21,6 +21,9 @@ Grid = tuple[int, int]
 SMART = ("Qwen2VLImageProcessor", "Qwen2VLImageProcessorPil")
 """The image processors that resize to multiples of a merged patch, within limits of pixels (smart_resize)."""
 
+FIXED = ("SiglipImageProcessor", "SiglipImageProcessorPil")
+"""Those that resize to one size, whatever the shape."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageReader:
@@ -30,29 +33,37 @@ class ImageReader:
     """It resizes by `smart_resize`."""
 
     @classmethod
-    def of(cls, spec: ModelSpec, processor: Model) -> "ImageReader":
-        """The reader of a processor.
+    def of(cls, spec: ModelSpec, processor: Model, config: Model) -> "ImageReader":
+        """The reader of a processor, for the vision tower of a config.
 
         Raises:
             SourceError: images become something else than resized patches.
         """
         kind = type(processor).__name__
-        if kind not in SMART:
-            raise SourceError(f"[{spec.name}] source: its image processor, {kind}, is not one of {', '.join(SMART)}")
+        if kind not in (*SMART, *FIXED):
+            raise SourceError(
+                f"[{spec.name}] source: its image processor, {kind}, is not one of {', '.join((*SMART, *FIXED))}"
+            )
         switched = [
             name
-            for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
+            for name in ("do_resize", "do_rescale", "do_normalize", *(("do_convert_rgb",) if kind in SMART else ()))
             if not getattr(processor, name)
         ]
         if switched:
             raise SourceError(f"[{spec.name}] source: its image processor has {switched[0]} = false")
-        return cls(processor)
+        return cls(processor) if kind in SMART else FixedReader(processor, config.patch_size)
 
     @property
     def merge(self) -> int:
         """Patches on a side of a merged one."""
         merge: int = self.processor.merge_size
         return merge
+
+    @property
+    def size(self) -> int:
+        """Pixels on a side of a patch."""
+        size: int = self.processor.patch_size
+        return size
 
     @property
     def parameter(self) -> Mapping[str, Any]:
@@ -87,7 +98,44 @@ class ImageReader:
         return dict(self.processor(images=images, do_resize=False, return_tensors="pt"))
 
     def _image(self, patches: Picture, grid: Grid) -> Image.Image:
-        (height, width), merge, size = grid, self.merge, self.processor.patch_size
+        (height, width), merge, size = grid, self.merge, self.size
         parts = patches.reshape(height // merge, width // merge, merge, merge, 3, size, size)
         pixels = parts.transpose(0, 2, 5, 1, 3, 6, 4).reshape(height * size, width * size, 3)
         return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+@dataclass(frozen=True, slots=True)
+class FixedReader(ImageReader):
+    """An image processor that resizes to one size, such as PaliGemma's."""
+
+    side: int
+    """Pixels on a side of a patch."""
+
+    @property
+    def merge(self) -> int:
+        """Patches on a side of a merged one."""
+        return 1
+
+    @property
+    def size(self) -> int:
+        """Pixels on a side of a patch."""
+        return self.side
+
+    @property
+    def parameter(self) -> Mapping[str, Any]:
+        """The parameter `image_processor` of an entry."""
+        return {
+            "kind": "fixed",
+            "patch": self.side,
+            "merge": 1,
+            **{edge: self.processor.size[edge] for edge in ("height", "width")},
+            "resample": Image.Resampling(self.processor.resample).name.lower(),
+        }
+
+    def read(self, image: Image.Image) -> tuple[Picture, Grid]:
+        """The patches of an image, resized and not normalized, and its grid."""
+        made = self.processor(images=[image], do_rescale=False, do_normalize=False, return_tensors="np")
+        pixels, size = made["pixel_values"][0], self.side  # [3, H, W]
+        height, width = pixels.shape[1] // size, pixels.shape[2] // size
+        patches = pixels.reshape(3, height, size, width, size).transpose(1, 3, 0, 2, 4)
+        return np.ascontiguousarray(patches.reshape(height * width, -1), np.uint8), (height, width)

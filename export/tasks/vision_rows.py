@@ -59,9 +59,11 @@ class VisionRows:
             raise SourceError(
                 f"[{spec.name}] source: its processor, {type(processor).__name__}, has no token for images"
             )
-        found = vocabulary(spec, transformer.tokenizer, transformer.model.base_model.language_model, limit)
+        model: Model = transformer.model.base_model
+        found = vocabulary(spec, transformer.tokenizer, model.language_model, limit)
         words = Vocabulary(bare(found.tokenizer), found.size, found.max_tokens, found.padding)
-        return cls(words, ImageReader.of(spec, processor.image_processor), processor.image_token_id)
+        images = ImageReader.of(spec, processor.image_processor, model.config.vision_config)
+        return cls(words, images, processor.image_token_id)
 
     @property
     def parameters(self) -> Parameters:
@@ -93,7 +95,7 @@ class VisionRows:
     def row(self, text: str, *reads: Read) -> Row:
         """A row of a text with the images of what it was rendered from, in the order in which it has them."""
         read = [image for _, images in reads for image in images]
-        nothing = np.zeros((0, 3 * self.images.processor.patch_size**2), np.uint8)
+        nothing = np.zeros((0, 3 * self.images.size**2), np.uint8)
         grids = np.array([grid for _, grid in read], np.int32).reshape(-1, 2)
         return self.ids(text), np.concatenate([nothing, *(patches for patches, _ in read)]), grids
 

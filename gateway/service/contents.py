@@ -64,3 +64,7 @@ def check(model: TextModel, content: Content | str, place: str) -> None:
         raise InvalidRequest(
             f"{place} has {count} images; the limit of model {model.name!r} is {model.images.most}", param=place
         )
+    if count and model.chat is not None and model.chat.document_text and text_of(content):
+        raise InvalidRequest(
+            f"{place} has a text and an image; model {model.name!r} reads one or the other", param=place
+        )

@@ -1,6 +1,6 @@
 """Embeds texts and images."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
@@ -159,14 +159,15 @@ async def embed(
             f"enable_chunked_processing is not supported by model {model.name!r}, which puts texts into a template",
             param="enable_chunked_processing",
         )
-    around = model.text.chat.around(is_query=is_query, prompt=prompt)
+    around = partial(model.text.chat.around, is_query=is_query, prompt=prompt)
     if any(item.has_image for item in items):
         if is_query and model.text.role == LATE_INTERACTION:
             raise InvalidRequest(f"queries of model {model.name!r} are texts without images", param=_field(items))
         reading = Reading.of(caller, reader, model.text, pixels, _first_image(items))
         limit = min(model.text.max_tokens, max_tokens or model.text.max_tokens)
         return await _embed_together(reading, model, items, around, limit, truncate, kinds, token_dimensions)
-    frame = await caller.tokenize(sum(map(len, around)), partial(model.text.tokenizer.frame_around, *around))
+    of_text = around(has_images=False)
+    frame = await caller.tokenize(sum(map(len, of_text)), partial(model.text.tokenizer.frame_around, *of_text))
     return await _embed_apart(
         caller,
         reader,
@@ -250,7 +251,7 @@ async def _embed_together(
     reading: Reading,
     model: Model,
     items: Sequence[Item],
-    around: tuple[str, str],
+    around: Callable[..., tuple[str, str]],
     limit: int,
     truncate: Truncate,
     kinds: Set[Offer],
@@ -262,7 +263,7 @@ async def _embed_together(
         reading: how to read images.
         model: the model, with its text model.
         items: of which some have images.
-        around: the text of the template before and after each content.
+        around: the text of the template before and after each content, by whether it `has_images`.
         limit: maximum number of ids of a row.
         truncate: what to do with rows over it.
         kinds: kinds of vectors to compute.
@@ -271,7 +272,10 @@ async def _embed_together(
     caller, text_model = reading.caller, reading.model
     for item in items:
         check_content(text_model, item.parts, item.place)
-    drafts = [item.text if isinstance(item.text, list) else Draft(item.place, item.parts, *around) for item in items]
+    drafts = [
+        item.text if isinstance(item.text, list) else Draft(item.place, item.parts, *around(has_images=item.has_image))
+        for item in items
+    ]
     ids = [(draft, item.place) for draft, item in zip(drafts, items, strict=True) if isinstance(draft, list)]
     tokens.check(text_model, [row for row, _ in ids], [place for _, place in ids], limit, truncate=truncate)
     caller.check(text_model, sum(image_rows.estimate(item.parts) for item in items))

@@ -145,8 +145,11 @@ async def _interact_late(
         )
     of_query = dict(zip(places, encoded, strict=True))
     queries = [of_query[text_of(pair.query)] for pair in pairs]
-    around = reading.chat.around(is_query=False, prompt=model.prompts.get("document", ""))
-    drafts = [Draft(pair.document_place, _parts(pair.document), *around) for pair in pairs]
+    around = partial(reading.chat.around, is_query=False, prompt=model.prompts.get("document", ""))
+    drafts = [
+        Draft(pair.document_place, _parts(pair.document), *around(has_images=bool(pictures(pair.document))))
+        for pair in pairs
+    ]
     scores: list[float] = []
     text_tokens: list[int] = []
     patches = 0

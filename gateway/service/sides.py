@@ -81,5 +81,5 @@ def room(model: TextModel, frame: PairFrame, limit: int, place: str) -> int:
 async def _frame(caller: Caller, model: TextModel, prompt: str, *, is_query: bool = True) -> PairFrame:
     if model.chat is None:
         raise ValueError(f"{model.name} has no chat template")
-    around = model.chat.around(is_query=is_query, prompt=prompt)
+    around = model.chat.around(is_query=is_query, prompt=prompt, has_images=False)
     return await caller.tokenize(sum(map(len, around)), partial(model.tokenizer.frame_around, *around))

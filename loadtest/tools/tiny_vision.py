@@ -137,13 +137,17 @@ def write_plain(folder: Path, name: str, kind: str = "Model", template: str = CH
         vision_end_token_id=end,
         tie_word_embeddings=False,
     )
-    images = Qwen2VLImageProcessorPil(
+    processor = getattr(transformers, f"{prefix}Processor")(images(), copy.deepcopy(tokens), chat_template=template)
+    return _write(folder, getattr(transformers, f"{prefix}{kind}")(config), processor)
+
+
+def images() -> Qwen2VLImageProcessorPil:
+    """The image processor of all these families."""
+    return Qwen2VLImageProcessorPil(
         patch_size=VISION["patch_size"],
         merge_size=VISION["spatial_merge_size"],
         size={"shortest_edge": SMALLEST, "longest_edge": LARGEST},
     )
-    processor = getattr(transformers, f"{prefix}Processor")(images, copy.deepcopy(tokens), chat_template=template)
-    return _write(folder, getattr(transformers, f"{prefix}{kind}")(config), processor)
 
 
 def _write(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> Path:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -132,6 +133,22 @@ def test_texts_of_late_interaction_are_in_their_templates_too() -> None:
         assert call["query_ids"].tolist() == [encoded(CHAT.query.replace("{content}", "the sea"))]
         assert call["document_ids"].tolist() == [encoded(CHAT.document.replace("{content}", "the snail"))]
         assert not call["grids"].any()
+
+
+def test_document_that_is_a_text_may_have_a_template_of_its_own() -> None:
+    triton = RecordingTriton()
+    chat = msgspec.structs.replace(CHAT, text="", document_text=CHAT.query)
+    model = text_model("late-interaction", chat=chat)
+    ranked(model, triton, "the sea", [[SMALL], "the snail"])
+    asyncio.run(rerank(caller(triton), model, "the sea", ["the snail"], truncate="none"))
+    page, text = CHAT.document.replace("{content}", written([SMALL])), CHAT.query.replace("{content}", "the snail")
+    both, alone = triton.calls
+    assert sorted(
+        ids[:length].tolist() for ids, length in zip(both["document_ids"], both["document_length"][:, 0], strict=True)
+    ) == sorted([encoded(page), encoded(text)])
+    assert alone["document_ids"].tolist() == [encoded(text)]
+    with pytest.raises(InvalidRequest, match="has a text and an image"):
+        ranked(model, triton, "the sea", [[SMALL, "the snail"]])
 
 
 @pytest.mark.parametrize("role", ["cross-encoder", "late-interaction"])
