@@ -16,6 +16,7 @@ from export.manifest import Precision
 from export.packing.encoder import RowEncoder
 from export.packing.heads import ImageEmbedding
 from export.packing.rows import PackedImages, PackedRows
+from export.packing.siglip import NaFlexEmbedding
 from export.packing.sparse import WordLogits
 from export.packing.vision import VisionEncoder
 from export.runtime import program as files
@@ -107,7 +108,7 @@ def _in(precision: Precision, tower: Tower) -> torch.nn.Module:
     head, kind = copy.deepcopy(tower.head), TYPES[precision]
     behind = set(_behind(head))
     for module in head.modules():
-        if isinstance(module, RowEncoder | ImageEmbedding):
+        if isinstance(module, RowEncoder | ImageEmbedding | NaFlexEmbedding):
             _convert(module.model, kind, behind)
         if isinstance(module, VisionEncoder):
             _convert(module.visual, kind, behind)
@@ -120,9 +121,9 @@ def _in(precision: Precision, tower: Tower) -> torch.nn.Module:
 
 def _behind(head: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """The modules of a head that are not its models', such as poolers, even if a model holds them too."""
-    for module in head.children():
-        if not isinstance(module, RowEncoder | ImageEmbedding):
-            yield module
+    if not isinstance(head, RowEncoder | ImageEmbedding | NaFlexEmbedding):
+        yield head
+        for module in head.children():
             yield from _behind(module)
 
 

@@ -7,7 +7,7 @@ torch. Importing this module leaves videos out of all processors; images are the
 import inspect
 from typing import Any
 
-from transformers import ProcessorMixin
+from transformers import EmbeddingGemma2Processor, ProcessorMixin
 
 VIDEOS = "video_processor"
 
@@ -20,3 +20,17 @@ def _without_videos(cls: type[ProcessorMixin]) -> list[str]:
 
 _ProcessorMixin: Any = ProcessorMixin
 _ProcessorMixin.get_attributes = classmethod(_without_videos)
+
+
+_init = ProcessorMixin.__init__
+
+
+def _init_without_videos(self: ProcessorMixin, *parts: Any, **named: Any) -> None:  # noqa: ANN401
+    named.pop(VIDEOS, None)
+    _init(self, *parts, **named)
+
+
+_ProcessorMixin.__init__ = _init_without_videos
+# Gemma 4's processors ask for one.
+_AskingProcessor: Any = EmbeddingGemma2Processor
+_AskingProcessor.__init__.__defaults__ = (None, *_AskingProcessor.__init__.__defaults__)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from export.loading.models import Model
-from export.packing import vision
+from export.packing import siglip, vision
 from export.packing.attention import RowAttention, in_interface
 from export.packing.rows import PackedImages, PackedRows
 from export.packing.vision import Family
@@ -89,6 +89,13 @@ class Prefix(torch.nn.Module):
 
 
 RETRIEVERS: Mapping[str, Family] = {
+    "colmodernvbert": Family(
+        lambda model, processor: vision._modernvbert(model.vlm, processor),
+        lambda model: vision._parts("vision_model", "connector")(model.vlm),
+        lambda model: model.vlm.text_model,
+        siglip.look_at_tiles,
+        vision._enter,
+    ),
     "colpali": Family(
         _colpali, _siglip, lambda model: Prefix(model.vlm.language_model), _look_at_squares, vision._enter
     ),

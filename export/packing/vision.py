@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from export.errors import SourceError
 from export.loading.models import Model
+from export.packing import gemma_vision, siglip
 from export.packing.attention import RowAttention
 from export.packing.encoder import RowEncoder
 from export.packing.rows import PackedImages, PackedRows, Rows
@@ -228,7 +229,36 @@ def _language_model(model: Model) -> Model:
     return model.language_model
 
 
+def _parts(*names: str) -> Callable[[Model], torch.nn.Module]:
+    """Some modules of a model, by their names."""
+    return lambda model: torch.nn.ModuleDict({name: getattr(model, name) for name in names})
+
+
+def _modernvbert(model: Model, processor: Model) -> Vision:  # noqa: ARG001 - all have one signature
+    """ModernVBERT (arXiv 2510.01149), whose images are tiles of one size."""
+    config = model.config
+    size = config.vision_config.patch_size
+    return Vision(config.image_token_id, merge=config.pixel_shuffle_factor, patch_bytes=3 * size**2, axial=True)
+
+
+def _gemma(model: Model, processor: Model) -> Vision:  # noqa: ARG001
+    """EmbeddingGemma 2, which has the vision tower of Gemma 4."""
+    config = model.config.vision_config
+    token = model.config.image_token_id
+    return Vision(token, merge=config.pooling_kernel_size, patch_bytes=3 * config.patch_size**2, axial=True)
+
+
 FAMILIES: Mapping[str, Family] = {
+    "embedding_gemma2": Family(
+        _gemma, _parts("vision_tower", "embed_vision"), _language_model, gemma_vision.look, _enter
+    ),
+    "modernvbert": Family(
+        _modernvbert,
+        _parts("vision_model", "connector"),
+        lambda model: model.text_model,
+        siglip.look_at_tiles,
+        _enter,
+    ),
     "qwen2_vl": Family(_qwen, _visual, _language_model, _look, _enter),
     "qwen2_5_vl": Family(_qwen, _visual, _language_model, _look, _enter),
     "qwen3_vl": Family(_qwen, _visual, _language_model, _look, _enter_deeply, _added),

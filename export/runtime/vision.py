@@ -22,12 +22,19 @@ ALIGNMENT = 8
 """The longest image is a multiple of it."""
 CUBIC = -0.75
 """The parameter of Keys' cubic kernel in PyTorch (aten/src/ATen/native/UpSample.h)."""
-TYPES: Mapping[str, type[np.generic]] = {"patches": np.uint8, "tap_weights": np.float32}
+TYPES: Mapping[str, type[np.generic]] = {
+    "patches": np.uint8,
+    "tap_weights": np.float32,
+    "row_weights": np.float32,
+    "column_weights": np.float32,
+}
 """The types of inputs that are not of int32."""
 MADE: Mapping[str, tuple[str, ...]] = {
     "patch_position": ("P", "2"),
     "taps": ("P", "n"),
     "tap_weights": ("P", "n"),
+    "row_weights": ("P", "n"),
+    "column_weights": ("P", "n"),
     "window_index": ("V",),
     "window_starts": ("W + 2",),
 }
@@ -59,6 +66,9 @@ class Vision:
     """Whether it takes the row and column of each patch: "patch_position" [P, 2]."""
     table: Table | None = None
     """Its table of positions, if it takes "taps" and "tap_weights", [P, n]."""
+    resized: int = 0
+    """Positions on a side of a square table that is resized to images with antialiasing, if it takes "row_weights" and
+    "column_weights", [P, side]."""
     window: int = 0
     """Merged patches on a side of a window, if it takes "window_index" [V] and "window_starts" [W + 1]."""
     mrope: bool = False
@@ -82,6 +92,7 @@ class Vision:
         return (
             *(("patch_position",) if self.axial else ()),
             *(("taps", "tap_weights") if self.table is not None else ()),
+            *(("row_weights", "column_weights") if self.resized else ()),
             *(("window_index", "window_starts") if self.window else ()),
         )
 
@@ -92,6 +103,8 @@ class Vision:
             found["patch_position"] = patch_positions(grids, self.merge)
         if self.table is not None:
             found["taps"], found["tap_weights"] = taps(grids, self.merge, self.table)
+        if self.resized:
+            found["row_weights"], found["column_weights"] = resized(grids, self.merge, self.resized)
         if self.window:
             found["window_index"], found["window_starts"] = windows(grids, self.merge, self.window)
         return found
@@ -130,6 +143,20 @@ def taps(grids: Sequence[Grid], merge: int, table: Table) -> tuple[Ints, Floats]
     count = (2 if table.mode == "bilinear" else 4) ** 2
     none = np.zeros((0, count), np.float32)
     return _joined(entries, (0, count)), np.concatenate([none, *weights])
+
+
+def resized(grids: Sequence[Grid], merge: int, side: int) -> tuple[Floats, Floats]:
+    """What the rows of a table of positions weigh for each patch, float32 [P, side], and what its columns do.
+
+    The weights of PyTorch's `interpolate`, bilinear and with antialiasing, which smooths where there are fewer patches
+    than positions. Resizing is linear, so a position weighs what its row and its column do together.
+    """
+    rows, columns = [np.zeros((0, side), np.float32)], [np.zeros((0, side), np.float32)]
+    for grid in grids:
+        cells = _cells(grid, merge)
+        rows.append(_antialiased(grid[0], side)[cells[:, 0]])
+        columns.append(_antialiased(grid[1], side)[cells[:, 1]])
+    return np.concatenate(rows), np.concatenate(columns)
 
 
 def windows(grids: Sequence[Grid], merge: int, side: int) -> tuple[Ints, Ints]:
@@ -206,6 +233,16 @@ def _axis(index: Ints, size: int, table: Table) -> tuple[Ints, Floats]:
     near = ((a + 2) * distance - (a + 3)) * distance * distance + 1
     far = ((a * distance - 5 * a) * distance + 8 * a) * distance - 4 * a
     return entries, np.where(distance <= 1, near, far)
+
+
+def _antialiased(number: int, side: int) -> Floats:
+    """What positions on an axis weigh for each patch on it, float32 [number, side]."""
+    scale = np.float32(side) / np.float32(number)
+    center = (np.arange(number, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    distance = np.abs(np.arange(side, dtype=np.float32) - center[:, None])
+    weights = (1 - distance / max(scale, np.float32(1))).clip(0)
+    normalized: Floats = weights / weights.sum(1, keepdims=True)
+    return normalized
 
 
 def _joined(parts: Sequence[Ints], shape: tuple[int, ...]) -> Ints:

@@ -15,13 +15,14 @@ from export.errors import SourceError
 from export.loading.models import loading
 from export.manifest import ModelSpec
 from export.rerankers import INSTRUCTION
+from export.tasks.images import PATCHES, Seen
 from export.tasks.pair_template import PROBE, SENTINELS, template_options
 
-CONTENT, PATCHES = "{content}", "{patches}"
+CONTENT = "{content}"
 Content = Sequence[str | Image.Image]
 """Texts and images in the order in which the model reads them."""
-Sized = Sequence[str | int]
-"""The same with the merged patches of each image in its place."""
+Read = Sequence[str | Seen]
+"""The same as the model's processor has read the images."""
 _PLACEHOLDER = Image.new("RGB", (28, 28))
 """An image for templates, which do not look at it."""
 _FIRST, _SECOND, _TOLD = SENTINELS
@@ -32,15 +33,25 @@ class ImageText:
     """What stands for an image in the text of a row."""
 
     image: str
-    """With {patches}."""
+    """What the template writes, with {patches}."""
     patch: str
     """The text of the token that stands for one merged patch."""
+    around: tuple[str, str] = ("", "")
+    """What the processor writes before and behind the patches."""
 
-    def of(self, content: Sized) -> str:
+    @property
+    def written(self) -> str:
+        """What stands in the text in the end, with {patches}."""
+        return self.image.replace(PATCHES, PATCHES.join(self.around))
+
+    @property
+    def once(self) -> str:
+        """What the template writes, with one token."""
+        return self.image.replace(PATCHES, self.patch)
+
+    def of(self, content: Read) -> str:
         """The text of texts and images one behind the other."""
-        return "".join(
-            part if isinstance(part, str) else self.image.replace(PATCHES, self.patch * part) for part in content
-        )
+        return "".join(part if isinstance(part, str) else self.written.replace(PATCHES, part.text) for part in content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +70,11 @@ class Chat:
         return {
             "text": self.text,
             "instruction": self.instruction,
-            "image": self.images.image,
+            "image": self.images.written,
             "patch": self.images.patch,
         }
 
-    def render(self, content: Sized, instruction: str = "") -> str:
+    def render(self, content: Read, instruction: str = "") -> str:
         """The text of a row."""
         before, after = self.text.replace(INSTRUCTION, instruction or self.instruction).split(CONTENT)
         return before + self.images.of(content) + after
@@ -104,7 +115,7 @@ def image_text(spec: ModelSpec, transformer: Transformer) -> ImageText:
         before, _, after = plain.partition(_SECOND)
         mixed = _rendered(transformer, pair([_FIRST], [_SECOND, _PLACEHOLDER, _TOLD]))
         found = _image_text(spec, transformer, _between(mixed, f"{before}{_SECOND}", f"{_TOLD}{after}"))
-        once = found.of([1])
+        once = found.once
         sides: Sequence[Content] = ([_PLACEHOLDER], [PROBE[0], _PLACEHOLDER, PROBE[1]], [_PLACEHOLDER, _PLACEHOLDER])
         for query in sides:
             for document in sides:
@@ -170,14 +181,15 @@ def _image_text(spec: ModelSpec, transformer: Transformer, rendered: str | None)
     patch = getattr(transformer.processor, "image_token", None)
     if rendered is None or not isinstance(patch, str) or rendered.count(patch) != 1:
         raise _unfixed(spec)
-    return ImageText(rendered.replace(patch, PATCHES), patch)
+    begin, end = (getattr(transformer.processor, name, None) or "" for name in ("boi_token", "eoi_token"))
+    return ImageText(rendered.replace(patch, PATCHES), patch, (begin, end))
 
 
 def _check(spec: ModelSpec, transformer: Transformer, chat: Chat) -> None:
     """Refuse a template that renders other contents in another way than those that it was found by."""
     if chat.text.count(CONTENT) != 1 or chat.text.count(INSTRUCTION) > 1:
         raise _unfixed(spec)
-    once = chat.images.of([1])
+    once = chat.images.once
     contents: Sequence[Content] = (
         [PROBE[0]],
         PROBE[:2],

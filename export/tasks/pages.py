@@ -34,6 +34,7 @@ from export.runtime.contract import (
 )
 from export.tasks import chat
 from export.tasks.chat import CONTENT, Content, ImageText
+from export.tasks.images import PATCHES as PLACE
 from export.tasks.vision_rows import VisionRows, reads_images
 from export.tower import Tower
 from export.verification import samples
@@ -71,7 +72,7 @@ class Sides:
             "document": self.document,
             "document_text": self.document_text,
             "instruction": self.instruction,
-            "image": self.images.image,
+            "image": self.images.written,
             "patch": self.images.patch,
         }
         return {name: text for name, text in found.items() if text}
@@ -80,7 +81,7 @@ class Sides:
         """The text of a query's row."""
         return self._rendered(self.query, text, instruction)
 
-    def of_document(self, content: chat.Sized, instruction: str = "") -> str:
+    def of_document(self, content: chat.Read, instruction: str = "") -> str:
         """The text of a document's row."""
         is_text = self.document_text and all(isinstance(part, str) for part in content)
         return self._rendered(self.document_text if is_text else self.document, self.images.of(content), instruction)
@@ -100,7 +101,7 @@ class Pairs:
     def row(self, query: str, document: Content) -> Row:
         """The row of a pair, as the gateway makes it."""
         read = self.rows.read(document)
-        return (self.rows.ids(self.sides.of_query(query)), *self.rows.row(self.sides.of_document(read[0]), read))
+        return (self.rows.ids(self.sides.of_query(query)), *self.rows.row(self.sides.of_document(read), read))
 
     def samples(self, spec: ModelSpec) -> list[Row]:
         """Texts of many lengths and pages of many shapes, under short and long queries."""
@@ -227,8 +228,9 @@ class _Reference:
         features = self.rows.features(row)
         if not self.is_retriever:
             return features
-        del features["mm_token_type_ids"]
-        features |= {"modality": "text", "token_type_ids": torch.zeros_like(features["input_ids"])}
+        features["modality"] = "text"
+        if features.pop("mm_token_type_ids", None) is not None:
+            features["token_type_ids"] = torch.zeros_like(features["input_ids"])
         if "pixel_values" in features:
             pixels = features["pixel_values"]
             features |= {"modality": "image", "pixel_values": pixels[None] if pixels.dim() == 2 else pixels}
@@ -252,10 +254,25 @@ def _prove(spec: ModelSpec, reference: Model, pairs: Pairs, compare: _Reference)
         for side, own, item in zip((QUERY_SIDE, DOCUMENT_SIDE), ((row[0], *nothing), row[1:]), given, strict=True):
             features = compare.features(own)
             with torch.inference_mode():
-                made = reference.preprocess([item], prompt=reference.prompts.get(side), task=side)
+                made = _read(reference, item, side)
             for name in ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids"):
                 if name in made and not torch.equal(features.get(name, torch.empty(0)), made[name]):
                     raise SourceError(f"[{spec.name}] source: sentence-transformers reads a {side} differently: {name}")
+
+
+def _read(reference: Model, item: Any, side: str) -> Mapping[str, Tensor]:  # noqa: ANN401 - text, image or message
+    """What a library makes of a query or a document."""
+    processor = reference[0].processor
+    if type(processor).__name__ != "ColModernVBertProcessor":
+        made: Mapping[str, Tensor] = reference.preprocess([item], prompt=reference.prompts.get(side), task=side)
+        return made
+    # sentence-transformers calls it as others, which for this one leaves out the text of an image.
+    own: Mapping[str, Tensor] = (
+        processor.process_queries([item], return_tensors="pt")
+        if isinstance(item, str)
+        else processor.process_images([item], return_tensors="pt")
+    )
+    return own
 
 
 def _chat_sides(spec: ModelSpec, first: Transformer) -> Sides:
@@ -279,16 +296,26 @@ def _colpali(processor: Model) -> Sides:
     begin = processor.tokenizer.bos_token
     query = f"{begin}{processor.query_prefix}{CONTENT}{processor.query_augmentation_token * AUGMENTED}\n"
     page = f"{CONTENT}{begin}{processor.visual_prompt_prefix}\n"
-    return Sides(query, page, ImageText(chat.PATCHES, processor.image_token), document_text=query)
+    return Sides(query, page, ImageText(PLACE, processor.image_token), document_text=query)
 
 
 def _colqwen2(processor: Model) -> Sides:
     query = f"{processor.query_prefix}{CONTENT}{processor.query_augmentation_token * AUGMENTED}\n"
     page = processor.visual_prompt_prefix.replace(processor.image_token, CONTENT)
-    return Sides(query, page, ImageText(chat.PATCHES, processor.image_token), document_text=query)
+    return Sides(query, page, ImageText(PLACE, processor.image_token), document_text=query)
 
 
-PROCESSORS: Mapping[str, Callable[[Model], Sides]] = {"ColPaliProcessor": _colpali, "ColQwen2Processor": _colqwen2}
+def _colmodernvbert(processor: Model) -> Sides:
+    query = f"{processor.query_prefix}{CONTENT}{processor.query_augmentation_token * AUGMENTED}"
+    page = processor.visual_prompt_prefix.replace(processor.image_token, CONTENT)
+    return Sides(query, page, ImageText(PLACE, processor.image_token), document_text=query)
+
+
+PROCESSORS: Mapping[str, Callable[[Model], Sides]] = {
+    "ColModernVBertProcessor": _colmodernvbert,
+    "ColPaliProcessor": _colpali,
+    "ColQwen2Processor": _colqwen2,
+}
 """The templates of processors without a chat template, by their class. They read any text as a query."""
 
 

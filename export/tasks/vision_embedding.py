@@ -110,7 +110,7 @@ class _Items:
     def row(self, content: Content, instruction: str = "") -> Row:
         """A row of texts and images."""
         read = self.rows.read(content)
-        return self.rows.row(self.template.render(read[0], instruction), read)
+        return self.rows.row(self.template.render(read, instruction), read)
 
     def text(self, start: int, length: int) -> Row:
         """A row of real text, cut to a length in front of what stands behind it."""

@@ -67,7 +67,7 @@ def tower(
         parameters={
             **parameters(rows.words, whole),
             **rows.parameters,
-            "chat": {"image": images.image, "patch": images.patch},
+            "chat": {"image": images.written, "patch": images.patch},
         },
     )
     _prove(spec, reference, pairs, made, prompt)
@@ -95,7 +95,7 @@ class _Pairs:
         """A row of at most `limit` tokens: it is the document that is cut."""
         asked, given = self.rows.read(query), self.rows.read(document)
         before, after = self.template.split(DOCUMENT)
-        text = before.replace(QUERY, self.images.of(asked[0])) + self.images.of(given[0]) + after
+        text = before.replace(QUERY, self.images.of(asked)) + self.images.of(given) + after
         parts = [self.rows.row(part) for part in text.split(BORDER)]
         row = (np.concatenate([ids for ids, *_ in parts]), *self.rows.row("", asked, given)[1:])
         behind = sum(len(self.rows.ids(part)) for part in after.split(BORDER))

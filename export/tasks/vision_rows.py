@@ -14,14 +14,12 @@ from export.loading.models import Model
 from export.manifest import ModelSpec
 from export.packing.vision import VisionEncoder
 from export.runtime.contract import Ids, Parameters, Row
-from export.tasks.chat import Content, Sized, bare
-from export.tasks.images import Grid, ImageReader, Picture
+from export.tasks.chat import Content, Read, bare
+from export.tasks.images import ImageReader
 from export.tasks.vocabulary import vocabulary
 from export.tower import Vocabulary
 
-Read = tuple[Sized, Sequence[tuple[Picture, Grid]]]
-"""A content with the merged patches of each image in its place, and the patches themselves."""
-LIBRARY = ("input_ids", "mm_token_type_ids", "pixel_values", "image_grid_thw")
+LIBRARY = ("input_ids", "mm_token_type_ids", "pixel_values", "image_grid_thw", "image_position_ids")
 """What the library makes of a content that the model is given."""
 
 
@@ -39,6 +37,8 @@ class VisionRows:
     images: ImageReader
     token: int
     """The id that stands for a merged patch."""
+    patch: str
+    """Its text."""
 
     @classmethod
     def of(cls, spec: ModelSpec, transformer: Transformer, limit: int | None) -> "VisionRows":
@@ -60,10 +60,12 @@ class VisionRows:
                 f"[{spec.name}] source: its processor, {type(processor).__name__}, has no token for images"
             )
         model: Model = transformer.model.base_model
-        found = vocabulary(spec, transformer.tokenizer, model.language_model, limit)
+        text = getattr(model, "language_model", None) or model.text_model
+        found = vocabulary(spec, transformer.tokenizer, text, limit)
         words = Vocabulary(bare(found.tokenizer), found.size, found.max_tokens, found.padding)
-        images = ImageReader.of(spec, processor.image_processor, model.config.vision_config)
-        return cls(words, images, processor.image_token_id)
+        merge = getattr(model.config, "pixel_shuffle_factor", 1)
+        images = ImageReader.of(spec, processor.image_processor, model.config.vision_config, merge)
+        return cls(words, images, processor.image_token_id, processor.image_token)
 
     @property
     def parameters(self) -> Parameters:
@@ -80,13 +82,7 @@ class VisionRows:
 
     def read(self, content: Content) -> Read:
         """Read the images of a content."""
-        read = [part if isinstance(part, str) else self.images.read(part) for part in content]
-        sized = [part if isinstance(part, str) else self.merged(part[1]) for part in read]
-        return sized, [part for part in read if not isinstance(part, str)]
-
-    def merged(self, grid: Grid) -> int:
-        """The merged patches of an image."""
-        return grid[0] * grid[1] // self.images.merge**2
+        return [part if isinstance(part, str) else self.images.see(part, self.patch) for part in content]
 
     def ids(self, text: str) -> Ids:
         """The ids of a text."""
@@ -94,10 +90,10 @@ class VisionRows:
 
     def row(self, text: str, *reads: Read) -> Row:
         """A row of a text with the images of what it was rendered from, in the order in which it has them."""
-        read = [image for _, images in reads for image in images]
+        seen = [part for read in reads for part in read if not isinstance(part, str)]
         nothing = np.zeros((0, 3 * self.images.size**2), np.uint8)
-        grids = np.array([grid for _, grid in read], np.int32).reshape(-1, 2)
-        return self.ids(text), np.concatenate([nothing, *(patches for patches, _ in read)]), grids
+        grids = np.array([grid for one in seen for grid in one.grids], np.int32).reshape(-1, 2)
+        return self.ids(text), np.concatenate([nothing, *(one.patches for one in seen)]), grids
 
     def cut(self, row: Row, behind: int, limit: int) -> Row:
         """A row of at most `limit` tokens, without those in front of its last `behind`."""
@@ -126,9 +122,10 @@ class VisionRows:
         found: dict[str, Any] = {
             "input_ids": given,
             "attention_mask": torch.ones_like(given),
-            "mm_token_type_ids": (given == self.token).long(),
             "modality": "message",
         }
+        if self.images.marks:
+            found["mm_token_type_ids"] = (given == self.token).long()
         return found | images
 
     def prove(self, spec: ModelSpec, made: Mapping[str, Tensor], row: Row) -> None:

@@ -1,6 +1,7 @@
 """Rows to compare a graph with its reference on: real text, at lengths from a few tokens to a model's limit."""
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -84,6 +85,29 @@ def images(height: int, width: int) -> list[NDArray[np.uint8]]:
     plain = [np.full((3, height, width), value, np.uint8) for value in (0, 128, 255)]
     ramp = np.linspace(0, 255, height * width).astype(np.uint8).reshape(height, width)
     return [*noise, *plain, np.stack([ramp, ramp.T.reshape(height, width), 255 - ramp])]
+
+
+def images_of_any_shape(most: int, size: int) -> list[NDArray[np.uint8]]:
+    """Images of noise and of gradients, of up to so many patches of `size` pixels: uint8 [3, H, W] each."""
+    chance = np.random.default_rng(0)
+    found = []
+    for height, width in shapes(most):
+        noise = chance.integers(0, 256, (3, height * size, width * size))
+        ramp = np.linspace(0, 255, noise[0].size).reshape(noise.shape[1:])
+        found += [
+            noise.astype(np.uint8),
+            (0.7 * np.stack([ramp, ramp[::-1], 255 - ramp]) + 0.3 * noise).astype(np.uint8),
+        ]
+    return found
+
+
+def shapes(most: int) -> list[tuple[int, int]]:
+    """Height and width in patches: squares, thin ones, and about as many as there may be."""
+    side = math.isqrt(most)
+    full = [(math.isqrt(most // ratio), math.isqrt(most // ratio) * ratio) for ratio in (1, 2, 5, 16) if ratio <= most]
+    wide = [(1, 1), (1, 2), (1, most), *full, (max(1, side // 3), max(1, side // 2))]
+    found = dict.fromkeys([*wide, *((width, height) for height, width in wide)])
+    return [(height, width) for height, width in found if height * width <= most]
 
 
 def pictures() -> list[Image.Image]:

@@ -1,3 +1,5 @@
+import json
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -6,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from PIL import Image
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.util import mean_maxsim_pairwise
 from torch import Tensor
 from torch.nn import functional
 
+from export.errors import SourceError
 from export.graphs import program
 from export.manifest import ModelSpec
 from export.runtime.contract import DOCUMENT, GRIDS, PATCHES, QUERY, QUERY_VECTORS, SCORE, TOKEN_VECTORS, Row
@@ -19,7 +23,7 @@ from export.runtime.torch_engine import Engine
 from export.tasks import chat, late_interaction
 from export.tasks.images import ImageReader
 from export.tower import Tower
-from loadtest.tools import tiny_pages
+from loadtest.tools import tiny, tiny_pages
 
 SOURCES: dict[str, Callable[[Path], Path]] = {
     "ColPali": tiny_pages.write_colpali,
@@ -112,3 +116,76 @@ def test_pages_and_queries_are_read_as_in_sentence_transformers(source: str, tmp
         np.testing.assert_allclose(alone[TOKEN_VECTORS][0], together[TOKEN_VECTORS][place], rtol=0, atol=1e-5)
         expected = tower.reference(one)
         assert far([together[TOKEN_VECTORS][place]], [functional.normalize(expected[TOKEN_VECTORS])]) < EXACT
+
+
+def test_backend_is_torch(tmp_path: Path) -> None:
+    folder = tiny_pages.write_colpali(tmp_path)
+    with pytest.raises(SourceError, match='backend: a model that reads images needs backend = "torch"'):
+        late_interaction.load(replace(spec(folder), backend="python"), folder)
+
+
+def test_entry_says_how_pages_and_queries_are_read(tmp_path: Path) -> None:
+    query = "<bos>Question: {content}" + "<pad>" * 10 + "\n"
+    assert load(tiny_pages.write_colpali(tmp_path)).parameters == {
+        "image_token": 500,
+        "image_merge": 1,
+        "image_processor": {
+            "kind": "fixed",
+            "patch": 8,
+            "merge": 1,
+            "height": 64,
+            "width": 64,
+            "resample": "bicubic",
+        },
+        "chat": {
+            "query": query,
+            "document": "{content}<bos>Describe the image.\n",
+            "document_text": query,
+            "image": "{patches}",
+            "patch": "<image>",
+        },
+        "max_images": 1,
+    }
+
+
+def test_words_of_the_processor_are_taken_over(tmp_path: Path) -> None:
+    folder = tiny_pages.write_colqwen2(tmp_path)
+    page = "<|vision_start|><|image_pad|><|vision_end|>A page."
+    tiny.revise(folder / "processor_config.json", query_prefix="Find: ", visual_prompt_prefix=page)
+    chat = load(folder).parameters["chat"]
+    assert chat["query"].startswith("Find: {content}<|endoftext|>")
+    assert chat["document"] == "<|vision_start|>{content}<|vision_end|>A page."
+
+
+def _mask(folder: Path) -> None:
+    model = MultiVectorEncoder(str(folder), device="cpu")
+    mask: Any = model[1]
+    mask.keep_only_token_ids = [500]
+    model.save(str(folder))
+
+
+def _switch(folder: Path) -> None:
+    file = folder / "processor_config.json"
+    images = json.loads(file.read_text())["image_processor"]
+    tiny.revise(file, image_processor=images | {"do_normalize": False})
+
+
+def _token(folder: Path) -> None:
+    file = folder / "config.json"
+    tiny.revise(file, vlm_config=json.loads(file.read_text())["vlm_config"] | {"image_token_index": 7})
+
+
+WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
+    "only tokens of images": (_mask, "MultiVectorMask, or one for the tokens of images only"),
+    "image settings": (_switch, "its image processor has do_normalize = false"),
+    "another token": (_token, "the processor has token 500 for images, the model another"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_read_otherwise_is_refused(case: str, tmp_path: Path) -> None:
+    change, message = WRONG[case]
+    folder = tiny_pages.write_colpali(tmp_path)
+    change(folder)
+    with pytest.raises(SourceError, match=re.escape(message)):
+        load(folder)
