@@ -9,7 +9,20 @@ from tritonclient.grpc import model_config_pb2 as pb
 from export.manifest import Backend, ModelSpec
 from export.packing.memory import max_batch_size
 from export.plans.profiles import length_buckets
-from export.runtime.contract import IMAGE_EMBEDDING, Array, Field, Parameters, Tokens, text_field, write_parameters
+from export.runtime.contract import (
+    GRIDS,
+    IMAGE_EMBEDDING,
+    PATCHES,
+    Array,
+    Field,
+    Grids,
+    Parameters,
+    Patches,
+    Prefix,
+    Tokens,
+    text_field,
+    write_parameters,
+)
 from export.runtime.engine import HINTS
 from export.runtime.execution import Execution
 from export.runtime.program import PROGRAM
@@ -73,7 +86,7 @@ def render(spec: ModelSpec, tower: Tower) -> str:
 
 
 def _inputs(spec: ModelSpec, field: Field, tensors: Mapping[str, Array]) -> list[pb.ModelInput]:
-    """A field's inputs. Rows of token ids may differ in length where the backend takes that."""
+    """A field's inputs. Rows of token ids may differ in length where the backend takes that, and in their images."""
     inputs = [
         pb.ModelInput(name=name, data_type=TYPES[tensors[name].dtype.name], dims=tensors[name].shape)
         for name in field.inputs
@@ -81,6 +94,9 @@ def _inputs(spec: ModelSpec, field: Field, tensors: Mapping[str, Array]) -> list
     if isinstance(field, Tokens):
         inputs[0].dims[:] = [-1]
         inputs[0].allow_ragged_batch = spec.backend != "tensorrt"
+    if isinstance(field, Patches | Grids):
+        inputs[0].dims[:] = [-1, tensors[field.name].shape[1]]
+        inputs[0].allow_ragged_batch = True
     return inputs
 
 
@@ -97,11 +113,26 @@ def warmup(tower: Tower) -> dict[str, Array]:
         if isinstance(field, Tokens):
             tensors[field.ids] = np.zeros(tokens, np.int64)
             tensors[field.length] = np.array([tokens], np.int32)
-        elif tower.vocabulary is not None:
+        elif isinstance(field, Prefix):
             tensors[field.name] = np.array([1], np.int32)
-        else:
+        elif tower.vision is None:
             tensors[field.name] = tower.samples()[0][0]
-    return tensors
+    return tensors | _warmup_image(tower, tensors)
+
+
+def _warmup_image(tower: Tower, tensors: dict[str, Array]) -> dict[str, Array]:
+    """An image of one merged patch, and its token at the end of the text."""
+    if tower.vision is None:
+        return {}
+    side = tower.vision.merge
+    image: dict[str, Array] = {
+        PATCHES.name: np.zeros((side**2, tower.vision.patch_bytes), np.uint8),
+        GRIDS.name: np.full((1, 2), side, np.int32),
+    }
+    if tower.vocabulary is not None:
+        ids = text_field(tower.fields).ids
+        image[ids] = np.append(tensors[ids][1:], tower.vision.token)
+    return image
 
 
 def _python(config: pb.ModelConfig, spec: ModelSpec, tower: Tower) -> None:  # noqa: ARG001 - all have one signature
@@ -190,5 +221,9 @@ def _parameters(spec: ModelSpec, tower: Tower) -> Parameters:
         parameters["graph"] = PROGRAM
         if tower.vocabulary is not None:
             parameters["batch_tokens"] = Execution().tokens
+        if tower.vision is not None:
+            parameters["image_merge"] = tower.vision.merge
+            if tower.vision.token >= 0:
+                parameters["image_token"] = tower.vision.token
         parameters["precision"] = spec.computes_in
     return {**parameters, **tower.parameters}

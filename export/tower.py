@@ -9,6 +9,7 @@ from torch import Tensor
 
 from export.runtime.contract import Field, Output, Parameters, Role, Row
 from export.runtime.inputs import Expansion
+from export.runtime.vision import Vision
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Tower:
     outputs: tuple[Output, ...]
     """What it computes, the main output first."""
     head: torch.nn.Module
-    """Computes the outputs by name, from `Rows`, one for each text of a row, or from pixels.
+    """Computes the outputs by name, from `Rows`, one for each text of a row, or from pixels, or `PackedImages`.
 
     Values of rows are [N, ...]. Values of tokens are in the form of the rows, [N, L, ...] or [1, T, ...], and 0 where
     there is no token.
@@ -50,6 +51,8 @@ class Tower:
     """Whether its graph computes real tokens only, and no padding."""
     expansion: Expansion | None = None
     """What a host fills rows up with. A graph does so itself."""
+    vision: Vision | None = None
+    """The images of its rows, if these are of any number and size: its fields have PATCHES and GRIDS."""
     parameters: Parameters = field(default_factory=Parameters)
     """The gateway's parameters that only some towers have."""
 

@@ -14,13 +14,17 @@ from gateway.contract import (
     CLASSIFIER,
     CROSS_ENCODER,
     EMBEDDING,
+    GRIDS,
     IMAGE_EMBEDDING,
+    LATE_INTERACTION,
+    PATCHES,
     PREFIXES,
     RERANK_ROLES,
     ROLES,
     SPARSE_WEIGHTS,
     TEXT_EMBEDDING,
     TOKENS,
+    AnySizeParameters,
     ImageParameters,
     Parameters,
     TextParameters,
@@ -30,6 +34,8 @@ from gateway.contract import (
 )
 from gateway.errors import ModelNotFound, NotReady, quoted
 from gateway.images.preparation import Preparation
+from gateway.images.processors import AnyProcessor
+from gateway.text.chat import Chat
 from gateway.text.loader import TokenizerLoader
 from gateway.text.tokenizer import TextTokenizer
 from gateway.triton import ModelConfig, Output, Triton
@@ -76,6 +82,17 @@ class TritonModel:
 
 
 @dataclass(frozen=True)
+class ImageReading:
+    """How a text model reads the images between its texts."""
+
+    token: int
+    """The id that stands for each merged patch."""
+    processor: AnyProcessor
+    most: int
+    """Maximum number of images of an item."""
+
+
+@dataclass(frozen=True)
 class TextModel(TritonModel):
     """A Triton model whose input is token ids."""
 
@@ -108,15 +125,19 @@ class TextModel(TritonModel):
     """The padded lengths that the model accepts, ascending; empty if it accepts all."""
     batch_tokens: int = BATCH_TOKENS
     """Maximum number of tokens in one Triton request, unless a single row has more."""
+    chat: Chat | None = None
+    """The template that items are put into, if the model was trained with one."""
+    images: ImageReading | None = None
+    """None if the model reads only texts; otherwise there is a chat template."""
 
 
 @dataclass(frozen=True)
 class ImageModel(TritonModel):
     """A Triton model whose input is images."""
 
-    preparation: Preparation
+    preparation: Preparation | AnyProcessor
     patches: int
-    """Patches per image; reported in `usage` as tokens."""
+    """Patches per image, or the most that an image may have; those it has are reported in `usage` as tokens."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +178,12 @@ class Model:
         of_texts = [text_model.offers for text_model in texts]
         of_images = self.image.offers if self.image is not None else frozenset[Offer]()
         return frozenset.intersection(*of_texts) | of_images if of_texts else of_images
+
+    @property
+    def accepts_images(self) -> bool:
+        """Whether all of its variants take images, or it has a Triton model for them."""
+        texts = [*(self.variants.values() or filter(None, [self.text]))]
+        return self.image is not None or bool(texts and all(text_model.images for text_model in texts))
 
     @property
     def role(self) -> str:
@@ -230,13 +257,14 @@ class Catalog:
         parameters: Parameters
         triton_model: TextModel | ImageModel
         if config.parameters["role"] == IMAGE_EMBEDDING:
-            parameters = read(config, ImageParameters)
-            triton_model = _image_model(config, parameters)
+            parameters = of_images = _image_parameters(config)
+            triton_model = _image_model(config, of_images)
         else:
             parameters = read(config, TextParameters)
-            triton_model = _text_model(
-                config, parameters, await self._tokenizers.load(config.name, parameters.template)
-            )
+            chat = parameters.chat
+            trusted = (chat.image + chat.patch) if chat is not None else ""
+            tokenizer = await self._tokenizers.load(config.name, parameters.template, trusted)
+            triton_model = _text_model(config, parameters, tokenizer)
         if before is not None and (before.parameters, before.triton_model) == (parameters, triton_model):
             return before
         return _Entry(parameters, before.created if before is not None else int(time.time()), triton_model)
@@ -344,6 +372,8 @@ def _text_model(config: ModelConfig, parameters: TextParameters, tokenizer: Text
             if name not in found:
                 raise ValueError(f"tokens_pooling is {parameters.tokens_pooling}, but there is no output {name}")
     return TextModel(
+        chat=_chat(config, parameters),
+        images=_images(config, parameters, tokenizer),
         name=parameters.name,
         triton_name=config.name,
         role=config.parameters["role"],
@@ -368,6 +398,31 @@ def _text_model(config: ModelConfig, parameters: TextParameters, tokenizer: Text
     )
 
 
+def _chat(config: ModelConfig, parameters: TextParameters) -> Chat | None:
+    """The chat template of an entry, with the texts that its role needs."""
+    chat, role = parameters.chat, config.parameters["role"]
+    needed = {TEXT_EMBEDDING: ("text",), LATE_INTERACTION: ("query", "document")}.get(role, ())
+    missing = [name for name in needed if chat is not None and not getattr(chat, name)]
+    if missing:
+        raise ValueError(f"chat has no {' and no '.join(missing)}")
+    return chat
+
+
+def _images(config: ModelConfig, parameters: TextParameters, tokenizer: TextTokenizer) -> ImageReading | None:
+    """How an entry reads images; None if it does not."""
+    chat, token, processor = parameters.chat, parameters.image_token, parameters.image_processor
+    if chat is None or token is None or processor is None:
+        return None
+    absent = [name for name in (PATCHES, GRIDS) if name not in config.inputs]
+    if absent:
+        raise ValueError(f"image_processor is given, but there is no input {absent[0]}")
+    if tokenizer.encode_trusted(chat.patch) != [token]:
+        raise ValueError(f"the patch {chat.patch!r} of chat is not the token {token}, the image_token")
+    if config.parameters["role"] == CROSS_ENCODER and parameters.template is None:
+        raise ValueError("image_processor needs a template")
+    return ImageReading(token, processor, parameters.max_images)
+
+
 def _labels(role: str, parameters: TextParameters) -> tuple[str, ...]:
     """The entry's own labels, or those that transformers makes up."""
     if role not in {CROSS_ENCODER, CLASSIFIER}:
@@ -375,7 +430,13 @@ def _labels(role: str, parameters: TextParameters) -> tuple[str, ...]:
     return parameters.labels or tuple(f"LABEL_{i}" for i in range(parameters.width))
 
 
-def _image_model(config: ModelConfig, parameters: ImageParameters) -> ImageModel:
+def _image_parameters(config: ModelConfig) -> ImageParameters | AnySizeParameters:
+    if "image_processor" in config.parameters:
+        return read(config, AnySizeParameters)
+    return read(config, ImageParameters)
+
+
+def _image_model(config: ModelConfig, parameters: ImageParameters | AnySizeParameters) -> ImageModel:
     return ImageModel(
         name=parameters.name,
         triton_name=config.name,

@@ -12,7 +12,9 @@ from msgspec import Meta
 from PIL.Image import Resampling
 
 from gateway.images.preparation import Preparation
+from gateway.images.processors import AnyProcessor
 from gateway.scores import ACTIVATIONS
+from gateway.text.chat import Chat
 from gateway.text.tokenizer import INSTRUCTION, Template
 from gateway.triton import ModelConfig, Output
 
@@ -52,6 +54,9 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
 its name is none of these."""
 PIXELS = "pixels"
 """The input of image models: RGB, UINT8 [b, 3, H, W]."""
+PATCHES, GRIDS = "patches", "grids"
+"""Inputs of models that take images of any size: the patches of each row's images, UINT8 [b, P, B], and the height and
+width of each image in patches, INT32 [b, I, 2]; both padded with 0, with P and I at least 1."""
 BATCH_TOKENS = 2048
 """The default of the parameter `batch_tokens`."""
 
@@ -66,6 +71,8 @@ Edge = Annotated[int, Meta(ge=1, le=4096)]
 """Height or width of the model's input image, in pixels."""
 Prompt = Annotated[str, Meta(max_length=2**16)]
 Label = Annotated[str, Meta(max_length=1024)]
+MAX_IMAGES = 1024
+"""The most images that an entry may accept in one item."""
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +112,10 @@ class TextParameters(Parameters, frozen=True, kw_only=True):
     variant: str = ""
     length_buckets: tuple[Count, ...] = ()
     tokens_pooling: Literal["none", "mean"] = "none"
+    chat: Chat | None = None
+    image_token: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    image_processor: AnyProcessor | None = None
+    max_images: Annotated[int, Meta(ge=1, le=MAX_IMAGES)] = 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,6 +140,15 @@ class TextParameters(Parameters, frozen=True, kw_only=True):
             yield f"variant {self.variant!r} is not in variants"
         if self.length_buckets and max(self.length_buckets) < self.max_tokens:
             yield f"length_buckets must reach max_tokens ({self.max_tokens}), but end at {max(self.length_buckets)}"
+        yield from self._image_problems()
+
+    def _image_problems(self) -> Iterator[str]:
+        if self.image_processor is None:
+            return
+        if self.image_token is None or self.image_token >= self.vocabulary_size:
+            yield f"image_processor needs image_token, an id of the vocabulary, not {self.image_token}"
+        if self.chat is None or not self.chat.image:
+            yield "image_processor needs chat with image and patch"
 
 
 class ImageParameters(Parameters, frozen=True, kw_only=True):
@@ -163,6 +183,22 @@ class ImageParameters(Parameters, frozen=True, kw_only=True):
         )
 
 
+class AnySizeParameters(Parameters, frozen=True, kw_only=True):
+    """Parameters of models whose input is images of any size."""
+
+    image_processor: AnyProcessor
+
+    @property
+    def preparation(self) -> AnyProcessor:
+        """The preprocessing of an image."""
+        return self.image_processor
+
+    @property
+    def image_patches(self) -> int:
+        """The most patches of an image."""
+        return self.image_processor.max_patches
+
+
 def _split(text: str) -> list[str]:
     return list(filter(None, text.split(",")))
 
@@ -173,7 +209,9 @@ def _pairs(text: str) -> dict[str, str]:
 
 PARSERS: Mapping[str, Callable[[str], Any]] = {
     **dict.fromkeys(("aliases", "dimensions", "variants", "length_buckets"), _split),
-    **dict.fromkeys(("prompts", "instructed_prompts", "template", "labels"), msgspec.json.decode),
+    **dict.fromkeys(
+        ("prompts", "instructed_prompts", "template", "labels", "chat", "image_processor"), msgspec.json.decode
+    ),
     "image_resize": _pairs,
 }
 """Parsers of parameters with more than one value. Triton's parameters are strings."""

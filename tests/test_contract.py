@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from google.protobuf import text_format
@@ -20,24 +20,29 @@ from export.runtime.contract import Parameters as Written
 from export.sources.resolve import resolve
 from export.tasks.load import load_towers
 from gateway.contract import (
+    GRIDS,
     OUTPUTS,
+    PATCHES,
     PREFIXES,
     ROLES,
     SEGMENTS,
+    AnySizeParameters,
     ImageParameters,
     Parameters,
     TextParameters,
     outputs,
     read,
 )
+from gateway.images.processors import AnyProcessor, Processor
+from gateway.text.chat import Chat
 from gateway.triton import ModelConfig, Output
-from loadtest.tools import tiny
+from loadtest.tools import tiny, tiny_vision
 
 PAGE = Path("docs/repository-entry.md").read_text()
 SAID: Mapping[str, Any] = {"aliases": ("a", "b"), "default": True, "license": "MIT"}
 INSTRUCT = {"query": "Instruct: find shells\nQuery: "}
 LABELS = {0: "no", 1: "so, so", 2: "yes"}
-ENTRIES = 30
+ENTRIES = 32
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +69,25 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> list[ModelSpec]:
         ("multi-vector", tiny.write_colbert(folder / "colbert", pylate=True), {}),
         ("image-text", tiny.write_image_text(folder / "clip", "CLIP"), {"text_weight": 0.25}),
     ]
+    seeing: list[tuple[str, Path, Mapping[str, Any]]] = [
+        ("text-embedding", tiny_vision.write_embedding(folder / "vision"), {}),
+        ("cross-encoder", tiny_vision.write_reranker(folder / "vision-reranker"), {}),
+    ]
     return [
-        ModelSpec(name="tiny", source=str(source), **{**SAID, **keys}, task=task)  # type: ignore[arg-type]
-        for task, source, keys in sources
+        ModelSpec(name=name, source=str(source), **{**SAID, **keys}, task=task)  # type: ignore[arg-type]
+        for name, group in (("tiny", sources), ("tiny-vision", seeing))
+        for task, source, keys in group
     ]
 
 
 @pytest.fixture(scope="module")
 def configs(specs: list[ModelSpec]) -> list[pb.ModelConfig]:
-    """The config of every tower, for each backend in one of its precisions."""
+    """The config of every tower, for each backend in one of its precisions; only torch reads images of any size."""
     backends: tuple[Backend, ...] = ("python", "torch", "tensorrt")
     found = []
     for spec in specs:
         sources = resolve(spec)
-        for backend in backends:
+        for backend in backends if spec.name == "tiny" else ("torch",):
             changed = replace(spec, backend=backend, precision="fp32")
             assert changed.precision in PRECISIONS[backend]
             for tower in load_towers(changed, sources):
@@ -110,7 +120,7 @@ def test_gateway_reads_every_config(configs: list[pb.ModelConfig]) -> None:
         role = config.parameters["role"]
         parameters = read(config, ImageParameters if role == IMAGE_EMBEDDING else TextParameters)
         assert (parameters.aliases, parameters.default) == (("a", "b"), True)
-        assert parameters.name in {"tiny", config.name}
+        assert parameters.name in {"tiny", "tiny-vision", config.name}
 
 
 def test_gateway_reads_the_values_that_the_export_meant(configs: list[pb.ModelConfig]) -> None:
@@ -151,7 +161,8 @@ def test_gateway_sends_the_tensors_that_a_config_asks_for(configs: list[pb.Model
             assert given == {"pixels"}
         else:
             segments = {name for segment in SEGMENTS[role] for name in segment}
-            assert segments <= given <= segments | set(PREFIXES)
+            images = {PATCHES, GRIDS} if "image_processor" in config.parameters else set[str]()
+            assert segments | images <= given <= segments | images | set(PREFIXES)
 
 
 def test_gateway_knows_every_output_that_a_config_has(configs: list[pb.ModelConfig]) -> None:
@@ -174,13 +185,28 @@ def test_parameters_of_the_page_are_those_of_both_sides(configs: list[pb.ModelCo
     page = keys("Parameters", "| key |")
     assert page == set(Written.__annotations__)
     read_by_gateway = {
-        name for kind in (Parameters, TextParameters, ImageParameters) for name in kind.__struct_fields__
+        name
+        for kind in (Parameters, TextParameters, ImageParameters, AnySizeParameters)
+        for name in kind.__struct_fields__
     } - {"width", "max_batch_size"} | {"role"}
     assert keys("Parameters", "| key |", reader="gateway") == read_by_gateway
     backends = tomllib.loads(Path("tests/export/backend_keys.toml").read_text()).values()
     theirs = {name for backend in backends for name in backend["parameters"]}
     own = {name for config in configs for name in config.parameters} - theirs
-    assert own == page  # each of them is written for some entry
+    # Each of them is written for some entry, except the one whose default fits all models.
+    assert own == page - {"max_images"}
+
+
+def test_image_processors_of_the_page_are_those_of_the_gateway() -> None:
+    section = "Images of any size"
+    common = set(Processor.__struct_fields__)
+    assert keys(section, "| field | type |") == common | {"kind"}
+    assert keys(section, "| field | meaning |") == set(Chat.__struct_fields__)
+    kinds = {kind.__struct_config__.tag: set(kind.__struct_fields__) - common for kind in get_args(AnyProcessor)}
+    assert keys(section, "| kind |") == set(kinds)
+    for kind, fields in kinds.items():
+        (row,) = re.findall(rf"^\| `{kind}` \|[^|]*\|([^|]*)\|", PAGE, re.MULTILINE)
+        assert set(re.findall(r"`(\w+)`", row)) == fields
 
 
 def keys(section: str, head: str, reader: str = "") -> set[str]:

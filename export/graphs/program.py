@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
@@ -14,12 +15,16 @@ from export.loading.models import Model
 from export.manifest import Precision
 from export.packing.encoder import RowEncoder
 from export.packing.heads import ImageEmbedding
-from export.packing.rows import PackedRows
+from export.packing.rows import PackedImages, PackedRows
+from export.packing.siglip import NaFlexEmbedding
 from export.packing.sparse import WordLogits
+from export.packing.vision import VisionEncoder
 from export.runtime import program as files
-from export.runtime.contract import Output, Prefix, Tokens
-from export.runtime.inputs import ALIGNMENT
+from export.runtime.contract import Array, Output, Prefix, Row, Tokens
+from export.runtime.inputs import ALIGNMENT, Layout, Pack
 from export.runtime.program import TYPES, ProgramSpec
+from export.runtime.torch_engine import arguments
+from export.runtime.vision import MADE, Grid, Vision
 from export.tower import Tower
 
 MOST_TOKENS = 1 << 17
@@ -28,6 +33,10 @@ MOST_ROWS = 1 << 16
 
 EXAMPLE = (5, 19, 12)
 """Tokens of the rows to trace with: no two sizes may be equal, or one would be taken for the other."""
+LONGEST = ("longest", "longest_image")
+"""The inputs that say how long rows are at most, and images."""
+EXAMPLE_GRIDS = (((3, 5), (2, 2)), ((1, 6),))
+"""The images of those with images, in merged patches."""
 
 TOKENS = Dim("tokens", min=ALIGNMENT, max=MOST_TOKENS)
 ROWS = Dim("rows", min=2, max=MOST_ROWS)
@@ -39,21 +48,31 @@ def write(tower: Tower, folder: Path, precision: Precision) -> Path:
     Raises:
         SourceError: the model's code does not let itself be traced.
     """
-    given, sizes = _example(tower)
-    module = _Program(_in(precision, tower), tuple(given), tower.outputs).eval()
-    program = _export(module, given, sizes, tower.name)
-    files.save(program, folder)
-    encoders = [one for one in module.head.modules() if isinstance(one, RowEncoder)]
+    head = _in(precision, tower)
+
+    def export(given: dict[str, Tensor], sizes: dict[str, dict[int, Dim]]) -> ExportedProgram:
+        return _export(_Program(head, tuple(given), tower.outputs).eval(), given, sizes, tower.name)
+
+    both = tower.vision is not None and tower.vocabulary is not None
+    given, sizes = _image_example(tower) if tower.vision is not None and not both else _example(tower)
+    program = export(given, sizes)
+    seen, seen_sizes = _image_example(tower) if both else ({}, {})
+    images = export(seen, seen_sizes) if both else None
+    files.save(program, folder, images)
+    programs = [(program, tuple(given)), *([(images, tuple(seen))] if images is not None else [])]
+    encoders = [one for one in head.modules() if isinstance(one, RowEncoder)]
     ProgramSpec(
         torch=torch.__version__,
         precision=precision,
         fields=tuple(field.name for field in tower.fields),
         outputs=tower.outputs,
         inputs=tuple(given),
-        padded="longest" in given and pads(program, tuple(given).index("longest")),
-        head_width=max(_head_widths(program), default=0),
+        padded=any(name in names and pads(one, names.index(name)) for one, names in programs for name in LONGEST),
+        head_width=max((width for one, _ in programs for width in _head_widths(one)), default=0),
         heads=max((encoder.heads for encoder in encoders), default=0),
         expansion=tower.expansion,
+        vision=tower.vision,
+        image_inputs=tuple(seen),
     ).write(folder / files.SPEC)
     return folder / files.PROGRAM
 
@@ -91,8 +110,10 @@ def _in(precision: Precision, tower: Tower) -> torch.nn.Module:
     head, kind = copy.deepcopy(tower.head), TYPES[precision]
     behind = set(_behind(head))
     for module in head.modules():
-        if isinstance(module, RowEncoder | ImageEmbedding):
+        if isinstance(module, RowEncoder | ImageEmbedding | NaFlexEmbedding):
             _convert(module.model, kind, behind)
+        if isinstance(module, VisionEncoder):
+            _convert(module.visual, kind, behind)
         if isinstance(module, ImageEmbedding):
             module.dtype = kind
         if isinstance(module, WordLogits):  # a fifth of BERT's work
@@ -102,9 +123,9 @@ def _in(precision: Precision, tower: Tower) -> torch.nn.Module:
 
 def _behind(head: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """The modules of a head that are not its models', such as poolers, even if a model holds them too."""
-    for module in head.children():
-        if not isinstance(module, RowEncoder | ImageEmbedding):
-            yield module
+    if not isinstance(head, RowEncoder | ImageEmbedding | NaFlexEmbedding):
+        yield head
+        for module in head.children():
             yield from _behind(module)
 
 
@@ -134,23 +155,15 @@ class _Program(torch.nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(self.inputs, tensors, strict=True))
-        values: dict[str, Tensor] = self.head(given["pixels"] if "pixels" in given else self._rows(given))
+        values: dict[str, Tensor] = self.head(_rows(given))
         return tuple(values[output.name] if output.per == "row" else values[output.name][0] for output in self.outputs)
 
-    def _rows(self, given: Mapping[str, Tensor]) -> PackedRows:
-        whole = {name: given[name].to(torch.int64) for name in ("first_length", "prompt_length") if name in given}
-        return PackedRows(
-            ids=given["ids"].to(torch.int64)[None],
-            place=given["position"].to(torch.int64),
-            row=given["row"].to(torch.int64),
-            starts=given["starts"],
-            longest=given["longest"].shape[0],
-            visible=given.get("visible"),
-            keys=given.get("keys"),
-            queries=given.get("query"),
-            longest_query=given["longest_query"].shape[0] if "longest_query" in given else 0,
-            **whole,
-        )
+
+def _rows(given: Mapping[str, Tensor]) -> Tensor | PackedRows | PackedImages:
+    """What a head takes of a program's inputs."""
+    if "pixels" in given:
+        return given["pixels"]
+    return PackedRows.from_inputs(given) if "ids" in given else PackedImages.of(given)
 
 
 def _example(tower: Tower) -> tuple[dict[str, Tensor], dict[str, dict[int, Dim]]]:
@@ -189,6 +202,48 @@ def _example(tower: Tower) -> tuple[dict[str, Tensor], dict[str, dict[int, Dim]]
     return {
         name: value.to(torch.int32) if value.dtype == torch.int64 else value for name, value in given.items()
     }, sizes
+
+
+def _image_example(tower: Tower) -> tuple[dict[str, Tensor], dict[str, dict[int, Dim]]]:
+    """The same for a program for packs with images."""
+    assert tower.vision is not None  # noqa: S101 - the caller has looked
+    vision, fields = tower.vision, tuple(field.name for field in tower.fields)
+    pack = Pack(fields, [_image_row(tower, vision, grids) for grids in EXAMPLE_GRIDS], tower.expansion, vision)
+    text, sizes = _example(tower) if tower.vocabulary is not None else ({}, {})
+    names = (*text, *vision.inputs)
+    layout = Layout(names, pack.sizes, more=pack.shapes)
+    buffer = torch.zeros(layout.size, dtype=torch.int32)
+    pack.write(layout.views(buffer.numpy()), pack.sizes)
+    given = [tensor.clone() for tensor in arguments(names, layout, pack.sizes, buffer)]
+    merged = Dim("merged", min=2, max=MOST_TOKENS)
+    patches = merged * vision.merge**2 if vision.merge > 1 else merged
+    dims = {"P": patches, "V": merged, "W + 2": Dim("windows", min=3, max=MOST_TOKENS)}
+    sizes |= {
+        "patches": {0: patches},
+        "places": {0: merged},
+        "image_starts": {0: Dim("images", min=3, max=MOST_ROWS)},
+        "longest_image": {0: Dim("longest_image", min=ALIGNMENT, max=MOST_TOKENS)},
+        "positions": {1: TOKENS},
+        **{name: {0: dims[shape[0]]} for name, shape in MADE.items()},
+    }
+    return dict(zip(names, given, strict=True)), sizes
+
+
+def _image_row(tower: Tower, vision: Vision, grids: Sequence[Grid]) -> Row:
+    """A row with images whose grids are given in merged patches, behind a token of text each."""
+    count = sum(height * width for height, width in grids)
+    merged = [1 + token % 7 for token in range(5)]
+    for height, width in grids:
+        merged += [vision.token] * (height * width) + [1, 2]
+    values: dict[str, Array] = {
+        "patches": np.zeros((count * vision.merge**2, vision.patch_bytes), np.uint8),
+        "grids": np.array(grids, np.int32).reshape(-1, 2) * vision.merge,
+    }
+    texts = [field.name for field in tower.fields if isinstance(field, Tokens)]
+    if texts:
+        values |= dict.fromkeys(texts, np.arange(1, 10)) | {texts[-1]: np.array(merged)}
+    values |= {field.name: np.array(2) for field in tower.fields if isinstance(field, Prefix)}
+    return tuple(values[field.name] for field in tower.fields)
 
 
 def _export(

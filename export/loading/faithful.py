@@ -79,6 +79,7 @@ HARMLESS = RUN - {"per_layer_config", "quantization_config"} | {
     "max_trained_positions",
     "n_positions",  # a table of another size would not load
     "net_structure_type",
+    "num_image_tokens",
     "num_memory_blocks",
     # Which of several ways to compute the same.
     "deterministic_flash_attn",

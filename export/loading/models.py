@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from transformers import AutoImageProcessor, AutoTokenizer, PretrainedConfig
 from transformers.utils import logging
 
+import export.loading.processors  # noqa: F401 - which leaves out videos
 from export.errors import SourceError
 from export.loading.faithful import changed_module, changed_settings, dropped, unread_weights
 from export.loading.versions import HERE, newer, read

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -280,13 +281,19 @@ class RowEncoder(torch.nn.Module):
         return self._run(input_ids=rows.ids, attention_mask=mask, token_type_ids=rows.segments)
 
     def _by_rows(self, ids: Tensor, segments: Tensor, positions: Tensor, attend: RowAttention) -> Tensor:
-        assert self.form.patch is not None  # noqa: S101 - the callers have looked
-        with self.form.patch(self.model, attend), _of_any_length(self.model):
+        with self._attending(attend):
             # Left out, models take segments from a buffer as long as one row may be.
             return self._run(input_ids=ids, position_ids=positions + self._first, token_type_ids=segments)
 
-    def _run(self, **arguments: Tensor) -> Tensor:
-        given: dict[str, Tensor | bool] = {"use_cache": False, **arguments}
+    @contextmanager
+    def _attending(self, attend: RowAttention) -> Iterator[None]:
+        """Have the model attend by rows."""
+        assert self.form.patch is not None  # noqa: S101 - the callers have looked
+        with self.form.patch(self.model, attend), _of_any_length(self.model):
+            yield
+
+    def _run(self, **arguments: Any) -> Tensor:  # noqa: ANN401 - families have arguments of their own
+        given: dict[str, Any] = {"use_cache": False, **arguments}
         output = self.model(**{name: value for name, value in given.items() if name in self._takes})
         hidden: Tensor = torch.cat(output.hidden_states, -1) if self.all_layers else output.last_hidden_state
         return hidden

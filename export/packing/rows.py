@@ -3,7 +3,7 @@
 Both forms answer the same questions, so that poolings and heads are written once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from export.packing.layout import Layout, columns
 from export.runtime.inputs import ALIGNMENT
+from export.runtime.vision import MADE
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,37 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedImages:
+    """I images of P patches one behind the other, as a host lays them out, and an empty one behind them."""
+
+    patches: Tensor
+    """uint8 [P, B], not normalized."""
+    starts: Tensor
+    """int32 [I + 2], where each image begins, and P twice."""
+    longest: int
+    """At least the patches of the largest image. A size of a tensor."""
+    places: Tensor
+    """int64 [V], the token that takes each merged patch; [0] for images without a text."""
+    made: Mapping[str, Tensor]
+    """What `Vision.make` makes, by its names; int64 where that is int32, except where something starts."""
+
+    @classmethod
+    def of(cls, given: Mapping[str, Tensor]) -> "PackedImages":
+        """Take them out of a program's inputs."""
+        return cls(
+            patches=given["patches"],
+            starts=given["image_starts"],
+            longest=given["longest_image"].shape[0],
+            places=given["places"].to(torch.int64) if "places" in given else torch.zeros(0, dtype=torch.int64),
+            made={
+                name: value if name.endswith("starts") or value.is_floating_point() else value.to(torch.int64)
+                for name, value in given.items()
+                if name in MADE
+            },
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class PackedRows:
     """R rows of T tokens one behind the other, as a host lays them out: no size depends on a value.
 
@@ -131,6 +163,32 @@ class PackedRows:
     """int32 [N], of pairs: the row of each one's query. The documents are the last N rows but one."""
     longest_query: int = 0
     """Like `longest`, of the queries."""
+    images: PackedImages | None = None
+    """The images in these rows, if some have some."""
+    positions: Tensor | None = None
+    """int64 [3, T], the positions of each token where it has three (M-RoPE); with images only."""
+
+    @classmethod
+    def from_inputs(cls, given: Mapping[str, Tensor]) -> "PackedRows":
+        """Rows out of a program's inputs by name: see docs/repository-entry.md."""
+        whole = {
+            name: given[name].to(torch.int64)
+            for name in ("first_length", "prompt_length", "positions")
+            if name in given
+        }
+        return cls(
+            ids=given["ids"].to(torch.int64)[None],
+            place=given["position"].to(torch.int64),
+            row=given["row"].to(torch.int64),
+            starts=given["starts"],
+            longest=given["longest"].shape[0],
+            visible=given.get("visible"),
+            keys=given.get("keys"),
+            queries=given.get("query"),
+            longest_query=given["longest_query"].shape[0] if "longest_query" in given else 0,
+            images=PackedImages.of(given) if "patches" in given else None,
+            **whole,
+        )
 
     @classmethod
     def of(cls, rows: Sequence[Tensor]) -> "PackedRows":

@@ -5,6 +5,7 @@ The export wrote into the entry the program, what its outputs must be (parity.np
 
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -100,7 +101,9 @@ def _verify(engine: Engine, spec: PlanSpec, cases: Sequence[Case]) -> dict[str, 
 
 
 def _rows(engine: Engine, case: Case) -> list[Row]:
-    return read_rows(case.inputs, engine.fields, UNLIMITED)
+    vision = engine.spec.vision
+    limits = UNLIMITED if vision is None else replace(UNLIMITED, image_token=vision.token, image_merge=vision.merge)
+    return read_rows(case.inputs, engine.fields, limits)
 
 
 def _first_line(exc: Exception) -> str:

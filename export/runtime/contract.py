@@ -20,7 +20,9 @@ pixels of an image."""
 NOTHING: Ids = np.zeros(1, np.int64)
 """What a row without tokens is stored as."""
 IMAGE_TOKENS = 128
-"""Tokens that an image counts as in a pack."""
+"""Tokens that an image of one size counts as in a pack."""
+MOST_PATCHES = 1 << 20
+"""On a side of an image. No image has so many; the product of two stays within 64 bits."""
 
 
 class InvalidTensorsError(ValueError):
@@ -35,6 +37,10 @@ class Limits:
     """The largest number of token ids of one text."""
     vocabulary_size: int = 0
     """The number of token ids; each id is smaller."""
+    image_token: int = -1
+    """The id that stands for a merged patch of an image in a text."""
+    image_merge: int = 1
+    """Patches on a side of a merged one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +135,68 @@ class Pixels:
         return list(tensors[self.name])
 
 
-Field = Tokens | Prefix | Pixels
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """The patches of each row's images one behind the other, UINT8 [b, P, B], padded at the end.
+
+    A row's value is [P, B], without padding. B is 3 x size x size: one patch, channel first, not normalized.
+    """
+
+    name: str
+    of: str
+    """The grids of the images, which say how many there are."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def cost(self, value: Array) -> int:
+        return len(value)
+
+    def feed(self, values: Sequence[Array]) -> dict[str, Array]:
+        return {self.name: padded(values, 1)}
+
+    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:  # noqa: ARG002
+        patches, grids = tensors[self.name], tensors[self.of]
+        numbers = grids.astype(np.int64).prod(2).sum(1)
+        _check_range(f"the patches of {self.of}", numbers, 0, patches.shape[1])
+        return [row[:number] for row, number in zip(patches, numbers.tolist(), strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Grids:
+    """The height and width of each row's images in patches, INT32 [b, I, 2], zeros behind the last.
+
+    A row's value is [I, 2], without padding.
+    """
+
+    name: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def cost(self, value: Array) -> int:  # noqa: ARG002
+        return 0
+
+    def feed(self, values: Sequence[Array]) -> dict[str, Array]:
+        return {self.name: padded(values, 1)}
+
+    def read(self, tensors: Mapping[str, Array], limits: Limits) -> list[Array]:
+        grids = tensors[self.name]
+        _check_range(self.name, grids, 0, MOST_PATCHES)
+        given = np.greater(grids, 0).all(2)
+        numbers = given.sum(1).tolist()
+        rows: list[Array] = [row[:number] for row, number in zip(grids, numbers, strict=True)]
+        for row, number in zip(grids, numbers, strict=True):
+            if row[number:].any() or (row % limits.image_merge).any():
+                raise InvalidTensorsError(
+                    f"{self.name} must be multiples of {limits.image_merge}, and 0 behind the last"
+                )
+        return rows
+
+
+Field = Tokens | Prefix | Patches | Grids | Pixels
 
 TEXT = Tokens("input_ids", "length", "row_stride")
 FIRST_LENGTH = Prefix("first_length", "length", least=1)
@@ -139,8 +206,11 @@ PROMPT_LENGTH = Prefix("prompt_length", "length", least=0)
 QUERY = Tokens("query_ids", "query_length", "query_stride", least=0)
 """Of no tokens where only outputs of the document are wanted."""
 DOCUMENT = Tokens("document_ids", "document_length", "document_stride")
+PATCHES = Patches("patches", "grids")
+"""Of the images of the text, or of the document of a pair; or of an image alone."""
+GRIDS = Grids("grids")
 PIXELS = Pixels("pixels")
-FIELDS: tuple[Field, ...] = (TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS)
+FIELDS: tuple[Field, ...] = (TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PATCHES, GRIDS, PIXELS)
 """All fields that a graph may have. The graph's inputs tell which it has."""
 
 
@@ -267,6 +337,11 @@ class Parameters(TypedDict, total=False):
     image_resize: Mapping[str, int]
     image_resample: str
     image_patches: int
+    image_token: int
+    image_merge: int
+    image_processor: Mapping[str, Any]
+    max_images: int
+    chat: Mapping[str, Any]
     graph: str
     precision: str
     source: str
@@ -304,14 +379,39 @@ def read_rows(tensors: Mapping[str, Array], fields: Sequence[Field], limits: Lim
         limits: the limits of the model.
 
     Raises:
-        InvalidTensorsError: a length is not in 1..min(L, max_tokens), an id is not in the vocabulary, or the tensors
-            differ in rows. Checked here, because one invalid row would also corrupt the results
-            of the other rows.
+        InvalidTensorsError: a length is not in 1..min(L, max_tokens), an id is not in the vocabulary, images do not fit
+            their patches or their text, or the tensors differ in rows. Checked here, because one invalid row would
+            also corrupt the results of the other rows.
     """
-    rows = {name: len(tensors[name]) for field in fields for name in field.inputs}
-    if len(set(rows.values())) > 1:
-        raise InvalidTensorsError(f"all inputs must have the same number of rows, not {rows}")
-    return list(zip(*(field.read(tensors, limits) for field in fields), strict=True))
+    numbers = {name: len(tensors[name]) for field in fields for name in field.inputs}
+    if len(set(numbers.values())) > 1:
+        raise InvalidTensorsError(f"all inputs must have the same number of rows, not {numbers}")
+    rows: list[Row] = list(zip(*(field.read(tensors, limits) for field in fields), strict=True))
+    if GRIDS in fields:
+        _check_images(rows, fields, limits)
+    return rows
+
+
+def _check_images(rows: Sequence[Row], fields: Sequence[Field], limits: Limits) -> None:
+    """Check that the text of each row has a token for each merged patch of its images, side by side for each image."""
+    grids = fields.index(GRIDS)
+    texts = [field for field in fields if isinstance(field, Tokens)]
+    for row in rows:
+        if not texts:
+            if len(row[grids]) != 1:
+                raise InvalidTensorsError(f"{GRIDS.name} must have one image in each row")
+            continue
+        places = np.flatnonzero(row[fields.index(texts[-1])] == limits.image_token)
+        merged = row[grids].astype(np.int64).prod(1) // limits.image_merge**2
+        ends = merged.cumsum()
+        if len(places) != merged.sum() or (places[ends - 1] - places[ends - merged] != merged - 1).any():
+            raise InvalidTensorsError(
+                f"{texts[-1].ids} must have the id {limits.image_token} for each merged patch of {GRIDS.name}, and"
+                " those of an image side by side"
+            )
+        for text in texts[:-1]:
+            if (row[fields.index(text)] == limits.image_token).any():
+                raise InvalidTensorsError(f"{text.ids} must not have the id {limits.image_token}, which is for images")
 
 
 def _check_range(name: str, values: Array, low: int, high: int | None) -> None:

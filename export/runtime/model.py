@@ -43,7 +43,12 @@ class TritonPythonModel:
         """Compile the graph of this version."""
         config = json.loads(args["model_config"])
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
-        self.limits = Limits(int(parameters.get("max_tokens", 0)), int(parameters.get("vocabulary_size", 0)))
+        self.limits = Limits(
+            int(parameters.get("max_tokens", 0)),
+            int(parameters.get("vocabulary_size", 0)),
+            int(parameters.get("image_token", -1)),
+            int(parameters.get("image_merge", 1)),
+        )
         graph = Path(args["model_repository"]) / args["model_version"] / parameters["graph"]
         device = f"cuda:{args['model_instance_device_id']}" if args["model_instance_kind"] == "GPU" else "cpu"
         # An entry's environment has what its own engine imports, no more.

@@ -22,9 +22,9 @@ from .compiled import COMPILED, compiled_staleness, load_compiled
 from .contract import FIELDS, IMAGE_TOKENS, Output, Row, Values, in_order
 from .counts import Counts, resident_memory
 from .execution import Execution, cut
-from .inputs import EMPTY, Ints, Layout, Pack, Sizes, write_rows
+from .inputs import EMPTY, Ints, Layout, Pack, Sizes, dtype, write_rows
 from .operators import has_flash
-from .program import SPEC, TYPES, ProgramSpec, load
+from .program import IMAGES, SPEC, TYPES, ProgramSpec, load
 
 Program = Callable[[list[Tensor]], Sequence[Tensor]]
 """Takes the inputs in the order of the specification, and returns the outputs so."""
@@ -44,6 +44,12 @@ PADDED_GRAPH_TOKENS = 512
 GRAPH_IMAGES = (2, 4, 8, 16)
 GRAPH_QUERY_TOKENS = 256
 """Tokens of the query of recorded pairs."""
+DTYPES: Mapping[type[np.generic], torch.dtype] = {
+    np.uint8: torch.uint8,
+    np.int32: torch.int32,
+    np.float32: torch.float32,
+}
+"""torch's types by numpy's."""
 
 
 class Engine:
@@ -81,6 +87,10 @@ class Engine:
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
         self.exported = load(folder, self.device)
         self._program = _eager(self.exported)
+        self._images: Program | None = None
+        """The program for packs with images, if there is one."""
+        if self.spec.image_inputs:
+            self._images = _eager(load(folder, self.device, IMAGES, self.exported.state_dict))
         self.uncompiled = compiled_staleness(folder, self.device)
         """Why the program is not compiled; None if it is."""
         self.padded = self.spec.padded or not has_flash(self.device, TYPES[self.precision], self.spec.head_width)
@@ -238,7 +248,7 @@ class Engine:
             for output in outputs
         }
         try:
-            pack = Pack(self.spec.fields, [rows[place] for place in places], self.spec.expansion)
+            pack = Pack(self.spec.fields, [rows[place] for place in places], self.spec.expansion, self.spec.vision)
             computed.append(self._start(pack, places, own))
         except RuntimeError as exc:
             if len(places) == 1 or not self._lacks_memory(exc):
@@ -265,15 +275,19 @@ class Engine:
             places: of those among all rows.
             own: the rows of the pack that want an output, by its name.
         """
-        bucket = next((bucket for bucket in self._buckets if bucket.sizes.holds(pack.sizes)), None)
+        names = self.spec.inputs_of(images=pack.has_images)
+        bucket = None
+        if not pack.has_images:
+            bucket = next((bucket for bucket in self._buckets if bucket.sizes.holds(pack.sizes)), None)
         sizes = pack.sizes if bucket is None else bucket.sizes
-        layout = Layout(self.spec.inputs, sizes, self._image) if bucket is None else bucket.layout
+        layout = Layout(names, sizes, self._image, pack.shapes) if bucket is None else bucket.layout
         staging = next(self._stagings)
         pack.write(layout.views(staging.take(layout.size)), sizes)
         if bucket is None:
             buffer = torch.empty(layout.size, dtype=torch.int32, device=self.device)
             staging.copy_to(buffer)
-            results = self._program(arguments(self.spec.inputs, layout, sizes, buffer))
+            program = self._images if pack.has_images and self._images is not None else self._program
+            results = program(arguments(names, layout, sizes, buffer))
         else:
             staging.copy_to(bucket.buffer)
             results = bucket.run()
@@ -289,9 +303,10 @@ class Engine:
                 copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=self._stream is not None)
                 copy.copy_(values, non_blocking=True)
                 copied[output.name] = Copied([places[row] for row in rows], output, copy, spans)
-        mode = "graph" if bucket is not None else "compiled" if self.uncompiled is None else "eager"
+        compiled = self.uncompiled is None and not (pack.has_images and self._images is not None)
+        mode = "graph" if bucket is not None else "compiled" if compiled else "eager"
         self.counts.executions[mode] += 1
-        self.counts.tokens += pack.tokens
+        self.counts.tokens += pack.tokens + pack.patches
         self.counts.padding += sizes.tokens - pack.tokens
         return copied
 
@@ -402,8 +417,8 @@ def arguments(names: Sequence[str], layout: Layout, sizes: Sizes, buffer: Tensor
             found.append(torch.empty(getattr(sizes, name), 0, device=buffer.device))
             continue
         begin, end, shape = layout.sections[name]
-        section = buffer[begin:end]
-        found.append(section.view(torch.uint8)[: int(np.prod(shape))].view(shape) if name == "pixels" else section)
+        section = buffer[begin:end].view(DTYPES[dtype(name)])
+        found.append(section[: int(np.prod(shape))].view(shape))
     return found
 
 
@@ -414,6 +429,8 @@ def buckets(spec: ProgramSpec, *, padded: bool) -> list[Sizes]:
         spec: of the program.
         padded: whether its work grows with rows x longest.
     """
+    if "patches" in spec.inputs:
+        return []  # images of any size have sizes of their own
     if "pixels" in spec.inputs:
         return [Sizes(images * IMAGE_TOKENS, images, 0) for images in GRAPH_IMAGES]
     rows, most = (GRAPH_ROWS[:1], PADDED_GRAPH_TOKENS) if padded else (GRAPH_ROWS, GRAPH_TOKENS[-1])

@@ -46,6 +46,8 @@ _EMBEDDERS = {"feature-extraction", "sentence-similarity"}
 """The hub's names for what an embedding model does; a card of SPLADE or ColBERT has them too."""
 _RERANKERS = {"cross-encoder", "reranker", "text-ranking"}
 _CLASSIFIERS = {"text-classification", "zero-shot-classification"}
+_VISION = {"vision_config", "vlm_config"}
+"""Keys of a model's config that hold the config of its vision tower, or that and another."""
 _LATE = {"colbert", "late-interaction", "multi-vector"}
 _SPARSE_TAGS = {"sparse", "sparse-encoder", "splade"}
 
@@ -94,6 +96,8 @@ def inspect(name: str, folder: Path, given: Mapping[str, object]) -> Inspection:
         _check_classes(facts, given)
     if len(facts.routes) > 1 and task in TASKS_OF["variants"]:
         found["variants"] = Finding(list(facts.routes), "the routes of its Router")
+    if "backend" not in given and task != "image-text" and _VISION & facts.config.keys():
+        found["backend"] = Finding("torch", "the model reads images beside texts, which only torch serves")
     if facts.card.license is not None:
         found["license"] = Finding(facts.card.license, "README.md")
     elif "license" not in given:
@@ -243,6 +247,8 @@ def _modules(facts: _Facts) -> str:
 def _built_as(facts: _Facts) -> Finding:
     """The task according to the class that saved the weights and, if that is not enough, to the card."""
     model_type = facts.config.get("model_type")
+    if facts.architecture.endswith("ForRetrieval"):
+        return Finding("multi-vector", facts.architecture)
     if model_type in IMAGE_TEXT:
         return Finding("image-text", f"model_type {model_type}")
     if any(key in facts.config for key in ("vision_config", "audio_config", "image_size", "num_channels")):

@@ -21,9 +21,10 @@ from export.packing.encoder import RowEncoder
 from export.packing.heads import AnyRows, CrossEncoder, last_token
 from export.rerankers import BORDER, DOCUMENT, QUERY, RERANKERS, PairTemplate, Reranker
 from export.runtime.contract import CROSS_ENCODER, FIRST_LENGTH, SCORE, TEXT, Ids, Output, Parameters, Row
-from export.tasks import pair_template
+from export.tasks import pair_template, vision_reranker
 from export.tasks.prompts import describe_prompts
 from export.tasks.sequence_classifier import Given, SequenceClassifier, TextRows, listed_modules, saved, takes_segments
+from export.tasks.vision_rows import reads_images
 from export.tasks.vocabulary import vocabulary
 from export.tower import Tower, Vocabulary
 from export.verification import samples
@@ -53,6 +54,19 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     if template is None and not declared and isinstance(reference[-1], LogitScore):
         raise SourceError(f"[{spec.name}] template: must be set for a decoder whose source has no chat template")
     model = transformer.model
+    if reads_images(transformer):
+        if template is None or not isinstance(reference[-1], LogitScore):
+            raise SourceError(f"[{spec.name}] source: of models that read images, only those with a LogitScore rank")
+        return [
+            vision_reranker.tower(
+                spec,
+                reference,
+                template,
+                prompt,
+                _Answer(model, reference[-1]),
+                lambda words, whole: {**_template(spec, words, whole), **_activation(spec, settings, reference)},
+            )
+        ]
     limit = transformer.processing_kwargs.get("text", {}).get("max_length", transformer.max_seq_length)
     words = vocabulary(spec, transformer.tokenizer, model.base_model, limit)
     pairs = Pairs(TextRows(words, _has_segments(spec, reference, template)), template, prompt)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from transformers import (
@@ -20,8 +21,22 @@ from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
 from export.packing.heads import Encode, ImageEmbedding, Outputs, Pool, Project, TextEmbedding
 from export.packing.rows import PackedRows, Rows
-from export.runtime.contract import EMBEDDING, IMAGE_EMBEDDING, PIXELS, TEXT, TEXT_EMBEDDING, Output, Parameters, Row
+from export.packing.siglip import NaFlexEmbedding
+from export.packing.vision import normalization
+from export.runtime.contract import (
+    EMBEDDING,
+    GRIDS,
+    IMAGE_EMBEDDING,
+    PATCHES,
+    PIXELS,
+    TEXT,
+    TEXT_EMBEDDING,
+    Output,
+    Parameters,
+    Row,
+)
 from export.runtime.inputs import Expansion
+from export.runtime.vision import Vision
 from export.tasks import text_embedding
 from export.tasks.vocabulary import check_dimensions, vocabulary
 from export.tower import Tower
@@ -80,7 +95,7 @@ def _joint(spec: ModelSpec, folder: Path) -> list[Tower]:
     text = _text(spec, model, load_tokenizer(spec, folder))
     processor = load_processor(spec, folder)
     if model.config.model_type == "siglip2":
-        vision = _patched(spec, model, processor)
+        vision = (_naflex if spec.backend == "torch" else _patched)(spec, model, processor)
     else:
         vision = _pixels(
             spec, _ImageModel(model, lambda model, pixels: model.get_image_features(pixels).pooler_output), processor
@@ -191,8 +206,8 @@ def _pixels(spec: ModelSpec, model: _ImageModel, processor: Model) -> Tower:
 def _patched(spec: ModelSpec, model: Model, processor: Model) -> Tower:
     """The tower of a SigLIP 2 NaFlex model, on square images that fill its grid of positions.
 
-    It takes images of any shape as a list of patches; batching wants one shape, and on the grid that the positions were
-    trained for they need no interpolation.
+    It takes images of any shape as a list of patches; a graph for batches of images wants one shape, and on the grid
+    that the positions were trained for they need no interpolation.
     """
     side = int(model.config.vision_config.num_patches**0.5)
     size = model.config.vision_config.patch_size
@@ -215,6 +230,56 @@ def _patched(spec: ModelSpec, model: Model, processor: Model) -> Tower:
         return embedded
 
     return _image_tower(spec, _ImageModel(model, from_pixels), embed, processor, (side * size, side * size))
+
+
+def _naflex(spec: ModelSpec, model: Model, processor: Model) -> Tower:
+    """The tower of a SigLIP 2 NaFlex model, on images of any shape.
+
+    Raises:
+        SourceError: it does not pool, or its image processor does not resize to its patches.
+    """
+    tower, size = model.vision_model, int(model.config.vision_config.patch_size)
+    if not tower.use_head or not processor.do_resize or processor.patch_size != size:
+        raise SourceError(f"[{spec.name}] source: its images are not resized to patches of {size} pixels and pooled")
+
+    def embed(row: Row) -> Tensor:
+        patches, grids = row
+        height, width = (int(side) for side in grids[0])
+        parts = patches.reshape(height, width, 3, size, size).transpose(0, 3, 1, 4, 2)
+        image = Image.fromarray(np.ascontiguousarray(parts.reshape(height * size, width * size, 3)))
+        ready = processor(images=image, do_resize=False, max_num_patches=len(patches), return_tensors="pt")
+        embedded: Tensor = model.get_image_features(**ready).pooler_output[0]
+        return embedded
+
+    most = int(processor.max_num_patches)
+    return Tower(
+        name=f"{spec.name}-image",
+        role=IMAGE_EMBEDDING,
+        fields=(PATCHES, GRIDS),
+        head=NaFlexEmbedding(tower, normalization(processor)),
+        outputs=(Output(EMBEDDING, (int(tower.config.hidden_size),)),),
+        reference=lambda row: {EMBEDDING: embed(row)},
+        samples=lambda: [_patches_of(image, size) for image in samples.images_of_any_shape(most, size)],
+        vision=Vision(token=-1, merge=1, patch_bytes=3 * size**2, resized=tower.embeddings.position_embedding_size),
+        packed=True,
+        parameters={
+            "image_merge": 1,
+            "image_processor": {
+                "kind": "naflex",
+                "patch": size,
+                "merge": 1,
+                "max_patches": most,
+                "resample": RESAMPLINGS[int(processor.resample)],
+            },
+        },
+    )
+
+
+def _patches_of(image: NDArray[np.uint8], size: int) -> Row:
+    """An image, uint8 [3, H, W], as a row of patches: uint8 [P, 3 * size * size], and their grid."""
+    height, width = image.shape[1] // size, image.shape[2] // size
+    parts = image.reshape(3, height, size, width, size).transpose(1, 3, 0, 2, 4)
+    return parts.reshape(height * width, -1), np.array([[height, width]], np.int32)
 
 
 def _image_tower(

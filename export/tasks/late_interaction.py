@@ -35,6 +35,7 @@ from export.runtime.contract import (
     Row,
 )
 from export.runtime.inputs import Expansion
+from export.tasks import pages
 from export.tasks.vocabulary import vocabulary
 from export.tower import Tower, Vocabulary
 from export.verification import samples
@@ -49,6 +50,8 @@ PLAIN_TEXT = {"text": {"method": "forward", "method_output_name": "last_hidden_s
 """The `modality_config` of a transformer that is given a text as it is, without a chat around it, and nothing else."""
 SETTINGS = frozenset({"text", "common"})
 """The `processing_kwargs` by which a tokenizer is called in another way."""
+RETRIEVAL = "ForRetrieval"
+"""The end of the names of transformers' classes that give a vector of each token, such as ColPaliForRetrieval."""
 STANFORD = "HF_ColBERT"
 """The architecture that Stanford's code saves."""
 
@@ -74,6 +77,8 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     reference = _reference(spec, folder)
     reference.eval().requires_grad_(requires_grad=False)
     transformer, parts = reference[0], _parts(spec, reference)
+    if pages.reads_pages(reference):
+        return pages.load(spec, reference, _Projection(parts.steps), parts.skipped)
     limit = transformer.document_length or transformer.max_seq_length
     words = vocabulary(spec, reference.tokenizer, transformer.auto_model, limit)
     expansion = _expansion(spec, reference, words)
@@ -142,7 +147,7 @@ def _reference(spec: ModelSpec, folder: Path) -> Model:
             " among its architectures"
         )
     is_own = is_multi_vector(folder)
-    if is_own and not modules and not is_stanford:
+    if is_own and not modules and not is_stanford and not _is_retriever(folder):
         raise SourceError(f"[{spec.name}] source: it has the settings of a multi-vector model, but no modules.json")
     options = model_options(spec)
     code: dict[str, Any] = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
@@ -168,7 +173,18 @@ def _reference(spec: ModelSpec, folder: Path) -> Model:
 def is_multi_vector(folder: Path) -> bool:
     """Whether a folder was saved by a library of multi-vector models."""
     settings = _json(folder / "config_sentence_transformers.json")
-    return settings.get("model_type") in MULTI_VECTOR or bool(PYLATE & settings.keys()) or _is_stanford(folder)
+    return (
+        settings.get("model_type") in MULTI_VECTOR
+        or bool(PYLATE & settings.keys())
+        or _is_stanford(folder)
+        or _is_retriever(folder)
+    )
+
+
+def _is_retriever(folder: Path) -> bool:
+    """Whether transformers saved it of a class for the retrieval of pages."""
+    names = _json(folder / "config.json").get("architectures") or []
+    return any(name.endswith(RETRIEVAL) for name in names)
 
 
 def _is_stanford(folder: Path) -> bool:
@@ -201,10 +217,11 @@ def _parts(spec: ModelSpec, reference: Model) -> Parts:
         SourceError: a module is not one of those that a graph can have, or the vectors are not normalized at the end.
     """
     first, *rest = reference
+    images = pages.reads_pages(reference)
     if (
         type(first) is not Transformer
-        or first.modality_config != PLAIN_TEXT
-        or SETTINGS & first.processing_kwargs.keys()
+        or (first.modality_config != PLAIN_TEXT and not images)
+        or (SETTINGS | ({"image"} if images else set())) & first.processing_kwargs.keys()
     ):
         raise SourceError(
             f"[{spec.name}] source: its first module, {type(first).__name__}, is not a transformer for plain text only"
@@ -218,6 +235,8 @@ def _parts(spec: ModelSpec, reference: Model) -> Parts:
                 f"[{spec.name}] source: {type(module).__name__} is not supported; a multi-vector model may have"
                 " Dense and Normalize on token_embeddings, and MultiVectorMask"
             )
+    if images and first.transformer_task == "retrieval":
+        steps.append(Normalize(TOKENS))  # the model's own
     if not steps or type(steps[-1]) is not Normalize:
         raise SourceError(f"[{spec.name}] source: its token vectors are not normalized at the end (Normalize)")
     if len(masks) > 1 or any(mask.keep_only_token_ids for mask in masks):

@@ -78,7 +78,7 @@ def of_chat(spec: ModelSpec, transformer: Transformer, prompt: str = "") -> Pair
     """
     query, document, instruction = SENTINELS
     with loading(spec):
-        if transformer.input_formatter.pair_roles_failure(_options(transformer)) is not None:
+        if transformer.input_formatter.pair_roles_failure(template_options(transformer)) is not None:
             raise SourceError(
                 f"[{spec.name}] template: must be set, since the chat template of the source has no place for a query"
                 " and a document"
@@ -111,7 +111,7 @@ def _placed(rendered: str) -> str:
     return rendered
 
 
-def _options(transformer: Transformer) -> dict[str, Any]:
+def template_options(transformer: Transformer) -> dict[str, Any]:
     """The folder's arguments for the chat template, without those about tokens."""
     given = transformer.processing_kwargs.get("chat_template", {})
     sizes = {"padding", "truncation", "max_length", "return_tensors", "restore_suffix"}
@@ -124,4 +124,4 @@ def _render(transformer: Transformer, query: str, document: str, prompt: str) ->
     messages = formatter.pair_to_messages((query, document))
     if prompt:
         (messages,) = formatter.prepend_prompt_to_messages([messages], prompt)
-    return str(transformer.processor.apply_chat_template(messages, tokenize=False, **_options(transformer)))
+    return str(transformer.processor.apply_chat_template(messages, tokenize=False, **template_options(transformer)))

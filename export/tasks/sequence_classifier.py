@@ -53,6 +53,14 @@ def saved(spec: ModelSpec, folder: Path) -> Model:
         )
 
 
+@dataclass
+class _Output(BaseModelOutputWithPoolingAndCrossAttentions):
+    """What base models of all kinds give."""
+
+    image_outputs: None = None
+    video_outputs: None = None
+
+
 class Given(torch.nn.Module):
     """Stands in for a base model whose token vectors are known."""
 
@@ -62,11 +70,11 @@ class Given(torch.nn.Module):
         super().__init__()
         self.pooler = pooler
 
-    def forward(self, *_: object, **__: object) -> BaseModelOutputWithPoolingAndCrossAttentions:
+    def forward(self, *_: object, **__: object) -> _Output:
         hidden = self.hidden
         del self.hidden  # a tracer's tensor could not be copied later
         pooled = self.pooler(hidden) if self.pooler is not None else None
-        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=hidden, pooler_output=pooled)
+        return _Output(last_hidden_state=hidden, pooler_output=pooled)
 
 
 class SequenceClassifier(torch.nn.Module):

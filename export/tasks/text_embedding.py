@@ -38,8 +38,9 @@ from export.runtime.contract import (
     Output,
     Row,
 )
-from export.tasks import variants
+from export.tasks import variants, vision_embedding
 from export.tasks.prompts import prompts_of, set_prompts
+from export.tasks.vision_rows import reads_images
 from export.tasks.vocabulary import MOST_TOKENS, check_dimensions, vocabulary
 from export.tower import Tower, Vocabulary
 from export.verification import samples
@@ -149,6 +150,10 @@ def tower(spec: ModelSpec, name: str, reference: Model, variant: str = "") -> To
     adapter = variants.adapter(first, variant)
     while rest and _is_normalization(rest[-1]):  # the gateway's
         rest.pop()
+    if reads_images(first):
+        _truncation(spec, reference.truncate_dim)
+        steps = [_step(spec, module) for module in rest]
+        return vision_embedding.tower(spec, name, reference, (first, *rest), steps, adapter)
     poolings = [module for module in rest if isinstance(module, Pooling)]
     width = _truncation(spec, reference.truncate_dim)
     make, words, packed = (

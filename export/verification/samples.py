@@ -1,6 +1,7 @@
 """Rows to compare a graph with its reference on: real text, at lengths from a few tokens to a model's limit."""
 
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -30,6 +31,8 @@ ODD = (
 """Texts that tokenizers trip over: other scripts, emoji, white space, composed letters, one letter, one long word."""
 SIZES = ((64, 64), (300, 200), (97, 203), (512, 512))
 """Width and height of the images that are sent as files."""
+SHAPES = (*SIZES, (31, 7), (400, 24))
+"""Width and height of the images that a model reads beside texts: wide ones and small ones too."""
 LENGTHS = (3, 4, 6, 9, 14, 22, 35, 56, 90, 145, 233, 377, 700, 1500, 3000, 6000)
 """Tokens of the rows that are compared, as far as the model takes them; its limit is always one."""
 
@@ -84,6 +87,45 @@ def images(height: int, width: int) -> list[NDArray[np.uint8]]:
     return [*noise, *plain, np.stack([ramp, ramp.T.reshape(height, width), 255 - ramp])]
 
 
+def images_of_any_shape(most: int, size: int) -> list[NDArray[np.uint8]]:
+    """Images of noise and of gradients, of up to so many patches of `size` pixels: uint8 [3, H, W] each."""
+    chance = np.random.default_rng(0)
+    found = []
+    for height, width in shapes(most):
+        noise = chance.integers(0, 256, (3, height * size, width * size))
+        ramp = np.linspace(0, 255, noise[0].size).reshape(noise.shape[1:])
+        found += [
+            noise.astype(np.uint8),
+            (0.7 * np.stack([ramp, ramp[::-1], 255 - ramp]) + 0.3 * noise).astype(np.uint8),
+        ]
+    return found
+
+
+def shapes(most: int) -> list[tuple[int, int]]:
+    """Height and width in patches: squares, thin ones, and about as many as there may be."""
+    side = math.isqrt(most)
+    full = [(math.isqrt(most // ratio), math.isqrt(most // ratio) * ratio) for ratio in (1, 2, 5, 16) if ratio <= most]
+    wide = [(1, 1), (1, 2), (1, most), *full, (max(1, side // 3), max(1, side // 2))]
+    found = dict.fromkeys([*wide, *((width, height) for height, width in wide)])
+    return [(height, width) for height, width in found if height * width <= most]
+
+
+def pictures() -> list[Image.Image]:
+    """Images of many shapes: gradients with noise."""
+    chance = np.random.default_rng(0)
+    return [_picture(width, height, chance) for width, height in SHAPES]
+
+
+def contents() -> list[list[str | Image.Image]]:
+    """Images alone, several together, and texts before, between and behind them."""
+    found: list[list[str | Image.Image]] = []
+    images = pictures()
+    for place, image in enumerate(images):
+        other, short = images[place - 1], text(place, 12 + 40 * place)
+        found += [[image], [short, image], [image, short], [short, other, ODD[place], image], [other, image, image]]
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class File:
     """An image file."""
@@ -99,12 +141,16 @@ def files() -> list[File]:
     chance = np.random.default_rng(0)
     found = []
     for width, height in SIZES:
-        x, y = np.linspace(0, 200, width)[None, :], np.linspace(0, 200, height)[:, None]
-        planes = [x + 0 * y, y + 0 * x, (x * y) / 200]
-        noise = chance.integers(0, 56, (height, width, 3))
-        image = Image.fromarray((np.stack(planes, 2) + noise).astype(np.uint8))
+        image = _picture(width, height, chance)
         for kind in ("png", "jpeg"):
             written = io.BytesIO()
             image.save(written, kind)
             found.append(File(written.getvalue(), f"image/{kind}", width, height))
     return found
+
+
+def _picture(width: int, height: int, chance: np.random.Generator) -> Image.Image:
+    x, y = np.linspace(0, 200, width)[None, :], np.linspace(0, 200, height)[:, None]
+    planes = [x + 0 * y, y + 0 * x, (x * y) / 200]
+    noise = chance.integers(0, 56, (height, width, 3))
+    return Image.fromarray((np.stack(planes, 2) + noise).astype(np.uint8))

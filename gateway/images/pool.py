@@ -10,15 +10,17 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import overload
 
 import msgspec
 import numpy as np
 
 from gateway.board import Board
 from gateway.errors import InvalidRequest
-from gateway.images.memory import MemoryLimit
-from gateway.images.preparation import Pixels, Preparation
+from gateway.images.memory import InFlight, MemoryLimit
+from gateway.images.preparation import Patches, Pixels, Preparation
 from gateway.images.preprocess import BYTES_PER_PIXEL
+from gateway.images.processors import AnyProcessor
 from gateway.images.worker import CPU_S, GO_ON, LENGTH_BYTES, Decoded, Job, Needed, Refused, packed
 from gateway.scheduling import cores
 from gateway.scheduling.turns import Account, Turns
@@ -30,8 +32,14 @@ SPARE = 2
 FINISH_S = 0.25
 """How long an image whose request was cancelled may continue. Most finish in this time, and starting a new process
 takes as long."""
+PATCHES_FACTOR = 8
+"""Pixels of all patches in flight, for each pixel of the images that may be decoded at a time. A file of 100 bytes may
+become patches of 50 MiB, and waits with them until its model is free."""
 FOLDER = Path(__file__).parents[2]
 """The folder that holds this package, from which Python imports it."""
+
+Answer = tuple[Decoded, bytes] | Refused
+"""A prepared image and its pixels, or the error."""
 
 
 class DecoderPool:
@@ -47,6 +55,7 @@ class DecoderPool:
         """
         workers = board.workers if board else 1
         self._memory = MemoryLimit(max_pixels * BYTES_PER_PIXEL, board)
+        self._patches = InFlight("image patches", max_pixels * PATCHES_FACTOR * 3, board)
         self._turns = Turns(max(1, cores.count() // workers), SPARE)
         self._idle: list[_Decoder] = []
 
@@ -55,20 +64,29 @@ class DecoderPool:
         while self._idle:
             await self._idle.pop().end()
 
-    async def read(self, image: str | bytes, preparation: Preparation, place: str, account: Account) -> Pixels:
+    @overload
+    async def read(self, image: str | bytes, preparation: Preparation, place: str, account: Account) -> Pixels: ...
+
+    @overload
+    async def read(self, image: str | bytes, preparation: AnyProcessor, place: str, account: Account) -> Patches: ...
+
+    async def read(
+        self, image: str | bytes, preparation: Preparation | AnyProcessor, place: str, account: Account
+    ) -> Pixels | Patches:
         """Decode and preprocess an image.
 
         Args:
             image: the file, or a data: URI or base64 of it.
-            preparation: how the model's image processor resizes and crops.
+            preparation: the model's image processor.
             place: the field for error messages.
             account: whose turn is used, and who is charged for the CPU time, even if decoding fails.
 
         Returns:
-            The model's input, UINT8 [3, H, W].
+            The model's input: UINT8 [3, H, W], or patches.
 
         Raises:
             InvalidRequest: it is not an image within the limits.
+            Overloaded: the patches of all images in flight reach their limit.
         """
         async with self._turns.take(account.key):
             work = asyncio.ensure_future(self._decode(image, preparation, place, account))
@@ -83,11 +101,16 @@ class DecoderPool:
                 raise
         if isinstance(answer, Refused):
             raise InvalidRequest(answer.message, param=place)
-        return np.frombuffer(answer.pixels, np.uint8).reshape(3, preparation.height, preparation.width)
+        decoded, content = answer
+        pixels = np.frombuffer(content, np.uint8)
+        if isinstance(preparation, Preparation):
+            return pixels.reshape(3, preparation.height, preparation.width)
+        self._patches.count(pixels, account.key)
+        return Patches(pixels.reshape(-1, preparation.patch_bytes), decoded.grids, decoded.tiles)
 
     async def _decode(
-        self, image: str | bytes, preparation: Preparation, place: str, account: Account
-    ) -> Decoded | Refused:
+        self, image: str | bytes, preparation: Preparation | AnyProcessor, place: str, account: Account
+    ) -> Answer:
         decoder = self._idle.pop() if self._idle else await _Decoder.start()
         began = time.monotonic()
         try:
@@ -96,13 +119,13 @@ class DecoderPool:
             account.seconds += min(time.monotonic() - began, CPU_S)
             await decoder.end()
             raise
-        account.seconds += answer.seconds
+        account.seconds += (answer if isinstance(answer, Refused) else answer[0]).seconds
         self._idle.append(decoder)
         return answer
 
     async def _ask(
-        self, decoder: "_Decoder", image: str | bytes, preparation: Preparation, place: str
-    ) -> Decoded | Refused:
+        self, decoder: "_Decoder", image: str | bytes, preparation: Preparation | AnyProcessor, place: str
+    ) -> Answer:
         # Copied only now that a process is free: a copy of every waiting image could take too much memory.
         content = image.encode("utf-8", "surrogatepass") if isinstance(image, str) else image
         job = Job(place, preparation, self._memory.size, len(content), isinstance(image, str))
@@ -128,7 +151,7 @@ class _Decoder:
         command = (sys.executable, "-W", "ignore", "-m", "gateway.images.worker")
         return cls(await asyncio.create_subprocess_exec(*command, cwd=FOLDER, stdin=pipe, stdout=pipe))
 
-    async def ask(self, job: Job, content: bytes, memory: MemoryLimit) -> Decoded | Refused:
+    async def ask(self, job: Job, content: bytes, memory: MemoryLimit) -> Answer:
         """Send an image and receive the result. A large image first waits until enough memory is free.
 
         Raises:
@@ -139,11 +162,15 @@ class _Decoder:
         await self._to.drain()
         answer: Needed | Decoded | Refused = msgspec.msgpack.decode(await self._read(), type=Needed | Decoded | Refused)
         if not isinstance(answer, Needed):
-            return answer
-        async with memory.reserve(answer.size):
+            return await self._complete(answer)
+        # The limit holds for decoding. Resizing the largest images may take more than is left of it.
+        async with memory.reserve(min(answer.size, memory.size)):
             self._to.write(GO_ON)
             last: Decoded | Refused = msgspec.msgpack.decode(await self._read(), type=Decoded | Refused)
-            return last
+            return await self._complete(last)
+
+    async def _complete(self, answer: Decoded | Refused) -> Answer:
+        return answer if isinstance(answer, Refused) else (answer, await self._from.readexactly(answer.size))
 
     async def _read(self) -> bytes:
         length = int.from_bytes(await self._from.readexactly(LENGTH_BYTES), "little")

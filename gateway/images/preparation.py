@@ -1,17 +1,32 @@
-"""The resizing and cropping of a model's image processor."""
+"""What image processors of models make of images: pixels of one size, or patches of images of any size."""
 
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 from PIL.Image import Resampling
 
 Pixels = NDArray[np.uint8]
 """A prepared image: [3, H, W], RGB."""
+Grid = tuple[int, int]
+"""Height and width of an image in patches."""
 
 
 @dataclass(frozen=True, slots=True)
-class Preparation:
+class Patches:
+    """An image as the patches that a vision tower of any image size takes."""
+
+    pixels: NDArray[np.uint8]
+    """[P, B], B = 3 * size * size: each patch channel first, RGB. Those of one grid are in blocks of merge x merge, the
+    blocks and the patches in them row by row. Grids stand one behind the other."""
+    grids: tuple[Grid, ...]
+    """One, or one for each tile and the last for all of the image."""
+    tiles: Grid = (0, 0)
+    """Rows and columns of tiles; (0, 0) if the image is not cut."""
+
+
+class Preparation(Struct, frozen=True, tag="pixels", tag_field="kind"):
     """How a model's image processor brings images to one size."""
 
     height: int

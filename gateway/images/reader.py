@@ -1,12 +1,15 @@
 """Reads images as clients send them, in base64 or by URL."""
 
+from typing import overload
+
 from gateway.board import Board
 from gateway.errors import InvalidRequest
 from gateway.images.allowlist import Allowlist
 from gateway.images.data_uri import MAX_BYTES, MAX_CHARACTERS
 from gateway.images.fetch import Fetcher
 from gateway.images.pool import DecoderPool
-from gateway.images.preparation import Pixels, Preparation
+from gateway.images.preparation import Patches, Pixels, Preparation
+from gateway.images.processors import AnyProcessor
 from gateway.scheduling.turns import Account, Turns
 
 MAX_FETCHES = 16
@@ -39,20 +42,29 @@ class Images:
         if self._fetcher is not None:
             await self._fetcher.close()
 
-    async def read(self, image: str, preparation: Preparation, place: str, account: Account) -> Pixels:
+    @overload
+    async def read(self, image: str, preparation: Preparation, place: str, account: Account) -> Pixels: ...
+
+    @overload
+    async def read(self, image: str, preparation: AnyProcessor, place: str, account: Account) -> Patches: ...
+
+    async def read(
+        self, image: str, preparation: Preparation | AnyProcessor, place: str, account: Account
+    ) -> Pixels | Patches:
         """Fetch or decode an image, and preprocess it.
 
         Args:
             image: a data: URI, base64 in either alphabet, or an http(s) URL.
-            preparation: how the model's image processor resizes and crops.
+            preparation: the model's image processor.
             place: the field for error messages, such as "input[3].image".
             account: whose turns are used, and who is charged for the CPU time.
 
         Returns:
-            The model's input, UINT8 [3, H, W].
+            The model's input: UINT8 [3, H, W], or patches.
 
         Raises:
             InvalidRequest: it is none of these, cannot be fetched, or is not an image within the limits.
+            Overloaded: the patches of all images in flight reach their limit.
         """
         if not image[:8].lower().startswith(("http://", "https://")):
             if len(image) > MAX_CHARACTERS + HEAD_CHARACTERS:

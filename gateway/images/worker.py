@@ -1,8 +1,8 @@
 """A process that decodes images, with hard limits on its memory and CPU time.
 
-`gateway.images.pool` starts these processes. It sends a `Job`, followed by the image, and receives `Decoded` or
-`Refused`. A large image is first answered with `Needed`: the process then waits for one byte before it allocates the
-memory.
+`gateway.images.pool` starts these processes. It sends a `Job`, followed by the image, and receives `Decoded`, followed
+by the pixels, or `Refused`. A large image is first answered with `Needed`: the process then waits for one byte before
+it allocates the memory.
 """
 
 import gc
@@ -19,7 +19,8 @@ import msgspec
 
 from gateway.errors import InvalidRequest
 from gateway.images import data_uri, preprocess
-from gateway.images.preparation import Preparation
+from gateway.images.preparation import Grid, Preparation
+from gateway.images.processors import AnyProcessor
 
 OPENING_BYTES = 40 * 2**20
 """Memory to decode base64 and read an image's header. Small images are decoded within it."""
@@ -39,9 +40,9 @@ class Job:
 
     place: str
     """The field for error messages, such as "input[3].image"."""
-    preparation: Preparation
+    preparation: Preparation | AnyProcessor
     max_bytes: int
-    """The most memory that decoding may take."""
+    """The most memory that decoding may take, and the most that resizing to patches may take in addition."""
     size: int
     """The number of bytes of the image that follow."""
     is_text: bool
@@ -58,8 +59,11 @@ class Needed(msgspec.Struct, tag=True):
 class Decoded(msgspec.Struct, tag=True):
     """A decoded and preprocessed image."""
 
-    pixels: bytes
-    """UINT8 [3, H, W]."""
+    size: int
+    """The number of bytes that follow: pixels [3, H, W], or patches [P, B]."""
+    grids: tuple[Grid, ...] = ()
+    """Of patches."""
+    tiles: Grid = (0, 0)
     seconds: float = 0.0
     """CPU time."""
 
@@ -82,12 +86,14 @@ def main() -> None:
         _limit_memory(own + OPENING_BYTES)
         _limit_time()
         began = time.process_time()
-        answer = _answer(job, source, sink)
+        answer, pixels = _answer(job, source, sink)
         answer.seconds = time.process_time() - began
-        send(sink, answer)
+        send(sink, answer, pixels)
 
 
-def _answer(job: Job, source: BinaryIO, sink: BinaryIO) -> Decoded | Refused:
+def _answer(job: Job, source: BinaryIO, sink: BinaryIO) -> tuple[Decoded | Refused, bytes | memoryview]:
+    """The answer, and the pixels that follow it."""
+
     def reserve(size: int) -> None:
         if size > OPENING_BYTES // 2:
             send(sink, Needed(size))
@@ -96,18 +102,22 @@ def _answer(job: Job, source: BinaryIO, sink: BinaryIO) -> Decoded | Refused:
             _limit_memory(_virtual_bytes() + size + SPARE_BYTES)
 
     try:
-        return Decoded(_decode(job, source.read(job.size), reserve))
+        return _decode(job, source.read(job.size), reserve)
     except InvalidRequest as exc:
-        return Refused(exc.message)
+        return Refused(exc.message), b""
     except MemoryError:
         gc.collect()
-        return Refused(f"{job.place} needs more memory to decode than an image of its size should")
+        return Refused(f"{job.place} needs more memory to decode than an image of its size should"), b""
 
 
-def _decode(job: Job, content: bytes, reserve: Callable[[int], None]) -> bytes:
+def _decode(job: Job, content: bytes, reserve: Callable[[int], None]) -> tuple[Decoded, bytes | memoryview]:
     if job.is_text:
         content = data_uri.decode(content, job.place)
-    return preprocess.read(content, job.preparation, job.place, job.max_bytes, reserve)
+    if isinstance(job.preparation, Preparation):
+        pixels = preprocess.read(content, job.preparation, job.place, job.max_bytes, reserve)
+        return Decoded(len(pixels)), pixels
+    patches = preprocess.read_patches(content, job.preparation, job.place, job.max_bytes, reserve)
+    return Decoded(patches.pixels.nbytes, patches.grids, patches.tiles), patches.pixels.data.cast("B")
 
 
 def read(source: BinaryIO, kind: type[Message]) -> Message | None:
@@ -116,8 +126,10 @@ def read(source: BinaryIO, kind: type[Message]) -> Message | None:
     return msgspec.msgpack.decode(source.read(int.from_bytes(length, "little")), type=kind) if length else None
 
 
-def send(sink: BinaryIO, message: object) -> None:
+def send(sink: BinaryIO, message: object, behind: bytes | memoryview = b"") -> None:
+    """Write one message, and the bytes that follow it."""
     sink.write(packed(message))
+    sink.write(behind)
     sink.flush()
 
 

@@ -2,20 +2,24 @@
 
 from collections.abc import Sequence, Set
 from contextlib import suppress
+from dataclasses import replace
 
 from gateway.catalog import Model, Offer, TextModel
 from gateway.contract import LATE_INTERACTION
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
-from gateway.service import hybrid, late_chunking, prompts
+from gateway.service import hybrid, image_pairs, late_chunking, prompts
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunking, Span
 from gateway.service.classify import Classification, Input, classify
+from gateway.service.contents import NO_LIMITS, Content, PixelLimits, pictures, text_of
 from gateway.service.embed import DENSE, Embeddings, Item, embed
 from gateway.service.hybrid import Weights
+from gateway.service.image_pairs import ContentPair
+from gateway.service.image_rows import Reading
 from gateway.service.late_chunking import EmbeddedParts
 from gateway.service.prompts import SUFFIXES
-from gateway.service.rerank import Ranking, rerank
+from gateway.service.rerank import Ranking, rerank, rerank_contents
 from gateway.service.score import PairScores, TextPair, score_pairs
 from gateway.text.tokenizer import Truncate
 
@@ -135,6 +139,7 @@ async def embed_items(
     kinds: Set[Offer] = DENSE,
     token_dimensions: int | None = None,
     averages: bool = False,
+    pixels: PixelLimits = NO_LIMITS,
 ) -> Embeddings:
     """Embed for a request, and record it.
 
@@ -150,6 +155,7 @@ async def embed_items(
         kinds: kinds of vectors that the model offers.
         token_dimensions: how many dimensions of token vectors to keep; all by default.
         averages: whether to split texts over the limit and average the vectors of their chunks.
+        pixels: limits for images, for models that take images of any size.
 
     Raises:
         GatewayError: see `prompts.choose` and `embed`; or there is an instruction, but the model accepts only images.
@@ -174,11 +180,16 @@ async def embed_items(
         is_query=prompts.is_query(purpose),
         token_dimensions=token_dimensions,
         averages=averages,
+        pixels=pixels,
     )
     record_usage(request, len(items), embedded.text_tokens + embedded.image_tokens)
     request.state["record"].sparse_truncated = embedded.truncated
-    request.state["record"].images = sum(item.image is not None for item in items) or None
+    request.state["record"].images = sum(map(_images, items)) or None
     return embedded
+
+
+def _images(item: Item) -> int:
+    return len(pictures(item.content)) if item.content else item.image is not None
 
 
 async def embed_parts(
@@ -272,14 +283,95 @@ async def rank_texts(
     return ranking
 
 
-async def score_texts(
+async def rank_contents(
     request: Request,
     model: TextModel,
-    pairs: Sequence[TextPair],
+    query: str | Content,
+    documents: Sequence[str | Content],
     *,
     truncate: Truncate,
     max_tokens: int | None = None,
     raw: bool = False,
+    instruction: str | None = None,
+    pixels: PixelLimits = NO_LIMITS,
+) -> Ranking:
+    """Rank for a request whose query or documents have images, and record it.
+
+    Args:
+        request: its body has been read.
+        model: from `find_ranker`.
+        query: never truncated.
+        documents: texts and contents to rank by relevance to the query.
+        truncate: how to truncate documents over the limit.
+        max_tokens: a limit lower than the model's.
+        raw: whether to return a cross-encoder's logits as scores.
+        instruction: replaces the one in the model's template or prompt.
+        pixels: limits for images.
+
+    Raises:
+        GatewayError: see `Reading.of` and `rerank_contents`.
+    """
+    ranking = await rerank_contents(
+        _reading(request, model, [query, *documents], pixels, raw=raw),
+        query,
+        documents,
+        truncate=truncate,
+        max_tokens=max_tokens,
+        instruction=instruction,
+    )
+    record_usage(request, len(documents), ranking.tokens + ranking.image_tokens)
+    return ranking
+
+
+def _reading(
+    request: Request, model: TextModel, given: Sequence[str | Content], pixels: PixelLimits, *, raw: bool
+) -> Reading:
+    """How to read the images of a request with a model; records how many there are."""
+    found = [picture for content in given for picture in pictures(content)]
+    request.state["record"].images = len(found)
+    model = replace(model, activation="none") if raw else model
+    return Reading.of(caller(request), request.state["gateway"].images, model, pixels, found[0].place)
+
+
+async def score_contents(
+    request: Request,
+    model: TextModel,
+    pairs: Sequence[ContentPair],
+    *,
+    truncate: Truncate,
+    max_tokens: int | None = None,
+    raw: bool = False,
+    pixels: PixelLimits = NO_LIMITS,
+) -> PairScores:
+    """Score pairs of which some have images for a request, and record it. Raises the errors of `score_contents`.
+
+    Args:
+        request: its body has been read.
+        model: the text model of a rerank model.
+        pairs: queries with their documents.
+        truncate: how to truncate documents over the limit.
+        max_tokens: a limit lower than the model's.
+        raw: whether to return a cross-encoder's logits as scores.
+        pixels: limits for images.
+    """
+    given = [content for pair in pairs for content in (pair.query, pair.document)]
+    found = await image_pairs.score_contents(
+        _reading(request, model, given, pixels, raw=raw), pairs, truncate=truncate, max_tokens=max_tokens
+    )
+    count = sum(found.query_tokens) + sum(found.document_tokens) + found.image_tokens
+    record_usage(request, len(pairs), count)
+    return PairScores(found.scores, count)
+
+
+async def score_texts(
+    request: Request,
+    model: TextModel,
+    pairs: Sequence[ContentPair],
+    *,
+    truncate: Truncate,
+    max_tokens: int | None = None,
+    raw: bool = False,
+    pixels: PixelLimits = NO_LIMITS,  # noqa: ARG001 - as for pairs with images
 ) -> PairScores:
     """Score pairs of texts for a request, and record it. Raises the errors of `score_pairs`.
 
@@ -290,8 +382,12 @@ async def score_texts(
         truncate: how to truncate documents over the limit.
         max_tokens: a limit lower than the model's.
         raw: whether to return a cross-encoder's logits as scores.
+        pixels: without effect.
     """
-    found = await score_pairs(caller(request), model, pairs, truncate=truncate, max_tokens=max_tokens, raw=raw)
+    texts = [
+        TextPair(text_of(pair.query), text_of(pair.document), pair.query_place, pair.document_place) for pair in pairs
+    ]
+    found = await score_pairs(caller(request), model, texts, truncate=truncate, max_tokens=max_tokens, raw=raw)
     record_usage(request, len(pairs), found.tokens)
     return found
 

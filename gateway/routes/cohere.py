@@ -14,6 +14,7 @@ from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.body import read
 from gateway.routes.calls import embed_items, find_model, find_ranker
+from gateway.routes.content import Parts, read_parts
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
 from gateway.routes.fields import TRUNCATIONS, Truncation
@@ -33,31 +34,10 @@ class CohereError(Struct):
     message: str
 
 
-class TextContent(Struct, tag="text", forbid_unknown_fields=True):
-    """A text as part of an input."""
-
-    text: str
-
-
-class ImageUrl(Struct, forbid_unknown_fields=True):
-    """The location of an image."""
-
-    url: str
-    """A data: URI, or an http(s) URL if the server fetches images."""
-    detail: str | None = None
-    """Accepted but ignored."""
-
-
-class ImageContent(Struct, tag="image_url", forbid_unknown_fields=True):
-    """An image as part of an input."""
-
-    image_url: ImageUrl
-
-
 class EmbedInput(Struct, forbid_unknown_fields=True):
-    """The input for one vector: a text, an image, or one of each."""
+    """The input for one vector: texts and images. Models that do not read them together take one of each at most."""
 
-    content: Annotated[list[TextContent | ImageContent], Meta(min_length=1, max_length=2)]
+    content: Parts
 
 
 class EmbedRequest(Struct, forbid_unknown_fields=True):
@@ -222,15 +202,10 @@ def _items(body: EmbedRequest | V1EmbedRequest) -> list[Item]:
         return [Item(f"texts[{i}]", text) for i, text in enumerate(body.texts)]
     if body.images is not None:
         return [Item(f"images[{i}]", image=image, image_place=f"images[{i}]") for i, image in enumerate(body.images)]
-    return [_item(item, f"inputs[{i}]") for i, item in enumerate(inputs or [])]
-
-
-def _item(embed_input: EmbedInput, place: str) -> Item:
-    texts = [part.text for part in embed_input.content if isinstance(part, TextContent)]
-    images = [part.image_url.url for part in embed_input.content if isinstance(part, ImageContent)]
-    if len(texts) > 1 or len(images) > 1:
-        raise InvalidRequest(f"{place} may hold only one text and one image", param=place)
-    return Item(place, next(iter(texts), None), next(iter(images), None), image_place=place)
+    return [
+        Item(f"inputs[{i}]", content=read_parts(item.content, f"inputs[{i}].content"))
+        for i, item in enumerate(inputs or [])
+    ]
 
 
 async def create_ranking(request: Request) -> Response:

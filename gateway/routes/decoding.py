@@ -86,6 +86,25 @@ def decode_one_of(body: bytes | bytearray, choose: Callable[[object], type[T]]) 
     return _convert(parsed, choose(parsed))
 
 
+def convert(value: object, kind: type[T], place: str) -> T:
+    """Convert a part of parsed JSON that its request type leaves open. Unknown fields in it are ignored.
+
+    Args:
+        value: the part.
+        kind: what it must be.
+        place: its field in error messages.
+
+    Raises:
+        InvalidRequest: it is not of this type (names the field), or holds a refused field.
+    """
+    try:
+        return msgspec.convert(_mend(value, _shape_of(kind), place, place, {}), kind)  # type: ignore[arg-type]
+    except msgspec.ValidationError as exc:
+        message, _, inside = str(exc).partition(" - at `$")
+        path = place + inside.rstrip("`")
+        raise InvalidRequest(f"{path}: {message}", param=path) from exc
+
+
 def _convert(parsed: object, body_type: type[T]) -> tuple[T, Ignored]:
     ignored: dict[str, str] = {}
     shape = _shape_of(body_type)  # type: ignore[arg-type] # types are hashable

@@ -9,10 +9,19 @@ from starlette.responses import Response
 
 from gateway import vectors
 from gateway.catalog import Model, Offer
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, quoted
 from gateway.routes import encodings
 from gateway.routes.body import read, resolve_aliases
 from gateway.routes.calls import VECTORS, check_offers, embed_items, embed_parts, find_model_and_purpose
+from gateway.routes.content import (
+    MAX_MESSAGES,
+    InputItem,
+    Message,
+    PixelBounds,
+    read_item,
+    read_messages,
+    read_pixels,
+)
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
 from gateway.routes.fields import Instruction, PromptTokens, Side, Truncation, read_truncation
@@ -43,26 +52,14 @@ BEGINNING = 256
 """How many characters of a string to match with IMAGE: matching millions of spaces takes long."""
 
 
-class InputItem(Struct, forbid_unknown_fields=True):
-    """One input as an object. A text and an image together give one vector. An empty string counts as absent."""
-
-    text: str = ""
-    image: str = ""
-    """A data: URI, base64, or an http(s) URL if the server fetches images. PNG, JPEG, WebP, GIF or BMP."""
-    url: str = ""
-    """The URL of an image, for older clients of Jina."""
-    bytes: str = ""
-    """An image in base64, for older clients of Jina."""
-    refused: ClassVar[Mapping[str, Refused]] = {
-        kind: Refused("only text and images are supported") for kind in ("audio", "pdf", "video")
-    }
-
-
 class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     """The inputs to embed, and the format of the vectors."""
 
-    input: str | InputItem | list[str | int | TokenIds | InputItem]
-    """A text, an object, token ids, or a list of texts, objects and lists of token ids."""
+    input: str | InputItem | list[str | int | TokenIds | InputItem] | None = None
+    """A text, an object, token ids, or a list of texts, objects and lists of token ids. Required without messages."""
+    messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)] | None = None
+    """Instead of input, as in vLLM's API: one message of a user, whose texts and images become one vector. A message of
+    the system before it is the instruction."""
     model: str | None = None
     """A name or alias from /v1/models. Default: the default embedding model."""
     normalized: bool | None = None
@@ -119,6 +116,12 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     modality: Literal["text", "image"] | None = None
     """What strings are, as in Infinity's API. By default, strings that begin with data:image/ are images if the model
     takes images; all others are texts."""
+    min_pixels: Annotated[int, Meta(ge=1)] | None = None
+    """Enlarge images to this many pixels, within the limits of the model. For models that take images of any size."""
+    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    """Shrink images to this many pixels, within the limits of the model."""
+    mm_processor_kwargs: PixelBounds | None = None
+    """vLLM's place for min_pixels and max_pixels."""
     user: str | None = None
     """Accepted but ignored, for clients of OpenAI."""
     refused: ClassVar[Mapping[str, Refused]] = {
@@ -128,7 +131,6 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
         "embed_dtype": Refused("floats are float32; use embedding_type for other types", ("float32",)),
         "endianness": Refused("base64 holds little-endian floats", ("little", "native")),
         "max_tokens": Refused("use truncate_prompt_tokens instead"),
-        "messages": Refused("conversations are not supported; send input"),
         "prompt": Refused("not supported; select one of the model's prompts by prompt_name, or send instruction"),
         "task_type": Refused("use task instead"),
         "truncation_direction": Refused("use truncation_side instead", ("right", "Right")),
@@ -222,11 +224,11 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
     model, suffix = find_model_and_purpose(request, body.model, VECTORS, kinds)
     check_offers(request, model, kinds, "return_multivector" if body.return_multivector else "embedding_type")
     _check_output(body, model)
-    items = read_inputs(body.input, body.modality or ("any" if model.image is not None else "text"))
+    items = _read_items(request, body, model)
     place, purpose = _purpose(body, suffix)
     truncate, max_tokens = read_truncation(body.truncate, body.truncate_prompt_tokens, body.truncation_side)
     _check_chunking(body, truncate, kinds)
-    if body.late_chunking:
+    if body.late_chunking:  # of texts only
         return await _answer_late(request, body, model, items, purpose, place)
     embedded = await embed_items(
         request,
@@ -240,11 +242,32 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
         kinds=kinds,
         token_dimensions=body.dimensions,
         averages=body.enable_chunked_processing is True,
+        pixels=read_pixels(body.min_pixels, body.max_pixels, body.mm_processor_kwargs),
     )
     numbers = embedded.numbers * len(_forms(body))
     return await large_json_response(
         request, lambda: _response(request.state["record"].request_id, body, model, embedded), numbers
     )
+
+
+def _read_items(request: Request, body: EmbeddingRequest, model: Model) -> list[Item]:
+    """The items of `input` or of `messages`, whose instruction becomes that of the request.
+
+    Raises:
+        InvalidRequest: both or none of them were sent, or one of them is wrong.
+    """
+    if body.input is not None and body.messages:
+        raise InvalidRequest("input and messages exclude each other; send only one of them", param="messages")
+    if body.input is not None:
+        return read_inputs(body.input, body.modality or ("any" if model.accepts_images else "text"))
+    if body.messages is None:
+        unknown = ", ".join(map(quoted, request.state["record"].ignored_fields))
+        raise InvalidRequest("input is required" + (f"; unknown fields: {unknown}" if unknown else ""), param="input")
+    content, instruction = read_messages(body.messages)
+    if instruction is not None and body.instruction is not None:
+        raise InvalidRequest("instruction and a message of the system have the same meaning", param="instruction")
+    body.instruction = body.instruction or instruction
+    return [Item("messages", content=content)]
 
 
 async def _answer_late(
@@ -356,6 +379,8 @@ def _item(item: str | int | TokenIds | InputItem, place: str, strings: Literal["
         return Item(place, image=item.strip(), image_place=place)
     if not isinstance(item, InputItem):
         return Item(place, item)
+    if item.content is not None:
+        return Item(place, content=read_item(item, place))
     images = [image.strip() for image in (item.image, item.url, item.bytes) if image]
     if not item.text and not images:
         raise InvalidRequest(f"{place} has neither text nor image", param=place)

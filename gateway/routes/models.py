@@ -65,7 +65,6 @@ async def retrieve(request: Request) -> Response:
 def _describe(model: Model) -> ModelObject:
     role = model.triton_models[0].role
     kinds = tuple(kind for kind in OFFERED_BY if kind in model.offers)
-    modalities = (("text", model.text), ("image", model.image))
     return ModelObject(
         id=model.name,
         object="model",
@@ -77,7 +76,7 @@ def _describe(model: Model) -> ModelObject:
         else "classification"
         if role in CLASSIFIER_ROLES
         else "rerank",
-        input_modalities=tuple(name for name, triton_model in modalities if triton_model is not None),
+        input_modalities=("text",) * (model.text is not None) + ("image",) * model.accepts_images,
         aliases=model.aliases,
         default=model.default,
         max_tokens=model.text.max_tokens if model.text is not None else UNSET,

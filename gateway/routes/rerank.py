@@ -12,13 +12,15 @@ from gateway.catalog import TextModel
 from gateway.contract import CROSS_ENCODER
 from gateway.errors import InvalidRequest
 from gateway.routes.body import read, record_ignored, resolve_aliases
-from gateway.routes.calls import find_ranker, rank_texts
+from gateway.routes.calls import find_ranker, rank_contents, rank_texts
+from gateway.routes.content import InputItem, Parts, PixelBounds, as_parts, read_item, read_pixels, simple
 from gateway.routes.decoding import MAX_IGNORED, Refused
 from gateway.routes.fields import Instruction, PromptTokens, Side, resolve_truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
 from gateway.service import hybrid
 from gateway.service.chunks import Chunking
+from gateway.service.contents import Content, Picture
 from gateway.service.hybrid import Mode, Weights
 from gateway.service.rerank import Ranked
 from gateway.service.text_batches import MAX_ROWS
@@ -29,7 +31,9 @@ ALIASES = {"top_k": "top_n", "truncation": "truncate", "instruct": "instruction"
 
 Document = dict[str, Any]
 """A document as an object with a text and other fields."""
-TEXT = "text"
+TEXT, CONTENT = "text", "content"
+IMAGES = ("image", "url")
+"""The fields of a document that may hold its image, as in Jina's API."""
 RankFields = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=64)]
 """The fields of a document that form its text, in this order. A repeated field counts once."""
 
@@ -60,13 +64,22 @@ class ModeScores(Struct, omit_defaults=True):
     multi_vector: float | UnsetType = UNSET
 
 
+class Contents(Struct, forbid_unknown_fields=True):
+    """Several texts and images."""
+
+    content: Parts
+
+
 class RerankInput(Struct, forbid_unknown_fields=True, kw_only=True):
     """The fields that /v1/rerank and /v2/rerank share."""
 
-    query: Annotated[str, Meta(min_length=1)]
-    """Never truncated. It may take up to half of the model's limit."""
-    documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_ROWS)]
-    """Texts, or objects with a text."""
+    query: Annotated[str, Meta(min_length=1)] | InputItem
+    """A text or, for models that take images, an object. Never truncated. It may take up to half of the model's
+    limit."""
+    documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_ROWS)] | Contents
+    """Texts, or objects with a text. For models that take images, objects may also have `image`, `url` or `content`, a
+    list of texts and images. An object with `content` instead of a list has one document for each of its parts, as in
+    vLLM's API."""
     rank_fields: RankFields | None = None
     """The fields of documents to rank on, joined by line breaks in this order. Default: `text`."""
     raw_scores: bool | None = None
@@ -91,6 +104,12 @@ class RerankInput(Struct, forbid_unknown_fields=True, kw_only=True):
     instruction: Instruction | None = None
     """Tells the model what makes a document relevant. Replaces the instruction in the model's template or prompt; only
     for models that have one there."""
+    min_pixels: Annotated[int, Meta(ge=1)] | None = None
+    """Enlarge images to this many pixels, within the limits of the model. For models that take images of any size."""
+    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    """Shrink images to this many pixels, within the limits of the model."""
+    mm_processor_kwargs: PixelBounds | None = None
+    """vLLM's place for min_pixels and max_pixels."""
 
 
 class RerankRequest(RerankInput, kw_only=True):
@@ -230,27 +249,46 @@ async def rank_documents(
         with_documents: whether results include their documents.
         truncates: whether to truncate documents over the limit; otherwise they are an error.
     """
-    texts = _read_documents(request, body.documents, body.rank_fields)
+    given = _given(body.documents)
+    contents = _read_documents(request, text_model, given, body.rank_fields)
+    query = body.query if isinstance(body.query, str) else simple(read_item(body.query, "query"))
     truncate, limit = resolve_truncation(
         "end" if truncates else "none", body.truncate_prompt_tokens, body.truncation_side, is_forbidden=not truncates
     )
-    ranking = await rank_texts(
-        request,
-        _limited(text_model, limit),
-        body.query,
-        texts,
-        truncate=truncate,
-        max_tokens=min(filter(None, (body.max_tokens_per_doc, limit)), default=None),
-        raw=body.raw_scores is True,
-        instruction=body.instruction,
-        chunking=_chunking(body),
-        weights=_weights(body),
-    )
+    model, raw = _limited(text_model, limit), body.raw_scores is True
+    max_tokens = min(filter(None, (body.max_tokens_per_doc, limit)), default=None)
+    texts = [content for content in contents if isinstance(content, str)]
+    if len(texts) == len(contents) and isinstance(query, str):
+        ranking = await rank_texts(
+            request,
+            model,
+            query,
+            texts,
+            truncate=truncate,
+            max_tokens=max_tokens,
+            raw=raw,
+            instruction=body.instruction,
+            chunking=_chunking(body),
+            weights=_weights(body),
+        )
+    else:
+        _check_images(body)
+        ranking = await rank_contents(
+            request,
+            model,
+            query,
+            contents,
+            truncate=truncate,
+            max_tokens=max_tokens,
+            raw=raw,
+            instruction=body.instruction,
+            pixels=read_pixels(body.min_pixels, body.max_pixels, body.mm_processor_kwargs),
+        )
 
     def describe(ranked: Ranked) -> Result:
         result = Result(ranked.index, ranked.score)
         if with_documents:
-            result.document = as_object(body.documents[ranked.index])
+            result.document = as_object(given[ranked.index])
         if _chunking(body) is not None:
             chunk = ranked.chunk
             result.chunk = BestChunk(chunk.index, chunk.start, chunk.end)
@@ -260,7 +298,22 @@ async def rank_documents(
             result.scores = msgspec.convert(ranked.modes, ModeScores)
         return result
 
-    return [describe(ranked) for ranked in ranking.results[:top_n]], ranking.tokens
+    results = [describe(ranked) for ranked in ranking.results[:top_n]]
+    return results, ranking.tokens + ranking.image_tokens
+
+
+def _given(documents: Sequence[str | Document] | Contents) -> Sequence[str | Document]:
+    """The documents as a list."""
+    if isinstance(documents, Contents):
+        return [{CONTENT: [msgspec.to_builtins(part)]} for part in documents.content]
+    return documents
+
+
+def _check_images(body: RerankInput) -> None:
+    """Raise InvalidRequest for what is supported for texts only."""
+    for name, chosen in (("weights", body.weights), ("max_tokens_per_chunk", _chunking(body))):
+        if chosen is not None:
+            raise InvalidRequest(f"{name} is not supported for images: only texts are split and weighted", param=name)
 
 
 def _chunking(body: RerankInput) -> Chunking | None:
@@ -302,29 +355,50 @@ def as_object(document: str | Document) -> Document:
 
 
 def _read_documents(
-    request: Request, documents: Sequence[str | Document], rank_fields: Sequence[str] | None
-) -> list[str]:
-    """The text of every document. Without `rank_fields`, records the other fields of objects as ignored.
+    request: Request, model: TextModel, documents: Sequence[str | Document], rank_fields: Sequence[str] | None
+) -> list[str | Content]:
+    """The text of every document, or its content if it has images.
+
+    Records fields of objects that are not read as ignored, without `rank_fields`.
 
     Raises:
         InvalidRequest: an object has no text, or none of the fields to rank on, or one of these is not a string.
     """
     fields = list(dict.fromkeys(rank_fields or (TEXT,)))  # each once, or the texts could be much larger than the body
-    texts = []
+    contents: list[str | Content] = []
     first: dict[str, int] = {}
     for i, document in enumerate(documents):
         if isinstance(document, str):
-            texts.append(document)
+            contents.append(document)
             continue
-        texts.append(_text(document, f"documents[{i}]", fields))
+        content = _content(model, document, f"documents[{i}]", fields)
+        contents.append(_text(document, f"documents[{i}]", fields) if content is None else content)
         for name in document:
             if len(first) == MAX_IGNORED:
                 break
-            if name != TEXT:
+            if name != TEXT and (content is None or name not in (*IMAGES, CONTENT)):
                 first.setdefault(name, i)
     if rank_fields is None:
         record_ignored(request, {f"documents[].{name}": f"documents[{i}].{name}" for name, i in first.items()})
-    return texts
+    return contents
+
+
+def _content(model: TextModel, document: Document, place: str, fields: Sequence[str]) -> str | Content | None:
+    """The content of a document with images, or of one in parts; None if only its text counts."""
+    if document.get(CONTENT) and not any(document.get(name) for name in fields):
+        return simple(as_parts(document[CONTENT], place))
+    has_text = any(document.get(name) is not None for name in fields)
+    # Beside a text, a URL is where the text is from.
+    images = [name for name in (IMAGES[:1] if has_text else IMAGES) if document.get(name)]
+    if not images or (has_text and model.images is None):
+        return None
+    if len(images) > 1:
+        raise InvalidRequest(f"{place} has more than one of {', '.join(IMAGES)}", param=place)
+    name, image = images[0], document[images[0]]
+    if not isinstance(image, str):
+        raise InvalidRequest(f"{place}.{name}: Expected `str`", param=f"{place}.{name}")
+    text = _text(document, place, fields) if has_text else ""
+    return [*filter(None, [text]), Picture(image.strip(), f"{place}.{name}")]
 
 
 def _text(document: Document, place: str, fields: Sequence[str]) -> str:

@@ -19,8 +19,19 @@ from gateway.routes.calls import (
     embed_items,
     find_classifier,
     find_model,
+    score_contents,
     score_texts,
     text_model,
+)
+from gateway.routes.content import (
+    MAX_MESSAGES,
+    InputItem,
+    Message,
+    PixelBounds,
+    read_item,
+    read_messages,
+    read_pixels,
+    simple,
 )
 from gateway.routes.decoding import Refused
 from gateway.routes.fields import PromptTokens, Side, Truncation, read_truncation
@@ -28,8 +39,9 @@ from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
 from gateway.routes.rerank import DOCUMENTS, QUERY
 from gateway.service.classify import Classification, Input
+from gateway.service.contents import Content, PixelLimits
 from gateway.service.embed import DENSE, Item
-from gateway.service.score import TextPair
+from gateway.service.image_pairs import ContentPair
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS, Text
 from gateway.text.tokenizer import Truncate
@@ -42,7 +54,9 @@ TEXT_2 = ("text_2", "documents", "items", "data_2")
 """vLLM's names of the fields of /score: the first text or texts of the pairs, and the second."""
 OFFER_OF: Mapping[Task, Offer] = {"classify": "classify", "token_embed": "multi_vector", "embed": "dense"}
 """What a model must offer for each task of /pooling; by default, the first that it offers is done."""
-Texts = str | Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)]
+Texts = str | InputItem | Annotated[list[str | InputItem], Meta(min_length=1, max_length=MAX_ROWS)]
+"""One side of pairs: texts or, for models that take images, objects. An object instead of a list, whose content is a
+list, has one text or image for each part, as in vLLM's API."""
 Inputs = str | Annotated[list[str | int | list[int | str]], Meta(min_length=1, max_length=MAX_TOKENS)]
 """A text, the token ids of one, or a list of texts, pairs of texts and lists of token ids."""
 
@@ -111,6 +125,12 @@ class ScoreRequest(PoolingModelRequest, kw_only=True):
     """An alias of text_1."""
     data_2: Texts | None = None
     """An alias of text_2."""
+    min_pixels: Annotated[int, Meta(ge=1)] | None = None
+    """Enlarge images to this many pixels, within the limits of the model. For models that take images of any size."""
+    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    """Shrink images to this many pixels, within the limits of the model."""
+    mm_processor_kwargs: PixelBounds | None = None
+    """vLLM's place for min_pixels and max_pixels."""
     refused: ClassVar[Mapping[str, Refused]] = {
         **PoolingModelRequest.refused,
         "max_tokens_per_doc": Refused("use truncate_prompt_tokens", (0,)),
@@ -121,8 +141,12 @@ class ScoreRequest(PoolingModelRequest, kw_only=True):
 class PoolingRequest(PoolingModelRequest, kw_only=True):
     """Texts to embed or to classify."""
 
-    input: Inputs
-    """A text, token ids, or a list of texts, lists of token ids and, for a classifier, pairs of texts."""
+    input: Inputs | None = None
+    """A text, token ids, or a list of texts, lists of token ids and, for a classifier, pairs of texts. Required without
+    messages."""
+    messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)] | None = None
+    """Instead of input, not for a classifier: one message of a user with texts and images, after at most one of the
+    system, which is the instruction."""
     task: Task | None = None
     """What to compute: one vector for each text, one for each of its tokens, or the scores of all labels. Default: the
     first that the model has of classify, token_embed and embed."""
@@ -132,8 +156,14 @@ class PoolingRequest(PoolingModelRequest, kw_only=True):
     """Truncate vectors to this many dimensions, which the model must support, and normalize them again."""
     normalize: bool | None = None
     """An alias of use_activation."""
+    min_pixels: Annotated[int, Meta(ge=1)] | None = None
+    """Enlarge images to this many pixels, within the limits of the model. For models that take images of any size."""
+    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    """Shrink images to this many pixels, within the limits of the model."""
+    mm_processor_kwargs: PixelBounds | None = None
+    """vLLM's place for min_pixels and max_pixels."""
     refused: ClassVar[Mapping[str, Refused]] = {
-        **PoolingModelRequest.refused,
+        **{name: refused for name, refused in PoolingModelRequest.refused.items() if name != "messages"},
         "data": Refused("plugins are not supported; send input"),
     }
 
@@ -303,18 +333,21 @@ async def score(request: Request) -> Response:
     pairs = _read_pairs(body)
     truncate, max_tokens = body.truncation()
     model = _find_scorer(request, body.model)
+    pixels = read_pixels(body.min_pixels, body.max_pixels, body.mm_processor_kwargs)
     if "rerank" in model.offers:
-        found = await score_texts(
+        score_pairs = score_contents if any(pair.has_image for pair in pairs) else score_texts
+        found = await score_pairs(
             request,
             text_model(model),
             pairs,
             truncate=truncate,
             max_tokens=max_tokens,
             raw=body.use_activation is False,
+            pixels=pixels,
         )
         scores, tokens = found.scores, found.tokens
     else:
-        scores, tokens = await _compare(request, model, pairs, truncate, max_tokens)
+        scores, tokens = await _compare(request, model, pairs, truncate, max_tokens, pixels)
     response = ScoreResponse(
         id=request.state["record"].request_id,
         object="list",
@@ -336,7 +369,7 @@ def _find_scorer(request: Request, name: str | None) -> Model:
     return find_model(request, name, DENSE | {"rerank"})
 
 
-def _read_pairs(body: ScoreRequest) -> list[TextPair]:
+def _read_pairs(body: ScoreRequest) -> list[ContentPair]:
     """The pairs of a request.
 
     Raises:
@@ -352,12 +385,12 @@ def _read_pairs(body: ScoreRequest) -> list[TextPair]:
         )
     repeated = first * len(second) if len(first) == 1 else first
     return [
-        TextPair(query, document, query_place, document_place)
+        ContentPair(query, document, query_place, document_place)
         for (query_place, query), (document_place, document) in zip(repeated, second, strict=True)
     ]
 
 
-def _side(body: ScoreRequest, names: Sequence[str]) -> tuple[str, str | list[str]]:
+def _side(body: ScoreRequest, names: Sequence[str]) -> tuple[str, Texts]:
     """The field that was sent of those for one side of the pairs, and its value."""
     sent = [(name, getattr(body, name)) for name in names if getattr(body, name) is not None]
     if not sent:
@@ -368,25 +401,41 @@ def _side(body: ScoreRequest, names: Sequence[str]) -> tuple[str, str | list[str
     return sent[0]
 
 
-def _listed(name: str, texts: str | list[str]) -> list[tuple[str, str]]:
-    """Texts with their places."""
-    return [(name, texts)] if isinstance(texts, str) else [(f"{name}[{i}]", text) for i, text in enumerate(texts)]
+def _listed(name: str, given: Texts) -> list[tuple[str, str | Content]]:
+    """Texts and contents with their places."""
+    if isinstance(given, InputItem) and isinstance(given.content, list):
+        parts = read_item(given, name)
+        return [(f"{name}.content[{i}]", part if isinstance(part, str) else [part]) for i, part in enumerate(parts)]
+    items = {f"{name}[{i}]": item for i, item in enumerate(given)} if isinstance(given, list) else {name: given}
+    return [(place, item if isinstance(item, str) else simple(read_item(item, place))) for place, item in items.items()]
 
 
 async def _compare(
-    request: Request, model: Model, pairs: Sequence[TextPair], truncate: Truncate, max_tokens: int | None
+    request: Request,
+    model: Model,
+    pairs: Sequence[ContentPair],
+    truncate: Truncate,
+    max_tokens: int | None,
+    pixels: PixelLimits,
 ) -> tuple[list[float], int]:
     """The cosine of each pair by an embedding model, and the number of tokens."""
-    places: dict[str, str] = {}
+    places: dict[str | Content, str] = {}
     for pair in pairs:
-        places.setdefault(pair.query, pair.query_place)
-        places.setdefault(pair.document, pair.document_place)
-    items = [Item(place, text) for text, place in places.items()]
+        places.setdefault(_key(pair.query), pair.query_place)
+        places.setdefault(_key(pair.document), pair.document_place)
+    items = [
+        Item(place, given) if isinstance(given, str) else Item(place, content=given) for given, place in places.items()
+    ]
     embedded = await embed_items(
-        request, model, items, purpose=None, place="", truncate=truncate, max_tokens=max_tokens
+        request, model, items, purpose=None, place="", truncate=truncate, max_tokens=max_tokens, pixels=pixels
     )
     of = dict(zip(places, vectors.normalize(embedded.vectors), strict=True))
-    return [float(of[pair.query] @ of[pair.document]) for pair in pairs], embedded.text_tokens
+    cosines = [float(of[_key(pair.query)] @ of[_key(pair.document)]) for pair in pairs]
+    return cosines, embedded.text_tokens + embedded.image_tokens
+
+
+def _key(given: str | Content) -> str | Content:
+    return given if isinstance(given, str) else tuple(given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,11 +454,18 @@ async def pool(request: Request) -> Response:
     resolve_aliases(body, ACTIVATION | {"normalize": "use_activation"})
     model = find_model(request, body.model, {OFFER_OF[body.task]} if body.task else {*OFFER_OF.values()})
     task = next(task for task, offer in OFFER_OF.items() if body.task in (None, task) and offer in model.offers)
-    inputs = _read_inputs(body.input)
-    if task == "classify":
-        found = await _pool_labels(request, body, model, inputs)
+    if body.input is not None and body.messages:
+        raise InvalidRequest("input and messages exclude each other; send only one of them", param="messages")
+    if body.input is None and body.messages is not None and task != "classify":
+        content, instruction = read_messages(body.messages)
+        found = await _pool_vectors(request, body, model, [Item("messages", content=content)], task, instruction)
+    elif body.input is None:
+        raise InvalidRequest("input is required", param="input")
+    elif task == "classify":
+        found = await _pool_labels(request, body, model, _read_inputs(body.input))
     else:
-        found = await _pool_vectors(request, body, model, inputs, task)
+        items = [Item(one.place, _single(one)) for one in _read_inputs(body.input)]
+        found = await _pool_vectors(request, body, model, items, task)
 
     def build() -> PoolingResponse:
         return PoolingResponse(
@@ -441,7 +497,12 @@ async def _pool_labels(request: Request, body: PoolingRequest, model: Model, inp
 
 
 async def _pool_vectors(
-    request: Request, body: PoolingRequest, model: Model, inputs: Sequence[Input], task: Task
+    request: Request,
+    body: PoolingRequest,
+    model: Model,
+    items: Sequence[Item],
+    task: Task,
+    instruction: str | None = None,
 ) -> _Found:
     per_token = task == "token_embed"
     kind = OFFER_OF[task]
@@ -450,13 +511,15 @@ async def _pool_vectors(
     embedded = await embed_items(
         request,
         model,
-        [Item(one.place, _single(one)) for one in inputs],
+        items,
         purpose=None,
         place="",
         truncate=truncate,
         max_tokens=max_tokens,
         kinds={kind},
         token_dimensions=size if per_token else None,
+        instruction=instruction,
+        pixels=read_pixels(body.min_pixels, body.max_pixels, body.mm_processor_kwargs),
     )
     found = embedded.tokens if per_token else [embedded.vectors]
     normalizes = body.use_activation is not False or size < width
@@ -469,7 +532,7 @@ async def _pool_vectors(
             return [encodings.column(one.reshape(1, -1), "base64")[0] for one in ready]
         return [encodings.matrix(one, "float") for one in ready]
 
-    return _Found(write, sum(one.size for one in found), embedded.text_tokens)
+    return _Found(write, sum(one.size for one in found), embedded.text_tokens + embedded.image_tokens)
 
 
 def _single(one: Input) -> Text:

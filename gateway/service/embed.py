@@ -1,6 +1,7 @@
 """Embeds texts and images."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,16 +12,19 @@ from numpy.typing import NDArray
 from gateway.catalog import ImageModel, Model, Offer, TextModel
 from gateway.contract import LATE_INTERACTION, QUERY_TOKENS, SPARSE_WEIGHTS, TOKENS
 from gateway.errors import InvalidRequest, RequestTooLarge
-from gateway.images.preparation import Pixels
+from gateway.images.preparation import Patches, Pixels
 from gateway.images.reader import Images
-from gateway.service import chunks, tokens
+from gateway.service import chunks, image_rows, tokens
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunk, Chunking
+from gateway.service.contents import NO_LIMITS, Content, Picture, PixelLimits, pictures, text_of
+from gateway.service.contents import check as check_content
 from gateway.service.gather import gather
 from gateway.service.image_batches import infer_images
-from gateway.service.text_batches import Computed, Wanted, infer_texts, row_of
+from gateway.service.image_rows import Draft, Reading
+from gateway.service.text_batches import Computed, Wanted, infer_texts, joined, row_of
 from gateway.service.tokens import Text
-from gateway.text.tokenizer import Truncate
+from gateway.text.tokenizer import PairFrame, Truncate
 from gateway.vectors import Floats, Sparse, normalize
 
 Vectors = NDArray[np.float32]
@@ -34,7 +38,7 @@ NUMBER_BYTES = 18
 
 
 class Item(Struct, frozen=True, gc=False):
-    """The input of one vector: a text, an image, or both."""
+    """The input of one vector: a text, an image, or both; or texts and images in the order of the client."""
 
     place: str
     """The item's field in error messages, such as "input[3]"."""
@@ -43,6 +47,22 @@ class Item(Struct, frozen=True, gc=False):
     """A data: URI, base64 or an http(s) URL."""
     image_place: str = ""
     """The image's field in error messages, if it is not "input[3].image"."""
+    content: Content = ()
+    """Instead of text and image."""
+
+    @property
+    def has_image(self) -> bool:
+        return self.image is not None or (
+            bool(self.content) and any(isinstance(part, Picture) for part in self.content)
+        )
+
+    @property
+    def parts(self) -> Content:
+        """Texts and images, in the order in which a model reads them together."""
+        if self.content:
+            return self.content
+        text = [self.text] if isinstance(self.text, str) else []
+        return [*text, Picture(self.image, self.where_image())] if self.image is not None else text
 
     def where_image(self) -> str:
         """The image's field in error messages."""
@@ -57,7 +77,8 @@ class Embeddings:
     """[n, d], in the order of the items; not normalized, except those of items with text and image. [0, 0] if dense
     vectors are not wanted."""
     text_tokens: int
-    """Tokens of all texts, including special tokens and the model's prompt, excluding truncated ones."""
+    """Tokens of all texts, including special tokens and the model's prompt, excluding truncated ones. Tokens that stand
+    for patches of images are not counted."""
     image_tokens: int
     """Patches of all images."""
     sparse: list[Sparse] = field(default_factory=list)
@@ -88,8 +109,10 @@ async def embed(
     is_query: bool = False,
     token_dimensions: int | None = None,
     averages: bool = False,
+    pixels: PixelLimits = NO_LIMITS,
 ) -> Embeddings:
-    """Embed items. An item with text and image gets one vector: the normalized weighted mean of both unit vectors.
+    """Embed items. An item with text and image gets one vector: what the model computes of both together or, if it has
+    one Triton model for each, the normalized weighted mean of both unit vectors.
 
     Args:
         caller: the request to work for.
@@ -105,18 +128,87 @@ async def embed(
         token_dimensions: how many dimensions of token vectors to keep.
         averages: whether to split texts over the model's limit and average the vectors of their chunks, instead of
             `truncate` and `max_tokens`. Only for dense vectors.
+        pixels: limits for images, for models that take images of any size.
 
     Raises:
         GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
     """
+    items = [_separate(model, item) if item.content else item for item in items]
     _check_kinds(served, model, items, kinds)
+    if pixels != NO_LIMITS and (model.text is None or model.text.images is None) and any(item.image for item in items):
+        raise InvalidRequest(
+            f"model {model.name!r} does not support min_pixels and max_pixels",
+            param="max_pixels" if pixels.min_pixels is None else "min_pixels",
+        )
+    if model.text is None or model.text.chat is None:
+        return await _embed_apart(
+            caller,
+            reader,
+            model,
+            items,
+            prompt=prompt,
+            truncate=truncate,
+            max_tokens=max_tokens,
+            kinds=kinds,
+            is_query=is_query,
+            token_dimensions=token_dimensions,
+            averages=averages,
+        )
+    if averages:
+        raise InvalidRequest(
+            f"enable_chunked_processing is not supported by model {model.name!r}, which puts texts into a template",
+            param="enable_chunked_processing",
+        )
+    around = partial(model.text.chat.around, is_query=is_query, prompt=prompt)
+    if any(item.has_image for item in items):
+        if is_query and model.text.role == LATE_INTERACTION:
+            raise InvalidRequest(f"queries of model {model.name!r} are texts without images", param=_field(items))
+        reading = Reading.of(caller, reader, model.text, pixels, _first_image(items))
+        limit = min(model.text.max_tokens, max_tokens or model.text.max_tokens)
+        return await _embed_together(reading, model, items, around, limit, truncate, kinds, token_dimensions)
+    of_text = around(has_images=False)
+    frame = await caller.tokenize(sum(map(len, of_text)), partial(model.text.tokenizer.frame_around, *of_text))
+    return await _embed_apart(
+        caller,
+        reader,
+        model,
+        items,
+        prompt="",
+        truncate=truncate,
+        max_tokens=max_tokens,
+        kinds=kinds,
+        is_query=is_query,
+        token_dimensions=token_dimensions,
+        averages=False,
+        frame=frame,
+    )
+
+
+async def _embed_apart(
+    caller: Caller,
+    reader: Images,
+    model: Model,
+    items: Sequence[Item],
+    *,
+    prompt: str,
+    truncate: Truncate,
+    max_tokens: int | None,
+    kinds: Set[Offer],
+    is_query: bool,
+    token_dimensions: int | None,
+    averages: bool,
+    frame: PairFrame | None = None,
+) -> Embeddings:
+    """Embed items whose texts and images no model reads together; `frame` is the template of texts, if there is one."""
     texts = [_prompted(prompt, item.text) for item in items if item.text is not None]
     caller.check(model.text, sum(map(tokens.estimate, texts)))
-    patches = model.image.patches * sum(item.image is not None for item in items) if model.image else 0
-    caller.check(model.image, patches)
+    most = model.image.patches * sum(item.image is not None for item in items) if model.image else 0
+    caller.check(model.image, most)
+    patches: list[int] = []
     if model.text is None:
         caller.reserve(len(items) * model.width * NUMBER_BYTES)
-        return Embeddings(await _embed_images(caller, reader, model.image, items), 0, patches)
+        of_images = await _embed_images(caller, reader, model.image, items, patches)
+        return Embeddings(of_images, 0, sum(patches))
     is_query = is_query and model.text.role == LATE_INTERACTION and "multi_vector" in kinds
     if is_query:
         if QUERY_TOKENS not in model.text.outputs:
@@ -130,7 +222,7 @@ async def embed(
             ids = [chunk.row for of_text in split for chunk in of_text]
             of_rows = [text for text, of_text in zip(of_rows, split, strict=True) for _ in of_text]
         else:
-            ids = await _encode(caller, model.text, items, texts, max_tokens, truncate)
+            ids = await _encode(caller, model.text, items, texts, max_tokens, truncate, frame)
         prefixes = await prompt_lengths(caller, model.text, prompt, of_rows, ids)
     text_model = model.text
     numbers = _numbers(model, text_model, items, ids, kinds, token_dimensions, is_query=is_query)
@@ -142,7 +234,7 @@ async def embed(
             computed.embedding = chunks.mean(computed.embedding, split)
         return computed
 
-    if not patches:
+    if not most:
         computed = await embed_texts()
         vectors, token_vectors = computed.embedding, computed.query_tokens or computed.tokens
         return Embeddings(vectors, sum(map(len, ids)), 0, computed.sparse, token_vectors, computed.truncated)
@@ -151,8 +243,83 @@ async def embed(
         return (await embed_texts()).embedding
 
     # Images first: an image that cannot be read cancels the work on texts.
-    of_images, of_texts = await gather(_embed_images(caller, reader, model.image, items), text_vectors())
-    return Embeddings(_combine(model, items, of_texts, of_images), sum(map(len, ids)), patches)
+    of_images, of_texts = await gather(_embed_images(caller, reader, model.image, items, patches), text_vectors())
+    return Embeddings(_combine(model, items, of_texts, of_images), sum(map(len, ids)), sum(patches))
+
+
+async def _embed_together(
+    reading: Reading,
+    model: Model,
+    items: Sequence[Item],
+    around: Callable[..., tuple[str, str]],
+    limit: int,
+    truncate: Truncate,
+    kinds: Set[Offer],
+    token_dimensions: int | None,
+) -> Embeddings:
+    """Embed items whose texts and images the model reads together.
+
+    Args:
+        reading: how to read images.
+        model: the model, with its text model.
+        items: of which some have images.
+        around: the text of the template before and after each content, by whether it `has_images`.
+        limit: maximum number of ids of a row.
+        truncate: what to do with rows over it.
+        kinds: kinds of vectors to compute.
+        token_dimensions: how many dimensions of token vectors to keep.
+    """
+    caller, text_model = reading.caller, reading.model
+    for item in items:
+        check_content(text_model, item.parts, item.place)
+    drafts = [
+        item.text if isinstance(item.text, list) else Draft(item.place, item.parts, *around(has_images=item.has_image))
+        for item in items
+    ]
+    ids = [(draft, item.place) for draft, item in zip(drafts, items, strict=True) if isinstance(draft, list)]
+    tokens.check(text_model, [row for row, _ in ids], [place for _, place in ids], limit, truncate=truncate)
+    caller.check(text_model, sum(image_rows.estimate(item.parts) for item in items))
+    parts: list[Computed] = []
+    done = text_tokens = patches = 0
+    async with aclosing(image_rows.windows(reading, drafts, limit=limit, truncate=truncate)) as windows:
+        async for rows in windows:
+            fresh = items[done : done + len(rows)]
+            done += len(rows)
+            row_ids = [row.ids for row in rows]
+            numbers = _numbers(model, text_model, fresh, row_ids, kinds, token_dimensions, is_query=False)
+            caller.reserve(numbers * NUMBER_BYTES)
+            images = [row.images for row in rows]
+            parts.append(
+                await _embed_texts(
+                    caller, text_model, row_ids, [], kinds, token_dimensions, is_query=False, images=images
+                )
+            )
+            text_tokens += sum(row.text_tokens for row in rows)
+            patches += sum(row.patches for row in rows)
+    computed = joined(parts)
+    return Embeddings(computed.embedding, text_tokens, patches, computed.sparse, computed.tokens, computed.truncated)
+
+
+def _first_image(items: Sequence[Item]) -> str:
+    return next(picture.place for item in items for picture in pictures(item.parts))
+
+
+def _separate(model: Model, item: Item) -> Item:
+    """An item with a content, as its text or image if it has only one, or the model does not read several together.
+
+    Raises:
+        InvalidRequest: there are several texts or several images, but the model does not read them together.
+    """
+    if model.text is not None and model.text.images is not None:
+        return item if item.has_image else Item(item.place, text_of(item.content))
+    texts = [part for part in item.content if isinstance(part, str)]
+    images = [part for part in item.content if isinstance(part, Picture)]
+    if len(texts) > 1 or len(images) > 1:
+        raise InvalidRequest(
+            f"{item.place} may hold only one text and one image with model {model.name!r}", param=item.place
+        )
+    place = images[0].place if images else ""
+    return Item(item.place, texts[0] if texts else None, images[0].image if images else None, place)
 
 
 def _combine(model: Model, items: Sequence[Item], texts: Vectors, images: Vectors) -> Vectors:
@@ -169,13 +336,18 @@ def _combine(model: Model, items: Sequence[Item], texts: Vectors, images: Vector
 
 
 def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item], kinds: Set[Offer]) -> None:
+    if model.text is not None and model.text.images is not None:
+        for item in items:
+            if not (item.text or item.image or item.content):
+                raise InvalidRequest(f"{item.place} is empty", param=item.place)
+        return
     for item in items:
         if item.image is not None and kinds != DENSE:
             raise InvalidRequest(
                 f"{item.place} contains an image; of images there are only dense vectors", param=item.where_image()
             )
         if item.image is not None and model.image is None:
-            names = ", ".join(other.name for other in served if other.image is not None) or "none"
+            names = ", ".join(other.name for other in served if other.accepts_images) or "none"
             raise InvalidRequest(
                 f"{item.place} contains an image, but model {model.name!r} accepts only text;"
                 f" models that accept images: {names}",
@@ -241,10 +413,19 @@ async def _encode(
     texts: Sequence[Text],
     max_tokens: int | None,
     truncate: Truncate,
+    frame: PairFrame | None,
 ) -> list[list[int]]:
     places = [item.place for item in items if item.text is not None]
     limit = min(text_model.max_tokens, max_tokens or text_model.max_tokens)
-    return await tokens.encode(caller, text_model, texts, places, limit, truncate=truncate)
+    if frame is not None:
+        limit -= frame.length
+        if limit < 1:
+            raise InvalidRequest(
+                f"the template and the instruction of model {text_model.name!r} have {frame.length} tokens and leave no"
+                " room for a text",
+                param=places[0],
+            )
+    return await tokens.encode(caller, text_model, texts, places, limit, truncate=truncate, frame=frame)
 
 
 async def _split(caller: Caller, model: TextModel, items: Sequence[Item], prompt: str) -> list[list[Chunk]]:
@@ -278,6 +459,7 @@ async def _embed_texts(
     token_dimensions: int | None,
     *,
     is_query: bool,
+    images: Sequence[Sequence[Patches]] = (),
 ) -> Computed:
     token_vectors: Wanted = "query_tokens" if is_query else "tokens"
     outputs: tuple[tuple[Offer, Wanted], ...] = (
@@ -291,17 +473,22 @@ async def _embed_texts(
         kept: Floats = vectors[vectors.any(axis=1), :token_dimensions]
         return kept
 
-    return await infer_texts(caller, model, [row_of(model, row, wanted) for row in ids], wanted, prefixes, keep)
+    return await infer_texts(caller, model, [row_of(model, row, wanted) for row in ids], wanted, prefixes, keep, images)
 
 
-async def _embed_images(caller: Caller, reader: Images, model: ImageModel | None, items: Sequence[Item]) -> Vectors:
+async def _embed_images(
+    caller: Caller, reader: Images, model: ImageModel | None, items: Sequence[Item], patches: list[int]
+) -> Vectors:
+    """The vectors of all images. The patches of each are added to a list, in any order."""
     if model is None:
         return NO_VECTORS
-    preparation = model.preparation
+    preparation, of_each = model.preparation, model.patches
     images = [(item.image, item.where_image()) for item in items if item.image is not None]
 
-    async def read(index: int) -> Pixels:
+    async def read(index: int) -> Pixels | Patches:
         image, place = images[index]
-        return await reader.read(image, preparation, place, caller.account)
+        prepared = await reader.read(image, preparation, place, caller.account)
+        patches.append(len(prepared.pixels) if isinstance(prepared, Patches) else of_each)
+        return prepared
 
     return await infer_images(caller, model, len(images), read)

@@ -58,8 +58,12 @@ def check(served: Sequence[Model], model: Model) -> TextModel:
     """The model for texts.
 
     Raises:
-        InvalidRequest: its vectors are not the means of its tokens' vectors.
+        InvalidRequest: its vectors are not the means of its tokens' vectors, or it puts texts into a chat template.
     """
+    if model.text is not None and model.text.chat is not None:
+        raise InvalidRequest(
+            f"late_chunking is not supported by model {model.name!r}, which puts texts into a template", param=FIELD
+        )
     if model.text is None or model.text.tokens_pooling != "mean":
         able = [other.name for other in served if other.text is not None and other.text.tokens_pooling == "mean"]
         raise InvalidRequest(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gateway.catalog import Model, TextModel
 from gateway.errors import InvalidRequest, quoted
+from gateway.text.chat import Chat
 from gateway.text.tokenizer import INSTRUCTION
 
 MAX_INSTRUCTION = 4096
@@ -77,9 +78,23 @@ def choose(text_model: TextModel, purpose: str | None, place: str, instruction: 
     Raises:
         InvalidRequest: the purpose is unknown, or the prompt does not support an instruction.
     """
+    if text_model.chat is not None:
+        return _instruction(text_model, text_model.chat, purpose, place, instruction)
     if purpose is None and instruction is not None and text_model.default_prompt not in text_model.instructed:
         purpose = "query"
     return instruct(text_model, _prompt(text_model, purpose, place), instruction)
+
+
+def _instruction(text_model: TextModel, chat: Chat, purpose: str | None, place: str, instruction: str | None) -> str:
+    """The instruction for a chat template: the request's, else the prompt, which is empty for the template's own."""
+    prompt = _prompt(text_model, purpose, place)
+    if instruction is None:
+        return prompt
+    if not chat.takes_instruction:
+        raise InvalidRequest(f"model {text_model.name!r} does not support instruction", param=FIELD)
+    if (token := text_model.tokenizer.control_token(instruction)) is not None:
+        raise InvalidRequest(f"{FIELD} contains {token!r}, a special token of the model", param=FIELD)
+    return instruction
 
 
 def _prompt(text_model: TextModel, purpose: str | None, place: str) -> str:

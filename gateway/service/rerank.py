@@ -8,11 +8,15 @@ from gateway.catalog import TextModel
 from gateway.contract import CROSS_ENCODER
 from gateway.errors import RequestTooLarge
 from gateway.scores import ACTIVATIONS
-from gateway.service import chunks, hybrid, prompts, tokens
+from gateway.service import chunks, hybrid, tokens
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunk, Chunking
 from gateway.service.classify import frame_query
+from gateway.service.contents import Content
 from gateway.service.hybrid import Mode, Scores, Weights
+from gateway.service.image_pairs import ContentPair, score_contents
+from gateway.service.image_rows import Reading
+from gateway.service.sides import document_frame, encode_queries, room
 from gateway.service.text_batches import infer_texts
 from gateway.text.tokenizer import PairFrame, Truncate
 
@@ -39,7 +43,9 @@ class Ranking:
     """Best first; equal scores in the order of the documents."""
     tokens: int
     """Tokens of the query and its prompt or template, counted once, and of all documents or their chunks, without
-    truncated tokens."""
+    truncated tokens and those that stand for patches of images."""
+    image_tokens: int = 0
+    """Patches of all images; those of the query count with each document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +138,37 @@ async def rerank(
     return Ranking(sorted(ranked, key=lambda document: -document.score), scored.tokens)
 
 
+async def rerank_contents(
+    reading: Reading,
+    query: str | Content,
+    documents: Sequence[str | Content],
+    *,
+    truncate: Truncate,
+    max_tokens: int | None = None,
+    instruction: str | None = None,
+) -> Ranking:
+    """Score every document against the query, where some of these have images.
+
+    Args:
+        reading: how to read images with a rerank model.
+        query: a text or, for a cross-encoder, a content with images. Never truncated.
+        documents: 1 to 2,048 texts and contents with images.
+        truncate: what to do with documents over the limit; see `score_contents`.
+        max_tokens: a limit per document below the model's own.
+        instruction: replaces the instruction in the model's template or prompt.
+
+    Raises:
+        GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
+    """
+    pairs = [ContentPair(query, document, "query", f"documents[{i}]") for i, document in enumerate(documents)]
+    found = await score_contents(
+        reading, pairs, truncate=truncate, max_document_tokens=max_tokens, instruction=instruction
+    )
+    ranked = [Ranked(index, score, Chunk(0, [], 0, 0)) for index, score in enumerate(found.scores)]
+    ranked.sort(key=lambda document: -document.score)
+    return Ranking(ranked, found.query_tokens[0] + sum(found.document_tokens), found.image_tokens)
+
+
 async def _read_documents(
     call: _Call, limit: int, *, prompt: str = "", frame: PairFrame | None = None
 ) -> list[list[Chunk]]:
@@ -161,8 +198,7 @@ async def _interact_late(call: _Call) -> _Scored:
         (query_ids,) = await encode_queries(
             caller, model, [call.query], ["query"], truncate=call.truncate, instruction=call.instruction
         )
-        limit = min(model.max_tokens, call.max_tokens or model.max_tokens)
-        split = await _read_documents(call, limit, prompt=model.prompts.get("document", ""))
+        split = await _read_apart(call)
     rows = _rows(split)
     count = sum(map(len, rows))
     most = count + len(query_ids) * len(rows)  # an upper bound: within a batch, the query is encoded once
@@ -179,26 +215,13 @@ async def _interact_late(call: _Call) -> _Scored:
     return _Scored(split, hybrid.weighted(scores, weights).tolist(), len(query_ids) + count, modes)
 
 
-async def encode_queries(
-    caller: Caller,
-    model: TextModel,
-    queries: Sequence[str],
-    places: Sequence[str],
-    *,
-    truncate: Truncate,
-    instruction: str | None = None,
-) -> list[list[int]]:
-    """Token ids of queries, with their prompt, for a late-interaction model. Raises the errors of `tokens.encode`."""
-    prompt = prompts.instruct(model, model.prompts.get("query", ""), instruction)
-    is_truncated = model.max_query_tokens is not None and truncate != "none"
-    return await tokens.encode(
-        caller,
-        model,
-        [prompt + query for query in queries],
-        places,
-        model.max_query_tokens or model.max_tokens // 2,
-        truncate="end" if is_truncated else "none",
-    )
+async def _read_apart(call: _Call) -> list[list[Chunk]]:
+    """The chunks of documents that are encoded apart from the query, with their prompt or in their template."""
+    model, limit = call.model, min(call.model.max_tokens, call.max_tokens or call.model.max_tokens)
+    frame = await document_frame(call.caller, model)
+    if frame is None:
+        return await _read_documents(call, limit, prompt=model.prompts.get("document", ""))
+    return await _read_documents(call, room(model, frame, limit, "documents"), frame=frame)
 
 
 async def _cross_encode(call: _Call) -> _Scored:

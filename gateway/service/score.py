@@ -8,7 +8,7 @@ from gateway.contract import CROSS_ENCODER
 from gateway.service import tokens
 from gateway.service.caller import Caller
 from gateway.service.classify import Input, classify
-from gateway.service.rerank import encode_queries
+from gateway.service.sides import encode_documents, encode_queries
 from gateway.service.text_batches import infer_texts
 from gateway.text.tokenizer import Truncate
 
@@ -62,14 +62,13 @@ async def score_pairs(
     estimates = (tokens.estimate(pair.query) + tokens.estimate(pair.document) for pair in pairs)
     caller.check(model, sum(estimates))
     places = {pair.query: pair.query_place for pair in reversed(pairs)}
-    prompt = model.prompts.get("document", "")
     with caller.timings.stage("tokenize"):
         encoded = await encode_queries(caller, model, [*places], [*places.values()], truncate=truncate)
         queries = dict(zip(places, encoded, strict=True))
-        documents = await tokens.encode(
+        documents = await encode_documents(
             caller,
             model,
-            [prompt + pair.document for pair in pairs],
+            [pair.document for pair in pairs],
             [pair.document_place for pair in pairs],
             min(model.max_tokens, max_tokens or model.max_tokens),
             truncate=truncate,

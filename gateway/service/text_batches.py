@@ -20,9 +20,11 @@ from gateway.contract import (
     TOKENS,
 )
 from gateway.errors import InferenceFailed
+from gateway.images.preparation import Patches
 from gateway.service import batches
 from gateway.service.batches import Batch
 from gateway.service.caller import Caller
+from gateway.service.image_batches import patch_tensors
 from gateway.vectors import Floats, Sparse, sparse
 
 Row = tuple[Sequence[int], ...]
@@ -93,6 +95,7 @@ async def infer_texts(
     wanted: Set[Wanted],
     prefixes: Sequence[int] = (),
     keep: Keep = counting,
+    images: Sequence[Sequence[Patches]] = (),
 ) -> Computed:
     """Compute all rows in one pass. Batches hold rows of similar length.
 
@@ -103,6 +106,7 @@ async def infer_texts(
         wanted: what to compute; the model must have the outputs for it. Triton sends no others.
         prefixes: the value of the input `model.prefix` for each row, if the model has one; 1 for each by default.
         keep: what to keep of token vectors, so that a call with many long texts needs little memory.
+        images: those of each row, for models that read them; none by default.
 
     Raises:
         GatewayError: what `batches.infer` raises.
@@ -112,6 +116,9 @@ async def infer_texts(
         inputs = _tensors(model, [rows[i] for i in indices])
         if model.prefix:
             inputs[model.prefix] = np.array([[prefixes[i] if prefixes else 1] for i in indices], np.int32)
+        if model.images is not None:
+            of_rows = [images[i] if images else () for i in indices]
+            inputs |= patch_tensors(of_rows, model.images.processor.patch_bytes)
         return inputs
 
     def store(indices: Sequence[int], outputs: Sequence[NDArray[Any]]) -> None:
@@ -120,8 +127,11 @@ async def infer_texts(
     names = [name for name in model.outputs if FIELDS[name] in wanted]
     computed = _nothing(model, len(rows), wanted)
     lengths = [sum(map(len, row)) for row in rows]
+    if images:
+        patches = [sum(len(image.pixels) for image in of_row) for of_row in images]
+        lengths = [length + count for length, count in zip(lengths, patches, strict=True)]
     max_tokens = caller.queues.get(model.triton_name).batch_tokens(model.batch_tokens)
-    max_padding = MAX_PADDING
+    max_padding = 1 if images else MAX_PADDING
     if wanted & {"tokens", "query_tokens"}:  # these are large, and so is their padding
         max_tokens, max_padding = min(max_tokens, BATCH_TOKENS), 1
     split = _split(lengths, model.max_batch_size, max_tokens, max_padding)
@@ -185,6 +195,20 @@ def _split(lengths: Sequence[int], max_rows: int, max_tokens: int, max_padding: 
         batch.append(row)
         total += lengths[row]
     return [*split, Batch(batch, total)] if batch else split
+
+
+def joined(parts: Sequence[Computed]) -> Computed:
+    """What was computed of consecutive rows, in one piece."""
+    if len(parts) == 1:
+        return parts[0]
+    return Computed(
+        np.concatenate([part.embedding for part in parts]),
+        np.concatenate([part.score for part in parts]),
+        [vector for part in parts for vector in part.sparse],
+        [vectors for part in parts for vectors in part.tokens],
+        [vectors for part in parts for vectors in part.query_tokens],
+        sum(part.truncated for part in parts),
+    )
 
 
 def _tensors(model: TextModel, rows: Sequence[Row]) -> dict[str, NDArray[np.generic]]:

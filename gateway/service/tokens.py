@@ -84,8 +84,21 @@ def check(model: TextModel, texts: Sequence[Text], places: Sequence[str], limit:
             if truncate == "none":  # first, so that not every id of a huge list is checked
                 _check_tokens(model, len(text), place, limit)
             _check_ids(model, text, place)
-        elif truncate == "none":
+            continue
+        if truncate == "none":
             check_characters(text, place, limit)
+        if model.chat is not None:
+            check_control(model, text, place)
+
+
+def check_control(model: TextModel, text: str, place: str) -> None:
+    """Raise InvalidRequest if a text contains a special token, which would change the model's chat template."""
+    if model.chat is not None and (token := model.tokenizer.control_token(text)) is not None:
+        raise InvalidRequest(
+            f"{place} contains {token!r}, a special token of model {model.name!r}; it would change the template of the"
+            " model",
+            param=place,
+        )
 
 
 def encode_now(
@@ -108,7 +121,7 @@ def encode_now(
         if not ids:
             raise InvalidRequest(f"{place} produces no tokens with model {model.name!r}", param=place)
         if truncate == "none":
-            _check_tokens(model, len(ids) - frame_length, place, limit, "" if frame is None else " with this query")
+            _check_tokens(model, len(ids) - frame_length, place, limit, "" if frame is None else frame.where)
         encoded.append(model.tokenizer.truncate(ids, frame_length + limit, frame, truncate))
     return encoded
 
@@ -234,6 +247,7 @@ def frame_query(model: TextModel, query: str, place: str, instruction: str | Non
     """
     limit = model.max_tokens // 2
     check_characters(query + (instruction or ""), place, limit)
+    check_control(model, query + (instruction or ""), place)
     frame = model.tokenizer.frame(query, instruction)
     _check_tokens(model, frame.head_length, place, limit, " for query and instruction" if instruction else "")
     return frame
@@ -258,6 +272,10 @@ def _check_tokens(model: TextModel, count: int, place: str, limit: int, where: s
 def _check_ids(model: TextModel, ids: list[int], place: str) -> None:
     """Raise InvalidRequest for token ids of another tokenizer; LangChain sends cl100k's by default."""
     before, behind = model.tokenizer.before, model.tokenizer.behind
+    if model.images is not None and model.images.token in ids:
+        raise InvalidRequest(
+            f"{place} contains the token id {model.images.token}, which stands for images", param=place
+        )
     if min(ids) < 0 or max(ids) >= model.vocabulary_size:
         problem = f"contains a token id outside 0..{model.vocabulary_size - 1}, the vocabulary of model {model.name!r}"
     elif ids[: len(before)] != before or ids[len(ids) - len(behind) :] != behind:

@@ -23,6 +23,7 @@ class _Loaded:
 
     stamp: Stamp
     template: Template | None
+    trusted: str
     tokenizer: Work[TextTokenizer]
 
 
@@ -35,8 +36,10 @@ class TokenizerLoader:
         self._pending: dict[str, Work[Stamp]] = {}
         self._loaded: dict[str, _Loaded] = {}
 
-    async def load(self, entry: str, template: Template | None) -> TextTokenizer:
+    async def load(self, entry: str, template: Template | None, trusted: str = "") -> TextTokenizer:
         """Return the tokenizer of an entry. It is loaded again when its file changes.
+
+        `trusted` holds the special tokens that stand for images in the rows of a template or chat.
 
         A failed load is not repeated until the file changes: the attempt may still be running, and threads cannot be
         stopped.
@@ -54,8 +57,9 @@ class TokenizerLoader:
             if loaded is None:
                 raise NotDone(f"{file.name} is not available after {self._wait_s:g} s") from None
         else:
-            if loaded is None or (loaded.stamp, loaded.template) != (stamp, template):
-                loaded = _Loaded(stamp, template, Work(partial(_load, file, template), self._wait_s))
+            if loaded is None or (loaded.stamp, loaded.template, loaded.trusted) != (stamp, template, trusted):
+                work = Work(partial(_load, file, template, trusted), self._wait_s)
+                loaded = _Loaded(stamp, template, trusted, work)
                 self._loaded[entry] = loaded
         try:
             return await loaded.tokenizer.result()
@@ -86,5 +90,5 @@ def _stamp(file: Path) -> Stamp:
 
 
 @panics_as(ValueError)
-def _load(file: Path, template: Template | None) -> TextTokenizer:
-    return TextTokenizer.from_file(file, template)
+def _load(file: Path, template: Template | None, trusted: str) -> TextTokenizer:
+    return TextTokenizer.from_file(file, template, trusted)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +25,6 @@ Truncate = Literal["none", "start", "end"]
 """The end at which texts over the limit are truncated; with "none" they are an error."""
 QUERY, INSTRUCTION, BORDER = "{query}", "{instruction}", "{|}"
 """Placeholders of a template: the query, the instruction, and a border that no token crosses."""
-PLACEHOLDERS = re.compile("|".join(map(re.escape, (QUERY, INSTRUCTION))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +59,8 @@ class PairFrame:
     """Number of ids before the document: `before` and those of `text`."""
     first_length: int
     """Number of these ids in the first segment (segment id 0)."""
+    where: str = " with this query"
+    """Why there is less room for a text, in error messages."""
 
     @property
     def length(self) -> int:
@@ -106,6 +106,8 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         self._original: dict[int, tuple[int, ...]] = {}
         """The model's ids of each id that is only this tokenizer's."""
+        added = tokenizer.get_added_tokens_decoder().values()
+        self._special = [token.content for token in added if token.special and token.content.strip()]
         (any_text,) = tokenizer.encode_batch(["a"])  # `encode` would hold the GIL meanwhile
         mask = any_text.special_tokens_mask
         before, behind = (mask.index(0), mask[::-1].index(0)) if 0 in mask else (0, 0)
@@ -115,8 +117,13 @@ class TextTokenizer:
         """Ids of the special tokens after every text, such as BERT's [SEP]."""
 
     @staticmethod
-    def from_file(path: Path, template: Template | None = None) -> "TextTokenizer":
+    def from_file(path: Path, template: Template | None = None, trusted: str = "") -> "TextTokenizer":
         """Load a tokenizer.json.
+
+        Args:
+            path: the file.
+            template: of a generative reranker.
+            trusted: text whose special tokens stand for images in rows. Words are not looked up then.
 
         Raises:
             OSError: the file cannot be read, is not a regular file, or is larger than MAX_BYTES.
@@ -125,8 +132,8 @@ class TextTokenizer:
         content, _ = files.read(path, MAX_BYTES)
         tokenizer = Tokenizer.from_str(content.decode())  # from_buffer would hold the GIL meanwhile
         if template is not None:
-            return TemplateTokenizer(tokenizer, template)
-        return WordTokenizer(tokenizer) if are_independent(tokenizer) else TextTokenizer(tokenizer)
+            return TemplateTokenizer(tokenizer, template, trusted)
+        return WordTokenizer(tokenizer) if not trusted and are_independent(tokenizer) else TextTokenizer(tokenizer)
 
     def encode(self, texts: Sequence[str], frame: PairFrame | None = None) -> list[list[int]]:
         """Token ids of each text with special tokens, or of its row in a frame.
@@ -236,6 +243,19 @@ class TextTokenizer:
         """Whether `frame` supports an instruction."""
         return False
 
+    def around_pair(
+        self,
+        instruction: str | None = None,  # noqa: ARG002 - not supported
+    ) -> tuple[str, str, str]:
+        """The texts before the query of a row, between query and document, and behind the document.
+
+        They are written as by `trusted`.
+
+        Raises:
+            ValueError: the model has no template.
+        """
+        raise ValueError("the model has no template")
+
     def frame(self, query: str, instruction: str | None = None) -> PairFrame:
         """The frame of all documents for a query.
 
@@ -248,6 +268,35 @@ class TextTokenizer:
         """
         with _failing():
             return self._frame(query, instruction)
+
+    def control_token(self, text: str) -> str | None:
+        """The special token in a client's text that would end or change a template, if there is one."""
+        return next((token for token in self._special if token in text), None)
+
+    def trusted(self, text: str) -> str:
+        """How to write a text of the model's, such as what stands for an image, so that its special tokens count."""
+        return text
+
+    def encode_trusted(self, text: str) -> list[int]:
+        """Token ids of a text of the model's, without special tokens around it.
+
+        Raises:
+            TokenizerFailed: the tokenizer raised an error.
+        """
+        with _failing():
+            (encoding,) = self._tokenizer.encode_batch_fast([self.trusted(text)], add_special_tokens=False)
+        return self._ids(encoding.ids)
+
+    def frame_around(self, before: str, after: str) -> PairFrame:
+        """The frame of texts between two texts, in which special tokens are written as by `trusted`.
+
+        Raises:
+            TokenizerFailed: the tokenizer raised an error.
+        """
+        with _failing():
+            encodings = self._tokenizer.encode_batch_fast([before, after], add_special_tokens=False)
+        head, tail = (self._ids(encoding.ids) for encoding in encodings)
+        return PairFrame([], before, after, tail, len(head), len(head), " with its template")
 
     def _encode(self, texts: Sequence[str], frame: PairFrame | None) -> list[list[int]]:
         if frame is None:
@@ -342,14 +391,19 @@ class TemplateTokenizer(TextTokenizer):
     BORDER, which is not a token of the model.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: Template) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: Template, trusted: str = "") -> None:
         """Wrap a copy of a tokenizer.
+
+        Args:
+            tokenizer: any tokenizer.
+            template: where the texts of a pair go.
+            trusted: other text whose special tokens may be in a row.
 
         Raises:
             ValueError: a placeholder does not occur exactly once in the template, or plain text can become a special
                 token, as in a vocabulary of whole words.
         """
-        written = template.text + (template.instructed.text if template.instructed else "")
+        written = template.text + (template.instructed.text if template.instructed else "") + trusted
         tokenizer = _special_in(tokenizer, written)
         super().__init__(tokenizer)
         _check_placeholders(template, {QUERY: 1, INSTRUCTION: 0})
@@ -388,18 +442,24 @@ class TemplateTokenizer(TextTokenizer):
 
     def _aliased(self, template: Template) -> Template:
         """The template with its special tokens replaced by their aliases, longer tokens first."""
-        prefix, suffix = template.prefix, template.suffix
+        return Template(self.trusted(template.prefix), self.trusted(template.suffix))
+
+    def trusted(self, text: str) -> str:
+        """A text with its special tokens replaced by their aliases."""
         for written, alias in self._aliases.items():
-            prefix, suffix = prefix.replace(written, alias), suffix.replace(written, alias)
-        return Template(prefix, suffix)
+            text = text.replace(written, alias)
+        return text
+
+    def around_pair(self, instruction: str | None = None) -> tuple[str, str, str]:
+        """The texts before the query of a row, between query and document, and behind the document."""
+        template = self._template if instruction is None or self._instructed is None else self._instructed
+        parts = (*template.prefix.split(QUERY), template.suffix)
+        before, between, behind = (part.replace(INSTRUCTION, instruction or "") for part in parts)
+        return before, between, behind
 
     def _frame(self, query: str, instruction: str | None) -> PairFrame:
-        template = self._template if instruction is None or self._instructed is None else self._instructed
-        given = {QUERY: query, INSTRUCTION: instruction or ""}
-        # In one pass: placeholders in a client's text are not replaced.
-        text, tail = (
-            PLACEHOLDERS.sub(lambda place: given[place[0]], part) for part in (template.prefix, template.suffix)
-        )
+        before, between, tail = self.around_pair(instruction)
+        text = before + query + between
         encodings = self._tokenizer.encode_batch_fast([text, tail], add_special_tokens=False)
         head, after = (self._ids(encoding.ids) for encoding in encodings)
         return PairFrame([], text, tail, after, len(head), len(head))

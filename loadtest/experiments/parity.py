@@ -18,7 +18,7 @@ from rich.progress import Progress
 from export.entry import Entry
 from export.manifest import Backend, ModelSpec, Precision, Task
 from export.repository import build
-from loadtest.tools import tiny
+from loadtest.tools import tiny, tiny_pages, tiny_tiles, tiny_vision
 from loadtest.tools.results import STORED, store
 
 Run = tuple[Backend, Precision | None]
@@ -46,6 +46,8 @@ class Case:
     write: Callable[[Path], Path]
     keys: Mapping[str, Any] = field(default_factory=dict)
     """More of its table."""
+    backends: Sequence[Backend] = tuple(dict.fromkeys(backend for backend, _ in RUNS))
+    """Those that serve it."""
 
     @property
     def by_output(self) -> bool:
@@ -61,6 +63,26 @@ def _pair(folder: Path) -> Path:
 M3 = "bge-m3"
 TEMPLATE = "<|im_start|>Query: {query}\nDocument: {document}<|im_end|>"
 EXPANSION = {"strategy": "fixed", "length": 32}
+
+VISION: Sequence[tuple[Task, Callable[..., Path]]] = (
+    ("text-embedding", tiny_vision.write_embedding),
+    ("cross-encoder", tiny_vision.write_reranker),
+)
+
+PAGES: Mapping[str, Callable[[Path], Path]] = {
+    "ColPali": tiny_pages.write_colpali,
+    "ColPali (PaliGemma 2)": partial(tiny_pages.write_colpali, text="gemma2"),
+    "ColQwen2": tiny_pages.write_colqwen2,
+    "ColQwen2 (Qwen2.5-VL)": partial(tiny_pages.write_colqwen2, backbone="Qwen2.5-VL"),
+    "ColQwen2 (Qwen3-VL)": partial(tiny_pages.write_colqwen2, backbone="Qwen3-VL"),
+    "multi-vector (Qwen3-VL)": tiny_pages.write_chat,
+}
+
+TILES: Sequence[tuple[str, Task, Callable[[Path], Path]]] = (
+    ("ModernVBERT", "text-embedding", tiny_tiles.write_modernvbert),
+    ("EmbeddingGemma 2 (images)", "text-embedding", tiny_tiles.write_embedding_gemma2),
+    ("ColModernVBERT", "multi-vector", tiny_tiles.write_colmodernvbert),
+)
 
 CASES: Sequence[Case] = (
     *(Case(name, "text-embedding", partial(tiny.write_embedding, name=name)) for name in tiny.ENCODERS),
@@ -141,6 +163,13 @@ CASES: Sequence[Case] = (
     ),
     Case("multi-vector (Qwen3)", "multi-vector", partial(tiny.write_multi_vector, name="Qwen3")),
     *(
+        Case(name, task, partial(write, name=name), backends=("torch",))
+        for name in tiny_vision.FAMILIES
+        for task, write in VISION
+    ),
+    *(Case(name, "multi-vector", write, backends=("torch",)) for name, write in PAGES.items()),
+    *(Case(name, task, write, backends=("torch",)) for name, task, write in TILES),
+    *(
         Case(name, "image-text", partial(tiny.write_image_text, name=name))
         for name in ("CLIP", "ChineseCLIP", "SigLIP", "SigLIP 2")
     ),
@@ -217,6 +246,8 @@ def measure(case: Case, runs: Sequence[Run], scratch: Path) -> list[Found]:
     found: dict[str, dict[str, float]] = {}
     forms: dict[str, str] = {}
     for backend, precision in runs:
+        if backend not in case.backends:
+            continue
         spec = ModelSpec(**keys, backend=backend, precision=precision)
         for entry in build(spec, scratch / f"{backend}-{precision}", lambda _: None):
             parities = entry.proof["parity"]

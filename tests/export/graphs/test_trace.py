@@ -21,7 +21,7 @@ from export.tasks import cross_encoder, image_text, text_embedding
 from export.tower import Tower
 from loadtest.tools import tiny
 
-TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
+TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, *_, PIXELS = FIELDS
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_no_processor_computes_in_a_precision_that_is_not_verified(
     assert expected in NAMES
 
 
-TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, PIXELS = FIELDS
+TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, *_, PIXELS = FIELDS
 LIMITS = Limits(max_tokens=3, vocabulary_size=100)
 
 

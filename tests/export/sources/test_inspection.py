@@ -1,6 +1,6 @@
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from export.errors import SourceError
 from export.sources import inspection
 from export.sources.inspection import Inspection, inspect
 from export.tasks import image_text
-from loadtest.tools import tiny
+from loadtest.tools import tiny, tiny_pages, tiny_vision
 
 BERT = {"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 32}
 PLAIN = {"pooling": "mean"}
@@ -48,6 +48,20 @@ def test_folders_that_the_library_saves_tell_what_saved_them(tmp_path: Path) -> 
         model.save_pretrained(str(tmp_path / name))
     tasks = [found(tmp_path / name)["task"] for name in ("a", "b", "c")]
     assert tasks == ["cross-encoder", "cross-encoder", "multi-vector"]
+
+
+@pytest.mark.parametrize("write", [tiny_pages.write_colpali, tiny_pages.write_colqwen2, tiny_pages.write_chat])
+def test_retrievers_of_pages_need_torch(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    folder = write(tmp_path)
+    assert found(folder) == {"task": "multi-vector", "backend": "torch"}
+    assert found(folder, backend="python") == {"task": "multi-vector"}
+
+
+def test_models_of_texts_and_images_need_torch(tmp_path: Path) -> None:
+    embedding = found(tiny_vision.write_embedding(tmp_path / "embedding"))
+    reranker = found(tiny_vision.write_reranker(tmp_path / "reranker"))
+    assert embedding == {"task": "text-embedding", "backend": "torch"}
+    assert reranker == {"task": "cross-encoder", "backend": "torch"}
 
 
 @pytest.mark.parametrize("settings", [True, False])

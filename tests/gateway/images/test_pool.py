@@ -14,18 +14,22 @@ from typing import BinaryIO, TypeVar, cast
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from PIL.Image import Resampling
 
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, Overloaded
 from gateway.images import preprocess
 from gateway.images.pool import DecoderPool
-from gateway.images.preparation import Preparation
+from gateway.images.preparation import Patches, Preparation
 from gateway.images.preprocess import BYTES_PER_PIXEL
+from gateway.images.processors import AnyProcessor, Fixed, Smart, Tiles
 from gateway.images.worker import CPU_S, Job, Needed, packed, read
 from gateway.scheduling.turns import Account
 from loadtest.tools import hostile
 from loadtest.tools.pictures import file, scene
 
+SMART = Smart(patch=16, merge=2, min_pixels=4096, max_pixels=1_310_720)
+TILES = Tiles(patch=16, merge=4, tile=128, longest_edge=512, tile_text="", row_end="", whole_text="", single_text="")
 PREPARATION = Preparation(48, 64, (48, 64), Resampling.BICUBIC)
 GOOD = file(scene(60, 40, 0), "PNG")
 LARGE = file(scene(2400, 2400, 0), "JPEG")
@@ -66,6 +70,64 @@ def test_pixels_are_those_of_this_process(content: bytes) -> None:
     assert found.tobytes() == here
 
 
+@pytest.mark.parametrize("content", [GOOD, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("processor", [SMART, TILES], ids=["smart", "tiles"])
+def test_patches_are_those_of_this_process(content: bytes, processor: AnyProcessor) -> None:
+    found = using(lambda decoders: decoders.read(content, processor, "image", Account()))
+    here = preprocess.read_patches(content, processor, "image", 40_000_000 * BYTES_PER_PIXEL, lambda _: None)
+    assert (found.grids, found.tiles) == (here.grids, here.tiles)
+    assert np.array_equal(found.pixels, here.pixels)
+
+
+def test_result_of_any_size_is_received_within_the_limit_of_memory() -> None:
+    """Decoding takes nearly all of the limit, and the patches take more than what is left."""
+    large = Smart(patch=16, merge=2, min_pixels=2**20, max_pixels=2**22)
+    content = file(Image.new("RGB", (2400, 2400)), "JPEG")
+
+    async def work(decoders: DecoderPool) -> list[tuple[int, ...]]:
+        both = (decoders.read(content, large, "image", Account()) for _ in range(2))
+        return [patches.pixels.shape for patches in await asyncio.gather(*both)]
+
+    assert using(work, 6_000_000) == [(128 * 128, 768)] * 2
+
+
+def test_patches_in_flight_are_limited() -> None:
+    """To 12 MiB here, half of it for one key; each of these images becomes 0.75 MiB."""
+    square = Fixed(patch=16, height=512, width=512)
+
+    async def work(decoders: DecoderPool) -> None:
+        async def read(key: str) -> Patches:
+            return await decoders.read(GOOD, square, "image", Account(key))
+
+        first = [await read("a") for _ in range(8)]
+        with pytest.raises(Overloaded, match="the image patches in flight with this API key reached the memory limit"):
+            await read("a")
+        second = [(await read("b")).pixels[1:2] for _ in range(8)]  # views count as all of their image
+        with pytest.raises(Overloaded, match="the image patches in flight reached the memory limit"):
+            await read("c")
+        first.clear()
+        second.clear()
+        await asyncio.sleep(0)
+        await read("c")
+
+    using(work, 2**19)
+
+
+def test_thousands_of_small_images_are_read() -> None:
+    tiny = file(scene(4, 4, 0), "PNG")
+
+    async def work(decoders: DecoderPool) -> int:
+        images = (decoders.read(tiny, SMART, "image", Account()) for _ in range(2000))
+        return sum(len(patches.pixels) for patches in await asyncio.gather(*images))
+
+    assert using(work) == 2000 * 16
+
+
+def test_thin_image_is_refused_with_its_place() -> None:
+    with pytest.raises(InvalidRequest, match=r"^image has 1000 x 4 pixels; the longer side may be at most 200 times"):
+        using(lambda decoders: decoders.read(file(scene(1000, 4, 0), "PNG"), SMART, "image", Account()))
+
+
 def test_refusal_names_the_image() -> None:
     with pytest.raises(InvalidRequest, match=r"^input\[3\]\.image is not a PNG") as caught:
         using(lambda decoders: decoders.read(b"nonsense", PREPARATION, "input[3].image", Account()))
@@ -84,15 +146,16 @@ def test_processes_are_used_again_and_end_at_last() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", hostile.FILES)
+@pytest.mark.parametrize("preparation", [PREPARATION, SMART], ids=["pixels", "patches"])
 @pytest.mark.timeout(60)
-def test_hostile_file_takes_no_more_than_it_may(name: str) -> None:
+def test_hostile_file_takes_no_more_than_it_may(name: str, preparation: Preparation | AnyProcessor) -> None:
     """It becomes pixels or a refusal, whichever, but another image beside it is not held up, and memory is bounded."""
     content = hostile.FILES[name]()
 
     async def work(decoders: DecoderPool) -> float:
         await asyncio.gather(*(decoders.read(GOOD, PREPARATION, "image", Account()) for _ in range(2)))
         before = sum(map(peak, running()))
-        bad = asyncio.create_task(decoders.read(content, PREPARATION, "image", Account()))
+        bad = asyncio.create_task(decoders.read(content, preparation, "image", Account()))
         await asyncio.sleep(0.05)
         highest = before
         started = time.thread_time()

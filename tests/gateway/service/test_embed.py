@@ -1,4 +1,5 @@
 import asyncio
+import base64
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,12 +7,14 @@ import pytest
 from transformers import AutoTokenizer
 
 from gateway.budget import Budget
-from gateway.catalog import Model, Offer, TextModel
+from gateway.catalog import ImageModel, Model, Offer, TextModel
 from gateway.errors import RequestTooLarge
+from gateway.images.processors import NaFlex
 from gateway.images.reader import Images
 from gateway.service.embed import NUMBER_BYTES, Item, embed
 from gateway.text.tokenizer import TextTokenizer
 from gateway.triton import Output
+from loadtest.tools.pictures import file, scene
 from tests.gateway.service.recording import EMBEDDING, RecordingTriton, caller
 
 
@@ -96,3 +99,23 @@ def test_memory_of_the_response_is_reserved_before_anything_is_computed(
     with pytest.raises(RequestTooLarge, match=f"^{numbers * NUMBER_BYTES} bytes of responses exceed"):
         reserve(numbers * NUMBER_BYTES - 1)
     assert not triton.calls
+
+
+def test_patches_of_images_of_any_size_are_those_they_have() -> None:
+    processor = NaFlex(patch=16, max_patches=256, resample="bilinear")
+    of_images = ImageModel("m", "m", "image-embedding", {"embedding": EMBEDDING}, 8, processor, 256)
+    model = Model("m", (), default=True, created=0, dimensions=(), text_weight=0.5, image=of_images)
+    files = [file(scene(*size, 0), "PNG") for size in ((300, 200), (40, 400))]
+    items = [Item(f"input[{i}]", image=base64.b64encode(content).decode()) for i, content in enumerate(files)]
+    triton = RecordingTriton()
+
+    async def run() -> int:
+        images = Images(10**6, None)
+        try:
+            done = await embed(caller(triton), images, [model], model, items, prompt="", truncate="end")
+        finally:
+            await images.close()
+        return done.image_tokens
+
+    assert asyncio.run(run()) == processor.layout(200, 300).patches + processor.layout(400, 40).patches < 2 * 256
+    assert triton.calls[0]["grids"].tolist() == [[[*processor.layout(200, 300).grids[0]]], [[50, 5]]]

@@ -1,0 +1,189 @@
+"""Texts and images in requests: as objects, as lists of parts, and as the messages of a conversation."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, Struct
+
+from gateway.errors import InvalidRequest
+from gateway.routes import decoding
+from gateway.routes.decoding import Refused
+from gateway.service.contents import Content, Part, Picture, PixelLimits
+from gateway.service.prompts import MAX_INSTRUCTION
+
+MAX_PARTS = 4096
+"""Maximum number of parts of a content."""
+MAX_MESSAGES = 16
+"""Maximum number of messages. Only one of the system, one of the user and empty answers are supported."""
+ROLES = Literal["system", "developer", "user", "assistant"]
+
+
+class TextPart(Struct, tag="text", forbid_unknown_fields=True):
+    """A text."""
+
+    text: str
+
+
+class ImageUrl(Struct, forbid_unknown_fields=True):
+    """The location of an image."""
+
+    url: str
+    """A data: URI, or an http(s) URL if the server fetches images."""
+    detail: str | None = None
+    """Accepted but ignored."""
+
+
+class ImageUrlPart(Struct, tag="image_url", forbid_unknown_fields=True):
+    """An image, as in the APIs of OpenAI, Cohere and vLLM or, as a string, in that of Voyage."""
+
+    image_url: ImageUrl | str
+
+
+class ImageBase64Part(Struct, tag="image_base64", forbid_unknown_fields=True):
+    """An image, as in the API of Voyage."""
+
+    image_base64: str
+
+
+class ImagePart(Struct, tag="image", forbid_unknown_fields=True):
+    """An image, as in the messages of transformers."""
+
+    image: str
+
+
+ContentPart = TextPart | ImageUrlPart | ImageBase64Part | ImagePart
+Parts = Annotated[list[ContentPart], Meta(min_length=1, max_length=MAX_PARTS)]
+
+
+class InputItem(Struct, forbid_unknown_fields=True):
+    """A text, an image, or several of both. An empty string counts as absent."""
+
+    text: str = ""
+    image: str = ""
+    """A data: URI, base64, or an http(s) URL if the server fetches images. PNG, JPEG, WebP, GIF or BMP."""
+    url: str = ""
+    """The URL of an image, for older clients of Jina."""
+    bytes: str = ""
+    """An image in base64, for older clients of Jina."""
+    content: str | Parts | None = None
+    """Instead of the others: texts and images in the order in which the model reads them."""
+    refused: ClassVar[Mapping[str, Refused]] = {
+        kind: Refused("only text and images are supported") for kind in ("audio", "pdf", "video")
+    }
+
+
+class Message(Struct, forbid_unknown_fields=True):
+    """A message of a conversation."""
+
+    role: ROLES
+    content: str | Annotated[list[ContentPart], Meta(max_length=MAX_PARTS)]
+    name: str | None = None
+    """Accepted but ignored."""
+
+
+class PixelBounds(Struct):
+    """Limits for the pixels of images, as in vLLM's API."""
+
+    min_pixels: Annotated[int, Meta(ge=1)] | None = None
+    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+
+
+def read_parts(parts: Sequence[ContentPart], place: str) -> list[Part]:
+    """The parts of a content without empty texts; `place` is its field, such as "input[3].content".
+
+    Raises:
+        InvalidRequest: nothing is left.
+    """
+    read: list[Part] = []
+    for index, part in enumerate(parts):
+        match part:
+            case TextPart():
+                read += [part.text] if part.text else []
+            case ImageUrlPart():
+                url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
+                read.append(Picture(url.strip(), f"{place}[{index}].image_url"))
+            case ImageBase64Part():
+                read.append(Picture(part.image_base64.strip(), f"{place}[{index}].image_base64"))
+            case ImagePart():
+                read.append(Picture(part.image.strip(), f"{place}[{index}].image"))
+    if not read:
+        raise InvalidRequest(f"{place} is empty", param=place)
+    return read
+
+
+def read_item(item: InputItem, place: str) -> list[Part]:
+    """The text and image of an item in this order, or its content.
+
+    Raises:
+        InvalidRequest: it is empty, or has several of fields that exclude each other.
+    """
+    images = {name: image for name in ("image", "url", "bytes") if (image := getattr(item, name))}
+    if item.content is not None:
+        if item.text or images:
+            raise InvalidRequest(f"{place} has content and other fields; send only one of them", param=place)
+        parts = [TextPart(item.content)] if isinstance(item.content, str) else item.content
+        return read_parts(parts, f"{place}.content")
+    if not item.text and not images:
+        raise InvalidRequest(f"{place} has neither text nor image", param=place)
+    if len(images) > 1:
+        raise InvalidRequest(f"{place} has more than one of image, url and bytes", param=place)
+    text: list[Part] = [item.text] if item.text else []
+    return text + [Picture(image.strip(), f"{place}.{name}") for name, image in images.items()]
+
+
+def as_parts(value: object, place: str) -> list[Part]:
+    """The parts of an object's content in parsed JSON: a text, or a list of parts."""
+    return read_item(decoding.convert({"content": value}, InputItem, place), place)
+
+
+def simple(content: Content) -> str | Content:
+    """A content of texts as one string."""
+    texts = [part for part in content if isinstance(part, str)]
+    return "".join(texts) if len(texts) == len(content) else content
+
+
+def read_messages(messages: Sequence[Message]) -> tuple[list[Part], str | None]:
+    """The content of a conversation of one message, and the instruction in its system message.
+
+    Raises:
+        InvalidRequest: there is another number of messages of users, or an answer, or they are empty.
+    """
+    instruction: str | None = None
+    content: list[Part] | None = None
+    for index, message in enumerate(messages):
+        place = f"messages[{index}]"
+        parts = [TextPart(message.content)] if isinstance(message.content, str) else message.content
+        if message.role == "assistant" and not any(not isinstance(part, TextPart) or part.text for part in parts):
+            continue  # vLLM's clients end with an empty answer, which models are trained to continue
+        if message.role == "user" and content is None:
+            content = read_parts(parts, f"{place}.content")
+        elif message.role in ("system", "developer") and instruction is None and content is None:
+            read = simple(read_parts(parts, f"{place}.content"))
+            if not isinstance(read, str):
+                raise InvalidRequest(f"{place}: an instruction cannot have images", param=place)
+            if len(read) > MAX_INSTRUCTION:
+                raise InvalidRequest(f"{place} is an instruction of over {MAX_INSTRUCTION} characters", param=place)
+            instruction = read
+        else:
+            raise InvalidRequest(
+                f"{place}: only one message of a user is supported, after at most one of the system", param=place
+            )
+    if content is None:
+        raise InvalidRequest("messages has no message of a user", param="messages")
+    return content, instruction
+
+
+def read_pixels(min_pixels: int | None, max_pixels: int | None, kwargs: PixelBounds | None) -> PixelLimits:
+    """The limits of a request for images.
+
+    Raises:
+        InvalidRequest: a limit is sent twice.
+    """
+    of = kwargs or PixelBounds()
+    for name, first, second in (("min_pixels", min_pixels, of.min_pixels), ("max_pixels", max_pixels, of.max_pixels)):
+        if first is not None and second is not None:
+            raise InvalidRequest(
+                f"{name} and mm_processor_kwargs.{name} have the same meaning; send only one of them", param=name
+            )
+    lowest = min_pixels if of.min_pixels is None else of.min_pixels
+    return PixelLimits(lowest, max_pixels if of.max_pixels is None else of.max_pixels)

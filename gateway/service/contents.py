@@ -1,0 +1,70 @@
+"""Texts and images that a model reads together, in the order of the client."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from gateway.catalog import TextModel
+from gateway.errors import InvalidRequest
+from gateway.images.processors import AnyProcessor
+
+
+class Picture(Struct, frozen=True, gc=False):
+    """An image as the client sent it."""
+
+    image: str
+    """A data: URI, base64 or an http(s) URL."""
+    place: str
+    """Its field in error messages, such as "input[3].image"."""
+
+
+Part = str | Picture
+Content = Sequence[Part]
+"""The parts of an item, a query or a document."""
+TYPICAL_TOKENS = 1024
+"""For estimates: tokens and patches of an image that is not read yet."""
+
+
+class PixelLimits(Struct, frozen=True):
+    """Limits of a request for the pixels of resized images, within those of the model. None for the model's."""
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def of(self, processor: AnyProcessor) -> AnyProcessor:
+        """The image processor with these limits.
+
+        Raises:
+            InvalidRequest: the processor has no such limits, or these are outside the model's.
+        """
+        try:
+            return processor.limited(self.min_pixels, self.max_pixels)
+        except ValueError as exc:
+            place = "max_pixels" if self.min_pixels is None else "min_pixels"
+            raise InvalidRequest(str(exc), param=place) from exc
+
+
+NO_LIMITS = PixelLimits()
+
+
+def pictures(content: Content | str) -> list[Picture]:
+    """The images of a content."""
+    return [] if isinstance(content, str) else [part for part in content if isinstance(part, Picture)]
+
+
+def text_of(content: Content | str) -> str:
+    """The texts of a content, one behind the other."""
+    return content if isinstance(content, str) else "".join(part for part in content if isinstance(part, str))
+
+
+def check(model: TextModel, content: Content | str, place: str) -> None:
+    """Raise InvalidRequest if a content has more images than a model accepts."""
+    count = len(pictures(content))
+    if model.images is not None and count > model.images.most:
+        raise InvalidRequest(
+            f"{place} has {count} images; the limit of model {model.name!r} is {model.images.most}", param=place
+        )
+    if count and model.chat is not None and model.chat.document_text and text_of(content):
+        raise InvalidRequest(
+            f"{place} has a text and an image; model {model.name!r} reads one or the other", param=place
+        )

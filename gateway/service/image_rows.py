@@ -1,0 +1,251 @@
+"""Makes rows of token ids and patches from texts and images that a model reads together."""
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+
+from gateway.catalog import ImageReading, TextModel
+from gateway.errors import InvalidRequest
+from gateway.images.preparation import Patches
+from gateway.images.processors import AnyProcessor, Layout, max_bytes
+from gateway.images.reader import Images
+from gateway.service import tokens
+from gateway.service.caller import Caller
+from gateway.service.contents import TYPICAL_TOKENS, Content, Picture, PixelLimits, pictures, text_of
+from gateway.service.gather import prefetch
+from gateway.text.chat import Chat
+from gateway.text.tokenizer import PairFrame, Truncate
+
+WINDOW_BYTES = 64 * 2**20
+"""Pixels of the rows that are in memory at a time, in bytes, unless a single row has more."""
+MAX_READ = 8
+"""Images of one call that are fetched or decoded at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A row whose images have not been read."""
+
+    place: str
+    """The item's field in error messages."""
+    content: Content
+    before: str = ""
+    """The text of the template before the content, written for the tokenizer."""
+    after: str = ""
+    kept: int = 0
+    """How many of the first parts of the content are never truncated."""
+
+    @property
+    def end(self) -> int:
+        """How many parts of the content are not truncated: those up to the last image."""
+        parts = self.content
+        return max((i + 1 for i, part in enumerate(parts) if isinstance(part, Picture) or i < self.kept), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """A row of a model that reads texts and images."""
+
+    ids: list[int]
+    images: tuple[Patches, ...] = ()
+    text_tokens: int = 0
+    """The ids that do not stand for patches."""
+
+    @property
+    def patches(self) -> int:
+        """Patches of all images, before merging."""
+        return sum(len(image.pixels) for image in self.images)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a call reads its rows."""
+
+    caller: Caller
+    reader: Images
+    model: TextModel
+    chat: Chat
+    images: ImageReading
+    processor: AnyProcessor
+    """The model's, within the limits of the request."""
+
+    @classmethod
+    def of(cls, caller: Caller, reader: Images, model: TextModel, pixels: PixelLimits, place: str) -> "Reading":
+        """How to read images with a model; `place` is the field of the first image.
+
+        Raises:
+            InvalidRequest: the model accepts only text, or the limits of the request are outside the model's.
+        """
+        if model.chat is None or model.images is None:
+            raise InvalidRequest(f"{place} is an image, but model {model.name!r} accepts only text", param=place)
+        return cls(caller, reader, model, model.chat, model.images, pixels.of(model.images.processor))
+
+    async def read(self, picture: Picture) -> Patches:
+        """Fetch or decode an image."""
+        return await self.reader.read(picture.image, self.processor, picture.place, self.caller.account)
+
+    def counts(self, images: Sequence[Patches]) -> list[int]:
+        """How many tokens each grid of these images becomes."""
+        return [self.processor.merged((grid,)) for image in images for grid in image.grids]
+
+    def text(self, image: Patches) -> str:
+        """What stands for an image in a row, with one placeholder for each of its grids, written for the tokenizer."""
+        block = (self.processor.merge, self.processor.merge)
+        single = Layout((), (block,) * len(image.grids), image.tiles)
+        return self.model.tokenizer.trusted(self.processor.text(self.chat.image, self.chat.patch, single))
+
+    def expand(self, ids: Sequence[int], images: Sequence[Patches], place: str) -> list[int]:
+        """Repeat the placeholder of each grid once for each of its merged patches.
+
+        Raises:
+            InvalidRequest: there is another number of placeholders than of grids.
+        """
+        counts = self.counts(images)
+        row = np.asarray(ids, np.int64)
+        places = np.flatnonzero(row == self.images.token)
+        if len(places) != len(counts):
+            raise InvalidRequest(f"{place} contains text that the model mistakes for an image", param=place)
+        repeats = np.ones(len(row), np.int64)
+        repeats[places] = counts
+        repeated: list[int] = np.repeat(row, repeats).tolist()
+        return repeated
+
+
+def estimate(content: Content | str) -> int:
+    """Estimate the tokens and patches of a content."""
+    return tokens.estimate(text_of(content)) + TYPICAL_TOKENS * len(pictures(content))
+
+
+async def windows(
+    reading: Reading, drafts: Sequence[Draft | list[int]], *, limit: int, truncate: Truncate, total: int = 0
+) -> AsyncGenerator[list[ImageRow], None]:
+    """Read the images of all rows and yield the rows in order, as many at a time as fit into memory.
+
+    The next images are read while the caller computes. Closing the generator stops the work.
+
+    Args:
+        reading: how to read them.
+        drafts: rows, or the token ids of rows without images.
+        limit: maximum number of ids of a row, placeholders and template included.
+        truncate: what to do with rows over the limit. Only text behind the last image is truncated.
+        total: tokens of the request that are not in these rows.
+
+    Raises:
+        InvalidRequest: an image cannot be read, or a row is over the limit or contains a special token.
+        RequestTooLarge: the rows have more than tokens.MAX_TOKENS in total.
+        TokenizerFailed: the tokenizer raised an error.
+    """
+    for draft in drafts:
+        if isinstance(draft, Draft):
+            _check(reading.model, draft, limit, truncate)
+    occurrences = Counter(
+        picture for draft in drafts if isinstance(draft, Draft) for picture in pictures(draft.content)
+    )
+    calls = [partial(reading.read, picture) for picture in occurrences]
+    at_a_time = max(1, min(MAX_READ, WINDOW_BYTES // max_bytes(reading.processor)))
+    rows: list[ImageRow] = []
+    size = 0
+    async with aclosing(prefetch(calls, at_a_time)) as images:
+        source = _Source(images, occurrences)
+        for draft in drafts:
+            if isinstance(draft, Draft):
+                row, place = await _read(reading, draft, source, limit, truncate), draft.place
+            else:
+                row, place = ImageRow(draft, (), len(draft)), "input"
+            total = tokens.add_tokens(total, [row.ids], [place])
+            rows.append(row)
+            size += sum(image.pixels.nbytes for image in row.images)
+            if size >= WINDOW_BYTES:
+                yield rows
+                rows, size = [], 0
+    if rows:
+        yield rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Images in the order in which rows first need them."""
+
+    images: AsyncGenerator[Patches, None]
+    occurrences: Mapping[Picture, int]
+    repeated: dict[Picture, Patches] = field(default_factory=dict)
+    """Those that several rows have, such as the images of a query."""
+
+    async def read(self, picture: Picture) -> Patches:
+        if picture in self.repeated:
+            return self.repeated[picture]
+        image = await anext(self.images)
+        if self.occurrences[picture] > 1:
+            self.repeated[picture] = image
+        return image
+
+
+def _check(model: TextModel, draft: Draft, limit: int, truncate: Truncate) -> None:
+    """Raise InvalidRequest for what is wrong without reading the images."""
+    parts = list(draft.content)
+    for part in parts:
+        if isinstance(part, str):
+            tokens.check_control(model, part, draft.place)
+    tokens.check_characters(text_of(parts if truncate == "none" else parts[: draft.end]), draft.place, limit)
+
+
+async def _read(reading: Reading, draft: Draft, source: _Source, limit: int, truncate: Truncate) -> ImageRow:
+    """A row with its images."""
+    caller, count = reading.caller, 0
+    images: list[Patches] = []
+    expected = pictures(draft.content)
+    if expected:
+        with caller.timings.stage("decode", images=len(expected)):
+            for picture in expected:
+                images.append(await source.read(picture))
+                count += sum(reading.counts(images[-1:]))
+                if count > limit:  # the others may take much memory
+                    raise InvalidRequest(
+                        f"{draft.place} has over {count} tokens up to {picture.place}; the limit of model"
+                        f" {reading.model.name!r} is {limit}",
+                        param=draft.place,
+                    )
+    with caller.timings.stage("tokenize"):
+        work = partial(_written, reading, draft, images, limit, truncate)
+        ids = await caller.tokenize(len(text_of(draft.content)) + len(draft.before), work)
+    return ImageRow(ids, tuple(images), len(ids) - count)
+
+
+def _written(reading: Reading, draft: Draft, images: Sequence[Patches], limit: int, truncate: Truncate) -> list[int]:
+    """The ids of a row within the limit."""
+    tokenizer, model = reading.model.tokenizer, reading.model
+    before, text = _divided(reading, draft, images)
+    most = limit * tokens.MAX_CHARACTERS_PER_TOKEN
+    text = text[-most:] if truncate == "start" else text[:most]
+    frame = PairFrame([], before, draft.after, [], 0, 0)
+    (ids,) = tokenizer.encode([text], frame)
+    row = reading.expand(ids, images, draft.place)
+    if len(row) <= limit:
+        return row
+    with_images = " with its images" if images else ""
+    if truncate == "none":
+        raise InvalidRequest(
+            f"{draft.place} has {len(row)} tokens{with_images}; the limit of model {model.name!r} is {limit}",
+            param=draft.place,
+        )
+    located = tokenizer.locate(text, frame=frame)
+    head = reading.expand(located.head, images, draft.place)
+    room = limit - len(head) - len(located.tail)
+    if room < 1 or not located.ids:
+        raise InvalidRequest(
+            f"{draft.place} has {len(row)} tokens{with_images}; the limit of model {model.name!r} is {limit}, and only"
+            " text behind the last image can be truncated",
+            param=draft.place,
+        )
+    return head + (located.ids[-room:] if truncate == "start" else located.ids[:room]) + located.tail
+
+
+def _divided(reading: Reading, draft: Draft, images: Sequence[Patches]) -> tuple[str, str]:
+    """The text of a row that is not truncated, and the text behind it."""
+    remaining = iter(images)
+    written = [part if isinstance(part, str) else reading.text(next(remaining)) for part in draft.content]
+    return draft.before + "".join(written[: draft.end]), "".join(written[draft.end :])
