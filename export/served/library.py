@@ -52,8 +52,10 @@ from export.runtime.contract import (
 )
 from export.served.question import Limits, Question, question
 from export.sources.resolve import Sources
-from export.tasks import classification, m3, pair_template, sparse, text_embedding, variants
+from export.tasks import chat, classification, m3, pair_template, sparse, text_embedding, variants
+from export.tasks.chat import Content
 from export.tasks.late_interaction import is_multi_vector
+from export.tasks.vision_rows import reads_images
 from export.tasks.vocabulary import MOST_TOKENS
 from export.verification import samples
 
@@ -70,6 +72,8 @@ PROMPTS_OF: Mapping[str, tuple[str, ...]] = {
 CHEAP_TOKENS = 512
 """Longer limits are reached once: a row of 8,192 tokens takes the library seconds to minutes."""
 QUERIES = ("How do I reset my password?", "Wie spät ist es in 東京? 🕰️")
+UNCUT = {"text": {"truncation": False}}
+"""Has the library read all of a text."""
 SLOPES: Mapping[str, float] = {"none": 1.0, "sigmoid": 1 / 4, "softmax": 1 / 2}
 """The largest change of a score when its logit changes by 1."""
 
@@ -116,6 +120,8 @@ Encode = Callable[..., Any]
 def _text_embedding(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterator[Question]:
     model = text_embedding.pipeline(spec, sources.folder)
     yield from _embeddings(spec, model, limits)
+    if reads_images(model[0]):
+        yield from _contents(spec, model, limits)
     if spec.variants or model.default_prompt_name is not None:
         return
     if m3.is_m3(sources.folder):
@@ -125,6 +131,61 @@ def _text_embedding(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterat
         vectors = model.encode(again, output_value="token_embeddings", batch_size=1)  # of several, padding is left
         # Conch truncates them like the dense vectors that are their mean; the library does not.
         yield _tokens(spec, again, {}, [one[:, : model.truncate_dim] for one in vectors])
+
+
+def _contents(spec: ModelSpec, model: Model, limits: Limits) -> Iterator[Question]:
+    """Vectors of texts and images together: of objects of both, and of lists of them in any order."""
+    purpose, encode = next(iter(_encoders(model).items()))
+
+    def ask(
+        items: Sequence[Mapping[str, Any]], contents: Sequence[Content], body: Mapping[str, Any], by: Encode
+    ) -> Question:
+        vectors = np.asarray(by([chat.message(content) for content in contents], normalize_embeddings=True), np.float32)
+        body = {"model": spec.name, "input": list(items), **body}
+        return question(spec.triton_names[0], "/v1/embeddings", body, [_seen(content) for content in contents], vectors)
+
+    contents = _fitting(model, limits, chat.message, samples.contents())
+    shown = [content for content in contents if len(content) < 3 and not isinstance(content[-1], str)]
+    yield ask([_item(content) for content in shown], shown, {}, model.encode)
+    parts = [{"content": [_part(part) for part in content]} for content in contents]
+    yield ask(parts, contents, {}, model.encode)
+    if not spec.variants:
+        yield ask(parts[:3], contents[:3], dict(PURPOSES[purpose][:1]), encode)
+
+
+def _fitting(
+    model: Model, limits: Limits, messages: Callable[[Content], Any], contents: Sequence[Content]
+) -> list[Content]:
+    """The contents of no more tokens than are served: the library cuts longer ones through their images."""
+    return [
+        content
+        for content in contents
+        if model.preprocess([messages(content)], processing_kwargs=UNCUT)["input_ids"].shape[1] <= limits.max_tokens
+    ]
+
+
+def _item(content: Content) -> dict[str, str]:
+    """A content of at most a text and an image behind it as an object."""
+    return {
+        "text" if isinstance(part, str) else "image": part if isinstance(part, str) else _url(part) for part in content
+    }
+
+
+def _part(part: str | Image.Image) -> dict[str, Any]:
+    """A part of a content, as OpenAI spells it."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    return {"type": "image_url", "image_url": {"url": _url(part)}}
+
+
+def _url(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _seen(content: Content) -> str:
+    return ", ".join(_short(part) if isinstance(part, str) else f"an image of {part.size}" for part in content)
 
 
 def _m3(spec: ModelSpec, folder: Path, limits: Limits) -> Iterator[Question]:
@@ -256,13 +317,32 @@ def _options(spec: ModelSpec) -> dict[str, Any]:
 
 
 def _cross_encoder(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterator[Question]:
-    predict, slope = _predictor(spec, sources.folder, limits)
+    predict, slope, seeing = _predictor(spec, sources.folder, limits)
     documents = [*samples.TEXTS, *samples.ODD]
     # A query has at most half of a row, so the library, which shortens the longer text, cuts the document too.
     long_query, long_document = samples.text(1, limits.max_tokens // 4), samples.text(3, 8 * limits.max_tokens)
     yield _pairs(spec, QUERIES[0], [*documents, long_document], predict, slope)
     for query in (QUERIES[1], long_query):
         yield _pairs(spec, query, documents[::4], predict, slope)
+    if seeing is not None:
+        yield from _seen_pairs(spec, seeing, limits, slope)
+
+
+def _seen_pairs(spec: ModelSpec, model: Model, limits: Limits, slope: float) -> Iterator[Question]:
+    """Scores of documents that are texts, images and both, for a query of each kind."""
+    queries: Sequence[Content] = ([QUERIES[0]], samples.contents()[1])
+    for query in queries:
+        documents = _fitting(model, limits, partial(chat.pair, query), samples.contents())
+        documents = [content for content in documents if len(content) < 3 and not isinstance(content[-1], str)]
+        scores = model.predict([chat.pair(query, content) for content in documents])
+        body = {
+            "model": spec.name,
+            "query": query[0] if len(query) == 1 else _item(query),
+            "documents": [_item(content) for content in documents],
+            "return_documents": False,
+        }
+        shown = [f"{_seen(query)} with {_seen(content)}" for content in documents]
+        yield question(spec.name, "/v1/rerank", body, shown, np.asarray(scores, np.float32)[:, None], slope)
 
 
 Predict = Callable[[str, Sequence[str]], Vectors]
@@ -274,26 +354,27 @@ def _pairs(spec: ModelSpec, query: str, documents: Sequence[str], score: Predict
     return question(spec.name, "/v1/rerank", body, shown, score(query, documents)[:, None], slope)
 
 
-def _predictor(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, float]:
-    """The library's scores, [n], and how far the activation moves them at most."""
+def _predictor(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, float, Model | None]:
+    """The library's scores, [n], how far the activation moves them at most, and a model that reads images too."""
     declared = (folder / "modules.json").is_file()
     named = pair_template.known(spec) if spec.template is not None or not declared else None
     if named is not None or spec.template is not None:
-        return _answerer(spec, folder, named, limits), SLOPES["sigmoid"]
+        return _answerer(spec, folder, named, limits), SLOPES["sigmoid"], None
     with loading(spec):
         model: Model = CrossEncoder(str(folder), **_options(spec))
     model.max_seq_length = limits.max_tokens
     is_sigmoid = isinstance(model.activation_fn, torch.nn.Sigmoid)
     if model.num_labels == 1:
         slope = SLOPES["sigmoid" if is_sigmoid else "none"]
-        return lambda query, documents: model.predict([(query, document) for document in documents]), slope
+        seeing = model if reads_images(model[0]) else None
+        return lambda query, documents: model.predict([(query, document) for document in documents]), slope, seeing
     positive = {str(label): index for index, label in model.config.id2label.items()}[spec.positive_class or ""]
 
     def chosen(query: str, documents: Sequence[str]) -> Vectors:
         scores = model.predict([(query, document) for document in documents], apply_softmax=not is_sigmoid)
         return np.asarray(scores[:, positive], np.float32)
 
-    return chosen, SLOPES["sigmoid" if is_sigmoid else "softmax"]
+    return chosen, SLOPES["sigmoid" if is_sigmoid else "softmax"], None
 
 
 def _answerer(spec: ModelSpec, folder: Path, named: Reranker | None, limits: Limits) -> Predict:

@@ -11,7 +11,7 @@ import torch
 from msgspec.structs import replace
 from PIL import Image
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from transformers import AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor
 
 from export.errors import SourceError
 from export.manifest import ModelSpec
@@ -57,7 +57,8 @@ def row(tower: Tower, source: Path, text: str, images: Sequence[Image.Image]) ->
     """A row of a text in which each image is "{image}", by the entry's parameters as the gateway reads them."""
     assert tower.vocabulary is not None
     told = tower.parameters
-    reader = ImageReader.of(spec(source), AutoImageProcessor.from_pretrained(source))
+    config = AutoConfig.from_pretrained(source).vision_config
+    reader = ImageReader.of(spec(source), AutoImageProcessor.from_pretrained(source), config)
     patches, grids = [np.zeros((0, 48), np.uint8)], []
     for image in images:
         found, grid = reader.read(image)
