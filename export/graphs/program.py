@@ -33,6 +33,8 @@ MOST_ROWS = 1 << 16
 
 EXAMPLE = (5, 19, 12)
 """Tokens of the rows to trace with: no two sizes may be equal, or one would be taken for the other."""
+LONGEST = ("longest", "longest_image")
+"""The inputs that say how long rows are at most, and images."""
 EXAMPLE_GRIDS = (((3, 5), (2, 2)), ((1, 6),))
 """The images of those with images, in merged patches."""
 
@@ -65,7 +67,7 @@ def write(tower: Tower, folder: Path, precision: Precision) -> Path:
         fields=tuple(field.name for field in tower.fields),
         outputs=tower.outputs,
         inputs=tuple(given),
-        padded=any("longest" in names and pads(one, names.index("longest")) for one, names in programs),
+        padded=any(name in names and pads(one, names.index(name)) for one, names in programs for name in LONGEST),
         head_width=max((width for one, _ in programs for width in _head_widths(one)), default=0),
         heads=max((encoder.heads for encoder in encoders), default=0),
         expansion=tower.expansion,

@@ -12,6 +12,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from export import config_pbtxt
 from export.manifest import Backend, ModelSpec, Task, load
+from export.runtime.contract import GRIDS, PATCHES, Limits, read_rows
+from export.runtime.vision import Vision
 from export.sources.resolve import resolve
 from export.tasks.load import load_towers
 from export.tower import Tower
@@ -303,3 +305,30 @@ def test_warmup_rows_are_not_empty_and_within_the_limit(towers: dict[str, Model]
     ]
     assert (len(tensors["input_ids"]), tensors["length"].tolist()) == (tokens, [tokens])
     assert 1 <= tensors["first_length"][0] <= tokens
+
+
+def test_rows_with_images_have_any_number_of_patches_and_are_warmed_up_with_one(towers: dict[str, Model]) -> None:
+    spec, tower = towers["text-embedding"]
+    seeing = replace(tower, fields=(*tower.fields, PATCHES, GRIDS), vision=Vision(token=7, merge=2, patch_bytes=48))
+    rendered = parsed((spec, seeing), "torch")
+    inputs = {
+        tensor.name: (tensor.data_type, list(tensor.dims), tensor.allow_ragged_batch) for tensor in rendered.input
+    }
+    assert inputs["patches"] == (pb.TYPE_UINT8, [-1, 48], True)
+    assert inputs["grids"] == (pb.TYPE_INT32, [-1, 2], True)
+    assert {"image_token": "7", "image_merge": "2"}.items() <= parameters(rendered).items()
+    batch = {name: array[None] for name, array in config_pbtxt.warmup(seeing).items()}
+    ((ids, patches, grids),) = read_rows(batch, seeing.fields, Limits(32, 100, image_token=7, image_merge=2))
+    assert (ids[-1], patches.shape, grids.tolist()) == (7, (4, 48), [[2, 2]])
+    assert list(rendered.model_warmup[0].inputs["grids"].dims) == [1, 2]
+
+
+def test_images_of_any_size_alone_are_warmed_up_with_one(towers: dict[str, Model]) -> None:
+    spec, tower = towers["tiny-image"]
+    seeing = replace(tower, fields=(PATCHES, GRIDS), vision=Vision(token=-1, merge=1, patch_bytes=48))
+    rendered = parsed((spec, seeing), "torch")
+    assert [tensor.name for tensor in rendered.input] == ["patches", "grids"]
+    assert "image_token" not in parameters(rendered)
+    batch = {name: array[None] for name, array in config_pbtxt.warmup(seeing).items()}
+    ((patches, grids),) = read_rows(batch, seeing.fields, Limits())
+    assert (patches.shape, grids.tolist()) == ((1, 48), [[1, 1]])

@@ -11,10 +11,11 @@ import httpx2
 import pytest
 from PIL.Image import Resampling
 
-from gateway.catalog import Catalog, Model, Offer, TextModel
+from gateway.catalog import Catalog, ImageReading, Model, Offer, TextModel
 from gateway.errors import ModelNotFound, NotReady
 from gateway.images.preparation import Preparation
-from gateway.images.processors import NaFlex
+from gateway.images.processors import NaFlex, Smart
+from gateway.text.chat import Chat
 from gateway.triton import ModelConfig, Output, Triton
 from loadtest.tools.servers import free_ports
 from tests.gateway.text.test_loader import PANICKING, normalizing
@@ -487,3 +488,66 @@ def test_default_model_of_vectors_is_not_a_reranker(entries: Path, tmp_path: Pat
         await triton.close()
 
     asyncio.run(run())
+
+
+CHAT = {"text": "[CLS]{content}[SEP]", "image": "[{patches}]", "patch": "[MASK]"}
+SMART = {"kind": "smart", "patch": 16, "merge": 2, "min_pixels": 4096, "max_pixels": 16384}
+READING = {
+    "role": "text-embedding",
+    "chat": json.dumps(CHAT),
+    "image_token": "103",
+    "image_processor": json.dumps(SMART),
+    "max_images": "5",
+}
+BOTH = frozenset({"patches", "grids"})
+
+
+def test_text_model_may_read_images(entries: Path, tmp_path: Path) -> None:
+    (model,) = read(entries, tmp_path, READING, inputs=BOTH)
+    assert (model.role, model.image, model.accepts_images) == ("text-embedding", None, True)
+    assert model.text is not None
+    assert model.text.chat == Chat(**CHAT)
+    assert model.text.images == ImageReading(103, Smart(patch=16, merge=2, min_pixels=4096, max_pixels=16384), 5)
+
+
+def test_chat_template_needs_no_images(entries: Path, tmp_path: Path) -> None:
+    chat = json.dumps({"text": "[CLS]{content}[SEP]"})
+    (model,) = read(entries, tmp_path, {"role": "text-embedding", "chat": chat})
+    assert model.text is not None
+    assert (model.text.images, model.accepts_images) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "inputs", "complaint"),
+    [
+        ({"chat": "{"}, BOTH, "chat: Input data was truncated"),
+        ({"chat": json.dumps(CHAT | {"text": "[CLS]"})}, BOTH, "text must contain {content} exactly once"),
+        ({"chat": json.dumps(CHAT | {"image": "x"})}, BOTH, "image must contain {patches} exactly once"),
+        ({"chat": json.dumps(CHAT | {"patch": ""})}, BOTH, "patch must not be empty"),
+        ({"chat": json.dumps(CHAT | {"patch": "a"})}, BOTH, "the patch 'a' of chat is not the token 103"),
+        ({"chat": json.dumps(CHAT | {"text": ""})}, BOTH, "chat has no text"),
+        ({"chat": json.dumps({"text": "{content}"})}, BOTH, "image_processor needs chat with image and patch"),
+        ({"chat": json.dumps(CHAT), "role": "late-interaction"}, BOTH, "chat has no query and no document"),
+        ({"role": "cross-encoder"}, BOTH, "image_processor needs a template"),
+        ({"image_token": "40000"}, BOTH, "image_processor needs image_token, an id of the vocabulary, not 40000"),
+        (
+            {"image_processor": json.dumps(SMART | {"min_pixels": 2**20})},
+            BOTH,
+            "min_pixels (1048576) exceeds max_pixels",
+        ),
+        ({"image_processor": json.dumps(SMART | {"patch": 0})}, BOTH, "image_processor.patch: Expected `int` >= 1"),
+        ({"max_images": "0"}, BOTH, "max_images: Expected `int` >= 1"),
+        ({}, frozenset({"patches"}), "image_processor is given, but there is no input grids"),
+    ],
+)
+def test_wrong_templates_and_images_are_refused(
+    entries: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    parameters: dict[str, str],
+    inputs: frozenset[str],
+    complaint: str,
+) -> None:
+    caplog.set_level(logging.WARNING, "gateway.catalog")
+    assert not read(entries, tmp_path, READING | parameters, inputs=inputs)
+    assert complaint in caplog.text

@@ -41,7 +41,7 @@ def test_parser_raises_only_gateway_errors(body: bytes) -> None:
         try:
             parsed, _ = decode(body, kind)
             if isinstance(parsed, EmbeddingRequest):
-                read_inputs(parsed.input, "any")
+                read_inputs(parsed.input or [], "any")
         except GatewayError:
             pass
 

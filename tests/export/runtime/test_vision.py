@@ -92,8 +92,9 @@ def test_positions_of_tokens(merge: int, seed: int) -> None:
         ids += [1] * int(random.integers(1, 6)) + [TOKEN] * (height * width // merge**2)
     ids += [2] * int(random.integers(0, 6))
     model: Any = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=merge)))
+    get_rope_index: Any = Qwen3VLModel.get_rope_index  # whose types of tensors nothing has
     model.get_vision_position_ids = lambda *args, **more: Qwen3VLModel.get_vision_position_ids(model, *args, **more)
-    wanted, _ = Qwen3VLModel.get_rope_index(
+    wanted, _ = get_rope_index(
         model,
         torch.tensor([ids]),
         (torch.tensor([ids]) == TOKEN).to(torch.int32),
