@@ -18,7 +18,7 @@ from rich.progress import Progress
 from export.entry import Entry
 from export.manifest import Backend, ModelSpec, Precision, Task
 from export.repository import build
-from loadtest.tools import tiny, tiny_pages, tiny_vision
+from loadtest.tools import tiny, tiny_pages, tiny_tiles, tiny_vision
 from loadtest.tools.results import STORED, store
 
 Run = tuple[Backend, Precision | None]
@@ -77,6 +77,12 @@ PAGES: Mapping[str, Callable[[Path], Path]] = {
     "ColQwen2 (Qwen3-VL)": partial(tiny_pages.write_colqwen2, backbone="Qwen3-VL"),
     "multi-vector (Qwen3-VL)": tiny_pages.write_chat,
 }
+
+TILES: Sequence[tuple[str, Task, Callable[[Path], Path]]] = (
+    ("ModernVBERT", "text-embedding", tiny_tiles.write_modernvbert),
+    ("EmbeddingGemma 2 (images)", "text-embedding", tiny_tiles.write_embedding_gemma2),
+    ("ColModernVBERT", "multi-vector", tiny_tiles.write_colmodernvbert),
+)
 
 CASES: Sequence[Case] = (
     *(Case(name, "text-embedding", partial(tiny.write_embedding, name=name)) for name in tiny.ENCODERS),
@@ -162,6 +168,7 @@ CASES: Sequence[Case] = (
         for task, write in VISION
     ),
     *(Case(name, "multi-vector", write, backends=("torch",)) for name, write in PAGES.items()),
+    *(Case(name, task, write, backends=("torch",)) for name, task, write in TILES),
     *(
         Case(name, "image-text", partial(tiny.write_image_text, name=name))
         for name in ("CLIP", "ChineseCLIP", "SigLIP", "SigLIP 2")

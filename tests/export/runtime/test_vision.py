@@ -1,12 +1,10 @@
 """What a host makes of grids, against transformers' own helpers."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 from transformers.vision_utils import (
     get_vision_cu_seqlens,
     get_vision_interpolation_indices_and_weights,
@@ -25,9 +23,16 @@ from export.runtime.vision import (
     taps,
     windows,
 )
+from tests.export.packing.test_vision import model
 
 TOKEN = 7
 MERGES = (1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def qwen() -> Any:
+    """A tiny Qwen3-VL."""
+    return model("qwen3_vl")
 
 
 def grids(merge: int) -> list[Grid]:
@@ -84,18 +89,15 @@ def test_windows(side: int) -> None:
 
 @pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("seed", range(20))
-def test_positions_of_tokens(merge: int, seed: int) -> None:
+def test_positions_of_tokens(qwen: Any, merge: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     given = [grids(merge)[i] for i in random.integers(0, 26, random.integers(1, 5))]
     ids: list[int] = []
     for height, width in given:
         ids += [1] * int(random.integers(1, 6)) + [TOKEN] * (height * width // merge**2)
     ids += [2] * int(random.integers(0, 6))
-    model: Any = SimpleNamespace(config=SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=merge)))
-    get_rope_index: Any = Qwen3VLModel.get_rope_index  # whose types of tensors nothing has
-    model.get_vision_position_ids = lambda *args, **more: Qwen3VLModel.get_vision_position_ids(model, *args, **more)
-    wanted, _ = get_rope_index(
-        model,
+    qwen.config.vision_config.spatial_merge_size = merge
+    wanted, _ = qwen.get_rope_index(
         torch.tensor([ids]),
         (torch.tensor([ids]) == TOKEN).to(torch.int32),
         image_grid_thw=as_films(given),
