@@ -1,4 +1,4 @@
-"""Models that answer with a vector of each token of pages and texts, served by a real Triton: from pixels to numbers."""
+"""Models with a vector for each token of pages and texts, served by a real Triton: from pixels to numbers."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
