@@ -17,7 +17,7 @@ import numpy as np
 
 from gateway.board import Board
 from gateway.errors import InvalidRequest
-from gateway.images.memory import MemoryLimit
+from gateway.images.memory import InFlight, MemoryLimit
 from gateway.images.preparation import Patches, Pixels, Preparation
 from gateway.images.preprocess import BYTES_PER_PIXEL
 from gateway.images.processors import AnyProcessor
@@ -32,6 +32,9 @@ SPARE = 2
 FINISH_S = 0.25
 """How long an image whose request was cancelled may continue. Most finish in this time, and starting a new process
 takes as long."""
+PATCHES_FACTOR = 8
+"""Pixels of all patches in flight, for each pixel of the images that may be decoded at a time. A file of 100 bytes may
+become patches of 50 MiB, and waits with them until its model is free."""
 FOLDER = Path(__file__).parents[2]
 """The folder that holds this package, from which Python imports it."""
 
@@ -52,6 +55,7 @@ class DecoderPool:
         """
         workers = board.workers if board else 1
         self._memory = MemoryLimit(max_pixels * BYTES_PER_PIXEL, board)
+        self._patches = InFlight("image patches", max_pixels * PATCHES_FACTOR * 3, board)
         self._turns = Turns(max(1, cores.count() // workers), SPARE)
         self._idle: list[_Decoder] = []
 
@@ -82,6 +86,7 @@ class DecoderPool:
 
         Raises:
             InvalidRequest: it is not an image within the limits.
+            Overloaded: the patches of all images in flight reach their limit.
         """
         async with self._turns.take(account.key):
             work = asyncio.ensure_future(self._decode(image, preparation, place, account))
@@ -100,6 +105,7 @@ class DecoderPool:
         pixels = np.frombuffer(content, np.uint8)
         if isinstance(preparation, Preparation):
             return pixels.reshape(3, preparation.height, preparation.width)
+        self._patches.count(pixels, account.key)
         return Patches(pixels.reshape(-1, preparation.patch_bytes), decoded.grids, decoded.tiles)
 
     async def _decode(

@@ -64,6 +64,7 @@ class Images:
 
         Raises:
             InvalidRequest: it is none of these, cannot be fetched, or is not an image within the limits.
+            Overloaded: the patches of all images in flight reach their limit.
         """
         if not image[:8].lower().startswith(("http://", "https://")):
             if len(image) > MAX_CHARACTERS + HEAD_CHARACTERS:

@@ -9,9 +9,12 @@ from gateway.errors import InvalidRequest
 from gateway.routes import decoding
 from gateway.routes.decoding import Refused
 from gateway.service.contents import Content, Part, Picture, PixelLimits
+from gateway.service.prompts import MAX_INSTRUCTION
 
 MAX_PARTS = 4096
 """Maximum number of parts of a content."""
+MAX_MESSAGES = 16
+"""Maximum number of messages. Only one of the system, one of the user and empty answers are supported."""
 ROLES = Literal["system", "developer", "user", "assistant"]
 
 
@@ -158,6 +161,8 @@ def read_messages(messages: Sequence[Message]) -> tuple[list[Part], str | None]:
             read = simple(read_parts(parts, f"{place}.content"))
             if not isinstance(read, str):
                 raise InvalidRequest(f"{place}: an instruction cannot have images", param=place)
+            if len(read) > MAX_INSTRUCTION:
+                raise InvalidRequest(f"{place} is an instruction of over {MAX_INSTRUCTION} characters", param=place)
             instruction = read
         else:
             raise InvalidRequest(

@@ -13,7 +13,15 @@ from gateway.errors import InvalidRequest, quoted
 from gateway.routes import encodings
 from gateway.routes.body import read, resolve_aliases
 from gateway.routes.calls import check_offers, embed_items, embed_parts, find_model_and_purpose
-from gateway.routes.content import InputItem, Message, PixelBounds, read_item, read_messages, read_pixels
+from gateway.routes.content import (
+    MAX_MESSAGES,
+    InputItem,
+    Message,
+    PixelBounds,
+    read_item,
+    read_messages,
+    read_pixels,
+)
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
 from gateway.routes.fields import Instruction, PromptTokens, Side, Truncation, read_truncation
@@ -21,7 +29,6 @@ from gateway.routes.http import Request, large_json_response
 from gateway.routes.late_chunking import divided, joined
 from gateway.routes.operation import Operation
 from gateway.service.embed import DENSE, Embeddings, Item
-from gateway.service.prompts import MAX_INSTRUCTION
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
 from gateway.text.tokenizer import Truncate
@@ -42,8 +49,6 @@ ALIASES = {
 }
 IMAGE = re.compile(r"\s*data:image/", re.IGNORECASE)
 """The beginning of an image sent as a string, as some of Jina's clients do. For models that take texts and images."""
-MAX_MESSAGES = 16
-"""Of which all but three are errors."""
 BEGINNING = 256
 """How many characters of a string to match with IMAGE: matching millions of spaces takes long."""
 
@@ -252,7 +257,7 @@ def _read_items(request: Request, body: EmbeddingRequest, model: Model) -> list[
     Raises:
         InvalidRequest: both or none of them were sent, or one of them is wrong.
     """
-    if body.input is not None and body.messages is not None:
+    if body.input is not None and body.messages:
         raise InvalidRequest("input and messages exclude each other; send only one of them", param="messages")
     if body.input is not None:
         return read_inputs(body.input, body.modality or ("any" if model.accepts_images else "text"))
@@ -263,8 +268,6 @@ def _read_items(request: Request, body: EmbeddingRequest, model: Model) -> list[
     if instruction is not None and body.instruction is not None:
         raise InvalidRequest("instruction and a message of the system have the same meaning", param="instruction")
     body.instruction = body.instruction or instruction
-    if body.instruction is not None and len(body.instruction) > MAX_INSTRUCTION:
-        raise InvalidRequest(f"an instruction may have {MAX_INSTRUCTION} characters", param="messages")
     return [Item("messages", content=content)]
 
 

@@ -23,7 +23,16 @@ from gateway.routes.calls import (
     score_texts,
     text_model,
 )
-from gateway.routes.content import InputItem, PixelBounds, read_item, read_pixels, simple
+from gateway.routes.content import (
+    MAX_MESSAGES,
+    InputItem,
+    Message,
+    PixelBounds,
+    read_item,
+    read_messages,
+    read_pixels,
+    simple,
+)
 from gateway.routes.decoding import Refused
 from gateway.routes.fields import PromptTokens, Side, Truncation, read_truncation
 from gateway.routes.http import Request, large_json_response
@@ -132,8 +141,12 @@ class ScoreRequest(PoolingModelRequest, kw_only=True):
 class PoolingRequest(PoolingModelRequest, kw_only=True):
     """Texts to embed or to classify."""
 
-    input: Inputs
-    """A text, token ids, or a list of texts, lists of token ids and, for a classifier, pairs of texts."""
+    input: Inputs | None = None
+    """A text, token ids, or a list of texts, lists of token ids and, for a classifier, pairs of texts. Required without
+    messages."""
+    messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)] | None = None
+    """Instead of input, not for a classifier: one message of a user with texts and images, after at most one of the
+    system, which is the instruction."""
     task: Task | None = None
     """What to compute: one vector for each text, one for each of its tokens, or the scores of all labels. Default: the
     first that the model has of classify, token_embed and embed."""
@@ -143,8 +156,14 @@ class PoolingRequest(PoolingModelRequest, kw_only=True):
     """Truncate vectors to this many dimensions, which the model must support, and normalize them again."""
     normalize: bool | None = None
     """An alias of use_activation."""
+    min_pixels: Annotated[int, Meta(ge=1)] | None = None
+    """Enlarge images to this many pixels, within the limits of the model. For models that take images of any size."""
+    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    """Shrink images to this many pixels, within the limits of the model."""
+    mm_processor_kwargs: PixelBounds | None = None
+    """vLLM's place for min_pixels and max_pixels."""
     refused: ClassVar[Mapping[str, Refused]] = {
-        **PoolingModelRequest.refused,
+        **{name: refused for name, refused in PoolingModelRequest.refused.items() if name != "messages"},
         "data": Refused("plugins are not supported; send input"),
     }
 
@@ -435,11 +454,18 @@ async def pool(request: Request) -> Response:
     resolve_aliases(body, ACTIVATION | {"normalize": "use_activation"})
     model = find_model(request, body.model, {OFFER_OF[body.task]} if body.task else {*OFFER_OF.values()})
     task = next(task for task, offer in OFFER_OF.items() if body.task in (None, task) and offer in model.offers)
-    inputs = _read_inputs(body.input)
-    if task == "classify":
-        found = await _pool_labels(request, body, model, inputs)
+    if body.input is not None and body.messages:
+        raise InvalidRequest("input and messages exclude each other; send only one of them", param="messages")
+    if body.input is None and body.messages is not None and task != "classify":
+        content, instruction = read_messages(body.messages)
+        found = await _pool_vectors(request, body, model, [Item("messages", content=content)], task, instruction)
+    elif body.input is None:
+        raise InvalidRequest("input is required", param="input")
+    elif task == "classify":
+        found = await _pool_labels(request, body, model, _read_inputs(body.input))
     else:
-        found = await _pool_vectors(request, body, model, inputs, task)
+        items = [Item(one.place, _single(one)) for one in _read_inputs(body.input)]
+        found = await _pool_vectors(request, body, model, items, task)
 
     def build() -> PoolingResponse:
         return PoolingResponse(
@@ -471,7 +497,12 @@ async def _pool_labels(request: Request, body: PoolingRequest, model: Model, inp
 
 
 async def _pool_vectors(
-    request: Request, body: PoolingRequest, model: Model, inputs: Sequence[Input], task: Task
+    request: Request,
+    body: PoolingRequest,
+    model: Model,
+    items: Sequence[Item],
+    task: Task,
+    instruction: str | None = None,
 ) -> _Found:
     per_token = task == "token_embed"
     kind = OFFER_OF[task]
@@ -480,13 +511,15 @@ async def _pool_vectors(
     embedded = await embed_items(
         request,
         model,
-        [Item(one.place, _single(one)) for one in inputs],
+        items,
         purpose=None,
         place="",
         truncate=truncate,
         max_tokens=max_tokens,
         kinds={kind},
         token_dimensions=size if per_token else None,
+        instruction=instruction,
+        pixels=read_pixels(body.min_pixels, body.max_pixels, body.mm_processor_kwargs),
     )
     found = embedded.tokens if per_token else [embedded.vectors]
     normalizes = body.use_activation is not False or size < width
@@ -499,7 +532,7 @@ async def _pool_vectors(
             return [encodings.column(one.reshape(1, -1), "base64")[0] for one in ready]
         return [encodings.matrix(one, "float") for one in ready]
 
-    return _Found(write, sum(one.size for one in found), embedded.text_tokens)
+    return _Found(write, sum(one.size for one in found), embedded.text_tokens + embedded.image_tokens)
 
 
 def _single(one: Input) -> Text:

@@ -11,7 +11,7 @@ from export.errors import SourceError
 from export.sources import inspection
 from export.sources.inspection import Inspection, inspect
 from export.tasks import image_text
-from loadtest.tools import tiny, tiny_pages
+from loadtest.tools import tiny, tiny_pages, tiny_vision
 
 BERT = {"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 32}
 PLAIN = {"pooling": "mean"}
@@ -55,6 +55,13 @@ def test_retrievers_of_pages_need_torch(tmp_path: Path, write: Callable[[Path], 
     folder = write(tmp_path)
     assert found(folder) == {"task": "multi-vector", "backend": "torch"}
     assert found(folder, backend="python") == {"task": "multi-vector"}
+
+
+def test_models_of_texts_and_images_need_torch(tmp_path: Path) -> None:
+    embedding = found(tiny_vision.write_embedding(tmp_path / "embedding"))
+    reranker = found(tiny_vision.write_reranker(tmp_path / "reranker"))
+    assert embedding == {"task": "text-embedding", "backend": "torch"}
+    assert reranker == {"task": "cross-encoder", "backend": "torch"}
 
 
 @pytest.mark.parametrize("settings", [True, False])

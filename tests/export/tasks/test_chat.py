@@ -1,6 +1,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from sentence_transformers.base.modules import Transformer
@@ -10,6 +11,7 @@ from export.manifest import ModelSpec
 from export.rerankers import PairTemplate
 from export.tasks import chat, pair_template
 from export.tasks.chat import Chat, ImageText
+from export.tasks.images import Seen
 from loadtest.tools import tiny_vision
 from loadtest.tools.tiny_vision import CHAT, PAIR
 
@@ -46,8 +48,9 @@ def test_a_row_is_rendered_as_the_library_does(transformer: Any) -> None:
     image = Image.new("RGB", (40, 24))
     for instruction in ("", "Find it."):
         features = transformer.preprocess([chat.message(["a {b} ", image, " c", image])], prompt=instruction or None)
-        merged = int(features["image_grid_thw"][0].prod()) // 4
-        text = found.render(["a {b} ", merged, " c", merged], instruction)
+        placeholders = IMAGE.patch * (int(features["image_grid_thw"][0].prod()) // 4)
+        seen = Seen(np.zeros((0, 48), np.uint8), [], placeholders)
+        text = found.render(["a {b} ", seen, " c", seen], instruction)
         assert transformer.tokenizer.encode(text, add_special_tokens=False) == features["input_ids"][0].tolist()
 
 

@@ -11,7 +11,7 @@ import torch
 from msgspec.structs import replace
 from PIL import Image
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from transformers import AutoImageProcessor
+from transformers import AutoConfig, AutoImageProcessor
 
 from export.errors import SourceError
 from export.manifest import ModelSpec
@@ -57,7 +57,8 @@ def row(tower: Tower, source: Path, text: str, images: Sequence[Image.Image]) ->
     """A row of a text in which each image is "{image}", by the entry's parameters as the gateway reads them."""
     assert tower.vocabulary is not None
     told = tower.parameters
-    reader = ImageReader.of(spec(source), AutoImageProcessor.from_pretrained(source))
+    config = AutoConfig.from_pretrained(source).vision_config
+    reader = ImageReader.of(spec(source), AutoImageProcessor.from_pretrained(source), config)
     patches, grids = [np.zeros((0, 48), np.uint8)], []
     for image in images:
         found, grid = reader.read(image)
@@ -211,6 +212,48 @@ def test_a_table_of_texts_and_images_needs_room_for_an_image(tmp_path: Path) -> 
     tower = load(replace(spec(source), max_tokens=40))
     with pytest.raises(SourceError, match="40 tokens are too few for images"):
         tower.samples()
+
+
+def test_prompts_need_a_place_in_the_chat_template(tmp_path: Path) -> None:
+    source = tiny_vision.write_embedding(tmp_path)
+    file = source / "chat_template.jinja"
+    deaf = file.read_text().replace("for message in messages", "for message in messages if message.role == 'user'")
+    file.write_text(deaf.replace("messages[0].role != 'system'", "true"))
+    with pytest.raises(SourceError, match="has prompts, but its chat template has no place for an instruction"):
+        load(spec(source))
+
+
+POOLED = {
+    kind: {"method": "forward", "method_output_name": "pooler_output", "format": "structured"}
+    for kind in ("text", "image", "message")
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"processing_kwargs": {"image": {"do_resize": True}}}, "changes texts by processing_kwargs"),
+        ({"query_length": 20}, "changes texts by query_length: 20"),
+        ({"modality_config": POOLED}, "gives pooler_output, where vectors of tokens"),
+    ],
+)
+def test_modules_that_read_otherwise_are_refused(changes: Mapping[str, Any], message: str, tmp_path: Path) -> None:
+    source = tiny_vision.write_embedding(tmp_path)
+    tiny.revise(source / "sentence_bert_config.json", **changes)
+    with pytest.raises(SourceError, match=message):
+        load(spec(source))
+
+
+def test_a_reranker_may_have_a_template_of_its_table(tmp_path: Path) -> None:
+    source = tiny_vision.write_reranker(tmp_path)
+    table = replace(spec(source, "cross-encoder"), template="Query: {query}{|}\nDocument: {document}{|}\nAnswer:")
+    tower = load(table)
+    assert tower.parameters["template"]["suffix"] == "{|}\nAnswer:"
+    rows = tower.samples()
+    assert any(len(grids) for _, _, grids in rows)
+    assert len({len(row[0]) for row in rows}) > 5
+    with torch.inference_mode():
+        assert torch.isfinite(tower.reference(rows[-1])[SCORE]).all()
 
 
 def test_texts_alone_still_have_no_images(tmp_path: Path) -> None:

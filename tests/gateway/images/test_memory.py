@@ -1,8 +1,11 @@
 import asyncio
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from gateway.images.memory import MemoryLimit
+from gateway.errors import Overloaded
+from gateway.images.memory import InFlight, MemoryLimit
 
 
 async def settle() -> None:
@@ -69,3 +72,30 @@ def test_large_request_is_not_passed_by_small_ones_for_ever() -> None:
         assert order == [10, 1, 2, 3]
 
     asyncio.run(run())
+
+
+def test_arrays_count_until_their_last_view_is_gone() -> None:
+    async def work() -> None:
+        flight = InFlight("images", 1000)
+        arrays = [np.zeros(600, np.uint8)]
+        flight.count(arrays[0], "")
+        with pytest.raises(Overloaded, match="the images in flight reached the memory limit"):
+            flight.count(np.zeros(500, np.uint8), "")
+        arrays.append(arrays[0].reshape(2, -1)[1:])
+        arrays.pop(0)
+        await asyncio.sleep(0)
+        assert flight.size == 600
+        await asyncio.to_thread(arrays.clear)
+        await asyncio.sleep(0)
+        assert flight.size == 0
+
+    asyncio.run(work())
+
+
+def test_array_may_outlive_the_event_loop() -> None:
+    async def work() -> NDArray[np.uint8]:
+        array = np.zeros(600, np.uint8)
+        InFlight("images", 1000).count(array, "")
+        return array
+
+    assert asyncio.run(work()).nbytes == 600  # and ends here, without an error

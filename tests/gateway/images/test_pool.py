@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 from PIL.Image import Resampling
 
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, Overloaded
 from gateway.images import preprocess
 from gateway.images.pool import DecoderPool
-from gateway.images.preparation import Preparation
+from gateway.images.preparation import Patches, Preparation
 from gateway.images.preprocess import BYTES_PER_PIXEL
-from gateway.images.processors import AnyProcessor, Smart, Tiles
+from gateway.images.processors import AnyProcessor, Fixed, Smart, Tiles
 from gateway.images.worker import CPU_S, Job, Needed, packed, read
 from gateway.scheduling.turns import Account
 from loadtest.tools import hostile
@@ -91,6 +91,28 @@ def test_result_of_any_size_is_received_within_the_limit_of_memory() -> None:
     assert using(work, 6_000_000) == [(128 * 128, 768)] * 2
 
 
+def test_patches_in_flight_are_limited() -> None:
+    """To 12 MiB here, half of it for one key; each of these images becomes 0.75 MiB."""
+    square = Fixed(patch=16, height=512, width=512)
+
+    async def work(decoders: DecoderPool) -> None:
+        async def read(key: str) -> Patches:
+            return await decoders.read(GOOD, square, "image", Account(key))
+
+        first = [await read("a") for _ in range(8)]
+        with pytest.raises(Overloaded, match="the image patches in flight with this API key reached the memory limit"):
+            await read("a")
+        second = [(await read("b")).pixels[1:2] for _ in range(8)]  # views count as all of their image
+        with pytest.raises(Overloaded, match="the image patches in flight reached the memory limit"):
+            await read("c")
+        first.clear()
+        second.clear()
+        await asyncio.sleep(0)
+        await read("c")
+
+    using(work, 2**19)
+
+
 def test_thousands_of_small_images_are_read() -> None:
     tiny = file(scene(4, 4, 0), "PNG")
 
@@ -124,15 +146,16 @@ def test_processes_are_used_again_and_end_at_last() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", hostile.FILES)
+@pytest.mark.parametrize("preparation", [PREPARATION, SMART], ids=["pixels", "patches"])
 @pytest.mark.timeout(60)
-def test_hostile_file_takes_no_more_than_it_may(name: str) -> None:
+def test_hostile_file_takes_no_more_than_it_may(name: str, preparation: Preparation | AnyProcessor) -> None:
     """It becomes pixels or a refusal, whichever, but another image beside it is not held up, and memory is bounded."""
     content = hostile.FILES[name]()
 
     async def work(decoders: DecoderPool) -> float:
         await asyncio.gather(*(decoders.read(GOOD, PREPARATION, "image", Account()) for _ in range(2)))
         before = sum(map(peak, running()))
-        bad = asyncio.create_task(decoders.read(content, PREPARATION, "image", Account()))
+        bad = asyncio.create_task(decoders.read(content, preparation, "image", Account()))
         await asyncio.sleep(0.05)
         highest = before
         started = time.thread_time()

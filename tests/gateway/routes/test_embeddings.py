@@ -205,7 +205,7 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
         ({"input": "a", "truncate": False, "truncation": True}, "truncation", "truncate and truncation have the same"),
         ({"input": {"image": "a", "url": "b"}}, "input", "input has more than one of image, url and bytes"),
         ({"input": [1.5]}, "input[0]", "input[0]: Expected"),
-        ({"messages": [{"role": "user"}]}, "messages", "messages: conversations are not supported; send input"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content", "messages[0].content is required"),
         ({"input": "a", "add_special_tokens": "false"}, "add_special_tokens", "add_special_tokens: special tokens are"),
         ({"input": {"text": "a", "video": "b"}}, "input.video", "input.video: only text and images are supported"),
         ({"input": "a", "dimensions": -1}, "dimensions", "dimensions: Expected `int` >= 0"),

@@ -180,6 +180,9 @@ def test_pages_have_a_vector_for_each_token(client: httpx2.Client) -> None:
     assert text.shape[0] < 14
     alone = post(client, "/v1/embeddings", model="pages", input=[{"image": WIDE}], return_multivector=True)
     assert alone["data"][0]["embeddings"] == page.tolist()
+    message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": WIDE}}]}
+    pooled = post(client, "/pooling", model="pages", messages=[message], task="token_embed")
+    assert pooled["data"][0]["data"] == page.tolist()
     query = post(client, "/v1/embeddings", model="pages", input=[TEXT], return_multivector=True, input_type="query")
     assert query["data"][0]["embeddings"] != text.tolist()
 

@@ -120,8 +120,9 @@ def test_pooled_vectors_may_be_base64(client: httpx2.Client) -> None:
         ({"input": ["a"] * 2049, "task": "embed"}, "input has 2049 items; it must have 1 to 2048"),
         ({"input": "a", "task": "embed", "dimensions": 5}, "dimensions is 5; model 'all-minilm-l6-v2' supports 384"),
         ({"input": "a", "task": "plugin"}, "task: Invalid enum value 'plugin'"),
-        ({"messages": []}, "input is required"),
-        ({"input": "a", "messages": [{"role": "user"}]}, "messages: conversations are not supported; send input"),
+        ({}, "input is required"),
+        ({"messages": []}, "messages has no message of a user"),
+        ({"input": "a", "messages": [{"role": "user", "content": "a"}]}, "input and messages exclude each other"),
     ],
 )
 def test_wrong_inputs_of_pooling_are_refused(client: httpx2.Client, body: dict[str, Any], message: str) -> None:
