@@ -126,9 +126,9 @@ def test_tables_are_resized_as_siglip_does() -> None:
     given = grids(1)
     down, across = map(torch.from_numpy, resized(given, 1, side))
     found = torch.einsum("pi,pj,ijd->pd", down, across, table)
+    embeddings: Any = Siglip2VisionEmbeddings
     expected = [
-        Siglip2VisionEmbeddings.resize_positional_embeddings(table, torch.tensor([grid]), grid[0] * grid[1])[0]
-        for grid in given
+        embeddings.resize_positional_embeddings(table, torch.tensor([grid]), grid[0] * grid[1])[0] for grid in given
     ]
     torch.testing.assert_close(found, torch.cat(expected), atol=1e-6, rtol=1e-6)
 
