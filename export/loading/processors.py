@@ -22,7 +22,7 @@ _ProcessorMixin: Any = ProcessorMixin
 _ProcessorMixin.get_attributes = classmethod(_without_videos)
 
 
-_init = ProcessorMixin.__init__
+_init: Any = ProcessorMixin.__init__
 
 
 def _init_without_videos(self: ProcessorMixin, *parts: Any, **named: Any) -> None:  # noqa: ANN401
@@ -31,6 +31,6 @@ def _init_without_videos(self: ProcessorMixin, *parts: Any, **named: Any) -> Non
 
 
 _ProcessorMixin.__init__ = _init_without_videos
-# Gemma 4's processors ask for one.
+# EmbeddingGemma 2's processor asks for one.
 _AskingProcessor: Any = EmbeddingGemma2Processor
 _AskingProcessor.__init__.__defaults__ = (None, *_AskingProcessor.__init__.__defaults__)

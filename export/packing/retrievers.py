@@ -10,8 +10,7 @@ from torch.nn import functional
 
 from export.loading.models import Model
 from export.packing import siglip, vision
-from export.packing.attention import RowAttention, in_interface
-from export.packing.rows import PackedImages, PackedRows
+from export.packing.rows import PackedImages
 from export.packing.vision import Family
 from export.runtime.vision import Vision
 
@@ -38,15 +37,11 @@ def _look_at_squares(visual: Model, pixels: Tensor, images: PackedImages) -> Seq
     """All images of PaliGemma have the size of SigLIP's table of positions (arXiv 2407.07726)."""
     tower, projector = visual["tower"], visual["projector"]
     embeddings = tower.embeddings
-    patch = torch.arange(pixels.shape[0], device=pixels.device)
-    row = torch.searchsorted(images.starts[1:], patch.to(torch.int32), right=True)
-    rows = PackedRows(torch.zeros_like(patch)[None], patch - images.starts[row], row, images.starts, images.longest)
+    rows = siglip.image_rows(images.starts, images.longest, pixels.shape[0])
     kernel = embeddings.patch_embedding
     hidden = functional.linear(pixels.flatten(1).to(kernel.weight.dtype), kernel.weight.flatten(1), kernel.bias)
     hidden = hidden + embeddings.position_embedding(rows.place)
-    with in_interface(tower, RowAttention.by_lengths(rows)):
-        encoded = tower.encoder(inputs_embeds=hidden[None], attention_mask=None).last_hidden_state
-    return [projector(tower.post_layernorm(encoded)[0])]
+    return [projector(siglip.encode(tower, hidden, rows))]
 
 
 class Prefix(torch.nn.Module):

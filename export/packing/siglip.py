@@ -94,7 +94,8 @@ class NaFlexEmbedding(torch.nn.Module):
         table = self.model.embeddings.position_embedding.weight
         down, across = images.made["row_weights"], images.made["column_weights"]  # [P, side]
         weights = (down[:, :, None] * across[:, None]).flatten(1)
-        return (weights @ table.float()).to(table.dtype)
+        positions: Tensor = (weights @ table.float()).to(table.dtype)
+        return positions
 
     def _pool(self, hidden: Tensor, rows: PackedRows) -> Tensor:
         """Attend to the patches of each image by a learned query, and an MLP (arXiv 2106.04560, section 3.5)."""
@@ -104,9 +105,9 @@ class NaFlexEmbedding(torch.nn.Module):
         query = functional.linear(head.probe[0], weights[0], biases[0]) * attention.head_dim**-0.5
         key, value = (functional.linear(hidden, weights[i], biases[i]).float() for i in (1, 2))
         heads = (attention.num_heads, attention.head_dim)
-        scores = (key * query.float()).unflatten(1, heads).sum(2)  # [P, H]
+        scores = (key * query.float()).view(-1, *heads).sum(2)  # [P, H]
         shares = torch.exp(scores - rows.max(scores[None])[rows.row])
-        mixed = rows.sum((value.unflatten(1, heads) * shares[..., None]).flatten(1)[None])
+        mixed = rows.sum((value.view(-1, *heads) * shares[..., None]).flatten(1)[None])
         total = rows.sum(shares[None]).repeat_interleave(attention.head_dim, 1)
         # Of an image without patches, both are 0.
         pooled = attention.out_proj((mixed / total.clamp(min=torch.finfo(torch.float32).tiny)).to(hidden.dtype))

@@ -55,6 +55,7 @@ from export.sources.resolve import Sources
 from export.tasks import chat, classification, m3, pair_template, sparse, text_embedding, variants
 from export.tasks.chat import Content
 from export.tasks.late_interaction import is_multi_vector
+from export.tasks.pages import reads_pages
 from export.tasks.vision_rows import reads_images
 from export.tasks.vocabulary import MOST_TOKENS
 from export.verification import samples
@@ -448,21 +449,47 @@ def _classification(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterat
 def _late_interaction(spec: ModelSpec, sources: Sources, limits: Limits) -> Iterator[Question]:
     folder = sources.folder
     load = _multi_vector if is_multi_vector(folder) else _token_vectors
-    score, vectors = load(spec, folder, limits)
+    score, vectors, seeing = load(spec, folder, limits)
     documents = [*samples.TEXTS, *samples.ODD]
-    yield _pairs(spec, QUERIES[0], [*documents, samples.text(3, 8 * limits.max_tokens)], score)
+    # Of a text in a template, the library cuts the template too.
+    long = [samples.text(3, 8 * limits.max_tokens)] if seeing is None else []
+    yield _pairs(spec, QUERIES[0], [*documents, *long], score)
     yield _pairs(spec, QUERIES[1], documents[::4], score)
     for purpose, output, texts in (("document", TOKEN_VECTORS, documents[::4]), ("query", QUERY_VECTORS, QUERIES)):
         if output in limits.outputs:
             yield _tokens(spec, texts, dict(PURPOSES[purpose][:1]), vectors(purpose, texts), output)
+    if seeing is not None:
+        yield from _pages(spec, seeing, limits)
+
+
+def _pages(spec: ModelSpec, model: Model, limits: Limits) -> Iterator[Question]:
+    """The vectors of pages' tokens, and scores of pages for a query."""
+    pages = [
+        page
+        for page in samples.pictures()
+        if model.preprocess([page], task="document")["input_ids"].shape[1] <= limits.max_tokens
+    ]
+    found = [model.encode_document(page) for page in pages]
+    items = [{"image": _url(page)} for page in pages]
+    names = [_seen([page]) for page in pages]
+    body = {"model": spec.name, "input": items, "embedding_type": "multi_vector", **dict(PURPOSES["document"][:1])}
+    shown = [f"token {place} of {name}" for name, own in zip(names, found, strict=True) for place in range(len(own))]
+    numbers = np.concatenate([np.asarray(own, np.float32) for own in found])
+    yield question(spec.triton_names[0], "/v1/embeddings", body, shown, numbers, output=TOKEN_VECTORS)
+    scores = model.similarity([model.encode_query(QUERIES[0])], found)[0].numpy()
+    asked = {"model": spec.name, "query": QUERIES[0], "documents": items, "return_documents": False}
+    yield question(spec.name, "/v1/rerank", asked, names, scores[:, None])
 
 
 OfTokens = Callable[[str, Sequence[str]], list[Any]]
 """The vectors of texts' tokens for a purpose, [L, d] of each."""
 
 
-def _multi_vector(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, OfTokens]:
-    """MaxSim of the library, divided by the number of the query's vectors, as conch's scores are means."""
+def _multi_vector(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, OfTokens, Model | None]:
+    """MaxSim of the library, divided by the number of the query's vectors, as conch's scores are means.
+
+    The model too, if it reads images.
+    """
     with loading(spec):
         model: Model = MultiVectorEncoder(str(folder), similarity_fn_name="meanmaxsim", **_options(spec))
     model.max_seq_length = model[0].document_length = limits.max_tokens
@@ -475,10 +502,10 @@ def _multi_vector(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predic
         similarity = model.similarity(vectors("query", [query]), vectors("document", documents))
         return np.asarray(similarity[0].cpu(), np.float32)
 
-    return score, vectors
+    return score, vectors, model if reads_pages(model) else None
 
 
-def _token_vectors(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, OfTokens]:
+def _token_vectors(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, OfTokens, None]:
     """The mean over the query's tokens of the best cosine, of the token vectors of any embedding model."""
     with loading(spec):
         model: Model = SentenceTransformer(str(folder), **_options(spec))
@@ -494,7 +521,7 @@ def _token_vectors(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predi
         (asked,) = vectors("query", [query])
         return np.array([(asked @ one.T).amax(1).mean().item() for one in vectors("document", documents)], np.float32)
 
-    return score, vectors
+    return score, vectors, None
 
 
 # Image-text

@@ -47,7 +47,7 @@ def budget_pairs() -> PreTrainedTokenizerFast:
     tokens = _with(tiny.gemma_pairs(), list(MARKS.values()))
     known = {f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk")}
     images = {f"{name}_token": MARKS[name] for name in ("image", "boi", "eoi")}
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokens.backend_tokenizer,
         extra_special_tokens=images,
         padding_side="right",
@@ -104,7 +104,7 @@ def write_colmodernvbert(folder: Path) -> Path:
     """A transformers folder of ColModernVBERT with its processor."""
     tokens = tile_pairs()
     torch.manual_seed(0)
-    settings = AutoConfig.for_model("colmodernvbert", vlm_config=_modernvbert(tokens), embedding_dim=16)
+    settings: Any = AutoConfig.for_model("colmodernvbert", vlm_config=_modernvbert(tokens), embedding_dim=16)
     model: Any = transformers.ColModernVBertForRetrieval(settings)
     prompt = "<|im_start|>User:<image>Describe the image.<end_of_utterance>\nAssistant:"
     processor = transformers.ColModernVBertProcessor(
@@ -175,5 +175,5 @@ def _write(folder: Path, model: Any, processor: ProcessorMixin) -> Path:  # noqa
             if name.endswith(("std_bias", "std_scale")):
                 values.uniform_(0.5, 1)
     model.save_pretrained(folder)
-    processor.save_pretrained(folder)  # type: ignore[no-untyped-call]
+    processor.save_pretrained(folder)
     return folder

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 from transformers.vision_utils import (
     get_vision_cu_seqlens,
     get_vision_interpolation_indices_and_weights,
@@ -19,6 +20,7 @@ from export.runtime.vision import (
     image_starts,
     longest_image,
     patch_positions,
+    resized,
     rope_positions,
     taps,
     windows,
@@ -116,3 +118,20 @@ def test_inputs_are_what_the_family_takes() -> None:
     whole = Vision(TOKEN, 2, 48, axial=True, table=Table(8, "bilinear", True), window=2, mrope=True)
     assert whole.inputs[-6:] == (*whole.made, "positions")
     assert tuple(whole.make([(2, 4)])) == whole.made
+
+
+def test_tables_are_resized_as_siglip_does() -> None:
+    side = 16
+    table = torch.randn(side, side, 3, generator=torch.Generator().manual_seed(0))
+    given = grids(1)
+    down, across = map(torch.from_numpy, resized(given, 1, side))
+    found = torch.einsum("pi,pj,ijd->pd", down, across, table)
+    embeddings: Any = Siglip2VisionEmbeddings
+    expected = [
+        embeddings.resize_positional_embeddings(table, torch.tensor([grid]), grid[0] * grid[1])[0] for grid in given
+    ]
+    torch.testing.assert_close(found, torch.cat(expected), atol=1e-6, rtol=1e-6)
+
+
+def test_weights_of_no_images_have_none() -> None:
+    assert [weights.shape for weights in resized([], 1, 4)] == [(0, 4), (0, 4)]

@@ -62,7 +62,8 @@ def row(tower: Tower, images: ImageReader, template: str, content: chat.Content)
     own = processors.Tiles if tower.parameters["image_processor"]["kind"] == "tiles" else processors.Budget
     settings = {key: value for key, value in tower.parameters["image_processor"].items() if key != "kind"}
     processor: Any = own(**settings)
-    patches, grids, text = [np.zeros((0, 3 * images.size**2), np.uint8)], [], ""
+    patches, text = [np.zeros((0, 3 * images.size**2), np.uint8)], ""
+    grids: list[tuple[int, int]] = []
     for part in content:
         if isinstance(part, str):
             text += part
