@@ -44,7 +44,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, ModelSpec]:
 def server(specs: Mapping[str, ModelSpec], repository: Path) -> Iterator[Server]:
     for spec in specs.values():
         build(spec, repository, progress=print)
-    with serve(repository) as running:
+    with serve(repository, GATEWAY_REQUEST_TIMEOUT="100") as running:  # 64 requests wait on a slow machine
         yield running
 
 
@@ -72,7 +72,7 @@ def test_requests_of_many_clients_are_what_they_are_alone(server: Server) -> Non
     for i in range(64):
         text, image = "word " * (1 + 7 * i % 20), images[i % len(images)]
         items.append([{"text": text}, {"image": image}, {"text": text, "image": image}][i % 3])
-    with httpx2.Client(base_url=server.url, timeout=60) as client:
+    with httpx2.Client(base_url=server.url, timeout=100) as client:
         alone = np.concatenate([embed(client, item) for item in items])
         before = counted(server.ports["TRITON_METRICS_PORT"], "seeing")
         with ThreadPoolExecutor(len(items)) as pool:
@@ -87,7 +87,7 @@ def test_vectors_of_texts_and_images_may_be_cut(server: Server) -> None:
     (file, *_) = samples.files()
     image = f"data:{file.media_type};base64,{base64.b64encode(file.content).decode()}"
     body = {"input": [{"text": "a shell", "image": image}], "model": "seeing"}
-    with httpx2.Client(base_url=server.url, timeout=60) as client:
+    with httpx2.Client(base_url=server.url, timeout=100) as client:
         whole, short = (
             np.array(client.post("/v1/embeddings", json=body | more).json()["data"][0]["embedding"])
             for more in ({}, {"dimensions": 8})
