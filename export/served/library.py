@@ -561,7 +561,7 @@ def _encoder(model: Model) -> OfTexts:
 def _joint(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[OfTexts, OfImages, list[samples.File]]:
     """Vectors of texts and of images by one checkpoint, and which images.
 
-    A SigLIP 2 model takes any shape. Only torch serves it so; elsewhere it is on squares, which its processor leaves so.
+    Only torch serves a SigLIP 2 model on images of any shape; others do on squares, which its processor leaves square.
     """
     model, tokenizer = load_model(spec, AutoModel, folder), load_tokenizer(spec, folder)
     padding = "max_length" if model.config.model_type.startswith("siglip") else False
