@@ -561,7 +561,7 @@ def _encoder(model: Model) -> OfTexts:
 def _joint(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[OfTexts, OfImages, list[samples.File]]:
     """Vectors of texts and of images by one checkpoint, and which images.
 
-    A SigLIP 2 model that takes any shape is served on squares, which its processor leaves square.
+    Only torch serves a SigLIP 2 model on images of any shape; others do on squares, which its processor leaves square.
     """
     model, tokenizer = load_model(spec, AutoModel, folder), load_tokenizer(spec, folder)
     padding = "max_length" if model.config.model_type.startswith("siglip") else False
@@ -578,7 +578,7 @@ def _joint(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[OfTexts, OfIm
             ready = [processor(image, return_tensors="pt") for image in images]
             return _unit(torch.cat([_pooled(model.get_image_features(**one)) for one in ready]))
 
-    is_square = model.config.model_type == "siglip2"
+    is_square = model.config.model_type == "siglip2" and spec.backend != "torch"
     return of_texts, of_images, [file for file in samples.files() if not is_square or file.width == file.height]
 
 

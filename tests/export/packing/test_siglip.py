@@ -26,8 +26,11 @@ from loadtest.tools import tiny, tiny_tiles
 
 SIZE = 4
 """Pixels on a side of a patch."""
-ERROR = 2e-6
-"""Of the largest value of a token's vector, which sums rounding errors of all layers."""
+ERROR = 1e-6
+"""Of the largest value."""
+ERRORS: Mapping[str, float] = {"modernvbert": ERROR, "embedding_gemma2": 1e-5}
+"""Of the vectors of tokens. Gemma does not scale its scores, so that rounding shows: between two of transformers' own
+kinds of attention it is as large."""
 Parts = Sequence[int | tuple[int, int]]
 """A row: so many tokens of text, or the height and width of an image in merged patches."""
 ROWS: Mapping[str, Sequence[Parts]] = {
@@ -117,8 +120,8 @@ def test_rows_of_texts_and_images_are_what_the_model_gives(kind: str, tmp_path: 
     wanted = [given.reference(one) for one in rows]
     together = engine.run(rows, (EMBEDDING, TOKEN_VECTORS))
     for place, (one, want) in enumerate(zip(rows, wanted, strict=True)):
-        assert far(together, want, place) <= ERROR
-        assert far(engine.run([one], (EMBEDDING, TOKEN_VECTORS)), want, 0) <= ERROR
+        assert far(together, want, place) <= ERRORS[kind]
+        assert far(engine.run([one], (EMBEDDING, TOKEN_VECTORS)), want, 0) <= ERRORS[kind]
 
 
 def naflex(source: Path) -> tuple[Tower, Tower]:
