@@ -505,7 +505,9 @@ def test_server_that_goes_away_is_missed_and_welcomed_back(visit: Visits, reposi
 
 def test_models_say_what_they_do_and_how_busy_they_are(playground: Open) -> None:
     card = playground().locator("#model-list li", has_text="minilm-pictogram")
-    expect(card).to_contain_text("embeds texts and images in one space · dense, token vectors · 384 dimensions · up to 256 tokens")
+    expect(card).to_contain_text(
+        "embeds texts and images in one space · dense, token vectors · 384 dimensions · up to 256 tokens"
+    )
     expect(card.locator(".state")).to_have_text("ready")
     expect(card.locator("dt")).to_have_text(["tokens waiting", "tokens at Triton", "tokens per second"])
     expect(card.locator("dd").first).to_have_text("0")
