@@ -121,7 +121,13 @@ def estimate(content: Content | str) -> int:
 
 
 async def windows(
-    reading: Reading, drafts: Sequence[Draft | list[int]], *, limit: int, truncate: Truncate, total: int = 0
+    reading: Reading,
+    drafts: Sequence[Draft | list[int]],
+    *,
+    limit: int,
+    truncate: Truncate,
+    total: int = 0,
+    window_bytes: int = WINDOW_BYTES,
 ) -> AsyncGenerator[list[ImageRow], None]:
     """Read the images of all rows and yield the rows in order, as many at a time as fit into memory.
 
@@ -133,6 +139,7 @@ async def windows(
         limit: maximum number of ids of a row, placeholders and template included.
         truncate: what to do with rows over the limit. Only text behind the last image is truncated.
         total: tokens of the request that are not in these rows.
+        window_bytes: pixels of the rows that are yielded together, unless a single row has more.
 
     Raises:
         InvalidRequest: an image cannot be read, or a row is over the limit or contains a special token.
@@ -146,7 +153,7 @@ async def windows(
         picture for draft in drafts if isinstance(draft, Draft) for picture in pictures(draft.content)
     )
     calls = [partial(reading.read, picture) for picture in occurrences]
-    at_a_time = max(1, min(MAX_READ, WINDOW_BYTES // max_bytes(reading.processor)))
+    at_a_time = max(1, min(MAX_READ, window_bytes // max_bytes(reading.processor)))
     rows: list[ImageRow] = []
     size = 0
     async with aclosing(prefetch(calls, at_a_time)) as images:
@@ -159,7 +166,7 @@ async def windows(
             total = tokens.add_tokens(total, [row.ids], [place])
             rows.append(row)
             size += sum(image.pixels.nbytes for image in row.images)
-            if size >= WINDOW_BYTES:
+            if size >= window_bytes:
                 yield rows
                 rows, size = [], 0
     if rows:

@@ -9,9 +9,9 @@ import pytest
 from gateway.catalog import TextModel
 from gateway.errors import GatewayError, InvalidRequest, RequestTooLarge
 from gateway.images.reader import Images
-from gateway.service import image_rows, tokens
 from gateway.service.contents import Content, Picture, PixelLimits
 from gateway.service.embed import Embeddings, Item, embed
+from gateway.service.image_rows import Draft, Reading, windows
 from gateway.text.tokenizer import Truncate
 from tests.gateway.service.recording import RecordingTriton, caller
 from tests.gateway.service.vision import CHAT, END, PAD, PROCESSOR, START, image, public, text_model, tokenizer
@@ -235,25 +235,25 @@ def test_text_is_truncated_within_its_template(model: TextModel) -> None:
     assert ids[-len(behind) :] == behind
 
 
-def test_rows_are_read_in_windows(model: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_rows, "WINDOW_BYTES", 1000)  # a small image has 768
-    triton = RecordingTriton()
-    found = run(
-        model,
-        *(
-            Item(f"input[{i}]", [*range(i + 9, i + 17)]) if i % 2 else Item(f"input[{i}]", str(i), SMALL)
-            for i in range(9)
-        ),
-        triton=triton,
-    )
-    assert [len(call["input_ids"]) for call in triton.calls] == [3, 4, 2]
-    assert found.vectors[1::2, 0].tolist() == [10, 12, 14, 16]
+def test_rows_are_read_in_windows(model: TextModel) -> None:
+    drafts = [[7] * 8 if i % 2 else Draft(f"input[{i}]", [str(i), picture(SMALL)]) for i in range(9)]
+
+    async def work() -> list[list[int]]:
+        reader = Images(10**7, None)
+        reading = Reading.of(caller(RecordingTriton()), reader, model, PixelLimits(), "input[0].image")
+        try:
+            found = windows(reading, drafts, limit=512, truncate="none", window_bytes=1000)  # a small image has 768
+            return [[row.patches for row in rows] async for rows in found]
+        finally:
+            await reader.close()
+
+    assert asyncio.run(work()) == [[16, 0, 16], [0, 16, 0, 16], [0, 16]]
 
 
-def test_request_with_too_many_tokens_is_refused(model: TextModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "MAX_TOKENS", 100)
-    with pytest.raises(RequestTooLarge, match=r"tokens up to input\[3\]; the limit is 100"):
-        run(model, *(Item(f"input[{i}]", image=SMALL) for i in range(5)), triton=RecordingTriton())
+def test_request_with_too_many_tokens_is_refused(model: TextModel) -> None:
+    rows = [Item(f"input[{i}]", [7] * 512) for i in range(600)]
+    with pytest.raises(RequestTooLarge, match="tokens up to input; the limit is 300000"):
+        run(model, Item("input[600]", image=SMALL), *rows, triton=RecordingTriton())
 
 
 def test_failure_of_triton_is_the_error_of_the_call(model: TextModel) -> None:
