@@ -139,6 +139,7 @@ async def _running(
     bodies = Budget("request bodies", settings.max_bodies_bytes, most_per_key, FREE_BODY_BYTES, board)
     metrics.watch(gauges(triton, catalog, queues, monitor, drain, board))
     watch = asyncio.gather(monitor.run(), *([_publish(metrics)] if board.workers > 1 else []))
+    await monitor.first_check()
     yield Gateway(settings, triton, catalog, monitor, images, queues, drain, metrics, bodies, threads, json_threads)
     watch.cancel()
     with suppress(asyncio.CancelledError):

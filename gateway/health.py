@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 Code = Literal["stopping", "triton_unreachable", "no_models", "model_unresponsive"]
 PERIOD_S = 1.0
+START_S = 5.0
+"""How long the first check may delay the start."""
 FRESH_S = 4.0
 """A model is ready for this long after an answer. Triton's own readiness is not enough: Triton 2.51 still reports a
 model as ready after its process has died."""
@@ -64,6 +66,7 @@ class Monitor:
         self._ready = self._board.row(READY)
         self._caller = Caller(triton, Queues(triton.timeout_s), threads)  # separate queues: probes never wait
         self._is_live = False
+        self._has_checked = asyncio.Event()
         self._probes: dict[str, asyncio.Task[None]] = {}
 
     def problem(self) -> Problem | None:
@@ -84,6 +87,15 @@ class Monitor:
         expected_s = self._queues.get(triton_model.triton_name).expected_s
         return self._answered_within(triton_model, FRESH_S + min(expected_s, self._triton.timeout_s))
 
+    async def first_check(self) -> None:
+        """Wait until Triton has been asked once, for START_S at most.
+
+        A worker that accepted connections before would refuse requests while another is ready.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(START_S):
+                await self._has_checked.wait()
+
     async def run(self) -> None:
         """Check every second until cancelled; no exception stops this."""
         before: Problem | None = Problem("triton_unreachable", "not checked yet")
@@ -95,6 +107,7 @@ class Monitor:
                 raise
             except BaseException:  # Rust panics are not Exceptions
                 log.exception("checking Triton failed")
+            self._has_checked.set()
             await asyncio.sleep(PERIOD_S)
 
     def _tell(self, before: Problem | None) -> Problem | None:

@@ -100,6 +100,20 @@ def test_image_models_need_no_file(server: Server, tmp_path: Path, said: pytest.
     watch(server.triton_url, tmp_path, said, "ready")
 
 
+def test_models_are_known_after_the_first_check(server: Server, repository: Path) -> None:
+    async def run() -> None:
+        triton = Triton([server.triton_url], timeout_s=5)
+        catalog = Catalog(triton, repository)
+        monitor = Monitor(triton, catalog, Queues(5), Threads(1, spare=0), Drain())
+        watching = asyncio.create_task(monitor.run())
+        await monitor.first_check()
+        assert len(catalog.models) == 3
+        watching.cancel()
+        await triton.close()
+
+    asyncio.run(run())
+
+
 def test_busy_model_may_be_silent_for_the_expected_time(server: Server, repository: Path) -> None:
     async def run() -> None:
         triton = Triton([server.triton_url], timeout_s=100)
