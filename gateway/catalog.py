@@ -47,6 +47,8 @@ Offer = Literal["dense", "sparse", "multi_vector", "rerank", "classify"]
 OFFERS: frozenset[Offer] = frozenset(get_args(Offer))
 OFFERED_BY: Mapping[Offer, str] = {"dense": EMBEDDING, "sparse": SPARSE_WEIGHTS, "multi_vector": TOKENS}
 """The output that a model needs for each kind of vectors."""
+VECTORS: frozenset[Offer] = frozenset(OFFERED_BY)
+"""The kinds of vectors."""
 GONE_S = 10.0
 """How long an unloaded model is reported as not ready before it is unknown: it may be loaded again."""
 MAX_PROBLEM = 500
@@ -288,8 +290,9 @@ class Catalog:
             return [model for model in models if offers & model.offers]
 
         served = suitable(self.models)
-        able = [model for model in served if default_offers <= model.offers]
-        found = (_named(None, able) if name is None else None) or _named(name, served)
+        found = _named(name, served)
+        if name is None:
+            found = _named(None, [model for model in served if default_offers <= model.offers]) or found
         if found is not None:
             return found
         gone = _named(name, suitable(model for model, _ in self._gone.values()))

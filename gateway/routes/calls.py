@@ -4,7 +4,7 @@ from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 
-from gateway.catalog import Model, Offer, TextModel
+from gateway.catalog import VECTORS, Model, Offer, TextModel
 from gateway.contract import LATE_INTERACTION
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
@@ -107,10 +107,6 @@ async def classify_inputs(
     found = await classify(caller(request), model, inputs, truncate=truncate, max_tokens=max_tokens, raw=raw)
     record_usage(request, len(inputs), found.tokens)
     return found
-
-
-VECTORS: frozenset[Offer] = frozenset({"dense", "sparse", "multi_vector"})
-"""The kinds of vectors."""
 
 
 def check_offers(request: Request, model: Model, offers: Set[Offer], place: str) -> None:

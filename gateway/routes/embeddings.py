@@ -8,11 +8,11 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway import vectors
-from gateway.catalog import Model, Offer
+from gateway.catalog import VECTORS, Model, Offer
 from gateway.errors import InvalidRequest, quoted
 from gateway.routes import encodings
 from gateway.routes.body import read, resolve_aliases
-from gateway.routes.calls import VECTORS, check_offers, embed_items, embed_parts, find_model_and_purpose
+from gateway.routes.calls import check_offers, embed_items, embed_parts, find_model_and_purpose
 from gateway.routes.content import (
     MAX_MESSAGES,
     InputItem,
