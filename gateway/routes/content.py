@@ -5,9 +5,10 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, quoted
 from gateway.routes import decoding
 from gateway.routes.decoding import Refused
+from gateway.routes.http import Request
 from gateway.service.contents import Content, Part, Picture, PixelLimits
 from gateway.service.prompts import MAX_INSTRUCTION
 
@@ -171,6 +172,15 @@ def read_messages(messages: Sequence[Message]) -> tuple[list[Part], str | None]:
     if content is None:
         raise InvalidRequest("messages has no message of a user", param="messages")
     return content, instruction
+
+
+def check_source(request: Request, given: object, messages: Sequence[Message] | None) -> None:
+    """Raise InvalidRequest unless a request has either `input` or `messages`. It needs no model, so it comes first."""
+    if given is not None and messages:
+        raise InvalidRequest("input and messages exclude each other; send only one of them", param="messages")
+    if given is None and messages is None:
+        unknown = ", ".join(map(quoted, request.state["record"].ignored_fields))
+        raise InvalidRequest("input is required" + (f"; unknown fields: {unknown}" if unknown else ""), param="input")
 
 
 def read_pixels(min_pixels: int | None, max_pixels: int | None, kwargs: PixelBounds | None) -> PixelLimits:

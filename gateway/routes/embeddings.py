@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from gateway import vectors
 from gateway.catalog import VECTORS, Model, Offer
-from gateway.errors import InvalidRequest, quoted
+from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.body import read, resolve_aliases
 from gateway.routes.calls import check_offers, embed_items, embed_parts, find_model_and_purpose
@@ -18,6 +18,7 @@ from gateway.routes.content import (
     InputItem,
     Message,
     PixelBounds,
+    check_source,
     read_item,
     read_messages,
     read_pixels,
@@ -219,12 +220,13 @@ async def create_for_deployment(request: Request) -> Response:
 
 async def _answer(request: Request, body: EmbeddingRequest) -> Response:
     resolve_aliases(body, ALIASES)
+    check_source(request, body.input, body.messages)
     body.dimensions = body.dimensions or None
     kinds = {_kind(form) for form in _forms(body)}
     model, suffix = find_model_and_purpose(request, body.model, VECTORS, kinds)
     check_offers(request, model, kinds, "return_multivector" if body.return_multivector else "embedding_type")
     _check_output(body, model)
-    items = _read_items(request, body, model)
+    items = _read_items(body, model)
     place, purpose = _purpose(body, suffix)
     truncate, max_tokens = read_truncation(body.truncate, body.truncate_prompt_tokens, body.truncation_side)
     _check_chunking(body, truncate, kinds)
@@ -250,20 +252,15 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
     )
 
 
-def _read_items(request: Request, body: EmbeddingRequest, model: Model) -> list[Item]:
+def _read_items(body: EmbeddingRequest, model: Model) -> list[Item]:
     """The items of `input` or of `messages`, whose instruction becomes that of the request.
 
     Raises:
-        InvalidRequest: both or none of them were sent, or one of them is wrong.
+        InvalidRequest: one of them is wrong.
     """
-    if body.input is not None and body.messages:
-        raise InvalidRequest("input and messages exclude each other; send only one of them", param="messages")
     if body.input is not None:
         return read_inputs(body.input, body.modality or ("any" if model.accepts_images else "text"))
-    if body.messages is None:
-        unknown = ", ".join(map(quoted, request.state["record"].ignored_fields))
-        raise InvalidRequest("input is required" + (f"; unknown fields: {unknown}" if unknown else ""), param="input")
-    content, instruction = read_messages(body.messages)
+    content, instruction = read_messages(body.messages or [])
     if instruction is not None and body.instruction is not None:
         raise InvalidRequest("instruction and a message of the system have the same meaning", param="instruction")
     body.instruction = body.instruction or instruction

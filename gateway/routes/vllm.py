@@ -28,6 +28,7 @@ from gateway.routes.content import (
     InputItem,
     Message,
     PixelBounds,
+    check_source,
     read_item,
     read_messages,
     read_pixels,
@@ -452,17 +453,16 @@ async def pool(request: Request) -> Response:
     """Answer POST /pooling."""
     body = await read(request, PoolingRequest)
     resolve_aliases(body, ACTIVATION | {"normalize": "use_activation"})
+    check_source(request, body.input, body.messages)
     model = find_model(request, body.model, {OFFER_OF[body.task]} if body.task else {*OFFER_OF.values()})
     task = next(task for task, offer in OFFER_OF.items() if body.task in (None, task) and offer in model.offers)
-    if body.input is not None and body.messages:
-        raise InvalidRequest("input and messages exclude each other; send only one of them", param="messages")
-    if body.input is None and body.messages is not None and task != "classify":
-        content, instruction = read_messages(body.messages)
-        found = await _pool_vectors(request, body, model, [Item("messages", content=content)], task, instruction)
-    elif body.input is None:
-        raise InvalidRequest("input is required", param="input")
-    elif task == "classify":
+    if task == "classify":
+        if body.input is None:
+            raise InvalidRequest("messages are not supported for classifiers; send input", param="messages")
         found = await _pool_labels(request, body, model, _read_inputs(body.input))
+    elif body.input is None:
+        content, instruction = read_messages(body.messages or [])
+        found = await _pool_vectors(request, body, model, [Item("messages", content=content)], task, instruction)
     else:
         items = [Item(one.place, _single(one)) for one in _read_inputs(body.input)]
         found = await _pool_vectors(request, body, model, items, task)

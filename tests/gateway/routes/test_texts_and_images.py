@@ -206,7 +206,7 @@ def thin(width: int, height: int) -> str:
         ({"input": [{"content": ""}]}, "input[0].content is empty"),
         (
             {"input": [{"content": [{"type": "video_url", "video_url": "x"}]}]},
-            "input[0].content[0].type: Invalid value",
+            "input[0].content[0].type: 'video_url' is not one of text, image_url, image_base64, image",
         ),
         ({"input": [{"content": [URL], "text": "a"}]}, "input[0] has content and other fields; send only one of them"),
         ({"input": [{"content": [URL] * 5}]}, "input[0] has 5 images; the limit of model 'seeing' is 4"),
