@@ -13,14 +13,13 @@ from playwright.sync_api import Page, expect
 
 from loadtest.tools.pictures import file, scene
 from tests.browser.conftest import Visits
-from tests.browser.test_playground import CONTRASTS, compare, copied, cosines, drop, run_shell, tab_to
+from tests.browser.test_playground import CONTRASTS, TIMES, compare, copied, cosines, drop, run_shell, tab_to
 from tests.seeing_models import write_seeing_repository
 from tests.serving import Server, serve
 
 TEXT = "the sea snail"
 PICTURE = file(scene(40, 24, 1), "PNG")
 """Of 3 x 5 merged patches for the models here."""
-TIMES = "\N{MULTIPLICATION SIGN}"
 URI = f"data:image/png;base64,{base64.b64encode(PICTURE).decode()}"
 
 

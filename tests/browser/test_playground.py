@@ -24,6 +24,7 @@ from loadtest.tools.pictures import file, scene
 from tests.browser.conftest import Visits
 from tests.serving import Server, serve
 
+TIMES = "\N{MULTIPLICATION SIGN}"
 KEY = "sésame-7d1c"
 Open = Callable[..., Page]
 
@@ -226,6 +227,29 @@ def test_vectors_have_the_names_of_their_tokens(visit: Visits, odd_client: httpx
     assert page.locator("#inspect thead th").all_text_contents() == documents
     queries = ["[CLS]", "question", ":", "a", "[SEP]", "added 1", "added 2", "added 3"]  # to eight tokens
     assert page.locator("#inspect tbody th").all_text_contents() == queries
+
+
+def test_tokens_are_joined_to_words(playground: Open, client: httpx2.Client) -> None:
+    text = "unbelievable seashells, found [MASK] [MASK] here"
+    body = {"model": "minilm-late-interaction", "input": text, "return_multivector": True, "return_tokens": True}
+    ids = client.post("/v1/embeddings", json=body).json()["data"][0]["tokens"]["ids"]
+    split = """async ([model, ids]) => {
+      const {call} = await import("/pages/playground/api.js");
+      return (await import("/pages/playground/words.js")).split(call, {id: model}, ids);
+    }"""
+    words = playground().evaluate(split, ["minilm-late-interaction", [*ids, None, None]])
+    texts = [word["text"] for word in words]
+    assert texts == [
+        "[CLS]",
+        "unbelievable",
+        "seashells,",
+        "found",
+        f"[MASK] {TIMES} 2",
+        "here",
+        "[SEP]",
+        f"added {TIMES} 2",
+    ]
+    assert [place for word in words for place in word["places"]] == list(range(len(ids) + 2))
 
 
 def test_copied_curl_commands_are_all_that_were_sent(playground: Open) -> None:

@@ -41,7 +41,7 @@ export async function draw(picture, grids, words, similarities) {
     colours.replaceChildren(scale(low.toFixed(2), high.toFixed(2)));
   };
   show(choices[0]);
-  return make("div", { className: "heat matches" }, choose(choices, show), found, page, colours);
+  return make("div", { className: "matches" }, choose(choices, show), found, page, colours);
 }
 
 /** Radio buttons. What the pointer is on is shown while it is there. */
