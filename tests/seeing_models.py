@@ -40,12 +40,16 @@ class TritonPythonModel:
         shapes = (grids * [[[3, 1]]]).sum((1, 2))[:, None] / 1e2
         read = (ids * (1 + np.arange(ids.shape[1]) % 5) * counts).sum(1, keepdims=True) / 1e4
         vector = np.concatenate([read, seen, shapes, np.ones_like(read)], 1)
-        tokens = np.stack([ids / 100, np.broadcast_to(seen, ids.shape), ids * 0 + 1], 2) * counts[..., None]
+        own = np.broadcast_to(seen, ids.shape).copy()
+        for row, of_row in enumerate(patches.astype(np.int64).sum(2)):
+            place = np.flatnonzero((ids[row] == PAD) & counts[row])
+            own[row, place] = of_row[: len(place) * 4].reshape(-1, 4).sum(1) / 1e4  # a merged patch has four
+        tokens = np.stack([ids % 7 / 3, own, ids * 0 + 1], 2) * counts[..., None]
         score = read + seen + shapes
         computed = {"embedding": vector, "tokens": tokens}
         if query:
             score = score + query[0].sum(1, keepdims=True) / 1e4
-            computed["query_tokens"] = np.stack([query[0], query[0] * 0 + 1, query[0] % 2], 2)
+            computed["query_tokens"] = np.stack([query[0] % 3, query[0] % 5 - 2, query[0] % 2 + 1], 2)
         return computed | {"score": score}
 """
 PAIR = ("input_ids", "length")
@@ -95,5 +99,5 @@ def _write(
     )
     (entry / "1").mkdir(parents=True)
     (entry / "config.pbtxt").write_text(text_format.MessageToString(config))
-    (entry / "1" / "model.py").write_text(FORMULA)
+    (entry / "1" / "model.py").write_text(FORMULA.replace("PAD", str(SPECIAL.index(PAD))))
     tokenizer().save(str(entry / "tokenizer.json"))

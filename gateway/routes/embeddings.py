@@ -30,6 +30,7 @@ from gateway.routes.http import Request, large_json_response
 from gateway.routes.late_chunking import divided, joined
 from gateway.routes.operation import Operation
 from gateway.service.embed import DENSE, Embeddings, Item
+from gateway.service.origins import PatchGrid
 from gateway.service.text_batches import MAX_ROWS
 from gateway.service.tokens import MAX_TOKENS
 from gateway.text.tokenizer import Truncate
@@ -74,6 +75,8 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     """The number type of the vectors of `multi_vector`, one for each token."""
     return_multivector: bool | None = None
     """Whether to return a vector for each token, as in Jina's API: items have `embeddings` instead of `embedding`."""
+    return_tokens: bool | None = None
+    """Whether to also return which token, or which patch of an image, each vector of `multi_vector` is of."""
     dimensions: Annotated[int, Meta(ge=0)] | None = None
     """Truncate vectors to this many dimensions, which the model must support, and normalize them again. 0 for all."""
     truncate: bool | Truncation | None = None
@@ -161,6 +164,15 @@ SPARSE = {
 BY_TYPE = {"type": "object", "description": "one of each requested embedding_type"}
 
 
+class Tokens(Struct):
+    """What the vectors of tokens are of, in their order."""
+
+    ids: list[int | None]
+    """The token id of each vector. Null for tokens by which the model expands a query."""
+    images: list[list[PatchGrid]]
+    """The vectors of each image's patches: one grid, or one for each tile and then one for the whole image."""
+
+
 class Embedding(Struct):
     """The embedding of one input, in the requested format."""
 
@@ -174,6 +186,8 @@ class Embedding(Struct):
     """Instead of `embedding`, with return_multivector."""
     chunk: ChunkSpan | UnsetType = UNSET
     """Present with late_chunking of one text."""
+    tokens: Tokens | UnsetType = UNSET
+    """Present with return_tokens."""
 
 
 class EmbeddingTokensDetails(Struct):
@@ -246,7 +260,7 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
         averages=body.enable_chunked_processing is True,
         pixels=read_pixels(body.min_pixels, body.max_pixels, body.mm_processor_kwargs),
     )
-    numbers = embedded.numbers * len(_forms(body))
+    numbers = embedded.numbers * len(_forms(body)) + sum(map(len, embedded.tokens))
     return await large_json_response(
         request, lambda: _response(request.state["record"].request_id, body, model, embedded), numbers
     )
@@ -312,14 +326,18 @@ def _check_chunking(body: EmbeddingRequest, truncate: Truncate, kinds: Set[Offer
 
 def _response(request_id: str, body: EmbeddingRequest, model: Model, embedded: Embeddings) -> EmbeddingResponse:
     tokens = embedded.text_tokens + embedded.image_tokens
+    data = [
+        Embedding("embedding", i, *((UNSET, written) if body.return_multivector else (written,)))
+        for i, written in enumerate(write(embedded, body, model))
+    ]
+    if body.return_tokens:
+        for item, origin in zip(data, embedded.origins, strict=True):
+            item.tokens = Tokens(origin.token_ids(), origin.grids())
     return EmbeddingResponse(
         id=request_id,
         object="list",
         model=model.name,
-        data=[
-            Embedding("embedding", i, *((UNSET, written) if body.return_multivector else (written,)))
-            for i, written in enumerate(write(embedded, body, model))
-        ],
+        data=data,
         usage=EmbeddingUsage(
             prompt_tokens=tokens,
             total_tokens=tokens,
@@ -394,6 +412,8 @@ def _check_output(body: EmbeddingRequest, model: Model) -> None:
             "multi_vector_type needs multi_vector as an embedding_type; with return_multivector, send embedding_type",
             param="multi_vector_type",
         )
+    if body.return_tokens and "multi_vector" not in forms:
+        raise InvalidRequest("return_tokens needs multi_vector as an embedding_type", param="return_tokens")
     if body.dimensions is not None and forms == ["sparse"]:
         raise InvalidRequest("dimensions: sparse vectors cannot be truncated", param="dimensions")
     types: dict[Offer, list[EmbeddingType]] = {

@@ -22,6 +22,7 @@ from gateway.service.contents import check as check_content
 from gateway.service.gather import gather
 from gateway.service.image_batches import infer_images
 from gateway.service.image_rows import Draft, Reading
+from gateway.service.origins import Origin, layout
 from gateway.service.text_batches import Computed, Wanted, infer_texts, joined, row_of
 from gateway.service.tokens import Text
 from gateway.text.tokenizer import PairFrame, Truncate
@@ -30,6 +31,7 @@ from gateway.vectors import Floats, Sparse, normalize
 Vectors = NDArray[np.float32]
 
 NO_VECTORS = np.empty((0, 0), np.float32)
+NOWHERE = np.empty(0, np.intp)
 DENSE: frozenset[Offer] = frozenset({"dense"})
 MAX_TOKEN_NUMBERS = 2**24
 """Maximum number of numbers in all token vectors of a call: 64 MiB of floats, and up to four times as much JSON."""
@@ -85,6 +87,8 @@ class Embeddings:
     """The sparse vector of each item, if wanted."""
     tokens: list[Floats] = field(default_factory=list)
     """The token vectors of each item, [L, d], if wanted; not normalized."""
+    origins: list[Origin] = field(default_factory=list)
+    """What the token vectors of each item are of, if wanted."""
     truncated: int = 0
     """The number of sparse vectors with as many terms as the model can return."""
 
@@ -237,7 +241,8 @@ async def _embed_apart(
     if not most:
         computed = await embed_texts()
         vectors, token_vectors = computed.embedding, computed.query_tokens or computed.tokens
-        return Embeddings(vectors, sum(map(len, ids)), 0, computed.sparse, token_vectors, computed.truncated)
+        origins = [Origin(row, places) for row, places in zip(ids, computed.places, strict=False)]
+        return Embeddings(vectors, sum(map(len, ids)), 0, computed.sparse, token_vectors, origins, computed.truncated)
 
     async def text_vectors() -> Vectors:
         return (await embed_texts()).embedding
@@ -280,6 +285,7 @@ async def _embed_together(
     tokens.check(text_model, [row for row, _ in ids], [place for _, place in ids], limit, truncate=truncate)
     caller.check(text_model, sum(image_rows.estimate(item.parts) for item in items))
     parts: list[Computed] = []
+    origins: list[Origin] = []
     done = text_tokens = patches = 0
     async with aclosing(image_rows.windows(reading, drafts, limit=limit, truncate=truncate)) as windows:
         async for rows in windows:
@@ -289,15 +295,18 @@ async def _embed_together(
             numbers = _numbers(model, text_model, fresh, row_ids, kinds, token_dimensions, is_query=False)
             caller.reserve(numbers * NUMBER_BYTES)
             images = [row.images for row in rows]
-            parts.append(
-                await _embed_texts(
-                    caller, text_model, row_ids, [], kinds, token_dimensions, is_query=False, images=images
-                )
+            computed = await _embed_texts(
+                caller, text_model, row_ids, [], kinds, token_dimensions, is_query=False, images=images
             )
+            parts.append(computed)
+            for row, places in zip(rows, computed.places, strict=False):
+                origins.append(Origin(row.ids, places, [layout(image) for image in row.images], reading.images))
             text_tokens += sum(row.text_tokens for row in rows)
             patches += sum(row.patches for row in rows)
     computed = joined(parts)
-    return Embeddings(computed.embedding, text_tokens, patches, computed.sparse, computed.tokens, computed.truncated)
+    return Embeddings(
+        computed.embedding, text_tokens, patches, computed.sparse, computed.tokens, origins, computed.truncated
+    )
 
 
 def _first_image(items: Sequence[Item]) -> str:
@@ -469,11 +478,17 @@ async def _embed_texts(
     )
     wanted = {output for kind, output in outputs if kind in kinds}
 
-    def keep(_: int, vectors: Floats) -> Floats:
-        kept: Floats = vectors[vectors.any(axis=1), :token_dimensions]
+    places = [NOWHERE] * len(ids) if "multi_vector" in kinds else []
+
+    def keep(row: int, vectors: Floats) -> Floats:
+        places[row] = np.flatnonzero(vectors.any(axis=1))
+        kept: Floats = vectors[places[row], :token_dimensions]
         return kept
 
-    return await infer_texts(caller, model, [row_of(model, row, wanted) for row in ids], wanted, prefixes, keep, images)
+    rows = [row_of(model, row, wanted) for row in ids]
+    computed = await infer_texts(caller, model, rows, wanted, prefixes, keep, images)
+    computed.places = places
+    return computed
 
 
 async def _embed_images(

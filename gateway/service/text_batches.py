@@ -1,7 +1,7 @@
 """Runs text models on rows of token ids."""
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -69,6 +69,8 @@ class Computed:
     """[L, d] of each row, not normalized."""
     query_tokens: list[Floats]
     """The same for the queries, with their expansion."""
+    places: list[NDArray[np.intp]] = field(default_factory=list)
+    """The positions in each row of the token vectors that are kept, for callers that need them."""
     truncated: int = 0
     """The number of sparse vectors with as many terms as the model can return."""
 
@@ -207,6 +209,7 @@ def joined(parts: Sequence[Computed]) -> Computed:
         [vector for part in parts for vector in part.sparse],
         [vectors for part in parts for vectors in part.tokens],
         [vectors for part in parts for vectors in part.query_tokens],
+        [places for part in parts for places in part.places],
         sum(part.truncated for part in parts),
     )
 

@@ -80,7 +80,7 @@ def playground(visit: Visits, server: Any) -> Callable[..., Page]:
     def open_it(**options: Any) -> Page:
         page = visit(server.url, **options)
         page.wait_for_selector("#rerank-model option:not([value=''])", state="attached")
-        page.wait_for_selector("#picture-list li:nth-child(5)")
+        page.wait_for_selector("#pictures-list li:nth-child(5)")
         return page
 
     return open_it

@@ -24,6 +24,7 @@ from loadtest.tools.pictures import file, scene
 from tests.browser.conftest import Visits
 from tests.serving import Server, serve
 
+TIMES = "\N{MULTIPLICATION SIGN}"
 KEY = "sésame-7d1c"
 Open = Callable[..., Page]
 
@@ -56,8 +57,8 @@ def locked(repository: Path) -> Iterator[Server]:
         yield running
 
 
-def drop(page: Page, content: bytes, name: str, kind: str = "image/png") -> None:
-    """Drop a file on the panel."""
+def drop(page: Page, content: bytes, name: str, kind: str = "image/png", on: str = "#compare") -> None:
+    """Drop a file on a part of the page."""
     transfer = page.evaluate_handle(
         """([content, name, type]) => {
           const transfer = new DataTransfer();
@@ -67,7 +68,7 @@ def drop(page: Page, content: bytes, name: str, kind: str = "image/png") -> None
         }""",
         [base64.b64encode(content).decode(), name, kind],
     )
-    page.dispatch_event("#compare", "drop", {"dataTransfer": transfer})
+    page.dispatch_event(on, "drop", {"dataTransfer": transfer})
 
 
 def compare(page: Page) -> list[list[str]]:
@@ -85,14 +86,21 @@ def cosines(answer: Any) -> NDArray[np.float64]:
     return matrix
 
 
-def run_shell(command: str, **environment: str) -> Any:
-    """What a command that a person pasted prints, as JSON."""
+def run_shell(command: str, count: int = 0, **environment: str) -> Any:
+    """What a command that a person pasted prints, as JSON, or what so many commands do."""
     shell = shutil.which("bash")
     assert shell is not None
     done = subprocess.run(
-        [shell, "-c", command], capture_output=True, check=True, timeout=60, env=os.environ | environment
+        shell, input=command.encode(), capture_output=True, check=True, timeout=60, env=os.environ | environment
     )
-    return json.loads(done.stdout)
+    if not count:
+        return json.loads(done.stdout)
+    answers, end, text = [], 0, done.stdout.decode()
+    for _ in range(count):
+        answer, end = json.JSONDecoder().raw_decode(text, end)
+        answers.append(answer)
+    assert not text[end:].strip()
+    return answers
 
 
 def copied(page: Page, panel: str) -> str:
@@ -134,10 +142,10 @@ def test_pictures_are_chosen_and_removed(playground: Open, tmp_path: Path) -> No
     page = playground()
     (tmp_path / "chosen.png").write_bytes(file(scene(40, 31, 1), "PNG"))
     (tmp_path / "notes.txt").write_text("no picture")
-    page.set_input_files("#files", [tmp_path / "chosen.png", tmp_path / "notes.txt"])
+    page.set_input_files("#pictures-files", [tmp_path / "chosen.png", tmp_path / "notes.txt"])
     expect(page.locator("#pictures-hint")).to_have_text("1 image added. Not an image: notes.txt.")
     page.get_by_role("button", name="Remove chosen.png").click()
-    expect(page.locator("#picture-list li")).to_have_count(5)
+    expect(page.locator("#pictures-list li")).to_have_count(5)
 
 
 def test_pictures_are_left_out_for_models_that_take_none(playground: Open) -> None:
@@ -208,26 +216,53 @@ def test_matches_of_tokens_are_those_of_the_api(playground: Open, client: httpx2
     expect(page.locator("#inspect .summary")).to_contain_text(f"best matches: {expected.max(1).mean():.3f}")
 
 
-@pytest.mark.parametrize(
-    ("document", "shown"),
-    [
-        ("a conch", ["Token", "[CLS]", "passage", ":", "a", "con", "##ch", "[SEP]"]),
-        ("a.b.c", ["Token", *(f"vector {i}" for i in range(1, 8))]),  # it leaves out two full stops
-    ],
-)
-def test_vectors_are_numbered_where_some_tokens_have_none(
-    visit: Visits, odd_client: httpx2.Client, document: str, shown: list[str]
-) -> None:
+def test_vectors_have_the_names_of_their_tokens(visit: Visits, odd_client: httpx2.Client) -> None:
     page = visit(str(odd_client.base_url).rstrip("/"))
     page.select_option("#inspect-model", "every-output")
     page.select_option("#inspect-kind", "multi_vector")
     page.fill("#inspected", "a")
-    page.fill("#matched", document)
+    page.fill("#matched", "a.b.c")
     inspect(page, "every-output", "multi_vector")
-    assert page.locator("#inspect thead th").all_text_contents() == shown
-    queries = page.locator("#inspect tbody th").all_text_contents()
-    assert queries[-1].startswith("added ")  # to eight tokens
-    assert len(queries) == 8
+    documents = ["Token", "[CLS]", "passage", ":", "a", "b", "c", "[SEP]"]  # the model leaves out two full stops
+    assert page.locator("#inspect thead th").all_text_contents() == documents
+    queries = ["[CLS]", "question", ":", "a", "[SEP]", "added 1", "added 2", "added 3"]  # to eight tokens
+    assert page.locator("#inspect tbody th").all_text_contents() == queries
+
+
+def test_tokens_are_joined_to_words(playground: Open, client: httpx2.Client) -> None:
+    text = "unbelievable seashells, found [MASK] [MASK] here"
+    body = {"model": "minilm-late-interaction", "input": text, "return_multivector": True, "return_tokens": True}
+    ids = client.post("/v1/embeddings", json=body).json()["data"][0]["tokens"]["ids"]
+    split = """async ([model, ids]) => {
+      const {call} = await import("/pages/playground/api.js");
+      return (await import("/pages/playground/words.js")).split(call, {id: model}, ids);
+    }"""
+    words = playground().evaluate(split, ["minilm-late-interaction", [*ids, None, None]])
+    texts = [word["text"] for word in words]
+    assert texts == [
+        "[CLS]",
+        "unbelievable",
+        "seashells,",
+        "found",
+        f"[MASK] {TIMES} 2",
+        "here",
+        "[SEP]",
+        f"added {TIMES} 2",
+    ]
+    assert [place for word in words for place in word["places"]] == list(range(len(ids) + 2))
+
+
+def test_copied_curl_commands_are_all_that_were_sent(playground: Open) -> None:
+    page = playground(permissions=["clipboard-read", "clipboard-write"])
+    inspect(page, "minilm-late-interaction", "multi_vector")
+    expect(page.locator("#inspect .curl summary")).to_have_text("3 curl commands")
+    query, document, names = run_shell(copied(page, "#inspect"), count=3)
+    vectors = [np.array(answer["data"][0]["embedding"]) for answer in (query, document)]
+    score = (vectors[0] @ vectors[1].T).max(1).mean()
+    expect(page.locator("#inspect .summary")).to_contain_text(f"best matches: {score:.3f}")
+    shown = page.locator("#inspect th .token").all_text_contents()
+    assert len(names) == len(shown)
+    assert sorted(names) == sorted(shown)
 
 
 def bars(page: Page) -> list[tuple[str, float]]:
@@ -398,10 +433,10 @@ def test_all_can_be_done_by_keyboard(playground: Open) -> None:
     page.keyboard.press("Control+A")
     page.keyboard.type("one\ntwo\nthree")
     for left in range(4, -1, -1):
-        tab_to(page, "#picture-list button") if left == 4 else None
+        tab_to(page, "#pictures-list button") if left == 4 else None
         page.keyboard.press("Space")
-        expect(page.locator("#picture-list li")).to_have_count(left)
-    assert page.evaluate("document.activeElement.id") == "files"
+        expect(page.locator("#pictures-list li")).to_have_count(left)
+    assert page.evaluate("document.activeElement.id") == "pictures-files"
     tab_to(page, "[name=encoding]")
     page.keyboard.press("ArrowRight")
     tab_to(page, "#compare .primary")
@@ -428,7 +463,7 @@ def test_nothing_is_wider_than_a_phone(visit: Visits, server: Server, path: str)
         page.locator(".opblock-summary-control").first.click()
         expect(page.locator(".opblock-body")).to_be_visible()
     else:
-        page.wait_for_selector("#picture-list li:nth-child(5)")
+        page.wait_for_selector("#pictures-list li:nth-child(5)")
         compare(page)
         page.fill("#documents", "w" * 300)
         page.click("#rerank .primary")

@@ -2,11 +2,12 @@
 
 import { count, find, lines, make, quote, unseen } from "./dom.js";
 import * as heat from "./heat.js";
-import { chosen } from "./models.js";
+import { chosen, onSelect, readsTogether, takesImages, takesTexts } from "./models.js";
 import * as panel from "./panel.js";
 import * as pictures from "./pictures.js";
 import { cosines, decode } from "./vectors.js";
 
+const DRAWING = 128; // pixels of the side of an example
 const MOST = 50; // inputs in a table; the API accepts 2,048
 
 const EXAMPLE = {
@@ -22,12 +23,15 @@ const EXAMPLE = {
 
 const section = find("#compare");
 const texts = find("#texts");
+const images = pictures.field(find("#pictures"), { label: "Images", zone: section });
 
 export function listen() {
-  pictures.listen();
+  onSelect("compare", (model) => {
+    images.setTaken(!model || takesImages(model) ? "" : `${model.id} accepts text only. The images are ignored.`, readsTogether(model));
+  });
   find("[data-do=clear]", section).onclick = () => {
     texts.value = "";
-    pictures.clear();
+    images.clear();
     reset();
     texts.focus();
   };
@@ -36,8 +40,10 @@ export function listen() {
   const reset = panel.listen(
     section,
     () => {
-      inputs = readInputs();
-      return { path: "v1/embeddings", body: request(inputs), show: (answer, ms) => show(inputs, answer, ms) };
+      const read = readInputs();
+      const body = request(read);
+      inputs = read;
+      return async (ask) => show(read, await ask("v1/embeddings", body));
     },
     (param) => {
       const input = inputs[/^input\[(\d+)\]/.exec(param)?.[1]];
@@ -49,21 +55,24 @@ export function listen() {
 /** Fill in a useful example. */
 export async function example() {
   texts.value = EXAMPLE.texts.join("\n");
-  await pictures.showExamples(EXAMPLE.pictures);
+  await images.showExamples(EXAMPLE.pictures, DRAWING);
 }
 
-/** The texts and images that the selected model accepts. */
+/** The texts, images, and images with a text, that the selected model accepts. */
 function readInputs() {
-  const takes = chosen("compare")?.input_modalities ?? ["text", "image"];
-  const inputs = [
-    ...(takes.includes("text") ? lines(texts.value).map((text) => ({ name: text, value: text })) : []),
-    ...(takes.includes("image")
-      ? pictures.all().map((picture) => ({ name: picture.name, value: { image: picture.url }, picture }))
-      : []),
-  ];
+  const model = chosen("compare");
+  const written = takesTexts(model) ? lines(texts.value).map((text) => ({ name: text, value: text })) : [];
+  const inputs = [...written, ...images.all().map((picture) => withPicture(picture, readsTogether(model)))];
+  const takes = model?.input_modalities ?? ["text", "image"];
   if (inputs.length < 2) throw new RangeError(`Add at least two inputs (${takes.join(" or ")}) to compare.`);
   if (inputs.length > MOST) throw new RangeError(`${inputs.length} inputs: this page compares up to ${MOST}. The API accepts 2,048.`);
   return inputs;
+}
+
+function withPicture(picture, withText) {
+  const text = withText ? picture.text.trim() : "";
+  if (!text) return { name: picture.name, value: { image: picture.url }, picture };
+  return { name: `${text} + ${picture.name}`, value: { text, image: picture.url }, picture };
 }
 
 function request(inputs) {
@@ -75,7 +84,7 @@ function request(inputs) {
   return body;
 }
 
-function show(inputs, answer, ms) {
+function show(inputs, { answer, ms }) {
   const vectors = answer.data.map((item) => decode(item.embedding));
   const matrix = cosines(vectors);
   const pairs = matrix.flatMap((row, i) => row.slice(i + 1).map((cosine, k) => ({ cosine, i, j: i + 1 + k })));

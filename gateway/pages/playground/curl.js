@@ -1,4 +1,4 @@
-/** The curl command of the last call. */
+/** The curl commands of the last calls. */
 
 import { find, say } from "./dom.js";
 
@@ -18,11 +18,13 @@ export function command(path, body, withKey) {
   return `curl '${url}' \\${key}\n  -H 'Content-Type: application/json' --data-binary @- <<'JSON'\n${json}\nJSON\n`;
 }
 
-/** Show a command below a result. Copying includes what is shortened on screen. */
-export function show(details, text) {
+/** Show commands below a result. Copying includes what is shortened on screen. */
+export function show(details, commands) {
+  const text = commands.join("\n");
   const shown = text.replace(/"(data:[^"]*)"/g, (whole, uri) => (uri.length > LONG ? `"${uri.slice(0, LONG)}…"` : whole));
   const hint = find(".hint", details);
   find("pre", details).textContent = shown;
+  say(find("summary", details), commands.length > 1 ? `${commands.length} curl commands` : "curl command");
   const notes = [
     text.includes(KEY) ? "Set CONCH_API_KEY to your key first." : "",
     shown === text ? "" : "Images are shortened here. Copy includes them in full.",

@@ -34,11 +34,12 @@ function cell(value, i, j, title, isBest) {
 /** Two decimals, and no minus sign before zero. */
 const plain = (value) => value.toFixed(2).replace(/^-(0\.00)$/, "$1");
 
-function scale() {
+/** The colours from the lowest to the highest value, and what these are. */
+export function scale(low = "0 or less", high = "1 (identical)") {
   const steps = Array.from({ length: 48 }, (_, i) => {
     const step = make("i");
     step.style.setProperty("--t", i / 47);
     return step;
   });
-  return make("p", { className: "scale" }, make("span", {}, "0 or less"), make("div", { "aria-hidden": "true" }, ...steps), make("span", {}, "1 (identical)"));
+  return make("p", { className: "scale" }, make("span", {}, low), make("div", { "aria-hidden": "true" }, ...steps), make("span", {}, high));
 }

@@ -2,7 +2,6 @@
 
 import { ApiError, call, hasKey, useKey } from "./api.js";
 import { find, make, say } from "./dom.js";
-import { setTaken } from "./pictures.js";
 
 const ROLES = {
   "text-embedding": "embeds texts",
@@ -12,11 +11,17 @@ const ROLES = {
   "cross-encoder": "reranks documents together with the query",
   classifier: "labels texts",
 };
+const SEEING_ROLES = {
+  "text-embedding": "embeds texts and images, also both together",
+  "late-interaction": "reranks texts and images by token similarity",
+  "cross-encoder": "reranks texts and images together with the query",
+};
 const RERANKERS = new Set(["late-interaction", "cross-encoder"]);
 
+export const NO_MODEL = "No model is selected.";
 export const KEY_ACCEPTED = "key-accepted";
-export const INSPECTED = "inspected";
-/** Events of the document: the last, when the model of the panel `inspect` is selected. */
+const SELECTED = "model-selected";
+/** Events of the document. The `detail` of the last is a panel's name. */
 
 let models = [];
 let isKeyAsked = false;
@@ -26,6 +31,17 @@ export const needsKey = () => isKeyAsked;
 
 /** The selected model of a panel, or undefined if none is known yet. */
 export const chosen = (panel) => models.find((model) => model.id === select(panel).value);
+
+export const takesTexts = (model) => !model || model.input_modalities.includes("text");
+export const takesImages = (model) => model?.input_modalities.includes("image") ?? false;
+
+/** Whether a model reads a text and an image as one input, instead of each in a tower of its own. */
+export const readsTogether = (model) => takesImages(model) && model.role in SEEING_ROLES;
+
+/** Call back with the model of a panel, or undefined, whenever it may have changed. */
+export function onSelect(panel, listener) {
+  document.addEventListener(SELECTED, (event) => event.detail === panel && listener(chosen(panel)));
+}
 
 const select = (panel) => find(`#${panel}-model`);
 
@@ -57,7 +73,6 @@ export function listen() {
     load();
   };
   for (const panel of ["compare", "rerank", "inspect"]) select(panel).onchange = () => describe(panel);
-  find("#files").addEventListener("pictures", () => setTaken(chosen("compare")));
 }
 
 function askForKey(problem) {
@@ -78,9 +93,8 @@ function fill(panel, offered, isBest) {
 function describe(panel) {
   const model = chosen(panel);
   say(find(`#${panel}-model-hint`), model ? about(model) : "This server has no model for this.");
-  if (panel === "inspect") document.dispatchEvent(new Event(INSPECTED));
+  document.dispatchEvent(new CustomEvent(SELECTED, { detail: panel }));
   if (panel !== "compare") return;
-  setTaken(model);
   const sizes = model?.supported_dimensions ?? [];
   find("#dimensions-field").hidden = sizes.length < 2;
   const options = [make("option", { value: "" }, `all (${model?.dimensions ?? ""})`), ...sizes.map((size) => make("option", { value: size }, String(size)))];
@@ -89,7 +103,7 @@ function describe(panel) {
 
 /** A model's task and limits in words. */
 export function about(model) {
-  const facts = [ROLES[model.role] ?? model.role];
+  const facts = [(readsTogether(model) ? SEEING_ROLES : ROLES)[model.role] ?? model.role];
   if (model.vectors) facts.push(`${model.vectors.map((kind) => kind.replace("multi_vector", "token")).join(", ")} vectors`);
   if (model.dimensions) facts.push(`${model.dimensions} dimensions`);
   if (model.max_tokens) facts.push(`up to ${model.max_tokens.toLocaleString("en")} tokens`);

@@ -1,4 +1,4 @@
-/** What all panels share: make one call at a time, show its result or error, and show it as a curl command. */
+/** What all panels share: ask the server one thing at a time, show its answer or error, and each call as a curl command. */
 
 import { ApiError, call } from "./api.js";
 import * as curl from "./curl.js";
@@ -9,8 +9,8 @@ import { KEY_ACCEPTED, needsKey } from "./models.js";
  * Call the API when a form is submitted.
  *
  * @param {HTMLElement} section
- * @param {() => {path: string, body: object, show: (answer: object, ms: number) => Shown | Promise<Shown>}} prepare
- *   reads the form, where Shown is {summary: string, outcome: Node}; throws a RangeError that says what is missing
+ * @param {() => (ask: Ask) => Promise<{summary: string, outcome: Node}>} prepare reads the form, and returns what makes
+ *   the calls by `ask(path, body)`, which is `call` of api.js; throws a RangeError that says what is missing
  * @param {(param: string) => string} nameOf the input that an error is about, in words; "" to show the field's name
  * @returns {() => void} removes the last result
  */
@@ -33,10 +33,13 @@ export function listen(section, prepare, nameOf) {
     error.replaceChildren();
     say(summary, "Running…");
     try {
-      const { path, body, show } = prepare();
-      curl.show(details, curl.command(path, body, needsKey()));
-      const { answer, ms } = await call(path, body);
-      const shown = await show(answer, ms);
+      const work = prepare();
+      const commands = [];
+      const shown = await work((path, body) => {
+        commands.push(curl.command(path, body, needsKey()));
+        curl.show(details, commands);
+        return call(path, body);
+      });
       outcome.replaceChildren(shown.outcome);
       say(summary, shown.summary);
     } catch (problem) {

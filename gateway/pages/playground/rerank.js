@@ -1,8 +1,9 @@
 /** Reranks documents by a query, and shows which ones moved. */
 
 import { count, find, isStill, lines, make, unseen } from "./dom.js";
-import { chosen } from "./models.js";
+import { chosen, NO_MODEL, onSelect, takesImages } from "./models.js";
 import * as panel from "./panel.js";
+import * as pictures from "./pictures.js";
 
 const EXAMPLE = {
   query: "How do I play a shell like a trumpet?",
@@ -14,15 +15,33 @@ const EXAMPLE = {
     "Cut off the tip of a conch, press your lips to the hole and blow: it sounds like a horn.",
     "A conch is a large sea snail with a spiral shell.",
   ],
+  pictures: ["page", "sailboat", "umbrella"],
 };
 
 const section = find("#rerank");
 const query = find("#query");
 const documents = find("#documents");
 
+// Images of documents first: the query's part of the page is inside theirs.
+const images = pictures.field(find("#document-pictures"), { label: "Images as documents", zone: section });
+const asked = pictures.field(find("#query-picture"), { label: "Image as query, alone or with the text", zone: find("#asked"), most: 1 });
+
+let selected = "";
+
 export function listen() {
+  images.setTaken(NO_MODEL);
+  asked.setTaken(NO_MODEL);
+  onSelect("rerank", (model) => {
+    const why = !model ? NO_MODEL : takesImages(model) ? "" : `${model.id} accepts text only. Images are ignored.`;
+    images.setTaken(why);
+    asked.setTaken(!why && model.role === "late-interaction" ? `Queries of ${model.id} are texts. The image is ignored.` : why);
+    if (model && model.id !== selected && isExample()) example();
+    selected = model?.id ?? "";
+  });
   find("[data-do=clear]", section).onclick = () => {
     query.value = documents.value = "";
+    images.clear();
+    asked.clear();
     reset();
     query.focus();
   };
@@ -33,37 +52,50 @@ export function listen() {
   });
 }
 
+const isExample = () =>
+  query.value === EXAMPLE.query && documents.value === EXAMPLE.documents.join("\n") && !images.has() && !asked.has();
+
 /** Fill in a useful example. */
-export function example() {
+export async function example() {
   query.value = EXAMPLE.query;
   documents.value = EXAMPLE.documents.join("\n");
+  asked.clear();
+  if (takesImages(chosen("rerank"))) await images.showExamples(EXAMPLE.pictures);
+  else images.clear();
 }
 
 function prepare() {
-  const texts = lines(documents.value);
-  if (!query.value.trim()) throw new RangeError("Enter a query.");
-  if (!texts.length) throw new RangeError("Enter at least one document.");
-  return {
-    path: "v1/rerank",
-    body: { model: chosen("rerank")?.id, query: query.value, documents: texts, return_documents: false },
-    show: (answer, ms) => show(texts, answer, ms),
+  const given = [
+    ...lines(documents.value).map((text) => ({ name: text, value: text })),
+    ...images.all().map((picture) => ({ name: picture.name, value: { image: picture.url }, picture })),
+  ];
+  const [picture] = asked.all();
+  const text = query.value.trim() ? query.value : "";
+  if (!text && !picture) throw new RangeError("Enter a query.");
+  if (!given.length) throw new RangeError("Enter at least one document.");
+  const body = {
+    model: chosen("rerank")?.id,
+    query: picture ? { text, image: picture.url } : text,
+    documents: given.map((document) => document.value),
+    return_documents: false,
   };
+  return async (ask) => show(given, await ask("v1/rerank", body));
 }
 
-function show(texts, answer, ms) {
+function show(given, { answer, ms }) {
   const results = answer.results;
   const first = results[0].index + 1;
-  const items = draw(texts, results);
+  const items = draw(given, results);
   requestAnimationFrame(() => move(items, results));
   return {
     summary:
-      `${count(texts.length, "document")} in ${Math.round(ms)} ms, ${count(answer.usage.total_tokens, "token")}. ` +
+      `${count(given.length, "document")} in ${Math.round(ms)} ms, ${count(answer.usage.total_tokens, "token")}. ` +
       (first === 1 ? "Document 1 stays first." : `Document ${first} is now first.`),
     outcome: make("ol", { className: "ranking" }, ...items),
   };
 }
 
-function draw(texts, results) {
+function draw(given, results) {
   const scores = results.map((result) => result.relevance_score);
   const low = Math.min(0, ...scores); // cosines may be below 0, and logits are of any size
   const high = Math.max(1, ...scores);
@@ -74,12 +106,17 @@ function draw(texts, results) {
       "li",
       {},
       make("span", { className: "place", "aria-hidden": "true" }, String(place + 1)),
-      make("p", { className: "words" }, texts[index]),
+      described(given[index]),
       make("span", { className: "score" }, unseen("score "), score.toFixed(3)),
       make("span", { className: "bar-track", "aria-hidden": "true" }, fill),
       moved(index, place),
     );
   });
+}
+
+function described({ name, picture }) {
+  if (!picture) return make("p", { className: "words" }, name);
+  return make("div", { className: "pictured" }, pictures.thumbnail(picture, ""), make("p", { className: "words" }, name));
 }
 
 function moved(from, to) {

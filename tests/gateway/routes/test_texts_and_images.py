@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loadtest.tools.pictures import file
-from tests.gateway.service.vision import PAD, image
+from tests.gateway.service.vision import PAD, image, tokenizer
 from tests.seeing_models import write_seeing_repository
 from tests.serving import serve
 
@@ -46,6 +46,11 @@ def refused(client: httpx2.Client, path: str, **body: Any) -> str:
     answer = response.json()
     message: str = answer["error"]["message"] if "error" in answer else answer["message"]
     return message
+
+
+def plain(text: str) -> list[int]:
+    """The ids of a text without a template."""
+    return tokenizer().encode(text).ids
 
 
 def test_text_and_image_of_an_item_are_one_vector(client: httpx2.Client) -> None:
@@ -185,6 +190,21 @@ def test_pages_have_a_vector_for_each_token(client: httpx2.Client) -> None:
     assert pooled["data"][0]["data"] == page.tolist()
     query = post(client, "/v1/embeddings", model="pages", input=[TEXT], return_multivector=True, input_type="query")
     assert query["data"][0]["embeddings"] != text.tolist()
+
+
+def test_tokens_tell_which_vectors_are_of_which_patches(client: httpx2.Client) -> None:
+    content = [{"type": "text", "text": "a"}, {"type": "image", "image": WIDE}, URL]
+    body = {"model": "pages", "input": [{"content": content}, TEXT], "embedding_type": "multi_vector"}
+    both, text = post(client, "/v1/embeddings", **body, return_tokens=True)["data"]
+    ids = [1, *plain("a"), 3, *[5] * 10, 4, 3, *[5] * 4, 4, 2]
+    first = {"start": ids.index(5), "rows": 2, "columns": 5, "box": [0, 0, 1, 1]}
+    second = {"start": len(ids) - 6, "rows": 2, "columns": 2, "box": [0, 0, 1, 1]}
+    assert both["tokens"] == {"ids": ids, "images": [[first], [second]]}
+    assert len(both["embedding"]) == len(ids)
+    assert text["tokens"] == {"ids": [1, *plain(TEXT), 2], "images": []}
+    assert "tokens" not in post(client, "/v1/embeddings", **body)["data"][0]
+    query = post(client, "/v1/embeddings", **body | {"input": "a", "task": "query"}, return_tokens=True)["data"][0]
+    assert query["tokens"] == {"ids": [1, *plain("Query: a"), 2], "images": []}
 
 
 def test_models_tell_what_they_accept(client: httpx2.Client) -> None:

@@ -138,6 +138,17 @@ def test_queries_have_a_prompt_and_expansion_of_their_own(odd_client: httpx2.Cli
         assert answer["data"][0]["embedding"] == pytest.approx(formula(document), abs=1e-5)
 
 
+def test_tokens_name_the_token_of_each_vector(odd_client: httpx2.Client) -> None:
+    document, query = (
+        post(odd_client, model=MODEL, input="a", task=task, return_multivector=True, return_tokens=True)["data"][0]
+        for task in ("document", "query")
+    )
+    assert document["tokens"] == {"ids": [101, 6019, 1024, 1037, 102], "images": []}
+    assert query["tokens"] == {"ids": [101, 3160, 1024, 1037, 102, None, None, None], "images": []}
+    every = post(odd_client, model=MODEL, input=TEXT, embedding_type=["float", "multi_vector"], return_tokens=True)
+    assert every["data"][0]["tokens"]["ids"] == [token for token in IDS if token != SKIPPED]
+
+
 def test_dense_vector_of_a_query_is_that_of_its_text(odd_client: httpx2.Client) -> None:
     both = embedding(odd_client, input="a", task="query", embedding_type=["float", "multi_vector"], normalized=False)
     query = [101, 3160, 1024, 1037, 102]
@@ -182,6 +193,7 @@ def test_default_model_offers_what_is_wanted(odd_client: httpx2.Client) -> None:
             "model 'four-terms' computes sparse vectors, not dense; models that compute dense vectors: ",
         ),
         ({"multi_vector_type": "int8"}, "multi_vector_type", "multi_vector_type needs multi_vector"),
+        ({"return_tokens": True}, "return_tokens", "return_tokens needs multi_vector"),
         (
             {"return_multivector": True, "multi_vector_type": "int8"},
             "multi_vector_type",
