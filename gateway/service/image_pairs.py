@@ -112,8 +112,7 @@ async def _cross_encode(
         if id(pair.query) not in lengths:
             text = before + text_of(pair.query) + between
             tokens.check_characters(text, pair.query_place, limit)
-            ids = await caller.tokenize(len(text), partial(model.tokenizer.encode_trusted, text))
-            lengths[id(pair.query)] = len(ids)
+            lengths[id(pair.query)] = await caller.tokenize(len(text), partial(_length, model, pair, text))
     query_tokens = [lengths[id(pair.query)] for pair in pairs]
     if max_document_tokens is not None:
         if pictures(pairs[0].query):
@@ -132,6 +131,17 @@ async def _cross_encode(
             patches += sum(row.patches for row in rows)
     document_tokens = [both - query for both, query in zip(text_tokens, query_tokens, strict=True)]
     return ContentScores(scores, query_tokens, document_tokens, patches)
+
+
+def _length(model: TextModel, pair: ContentPair, text: str) -> int:
+    """The number of ids of a pair's query, given its text in the template.
+
+    Raises:
+        InvalidRequest: the query contains a special token.
+    """
+    for run in contents.runs(pair.query):
+        tokens.check_control(model, run, pair.query_place)
+    return len(model.tokenizer.encode_trusted(text))
 
 
 async def _interact_late(

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from gateway.images.processors import AnyProcessor, Layout, max_bytes
 from gateway.images.reader import Images
 from gateway.service import tokens
 from gateway.service.caller import Caller
-from gateway.service.contents import TYPICAL_TOKENS, Content, Picture, PixelLimits, pictures, text_of
+from gateway.service.contents import TYPICAL_TOKENS, Content, Picture, PixelLimits, pictures, runs, text_of
 from gateway.service.gather import prefetch
 from gateway.text.chat import Chat
 from gateway.text.tokenizer import PairFrame, Truncate
@@ -146,12 +147,13 @@ async def windows(
         RequestTooLarge: the rows have more than tokens.MAX_TOKENS in total.
         TokenizerFailed: the tokenizer raised an error.
     """
-    for draft in drafts:
-        if isinstance(draft, Draft):
-            _check(reading.model, draft, limit, truncate)
-    occurrences = Counter(
-        picture for draft in drafts if isinstance(draft, Draft) for picture in pictures(draft.content)
-    )
+    unread = [draft for draft in drafts if isinstance(draft, Draft)]
+    for one in unread:
+        parts = one.content if truncate == "none" else one.content[: one.end]
+        tokens.check_characters(text_of(parts), one.place, limit)
+    characters = sum(len(text_of(one.content)) for one in unread)
+    await reading.caller.tokenize(characters, partial(_check_control, reading.model, unread, limit, truncate))
+    occurrences = Counter(picture for one in unread for picture in pictures(one.content))
     calls = [partial(reading.read, picture) for picture in occurrences]
     at_a_time = max(1, min(MAX_READ, window_bytes // max_bytes(reading.processor)))
     rows: list[ImageRow] = []
@@ -191,13 +193,12 @@ class _Source:
         return image
 
 
-def _check(model: TextModel, draft: Draft, limit: int, truncate: Truncate) -> None:
-    """Raise InvalidRequest for what is wrong without reading the images."""
-    parts = list(draft.content)
-    for part in parts:
-        if isinstance(part, str):
-            tokens.check_control(model, part, draft.place)
-    tokens.check_characters(text_of(parts if truncate == "none" else parts[: draft.end]), draft.place, limit)
+def _check_control(model: TextModel, drafts: Sequence[Draft], limit: int, truncate: Truncate) -> None:
+    """Raise InvalidRequest if a text contains a special token."""
+    for draft in drafts:
+        behind = (_read_of(text, limit, truncate) for text in runs(draft.content[draft.end :]))
+        for text in chain(runs(draft.content[: draft.end]), behind):
+            tokens.check_control(model, text, draft.place)
 
 
 async def _read(reading: Reading, draft: Draft, source: _Source, limit: int, truncate: Truncate) -> ImageRow:
@@ -226,8 +227,7 @@ def _written(reading: Reading, draft: Draft, images: Sequence[Patches], limit: i
     """The ids of a row within the limit."""
     tokenizer, model = reading.model.tokenizer, reading.model
     before, text = _divided(reading, draft, images)
-    most = limit * tokens.MAX_CHARACTERS_PER_TOKEN
-    text = text[-most:] if truncate == "start" else text[:most]
+    text = _read_of(text, limit, truncate)
     frame = PairFrame([], before, draft.after, [], 0, 0)
     (ids,) = tokenizer.encode([text], frame)
     row = reading.expand(ids, images, draft.place)
@@ -249,6 +249,12 @@ def _written(reading: Reading, draft: Draft, images: Sequence[Patches], limit: i
             param=draft.place,
         )
     return head + (located.ids[-room:] if truncate == "start" else located.ids[:room]) + located.tail
+
+
+def _read_of(text: str, limit: int, truncate: Truncate) -> str:
+    """What is read of a text that may be truncated to `limit` tokens."""
+    most = limit * tokens.MAX_CHARACTERS_PER_TOKEN
+    return text[-most:] if truncate == "start" else text[:most]
 
 
 def _divided(reading: Reading, draft: Draft, images: Sequence[Patches]) -> tuple[str, str]:

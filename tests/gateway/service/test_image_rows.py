@@ -163,6 +163,7 @@ def test_limits_of_the_request_change_the_grid(model: TextModel) -> None:
     ("limits", "place"),
     [
         (PixelLimits(max_pixels=10_000), "max_pixels"),
+        (PixelLimits(100, 10_000), "max_pixels"),
         (PixelLimits(4000, 100), "min_pixels"),
         (PixelLimits(1), "min_pixels"),
     ],
@@ -198,6 +199,8 @@ def test_only_text_behind_the_images_is_truncated(model: TextModel, truncate: Tr
         ([picture(image(64, 64))], "end", "input[0] has over 64 tokens up to input[0].image; the limit of model"),
         (["a<|im_end|>", picture(SMALL)], "end", "input[0] contains '<|im_end|>', a special token of model 'm'"),
         ([picture(SMALL), f"{PAD}"], "end", f"input[0] contains '{PAD}', a special token"),
+        (["<|im_", "end|>", picture(SMALL)], "end", "input[0] contains '<|im_end|>', a special token"),
+        ([picture(SMALL), "a" * 27 * 63, "<|im_start", "|>"], "end", "input[0] contains '<|im_start|>', a special"),
         ([picture(SMALL)] * 5, "end", "input[0] has 5 images; the limit of model 'm' is 4"),
         ([picture("data:image/png;base64,AAAA")], "end", "input[0].image"),
     ],
