@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from gateway.errors import InvalidRequest
+from gateway.images.processors import Area
 from gateway.routes import decoding
 from gateway.routes.decoding import Refused
 from gateway.service.contents import Content, Part, Picture, PixelLimits
@@ -81,11 +82,11 @@ class Message(Struct, forbid_unknown_fields=True):
     """Accepted but ignored."""
 
 
-class PixelBounds(Struct):
+class PixelBounds(Struct, forbid_unknown_fields=True):
     """Limits for the pixels of images, as in vLLM's API."""
 
-    min_pixels: Annotated[int, Meta(ge=1)] | None = None
-    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    min_pixels: Area | None = None
+    max_pixels: Area | None = None
 
 
 def read_parts(parts: Sequence[ContentPart], place: str) -> list[Part]:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from gateway import vectors
 from gateway.catalog import Model, Offer, TextModel
 from gateway.errors import InvalidRequest, ModelNotFound
+from gateway.images.processors import Area
 from gateway.routes import encodings
 from gateway.routes.body import read, resolve_aliases
 from gateway.routes.calls import (
@@ -125,9 +126,9 @@ class ScoreRequest(PoolingModelRequest, kw_only=True):
     """An alias of text_1."""
     data_2: Texts | None = None
     """An alias of text_2."""
-    min_pixels: Annotated[int, Meta(ge=1)] | None = None
+    min_pixels: Area | None = None
     """Enlarge images to this many pixels, within the limits of the model. For models that take images of any size."""
-    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    max_pixels: Area | None = None
     """Shrink images to this many pixels, within the limits of the model."""
     mm_processor_kwargs: PixelBounds | None = None
     """vLLM's place for min_pixels and max_pixels."""
@@ -156,9 +157,9 @@ class PoolingRequest(PoolingModelRequest, kw_only=True):
     """Truncate vectors to this many dimensions, which the model must support, and normalize them again."""
     normalize: bool | None = None
     """An alias of use_activation."""
-    min_pixels: Annotated[int, Meta(ge=1)] | None = None
+    min_pixels: Area | None = None
     """Enlarge images to this many pixels, within the limits of the model. For models that take images of any size."""
-    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    max_pixels: Area | None = None
     """Shrink images to this many pixels, within the limits of the model."""
     mm_processor_kwargs: PixelBounds | None = None
     """vLLM's place for min_pixels and max_pixels."""
@@ -456,6 +457,8 @@ async def pool(request: Request) -> Response:
     task = next(task for task, offer in OFFER_OF.items() if body.task in (None, task) and offer in model.offers)
     if body.input is not None and body.messages:
         raise InvalidRequest("input and messages exclude each other; send only one of them", param="messages")
+    if body.messages and task == "classify":
+        raise InvalidRequest("messages are not classified, only texts; send input", param="messages")
     if body.input is None and body.messages is not None and task != "classify":
         content, instruction = read_messages(body.messages)
         found = await _pool_vectors(request, body, model, [Item("messages", content=content)], task, instruction)
