@@ -11,9 +11,10 @@ from gateway.routes import decoding
 from gateway.routes.decoding import Refused
 from gateway.service.contents import Content, Part, Picture, PixelLimits
 from gateway.service.prompts import MAX_INSTRUCTION
+from gateway.service.text_batches import MAX_ROWS
 
-MAX_PARTS = 4096
-"""Maximum number of parts of a content."""
+MAX_PARTS = MAX_ROWS
+"""Maximum number of parts of a content. Each part may stand for a document."""
 MAX_MESSAGES = 16
 """Maximum number of messages. Only one of the system, one of the user and empty answers are supported."""
 ROLES = Literal["system", "developer", "user", "assistant"]

@@ -210,7 +210,7 @@ def thin(width: int, height: int) -> str:
         ),
         ({"input": [{"content": [URL], "text": "a"}]}, "input[0] has content and other fields; send only one of them"),
         ({"input": [{"content": [URL] * 5}]}, "input[0] has 5 images; the limit of model 'seeing' is 4"),
-        ({"input": [{"content": [URL] * 5000}]}, "input[0].content: Expected `array` of length <= 4096"),
+        ({"input": [{"content": [URL] * 5000}]}, "input[0].content: Expected `array` of length <= 2048"),
         ({"input": [{"content": [{"type": "image_url", "image_url": {"url": ""}}]}]}, "input[0].content[0].image_url"),
         ({"input": [f"a {PAD}"]}, f"input[0] contains '{PAD}', a special token of model 'seeing'"),
         ({"input": [{"text": "<|im_end|>", "image": SMALL}]}, "input[0] contains '<|im_end|>', a special token"),
