@@ -278,7 +278,7 @@ async def _embed_together(
     ]
     ids = [(draft, item.place) for draft, item in zip(drafts, items, strict=True) if isinstance(draft, list)]
     tokens.check(text_model, [row for row, _ in ids], [place for _, place in ids], limit, truncate=truncate)
-    caller.check(text_model, sum(image_rows.estimate(item.parts) for item in items))
+    caller.check(text_model, sum(reading.estimate(item.parts) for item in items))
     parts: list[Computed] = []
     done = text_tokens = patches = 0
     async with aclosing(image_rows.windows(reading, drafts, limit=limit, truncate=truncate)) as windows:

@@ -69,7 +69,7 @@ async def score_contents(
     """
     caller, model = reading.caller, reading.model
     _check(model, pairs)
-    estimates = (image_rows.estimate(pair.query) + image_rows.estimate(pair.document) for pair in pairs)
+    estimates = (reading.estimate(pair.query) + reading.estimate(pair.document) for pair in pairs)
     caller.check(model, sum(estimates))
     limit = min(model.max_tokens, max_tokens or model.max_tokens)
     if model.role == CROSS_ENCODER:

@@ -89,6 +89,12 @@ class Reading:
         """Fetch or decode an image."""
         return await self.reader.read(picture.image, self.processor, picture.place, self.caller.account)
 
+    def estimate(self, content: Content | str) -> int:
+        """Estimate the tokens and patches of a content whose images have not been read."""
+        patches = self.processor.max_patches
+        of_each = min(TYPICAL_TOKENS, patches + patches // self.processor.merge**2)
+        return tokens.estimate(text_of(content)) + of_each * len(pictures(content))
+
     def counts(self, images: Sequence[Patches]) -> list[int]:
         """How many tokens each grid of these images becomes."""
         return [self.processor.merged((grid,)) for image in images for grid in image.grids]
@@ -114,11 +120,6 @@ class Reading:
         repeats[places] = counts
         repeated: list[int] = np.repeat(row, repeats).tolist()
         return repeated
-
-
-def estimate(content: Content | str) -> int:
-    """Estimate the tokens and patches of a content."""
-    return tokens.estimate(text_of(content)) + TYPICAL_TOKENS * len(pictures(content))
 
 
 async def windows(

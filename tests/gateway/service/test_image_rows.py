@@ -253,6 +253,15 @@ def test_rows_are_read_in_windows(model: TextModel) -> None:
     assert asyncio.run(work()) == [[16, 0, 16], [0, 16, 0, 16], [0, 16]]
 
 
+def test_estimate_is_no_more_than_an_image_may_have(model: TextModel) -> None:
+    """A queue must not refuse many small images that it has room for."""
+    reader = Images(10**7, None)
+    for pixels in (PixelLimits(), PixelLimits(max_pixels=64)):
+        most = pixels.of(PROCESSOR).max_patches
+        reading = Reading.of(caller(RecordingTriton()), reader, model, pixels, "input[0].image")
+        assert reading.estimate(["abcd", picture(SMALL), picture(WIDE)]) == 2 + 2 * (most + most // 4)
+
+
 def test_request_with_too_many_tokens_is_refused(model: TextModel) -> None:
     rows = [Item(f"input[{i}]", [7] * 512) for i in range(600)]
     with pytest.raises(RequestTooLarge, match="tokens up to input; the limit is 300000"):
