@@ -115,6 +115,13 @@ def test_limits_of_pixels(client: httpx2.Client, name: str) -> None:
     assert answer["usage"]["prompt_tokens_details"]["image_tokens"] == 256
 
 
+def test_other_settings_of_the_processor_are_reported_as_ignored(client: httpx2.Client) -> None:
+    body = {"input": [{"image": SMALL}], "mm_processor_kwargs": {"max_pixels": 1024, "size": {"longest_edge": 64}}}
+    response = client.post("/v1/embeddings", json=body)
+    assert response.status_code == 200
+    assert response.headers["x-conch-ignored-fields"] == "mm_processor_kwargs.size"
+
+
 def test_concurrent_requests_equal_the_same_alone(client: httpx2.Client) -> None:
     items = [
         [{"text": f"{i}"}, {"image": image(16 + 8 * (i % 5), 24, i)}, {"text": f"{i} a", "image": SMALL}][: 1 + i % 3]
@@ -149,6 +156,17 @@ def test_documents_and_queries_with_images_are_ranked(client: httpx2.Client) -> 
     for query in ({"image": SMALL}, {"content": [URL]}, {"url": SMALL}):
         answer = post(client, "/v1/rerank", query=query, documents=documents[:2])
         assert len(answer["results"]) == 2
+
+
+def test_passages_of_nim_are_ranked_as_documents(client: httpx2.Client) -> None:
+    passages: list[dict[str, str]] = [{"text": TEXT}, {"text": TEXT, "image": SMALL}, {"image": WIDE}]
+    for model in ("judging", "pages"):
+        ranked = post(client, "/v1/ranking", model=model, query={"text": TEXT}, passages=passages)
+        expected = post(client, "/v1/rerank", model=model, query=TEXT, documents=passages, raw_scores=True)
+        assert [(one["index"], one["logit"]) for one in ranked["rankings"]] == [
+            (one["index"], one["relevance_score"]) for one in expected["results"]
+        ]
+        assert ranked["usage"]["total_tokens"] == expected["usage"]["total_tokens"]
 
 
 def test_objects_of_texts_are_texts(client: httpx2.Client) -> None:
