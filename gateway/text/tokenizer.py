@@ -133,7 +133,7 @@ class TextTokenizer:
         tokenizer = Tokenizer.from_str(content.decode())  # from_buffer would hold the GIL meanwhile
         if template is not None:
             return TemplateTokenizer(tokenizer, template, trusted)
-        if trusted:
+        if trusted and any(_is_lax(token, trusted) for token in tokenizer.get_added_tokens_decoder().values()):
             tokenizer = _special_in(tokenizer, trusted)
         return WordTokenizer(tokenizer) if not trusted and are_independent(tokenizer) else TextTokenizer(tokenizer)
 
@@ -375,6 +375,11 @@ class WordTokenizer(TextTokenizer):
     def _encode(self, texts: Sequence[str], frame: PairFrame | None) -> list[list[int]]:
         before, after = (self.before, self.behind) if frame is None else (frame.before, frame.after)
         return [[*before, *self._words.ids(text), *after] for text in texts]
+
+
+def _is_lax(token: AddedToken, text: str) -> bool:
+    """Whether `_special_in` changes an added token. The copy takes a second for the largest tokenizers."""
+    return token.normalized if token.special else token.content in text
 
 
 def _special_in(tokenizer: Tokenizer, text: str) -> Tokenizer:
