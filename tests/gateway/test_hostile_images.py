@@ -406,9 +406,10 @@ def test_images_of_a_request_are_answered_in_their_order(client: httpx2.Client) 
     assert vectors([images[i % 50] for i in range(2048)]) == [alone[i % 50] for i in range(2048)]
 
 
-STRINGS = st.text(max_size=20) | st.sampled_from([SMALL, "data:", "a", "", "<|im_end|>", "\0", "\uffff", "http://a/b"])
-NUMBERS = st.integers() | st.floats() | st.sampled_from([0, 64, 2**63, -1, True])
-PARTS = st.fixed_dictionaries(
+STRINGS = st.text(max_size=20) | st.sampled_from([SMALL, "data:", "", "<|im_end|>", "\0", "\uffff", "http://a/b"])
+NUMBERS = st.sampled_from([None, 64, 1024, 4096]) | st.integers() | st.floats() | st.sampled_from([2**63, True])
+RIGHT = st.sampled_from([PICTURE, {"type": "image", "image": SMALL}, text_part("a"), text_part("the sea")])
+PARTS = RIGHT | st.fixed_dictionaries(
     {},
     optional={
         "type": st.sampled_from(["text", "image_url", "image", "image_base64", "a"]),
@@ -418,16 +419,26 @@ PARTS = st.fixed_dictionaries(
         "image_url": STRINGS | st.fixed_dictionaries({}, optional={"url": STRINGS, "detail": STRINGS}),
     },
 )
-CONTENT = STRINGS | st.lists(PARTS, max_size=6) | st.recursive(PARTS, lambda inner: st.lists(inner, max_size=3))
-ITEM = STRINGS | st.fixed_dictionaries(
-    {}, optional={"text": STRINGS, "image": STRINGS, "url": STRINGS, "bytes": STRINGS, "content": CONTENT}
+CONTENT = (
+    st.lists(RIGHT, min_size=1, max_size=5)
+    | st.lists(PARTS, max_size=6)
+    | st.recursive(PARTS, lambda inner: st.lists(inner, max_size=3))
+)
+ITEM = (
+    st.sampled_from(["a", {"image": SMALL}, {"text": "a", "image": SMALL}, {"text": "the sea"}])
+    | st.fixed_dictionaries({"content": CONTENT})
+    | STRINGS
+    | st.fixed_dictionaries(
+        {}, optional={"text": STRINGS, "image": STRINGS, "url": STRINGS, "bytes": STRINGS, "content": CONTENT}
+    )
 )
 ITEMS = ITEM | st.lists(ITEM | st.lists(st.integers(-1, 1100), max_size=4), max_size=4)
-MESSAGES = st.lists(
+MESSAGES = st.tuples(st.fixed_dictionaries({"role": st.just("user"), "content": CONTENT})) | st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "assistant", "a"]), "content": CONTENT}),
     max_size=3,
 )
 LIMITS = {"min_pixels": NUMBERS, "max_pixels": NUMBERS, "truncate": st.booleans(), "instruction": STRINGS}
+PASSAGE = st.fixed_dictionaries({}, optional={"text": STRINGS, "image": st.just(SMALL) | STRINGS})
 BODIES: Mapping[str, st.SearchStrategy[Body]] = {
     "/v1/embeddings": st.fixed_dictionaries(
         {},
@@ -441,7 +452,8 @@ BODIES: Mapping[str, st.SearchStrategy[Body]] = {
         },
     ),
     "/v1/rerank": st.fixed_dictionaries(
-        {"query": ITEM, "documents": ITEMS}, optional={**LIMITS, "model": st.sampled_from(["pages", "judging"])}
+        {"query": ITEM, "documents": st.lists(ITEM, max_size=4)},
+        optional={**LIMITS, "model": st.sampled_from(["pages", "judging"])},
     ),
     "/score": st.fixed_dictionaries(
         {"text_1": ITEMS, "text_2": ITEMS}, optional={"model": st.sampled_from(["seeing", "pages", "judging"])}
@@ -451,10 +463,14 @@ BODIES: Mapping[str, st.SearchStrategy[Body]] = {
     ),
     "/v2/embed": st.fixed_dictionaries(
         {"input_type": st.just("search_document"), "model": st.just("seeing")},
-        optional={"inputs": st.lists(ITEM, max_size=3), "images": st.lists(STRINGS, max_size=2)},
+        optional={
+            "inputs": st.lists(st.fixed_dictionaries({"content": CONTENT}) | ITEM, max_size=3),
+            "images": st.lists(STRINGS, max_size=2),
+        },
     ),
     "/v1/ranking": st.fixed_dictionaries(
-        {"query": ITEM, "passages": st.lists(ITEM, max_size=3)}, optional={"truncate": st.sampled_from(["NONE", "END"])}
+        {"query": st.just({"text": "a"}) | ITEM, "passages": st.lists(PASSAGE, min_size=1, max_size=3) | ITEMS},
+        optional={"truncate": st.sampled_from(["NONE", "END"])},
     ),
 }
 
