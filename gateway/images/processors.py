@@ -78,6 +78,11 @@ class Processor(Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unkn
         return 3 * self.patch**2
 
     @property
+    def min_patches(self) -> int:
+        """The fewest patches that any image may have, before merging."""
+        return self.merge**2
+
+    @property
     def filter(self) -> Resampling:
         return Resampling[self.resample.upper()]
 
@@ -171,6 +176,10 @@ class Fixed(Processor, frozen=True, kw_only=True, tag="fixed"):
             raise ValueError(f"height and width must be multiples of patch * merge ({self.block})")
 
     @property
+    def min_patches(self) -> int:
+        return self.max_patches
+
+    @property
     def max_patches(self) -> int:
         return (self.height // self.patch) * (self.width // self.patch)
 
@@ -200,10 +209,14 @@ class Tiles(Processor, frozen=True, kw_only=True, tag="tiles"):
             raise ValueError(f"tile must be a multiple of patch * merge ({self.block})")
 
     @property
+    def min_patches(self) -> int:
+        return int((self.tile // self.patch) ** 2)
+
+    @property
     def max_patches(self) -> int:
         along = math.ceil(self.longest_edge / self.tile)
         tiles = along**2 + 1 if self.split and along > 1 else 1
-        return int(tiles * (self.tile // self.patch) ** 2)
+        return int(tiles * self.min_patches)
 
     def layout(self, height: int, width: int) -> Layout:
         """How an image of this size, in pixels, becomes tiles and their patches."""

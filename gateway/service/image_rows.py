@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 
 from gateway.catalog import ImageReading, TextModel
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.images.preparation import Patches
 from gateway.images.processors import AnyProcessor, Layout, max_bytes
 from gateway.images.reader import Images
@@ -152,6 +152,7 @@ async def windows(
     for one in unread:
         parts = one.content if truncate == "none" else one.content[: one.end]
         tokens.check_characters(text_of(parts), one.place, limit)
+    _check_least(reading, unread, limit, total)
     characters = sum(len(text_of(one.content)) for one in unread)
     await reading.caller.tokenize(characters, partial(_check_control, reading.model, unread, limit, truncate))
     occurrences = Counter(picture for one in unread for picture in pictures(one.content))
@@ -192,6 +193,25 @@ class _Source:
         if self.occurrences[picture] > 1:
             self.repeated[picture] = image
         return image
+
+
+def _check_least(reading: Reading, drafts: Sequence[Draft], limit: int, total: int) -> None:
+    """Raise the error of too many tokens without reading images, if even the smallest would have as many."""
+    of_each = reading.processor.min_patches // reading.processor.merge**2
+    for draft in drafts:
+        least = of_each * len(pictures(draft.content))
+        if least > limit:
+            raise InvalidRequest(
+                f"{draft.place} has at least {least} tokens of images; the limit of model {reading.model.name!r} is"
+                f" {limit}",
+                param=draft.place,
+            )
+        total += least
+        if total > tokens.MAX_TOKENS:
+            raise RequestTooLarge(
+                f"the request has at least {total} tokens up to {draft.place}; the limit is {tokens.MAX_TOKENS}",
+                param=draft.place,
+            )
 
 
 def _check_control(model: TextModel, drafts: Sequence[Draft], limit: int, truncate: Truncate) -> None:

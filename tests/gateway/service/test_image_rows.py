@@ -2,19 +2,21 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from gateway.catalog import TextModel
+from gateway.catalog import ImageReading, TextModel
 from gateway.errors import GatewayError, InvalidRequest, RequestTooLarge
+from gateway.images.processors import Fixed
 from gateway.images.reader import Images
 from gateway.service.contents import Content, Picture, PixelLimits
 from gateway.service.embed import Embeddings, Item, embed
 from gateway.service.image_rows import Draft, Reading, windows
 from gateway.text.tokenizer import Truncate
 from tests.gateway.service.recording import RecordingTriton, caller
-from tests.gateway.service.vision import CHAT, END, PAD, PROCESSOR, START, image, public, text_model, tokenizer
+from tests.gateway.service.vision import CHAT, END, PAD, PROCESSOR, SPECIAL, START, image, public, text_model, tokenizer
 
 SMALL, WIDE = image(16, 16), image(40, 16, 1)
 """Images of 2 x 2 and 2 x 5 tokens."""
@@ -260,6 +262,20 @@ def test_estimate_is_no_more_than_an_image_may_have(model: TextModel) -> None:
         most = pixels.of(PROCESSOR).max_patches
         reading = Reading.of(caller(RecordingTriton()), reader, model, pixels, "input[0].image")
         assert reading.estimate(["abcd", picture(SMALL), picture(WIDE)]) == 2 + 2 * (most + most // 4)
+
+
+def test_too_many_tokens_of_images_are_refused_before_any_is_read() -> None:
+    """Of a model whose images all have as many tokens: here 256. Nothing is read of what is no image."""
+    fixed = Fixed(patch=4, merge=1, height=64, width=64)
+    images = ImageReading(SPECIAL.index(PAD), fixed, 4)
+    model = replace(text_model(), images=images)
+    for most, error, message in (
+        (3, InvalidRequest, r"input\[0\] has at least 768 tokens of images; the limit of model 'm' is 512"),
+        (1, RequestTooLarge, r"the request has at least 300032 tokens up to input\[1171\]; the limit is 300000"),
+    ):
+        items = [Item(f"input[{i}]", content=[picture("nothing")] * most) for i in range(2048)]
+        with pytest.raises(error, match=message):
+            run(model, *items, triton=RecordingTriton())
 
 
 def test_request_with_too_many_tokens_is_refused(model: TextModel) -> None:
