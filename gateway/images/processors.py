@@ -22,7 +22,7 @@ Merge = Annotated[int, Meta(ge=1, le=16)]
 Edge = Annotated[int, Meta(ge=1, le=4096)]
 """Pixels of a side. Idefics3's processor resizes no image to more."""
 Area = Annotated[int, Meta(ge=1, le=2**26)]
-"""Pixels of an image."""
+"""Pixels of a resized image."""
 Count = Annotated[int, Meta(ge=1, le=2**16)]
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 Size = tuple[int, int]
@@ -34,6 +34,14 @@ MAX_RATIO = 200
 """The largest ratio of an image's sides for Qwen's processors."""
 MAX_SCALE, MIN_STEP = 100.0, 1e-5
 """The largest scale of an image and the precision of the scale, for SigLIP 2's processor."""
+
+
+class LimitError(ValueError):
+    """A limit of a request that the model does not support; `name` is its field."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(message)
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,11 @@ class Processor(Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unkn
         return 3 * self.patch**2
 
     @property
+    def min_patches(self) -> int:
+        """The fewest patches that any image may have, before merging."""
+        return self.merge**2
+
+    @property
     def filter(self) -> Resampling:
         return Resampling[self.resample.upper()]
 
@@ -77,10 +90,11 @@ class Processor(Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unkn
         """The same with the limits of a request instead of the model's. None keeps the model's.
 
         Raises:
-            ValueError: the processor has no such limits, or these are outside the model's.
+            LimitError: the processor has no such limits, or these are outside the model's.
         """
-        if min_pixels is not None or max_pixels is not None:
-            raise ValueError("the model does not support min_pixels and max_pixels")
+        for name, given in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
+            if given is not None:
+                raise LimitError(name, "the model does not support min_pixels and max_pixels")
         return self
 
     def merged(self, grids: tuple[Grid, ...]) -> int:
@@ -123,9 +137,9 @@ class Smart(Processor, frozen=True, kw_only=True, tag="smart"):
         most = self.max_pixels if max_pixels is None else max_pixels
         for name, given in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
             if given is not None and not self.min_pixels <= given <= self.max_pixels:
-                raise ValueError(f"{name} must be from {self.min_pixels} to {self.max_pixels}, not {given}")
+                raise LimitError(name, f"{name} must be from {self.min_pixels} to {self.max_pixels}, not {given}")
         if least > most:
-            raise ValueError(f"min_pixels ({least}) must not exceed max_pixels ({most})")
+            raise LimitError("min_pixels", f"min_pixels ({least}) must not exceed max_pixels ({most})")
         return msgspec.structs.replace(self, min_pixels=least, max_pixels=most)
 
     def layout(self, height: int, width: int) -> Layout:
@@ -162,6 +176,10 @@ class Fixed(Processor, frozen=True, kw_only=True, tag="fixed"):
             raise ValueError(f"height and width must be multiples of patch * merge ({self.block})")
 
     @property
+    def min_patches(self) -> int:
+        return self.max_patches
+
+    @property
     def max_patches(self) -> int:
         return (self.height // self.patch) * (self.width // self.patch)
 
@@ -191,10 +209,14 @@ class Tiles(Processor, frozen=True, kw_only=True, tag="tiles"):
             raise ValueError(f"tile must be a multiple of patch * merge ({self.block})")
 
     @property
+    def min_patches(self) -> int:
+        return int((self.tile // self.patch) ** 2)
+
+    @property
     def max_patches(self) -> int:
         along = math.ceil(self.longest_edge / self.tile)
         tiles = along**2 + 1 if self.split and along > 1 else 1
-        return int(tiles * (self.tile // self.patch) ** 2)
+        return int(tiles * self.min_patches)
 
     def layout(self, height: int, width: int) -> Layout:
         """How an image of this size, in pixels, becomes tiles and their patches."""

@@ -238,6 +238,7 @@ async def rank_texts(
     query: str,
     documents: Sequence[str],
     *,
+    place: str = "documents",
     truncate: Truncate,
     max_tokens: int | None = None,
     raw: bool = False,
@@ -252,6 +253,7 @@ async def rank_texts(
         model: from `find_ranker`.
         query: never truncated.
         documents: texts to rank by relevance to the query.
+        place: the field of the documents in error messages.
         truncate: how to truncate documents over the limit.
         max_tokens: a limit for each document, lower than the model's.
         raw: whether to return a cross-encoder's logits as scores.
@@ -268,6 +270,7 @@ async def rank_texts(
         model,
         query,
         documents,
+        place=place,
         truncate=truncate,
         max_tokens_per_document=max_tokens,
         raw=raw,
@@ -285,6 +288,7 @@ async def rank_contents(
     query: str | Content,
     documents: Sequence[str | Content],
     *,
+    place: str = "documents",
     truncate: Truncate,
     max_tokens: int | None = None,
     raw: bool = False,
@@ -298,6 +302,7 @@ async def rank_contents(
         model: from `find_ranker`.
         query: never truncated.
         documents: texts and contents to rank by relevance to the query.
+        place: the field of the documents in error messages.
         truncate: how to truncate documents over the limit.
         max_tokens: a limit lower than the model's.
         raw: whether to return a cross-encoder's logits as scores.
@@ -311,6 +316,7 @@ async def rank_contents(
         _reading(request, model, [query, *documents], pixels, raw=raw),
         query,
         documents,
+        place=place,
         truncate=truncate,
         max_tokens=max_tokens,
         instruction=instruction,

@@ -6,14 +6,16 @@ from typing import Annotated, ClassVar, Literal
 from msgspec import Meta, Struct
 
 from gateway.errors import InvalidRequest, quoted
+from gateway.images.processors import Area
 from gateway.routes import decoding
 from gateway.routes.decoding import Refused
 from gateway.routes.http import Request
 from gateway.service.contents import Content, Part, Picture, PixelLimits
 from gateway.service.prompts import MAX_INSTRUCTION
+from gateway.service.text_batches import MAX_ROWS
 
-MAX_PARTS = 4096
-"""Maximum number of parts of a content."""
+MAX_PARTS = MAX_ROWS
+"""Maximum number of parts of a content. Each part may stand for a document."""
 MAX_MESSAGES = 16
 """Maximum number of messages. Only one of the system, one of the user and empty answers are supported."""
 ROLES = Literal["system", "developer", "user", "assistant"]
@@ -82,11 +84,11 @@ class Message(Struct, forbid_unknown_fields=True):
     """Accepted but ignored."""
 
 
-class PixelBounds(Struct):
+class PixelBounds(Struct, forbid_unknown_fields=True):
     """Limits for the pixels of images, as in vLLM's API."""
 
-    min_pixels: Annotated[int, Meta(ge=1)] | None = None
-    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    min_pixels: Area | None = None
+    max_pixels: Area | None = None
 
 
 def read_parts(parts: Sequence[ContentPart], place: str) -> list[Part]:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from gateway import vectors
 from gateway.catalog import VECTORS, Model, Offer
 from gateway.errors import InvalidRequest
+from gateway.images.processors import Area
 from gateway.routes import encodings
 from gateway.routes.body import read, resolve_aliases
 from gateway.routes.calls import check_offers, embed_items, embed_parts, find_model_and_purpose
@@ -120,9 +121,9 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     modality: Literal["text", "image"] | None = None
     """What strings are, as in Infinity's API. By default, strings that begin with data:image/ are images if the model
     takes images; all others are texts."""
-    min_pixels: Annotated[int, Meta(ge=1)] | None = None
+    min_pixels: Area | None = None
     """Enlarge images to this many pixels, within the limits of the model. For models that take images of any size."""
-    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    max_pixels: Area | None = None
     """Shrink images to this many pixels, within the limits of the model."""
     mm_processor_kwargs: PixelBounds | None = None
     """vLLM's place for min_pixels and max_pixels."""

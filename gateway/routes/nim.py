@@ -6,30 +6,31 @@ from typing import Annotated, ClassVar
 from msgspec import Meta, Struct
 from starlette.responses import Response
 
+from gateway.errors import InvalidRequest
 from gateway.routes.body import read
-from gateway.routes.calls import find_ranker, rank_texts
+from gateway.routes.calls import find_ranker, rank_contents, rank_texts
 from gateway.routes.decoding import Refused
 from gateway.routes.fields import TRUNCATIONS, Truncation
 from gateway.routes.http import Request, json_response
 from gateway.routes.operation import Operation
 from gateway.routes.rerank import DOCUMENTS, QUERY
+from gateway.service.contents import Content, Picture
 from gateway.service.text_batches import MAX_ROWS
-
-IMAGE = {"image": Refused("images are not supported; rerank models take text only")}
 
 
 class Query(Struct, forbid_unknown_fields=True):
     """The query."""
 
     text: Annotated[str, Meta(min_length=1)]
-    refused: ClassVar[Mapping[str, Refused]] = IMAGE
+    refused: ClassVar[Mapping[str, Refused]] = {"image": Refused("queries are texts; passages may have images")}
 
 
 class Passage(Struct, forbid_unknown_fields=True):
-    """A passage to rank."""
+    """A passage to rank: a text or, for models that take images, an image or both."""
 
-    text: str
-    refused: ClassVar[Mapping[str, Refused]] = IMAGE
+    text: str | None = None
+    image: str = ""
+    """A data: URI, base64, or an http(s) URL if the server fetches images."""
 
 
 class RankingRequest(Struct, forbid_unknown_fields=True):
@@ -68,16 +69,26 @@ class RankingResponse(Struct):
 async def create(request: Request) -> Response:
     """Answer POST /v1/ranking."""
     body = await read(request, RankingRequest)
-    ranking = await rank_texts(
-        request,
-        find_ranker(request, body.model),
-        body.query.text,
-        [passage.text for passage in body.passages],
-        truncate=TRUNCATIONS[body.truncate or "NONE"],
-        raw=True,
-    )
+    model, query, truncate = find_ranker(request, body.model), body.query.text, TRUNCATIONS[body.truncate or "NONE"]
+    contents = [_content(passage, f"passages[{i}]") for i, passage in enumerate(body.passages)]
+    texts = [content for content in contents if isinstance(content, str)]
+    if len(texts) == len(contents):
+        ranking = await rank_texts(request, model, query, texts, place="passages", truncate=truncate, raw=True)
+    else:
+        ranking = await rank_contents(request, model, query, contents, place="passages", truncate=truncate, raw=True)
     ranks = [PassageRank(ranked.index, ranked.score) for ranked in ranking.results]
-    return json_response(RankingResponse(ranks, RankingUsage(ranking.tokens, ranking.tokens)))
+    tokens = ranking.tokens + ranking.image_tokens
+    return json_response(RankingResponse(ranks, RankingUsage(tokens, tokens)))
+
+
+def _content(passage: Passage, place: str) -> str | Content:
+    """The text of a passage, or its content if it has an image."""
+    if passage.image:
+        text = [passage.text] if passage.text else []
+        return [*text, Picture(passage.image.strip(), f"{place}.image")]
+    if passage.text is None:
+        raise InvalidRequest(f"{place} has neither text nor image", param=place)
+    return passage.text
 
 
 OPERATIONS = (

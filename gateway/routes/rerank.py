@@ -11,6 +11,7 @@ from starlette.responses import Response
 from gateway.catalog import TextModel
 from gateway.contract import CROSS_ENCODER
 from gateway.errors import InvalidRequest
+from gateway.images.processors import Area
 from gateway.routes.body import read, record_ignored, resolve_aliases
 from gateway.routes.calls import find_ranker, rank_contents, rank_texts
 from gateway.routes.content import InputItem, Parts, PixelBounds, as_parts, read_item, read_pixels, simple
@@ -34,6 +35,8 @@ Document = dict[str, Any]
 TEXT, CONTENT = "text", "content"
 IMAGES = ("image", "url")
 """The fields of a document that may hold its image, as in Jina's API."""
+CHUNKING = ("max_chunks_per_doc", "max_tokens_per_chunk", "overlap_tokens")
+"""Fields of requests, each of which splits documents."""
 RankFields = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=64)]
 """The fields of a document that form its text, in this order. A repeated field counts once."""
 
@@ -104,9 +107,9 @@ class RerankInput(Struct, forbid_unknown_fields=True, kw_only=True):
     instruction: Instruction | None = None
     """Tells the model what makes a document relevant. Replaces the instruction in the model's template or prompt; only
     for models that have one there."""
-    min_pixels: Annotated[int, Meta(ge=1)] | None = None
+    min_pixels: Area | None = None
     """Enlarge images to this many pixels, within the limits of the model. For models that take images of any size."""
-    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    max_pixels: Area | None = None
     """Shrink images to this many pixels, within the limits of the model."""
     mm_processor_kwargs: PixelBounds | None = None
     """vLLM's place for min_pixels and max_pixels."""
@@ -311,14 +314,14 @@ def _given(documents: Sequence[str | Document] | Contents) -> Sequence[str | Doc
 
 def _check_images(body: RerankInput) -> None:
     """Raise InvalidRequest for what is supported for texts only."""
-    for name, chosen in (("weights", body.weights), ("max_tokens_per_chunk", _chunking(body))):
-        if chosen is not None:
+    for name in ("weights", *CHUNKING):
+        if getattr(body, name) is not None:
             raise InvalidRequest(f"{name} is not supported for images: only texts are split and weighted", param=name)
 
 
 def _chunking(body: RerankInput) -> Chunking | None:
     """How to split documents; None if they are not split."""
-    if (body.max_chunks_per_doc, body.max_tokens_per_chunk, body.overlap_tokens) == (None, None, None):
+    if all(getattr(body, name) is None for name in CHUNKING):
         return None
     return Chunking(body.max_tokens_per_chunk, body.overlap_tokens or 0, body.max_chunks_per_doc)
 
@@ -385,9 +388,12 @@ def _read_documents(
 
 def _content(model: TextModel, document: Document, place: str, fields: Sequence[str]) -> str | Content | None:
     """The content of a document with images, or of one in parts; None if only its text counts."""
-    if document.get(CONTENT) and not any(document.get(name) for name in fields):
-        return simple(as_parts(document[CONTENT], place))
     has_text = any(document.get(name) is not None for name in fields)
+    content = document.get(CONTENT)
+    if content is not None and (content or not has_text) and not any(document.get(name) for name in fields):
+        if document.get(IMAGES[0]):
+            raise InvalidRequest(f"{place} has content and image; send only one of them", param=place)
+        return simple(as_parts(content, place))
     # Beside a text, a URL is where the text is from.
     images = [name for name in (IMAGES[:1] if has_text else IMAGES) if document.get(name)]
     if not images or (has_text and model.images is None):

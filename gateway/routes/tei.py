@@ -347,6 +347,7 @@ async def create_ranking(request: Request) -> Response:
         find_ranker(request, body.model),
         body.query,
         body.texts,
+        place="texts",
         truncate=_truncate(body.truncate, body.truncation_direction),
         raw=body.raw_scores,
         instruction=body.instruction,

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from gateway import vectors
 from gateway.catalog import Model, Offer, TextModel
 from gateway.errors import InvalidRequest, ModelNotFound
+from gateway.images.processors import Area
 from gateway.routes import encodings
 from gateway.routes.body import read, resolve_aliases
 from gateway.routes.calls import (
@@ -126,9 +127,9 @@ class ScoreRequest(PoolingModelRequest, kw_only=True):
     """An alias of text_1."""
     data_2: Texts | None = None
     """An alias of text_2."""
-    min_pixels: Annotated[int, Meta(ge=1)] | None = None
+    min_pixels: Area | None = None
     """Enlarge images to this many pixels, within the limits of the model. For models that take images of any size."""
-    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    max_pixels: Area | None = None
     """Shrink images to this many pixels, within the limits of the model."""
     mm_processor_kwargs: PixelBounds | None = None
     """vLLM's place for min_pixels and max_pixels."""
@@ -157,9 +158,9 @@ class PoolingRequest(PoolingModelRequest, kw_only=True):
     """Truncate vectors to this many dimensions, which the model must support, and normalize them again."""
     normalize: bool | None = None
     """An alias of use_activation."""
-    min_pixels: Annotated[int, Meta(ge=1)] | None = None
+    min_pixels: Area | None = None
     """Enlarge images to this many pixels, within the limits of the model. For models that take images of any size."""
-    max_pixels: Annotated[int, Meta(ge=1)] | None = None
+    max_pixels: Area | None = None
     """Shrink images to this many pixels, within the limits of the model."""
     mm_processor_kwargs: PixelBounds | None = None
     """vLLM's place for min_pixels and max_pixels."""
@@ -458,7 +459,7 @@ async def pool(request: Request) -> Response:
     task = next(task for task, offer in OFFER_OF.items() if body.task in (None, task) and offer in model.offers)
     if task == "classify":
         if body.input is None:
-            raise InvalidRequest("messages are not supported for classifiers; send input", param="messages")
+            raise InvalidRequest("messages are not classified, only texts; send input", param="messages")
         found = await _pool_labels(request, body, model, _read_inputs(body.input))
     elif body.input is None:
         content, instruction = read_messages(body.messages or [])

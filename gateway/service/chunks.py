@@ -152,6 +152,8 @@ def _split(
     most = _max_tokens_read(model, chunking, max_text_tokens)
     characters = None if most is None else most * tokens.MAX_CHARACTERS_PER_TOKEN
     limit = min(MAX_TOKENS, max_text_tokens or MAX_TOKENS)
+    if isinstance(text, str):
+        tokens.check_control(model, text, place)
     located = _locate(model.tokenizer, text, prompt, frame, characters, limit, truncate)
     head, ids, tail, spans = located.head, located.ids, located.tail, located.spans
     dropped = located.total - len(ids)

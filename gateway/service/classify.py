@@ -157,6 +157,7 @@ def frame_query(
         InvalidRequest: the query leaves no room for a document, or the model takes no instruction.
         TokenizerFailed: the tokenizer raised an error.
     """
+    tokens.check_control(model, instruction or "", prompts.FIELD)
     if not model.tokenizer.takes_instruction:  # the instruction is in the prompt, if the model has one
         query, instruction = prompts.instruct(model, model.default_prompt, instruction) + query, None
     frame = tokens.frame_query(model, query, place, instruction)

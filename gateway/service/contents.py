@@ -1,12 +1,13 @@
 """Texts and images that a model reads together, in the order of the client."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 from msgspec import Struct
 
 from gateway.catalog import TextModel
 from gateway.errors import InvalidRequest
-from gateway.images.processors import AnyProcessor
+from gateway.images.processors import AnyProcessor, LimitError
 
 
 class Picture(Struct, frozen=True, gc=False):
@@ -39,9 +40,8 @@ class PixelLimits(Struct, frozen=True):
         """
         try:
             return processor.limited(self.min_pixels, self.max_pixels)
-        except ValueError as exc:
-            place = "max_pixels" if self.min_pixels is None else "min_pixels"
-            raise InvalidRequest(str(exc), param=place) from exc
+        except LimitError as exc:
+            raise InvalidRequest(str(exc), param=exc.name) from exc
 
 
 NO_LIMITS = PixelLimits()
@@ -55,6 +55,16 @@ def pictures(content: Content | str) -> list[Picture]:
 def text_of(content: Content | str) -> str:
     """The texts of a content, one behind the other."""
     return content if isinstance(content, str) else "".join(part for part in content if isinstance(part, str))
+
+
+def runs(content: Content | str) -> Iterator[str]:
+    """The texts between the images of a content, since parts of text that follow each other become one."""
+    if isinstance(content, str):
+        yield content
+        return
+    for is_text, parts in groupby(content, lambda part: isinstance(part, str)):
+        if is_text:
+            yield "".join(map(str, parts))
 
 
 def check(model: TextModel, content: Content | str, place: str) -> None:

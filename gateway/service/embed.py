@@ -283,7 +283,7 @@ async def _embed_together(
     ]
     ids = [(draft, item.place) for draft, item in zip(drafts, items, strict=True) if isinstance(draft, list)]
     tokens.check(text_model, [row for row, _ in ids], [place for _, place in ids], limit, truncate=truncate)
-    caller.check(text_model, sum(image_rows.estimate(item.parts) for item in items))
+    caller.check(text_model, sum(reading.estimate(item.parts) for item in items))
     parts: list[Computed] = []
     origins: list[Origin] = []
     done = text_tokens = patches = 0

@@ -69,7 +69,7 @@ async def score_contents(
     """
     caller, model = reading.caller, reading.model
     _check(model, pairs)
-    estimates = (image_rows.estimate(pair.query) + image_rows.estimate(pair.document) for pair in pairs)
+    estimates = (reading.estimate(pair.query) + reading.estimate(pair.document) for pair in pairs)
     caller.check(model, sum(estimates))
     limit = min(model.max_tokens, max_tokens or model.max_tokens)
     if model.role == CROSS_ENCODER:
@@ -112,8 +112,7 @@ async def _cross_encode(
         if id(pair.query) not in lengths:
             text = before + text_of(pair.query) + between
             tokens.check_characters(text, pair.query_place, limit)
-            ids = await caller.tokenize(len(text), partial(model.tokenizer.encode_trusted, text))
-            lengths[id(pair.query)] = len(ids)
+            lengths[id(pair.query)] = await caller.tokenize(len(text), partial(_length, model, pair, text))
     query_tokens = [lengths[id(pair.query)] for pair in pairs]
     if max_document_tokens is not None:
         if pictures(pairs[0].query):
@@ -132,6 +131,17 @@ async def _cross_encode(
             patches += sum(row.patches for row in rows)
     document_tokens = [both - query for both, query in zip(text_tokens, query_tokens, strict=True)]
     return ContentScores(scores, query_tokens, document_tokens, patches)
+
+
+def _length(model: TextModel, pair: ContentPair, text: str) -> int:
+    """The number of ids of a pair's query, given its text in the template.
+
+    Raises:
+        InvalidRequest: the query contains a special token.
+    """
+    for run in contents.runs(pair.query):
+        tokens.check_control(model, run, pair.query_place)
+    return len(model.tokenizer.encode_trusted(text))
 
 
 async def _interact_late(

@@ -5,17 +5,18 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
 from gateway.catalog import ImageReading, TextModel
-from gateway.errors import InvalidRequest
+from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.images.preparation import Patches
 from gateway.images.processors import AnyProcessor, Layout, max_bytes
 from gateway.images.reader import Images
 from gateway.service import tokens
 from gateway.service.caller import Caller
-from gateway.service.contents import TYPICAL_TOKENS, Content, Picture, PixelLimits, pictures, text_of
+from gateway.service.contents import TYPICAL_TOKENS, Content, Picture, PixelLimits, pictures, runs, text_of
 from gateway.service.gather import prefetch
 from gateway.text.chat import Chat
 from gateway.text.tokenizer import PairFrame, Truncate
@@ -88,6 +89,12 @@ class Reading:
         """Fetch or decode an image."""
         return await self.reader.read(picture.image, self.processor, picture.place, self.caller.account)
 
+    def estimate(self, content: Content | str) -> int:
+        """Estimate the tokens and patches of a content whose images have not been read."""
+        patches = self.processor.max_patches
+        of_each = min(TYPICAL_TOKENS, patches + patches // self.processor.merge**2)
+        return tokens.estimate(text_of(content)) + of_each * len(pictures(content))
+
     def counts(self, images: Sequence[Patches]) -> list[int]:
         """How many tokens each grid of these images becomes."""
         return [self.processor.merged((grid,)) for image in images for grid in image.grids]
@@ -113,11 +120,6 @@ class Reading:
         repeats[places] = counts
         repeated: list[int] = np.repeat(row, repeats).tolist()
         return repeated
-
-
-def estimate(content: Content | str) -> int:
-    """Estimate the tokens and patches of a content."""
-    return tokens.estimate(text_of(content)) + TYPICAL_TOKENS * len(pictures(content))
 
 
 async def windows(
@@ -146,12 +148,14 @@ async def windows(
         RequestTooLarge: the rows have more than tokens.MAX_TOKENS in total.
         TokenizerFailed: the tokenizer raised an error.
     """
-    for draft in drafts:
-        if isinstance(draft, Draft):
-            _check(reading.model, draft, limit, truncate)
-    occurrences = Counter(
-        picture for draft in drafts if isinstance(draft, Draft) for picture in pictures(draft.content)
-    )
+    unread = [draft for draft in drafts if isinstance(draft, Draft)]
+    for one in unread:
+        parts = one.content if truncate == "none" else one.content[: one.end]
+        tokens.check_characters(text_of(parts), one.place, limit)
+    _check_least(reading, unread, limit, total)
+    characters = sum(len(text_of(one.content)) for one in unread)
+    await reading.caller.tokenize(characters, partial(_check_control, reading.model, unread, limit, truncate))
+    occurrences = Counter(picture for one in unread for picture in pictures(one.content))
     calls = [partial(reading.read, picture) for picture in occurrences]
     at_a_time = max(1, min(MAX_READ, window_bytes // max_bytes(reading.processor)))
     rows: list[ImageRow] = []
@@ -191,13 +195,31 @@ class _Source:
         return image
 
 
-def _check(model: TextModel, draft: Draft, limit: int, truncate: Truncate) -> None:
-    """Raise InvalidRequest for what is wrong without reading the images."""
-    parts = list(draft.content)
-    for part in parts:
-        if isinstance(part, str):
-            tokens.check_control(model, part, draft.place)
-    tokens.check_characters(text_of(parts if truncate == "none" else parts[: draft.end]), draft.place, limit)
+def _check_least(reading: Reading, drafts: Sequence[Draft], limit: int, total: int) -> None:
+    """Raise the error of too many tokens without reading images, if even the smallest would have as many."""
+    of_each = reading.processor.min_patches // reading.processor.merge**2
+    for draft in drafts:
+        least = of_each * len(pictures(draft.content))
+        if least > limit:
+            raise InvalidRequest(
+                f"{draft.place} has at least {least} tokens of images; the limit of model {reading.model.name!r} is"
+                f" {limit}",
+                param=draft.place,
+            )
+        total += least
+        if total > tokens.MAX_TOKENS:
+            raise RequestTooLarge(
+                f"the request has at least {total} tokens up to {draft.place}; the limit is {tokens.MAX_TOKENS}",
+                param=draft.place,
+            )
+
+
+def _check_control(model: TextModel, drafts: Sequence[Draft], limit: int, truncate: Truncate) -> None:
+    """Raise InvalidRequest if a text contains a special token."""
+    for draft in drafts:
+        behind = (_read_of(text, limit, truncate) for text in runs(draft.content[draft.end :]))
+        for text in chain(runs(draft.content[: draft.end]), behind):
+            tokens.check_control(model, text, draft.place)
 
 
 async def _read(reading: Reading, draft: Draft, source: _Source, limit: int, truncate: Truncate) -> ImageRow:
@@ -226,8 +248,7 @@ def _written(reading: Reading, draft: Draft, images: Sequence[Patches], limit: i
     """The ids of a row within the limit."""
     tokenizer, model = reading.model.tokenizer, reading.model
     before, text = _divided(reading, draft, images)
-    most = limit * tokens.MAX_CHARACTERS_PER_TOKEN
-    text = text[-most:] if truncate == "start" else text[:most]
+    text = _read_of(text, limit, truncate)
     frame = PairFrame([], before, draft.after, [], 0, 0)
     (ids,) = tokenizer.encode([text], frame)
     row = reading.expand(ids, images, draft.place)
@@ -249,6 +270,12 @@ def _written(reading: Reading, draft: Draft, images: Sequence[Patches], limit: i
             param=draft.place,
         )
     return head + (located.ids[-room:] if truncate == "start" else located.ids[:room]) + located.tail
+
+
+def _read_of(text: str, limit: int, truncate: Truncate) -> str:
+    """What is read of a text that may be truncated to `limit` tokens."""
+    most = limit * tokens.MAX_CHARACTERS_PER_TOKEN
+    return text[-most:] if truncate == "start" else text[:most]
 
 
 def _divided(reading: Reading, draft: Draft, images: Sequence[Patches]) -> tuple[str, str]:

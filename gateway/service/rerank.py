@@ -69,6 +69,7 @@ class _Call:
     model: TextModel
     query: str
     documents: Sequence[str]
+    place: str
     truncate: Truncate
     max_tokens: int | None
     """Limit per document."""
@@ -78,7 +79,7 @@ class _Call:
 
     @property
     def places(self) -> list[str]:
-        return [f"documents[{i}]" for i in range(len(self.documents))]
+        return [f"{self.place}[{i}]" for i in range(len(self.documents))]
 
 
 async def rerank(
@@ -87,6 +88,7 @@ async def rerank(
     query: str,
     documents: Sequence[str],
     *,
+    place: str = "documents",
     truncate: Truncate,
     max_tokens_per_document: int | None = None,
     raw: bool = False,
@@ -102,6 +104,7 @@ async def rerank(
         query: truncated only by late-interaction models that were trained so. With other models, the query and all else
             before the document may have at most half of the model's tokens.
         documents: 1 to 2,048 texts.
+        place: the field of the documents in error messages.
         truncate: what to do with documents over the limit, and with a query that the model truncates.
         max_tokens_per_document: a limit below the model's own.
         raw: whether to return a cross-encoder's logits as scores.
@@ -119,6 +122,7 @@ async def rerank(
         replace(model, activation="none") if raw else model,
         query,
         documents,
+        place,
         truncate,
         max_tokens_per_document,
         instruction,
@@ -143,6 +147,7 @@ async def rerank_contents(
     query: str | Content,
     documents: Sequence[str | Content],
     *,
+    place: str = "documents",
     truncate: Truncate,
     max_tokens: int | None = None,
     instruction: str | None = None,
@@ -153,6 +158,7 @@ async def rerank_contents(
         reading: how to read images with a rerank model.
         query: a text or, for a cross-encoder, a content with images. Never truncated.
         documents: 1 to 2,048 texts and contents with images.
+        place: the field of the documents in error messages.
         truncate: what to do with documents over the limit; see `score_contents`.
         max_tokens: a limit per document below the model's own.
         instruction: replaces the instruction in the model's template or prompt.
@@ -160,7 +166,7 @@ async def rerank_contents(
     Raises:
         GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
     """
-    pairs = [ContentPair(query, document, "query", f"documents[{i}]") for i, document in enumerate(documents)]
+    pairs = [ContentPair(query, document, "query", f"{place}[{i}]") for i, document in enumerate(documents)]
     found = await score_contents(
         reading, pairs, truncate=truncate, max_document_tokens=max_tokens, instruction=instruction
     )
@@ -221,7 +227,7 @@ async def _read_apart(call: _Call) -> list[list[Chunk]]:
     frame = await document_frame(call.caller, model)
     if frame is None:
         return await _read_documents(call, limit, prompt=model.prompts.get("document", ""))
-    return await _read_documents(call, room(model, frame, limit, "documents"), frame=frame)
+    return await _read_documents(call, room(model, frame, limit, call.place), frame=frame)
 
 
 async def _cross_encode(call: _Call) -> _Scored:

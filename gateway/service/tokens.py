@@ -87,12 +87,13 @@ def check(model: TextModel, texts: Sequence[Text], places: Sequence[str], limit:
             continue
         if truncate == "none":
             check_characters(text, place, limit)
-        if model.chat is not None:
-            check_control(model, text, place)
 
 
 def check_control(model: TextModel, text: str, place: str) -> None:
-    """Raise InvalidRequest if a text contains a special token, which would change the model's chat template."""
+    """Raise InvalidRequest if a text contains a special token, which would change the model's chat template.
+
+    Searching millions of characters takes long, so do it where they are tokenized.
+    """
     if model.chat is not None and (token := model.tokenizer.control_token(text)) is not None:
         raise InvalidRequest(
             f"{place} contains {token!r}, a special token of model {model.name!r}; it would change the template of the"
@@ -114,7 +115,11 @@ def encode_now(
     max_characters = limit * MAX_CHARACTERS_PER_TOKEN
     part = slice(-max_characters, None) if truncate == "start" else slice(max_characters)
     frame_length = frame.length if frame is not None else 0
-    fresh = iter(model.tokenizer.encode([text[part] for text in texts if isinstance(text, str)], frame))
+    read = [text[part] if isinstance(text, str) else text for text in texts]
+    for text, place in zip(read, places, strict=True):
+        if isinstance(text, str):
+            check_control(model, text, place)
+    fresh = iter(model.tokenizer.encode([text for text in read if isinstance(text, str)], frame))
     encoded: list[list[int]] = []
     for text, place in zip(texts, places, strict=True):
         ids = next(fresh) if isinstance(text, str) else text
@@ -247,7 +252,7 @@ def frame_query(model: TextModel, query: str, place: str, instruction: str | Non
     """
     limit = model.max_tokens // 2
     check_characters(query + (instruction or ""), place, limit)
-    check_control(model, query + (instruction or ""), place)
+    check_control(model, query, place)
     frame = model.tokenizer.frame(query, instruction)
     _check_tokens(model, frame.head_length, place, limit, " for query and instruction" if instruction else "")
     return frame

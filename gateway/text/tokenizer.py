@@ -123,7 +123,7 @@ class TextTokenizer:
         Args:
             path: the file.
             template: of a generative reranker.
-            trusted: text whose special tokens stand for images in rows. Words are not looked up then.
+            trusted: text whose tokens stand for images in rows. They become special, and words are not looked up.
 
         Raises:
             OSError: the file cannot be read, is not a regular file, or is larger than MAX_BYTES.
@@ -133,6 +133,8 @@ class TextTokenizer:
         tokenizer = Tokenizer.from_str(content.decode())  # from_buffer would hold the GIL meanwhile
         if template is not None:
             return TemplateTokenizer(tokenizer, template, trusted)
+        if trusted and any(_is_lax(token, trusted) for token in tokenizer.get_added_tokens_decoder().values()):
+            tokenizer = _special_in(tokenizer, trusted)
         return WordTokenizer(tokenizer) if not trusted and are_independent(tokenizer) else TextTokenizer(tokenizer)
 
     def encode(self, texts: Sequence[str], frame: PairFrame | None = None) -> list[list[int]]:
@@ -375,11 +377,20 @@ class WordTokenizer(TextTokenizer):
         return [[*before, *self._words.ids(text), *after] for text in texts]
 
 
+def _is_lax(token: AddedToken, text: str) -> bool:
+    """Whether `_special_in` changes an added token. The copy takes a second for the largest tokenizers."""
+    return token.normalized if token.special else token.content in text
+
+
 def _special_in(tokenizer: Tokenizer, text: str) -> Tokenizer:
-    """Copy a tokenizer, and make all added tokens in a text special, such as Qwen3's <think>, which is not."""
+    """Copy a tokenizer, and make all added tokens in a text special, such as Qwen3's <think>, which is not.
+
+    Special tokens are found only where they are written as they are: a normalizer could make one of other letters.
+    """
     content = json.loads(tokenizer.to_str())
     for token in content["added_tokens"]:
         token["special"] |= token["content"] in text
+        token["normalized"] &= not token["special"]
     return Tokenizer.from_str(json.dumps(content))
 
 

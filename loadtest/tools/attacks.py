@@ -153,10 +153,19 @@ def _images() -> list[Attack]:
     def scans() -> bytes:
         return hostile.jpeg_of_many_scans()[: 4 * MIB]
 
+    def tiny() -> bytes:
+        return file(Image.new("RGB", (2, 2), "teal"), "PNG")
+
+    def parts() -> bytes:
+        content = [{"type": "text", "text": ""}] * 2000
+        return json.dumps({"model": IMAGE_MODEL, "input": [{"content": content}] * 15}).encode()
+
     def wide(count: int) -> bytes:
         return _pictures([hostile.run_length_bmp(1_000_000, 40)] * count)
 
     return [
+        _posts("2,000 images of four pixels, on 4 connections", lambda: _pictures([tiny()] * 2000), connections=4),
+        _posts("contents of 30,000 empty texts, on 8 connections", parts, connections=8),
         _posts("64 images of 224 bytes that are a million pixels wide", lambda: wide(64), connections=2),
         _posts("8 large images after a broken one", lambda: _pictures([b"broken", *[large()] * 8]), connections=2),
         _posts("JPEGs with thousands of scans, on 4 connections", lambda: _pictures([scans()] * 2), connections=4),

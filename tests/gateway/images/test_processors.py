@@ -102,6 +102,16 @@ def test_tiles_are_those_of_idefics(longest: int, tile: int) -> None:
         assert set(layout.grids) == {(tile // processor.patch,) * 2}
 
 
+@pytest.mark.parametrize(
+    "processor", [SMART, FIXED, BUDGET, NAFLEX, TILES, msgspec.structs.replace(TILES, split=False)]
+)
+def test_images_have_at_least_and_at_most_so_many_patches(processor: AnyProcessor) -> None:
+    for height, width in sizes(400):
+        patches = processor.layout(height, width).patches
+        assert processor.min_patches <= patches <= processor.max_patches
+        assert patches % processor.merge**2 == 0
+
+
 def test_fixed_size_is_that_of_the_model() -> None:
     assert FIXED.layout(3, 4000) == Layout(((448, 224),), ((32, 16),))
     assert FIXED.max_patches == 512

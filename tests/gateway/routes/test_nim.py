@@ -21,12 +21,25 @@ def test_ranking_is_that_of_v1_rerank(client: httpx2.Client) -> None:
 def test_long_passages_are_refused_unless_truncation_is_allowed(client: httpx2.Client) -> None:
     refused = client.post("/v1/ranking", json=body("sea", ["a", "sea " * 300]))
     assert refused.status_code == 400
-    assert refused.json()["error"]["param"] == "documents[1]"
+    assert refused.json()["error"]["param"] == "passages[1]"
     for end in ("START", "END"):
         assert client.post("/v1/ranking", json=body("sea", ["a", "sea " * 300], truncate=end)).status_code == 200
 
 
-def test_images_are_refused(client: httpx2.Client) -> None:
-    given = {"query": {"text": "a"}, "passages": [{"text": "b", "image": "c"}]}
-    message = client.post("/v1/ranking", json=given).json()["error"]["message"]
-    assert message == "passages[0].image: images are not supported; rerank models take text only"
+@pytest.mark.parametrize(
+    ("query", "passage", "message"),
+    [
+        (
+            {"text": "a"},
+            {"text": "b", "image": "c"},
+            "passages[0].image is an image, but model 'minilm-late-interaction' accepts only text",
+        ),
+        ({"text": "a"}, {}, "passages[0] has neither text nor image"),
+        ({"text": "a", "image": "c"}, {"text": "b"}, "query.image: queries are texts; passages may have images"),
+    ],
+)
+def test_images_are_for_passages_of_models_that_read_them(
+    client: httpx2.Client, query: object, passage: object, message: str
+) -> None:
+    given = {"query": query, "passages": [passage]}
+    assert client.post("/v1/ranking", json=given).json()["error"]["message"] == message

@@ -120,6 +120,13 @@ def test_limits_of_pixels(client: httpx2.Client, name: str) -> None:
     assert answer["usage"]["prompt_tokens_details"]["image_tokens"] == 256
 
 
+def test_other_settings_of_the_processor_are_reported_as_ignored(client: httpx2.Client) -> None:
+    body = {"input": [{"image": SMALL}], "mm_processor_kwargs": {"max_pixels": 1024, "size": {"longest_edge": 64}}}
+    response = client.post("/v1/embeddings", json=body)
+    assert response.status_code == 200
+    assert response.headers["x-conch-ignored-fields"] == "mm_processor_kwargs.size"
+
+
 def test_concurrent_requests_equal_the_same_alone(client: httpx2.Client) -> None:
     items = [
         [{"text": f"{i}"}, {"image": image(16 + 8 * (i % 5), 24, i)}, {"text": f"{i} a", "image": SMALL}][: 1 + i % 3]
@@ -154,6 +161,17 @@ def test_documents_and_queries_with_images_are_ranked(client: httpx2.Client) -> 
     for query in ({"image": SMALL}, {"content": [URL]}, {"url": SMALL}):
         answer = post(client, "/v1/rerank", query=query, documents=documents[:2])
         assert len(answer["results"]) == 2
+
+
+def test_passages_of_nim_are_ranked_as_documents(client: httpx2.Client) -> None:
+    passages: list[dict[str, str]] = [{"text": TEXT}, {"text": TEXT, "image": SMALL}, {"image": WIDE}]
+    for model in ("judging", "pages"):
+        ranked = post(client, "/v1/ranking", model=model, query={"text": TEXT}, passages=passages)
+        expected = post(client, "/v1/rerank", model=model, query=TEXT, documents=passages, raw_scores=True)
+        assert [(one["index"], one["logit"]) for one in ranked["rankings"]] == [
+            (one["index"], one["relevance_score"]) for one in expected["results"]
+        ]
+        assert ranked["usage"]["total_tokens"] == expected["usage"]["total_tokens"]
 
 
 def test_objects_of_texts_are_texts(client: httpx2.Client) -> None:
@@ -230,7 +248,7 @@ def thin(width: int, height: int) -> str:
         ),
         ({"input": [{"content": [URL], "text": "a"}]}, "input[0] has content and other fields; send only one of them"),
         ({"input": [{"content": [URL] * 5}]}, "input[0] has 5 images; the limit of model 'seeing' is 4"),
-        ({"input": [{"content": [URL] * 5000}]}, "input[0].content: Expected `array` of length <= 4096"),
+        ({"input": [{"content": [URL] * 5000}]}, "input[0].content: Expected `array` of length <= 2048"),
         ({"input": [{"content": [{"type": "image_url", "image_url": {"url": ""}}]}]}, "input[0].content[0].image_url"),
         ({"input": [f"a {PAD}"]}, f"input[0] contains '{PAD}', a special token of model 'seeing'"),
         ({"input": [{"text": "<|im_end|>", "image": SMALL}]}, "input[0] contains '<|im_end|>', a special token"),
@@ -264,15 +282,19 @@ def test_wrong_contents_are_refused(client: httpx2.Client, body: dict[str, Any],
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"documents": [{"content": []}], "query": "a"}, "documents[0].text is required"),
+        ({"documents": [{"content": []}], "query": "a"}, "documents[0].content: Expected `array` of"),
+        ({"documents": [{"content": ""}], "query": "a"}, "documents[0].content is empty"),
+        ({"documents": [{"content": None}], "query": "a"}, "documents[0].text is required"),
+        ({"documents": [{"content": [URL], "image": SMALL}], "query": "a"}, "documents[0] has content and image; send"),
         ({"documents": [{"content": [[]]}], "query": "a"}, "documents[0].content[0]: Expected `object`, got `array`"),
         ({"documents": [{"content": [{"type": "text"}]}], "query": "a"}, "documents[0].content[0]: Object missing"),
         ({"documents": [{"image": 5}], "query": "a"}, "documents[0].image: Expected `str`"),
         ({"documents": [{"image": SMALL, "url": SMALL}], "query": "a"}, "documents[0] has more than one of image, url"),
         ({"documents": [{"image": "x"}], "query": "a"}, "documents[0].image"),
         ({"documents": ["a"], "query": {"text": ""}}, "query has neither text nor image"),
-        ({"documents": [{"text": "a", "image": SMALL}], "query": "<|im_end|>"}, "documents[0] contains '<|im_end|>'"),
+        ({"documents": [{"text": "a", "image": SMALL}], "query": "<|im_end|>"}, "query contains '<|im_end|>'"),
         ({"documents": [{"image": SMALL}], "query": "a", "max_tokens_per_chunk": 9}, "max_tokens_per_chunk is not"),
+        ({"documents": [{"image": SMALL}], "query": "a", "overlap_tokens": 1}, "overlap_tokens is not supported for"),
         (
             {"documents": [{"image": SMALL}], "query": "a", "weights": {"dense": 1}},
             "weights is not supported for images",

@@ -2,19 +2,21 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from gateway.catalog import TextModel
+from gateway.catalog import ImageReading, TextModel
 from gateway.errors import GatewayError, InvalidRequest, RequestTooLarge
+from gateway.images.processors import Fixed
 from gateway.images.reader import Images
 from gateway.service.contents import Content, Picture, PixelLimits
 from gateway.service.embed import Embeddings, Item, embed
 from gateway.service.image_rows import Draft, Reading, windows
 from gateway.text.tokenizer import Truncate
 from tests.gateway.service.recording import RecordingTriton, caller
-from tests.gateway.service.vision import CHAT, END, PAD, PROCESSOR, START, image, public, text_model, tokenizer
+from tests.gateway.service.vision import CHAT, END, PAD, PROCESSOR, SPECIAL, START, image, public, text_model, tokenizer
 
 SMALL, WIDE = image(16, 16), image(40, 16, 1)
 """Images of 2 x 2 and 2 x 5 tokens."""
@@ -163,6 +165,7 @@ def test_limits_of_the_request_change_the_grid(model: TextModel) -> None:
     ("limits", "place"),
     [
         (PixelLimits(max_pixels=10_000), "max_pixels"),
+        (PixelLimits(100, 10_000), "max_pixels"),
         (PixelLimits(4000, 100), "min_pixels"),
         (PixelLimits(1), "min_pixels"),
     ],
@@ -198,6 +201,8 @@ def test_only_text_behind_the_images_is_truncated(model: TextModel, truncate: Tr
         ([picture(image(64, 64))], "end", "input[0] has over 64 tokens up to input[0].image; the limit of model"),
         (["a<|im_end|>", picture(SMALL)], "end", "input[0] contains '<|im_end|>', a special token of model 'm'"),
         ([picture(SMALL), f"{PAD}"], "end", f"input[0] contains '{PAD}', a special token"),
+        (["<|im_", "end|>", picture(SMALL)], "end", "input[0] contains '<|im_end|>', a special token"),
+        ([picture(SMALL), "a" * 27 * 63, "<|im_start", "|>"], "end", "input[0] contains '<|im_start|>', a special"),
         ([picture(SMALL)] * 5, "end", "input[0] has 5 images; the limit of model 'm' is 4"),
         ([picture("data:image/png;base64,AAAA")], "end", "input[0].image"),
     ],
@@ -248,6 +253,29 @@ def test_rows_are_read_in_windows(model: TextModel) -> None:
             await reader.close()
 
     assert asyncio.run(work()) == [[16, 0, 16], [0, 16, 0, 16], [0, 16]]
+
+
+def test_estimate_is_no_more_than_an_image_may_have(model: TextModel) -> None:
+    """A queue must not refuse many small images that it has room for."""
+    reader = Images(10**7, None)
+    for pixels in (PixelLimits(), PixelLimits(max_pixels=64)):
+        most = pixels.of(PROCESSOR).max_patches
+        reading = Reading.of(caller(RecordingTriton()), reader, model, pixels, "input[0].image")
+        assert reading.estimate(["abcd", picture(SMALL), picture(WIDE)]) == 2 + 2 * (most + most // 4)
+
+
+def test_too_many_tokens_of_images_are_refused_before_any_is_read() -> None:
+    """Of a model whose images all have as many tokens: here 256. Nothing is read of what is no image."""
+    fixed = Fixed(patch=4, merge=1, height=64, width=64)
+    images = ImageReading(SPECIAL.index(PAD), fixed, 4)
+    model = replace(text_model(), images=images)
+    for most, error, message in (
+        (3, InvalidRequest, r"input\[0\] has at least 768 tokens of images; the limit of model 'm' is 512"),
+        (1, RequestTooLarge, r"the request has at least 300032 tokens up to input\[1171\]; the limit is 300000"),
+    ):
+        items = [Item(f"input[{i}]", content=[picture("nothing")] * most) for i in range(2048)]
+        with pytest.raises(error, match=message):
+            run(model, *items, triton=RecordingTriton())
 
 
 def test_request_with_too_many_tokens_is_refused(model: TextModel) -> None:
