@@ -82,15 +82,20 @@ def compile_verified(folder: Path, engine: Engine, spec: PlanSpec, cases: Sequen
     with tempfile.TemporaryDirectory(dir=folder, prefix=".plan-") as scratch:
         fresh = Path(scratch)
         try:
-            for name, program in engine.exported.items():
-                compile_program(program, fresh / FORMS[name])
-            engine.adopt(fresh)
+            compile_programs(engine, fresh)
         except Exception as exc:  # what the compiler raises depends on where it fails
             raise PlanError(f"build: torch cannot compile the program: {_first_line(exc)}") from exc
         worst = _verify(engine, spec, cases)
         for name in engine.exported:
             (fresh / FORMS[name]).replace(folder / "1" / FORMS[name])
     return worst
+
+
+def compile_programs(engine: Engine, folder: Path) -> None:
+    """Compile the programs of an engine into a folder, and let it compute by them. What it raises depends on torch."""
+    for name, program in engine.exported.items():
+        compile_program(program, folder / FORMS[name])
+    engine.adopt(folder)
 
 
 def _verify(engine: Engine, spec: PlanSpec, cases: Sequence[Case]) -> dict[str, float]:

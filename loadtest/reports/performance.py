@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 import msgspec
 
 from loadtest.experiments import cost, perf, stages, workers
-from loadtest.reports import gpu, page
-from loadtest.tools import benchmark, ceiling
+from loadtest.reports import gpu, page, vision
+from loadtest.tools import benchmark, ceiling, vision_results
 from loadtest.tools.benchmark import Run
 from loadtest.tools.perf_analyzer import Perf
 
@@ -51,6 +51,7 @@ def main() -> int:
         "cost": gateway_costs(costs),
         "memory": memory(results),
         "workers": several_workers(msgspec.json.decode(workers.RESULTS.read_bytes(), type=workers.Results)),
+        "vision": vision.section(msgspec.json.decode(vision_results.RESULTS.read_bytes(), type=vision_results.Results)),
         "gpu": gpu.section(),
     }
     if perf.RESULTS.exists():
