@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from statistics import median
 
-from loadtest.tools.vision_results import LIBRARY, Results, Served, Vision, Weights
+from loadtest.tools.vision_results import LIBRARY, Results, Served, Speed, Vision, Weights
 
 
 def section(results: Results) -> str:
     """All of a run on CPUs."""
     here, whole, about = results.here, results.whole, results.machine
     text, vision = here.layers
-    photos = next(speed for speed in here.speeds if speed.images)
-    times = whole.flops(photos.patches, photos.tokens) / here.weights.flops(photos.patches, photos.tokens)
+    photos, times = _photos(results)
     about_model = (
         f"{about['date']}, {about['cores']} cores of an {about['cpu']}, torch {about['torch']}, fp32. The model has"
         f" the geometry of {results.geometry}, but {text} text layers, {vision} vision layers and {here.words:,} ids:"
@@ -32,6 +31,29 @@ def section(results: Results) -> str:
         f"Resident memory at the end: {memory}.",
     )
     return "\n\n".join(paragraphs) + "\n"
+
+
+def measured(results: Results) -> str:
+    """What docs/models.md says of a run on CPUs."""
+    here, about = results.here, results.machine
+    photos, times = _photos(results)
+    rate = photos.per_second(photos.images)
+    served = max(one.items_per_second for one in results.served if one.items == photos.items)
+    (process,) = (mib for name, mib in results.rss_mib.items() if name.startswith("model "))
+    return (
+        f"Measured on {about['date']} on {about['cores']} cores of an {about['cpu']} in fp32, with {here.layers[0]}"
+        f" text and {here.layers[1]} vision layers of {results.geometry}: {rate:.2f} images/s in process and"
+        f" {served:.2f} through the server. The model's process takes {process:,.0f} MiB, of which the weights are"
+        f" {here.weights.all * 4 / 2**20:,.0f} MiB. The whole model does {times:.1f} times the products for an image:"
+        f" by this, one in {times / rate:.0f} s.\n"
+    )
+
+
+def _photos(results: Results) -> tuple[Speed, float]:
+    """The speed of photos, and how many times as many products the whole model takes for them."""
+    photos = next(speed for speed in results.here.speeds if speed.images)
+    counts = photos.patches, photos.tokens
+    return photos, results.whole.flops(*counts) / results.here.weights.flops(*counts)
 
 
 def speeds(one: Vision) -> Sequence[str]:

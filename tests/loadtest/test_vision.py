@@ -79,6 +79,14 @@ def test_speeds_are_medians_and_ratios_of_rounds() -> None:
     assert section[-1] == "Resident memory at the end: model vision 1,234 MiB, gateway 99 MiB."
 
 
+def test_models_are_told_what_was_measured() -> None:
+    assert vision.measured(RESULTS) == (
+        "Measured on 2026-11-30 on 2 cores of an AMD EPYC in fp32, with 2 text and 4 vision layers of Qwen3-VL 2B:"
+        " 2.67 images/s in process and 1.50 through the server. The model's process takes 1,234 MiB, of which the"
+        " weights are 885 MiB. The whole model does 10.0 times the products for an image: by this, one in 4 s.\n"
+    )
+
+
 def test_a_gpu_has_the_same_table_and_the_memory_of_packs() -> None:
     one = Vision(HERE.model, HERE.layers, HERE.words, SMALL, HERE.speeds, 100.0, {"photos": 321.0})
     section = gpu.render(GpuResults({**RESULTS.machine, "gpu": "NVIDIA H200", "python": "3.12.3"}, vision=[one]))
