@@ -62,6 +62,7 @@ bench: .venv/dev .baseline/installed ## measure throughput next to infinity-emb,
 	$(BIN)/python -m loadtest.experiments.cost
 	$(BIN)/python -m loadtest.experiments.workers
 	$(BIN)/python -m loadtest.experiments.perf
+	$(BIN)/python -m loadtest.experiments.vision
 	$(BIN)/python -m loadtest.reports.performance
 
 # Nothing is installed: torch with CUDA comes from the machine, in .venv or in another environment (GPU_PYTHON=python3).

@@ -1,6 +1,6 @@
-"""Compiles the torch program of an entry where it will serve, and compares its outputs with the reference's.
+"""Compiles the torch programs of an entry where it will serve, and compares their outputs with the reference's.
 
-The export wrote into the entry the program, what its outputs must be (parity.npz), and the tolerance (plan.json).
+The export wrote into the entry the programs, what its outputs must be (parity.npz), and the tolerance (plan.json).
 """
 
 import tempfile
@@ -16,7 +16,7 @@ from export.plans.gate import CASES, SPEC, Case, compare_outputs, describe_error
 from export.plans.profiles import PlanSpec, read_spec
 from export.plans.sweep import sweep
 from export.plans.toolkit import PlanError, format_shapes
-from export.runtime.compiled import COMPILED, NAMES, RECORD, compile_program, current_key, write_record
+from export.runtime.compiled import COMPILED, FORMS, NAMES, RECORD, compile_program, current_key, write_record
 from export.runtime.contract import OUTPUTS, Limits, Row, read_rows
 from export.runtime.freshness import staleness
 from export.runtime.program import PROGRAM, ProgramError
@@ -27,7 +27,7 @@ UNLIMITED = Limits(2**31, 2**31)
 
 
 def compile_entry(folder: Path, device: str, progress: Callable[[str], None]) -> None:
-    """Compile an entry's program and verify it, unless the compiled one is current.
+    """Compile an entry's programs and verify them, unless the compiled ones are current.
 
     Args:
         folder: the entry.
@@ -77,18 +77,25 @@ def _device(name: str) -> torch.device:
 
 
 def compile_verified(folder: Path, engine: Engine, spec: PlanSpec, cases: Sequence[Case]) -> dict[str, float]:
-    """Put the compiled program into its place once it is verified, and return the largest error of each output."""
+    """Put the compiled programs into place once they are verified, and return the largest error of each output."""
     # In the entry, from where it moves at once; Triton looks into folders named by a number only.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".plan-") as scratch:
-        fresh = Path(scratch) / COMPILED
+        fresh = Path(scratch)
         try:
-            compile_program(engine.exported, fresh)
-            engine.adopt(fresh)
+            compile_programs(engine, fresh)
         except Exception as exc:  # what the compiler raises depends on where it fails
             raise PlanError(f"build: torch cannot compile the program: {_first_line(exc)}") from exc
         worst = _verify(engine, spec, cases)
-        fresh.replace(folder / "1" / COMPILED)
+        for name in engine.exported:
+            (fresh / FORMS[name]).replace(folder / "1" / FORMS[name])
     return worst
+
+
+def compile_programs(engine: Engine, folder: Path) -> None:
+    """Compile the programs of an engine into a folder, and let it compute by them. What it raises depends on torch."""
+    for name, program in engine.exported.items():
+        compile_program(program, folder / FORMS[name])
+    engine.adopt(folder)
 
 
 def _verify(engine: Engine, spec: PlanSpec, cases: Sequence[Case]) -> dict[str, float]:

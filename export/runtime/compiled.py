@@ -1,4 +1,4 @@
-"""A program compiled by AOTInductor on the machine that serves it, and whether it fits that machine.
+"""Programs compiled by AOTInductor on the machine that serves them, and whether they fit that machine.
 
 Entries of the torch backend hold a copy of this file.
 """
@@ -14,9 +14,12 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from .freshness import file_hash, staleness
-from .program import PROGRAM, WEIGHTS
+from .program import IMAGES, PROGRAM, WEIGHTS
 
 COMPILED = "compiled.pt2"
+COMPILED_IMAGES = "compiled-images.pt2"
+FORMS: Mapping[str, str] = {PROGRAM: COMPILED, IMAGES: COMPILED_IMAGES}
+"""The compiled form of each program."""
 RECORD = "compiled.json"
 FLAGS: Mapping[str, Any] = {"aot_inductor.package_constants_in_so": False}
 """Settings of the compiler. The weights stay in their own file: the eager program needs them too."""
@@ -31,7 +34,7 @@ def compile_program(program: ExportedProgram, path: Path) -> None:
 
 
 def current_key(folder: Path, device: torch.device) -> dict[str, Any]:
-    """Everything that decides whether a compiled program still fits.
+    """Everything that decides whether compiled programs still fit.
 
     Args:
         folder: the program's.
@@ -45,25 +48,32 @@ def current_key(folder: Path, device: torch.device) -> dict[str, Any]:
     else:  # pragma: needs a GPU
         name = torch.cuda.get_device_name(device)
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
-    compiled = folder / COMPILED
-    return {
+    key = {
         "torch": torch.__version__,
         "device": name,
         "capability": capability,
         "program": file_hash(folder / PROGRAM),
         "weights": file_hash(folder / WEIGHTS),
         "flags": dict(FLAGS),
-        "compiled program": file_hash(compiled) if compiled.is_file() else None,
+        "compiled program": _hash_if_there(folder / COMPILED),
     }
+    if (folder / IMAGES).is_file():
+        key["program for images"] = file_hash(folder / IMAGES)
+        key["compiled program for images"] = _hash_if_there(folder / COMPILED_IMAGES)
+    return key
+
+
+def _hash_if_there(path: Path) -> str | None:
+    return file_hash(path) if path.is_file() else None
 
 
 def write_record(folder: Path, key: Mapping[str, Any]) -> None:
-    """Say what the compiled program was built from."""
+    """Say what compiled programs were built from."""
     (folder / RECORD).write_text(json.dumps(key, indent=2) + "\n")
 
 
 def compiled_staleness(folder: Path, device: torch.device) -> str | None:
-    """Why a program must be compiled again, or None if the compiled one fits."""
+    """Why programs must be compiled again, or None if the compiled ones fit."""
     compiled = folder / COMPILED
     key = current_key(folder, device) if compiled.is_file() else {}  # gigabytes of weights take seconds to hash
     return staleness(compiled, folder / RECORD, key, NAMES)

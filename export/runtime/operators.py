@@ -51,12 +51,14 @@ def attend(
         right: the same behind it.
     """
     mixed = query.new_empty(query.shape)
-    edges = starts.tolist()
-    for begin, end in pairwise(edges):
+    causal = left < 0 and right == 0
+    for begin, end in pairwise(starts.tolist()):
         if begin < end:
             place = torch.arange(end - begin)
-            mask = _mask(place[:, None], place[None], left, right)
-            mixed[begin:end] = _sdpa(query[begin:end], key[begin:end], value[begin:end], mask, scale)
+            mask = None if causal else _mask(place[:, None], place[None], left, right)
+            # With a dimension for a batch: torch's fast kernel asks for it.
+            own, keys, values = (heads[None, begin:end] for heads in (query, key, value))
+            mixed[begin:end] = _sdpa(own, keys, values, mask, scale, causal=causal)[0]
     return mixed
 
 
@@ -322,13 +324,16 @@ def _mask(query: Tensor, key: Tensor, left: int, right: int) -> Tensor | None:
     return seen
 
 
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Attention of [..., L, H, d]."""
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, *, causal: bool = False
+) -> Tensor:
+    """Attention of [N, L, H, d]."""
     mixed = functional.scaled_dot_product_attention(
         query.transpose(-3, -2),
         key.transpose(-3, -2),
         value.transpose(-3, -2),
         attn_mask=mask,
+        is_causal=causal,
         scale=scale,
         enable_gqa=query.shape[-2] != key.shape[-2],
     )

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from .compiled import COMPILED, compiled_staleness, load_compiled
+from .compiled import FORMS, compiled_staleness, load_compiled
 from .contract import FIELDS, IMAGE_TOKENS, Output, Row, Values, in_order
 from .counts import Counts, resident_memory
 from .execution import Execution, cut
 from .inputs import EMPTY, Ints, Layout, Pack, Sizes, dtype, write_rows
 from .operators import has_flash
-from .program import IMAGES, SPEC, TYPES, ProgramSpec, load
+from .program import IMAGES, PROGRAM, SPEC, TYPES, ProgramSpec, load
 
 Program = Callable[[list[Tensor]], Sequence[Tensor]]
 """Takes the inputs in the order of the specification, and returns the outputs so."""
@@ -85,18 +85,17 @@ class Engine:
             # Sums in half precision are what no verification on a CPU sees.
             torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
             torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-        self.exported = load(folder, self.device)
-        self._program = _eager(self.exported)
-        self._images: Program | None = None
-        """The program for packs with images, if there is one."""
+        self.exported = {PROGRAM: load(folder, self.device)}
+        """PROGRAM and, if there is one for packs with images, IMAGES."""
         if self.spec.image_inputs:
-            self._images = _eager(load(folder, self.device, IMAGES, self.exported.state_dict))
+            self.exported[IMAGES] = load(folder, self.device, IMAGES, self.exported[PROGRAM].state_dict)
+        self._programs: dict[str, Program] = {name: _eager(program) for name, program in self.exported.items()}
         self.uncompiled = compiled_staleness(folder, self.device)
-        """Why the program is not compiled; None if it is."""
+        """Why the programs are not compiled; None if they are."""
         self.padded = self.spec.padded or not has_flash(self.device, TYPES[self.precision], self.spec.head_width)
         """Whether memory grows with rows x longest."""
         self.execution = Execution.read(folder) if self.uncompiled is None else Execution()
-        self._image = _image(self.spec, self.exported)
+        self._image = _image(self.spec, self.exported[PROGRAM])
         self._buckets: list[Bucket] = []
         self.unrecorded: str | None = None
         """Why small packs are launched kernel by kernel on a GPU, if they are."""
@@ -106,9 +105,9 @@ class Engine:
         self._stagings = cycle([Staging(pinned=self._stream is not None) for _ in range(2)])
         if self.uncompiled is None:
             try:
-                self.adopt(folder / COMPILED)
+                self.adopt(folder)
             except RuntimeError as exc:
-                self.uncompiled = f"torch does not load {COMPILED}: {str(exc).partition(chr(10))[0]}"
+                self.uncompiled = str(exc)
         if self.uncompiled is not None:
             self._record()
         if self._stream is not None:  # pragma: needs a GPU
@@ -125,13 +124,22 @@ class Engine:
         limits = self.execution
         return f"{self.precision} on {where}, {how}; up to {limits.tokens} tokens and {limits.rows} rows at once"
 
-    def adopt(self, compiled: Path) -> None:
-        """Compute by a compiled form of the program, without asking whether it fits.
+    def adopt(self, folder: Path) -> None:
+        """Compute by the compiled forms of the programs, without asking whether they fit.
+
+        Args:
+            folder: theirs.
 
         Raises:
-            RuntimeError: it does not load here.
+            RuntimeError: one does not load here.
         """
-        self._program = load_compiled(compiled, self.exported, self.device)
+        programs: dict[str, Program] = {}
+        for name, program in self.exported.items():
+            try:
+                programs[name] = load_compiled(folder / FORMS[name], program, self.device)
+            except RuntimeError as exc:
+                raise RuntimeError(f"torch does not load {FORMS[name]}: {str(exc).partition(chr(10))[0]}") from exc
+        self._programs = programs
         self.uncompiled = None
         self._record()
 
@@ -155,7 +163,7 @@ class Engine:
         slow: set[int] = set()  # numbers of rows of which more tokens are not worth it either
         for one in sorted(sizes, key=_order):
             bucket = Bucket(self.spec.inputs, one, self._image, self.device)
-            bucket.run = launch = partial(self._program, bucket.arguments)
+            bucket.run = launch = partial(self._programs[PROGRAM], bucket.arguments)
             if self._stream is not None and pool is not None:  # pragma: needs a GPU
                 if one.rows in slow:
                     continue
@@ -286,8 +294,8 @@ class Engine:
         if bucket is None:
             buffer = torch.empty(layout.size, dtype=torch.int32, device=self.device)
             staging.copy_to(buffer)
-            program = self._images if pack.has_images and self._images is not None else self._program
-            results = program(arguments(names, layout, sizes, buffer))
+            program = IMAGES if pack.has_images and IMAGES in self._programs else PROGRAM
+            results = self._programs[program](arguments(names, layout, sizes, buffer))
         else:
             staging.copy_to(bucket.buffer)
             results = bucket.run()
@@ -303,8 +311,7 @@ class Engine:
                 copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=self._stream is not None)
                 copy.copy_(values, non_blocking=True)
                 copied[output.name] = Copied([places[row] for row in rows], output, copy, spans)
-        compiled = self.uncompiled is None and not (pack.has_images and self._images is not None)
-        mode = "graph" if bucket is not None else "compiled" if compiled else "eager"
+        mode = "graph" if bucket is not None else "compiled" if self.uncompiled is None else "eager"
         self.counts.executions[mode] += 1
         self.counts.tokens += pack.tokens + pack.patches
         self.counts.padding += sizes.tokens - pack.tokens

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from loadtest.tools import baseline, ceiling, machine, repository
 from loadtest.tools.benchmark import PERCENTILES, RESULTS, SWEEP, Ceiling, Growth, Results, Run
 from loadtest.tools.client import send
 from loadtest.tools.load import WARM_UP_S, load_with
+from loadtest.tools.products import peak_flops
 from loadtest.tools.repository import FOLDER, MAX_TOKENS, REPOSITORY
 from loadtest.tools.results import store
 from loadtest.tools.servers import HOST, Server, conch
@@ -29,7 +29,6 @@ SWEPT = ("short-16", "mixed-16")
 GROWING = "mixed-16"
 GROWING_REQUESTS = 20_000
 GROWING_STEPS = 20
-MATRIX = 1024
 
 console = Console(highlight=False, width=120)
 
@@ -169,17 +168,6 @@ def _line(run: Run) -> str:
         f"{run.workload:10} {run.server:20} {run.clients:3} clients {run.items / run.seconds:8.0f} items/s"
         f"  p50 {run.latency_ms['p50']:7.1f} ms  p99 {run.latency_ms['p99']:7.1f} ms"
     )
-
-
-def peak_flops(seconds: float, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of large matrix products."""
-    one, other = torch.rand(2, MATRIX, MATRIX).to(dtype)
-    torch.mm(one, other)
-    started, done = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        torch.mm(one, other)
-        done += 1
-    return done * 2 * MATRIX**3 / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

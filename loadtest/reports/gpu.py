@@ -9,7 +9,7 @@ from statistics import median
 import msgspec
 
 from loadtest.experiments.gpu.results import RESULTS, Exact, Results, Served, Throughput
-from loadtest.reports import page
+from loadtest.reports import page, vision
 
 PAGE = Path("docs/performance.md")
 NO_RUN = "No run on a GPU is stored yet.\n"
@@ -41,6 +41,7 @@ def render(results: Results) -> str:
         ("Long rows, alone and with short ones:", long_rows),
         ("Memory of one row beside the weights:", peaks),
         ("Texts per second next to other engines in process, with the same weights and token ids:", compared),
+        ("Models that read texts and images together, in process:", seeing),
         ("Triton over gRPC, by perf_analyzer:", triton),
         ("Servers over HTTP:", served),
     )
@@ -133,6 +134,17 @@ def compared(results: Results) -> Sequence[str]:
         times = f"**{_rate(by_engine[CONCH]) / best:.1f}**" if best else "-"
         lines.append(f"| {model} | {lengths} | {batch} | {' | '.join(cells)} | {times} |")
     return _table(("model", "tokens per text", "texts at once", *engines, "times the best other"), lines)
+
+
+def seeing(results: Results) -> Sequence[str]:
+    """For each model its layers, the memory of a pack, and a table of speeds."""
+    lines: list[str] = []
+    for one in results.vision:
+        memory = "".join(f", {mib:,.0f} MiB for a pack of {items}" for items, mib in one.mib.items())
+        layers = f"{one.layers[0]} text and {one.layers[1]} vision layers"
+        lines += ["", f"{one.model}: {layers}, {one.weights.all / 1e6:,.0f} million weights{memory}.", ""]
+        lines += vision.speeds(one)
+    return lines[1:]
 
 
 def triton(results: Results) -> Sequence[str]:

@@ -11,12 +11,13 @@ import matplotlib.pyplot as plt
 import msgspec
 
 from loadtest.experiments import cost, perf, stages, workers
-from loadtest.reports import gpu, page
-from loadtest.tools import benchmark, ceiling
+from loadtest.reports import gpu, page, vision
+from loadtest.tools import benchmark, ceiling, vision_results
 from loadtest.tools.benchmark import Run
 from loadtest.tools.perf_analyzer import Perf
 
 PAGE = Path("docs/performance.md")
+MODELS = Path("docs/models.md")
 PICTURES = Path("docs/performance")
 TEXT_WORKLOADS = ("short-1", "short-16", "short-64", "mixed-16", "documents-16", "bulk-64", "bulk-256")
 CONCH = "conch"
@@ -37,6 +38,7 @@ def main() -> int:
     results = msgspec.json.decode(benchmark.RESULTS.read_bytes(), type=benchmark.Results)
     profiled = msgspec.json.decode(stages.RESULTS.read_bytes(), type=stages.Results)
     costs = msgspec.json.decode(cost.RESULTS.read_bytes(), type=cost.Results)
+    seeing = msgspec.json.decode(vision_results.RESULTS.read_bytes(), type=vision_results.Results)
     PICTURES.mkdir(exist_ok=True)
     throughput_plot(results, PICTURES)
     latency_plot(results, PICTURES)
@@ -51,11 +53,13 @@ def main() -> int:
         "cost": gateway_costs(costs),
         "memory": memory(results),
         "workers": several_workers(msgspec.json.decode(workers.RESULTS.read_bytes(), type=workers.Results)),
+        "vision": vision.section(seeing),
         "gpu": gpu.section(),
     }
     if perf.RESULTS.exists():
         sections["perf"] = analyser(msgspec.json.decode(perf.RESULTS.read_bytes(), type=perf.Results))
     page.fill(PAGE, sections)
+    page.fill(MODELS, {"vision": vision.measured(seeing)})
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,23 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
 }
 """By name: the prefix of the classes, and what the configs of text and of vision have of their own."""
 
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The sizes of a model. The vocabulary is the tokenizer's, whatever they are."""
+
+    text: Mapping[str, Any] = field(default_factory=dict)
+    """What the text's config has in place of TEXT."""
+    vision: Mapping[str, Any] = field(default_factory=lambda: VISION)
+    """What the vision tower's has in place of VISION."""
+    most_tokens: int = MOST_TOKENS
+    """Of a row."""
+    largest: int = LARGEST
+    """Pixels of an image after resizing, at most."""
+
+
+TINY = Sizes()
+
 _PARTS = (
     "{%- macro parts(content) -%}{%- if content is string -%}{{- content -}}{%- else -%}{%- for part in content -%}"
     "{%- if part.type == 'image' or 'image' in part -%}{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}"
@@ -115,7 +133,7 @@ def _fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     return made
 
 
-def write_plain(folder: Path, name: str, kind: str = "Model", template: str = CHAT) -> Path:
+def write_plain(folder: Path, name: str, kind: str = "Model", template: str = CHAT, sizes: Sizes = TINY) -> Path:
     """A transformers folder of a family, and its processor.
 
     Args:
@@ -123,30 +141,32 @@ def write_plain(folder: Path, name: str, kind: str = "Model", template: str = CH
         name: of FAMILIES.
         kind: the end of the model's class: "Model" or "ForConditionalGeneration".
         template: its chat template.
+        sizes: of the model.
     """
     prefix, text, vision = FAMILIES[name]
-    tokens = ended_pairs() if (name, kind) == ("Qwen3-VL", "Model") else chat_pairs()
+    tokens = copy.deepcopy(ended_pairs() if (name, kind) == ("Qwen3-VL", "Model") else chat_pairs())
+    tokens.model_max_length = sizes.most_tokens
     start, end, image, video = (tokens.convert_tokens_to_ids(mark) for mark in MARKS)
     ends = {"bos_token_id": None, "eos_token_id": tokens.eos_token_id, "pad_token_id": tokens.pad_token_id}
     config = getattr(transformers, f"{prefix}Config")(
-        text_config={**TEXT, **text, **ends, "vocab_size": len(tokens)},
-        vision_config=dict(vision),
+        text_config={**TEXT, **text, **sizes.text, **ends, "vocab_size": len(tokens)},
+        vision_config={**vision, **sizes.vision},
         image_token_id=image,
         video_token_id=video,
         vision_start_token_id=start,
         vision_end_token_id=end,
         tie_word_embeddings=False,
     )
-    processor = getattr(transformers, f"{prefix}Processor")(images(), copy.deepcopy(tokens), chat_template=template)
+    processor = getattr(transformers, f"{prefix}Processor")(images(sizes), tokens, chat_template=template)
     return _write(folder, getattr(transformers, f"{prefix}{kind}")(config), processor)
 
 
-def images() -> Qwen2VLImageProcessorPil:
+def images(sizes: Sizes = TINY) -> Qwen2VLImageProcessorPil:
     """The image processor of all these families."""
     return Qwen2VLImageProcessorPil(
-        patch_size=VISION["patch_size"],
-        merge_size=VISION["spatial_merge_size"],
-        size={"shortest_edge": SMALLEST, "longest_edge": LARGEST},
+        patch_size=sizes.vision["patch_size"],
+        merge_size=sizes.vision["spatial_merge_size"],
+        size={"shortest_edge": SMALLEST, "longest_edge": sizes.largest},
     )
 
 
@@ -158,17 +178,20 @@ def _write(folder: Path, model: PreTrainedModel, processor: ProcessorMixin) -> P
     return folder
 
 
-def write_embedding(folder: Path, name: str = "Qwen3-VL", pooling: str = "lasttoken", **settings: Any) -> Path:
+def write_embedding(
+    folder: Path, name: str = "Qwen3-VL", pooling: str = "lasttoken", sizes: Sizes = TINY, **settings: Any
+) -> Path:
     """A folder of sentence-transformers whose texts and images are messages of a chat.
 
     Args:
         folder: where it is written.
         name: of FAMILIES.
         pooling: of its tokens.
+        sizes: of the model.
         settings: of its SentenceTransformer.
     """
     transformer = Transformer(
-        str(write_plain(folder / "transformer", name)),
+        str(write_plain(folder / "transformer", name, sizes=sizes)),
         processing_kwargs={"chat_template": {"add_generation_prompt": True}},
     )
     modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling), Normalize()]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from loadtest.experiments.gpu import device, engine, export, peers, plan, verify
+from loadtest.experiments.gpu import device, engine, export, peers, plan, verify, vision
 from loadtest.experiments.gpu.results import (
     Built,
     Exact,
@@ -175,3 +175,24 @@ def test_stages_without_a_server_run_on_a_cpu(tmp_path: Path) -> None:
         "sentence-transformers with flash attention, tiny",
     }
     assert len(gpu.render(results).split("\n\n")) == 11  # the machine, and five tables with titles
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("one_thread")
+def test_models_that_read_images_are_measured_on_a_cpu(tmp_path: Path) -> None:
+    results, left_out = Results(device.describe()), dict[str, str]()
+    vision.run(replace(plan.QUICK, folder=tmp_path), results, left_out.__setitem__)
+    (found,) = results.vision
+    assert (found.model, found.layers) == ("tiny-vl", (3, 3))
+    ways = ("packed", "one at a time", "sentence-transformers")
+    assert [(speed.items, speed.way) for speed in found.speeds] == [
+        (items, way) for items in ("photos", "texts", "photos with texts") for way in ways
+    ]
+    assert all(speed.error <= 1e-6 for speed in found.speeds)
+    assert [speed.images for speed in found.speeds[::3]] == [4, 0, 4]
+    assert found.speeds[0].tokens > found.speeds[0].patches / 4
+    assert set(left_out) == {
+        "weights of models that read images",
+        "compiled programs and memory of images",
+    }
+    assert "tiny-vl: 3 text and 3 vision layers" in gpu.render(results)

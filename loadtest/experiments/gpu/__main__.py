@@ -24,6 +24,7 @@ STAGES: Mapping[str, Sequence[str]] = {
     "verify": (),
     "engine": (),
     "peers": EXPORT,
+    "vision": EXPORT,
     "triton": SERVER,
     "gateway": SERVER,
 }

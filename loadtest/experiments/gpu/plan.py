@@ -53,6 +53,17 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Seeing:
+    """A measured model that reads texts and images together, with random weights."""
+
+    name: str
+    geometry: str | None = None
+    """A name of vision_models.PUBLISHED; None for a tiny one."""
+    layers: tuple[int, int] = (0, 0)
+    """Of the text tower and of the vision tower."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What is measured, and for how long."""
 
@@ -70,6 +81,13 @@ class Plan:
     singles: int
     """Texts whose latency is measured one by one."""
     clients: Sequence[int]
+    seeing: Sequence[Seeing]
+    photos: int
+    """Given at once to models that read images."""
+    photo_sizes: Sequence[tuple[int, int]]
+    """Width and height of photos in pixels, in turns."""
+    matrix: int
+    """Width of the matrix products that tell what the device does at most."""
 
     @property
     def repository(self) -> Path:
@@ -140,6 +158,13 @@ FULL = Plan(
     seconds=0.25,
     singles=2000,
     clients=(1, 16, 64),
+    seeing=(
+        Seeing("qwen3-vl-2b, few layers", "Qwen3-VL 2B", (2, 4)),
+        Seeing("qwen3-vl-2b", "Qwen3-VL 2B", (28, 24)),
+    ),
+    photos=64,
+    photo_sizes=((224, 224), (320, 240), (448, 336), (360, 480), (640, 480), (800, 600), (1024, 768), (1280, 960)),
+    matrix=8192,
 )
 """For a GPU: ten minutes."""
 
@@ -154,6 +179,10 @@ QUICK = Plan(
     seconds=0.1,
     singles=20,
     clients=(1, 4),
+    seeing=(Seeing("tiny-vl"),),
+    photos=4,
+    photo_sizes=((40, 24), (24, 40), (64, 48)),
+    matrix=256,
 )
 """For a CPU: every step once, with sizes that tell nothing about speed."""
 

@@ -6,6 +6,7 @@ import msgspec
 
 from loadtest.tools.perf_analyzer import Perf
 from loadtest.tools.results import STORED
+from loadtest.tools.vision_results import Vision
 
 RESULTS = STORED / "gpu.json"
 
@@ -113,6 +114,8 @@ class Results(msgspec.Struct):
     peaks: list[Peak] = []
     compared: list[Throughput] = []
     """Engines side by side, in turns."""
+    vision: list[Vision] = []
+    """Models that read texts and images together."""
     triton: list[Perf] = []
     served: list[Served] = []
     seconds: dict[str, float] = {}

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from export.errors import ParityError
+from export.manifest import ModelSpec
+from export.pipeline import write_graph
 from export.plans.compile import compile_entry, compile_verified
 from export.plans.gate import Case, read_cases, save_cases
 from export.plans.measures import Limit, Tolerance
@@ -18,14 +20,22 @@ from export.plans.profiles import PlanSpec, read_spec, write_spec
 from export.plans.sweep import sweep
 from export.plans.toolkit import PlanError
 from export.runtime.compiled import compiled_staleness, current_key, write_record
+from export.runtime.contract import Limits, read_rows
 from export.runtime.execution import Execution
-from export.runtime.program import load
+from export.runtime.program import PROGRAM, load
 from export.runtime.torch_engine import Engine
+from export.tasks import text_embedding
+from export.verification import plan_inputs
+from loadtest.tools import tiny_vision
 from tests.export.outputs import computed
 from tests.export.runtime.programs import KINDS, write
 
 KIND = KINDS["text"]
 CPU = torch.device("cpu")
+LESS = tiny_vision.Sizes(
+    {"num_hidden_layers": 1}, tiny_vision.VISION | {"depth": 2, "deepstack_visual_indexes": [0]}, most_tokens=200
+)
+"""Of a model that takes less time to compile."""
 EXPORTED = {"1", "1/program.json", "1/program.pt2", "1/program.safetensors", "parity.npz", "plan.json"}
 BUILT = EXPORTED | {"1/compiled.json", "1/compiled.pt2", "1/execution.json"}
 needs_compiler = pytest.mark.skipif(
@@ -83,6 +93,40 @@ def test_program_is_compiled_proven_and_found_again(entry: Path) -> None:
     np.testing.assert_allclose(computed(engine, rows), alone, atol=1e-6)
 
 
+@pytest.fixture
+def seeing(tmp_path: Path) -> Path:
+    """The entry of a model that reads texts and images together, which has two programs."""
+    source = tiny_vision.write_embedding(tmp_path / "source", sizes=LESS)
+    table = ModelSpec(name="seeing", task="text-embedding", source=str(source), backend="torch", precision="fp32")
+    (tower,) = text_embedding.load(table, source)
+    folder = tmp_path / "seeing"
+    write_graph(table, tower, folder / "1", lambda _: None)
+    plan_inputs.write(table, tower, folder)
+    return folder
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_both_programs_of_a_model_with_images_are_compiled_and_proven(seeing: Path) -> None:
+    """What the compiled programs compute is compared with the reference's outputs, rows with images among them."""
+    done = plan(seeing)
+    assert done.returncode == 0, done.stderr
+    assert "plan seeing: compiled: embedding: cosine error " in done.stdout
+    assert files(seeing) == BUILT | {"1/images.pt2", "1/compiled-images.pt2"}
+    engine = Engine(seeing / "1" / "program.pt2")
+    assert engine.uncompiled is None
+    (case, *_) = reversed(read_cases(seeing / "parity.npz"))
+    assert engine.spec.vision is not None
+    limits = Limits(2**31, 2**31, image_token=engine.spec.vision.token, image_merge=engine.spec.vision.merge)
+    rows = read_rows(case.inputs, engine.fields, limits)
+    alone = np.concatenate([computed(engine, [row]) for row in rows])
+    np.testing.assert_allclose(computed(engine, rows), alone, atol=1e-6 * np.abs(alone).max())
+    assert engine.counts.executions["eager"] == 0
+    (seeing / "1" / "compiled-images.pt2").unlink()
+    assert compiled_staleness(seeing / "1", CPU) == "the compiled program for images changed"
+
+
 @needs_compiler
 @needs_plain_path
 @pytest.mark.slow
@@ -92,7 +136,7 @@ def test_wrong_number_leaves_no_compiled_program(entry: Path) -> None:
     broken = load(entry / "1", CPU)
     weight = broken.state_dict["encoder.tokens.weight"]
     weight.data = weight.flip(0)
-    engine.exported = broken
+    engine.exported[PROGRAM] = broken
     with pytest.raises(
         ParityError, match=r"^gate: input_ids:2x9,length:2x1: embedding: cosine error \S+, 1e-06 allowed$"
     ):
