@@ -15,8 +15,8 @@ from torch import Tensor
 from export.errors import SourceError
 from export.loading.models import Model
 from export.manifest import ModelSpec
+from export.packing.families import RETRIEVERS, family
 from export.packing.heads import LateInteraction
-from export.packing.retrievers import RETRIEVERS
 from export.packing.vision import VisionEncoder
 from export.rerankers import INSTRUCTION
 from export.runtime.contract import (
@@ -161,7 +161,7 @@ def load(
     pairs = Pairs(sides, rows)
     compare = _Reference(reference, rows, is_retriever)
     if is_retriever:
-        encoder = VisionEncoder(first.model, rows.images.processor, RETRIEVERS)
+        encoder = VisionEncoder(first.model.vlm, rows.images.processor, family(RETRIEVERS, first.model))
         projection = torch.nn.Sequential(first.model.embedding_proj_layer, projection)
     else:
         encoder = rows.encoder(first.auto_model)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, Qwen2VLImageProcessorPil
 
 from export.graphs import program
+from export.packing.families import FAMILIES
 from export.packing.heads import Encode, Pool, TextEmbedding
 from export.packing.vision import VisionEncoder
 from export.runtime import program as files
@@ -140,7 +141,7 @@ def reference(whole: Any, of_row: Row) -> dict[str, Tensor]:
 
 def tower(kind: str) -> Tower:
     whole = model(kind)
-    encoder = VisionEncoder(copy.deepcopy(whole), processor())
+    encoder = VisionEncoder(copy.deepcopy(whole), processor(), FAMILIES[kind])
     return Tower(
         name="tiny",
         role=TEXT_EMBEDDING,
