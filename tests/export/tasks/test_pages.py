@@ -16,14 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from export.errors import SourceError
-from export.graphs import program
 from export.manifest import ModelSpec
 from export.runtime.contract import DOCUMENT, GRIDS, PATCHES, QUERY, QUERY_VECTORS, SCORE, TOKEN_VECTORS, Row
-from export.runtime.torch_engine import Engine
 from export.tasks import chat, late_interaction
 from export.tasks.images import ImageReader
 from export.tower import Tower
 from loadtest.tools import tiny, tiny_pages
+from tests.export.outputs import by_head
 
 SOURCES: dict[str, Callable[[Path], Path]] = {
     "ColPali": tiny_pages.write_colpali,
@@ -103,16 +102,14 @@ def test_pages_and_queries_are_read_as_in_sentence_transformers(source: str, tmp
         mixed = ["first", documents[0], documents[2], "second"]
         rows.append(row(tower, reader, QUERIES[2], mixed))
         documents.append(chat.message(mixed))
-    (tmp_path / "program").mkdir()
-    engine = Engine(program.write(tower, tmp_path / "program", "fp32"), device="cpu")
-    together: Any = engine.run(rows, (SCORE, TOKEN_VECTORS, QUERY_VECTORS))
+    together: Any = by_head(tower, rows)
     # Not in a batch, in which the library pads.
     queries = [*QUERIES, QUERIES[1], QUERIES[2]][: len(documents)]
     left, right = [model.encode_query(one) for one in queries], [model.encode_document(one) for one in documents]
     assert max(far(together[TOKEN_VECTORS], right), far(together[QUERY_VECTORS], left)) < EXACT
     np.testing.assert_allclose(np.ravel(together[SCORE]), mean_maxsim_pairwise(left, right), rtol=0, atol=1e-6)
     for place, one in enumerate(rows):
-        alone: Any = engine.run([one], (SCORE, TOKEN_VECTORS))
+        alone: Any = by_head(tower, [one])
         np.testing.assert_allclose(alone[TOKEN_VECTORS][0], together[TOKEN_VECTORS][place], rtol=0, atol=1e-5)
         expected = tower.reference(one)
         assert far([together[TOKEN_VECTORS][place]], [functional.normalize(expected[TOKEN_VECTORS])]) < EXACT
