@@ -242,6 +242,17 @@ def test_a_reranker_may_have_a_template_of_its_table(tmp_path: Path) -> None:
         assert torch.isfinite(tower.reference(rows[-1])[SCORE]).all()
 
 
+def test_a_reranker_that_says_not_how_it_is_asked_is_refused(tmp_path: Path) -> None:
+    source = tiny_vision.write_plain(tmp_path, "Qwen3-VL", "ForConditionalGeneration")
+    with pytest.raises(SourceError, match="as a reranker has to be a folder that sentence-transformers saved"):
+        load(spec(source, "cross-encoder"))
+
+
+def test_a_plain_folder_embeds_by_the_pooling_of_its_table(tmp_path: Path) -> None:
+    source = tiny_vision.write_plain(tmp_path, "Qwen3-VL", "ForConditionalGeneration")
+    assert load(replace(spec(source), pooling="lasttoken")).fields == (TEXT, PATCHES, GRIDS)
+
+
 def test_texts_alone_still_have_no_images(tmp_path: Path) -> None:
     """A model whose processor is a tokenizer."""
     tower = load(replace(spec(tiny.write_embedding(tmp_path))))
