@@ -122,7 +122,8 @@ def siglip2_pairs() -> PreTrainedTokenizerFast:
     """As SigLIP 2's: Gemma's with an end behind every text."""
     tokenizer = Tokenizer.from_str(gemma_pairs().backend_tokenizer.to_str())
     tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
-    return _fast(tokenizer, pad="<pad>", eos="<eos>", bos="<bos>", unk="<unk>", mask="<mask>")
+    # The model sees what fills a text up, too.
+    return _fast(tokenizer, ("input_ids",), pad="<pad>", eos="<eos>", bos="<bos>", unk="<unk>", mask="<mask>")
 
 
 @cache
@@ -158,8 +159,11 @@ def clip_pairs() -> PreTrainedTokenizerFast:
     return _fast(tokenizer, pad="<|endoftext|>", bos="<|startoftext|>", eos="<|endoftext|>")
 
 
-def _fast(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
-    names = {f"{name}_token": token for name, token in special.items()}
+def _fast(tokenizer: Tokenizer, inputs: Sequence[str] = (), **special: str) -> PreTrainedTokenizerFast:
+    """A tokenizer with its special tokens and, if it does not make all that others do, the inputs of its model."""
+    names: dict[str, Any] = {f"{name}_token": token for name, token in special.items()}
+    if inputs:
+        names["model_input_names"] = list(inputs)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=100, padding_side="right", **names)
 
 

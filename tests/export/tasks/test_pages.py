@@ -16,8 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from export.errors import SourceError
+from export.graphs import program
 from export.manifest import ModelSpec
 from export.runtime.contract import DOCUMENT, GRIDS, PATCHES, QUERY, QUERY_VECTORS, SCORE, TOKEN_VECTORS, Row
+from export.runtime.torch_engine import Engine
 from export.tasks import chat, late_interaction
 from export.tasks.images import ImageReader
 from export.tower import Tower
@@ -113,6 +115,20 @@ def test_pages_and_queries_are_read_as_in_sentence_transformers(source: str, tmp
         np.testing.assert_allclose(alone[TOKEN_VECTORS][0], together[TOKEN_VECTORS][place], rtol=0, atol=1e-5)
         expected = tower.reference(one)
         assert far([together[TOKEN_VECTORS][place]], [functional.normalize(expected[TOKEN_VECTORS])]) < EXACT
+
+
+def test_programs_compute_what_they_are_traced_from(tmp_path: Path) -> None:
+    """Of ColPali, whose text tower is its own; what the others trace, tests/export/packing does too."""
+    tower = load(tiny_pages.write_colpali(tmp_path / "source"))
+    rows = tower.samples()[::4]
+    assert {bool(len(grids)) for *_, grids in rows} == {True, False}
+    (tmp_path / "program").mkdir()
+    engine = Engine(program.write(tower, tmp_path / "program", "fp32"))
+    names = (SCORE, TOKEN_VECTORS, QUERY_VECTORS)
+    found, traced = by_head(tower, rows), engine.run(rows, names)
+    for name in names:
+        for own, other in zip(traced[name], found[name], strict=True):
+            np.testing.assert_allclose(own, other, rtol=0, atol=1e-5)
 
 
 def test_backend_is_torch(tmp_path: Path) -> None:
