@@ -362,11 +362,24 @@ def write_adapters(folder: Path, names: Sequence[str], name: str = "BERT") -> Pa
     """A folder with LoRA adapters of one base, each in a folder of its own, or with an empty name beside the base."""
     source = write_embedding(folder, name)
     modules = {"BERT": ["query", "value", "dense"], "Qwen3": ["q_proj", "v_proj", "down_proj"]}[name]
+    adapt(folder, source, names, modules)
+    return source
+
+
+def adapt(folder: Path, source: Path, names: Sequence[str], modules: Sequence[str]) -> None:
+    """Add LoRA adapters to a folder of sentence-transformers.
+
+    Args:
+        folder: has its model as transformers saves it, in `transformer`.
+        source: the folder.
+        names: of the adapters; of one beside the base, an empty one.
+        modules: the ends of the names of those that they change.
+    """
     for seed, adapter in enumerate(names):
         base = AutoModel.from_pretrained(folder / "transformer")
         with warnings.catch_warnings():  # PEFT asks for what transformers has renamed
             warnings.simplefilter("ignore")
-            model = PeftModel(base, LoraConfig(r=4, lora_alpha=8, target_modules=modules))
+            model = PeftModel(base, LoraConfig(r=4, lora_alpha=8, target_modules=list(modules)))
         torch.manual_seed(seed + 2)
         for key, weight in model.named_parameters():
             if "lora_" in key:
@@ -376,7 +389,6 @@ def write_adapters(folder: Path, names: Sequence[str], name: str = "BERT") -> Pa
         target.mkdir(parents=True, exist_ok=True)
         for file in (folder / f"adapter-{seed}").glob("adapter_*"):
             file.rename(target / file.name)
-    return source
 
 
 def write_masked(folder: Path, name: str = "BERT", **more: Any) -> Path:

@@ -166,6 +166,20 @@ def test_vectors_may_be_cut(tmp_path: Path) -> None:
         load(replace(spec(source), dimensions=(16,)))
 
 
+def test_adapters_change_both_towers(tmp_path: Path) -> None:
+    source = tiny_vision.write_embedding(tmp_path)
+    (before,) = text_embedding.load(spec(source), source)
+    tiny.adapt(tmp_path, source, ("retrieval",), ("q_proj", "qkv", "down_proj"))
+    (tower,) = text_embedding.load(replace(spec(source), variants=("retrieval",)), source)
+    told = tower.parameters["chat"]
+    text = told["text"].replace("{instruction}", told["instruction"])
+    rows = [row(tower, source, text.replace("{content}", written(item)), pictures(item)) for item in ITEMS]
+    with torch.inference_mode():
+        expected = unit(np.stack([tower.reference(one)[EMBEDDING].numpy() for one in rows]))
+    assert np.abs(unit(computed(tower, rows, EMBEDDING)) - expected).max() < 1e-6
+    assert np.abs(unit(computed(before, rows, EMBEDDING)) - expected).max() > 0.1
+
+
 def test_only_torch_serves_them(tmp_path: Path) -> None:
     source = tiny_vision.write_embedding(tmp_path)
     with pytest.raises(SourceError, match=r'\[tiny\] backend: a model that reads images needs backend = "torch"'):
