@@ -6,6 +6,8 @@ from dataclasses import dataclass
 QUERY, DOCUMENT, INSTRUCTION = "{query}", "{document}", "{instruction}"
 BORDER = "{|}"
 """A border that no token crosses: the texts on its two sides were tokenized separately in training."""
+LOGIT_SCORE = "has to be a folder that sentence-transformers saved, with the modules Transformer and LogitScore"
+"""What a reranker that reads images needs, since nothing else says how it is asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,19 @@ from tests import needs
 from tests.odd_models import write_odd_repository
 from tests.serving import REPOSITORY, Server, serve
 
-# torch.export traces itself through a logger that nobody listens to; pytest would keep hundreds of megabytes of it.
-logging.getLogger("torch.__trace").propagate = False
+
+class _Deaf(logging.Logger):
+    """A logger that takes no handlers."""
+
+    def addHandler(self, hdlr: logging.Handler) -> None:  # noqa: N802 - the library's name
+        pass
+
+
+# torch.export traces itself for whoever listens. pytest listens even to loggers that do not propagate, and would keep
+# hundreds of megabytes.
+logging.setLoggerClass(_Deaf)
+logging.getLogger("torch.__trace")
+logging.setLoggerClass(logging.Logger)
 
 
 def pytest_configure(config: pytest.Config) -> None:

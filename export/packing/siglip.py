@@ -9,6 +9,7 @@ from torch.nn import functional
 from export.loading.models import Model
 from export.packing.attention import RowAttention, in_interface
 from export.packing.rows import PackedImages, PackedRows
+from export.packing.vision import normalize
 from export.runtime.contract import EMBEDDING
 
 
@@ -69,7 +70,7 @@ class NaFlexEmbedding(torch.nn.Module):
 
         Args:
             model: the vision tower.
-            normalization: the factor, mean and deviation of its image processor, as `export.packing.vision` has them.
+            normalization: the factor, mean and deviation of its image processor, as `normalization` gives them.
         """
         super().__init__()
         self.model = model
@@ -80,8 +81,7 @@ class NaFlexEmbedding(torch.nn.Module):
         """Embed I images to [I + 1, D]; the last is nobody's."""
         embeddings, rows = self.model.embeddings, _rows(images)
         weight = embeddings.patch_embedding.weight
-        size = int(self.model.config.patch_size)
-        pixels = (images.patches.view(-1, 3, size, size).to(torch.float32) * self.scale - self.mean) / self.deviation
+        pixels = normalize(images.patches, self.scale, self.mean, self.deviation)
         pixels = pixels.permute(0, 2, 3, 1).flatten(1)  # it has the channels of a pixel side by side
         hidden = embeddings.patch_embedding(pixels.to(weight.dtype)) + self._positions(images)
         return {EMBEDDING: self._pool(encode(self.model, hidden, rows), rows).float()}

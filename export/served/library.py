@@ -52,10 +52,9 @@ from export.runtime.contract import (
 )
 from export.served.question import Limits, Question, question
 from export.sources.resolve import Sources
-from export.tasks import chat, classification, m3, pair_template, sparse, text_embedding, variants
+from export.tasks import chat, classification, m3, pages, pair_template, sparse, text_embedding, variants
 from export.tasks.chat import Content
 from export.tasks.late_interaction import is_multi_vector
-from export.tasks.pages import reads_pages
 from export.tasks.vision_rows import reads_images
 from export.tasks.vocabulary import MOST_TOKENS
 from export.verification import samples
@@ -464,19 +463,19 @@ def _late_interaction(spec: ModelSpec, sources: Sources, limits: Limits) -> Iter
 
 def _pages(spec: ModelSpec, model: Model, limits: Limits) -> Iterator[Question]:
     """The vectors of pages' tokens, and scores of pages for a query."""
-    pages = [
-        page
-        for page in samples.pictures()
-        if model.preprocess([page], task="document")["input_ids"].shape[1] <= limits.max_tokens
+    images = [
+        image
+        for image in samples.pictures()
+        if pages.read(model, image, "document")["input_ids"].shape[1] <= limits.max_tokens
     ]
-    found = [model.encode_document(page) for page in pages]
-    items = [{"image": _url(page)} for page in pages]
-    names = [_seen([page]) for page in pages]
+    found = [pages.encode(model, image, "document") for image in images]
+    items = [{"image": _url(image)} for image in images]
+    names = [_seen([image]) for image in images]
     body = {"model": spec.name, "input": items, "embedding_type": "multi_vector", **dict(PURPOSES["document"][:1])}
     shown = [f"token {place} of {name}" for name, own in zip(names, found, strict=True) for place in range(len(own))]
     numbers = np.concatenate([np.asarray(own, np.float32) for own in found])
     yield question(spec.triton_names[0], "/v1/embeddings", body, shown, numbers, output=TOKEN_VECTORS)
-    scores = model.similarity([model.encode_query(QUERIES[0])], found)[0].numpy()
+    scores = model.similarity([pages.encode(model, QUERIES[0], "query")], found)[0].numpy()
     asked = {"model": spec.name, "query": QUERIES[0], "documents": items, "return_documents": False}
     yield question(spec.name, "/v1/rerank", asked, names, scores[:, None])
 
@@ -493,16 +492,19 @@ def _multi_vector(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predic
     with loading(spec):
         model: Model = MultiVectorEncoder(str(folder), similarity_fn_name="meanmaxsim", **_options(spec))
     model.max_seq_length = model[0].document_length = limits.max_tokens
+    seeing = model if pages.reads_pages(model) else None
     encode = {"query": model.encode_query, "document": model.encode_document}
 
     def vectors(purpose: str, texts: Sequence[str]) -> list[Any]:
+        if seeing is not None:
+            return [pages.encode(seeing, text, purpose) for text in texts]
         return list(encode[purpose](list(texts)))
 
     def score(query: str, documents: Sequence[str]) -> Vectors:
         similarity = model.similarity(vectors("query", [query]), vectors("document", documents))
         return np.asarray(similarity[0].cpu(), np.float32)
 
-    return score, vectors, model if reads_pages(model) else None
+    return score, vectors, seeing
 
 
 def _token_vectors(spec: ModelSpec, folder: Path, limits: Limits) -> tuple[Predict, OfTokens, None]:

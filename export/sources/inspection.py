@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from export.errors import SourceError
 from export.manifest import TASKS_OF, Pooling, Task
+from export.rerankers import LOGIT_SCORE
 from export.sources import card, untrusted
 from export.sources.card import Card
 
@@ -20,6 +21,8 @@ MOST_BYTES = 64 * 2**20
 """A longer JSON file is refused; the index of a large model's weights has a few megabytes."""
 IMAGE_TEXT = ("chinese_clip", "clip", "siglip", "siglip2")
 """The `model_type`s that task image-text is for."""
+TOGETHER = ("embedding_gemma2", "modernvbert", "qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+"""Those of models that read texts and images together."""
 
 _MODEL_TYPES: Mapping[str, Task] = {
     "SentenceTransformer": "text-embedding",
@@ -213,7 +216,7 @@ def _task(facts: _Facts) -> Finding:
     """
     if "SparseAutoEncoder" in facts.modules:
         raise facts.refuse("it makes sparse vectors of dense ones (SparseAutoEncoder), which is not supported")
-    return _saved_as(facts) or _built_as(facts)
+    return _saved_as(facts) or _of_images(facts) or _built_as(facts)
 
 
 def _saved_as(facts: _Facts) -> Finding | None:
@@ -244,17 +247,29 @@ def _modules(facts: _Facts) -> str:
     return ", ".join(shown)
 
 
-def _built_as(facts: _Facts) -> Finding:
-    """The task according to the class that saved the weights and, if that is not enough, to the card."""
+def _of_images(facts: _Facts) -> Finding | None:
+    """The task of a model that takes images.
+
+    Raises:
+        SourceError: there is none for it, or its files do not say which.
+    """
     model_type = facts.config.get("model_type")
     if facts.architecture.endswith("ForRetrieval"):
         return Finding("multi-vector", facts.architecture)
     if model_type in IMAGE_TEXT:
         return Finding("image-text", f"model_type {model_type}")
+    if model_type in TOGETHER:
+        return _together(facts)
     if any(key in facts.config for key in ("vision_config", "audio_config", "image_size", "num_channels")):
         raise facts.refuse(
-            f"a model of type {model_type!r} takes images or audio; only {', '.join(IMAGE_TEXT)} are supported"
+            f"a model of type {model_type!r} takes images or audio; only {', '.join((*IMAGE_TEXT, *TOGETHER))} are"
+            " supported"
         )
+    return None
+
+
+def _built_as(facts: _Facts) -> Finding:
+    """The task according to the class that saved the weights and, if that is not enough, to the card."""
     if facts.card.tags & _SPARSE_TAGS:
         if not facts.architecture.endswith("ForMaskedLM"):
             raise facts.refuse(
@@ -275,6 +290,23 @@ def _built_as(facts: _Facts) -> Finding:
     if re.search("For[A-Z]", kind):
         raise facts.refuse(f"{kind} does not fit any of the tasks {', '.join(get_args(Task))}")
     return _encoder(facts)
+
+
+def _together(facts: _Facts) -> Finding:
+    """The task of a model that reads texts and images together, whose class is that of the model it was trained from.
+
+    Raises:
+        SourceError: its card does not say either.
+    """
+    kind = facts.architecture or f"model_type {facts.config.get('model_type')}"
+    if facts.is_reranker:
+        raise facts.refuse(f"{kind} as a reranker {LOGIT_SCORE}")
+    if facts.card.pipeline in _EMBEDDERS:
+        return Finding("text-embedding", f"{kind}, pipeline_tag {facts.card.pipeline}")
+    raise SourceError(
+        f"[{facts.name}] task: set --task text-embedding if it embeds texts and images: there is no modules.json, and"
+        f" neither {kind} nor README.md says what it is for"
+    )
 
 
 def _classifier(facts: _Facts) -> Finding:

@@ -19,7 +19,7 @@ from export.loading.models import Model, architecture, load_model, loading, mode
 from export.manifest import ModelSpec
 from export.packing.encoder import RowEncoder
 from export.packing.heads import AnyRows, CrossEncoder, last_token
-from export.rerankers import BORDER, DOCUMENT, QUERY, RERANKERS, PairTemplate, Reranker
+from export.rerankers import BORDER, DOCUMENT, LOGIT_SCORE, QUERY, RERANKERS, PairTemplate, Reranker
 from export.runtime.contract import CROSS_ENCODER, FIRST_LENGTH, SCORE, TEXT, Ids, Output, Parameters, Row
 from export.tasks import pair_template, vision_reranker
 from export.tasks.prompts import describe_prompts
@@ -110,7 +110,8 @@ def _assembled(spec: ModelSpec, folder: Path, named: Reranker | None) -> Model:
     """
     code = {"trust_remote_code": spec.allow_remote_code, "local_files_only": True}
     with loading(spec, folder=folder):
-        kind = architecture(AutoConfig.from_pretrained(folder, **code))
+        config = AutoConfig.from_pretrained(folder, **code)
+    kind = architecture(config)
     if kind.endswith("ForSequenceClassification"):
         task = "sequence-classification"
     elif kind.endswith("ForCausalLM"):
@@ -120,6 +121,8 @@ def _assembled(spec: ModelSpec, folder: Path, named: Reranker | None) -> Model:
                 f"[{spec.name}] template: a causal language model ranks by its answer, and the source does not say"
                 f" which: set template to one of {', '.join(RERANKERS)}, or template, true_token and false_token"
             )
+    elif hasattr(config, "vision_config"):
+        raise SourceError(f"[{spec.name}] source: {kind or 'its model'} as a reranker {LOGIT_SCORE}")
     else:
         raise SourceError(
             f"[{spec.name}] source: {kind or 'its model'} is neither a sequence classifier nor a causal language model;"

@@ -15,8 +15,8 @@ from torch import Tensor
 from export.errors import SourceError
 from export.loading.models import Model
 from export.manifest import ModelSpec
+from export.packing.families import RETRIEVERS, family
 from export.packing.heads import LateInteraction
-from export.packing.retrievers import RETRIEVERS
 from export.packing.vision import VisionEncoder
 from export.rerankers import INSTRUCTION
 from export.runtime.contract import (
@@ -161,7 +161,7 @@ def load(
     pairs = Pairs(sides, rows)
     compare = _Reference(reference, rows, is_retriever)
     if is_retriever:
-        encoder = VisionEncoder(first.model, rows.images.processor, RETRIEVERS)
+        encoder = VisionEncoder(first.model.vlm, rows.images.processor, family(RETRIEVERS, first.model))
         projection = torch.nn.Sequential(first.model.embedding_proj_layer, projection)
     else:
         encoder = rows.encoder(first.auto_model)
@@ -254,25 +254,41 @@ def _prove(spec: ModelSpec, reference: Model, pairs: Pairs, compare: _Reference)
         for side, own, item in zip((QUERY_SIDE, DOCUMENT_SIDE), ((row[0], *nothing), row[1:]), given, strict=True):
             features = compare.features(own)
             with torch.inference_mode():
-                made = _read(reference, item, side)
+                made = read(reference, item, side)
             for name in ("input_ids", "attention_mask", "pixel_values", "image_grid_thw", "mm_token_type_ids"):
                 if name in made and not torch.equal(features.get(name, torch.empty(0)), made[name]):
                     raise SourceError(f"[{spec.name}] source: sentence-transformers reads a {side} differently: {name}")
 
 
-def _read(reference: Model, item: Any, side: str) -> Mapping[str, Tensor]:  # noqa: ANN401 - text, image or message
-    """What a library makes of a query or a document."""
-    processor = reference[0].processor
-    if type(processor).__name__ != "ColModernVBertProcessor":
-        made: Mapping[str, Tensor] = reference.preprocess([item], prompt=reference.prompts.get(side), task=side)
+def read(reference: Model, item: Any, side: str) -> dict[str, Any]:  # noqa: ANN401 - text, image or message
+    """What a model's library makes of a query or a document, before the model computes."""
+    if not _is_misread(reference):
+        made: dict[str, Any] = reference.preprocess([item], prompt=reference.prompts.get(side), task=side)
         return made
-    # sentence-transformers calls it as others, which for this one leaves out the text of an image.
-    own: Mapping[str, Tensor] = (
+    processor = reference[0].processor
+    own = (
         processor.process_queries([item], return_tensors="pt")
         if isinstance(item, str)
         else processor.process_images([item], return_tensors="pt")
     )
-    return own
+    return {**own, "modality": "text" if isinstance(item, str) else "image"}
+
+
+def encode(reference: Model, item: Any, side: str) -> Tensor:  # noqa: ANN401
+    """The vectors of a query's or a document's tokens that count, [L, D], by a model's library."""
+    if not _is_misread(reference):
+        call = reference.encode_query if side == QUERY_SIDE else reference.encode_document
+        found: Tensor = call(item)
+        return found
+    with torch.inference_mode():
+        made = reference(read(reference, item, side), task=side)
+    vectors: Tensor = made["token_embeddings"][0][made["attention_mask"][0].bool()]
+    return vectors
+
+
+def _is_misread(reference: Model) -> bool:
+    """Whether sentence-transformers calls its processor as others, which leaves out the text of an image."""
+    return type(reference[0].processor).__name__ == "ColModernVBertProcessor"
 
 
 def _chat_sides(spec: ModelSpec, first: Transformer) -> Sides:

@@ -12,6 +12,7 @@ from torch import Tensor
 from export.errors import SourceError
 from export.loading.models import Model
 from export.manifest import ModelSpec
+from export.packing.families import FAMILIES, family
 from export.packing.vision import VisionEncoder
 from export.runtime.contract import Ids, Parameters, Row
 from export.tasks.chat import Content, Read, bare
@@ -78,7 +79,7 @@ class VisionRows:
 
     def encoder(self, model: Model) -> VisionEncoder:
         """The encoder of a model without a head."""
-        return VisionEncoder(model, self.images.processor)
+        return VisionEncoder(model, self.images.processor, family(FAMILIES, model))
 
     def read(self, content: Content) -> Read:
         """Read the images of a content."""

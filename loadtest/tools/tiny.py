@@ -122,7 +122,8 @@ def siglip2_pairs() -> PreTrainedTokenizerFast:
     """As SigLIP 2's: Gemma's with an end behind every text."""
     tokenizer = Tokenizer.from_str(gemma_pairs().backend_tokenizer.to_str())
     tokenizer.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
-    return _fast(tokenizer, pad="<pad>", eos="<eos>", bos="<bos>", unk="<unk>", mask="<mask>")
+    # The model sees what fills a text up, too.
+    return _fast(tokenizer, ("input_ids",), pad="<pad>", eos="<eos>", bos="<bos>", unk="<unk>", mask="<mask>")
 
 
 @cache
@@ -158,8 +159,11 @@ def clip_pairs() -> PreTrainedTokenizerFast:
     return _fast(tokenizer, pad="<|endoftext|>", bos="<|startoftext|>", eos="<|endoftext|>")
 
 
-def _fast(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
-    names = {f"{name}_token": token for name, token in special.items()}
+def _fast(tokenizer: Tokenizer, inputs: Sequence[str] = (), **special: str) -> PreTrainedTokenizerFast:
+    """A tokenizer with its special tokens and, if it does not make all that others do, the inputs of its model."""
+    names: dict[str, Any] = {f"{name}_token": token for name, token in special.items()}
+    if inputs:
+        names["model_input_names"] = list(inputs)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=100, padding_side="right", **names)
 
 
@@ -358,11 +362,24 @@ def write_adapters(folder: Path, names: Sequence[str], name: str = "BERT") -> Pa
     """A folder with LoRA adapters of one base, each in a folder of its own, or with an empty name beside the base."""
     source = write_embedding(folder, name)
     modules = {"BERT": ["query", "value", "dense"], "Qwen3": ["q_proj", "v_proj", "down_proj"]}[name]
+    adapt(folder, source, names, modules)
+    return source
+
+
+def adapt(folder: Path, source: Path, names: Sequence[str], modules: Sequence[str]) -> None:
+    """Add LoRA adapters to a folder of sentence-transformers.
+
+    Args:
+        folder: has its model as transformers saves it, in `transformer`.
+        source: the folder.
+        names: of the adapters; of one beside the base, an empty one.
+        modules: the ends of the names of those that they change.
+    """
     for seed, adapter in enumerate(names):
         base = AutoModel.from_pretrained(folder / "transformer")
         with warnings.catch_warnings():  # PEFT asks for what transformers has renamed
             warnings.simplefilter("ignore")
-            model = PeftModel(base, LoraConfig(r=4, lora_alpha=8, target_modules=modules))
+            model = PeftModel(base, LoraConfig(r=4, lora_alpha=8, target_modules=list(modules)))
         torch.manual_seed(seed + 2)
         for key, weight in model.named_parameters():
             if "lora_" in key:
@@ -372,7 +389,6 @@ def write_adapters(folder: Path, names: Sequence[str], name: str = "BERT") -> Pa
         target.mkdir(parents=True, exist_ok=True)
         for file in (folder / f"adapter-{seed}").glob("adapter_*"):
             file.rename(target / file.name)
-    return source
 
 
 def write_masked(folder: Path, name: str = "BERT", **more: Any) -> Path:

@@ -1,4 +1,4 @@
-"""The main output of engines and towers, which most tests look at."""
+"""What engines and towers compute: the main output, which most tests look at, or all of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,9 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.runtime.contract import Row
+from export.packing.rows import PackedRows
+from export.runtime.contract import QUERY, Row, Values
 from export.runtime.engine import Engine
+from export.runtime.inputs import Layout, Pack
 from export.runtime.torch_engine import Engine as TorchEngine
+from export.runtime.torch_engine import arguments
 from export.tower import Tower
 
 
@@ -17,6 +20,29 @@ def computed(engine: Engine | TorchEngine, rows: Sequence[Row]) -> NDArray[np.fl
     """An engine's, [N, width]."""
     name = engine.outputs[0].name
     return np.asarray(engine.run(rows, [name])[name], np.float32)
+
+
+def by_head(tower: Tower, rows: Sequence[Row]) -> dict[str, Values]:
+    """All outputs of a packed tower's head on rows together, laid out as for the program that is traced from it."""
+    pack = Pack([field.name for field in tower.fields], rows, tower.expansion, tower.vision)
+    names = ["ids", "position", "row", "starts", "longest"]
+    if QUERY in tower.fields:
+        names += ["query", "longest_query"]
+    if tower.vision is not None and pack.has_images:
+        names += tower.vision.inputs
+    layout = Layout(names, pack.sizes, more=pack.shapes)
+    buffer = torch.zeros(layout.size, dtype=torch.int32)
+    pack.write(layout.views(buffer.numpy()), pack.sizes)
+    given = dict(zip(names, arguments(names, layout, pack.sizes, buffer), strict=True))
+    with torch.inference_mode():
+        made = tower.head(PackedRows.from_inputs(given))
+    spans = {"token": pack.text_tokens, "query token": pack.query_tokens}
+    return {
+        output.name: made[output.name][: len(rows)].numpy()
+        if output.per == "row"
+        else [made[output.name][0, begin:end].numpy() for begin, end in spans[output.per]]
+        for output in tower.outputs
+    }
 
 
 def referenced(tower: Tower, rows: Sequence[Row]) -> NDArray[np.float32]:

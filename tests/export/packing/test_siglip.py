@@ -16,6 +16,7 @@ from torch import Tensor
 from export.errors import SourceError
 from export.graphs import program
 from export.manifest import ModelSpec
+from export.packing.families import FAMILIES
 from export.packing.heads import Encode, Pool, TextEmbedding
 from export.packing.vision import VisionEncoder
 from export.runtime.contract import EMBEDDING, GRIDS, PATCHES, TEXT, TEXT_EMBEDDING, TOKEN_VECTORS, Array, Output, Row
@@ -89,7 +90,9 @@ def reference(transformer: Any, of_row: Row, merge: int) -> dict[str, Tensor]:
 
 def tower(kind: str, folder: Path) -> Tower:
     transformer: Any = SentenceTransformer(str(WRITE[kind](folder)), device="cpu")[0].eval()
-    encoder = VisionEncoder(copy.deepcopy(transformer.auto_model), transformer.processor.image_processor)
+    encoder = VisionEncoder(
+        copy.deepcopy(transformer.auto_model), transformer.processor.image_processor, FAMILIES[kind]
+    )
     merge, width = encoder.vision.merge, transformer.get_embedding_dimension()
     return Tower(
         name="tiny",

@@ -1,7 +1,7 @@
 """Vision-language models as packed programs, against the models themselves."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,26 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, Qwen2VLImageProcessorPil
 
 from export.graphs import program
+from export.packing.families import FAMILIES
 from export.packing.heads import Encode, Pool, TextEmbedding
 from export.packing.vision import VisionEncoder
 from export.runtime import program as files
-from export.runtime.contract import EMBEDDING, GRIDS, PATCHES, TEXT, TEXT_EMBEDDING, TOKEN_VECTORS, Output, Row
+from export.runtime.contract import (
+    EMBEDDING,
+    GRIDS,
+    PATCHES,
+    TEXT,
+    TEXT_EMBEDDING,
+    TOKEN_VECTORS,
+    Output,
+    Row,
+    Values,
+)
 from export.runtime.program import ProgramError
 from export.runtime.torch_engine import Engine
 from export.tower import Tower, Vocabulary
 from loadtest.tools import tiny
+from tests.export.outputs import by_head
 
 WIDTH, VOCABULARY = 64, 300
 IMAGE, START, END = 290, 292, 293
@@ -140,7 +152,7 @@ def reference(whole: Any, of_row: Row) -> dict[str, Tensor]:
 
 def tower(kind: str) -> Tower:
     whole = model(kind)
-    encoder = VisionEncoder(copy.deepcopy(whole), processor())
+    encoder = VisionEncoder(copy.deepcopy(whole), processor(), FAMILIES[kind])
     return Tower(
         name="tiny",
         role=TEXT_EMBEDDING,
@@ -173,17 +185,27 @@ def far(found: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> float:
     )
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_rows_of_texts_and_images_are_what_the_model_gives(kind: str, tmp_path: Path) -> None:
-    given = tower(kind)
-    engine = Engine(program.write(given, tmp_path, "fp32"))
+def compare(given: Tower, run: Callable[[Sequence[Row]], Mapping[str, Values]]) -> None:
+    """Rows together and alone with the model's."""
     rows = list(given.samples())
     wanted = [given.reference(one) for one in rows]
-    together = engine.run(rows, OUTPUTS)
+    together = run(rows)
     for place, (one, want) in enumerate(zip(rows, wanted, strict=True)):
         assert far({name: values[place] for name, values in together.items()}, want) <= ERROR
-        alone = engine.run([one], OUTPUTS)
-        assert far({name: values[0] for name, values in alone.items()}, want) <= ERROR
+        assert far({name: values[0] for name, values in run([one]).items()}, want) <= ERROR
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_rows_of_texts_and_images_are_what_the_model_gives(kind: str) -> None:
+    given = tower(kind)
+    compare(given, lambda rows: by_head(given, rows))
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_vl", "qwen3_vl"])  # what qwen2_vl has, these have too
+def test_programs_compute_what_they_are_traced_from(kind: str, tmp_path: Path) -> None:
+    given = tower(kind)
+    engine = Engine(program.write(given, tmp_path, "fp32"))
+    compare(given, lambda rows: engine.run(rows, OUTPUTS))
 
 
 def test_pixels_of_one_image_move_only_its_row(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import pytest
 from sentence_transformers import CrossEncoder, MultiVectorEncoder
 
 from export.errors import SourceError
+from export.packing import families
 from export.sources import inspection
 from export.sources.inspection import Inspection, inspect
 from export.tasks import image_text
-from loadtest.tools import tiny, tiny_pages, tiny_vision
+from loadtest.tools import tiny, tiny_pages, tiny_tiles, tiny_vision
 
 BERT = {"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 32}
 PLAIN = {"pooling": "mean"}
@@ -50,18 +51,25 @@ def test_folders_that_the_library_saves_tell_what_saved_them(tmp_path: Path) -> 
     assert tasks == ["cross-encoder", "cross-encoder", "multi-vector"]
 
 
-@pytest.mark.parametrize("write", [tiny_pages.write_colpali, tiny_pages.write_colqwen2, tiny_pages.write_chat])
+@pytest.mark.parametrize(
+    "write",
+    [tiny_pages.write_colpali, tiny_pages.write_colqwen2, tiny_pages.write_chat, tiny_tiles.write_colmodernvbert],
+)
 def test_retrievers_of_pages_need_torch(tmp_path: Path, write: Callable[[Path], Path]) -> None:
     folder = write(tmp_path)
     assert found(folder) == {"task": "multi-vector", "backend": "torch"}
     assert found(folder, backend="python") == {"task": "multi-vector"}
 
 
-def test_models_of_texts_and_images_need_torch(tmp_path: Path) -> None:
-    embedding = found(tiny_vision.write_embedding(tmp_path / "embedding"))
-    reranker = found(tiny_vision.write_reranker(tmp_path / "reranker"))
-    assert embedding == {"task": "text-embedding", "backend": "torch"}
-    assert reranker == {"task": "cross-encoder", "backend": "torch"}
+@pytest.mark.parametrize(
+    "write", [tiny_vision.write_embedding, tiny_tiles.write_modernvbert, tiny_tiles.write_embedding_gemma2]
+)
+def test_models_of_texts_and_images_need_torch(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    assert found(write(tmp_path)) == {"task": "text-embedding", "backend": "torch"}
+
+
+def test_rerankers_of_texts_and_images_need_torch(tmp_path: Path) -> None:
+    assert found(tiny_vision.write_reranker(tmp_path)) == {"task": "cross-encoder", "backend": "torch"}
 
 
 @pytest.mark.parametrize("settings", [True, False])
@@ -157,6 +165,20 @@ def test_image_text_is_what_the_task_takes() -> None:
     assert set(inspection.IMAGE_TEXT) == set(image_text._TEXT_KINDS)
 
 
+def test_models_of_texts_and_images_are_what_is_packed() -> None:
+    assert set(inspection.TOGETHER) == set(families.FAMILIES)
+
+
+def test_model_of_texts_and_images_without_modules_is_what_its_card_says(tmp_path: Path) -> None:
+    config = {"architectures": ["Qwen3VLForConditionalGeneration"], "model_type": "qwen3_vl", "vision_config": {}}
+    with pytest.raises(SourceError, match=r"^\[a\] task: set --task text-embedding if it embeds texts and images: "):
+        look(write(tmp_path, config, "pipeline_tag: image-text-to-text"))
+    with pytest.raises(SourceError, match=r"as a reranker has to be a folder that sentence-transformers saved"):
+        look(write(tmp_path, config, "pipeline_tag: text-ranking"))
+    embedder = {"task": "text-embedding", "backend": "torch"}
+    assert found(write(tmp_path, config, "pipeline_tag: sentence-similarity"), pooling="lasttoken") == embedder
+
+
 def test_modules_tell_the_task_where_no_class_is_named(tmp_path: Path) -> None:
     folder = tiny.write_embedding(tmp_path)
     (folder / "config_sentence_transformers.json").unlink()
@@ -227,7 +249,7 @@ def test_what_little_tells_is_a_guess_and_said_to_be(
             {"model_type": "vit", "image_size": 224},
             "a model of type 'vit' takes images or audio; only chinese_clip, clip, ",
         ),
-        ({"model_type": "qwen3_vl", "vision_config": {}}, "a model of type 'qwen3_vl' takes images or audio; only"),
+        ({"model_type": "blip", "vision_config": {}}, "a model of type 'blip' takes images or audio; only"),
     ],
 )
 def test_what_no_task_serves_is_refused(tmp_path: Path, config: dict[str, Any], reason: str) -> None:

@@ -24,6 +24,7 @@ from export.tasks import chat, late_interaction
 from export.tasks.images import ImageReader
 from export.tower import Tower
 from loadtest.tools import tiny, tiny_pages
+from tests.export.outputs import by_head
 
 SOURCES: dict[str, Callable[[Path], Path]] = {
     "ColPali": tiny_pages.write_colpali,
@@ -103,19 +104,31 @@ def test_pages_and_queries_are_read_as_in_sentence_transformers(source: str, tmp
         mixed = ["first", documents[0], documents[2], "second"]
         rows.append(row(tower, reader, QUERIES[2], mixed))
         documents.append(chat.message(mixed))
-    (tmp_path / "program").mkdir()
-    engine = Engine(program.write(tower, tmp_path / "program", "fp32"), device="cpu")
-    together: Any = engine.run(rows, (SCORE, TOKEN_VECTORS, QUERY_VECTORS))
+    together: Any = by_head(tower, rows)
     # Not in a batch, in which the library pads.
     queries = [*QUERIES, QUERIES[1], QUERIES[2]][: len(documents)]
     left, right = [model.encode_query(one) for one in queries], [model.encode_document(one) for one in documents]
     assert max(far(together[TOKEN_VECTORS], right), far(together[QUERY_VECTORS], left)) < EXACT
     np.testing.assert_allclose(np.ravel(together[SCORE]), mean_maxsim_pairwise(left, right), rtol=0, atol=1e-6)
     for place, one in enumerate(rows):
-        alone: Any = engine.run([one], (SCORE, TOKEN_VECTORS))
+        alone: Any = by_head(tower, [one])
         np.testing.assert_allclose(alone[TOKEN_VECTORS][0], together[TOKEN_VECTORS][place], rtol=0, atol=1e-5)
         expected = tower.reference(one)
         assert far([together[TOKEN_VECTORS][place]], [functional.normalize(expected[TOKEN_VECTORS])]) < EXACT
+
+
+def test_programs_compute_what_they_are_traced_from(tmp_path: Path) -> None:
+    """Of ColPali, whose text tower is its own; what the others trace, tests/export/packing does too."""
+    tower = load(tiny_pages.write_colpali(tmp_path / "source"))
+    rows = tower.samples()[::4]
+    assert {bool(len(grids)) for *_, grids in rows} == {True, False}
+    (tmp_path / "program").mkdir()
+    engine = Engine(program.write(tower, tmp_path / "program", "fp32"))
+    names = (SCORE, TOKEN_VECTORS, QUERY_VECTORS)
+    found, traced = by_head(tower, rows), engine.run(rows, names)
+    for name in names:
+        for own, other in zip(traced[name], found[name], strict=True):
+            np.testing.assert_allclose(own, other, rtol=0, atol=1e-5)
 
 
 def test_backend_is_torch(tmp_path: Path) -> None:

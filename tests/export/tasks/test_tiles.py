@@ -14,16 +14,15 @@ from torch.nn import functional
 from transformers import AutoProcessor, ColModernVBertForRetrieval
 
 from export.errors import SourceError
-from export.graphs import program
 from export.manifest import ModelSpec
 from export.runtime.contract import EMBEDDING, QUERY_VECTORS, SCORE, TOKEN_VECTORS, Row
-from export.runtime.torch_engine import Engine
 from export.tasks import chat, late_interaction, text_embedding
 from export.tasks.images import ImageReader
 from export.tower import Tower
 from export.verification import samples
 from gateway.images import processors
 from loadtest.tools import tiny, tiny_tiles
+from tests.export.outputs import by_head
 
 PICTURES = samples.pictures()
 ITEMS: Sequence[chat.Content] = (
@@ -93,11 +92,9 @@ def test_vectors_of_texts_and_images_are_those_of_the_library(name: str, tmp_pat
     rows = [row(tower, images, tower.parameters["chat"]["text"], item) for item in ITEMS]
     messages: Any = [chat.message(item) for item in ITEMS]
     expected = np.concatenate([reference.encode([one]) for one in messages])
-    engine = Engine(program.write(tower, tmp_path, "fp32"))
-    together = engine.run(rows, (EMBEDDING,))[EMBEDDING]
-    assert far(together, expected) < 1e-6
+    assert far(by_head(tower, rows)[EMBEDDING], expected) < 1e-6
     for place, one in enumerate(rows):
-        assert far(engine.run([one], (EMBEDDING,))[EMBEDDING], expected[place : place + 1]) < 1e-6
+        assert far(by_head(tower, [one])[EMBEDDING], expected[place : place + 1]) < 1e-6
 
 
 def test_pages_in_tiles_are_read_as_in_transformers(tmp_path: Path) -> None:
@@ -114,13 +111,12 @@ def test_pages_in_tiles_are_read_as_in_transformers(tmp_path: Path) -> None:
     with torch.inference_mode():
         left = [model(**processor.process_queries([query], return_tensors="pt")).embeddings[0] for query in queries]
         right = [model(**processor.process_images([page], return_tensors="pt")).embeddings[0] for page in pages]
-    engine = Engine(program.write(tower, tmp_path, "fp32"))
-    together: Any = engine.run(rows, (SCORE, TOKEN_VECTORS, QUERY_VECTORS))
+    together: Any = by_head(tower, rows)
     assert max(far(*pair) for pair in zip(together[TOKEN_VECTORS], right, strict=True)) < 2e-6
     assert max(far(*pair) for pair in zip(together[QUERY_VECTORS], left, strict=True)) < 2e-6
     np.testing.assert_allclose(np.ravel(together[SCORE]), mean_maxsim_pairwise(left, right), rtol=0, atol=1e-6)
     for place, one in enumerate(rows):
-        assert far(engine.run([one], (TOKEN_VECTORS,))[TOKEN_VECTORS][0], right[place]) < 2e-6
+        assert far(by_head(tower, [one])[TOKEN_VECTORS][0], right[place]) < 2e-6
 
 
 def test_processor_of_other_tiles_than_the_model_has_is_refused(tmp_path: Path) -> None:

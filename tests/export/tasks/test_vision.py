@@ -1,4 +1,7 @@
-"""Embedders and rerankers of texts and images: their towers and their programs, against the library's own call."""
+"""Embedders and rerankers of texts and images: their towers, against the library's own call.
+
+tests/export/packing and tests/end_to_end/test_seeing.py trace programs from them.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,22 +12,21 @@ import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
+from numpy.typing import NDArray
 from PIL import Image
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoConfig, AutoImageProcessor
 
 from export.errors import SourceError
 from export.manifest import ModelSpec
-from export.packing.rows import PackedRows
 from export.runtime.contract import EMBEDDING, GRIDS, PATCHES, SCORE, TEXT, Row
-from export.runtime.inputs import Layout, Pack
-from export.runtime.torch_engine import arguments
 from export.tasks import chat, cross_encoder, text_embedding
 from export.tasks.chat import Content
 from export.tasks.images import ImageReader
 from export.tower import Tower
 from export.verification import samples
 from loadtest.tools import tiny, tiny_vision
+from tests.export.outputs import by_head
 
 PICTURES = samples.pictures()
 ITEMS: Sequence[Content] = (
@@ -78,28 +80,12 @@ def pictures(*contents: Content) -> list[Image.Image]:
     return [part for content in contents for part in content if not isinstance(part, str)]
 
 
-def computed(tower: Tower, rows: Sequence[Row], output: str) -> np.ndarray[Any, Any]:
-    """What the head makes of rows together, which must be what it makes of each alone.
-
-    test_parity.py exports them.
-    """
-    together = by_head(tower, rows, output)
-    alone = np.concatenate([by_head(tower, [one], output) for one in rows])
+def computed(tower: Tower, rows: Sequence[Row], output: str) -> NDArray[np.float32]:
+    """What the head makes of rows together, which must be what it makes of each alone."""
+    together = np.asarray(by_head(tower, rows)[output], np.float32)
+    alone = np.concatenate([np.asarray(by_head(tower, [one])[output], np.float32) for one in rows])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-6 * np.abs(alone).max())
     return together
-
-
-def by_head(tower: Tower, rows: Sequence[Row], output: str) -> np.ndarray[Any, Any]:
-    """The head's output of rows as a host lays them out."""
-    assert tower.vision is not None
-    pack = Pack([field.name for field in tower.fields], rows, None, tower.vision)
-    names = ("ids", "position", "row", "starts", "longest", *(tower.vision.inputs if pack.has_images else ()))
-    layout = Layout(names, pack.sizes, more=pack.shapes)
-    buffer = torch.zeros(layout.size, dtype=torch.int32)
-    pack.write(layout.views(buffer.numpy()), pack.sizes)
-    given = dict(zip(names, arguments(names, layout, pack.sizes, buffer), strict=True))
-    with torch.inference_mode():
-        return np.asarray(tower.head(PackedRows.from_inputs(given))[output][: len(rows)])
 
 
 def unit(vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -180,6 +166,20 @@ def test_vectors_may_be_cut(tmp_path: Path) -> None:
         load(replace(spec(source), dimensions=(16,)))
 
 
+def test_adapters_change_both_towers(tmp_path: Path) -> None:
+    source = tiny_vision.write_embedding(tmp_path)
+    (before,) = text_embedding.load(spec(source), source)
+    tiny.adapt(tmp_path, source, ("retrieval",), ("q_proj", "qkv", "down_proj"))
+    (tower,) = text_embedding.load(replace(spec(source), variants=("retrieval",)), source)
+    told = tower.parameters["chat"]
+    text = told["text"].replace("{instruction}", told["instruction"])
+    rows = [row(tower, source, text.replace("{content}", written(item)), pictures(item)) for item in ITEMS]
+    with torch.inference_mode():
+        expected = unit(np.stack([tower.reference(one)[EMBEDDING].numpy() for one in rows]))
+    assert np.abs(unit(computed(tower, rows, EMBEDDING)) - expected).max() < 1e-6
+    assert np.abs(unit(computed(before, rows, EMBEDDING)) - expected).max() > 0.1
+
+
 def test_only_torch_serves_them(tmp_path: Path) -> None:
     source = tiny_vision.write_embedding(tmp_path)
     with pytest.raises(SourceError, match=r'\[tiny\] backend: a model that reads images needs backend = "torch"'):
@@ -254,6 +254,17 @@ def test_a_reranker_may_have_a_template_of_its_table(tmp_path: Path) -> None:
     assert len({len(row[0]) for row in rows}) > 5
     with torch.inference_mode():
         assert torch.isfinite(tower.reference(rows[-1])[SCORE]).all()
+
+
+def test_a_reranker_that_says_not_how_it_is_asked_is_refused(tmp_path: Path) -> None:
+    source = tiny_vision.write_plain(tmp_path, "Qwen3-VL", "ForConditionalGeneration")
+    with pytest.raises(SourceError, match="as a reranker has to be a folder that sentence-transformers saved"):
+        load(spec(source, "cross-encoder"))
+
+
+def test_a_plain_folder_embeds_by_the_pooling_of_its_table(tmp_path: Path) -> None:
+    source = tiny_vision.write_plain(tmp_path, "Qwen3-VL", "ForConditionalGeneration")
+    assert load(replace(spec(source), pooling="lasttoken")).fields == (TEXT, PATCHES, GRIDS)
 
 
 def test_texts_alone_still_have_no_images(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""The families of transformers' models for the retrieval of pages, which see images otherwise than their backbones."""
+"""PaliGemma's towers (arXiv 2407.07726), as ColPali has them, on packed rows."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,33 +8,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from export.loading.models import Model
-from export.packing import siglip, vision
+from export.packing import siglip
 from export.packing.rows import PackedImages
-from export.packing.vision import Family
-from export.runtime.vision import Vision
 
 
-def _colqwen2(model: Model, processor: Model) -> Vision:
-    """ColQwen2 calls Qwen's model with vectors instead of ids: tokens have one position, and no features go deep."""
-    return replace(vision._qwen(model.vlm, processor), mrope=False)
+def look(visual: Model, pixels: Tensor, images: PackedImages) -> Sequence[Tensor]:
+    """Features of patches, [P, D]. All images have the size of SigLIP's table of positions.
 
-
-def _look_once(visual: Model, pixels: Tensor, images: PackedImages) -> Sequence[Tensor]:
-    return vision._look(visual, pixels, images)[:1]
-
-
-def _colpali(model: Model, processor: Model) -> Vision:  # noqa: ARG001
-    config = model.vlm.config
-    return Vision(token=config.image_token_id, merge=1, patch_bytes=3 * config.vision_config.patch_size**2)
-
-
-def _siglip(model: Model) -> torch.nn.Module:
-    return torch.nn.ModuleDict({"tower": model.vlm.vision_tower, "projector": model.vlm.multi_modal_projector})
-
-
-def _look_at_squares(visual: Model, pixels: Tensor, images: PackedImages) -> Sequence[Tensor]:
-    """All images of PaliGemma have the size of SigLIP's table of positions (arXiv 2407.07726)."""
-    tower, projector = visual["tower"], visual["projector"]
+    Args:
+        visual: its vision_tower and multi_modal_projector.
+        pixels: normalized, [P, 3, size, size], row by row.
+        images: theirs.
+    """
+    tower, projector = visual["vision_tower"], visual["multi_modal_projector"]
     embeddings = tower.embeddings
     rows = siglip.image_rows(images.starts, images.longest, pixels.shape[0])
     kernel = embeddings.patch_embedding
@@ -81,21 +66,3 @@ class Prefix(torch.nn.Module):
         return self.model(
             inputs_embeds=inputs_embeds, attention_mask=mask, position_ids=position_ids + 1, use_cache=use_cache
         )
-
-
-RETRIEVERS: Mapping[str, Family] = {
-    "colmodernvbert": Family(
-        lambda model, processor: vision._modernvbert(model.vlm, processor),
-        lambda model: vision._parts("vision_model", "connector")(model.vlm),
-        lambda model: model.vlm.text_model,
-        siglip.look_at_tiles,
-        vision._enter,
-    ),
-    "colpali": Family(
-        _colpali, _siglip, lambda model: Prefix(model.vlm.language_model), _look_at_squares, vision._enter
-    ),
-    "colqwen2": Family(
-        _colqwen2, lambda model: model.vlm.visual, lambda model: model.vlm.language_model, _look_once, vision._enter
-    ),
-}
-"""The families by `model_type`."""
