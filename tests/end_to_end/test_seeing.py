@@ -130,8 +130,8 @@ def test_vectors_of_patches_are_where_tokens_says(server: Server) -> None:
     assert similarities.max(1).mean() == pytest.approx(ranked["relevance_score"], abs=1e-6)
     (grids,) = document["tokens"]["images"]
     assert [(grid["rows"], grid["columns"]) for grid in grids] == [(2, 2)] * 7
-    boxes = [[column / 3, row / 2, (column + 1) / 3, (row + 1) / 2] for row in range(2) for column in range(3)]
-    np.testing.assert_allclose([grid["box"] for grid in grids], [*boxes, [0, 0, 1, 1]])
+    tiles = [(column / 3, row / 2, (column + 1) / 3, (row + 1) / 2) for row in range(2) for column in range(3)]
+    np.testing.assert_allclose([grid["box"] for grid in grids], [*tiles, (0.0, 0.0, 1.0, 1.0)])
     ids = np.array(document["tokens"]["ids"])
     places = np.flatnonzero(ids == ids[grids[0]["start"]])
     assert places.tolist() == [grid["start"] + i for grid in grids for i in range(4)]
