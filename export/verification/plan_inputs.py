@@ -55,7 +55,8 @@ def _batches(tower: Tower, max_batch: int) -> list[list[Row]]:
 def _case(tower: Tower, rows: list[Row]) -> Case:
     with torch.inference_mode():
         found = [tower.reference(row) for row in rows]
-    longest = max(value.size for row in rows for value in row)
+    fields = [i for i, field in enumerate(tower.fields) if isinstance(field, Tokens)]
+    longest = max((row[i].size for row in rows for i in fields), default=0)
     return Case(
         request(rows, tower.fields),
         {

@@ -16,7 +16,7 @@ from export.sources.resolve import resolve
 from export.tasks.load import load_towers
 from export.verification import plan_inputs
 from export.verification.plan_inputs import CASE_TOKENS
-from loadtest.tools import tiny
+from loadtest.tools import tiny, tiny_pages
 
 
 def written(spec: ModelSpec, folder: Path, tower: int = 0) -> Path:
@@ -127,3 +127,12 @@ def test_images_have_one_profile(tmp_path: Path) -> None:
     assert profile.inputs["pixels"].max == (64, 3, tiny.IMAGE, tiny.IMAGE)
     (case,) = read_cases(tmp_path / "plan" / CASES)
     assert case.inputs["pixels"].shape == (4, 3, tiny.IMAGE, tiny.IMAGE)
+
+
+def test_vectors_of_pages_are_compared_however_many_bytes_their_patches_have(tmp_path: Path) -> None:
+    source = str(tiny_pages.write_colqwen2(tmp_path / "source"))
+    spec = ModelSpec(name="pages", task="multi-vector", source=source, backend="torch", max_tokens=CASE_TOKENS)
+    written(spec, tmp_path / "plan")
+    cases = read_cases(tmp_path / "plan" / CASES)
+    assert any(case.inputs["grids"].any() for case in cases)
+    assert all(case.expected.keys() == {"score", "tokens", "query_tokens"} for case in cases)
