@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from export import add
-from export.entry import Entry, hidden_files, is_built, whole_entries
+from export.entry import Entry, hidden_files, is_built, read_proofs, whole_entries
 from export.errors import ExportError, ManifestError
 from export.manifest import PRECISIONS, Backend, ModelSpec, load
 from export.plans.build import PLAN
@@ -154,9 +154,9 @@ def _listing(specs: Sequence[ModelSpec], repository: Path) -> Table:
         table.add_column(column, no_wrap=True)
     table.add_column("source", no_wrap=True, overflow="ellipsis", min_width=6)
     for spec in specs:
-        precision = spec.computes_in
-        built = "yes" if is_built(spec, repository) else "no"
-        table.add_row(spec.name, spec.task, spec.backend, precision, built, spec.source)
+        built = is_built(spec, repository)
+        precision = next(iter(read_proofs(spec, repository).values()))["precision"] if built else spec.computes_in
+        table.add_row(spec.name, spec.task, spec.backend, precision, "yes" if built else "no", spec.source)
     return table
 
 
@@ -249,7 +249,7 @@ def notes(entries: Sequence[Entry]) -> Iterator[str]:
         if entry.proof["backend"] == "tensorrt" and not (entry.folder / "1" / PLAN).is_file():
             yield f"{entry.folder.name}: build its plan with `python -m export.plans ENTRY` in the serving image"
         if entry.proof["backend"] == "torch" and not any((entry.folder / "1").glob("compiled.*")):
-            yield f"{entry.folder.name}: compile it with `python -m export.plans ENTRY` on the machine that serves it"
+            yield f"{entry.folder.name}: on a GPU host, also run `python -m export.plans ENTRY` there"
     hidden = [file for entry in entries for file in hidden_files(entry.folder)]
     if hidden:
         yield (

@@ -104,6 +104,8 @@ def prepare(arguments: argparse.Namespace) -> Addition:
     """
     manifest: Path = arguments.manifest
     specs = load(manifest) if manifest.exists() else {}
+    if not manifest.resolve().parent.is_dir():
+        raise ManifestError(f"{manifest}: there is no folder {manifest.resolve().parent}")
     if not os.access(manifest.resolve().parent, os.W_OK):  # the file is replaced as a whole
         raise ManifestError(f"{manifest}: cannot be written; use a file of your own with --manifest")
     name = arguments.name or _name(arguments.source)

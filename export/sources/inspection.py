@@ -164,6 +164,10 @@ def _read(name: str, folder: Path) -> _Facts:
     kinds = tuple(_class(one.get("type")) for one in listed)
     first = paths[0] if paths and untrusted.is_inside(paths[0]) else ""
     config = _object(name, folder / "config.json") or _object(name, folder / first / "config.json")
+    if not config and not listed and (folder / "adapter_config.json").exists():
+        raise SourceError(
+            f"[{name}] source: {folder} holds an adapter without its base; merge both and save the result as a model"
+        )
     if not config and not listed:
         raise SourceError(f"[{name}] source: {folder} holds no config.json and no modules.json")
     return _Facts(

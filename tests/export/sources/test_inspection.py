@@ -258,6 +258,12 @@ def test_what_no_task_serves_is_refused(tmp_path: Path, config: dict[str, Any], 
     assert reason in str(caught.value)
 
 
+def test_adapter_without_its_base_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "vidore/colqwen2-base"}')
+    with pytest.raises(SourceError, match="holds an adapter without its base; merge both"):
+        inspect("tiny", tmp_path, {})
+
+
 def test_task_that_is_given_is_not_inferred(tmp_path: Path) -> None:
     folder = write(tmp_path, {"architectures": ["Qwen3ForCausalLM"]})
     assert look(folder, task="cross-encoder").keys == {}

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -34,6 +37,13 @@ COMPUTES_IN_BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABIL
 
 def listed(tensors: Tensors) -> dict[str, tuple[str, list[object]]]:
     return {name: (array.dtype.name, array.tolist()) for name, array in tensors.items()}
+
+
+def test_onnx_runtime_counts_no_uses(tmp_path: Path) -> None:
+    """Where it does, it keeps an id of this machine in a hidden file."""
+    command = [sys.executable, "-c", "import export.verification.runners"]
+    subprocess.run(command, check=True, env={**os.environ, "TMPDIR": str(tmp_path)})
+    assert not (tmp_path / ".ses").exists()
 
 
 def test_request_pads_its_rows_to_its_longest() -> None:
