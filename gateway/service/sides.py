@@ -25,7 +25,8 @@ async def encode_queries(
     if model.chat is None:
         frame, prompt = None, prompts.instruct(model, model.prompts.get("query", ""), instruction)
     else:
-        frame, prompt = await _frame(caller, model, prompts.choose(model, "query", "query", instruction)), ""
+        instruction = prompts.choose(model, "query", "query", instruction)
+        frame, prompt = await template_frame(caller, model, instruction, is_query=True), ""
         limit = room(model, frame, limit, places[0])
     return await tokens.encode(
         caller,
@@ -59,7 +60,9 @@ async def encode_documents(
 
 async def document_frame(caller: Caller, model: TextModel) -> PairFrame | None:
     """The template of documents; None if the model has none."""
-    return await _frame(caller, model, model.prompts.get("document", ""), is_query=False) if model.chat else None
+    if model.chat is None:
+        return None
+    return await template_frame(caller, model, model.prompts.get("document", ""), is_query=False)
 
 
 def room(model: TextModel, frame: PairFrame, limit: int, place: str) -> int:
@@ -78,7 +81,8 @@ def room(model: TextModel, frame: PairFrame, limit: int, place: str) -> int:
     return left
 
 
-async def _frame(caller: Caller, model: TextModel, prompt: str, *, is_query: bool = True) -> PairFrame:
+async def template_frame(caller: Caller, model: TextModel, prompt: str, *, is_query: bool) -> PairFrame:
+    """The template of texts without images, with this instruction or prompt. The model must have one."""
     if model.chat is None:
         raise ValueError(f"{model.name} has no chat template")
     around = model.chat.around(is_query=is_query, prompt=prompt, has_images=False)

@@ -48,7 +48,7 @@ async def encode(
     Args:
         caller: the request to work for.
         model: the model whose tokenizer is used.
-        texts: texts, or token ids if there is no frame.
+        texts: texts, or token ids of whole rows, in which a frame is already.
         places: the field of each text in error messages, such as "input[3]".
         limit: maximum number of tokens of a text, without those of the frame.
         truncate: what to do with texts over the limit.
@@ -59,7 +59,7 @@ async def encode(
         RequestTooLarge: the texts have more than MAX_TOKENS in total.
         TokenizerFailed: the tokenizer raised an error.
     """
-    check(model, texts, places, limit, truncate=truncate)
+    check(model, texts, places, limit, truncate=truncate, frame=frame)
     frame_size = len(frame.before) + len(frame.text) + len(frame.tail) if frame is not None else 0
     max_characters = limit * MAX_CHARACTERS_PER_TOKEN
     sizes = [ROW_CHARACTERS + frame_size + min(len(text), max_characters) for text in texts]
@@ -77,12 +77,21 @@ async def encode(
     return encoded
 
 
-def check(model: TextModel, texts: Sequence[Text], places: Sequence[str], limit: int, *, truncate: Truncate) -> None:
+def check(
+    model: TextModel,
+    texts: Sequence[Text],
+    places: Sequence[str],
+    limit: int,
+    *,
+    truncate: Truncate,
+    frame: PairFrame | None = None,
+) -> None:
     """Raise InvalidRequest for what is wrong without tokenizing."""
+    frame_length = frame.length if frame is not None else 0
     for text, place in zip(texts, places, strict=True):
         if isinstance(text, list):
             if truncate == "none":  # first, so that not every id of a huge list is checked
-                _check_tokens(model, len(text), place, limit)
+                _check_tokens(model, len(text), place, frame_length + limit)
             _check_ids(model, text, place)
             continue
         if truncate == "none":
