@@ -153,7 +153,7 @@ async def windows(
         parts = one.content if truncate == "none" else one.content[: one.end]
         tokens.check_characters(text_of(parts), one.place, limit)
     _check_least(reading, unread, limit, total)
-    characters = sum(len(text_of(one.content)) for one in unread)
+    characters = sum(len(one.before) + len(text_of(one.content)) for one in unread)
     await reading.caller.tokenize(characters, partial(_check_control, reading.model, unread, limit, truncate))
     occurrences = Counter(picture for one in unread for picture in pictures(one.content))
     calls = [partial(reading.read, picture) for picture in occurrences]
@@ -164,7 +164,7 @@ async def windows(
         source = _Source(images, occurrences)
         for draft in drafts:
             if isinstance(draft, Draft):
-                row, place = await _read(reading, draft, source, limit, truncate), draft.place
+                row, place = await _read(reading, draft, source, limit, truncate, characters), draft.place
             else:
                 row, place = ImageRow(draft, (), len(draft)), "input"
             total = tokens.add_tokens(total, [row.ids], [place])
@@ -222,8 +222,10 @@ def _check_control(model: TextModel, drafts: Sequence[Draft], limit: int, trunca
             tokens.check_control(model, text, draft.place)
 
 
-async def _read(reading: Reading, draft: Draft, source: _Source, limit: int, truncate: Truncate) -> ImageRow:
-    """A row with its images."""
+async def _read(
+    reading: Reading, draft: Draft, source: _Source, limit: int, truncate: Truncate, characters: int
+) -> ImageRow:
+    """A row with its images, of a call with so many characters: many short rows must not block the event loop."""
     caller, count = reading.caller, 0
     images: list[Patches] = []
     expected = pictures(draft.content)
@@ -240,7 +242,7 @@ async def _read(reading: Reading, draft: Draft, source: _Source, limit: int, tru
                     )
     with caller.timings.stage("tokenize"):
         work = partial(_written, reading, draft, images, limit, truncate)
-        ids = await caller.tokenize(len(text_of(draft.content)) + len(draft.before), work)
+        ids = await caller.tokenize(characters, work)
     return ImageRow(ids, tuple(images), len(ids) - count)
 
 
