@@ -30,6 +30,7 @@ from gateway.routes.fields import Instruction, PromptTokens, Side, Truncation, r
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.late_chunking import divided, joined
 from gateway.routes.operation import Operation
+from gateway.service.contents import pictures
 from gateway.service.embed import DENSE, Embeddings, Item
 from gateway.service.origins import PatchGrid
 from gateway.service.text_batches import MAX_ROWS
@@ -395,14 +396,11 @@ def _item(item: str | int | TokenIds | InputItem, place: str, strings: Literal["
         return Item(place, image=item.strip(), image_place=place)
     if not isinstance(item, InputItem):
         return Item(place, item)
+    parts = read_item(item, place)
     if item.content is not None:
-        return Item(place, content=read_item(item, place))
-    images = [image.strip() for image in (item.image, item.url, item.bytes) if image]
-    if not item.text and not images:
-        raise InvalidRequest(f"{place} has neither text nor image", param=place)
-    if len(images) > 1:
-        raise InvalidRequest(f"{place} has more than one of image, url and bytes", param=place)
-    return Item(place, item.text or None, images[0] if images else None)
+        return Item(place, content=parts)
+    image = next(iter(pictures(parts)), None)
+    return Item(place, item.text or None, image.image, image.place) if image is not None else Item(place, item.text)
 
 
 def _check_output(body: EmbeddingRequest, model: Model) -> None:
