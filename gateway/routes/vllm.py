@@ -20,8 +20,7 @@ from gateway.routes.calls import (
     embed_items,
     find_classifier,
     find_model,
-    score_contents,
-    score_texts,
+    score_inputs,
     text_model,
 )
 from gateway.routes.content import (
@@ -337,8 +336,7 @@ async def score(request: Request) -> Response:
     model = _find_scorer(request, body.model)
     pixels = read_pixels(body.min_pixels, body.max_pixels, body.mm_processor_kwargs)
     if "rerank" in model.offers:
-        score_pairs = score_contents if any(pair.has_image for pair in pairs) else score_texts
-        found = await score_pairs(
+        found = await score_inputs(
             request,
             text_model(model),
             pairs,
