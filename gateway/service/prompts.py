@@ -91,7 +91,7 @@ def _instruction(text_model: TextModel, chat: Chat, purpose: str | None, place: 
     prompt = _prompt(text_model, purpose, place)
     if instruction is None:
         return prompt
-    if not chat.takes_instruction:
+    if not chat.takes_instruction(is_query=is_query(purpose)):
         raise InvalidRequest(f"model {text_model.name!r} does not support instruction", param=FIELD)
     tokens.check_control(text_model, instruction, FIELD)
     return instruction
