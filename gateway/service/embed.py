@@ -23,7 +23,6 @@ from gateway.service.gather import gather
 from gateway.service.image_batches import infer_images
 from gateway.service.image_rows import Draft, Reading
 from gateway.service.origins import Origin, layout
-from gateway.service.sides import room, template_frame
 from gateway.service.text_batches import Computed, Wanted, infer_texts, joined, row_of
 from gateway.service.tokens import Text
 from gateway.text.tokenizer import PairFrame, Truncate
@@ -157,7 +156,7 @@ async def embed(
         if is_query and model.text.role == LATE_INTERACTION:
             raise InvalidRequest(f"queries of model {model.name!r} are texts without images", param=_field(items))
         return await _embed_together(call, Reading.of(caller, reader, model.text, pixels, _first_image(items)))
-    frame = await template_frame(caller, model.text, prompt, is_query=is_query)
+    frame = await tokens.template_frame(caller, model.text, prompt, is_query=is_query)
     return await _embed_apart(replace(call, prompt=""), frame=frame)
 
 
@@ -271,7 +270,7 @@ async def _drafts(call: _Call, reading: Reading) -> list[Draft | list[int]]:
     given = {item.place: item.text for item in call.items if isinstance(item.text, list)}
     rows: Iterator[list[int]] = iter(())
     if given:
-        frame = await template_frame(call.caller, text_model, call.prompt, is_query=call.is_query)
+        frame = await tokens.template_frame(call.caller, text_model, call.prompt, is_query=call.is_query)
         rows = iter(await _encode(call, text_model, [*given.values()], [*given], frame))
     return [
         next(rows) if isinstance(item.text, list) else Draft(item.place, item.parts, *around(has_images=item.has_image))
@@ -385,7 +384,7 @@ async def _encode(
     limits = (model.max_tokens, call.max_tokens, model.max_query_tokens if call.wants_query_tokens else None)
     limit = min(filter(None, limits))
     if frame is not None:
-        limit = room(model, frame, limit, places[0])
+        limit = tokens.room(model, frame, limit, places[0])
     return await tokens.encode(call.caller, model, texts, places, limit, truncate=call.truncate, frame=frame)
 
 

@@ -267,6 +267,30 @@ def frame_query(model: TextModel, query: str, place: str, instruction: str | Non
     return frame
 
 
+async def template_frame(caller: Caller, model: TextModel, prompt: str, *, is_query: bool) -> PairFrame:
+    """The template of texts without images, with this instruction or prompt. The model must have one."""
+    if model.chat is None:
+        raise ValueError(f"{model.name} has no chat template")
+    around = model.chat.around(is_query=is_query, prompt=prompt, has_images=False)
+    return await caller.tokenize(sum(map(len, around)), partial(model.tokenizer.frame_around, *around))
+
+
+def room(model: TextModel, frame: PairFrame, limit: int, place: str) -> int:
+    """How many tokens of a row of `limit` are left for a text in a template.
+
+    Raises:
+        InvalidRequest: none.
+    """
+    left = limit - frame.length
+    if left < 1:
+        raise InvalidRequest(
+            f"the template and the instruction of model {model.name!r} have {frame.length} tokens and leave no room for"
+            f" a text within {limit}",
+            param=place,
+        )
+    return left
+
+
 def check_characters(text: str, place: str, limit: int) -> None:
     """Raise InvalidRequest if a text is longer than what is read of it for this limit, in tokens."""
     max_characters = limit * MAX_CHARACTERS_PER_TOKEN
