@@ -18,6 +18,8 @@ MAX_PARTS = MAX_ROWS
 """Maximum number of parts of a content. Each part may stand for a document."""
 MAX_MESSAGES = 16
 """Maximum number of messages. Only one of the system, one of the user and empty answers are supported."""
+IMAGES = ("image", "url", "bytes")
+"""The fields of an object that may hold its image."""
 ROLES = Literal["system", "developer", "user", "assistant"]
 
 
@@ -97,21 +99,35 @@ def read_parts(parts: Sequence[ContentPart], place: str) -> list[Part]:
     Raises:
         InvalidRequest: nothing is left.
     """
-    read: list[Part] = []
-    for index, part in enumerate(parts):
-        match part:
-            case TextPart():
-                read += [part.text] if part.text else []
-            case ImageUrlPart():
-                url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
-                read.append(Picture(url.strip(), f"{place}[{index}].image_url"))
-            case ImageBase64Part():
-                read.append(Picture(part.image_base64.strip(), f"{place}[{index}].image_base64"))
-            case ImagePart():
-                read.append(Picture(part.image.strip(), f"{place}[{index}].image"))
-    if not read:
+    read = [_read_part(part, f"{place}[{index}]") for index, part in enumerate(parts)]
+    if not any(read):
         raise InvalidRequest(f"{place} is empty", param=place)
-    return read
+    return [part for part in read if part]
+
+
+def read_each(parts: Sequence[ContentPart], place: str) -> dict[str, str | Content]:
+    """Each part, also an empty text, as an input of its own, by its field; `place` is that of the list."""
+    read = {f"{place}[{index}]": _read_part(part, f"{place}[{index}]") for index, part in enumerate(parts)}
+    return {own: part if isinstance(part, str) else [part] for own, part in read.items()}
+
+
+def _read_part(part: ContentPart, place: str) -> Part:
+    match part:
+        case TextPart():
+            return part.text
+        case ImageUrlPart():
+            url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
+            return Picture(url.strip(), f"{place}.image_url")
+        case ImageBase64Part():
+            return Picture(part.image_base64.strip(), f"{place}.image_base64")
+        case ImagePart():
+            return Picture(part.image.strip(), f"{place}.image")
+
+
+def check_alone(item: InputItem, place: str) -> None:
+    """Raise InvalidRequest if an object has a content and other fields."""
+    if item.content is not None and any(getattr(item, name) for name in ("text", *IMAGES)):
+        raise InvalidRequest(f"{place} has content and other fields; send only one of them", param=place)
 
 
 def read_item(item: InputItem, place: str) -> list[Part]:
@@ -120,12 +136,11 @@ def read_item(item: InputItem, place: str) -> list[Part]:
     Raises:
         InvalidRequest: it is empty, or has several of fields that exclude each other.
     """
-    images = {name: image for name in ("image", "url", "bytes") if (image := getattr(item, name))}
+    check_alone(item, place)
     if item.content is not None:
-        if item.text or images:
-            raise InvalidRequest(f"{place} has content and other fields; send only one of them", param=place)
         parts = [TextPart(item.content)] if isinstance(item.content, str) else item.content
         return read_parts(parts, f"{place}.content")
+    images = {name: image for name in IMAGES if (image := getattr(item, name))}
     if not item.text and not images:
         raise InvalidRequest(f"{place} has neither text nor image", param=place)
     if len(images) > 1:

@@ -28,7 +28,9 @@ from gateway.routes.content import (
     InputItem,
     Message,
     PixelBounds,
+    check_alone,
     check_source,
+    read_each,
     read_item,
     read_messages,
     read_pixels,
@@ -404,8 +406,8 @@ def _side(body: ScoreRequest, names: Sequence[str]) -> tuple[str, Texts]:
 def _listed(name: str, given: Texts) -> list[tuple[str, str | Content]]:
     """Texts and contents with their places."""
     if isinstance(given, InputItem) and isinstance(given.content, list):
-        parts = read_item(given, name)
-        return [(f"{name}.content[{i}]", part if isinstance(part, str) else [part]) for i, part in enumerate(parts)]
+        check_alone(given, name)
+        return [*read_each(given.content, f"{name}.content").items()]
     items = {f"{name}[{i}]": item for i, item in enumerate(given)} if isinstance(given, list) else {name: given}
     return [(place, item if isinstance(item, str) else simple(read_item(item, place))) for place, item in items.items()]
 
