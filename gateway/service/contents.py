@@ -53,7 +53,7 @@ def pictures(content: Content | str) -> list[Picture]:
 
 
 def text_of(content: Content | str) -> str:
-    """The texts of a content, one behind the other."""
+    """The texts of a content, joined."""
     return content if isinstance(content, str) else "".join(part for part in content if isinstance(part, str))
 
 

@@ -231,7 +231,7 @@ async def _embed_apart(call: _Call, *, averages: bool = False, frame: PairFrame 
 
 
 async def _embed_together(call: _Call, reading: Reading) -> Embeddings:
-    """Embed items, of which some have images, whose texts and images the model reads together."""
+    """Embed items, some of which have images, with a model that reads texts and images together."""
     caller, text_model, items = call.caller, reading.model, call.items
     for item in items:
         check_content(text_model, item.parts, item.place)

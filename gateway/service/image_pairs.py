@@ -1,4 +1,4 @@
-"""Scores pairs of a query and a document of which some have images."""
+"""Scores pairs of a query and a document, some of which have images."""
 
 from collections.abc import Sequence
 from contextlib import aclosing

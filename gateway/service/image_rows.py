@@ -18,13 +18,12 @@ from gateway.service import tokens
 from gateway.service.caller import Caller
 from gateway.service.contents import TYPICAL_TOKENS, Content, Picture, PixelLimits, pictures, runs, text_of
 from gateway.service.gather import prefetch
+from gateway.service.image_batches import MAX_PREPARED_IMAGES
 from gateway.text.chat import Chat
 from gateway.text.tokenizer import PairFrame, Truncate
 
 WINDOW_BYTES = 64 * 2**20
 """Pixels of the rows that are in memory at a time, in bytes, unless a single row has more."""
-MAX_READ = 8
-"""Images of one call that are fetched or decoded at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +156,7 @@ async def windows(
     await reading.caller.tokenize(characters, partial(_check_control, reading.model, unread, limit, truncate))
     occurrences = Counter(picture for one in unread for picture in pictures(one.content))
     calls = [partial(reading.read, picture) for picture in occurrences]
-    at_a_time = max(1, min(MAX_READ, window_bytes // max_bytes(reading.processor)))
+    at_a_time = max(1, min(MAX_PREPARED_IMAGES, window_bytes // max_bytes(reading.processor)))
     rows: list[ImageRow] = []
     size = 0
     async with aclosing(prefetch(calls, at_a_time)) as images:

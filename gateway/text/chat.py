@@ -33,11 +33,6 @@ class Chat(Struct, frozen=True, kw_only=True):
         if self.image and (self.image.count(PATCHES) != 1 or not self.patch):
             raise ValueError(f"image must contain {PATCHES} exactly once, and patch must not be empty")
 
-    @property
-    def written(self) -> str:
-        """All texts that are not a client's."""
-        return self.text + self.query + self.document + self.document_text + self.image + self.patch
-
     def takes_instruction(self, *, is_query: bool) -> bool:
         """Whether the template has a place for an instruction, on this side if it distinguishes the two."""
         return INSTRUCTION in (self.text or (self.query if is_query else self.document))
