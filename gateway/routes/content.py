@@ -10,7 +10,7 @@ from gateway.images.processors import Area
 from gateway.routes import decoding
 from gateway.routes.decoding import Refused
 from gateway.routes.http import Request
-from gateway.service.contents import Content, Part, Picture, PixelLimits
+from gateway.service.contents import Content, Part, Picture, PixelLimits, joined
 from gateway.service.prompts import MAX_INSTRUCTION
 from gateway.service.text_batches import MAX_ROWS
 
@@ -155,9 +155,12 @@ def as_parts(value: object, place: str) -> list[Part]:
 
 
 def simple(content: Content) -> str | Content:
-    """A content of texts as one string."""
-    texts = [part for part in content if isinstance(part, str)]
-    return "".join(texts) if len(texts) == len(content) else content
+    """A content whose texts that follow each other are one; a string if there are no images.
+
+    A query is read with each document: with thousands of parts, both together would be millions.
+    """
+    parts = joined(content)
+    return parts[0] if len(parts) == 1 and isinstance(parts[0], str) else parts
 
 
 def read_messages(messages: Sequence[Message]) -> tuple[list[Part], str | None]:

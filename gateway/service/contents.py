@@ -1,6 +1,6 @@
 """Texts and images that a model reads together, in the order of the client."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from msgspec import Struct
@@ -57,14 +57,18 @@ def text_of(content: Content | str) -> str:
     return content if isinstance(content, str) else "".join(part for part in content if isinstance(part, str))
 
 
-def runs(content: Content | str) -> Iterator[str]:
+def joined(content: Content) -> list[Part]:
+    """A content in which texts that follow each other are one."""
+    parts: list[Part] = []
+    for is_text, group in groupby(content, lambda part: isinstance(part, str)):
+        run = [*group]
+        parts += ["".join(map(str, run))] if is_text else run
+    return parts
+
+
+def runs(content: Content | str) -> list[str]:
     """The texts between the images of a content, since parts of text that follow each other become one."""
-    if isinstance(content, str):
-        yield content
-        return
-    for is_text, parts in groupby(content, lambda part: isinstance(part, str)):
-        if is_text:
-            yield "".join(map(str, parts))
+    return [content] if isinstance(content, str) else [part for part in joined(content) if isinstance(part, str)]
 
 
 def check(model: TextModel, content: Content | str, place: str) -> None:
