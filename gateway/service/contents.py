@@ -57,6 +57,11 @@ def text_of(content: Content | str) -> str:
     return content if isinstance(content, str) else "".join(part for part in content if isinstance(part, str))
 
 
+def length(content: Content | str) -> int:
+    """Characters of all texts of a content."""
+    return len(content) if isinstance(content, str) else sum(len(part) for part in content if isinstance(part, str))
+
+
 def joined(content: Content) -> list[Part]:
     """A content in which texts that follow each other are one."""
     parts: list[Part] = []

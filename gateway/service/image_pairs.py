@@ -114,8 +114,10 @@ async def _cross_encode(
     characters = sum(map(len, texts.values()))  # many short queries must not block the event loop
     lengths: dict[int, int] = {}
     for key, pair in first.items():
-        tokens.check_characters(texts[key], pair.query_place, limit)
+        count = contents.length(pair.query) + len(instruction or "")
+        tokens.check_characters(count, pair.query_place, model.max_tokens // 2)
         lengths[key] = await caller.tokenize(characters, partial(_length, model, pair, texts[key]))
+        tokens.check_query(model, lengths[key], pair.query_place, instruction)
     query_tokens = [lengths[id(pair.query)] for pair in pairs]
     if max_document_tokens is not None and max_document_tokens < limit:
         if pictures(pairs[0].query):

@@ -16,7 +16,7 @@ from gateway.images.processors import AnyProcessor, Layout, max_bytes
 from gateway.images.reader import Images
 from gateway.service import tokens
 from gateway.service.caller import Caller
-from gateway.service.contents import TYPICAL_TOKENS, Content, Picture, PixelLimits, pictures, runs, text_of
+from gateway.service.contents import TYPICAL_TOKENS, Content, Picture, PixelLimits, length, pictures, runs
 from gateway.service.gather import prefetch
 from gateway.service.image_batches import MAX_PREPARED_IMAGES
 from gateway.text.chat import Chat
@@ -37,7 +37,7 @@ class Draft:
     """The text of the template before the content, written for the tokenizer."""
     after: str = ""
     kept: int = 0
-    """How many of the first parts of the content are never truncated."""
+    """How many of the first parts of the content are never truncated: a query, which the caller has checked."""
 
     @property
     def end(self) -> int:
@@ -92,7 +92,7 @@ class Reading:
         """Estimate the tokens and patches of a content whose images have not been read."""
         patches = self.processor.max_patches
         of_each = min(TYPICAL_TOKENS, patches + patches // self.processor.merge**2)
-        return tokens.estimate(text_of(content)) + of_each * len(pictures(content))
+        return tokens.estimate(length(content)) + of_each * len(pictures(content))
 
     def counts(self, images: Sequence[Patches]) -> list[int]:
         """How many tokens each grid of these images becomes."""
@@ -150,9 +150,9 @@ async def windows(
     unread = [draft for draft in drafts if isinstance(draft, Draft)]
     for one in unread:
         parts = one.content if truncate == "none" else one.content[: one.end]
-        tokens.check_characters(text_of(parts), one.place, limit)
+        tokens.check_characters(length(parts), one.place, limit)
     _check_least(reading, unread, limit, total)
-    characters = sum(len(one.before) + len(text_of(one.content)) for one in unread)
+    characters = sum(len(one.before) + length(one.content) for one in unread)
     await reading.caller.tokenize(characters, partial(_check_control, reading.model, unread, limit, truncate))
     occurrences = Counter(picture for one in unread for picture in pictures(one.content))
     calls = [partial(reading.read, picture) for picture in occurrences]
@@ -214,10 +214,10 @@ def _check_least(reading: Reading, drafts: Sequence[Draft], limit: int, total: i
 
 
 def _check_control(model: TextModel, drafts: Sequence[Draft], limit: int, truncate: Truncate) -> None:
-    """Raise InvalidRequest if a text contains a special token."""
+    """Raise InvalidRequest if a text contains a special token, except in the kept parts, which the caller checks."""
     for draft in drafts:
         behind = (_read_of(text, limit, truncate) for text in runs(draft.content[draft.end :]))
-        for text in chain(runs(draft.content[: draft.end]), behind):
+        for text in chain(runs(draft.content[draft.kept : draft.end]), behind):
             tokens.check_control(model, text, draft.place)
 
 

@@ -28,9 +28,11 @@ ROW_CHARACTERS = 16
 """Fixed cost of a text, in characters."""
 
 
-def estimate(text: Text) -> int:
-    """Estimate the number of tokens of a text, at least 1."""
-    return len(text) if isinstance(text, list) else 1 + len(text) // TYPICAL_CHARACTERS_PER_TOKEN
+def estimate(text: Text | int) -> int:
+    """Estimate the number of tokens of a text, or of one with so many characters, at least 1."""
+    if isinstance(text, list):
+        return len(text)
+    return 1 + (text if isinstance(text, int) else len(text)) // TYPICAL_CHARACTERS_PER_TOKEN
 
 
 async def encode(
@@ -95,7 +97,7 @@ def check(
             _check_ids(model, text, place)
             continue
         if truncate == "none":
-            check_characters(text, place, limit)
+            check_characters(len(text), place, limit)
 
 
 def check_control(model: TextModel, text: str, place: str) -> None:
@@ -260,11 +262,16 @@ def frame_query(model: TextModel, query: str, place: str, instruction: str | Non
         TokenizerFailed: the tokenizer raised an error.
     """
     limit = model.max_tokens // 2
-    check_characters(query + (instruction or ""), place, limit)
+    check_characters(len(query) + len(instruction or ""), place, limit)
     check_control(model, query, place)
     frame = model.tokenizer.frame(query, instruction)
-    _check_tokens(model, frame.head_length, place, limit, " for query and instruction" if instruction else "")
+    check_query(model, frame.head_length, place, instruction)
     return frame
+
+
+def check_query(model: TextModel, count: int, place: str, instruction: str | None = None) -> None:
+    """Raise InvalidRequest if so many tokens before the document are more than half of the model's."""
+    _check_tokens(model, count, place, model.max_tokens // 2, " for query and instruction" if instruction else "")
 
 
 async def template_frame(caller: Caller, model: TextModel, prompt: str, *, is_query: bool) -> PairFrame:
@@ -291,12 +298,12 @@ def room(model: TextModel, frame: PairFrame, limit: int, place: str) -> int:
     return left
 
 
-def check_characters(text: str, place: str, limit: int) -> None:
-    """Raise InvalidRequest if a text is longer than what is read of it for this limit, in tokens."""
+def check_characters(count: int, place: str, limit: int) -> None:
+    """Raise InvalidRequest if a text of so many characters is longer than what is read of it for a limit in tokens."""
     max_characters = limit * MAX_CHARACTERS_PER_TOKEN
-    if len(text) > max_characters:
+    if count > max_characters:
         raise InvalidRequest(
-            f"{place} has {len(text)} characters; the limit is {max_characters} for {limit} tokens", param=place
+            f"{place} has {count} characters; the limit is {max_characters} for {limit} tokens", param=place
         )
 
 
