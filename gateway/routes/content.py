@@ -10,7 +10,7 @@ from gateway.images.processors import Area
 from gateway.routes import decoding
 from gateway.routes.decoding import Refused
 from gateway.routes.http import Request
-from gateway.service.contents import Content, Part, Picture, PixelLimits, joined
+from gateway.service.contents import NO_LIMITS, Content, Part, Picture, PixelLimits, joined
 from gateway.service.prompts import MAX_INSTRUCTION
 from gateway.service.text_batches import MAX_ROWS
 
@@ -215,5 +215,7 @@ def read_pixels(min_pixels: int | None, max_pixels: int | None, kwargs: PixelBou
             raise InvalidRequest(
                 f"{name} and mm_processor_kwargs.{name} have the same meaning; send only one of them", param=name
             )
+    if min_pixels is None and max_pixels is None:
+        return PixelLimits(of.min_pixels, of.max_pixels, "mm_processor_kwargs.") if of != PixelBounds() else NO_LIMITS
     lowest = min_pixels if of.min_pixels is None else of.min_pixels
     return PixelLimits(lowest, max_pixels if of.max_pixels is None else of.max_pixels)

@@ -31,6 +31,8 @@ class PixelLimits(Struct, frozen=True):
 
     min_pixels: int | None = None
     max_pixels: int | None = None
+    where: str = ""
+    """What is before their names in error messages, such as "mm_processor_kwargs."."""
 
     def of(self, processor: AnyProcessor) -> AnyProcessor:
         """The image processor with these limits.
@@ -41,7 +43,7 @@ class PixelLimits(Struct, frozen=True):
         try:
             return processor.limited(self.min_pixels, self.max_pixels)
         except LimitError as exc:
-            raise InvalidRequest(str(exc), param=exc.name) from exc
+            raise InvalidRequest(f"{self.where}{exc}", param=self.where + exc.name) from exc
 
 
 NO_LIMITS = PixelLimits()

@@ -142,7 +142,7 @@ async def embed(
     if pixels != NO_LIMITS and (model.text is None or model.text.images is None) and any(item.image for item in items):
         raise InvalidRequest(
             f"model {model.name!r} does not support min_pixels and max_pixels",
-            param="max_pixels" if pixels.min_pixels is None else "min_pixels",
+            param=pixels.where + ("max_pixels" if pixels.min_pixels is None else "min_pixels"),
         )
     call = _Call(caller, reader, model, items, prompt, truncate, max_tokens, kinds, is_query, token_dimensions)
     if model.text is None or model.text.chat is None:
