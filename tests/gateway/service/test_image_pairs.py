@@ -131,6 +131,11 @@ def test_first_wrong_query_is_named() -> None:
         with pytest.raises(InvalidRequest) as caught:
             asyncio.run(work(role))
         assert caught.value.param == "text_1[1]"
+    texts = [TextPair(text, "a", f"text_1[{i}]", f"text_2[{i}]") for i, text in enumerate(["a", PAD, END])]
+    for role in ("cross-encoder", "late-interaction"):
+        with pytest.raises(InvalidRequest) as caught:
+            asyncio.run(score_pairs(caller(RecordingTriton()), text_model(role), texts, truncate="none"))
+        assert caught.value.param == "text_1[1]"
 
 
 def test_documents_of_late_interaction_are_read_apart_from_the_query() -> None:
