@@ -129,8 +129,8 @@ async def _cross_encode(
     patches = 0
     async with aclosing(image_rows.windows(reading, drafts, limit=limit, truncate=truncate)) as windows:
         async for rows in windows:
-            images = [row.images for row in rows]
-            computed = await infer_texts(caller, model, [(row.ids,) for row in rows], {"score"}, images=images)
+            ids = [(row.ids,) for row in rows]
+            computed = await infer_texts(caller, model, ids, {"score"}, images=[row.images for row in rows])
             scores += ACTIVATIONS[model.activation](computed.score)[:, model.positive_class].tolist()
             text_tokens += [row.text_tokens for row in rows]
             patches += sum(row.patches for row in rows)

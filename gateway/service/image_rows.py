@@ -132,7 +132,8 @@ async def windows(
 ) -> AsyncGenerator[list[ImageRow], None]:
     """Read the images of all rows and yield the rows in order, as many at a time as fit into memory.
 
-    The next images are read while the caller computes. Closing the generator stops the work.
+    A list is emptied when the next one is asked for. The next images are read while the caller computes. Closing the
+    generator stops the work.
 
     Args:
         reading: how to read them.
@@ -171,6 +172,7 @@ async def windows(
             size += sum(image.pixels.nbytes for image in row.images)
             if size >= window_bytes:
                 yield rows
+                rows.clear()  # the caller holds it, and its pixels would stay while the next rows are read
                 rows, size = [], 0
     if rows:
         yield rows

@@ -13,7 +13,7 @@ from gateway.images.processors import Fixed
 from gateway.images.reader import Images
 from gateway.service.contents import Content, Picture, PixelLimits
 from gateway.service.embed import DENSE, MAX_TOKEN_NUMBERS, Embeddings, Item, embed
-from gateway.service.image_rows import Draft, Reading, windows
+from gateway.service.image_rows import Draft, ImageRow, Reading, windows
 from gateway.text.tokenizer import Truncate
 from tests.gateway.service.recording import RecordingTriton, caller
 from tests.gateway.service.vision import CHAT, END, PAD, PROCESSOR, SPECIAL, START, image, public, text_model, tokenizer
@@ -287,11 +287,16 @@ def test_rows_are_read_in_windows(model: TextModel) -> None:
     async def work() -> list[list[int]]:
         reader = Images(10**7, None)
         reading = Reading.of(caller(RecordingTriton()), reader, model, PixelLimits(), "input[0].image")
+        patches: list[list[int]] = []
+        given: list[ImageRow] = []
         try:
-            found = windows(reading, drafts, limit=512, truncate="none", window_bytes=1000)  # a small image has 768
-            return [[row.patches for row in rows] async for rows in found]
+            async for rows in windows(reading, drafts, limit=512, truncate="none", window_bytes=1000):  # one has 768
+                assert not given  # or its pixels would stay while the next rows are read
+                given = rows
+                patches.append([row.patches for row in rows])
         finally:
             await reader.close()
+        return patches
 
     assert asyncio.run(work()) == [[16, 0, 16], [0, 16, 0, 16], [0, 16]]
 
