@@ -17,7 +17,7 @@ from gateway.service.text_batches import MAX_ROWS
 MAX_PARTS = MAX_ROWS
 """Maximum number of parts of a content. Each part may stand for a document."""
 MAX_MESSAGES = 16
-"""Maximum number of messages. Only one of the system, one of the user and empty answers are supported."""
+"""Maximum number of messages. Only one system message, one user message and empty assistant messages are supported."""
 IMAGES = ("image", "url", "bytes")
 """The fields of an object that may hold its image."""
 ROLES = Literal["system", "developer", "user", "assistant"]
@@ -164,10 +164,10 @@ def simple(content: Content) -> str | Content:
 
 
 def read_messages(messages: Sequence[Message]) -> tuple[list[Part], str | None]:
-    """The content of a conversation of one message, and the instruction in its system message.
+    """The content of the user message, and the instruction in the system message.
 
     Raises:
-        InvalidRequest: there is another number of messages of users, or an answer, or they are empty.
+        InvalidRequest: there is not one user message, an assistant message is not empty, or another message is.
     """
     instruction: str | None = None
     content: list[Part] | None = None
@@ -187,10 +187,10 @@ def read_messages(messages: Sequence[Message]) -> tuple[list[Part], str | None]:
             instruction = read
         else:
             raise InvalidRequest(
-                f"{place}: only one message of a user is supported, after at most one of the system", param=place
+                f"{place}: only one user message is supported, after at most one system message", param=place
             )
     if content is None:
-        raise InvalidRequest("messages has no message of a user", param="messages")
+        raise InvalidRequest("messages has no user message", param="messages")
     return content, instruction
 
 

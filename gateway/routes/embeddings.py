@@ -62,8 +62,8 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     input: str | InputItem | list[str | int | TokenIds | InputItem] | None = None
     """A text, an object, token ids, or a list of texts, objects and lists of token ids. Required without messages."""
     messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)] | None = None
-    """Instead of input, as in vLLM's API: one message of a user, whose texts and images become one vector. A message of
-    the system before it is the instruction."""
+    """Instead of input, as in vLLM's API: one user message, whose texts and images become one vector. A system message
+    before it is the instruction."""
     model: str | None = None
     """A name or alias from /v1/models. Default: the default embedding model."""
     normalized: bool | None = None
@@ -278,7 +278,7 @@ def _read_items(body: EmbeddingRequest, model: Model) -> list[Item]:
         return read_inputs(body.input, body.modality or ("any" if model.accepts_images else "text"))
     content, instruction = read_messages(body.messages or [])
     if instruction is not None and body.instruction is not None:
-        raise InvalidRequest("instruction and a message of the system have the same meaning", param="instruction")
+        raise InvalidRequest("instruction and a system message have the same meaning", param="instruction")
     body.instruction = body.instruction or instruction
     return [Item("messages", content=content)]
 

@@ -148,8 +148,8 @@ class PoolingRequest(PoolingModelRequest, kw_only=True):
     """A text, token ids, or a list of texts, lists of token ids and, for a classifier, pairs of texts. Required without
     messages."""
     messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)] | None = None
-    """Instead of input, not for a classifier: one message of a user with texts and images, after at most one of the
-    system, which is the instruction."""
+    """Instead of input, not for a classifier: one user message with texts and images, after at most one system message,
+    which is the instruction."""
     task: Task | None = None
     """What to compute: one vector for each text, one for each of its tokens, or the scores of all labels. Default: the
     first that the model has of classify, token_embed and embed."""
