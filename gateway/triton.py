@@ -190,7 +190,10 @@ class Triton:
             if not call.done() and not replica.is_live:
                 call.add_done_callback(_retrieve)  # do not cancel it: Triton 2.51 can crash
                 raise NotReady("Triton is not responding")
-        return call.result()
+        try:
+            return call.result()
+        finally:
+            del call  # or its error refers to itself, and the request stays until the next garbage collection
 
     def _known(self) -> list[_Replica]:
         """All replicas. Raises NotReady if there are none."""

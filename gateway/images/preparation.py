@@ -19,7 +19,7 @@ class Patches:
 
     pixels: NDArray[np.uint8]
     """[P, B], B = 3 * size * size: each patch channel first, RGB. Those of one grid are in blocks of merge x merge, the
-    blocks and the patches in them row by row. Grids stand one behind the other."""
+    blocks and the patches in them row by row. Grids follow one another."""
     grids: tuple[Grid, ...]
     """One, or one for each tile and the last for all of the image."""
     tiles: Grid = (0, 0)

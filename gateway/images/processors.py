@@ -37,7 +37,7 @@ MAX_SCALE, MIN_STEP = 100.0, 1e-5
 
 
 class LimitError(ValueError):
-    """A limit of a request that the model does not support; `name` is its field."""
+    """A limit of a request that the model does not support; `name` is its field, with which the message begins."""
 
     def __init__(self, name: str, message: str) -> None:
         super().__init__(message)
@@ -94,7 +94,7 @@ class Processor(Struct, frozen=True, kw_only=True, tag_field="kind", forbid_unkn
         """
         for name, given in (("min_pixels", min_pixels), ("max_pixels", max_pixels)):
             if given is not None:
-                raise LimitError(name, "the model does not support min_pixels and max_pixels")
+                raise LimitError(name, f"{name} is not supported by this model")
         return self
 
     def merged(self, grids: tuple[Grid, ...]) -> int:

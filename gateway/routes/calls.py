@@ -8,14 +8,14 @@ from gateway.catalog import VECTORS, Model, Offer, TextModel
 from gateway.contract import LATE_INTERACTION
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes.http import Request
-from gateway.service import hybrid, image_pairs, late_chunking, prompts
+from gateway.service import hybrid, late_chunking, prompts
 from gateway.service.caller import Caller
 from gateway.service.chunks import Chunking, Span
 from gateway.service.classify import Classification, Input, classify
 from gateway.service.contents import NO_LIMITS, Content, PixelLimits, pictures, text_of
 from gateway.service.embed import DENSE, Embeddings, Item, embed
 from gateway.service.hybrid import Weights
-from gateway.service.image_pairs import ContentPair
+from gateway.service.image_pairs import ContentPair, score_contents
 from gateway.service.image_rows import Reading
 from gateway.service.late_chunking import EmbeddedParts
 from gateway.service.prompts import SUFFIXES
@@ -329,13 +329,13 @@ def _reading(
     request: Request, model: TextModel, given: Sequence[str | Content], pixels: PixelLimits, *, raw: bool
 ) -> Reading:
     """How to read the images of a request with a model; records how many there are."""
-    found = [picture for content in given for picture in pictures(content)]
+    found = dict.fromkeys(picture for content in given for picture in pictures(content))
     request.state["record"].images = len(found)
     model = replace(model, activation="none") if raw else model
-    return Reading.of(caller(request), request.state["gateway"].images, model, pixels, found[0].place)
+    return Reading.of(caller(request), request.state["gateway"].images, model, pixels, next(iter(found)).place)
 
 
-async def score_contents(
+async def score_inputs(
     request: Request,
     model: TextModel,
     pairs: Sequence[ContentPair],
@@ -345,51 +345,32 @@ async def score_contents(
     raw: bool = False,
     pixels: PixelLimits = NO_LIMITS,
 ) -> PairScores:
-    """Score pairs of which some have images for a request, and record it. Raises the errors of `score_contents`.
+    """Score pairs for a request, and record it.
 
     Args:
         request: its body has been read.
         model: the text model of a rerank model.
-        pairs: queries with their documents.
+        pairs: queries with their documents, of which some may have images.
         truncate: how to truncate documents over the limit.
         max_tokens: a limit lower than the model's.
         raw: whether to return a cross-encoder's logits as scores.
         pixels: limits for images.
+
+    Raises:
+        GatewayError: see `score_pairs`, `Reading.of` and `score_contents`.
     """
-    given = [content for pair in pairs for content in (pair.query, pair.document)]
-    found = await image_pairs.score_contents(
-        _reading(request, model, given, pixels, raw=raw), pairs, truncate=truncate, max_tokens=max_tokens
-    )
-    count = sum(found.query_tokens) + sum(found.document_tokens) + found.image_tokens
-    record_usage(request, len(pairs), count)
-    return PairScores(found.scores, count)
-
-
-async def score_texts(
-    request: Request,
-    model: TextModel,
-    pairs: Sequence[ContentPair],
-    *,
-    truncate: Truncate,
-    max_tokens: int | None = None,
-    raw: bool = False,
-    pixels: PixelLimits = NO_LIMITS,  # noqa: ARG001 - as for pairs with images
-) -> PairScores:
-    """Score pairs of texts for a request, and record it. Raises the errors of `score_pairs`.
-
-    Args:
-        request: its body has been read.
-        model: the text model of a rerank model.
-        pairs: queries with their documents.
-        truncate: how to truncate documents over the limit.
-        max_tokens: a limit lower than the model's.
-        raw: whether to return a cross-encoder's logits as scores.
-        pixels: without effect.
-    """
-    texts = [
-        TextPair(text_of(pair.query), text_of(pair.document), pair.query_place, pair.document_place) for pair in pairs
-    ]
-    found = await score_pairs(caller(request), model, texts, truncate=truncate, max_tokens=max_tokens, raw=raw)
+    if any(pair.has_image for pair in pairs):
+        given = [content for pair in pairs for content in (pair.query, pair.document)]
+        reading = _reading(request, model, given, pixels, raw=raw)
+        of_contents = await score_contents(reading, pairs, truncate=truncate, max_tokens=max_tokens)
+        count = sum(of_contents.query_tokens) + sum(of_contents.document_tokens) + of_contents.image_tokens
+        found = PairScores(of_contents.scores, count)
+    else:
+        texts = [
+            TextPair(text_of(pair.query), text_of(pair.document), pair.query_place, pair.document_place)
+            for pair in pairs
+        ]
+        found = await score_pairs(caller(request), model, texts, truncate=truncate, max_tokens=max_tokens, raw=raw)
     record_usage(request, len(pairs), found.tokens)
     return found
 

@@ -10,14 +10,16 @@ from gateway.images.processors import Area
 from gateway.routes import decoding
 from gateway.routes.decoding import Refused
 from gateway.routes.http import Request
-from gateway.service.contents import Content, Part, Picture, PixelLimits
+from gateway.service.contents import NO_LIMITS, Content, Part, Picture, PixelLimits, joined
 from gateway.service.prompts import MAX_INSTRUCTION
 from gateway.service.text_batches import MAX_ROWS
 
 MAX_PARTS = MAX_ROWS
 """Maximum number of parts of a content. Each part may stand for a document."""
 MAX_MESSAGES = 16
-"""Maximum number of messages. Only one of the system, one of the user and empty answers are supported."""
+"""Maximum number of messages. Only one system message, one user message and empty assistant messages are supported."""
+IMAGES = ("image", "url", "bytes")
+"""The fields of an object that may hold its image."""
 ROLES = Literal["system", "developer", "user", "assistant"]
 
 
@@ -97,21 +99,35 @@ def read_parts(parts: Sequence[ContentPart], place: str) -> list[Part]:
     Raises:
         InvalidRequest: nothing is left.
     """
-    read: list[Part] = []
-    for index, part in enumerate(parts):
-        match part:
-            case TextPart():
-                read += [part.text] if part.text else []
-            case ImageUrlPart():
-                url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
-                read.append(Picture(url.strip(), f"{place}[{index}].image_url"))
-            case ImageBase64Part():
-                read.append(Picture(part.image_base64.strip(), f"{place}[{index}].image_base64"))
-            case ImagePart():
-                read.append(Picture(part.image.strip(), f"{place}[{index}].image"))
-    if not read:
+    read = [_read_part(part, f"{place}[{index}]") for index, part in enumerate(parts)]
+    if not any(read):
         raise InvalidRequest(f"{place} is empty", param=place)
-    return read
+    return [part for part in read if part]
+
+
+def read_each(parts: Sequence[ContentPart], place: str) -> dict[str, str | Content]:
+    """Each part, also an empty text, as an input of its own, by its field; `place` is that of the list."""
+    read = {f"{place}[{index}]": _read_part(part, f"{place}[{index}]") for index, part in enumerate(parts)}
+    return {own: part if isinstance(part, str) else [part] for own, part in read.items()}
+
+
+def _read_part(part: ContentPart, place: str) -> Part:
+    match part:
+        case TextPart():
+            return part.text
+        case ImageUrlPart():
+            url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
+            return Picture(url.strip(), f"{place}.image_url")
+        case ImageBase64Part():
+            return Picture(part.image_base64.strip(), f"{place}.image_base64")
+        case ImagePart():
+            return Picture(part.image.strip(), f"{place}.image")
+
+
+def check_alone(item: InputItem, place: str) -> None:
+    """Raise InvalidRequest if an object has a content and other fields."""
+    if item.content is not None and any(getattr(item, name) for name in ("text", *IMAGES)):
+        raise InvalidRequest(f"{place} has content and other fields; send only one of them", param=place)
 
 
 def read_item(item: InputItem, place: str) -> list[Part]:
@@ -120,12 +136,11 @@ def read_item(item: InputItem, place: str) -> list[Part]:
     Raises:
         InvalidRequest: it is empty, or has several of fields that exclude each other.
     """
-    images = {name: image for name in ("image", "url", "bytes") if (image := getattr(item, name))}
+    check_alone(item, place)
     if item.content is not None:
-        if item.text or images:
-            raise InvalidRequest(f"{place} has content and other fields; send only one of them", param=place)
         parts = [TextPart(item.content)] if isinstance(item.content, str) else item.content
         return read_parts(parts, f"{place}.content")
+    images = {name: image for name in IMAGES if (image := getattr(item, name))}
     if not item.text and not images:
         raise InvalidRequest(f"{place} has neither text nor image", param=place)
     if len(images) > 1:
@@ -140,16 +155,19 @@ def as_parts(value: object, place: str) -> list[Part]:
 
 
 def simple(content: Content) -> str | Content:
-    """A content of texts as one string."""
-    texts = [part for part in content if isinstance(part, str)]
-    return "".join(texts) if len(texts) == len(content) else content
+    """A content whose texts that follow each other are one; a string if there are no images.
+
+    A query is read with each document: with thousands of parts, both together would be millions.
+    """
+    parts = joined(content)
+    return parts[0] if len(parts) == 1 and isinstance(parts[0], str) else parts
 
 
 def read_messages(messages: Sequence[Message]) -> tuple[list[Part], str | None]:
-    """The content of a conversation of one message, and the instruction in its system message.
+    """The content of the user message, and the instruction in the system message.
 
     Raises:
-        InvalidRequest: there is another number of messages of users, or an answer, or they are empty.
+        InvalidRequest: there is not one user message, an assistant message is not empty, or another message is.
     """
     instruction: str | None = None
     content: list[Part] | None = None
@@ -169,10 +187,10 @@ def read_messages(messages: Sequence[Message]) -> tuple[list[Part], str | None]:
             instruction = read
         else:
             raise InvalidRequest(
-                f"{place}: only one message of a user is supported, after at most one of the system", param=place
+                f"{place}: only one user message is supported, after at most one system message", param=place
             )
     if content is None:
-        raise InvalidRequest("messages has no message of a user", param="messages")
+        raise InvalidRequest("messages has no user message", param="messages")
     return content, instruction
 
 
@@ -197,5 +215,7 @@ def read_pixels(min_pixels: int | None, max_pixels: int | None, kwargs: PixelBou
             raise InvalidRequest(
                 f"{name} and mm_processor_kwargs.{name} have the same meaning; send only one of them", param=name
             )
+    if min_pixels is None and max_pixels is None:
+        return PixelLimits(of.min_pixels, of.max_pixels, "mm_processor_kwargs.") if of != PixelBounds() else NO_LIMITS
     lowest = min_pixels if of.min_pixels is None else of.min_pixels
     return PixelLimits(lowest, max_pixels if of.max_pixels is None else of.max_pixels)

@@ -30,6 +30,7 @@ from gateway.routes.fields import Instruction, PromptTokens, Side, Truncation, r
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.late_chunking import divided, joined
 from gateway.routes.operation import Operation
+from gateway.service.contents import pictures
 from gateway.service.embed import DENSE, Embeddings, Item
 from gateway.service.origins import PatchGrid
 from gateway.service.text_batches import MAX_ROWS
@@ -61,8 +62,8 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     input: str | InputItem | list[str | int | TokenIds | InputItem] | None = None
     """A text, an object, token ids, or a list of texts, objects and lists of token ids. Required without messages."""
     messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)] | None = None
-    """Instead of input, as in vLLM's API: one message of a user, whose texts and images become one vector. A message of
-    the system before it is the instruction."""
+    """Instead of input, as in vLLM's API: one user message, whose texts and images become one vector. A system message
+    before it is the instruction."""
     model: str | None = None
     """A name or alias from /v1/models. Default: the default embedding model."""
     normalized: bool | None = None
@@ -277,7 +278,7 @@ def _read_items(body: EmbeddingRequest, model: Model) -> list[Item]:
         return read_inputs(body.input, body.modality or ("any" if model.accepts_images else "text"))
     content, instruction = read_messages(body.messages or [])
     if instruction is not None and body.instruction is not None:
-        raise InvalidRequest("instruction and a message of the system have the same meaning", param="instruction")
+        raise InvalidRequest("instruction and a system message have the same meaning", param="instruction")
     body.instruction = body.instruction or instruction
     return [Item("messages", content=content)]
 
@@ -395,14 +396,11 @@ def _item(item: str | int | TokenIds | InputItem, place: str, strings: Literal["
         return Item(place, image=item.strip(), image_place=place)
     if not isinstance(item, InputItem):
         return Item(place, item)
+    parts = read_item(item, place)
     if item.content is not None:
-        return Item(place, content=read_item(item, place))
-    images = [image.strip() for image in (item.image, item.url, item.bytes) if image]
-    if not item.text and not images:
-        raise InvalidRequest(f"{place} has neither text nor image", param=place)
-    if len(images) > 1:
-        raise InvalidRequest(f"{place} has more than one of image, url and bytes", param=place)
-    return Item(place, item.text or None, images[0] if images else None)
+        return Item(place, content=parts)
+    image = next(iter(pictures(parts)), None)
+    return Item(place, item.text or None, image.image, image.place) if image is not None else Item(place, item.text)
 
 
 def _check_output(body: EmbeddingRequest, model: Model) -> None:

@@ -14,7 +14,7 @@ from gateway.errors import InvalidRequest
 from gateway.images.processors import Area
 from gateway.routes.body import read, record_ignored, resolve_aliases
 from gateway.routes.calls import find_ranker, rank_contents, rank_texts
-from gateway.routes.content import InputItem, Parts, PixelBounds, as_parts, read_item, read_pixels, simple
+from gateway.routes.content import InputItem, Parts, PixelBounds, as_parts, read_each, read_item, read_pixels, simple
 from gateway.routes.decoding import MAX_IGNORED, Refused
 from gateway.routes.fields import Instruction, PromptTokens, Side, resolve_truncation
 from gateway.routes.http import Request, large_json_response
@@ -253,7 +253,12 @@ async def rank_documents(
         truncates: whether to truncate documents over the limit; otherwise they are an error.
     """
     given = _given(body.documents)
-    contents = _read_documents(request, text_model, given, body.rank_fields)
+    place = "documents"
+    if isinstance(body.documents, Contents):
+        place = "documents.content"
+        contents = [*read_each(body.documents.content, place).values()]
+    else:
+        contents = _read_documents(request, text_model, body.documents, body.rank_fields)
     query = body.query if isinstance(body.query, str) else simple(read_item(body.query, "query"))
     truncate, limit = resolve_truncation(
         "end" if truncates else "none", body.truncate_prompt_tokens, body.truncation_side, is_forbidden=not truncates
@@ -267,6 +272,7 @@ async def rank_documents(
             model,
             query,
             texts,
+            place=place,
             truncate=truncate,
             max_tokens=max_tokens,
             raw=raw,
@@ -281,6 +287,7 @@ async def rank_documents(
             model,
             query,
             contents,
+            place=place,
             truncate=truncate,
             max_tokens=max_tokens,
             raw=raw,
@@ -306,7 +313,7 @@ async def rank_documents(
 
 
 def _given(documents: Sequence[str | Document] | Contents) -> Sequence[str | Document]:
-    """The documents as a list."""
+    """The documents as a list, as results include them."""
     if isinstance(documents, Contents):
         return [{CONTENT: [msgspec.to_builtins(part)]} for part in documents.content]
     return documents

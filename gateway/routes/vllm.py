@@ -20,8 +20,7 @@ from gateway.routes.calls import (
     embed_items,
     find_classifier,
     find_model,
-    score_contents,
-    score_texts,
+    score_inputs,
     text_model,
 )
 from gateway.routes.content import (
@@ -29,7 +28,9 @@ from gateway.routes.content import (
     InputItem,
     Message,
     PixelBounds,
+    check_alone,
     check_source,
+    read_each,
     read_item,
     read_messages,
     read_pixels,
@@ -147,8 +148,8 @@ class PoolingRequest(PoolingModelRequest, kw_only=True):
     """A text, token ids, or a list of texts, lists of token ids and, for a classifier, pairs of texts. Required without
     messages."""
     messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)] | None = None
-    """Instead of input, not for a classifier: one message of a user with texts and images, after at most one of the
-    system, which is the instruction."""
+    """Instead of input, not for a classifier: one user message with texts and images, after at most one system message,
+    which is the instruction."""
     task: Task | None = None
     """What to compute: one vector for each text, one for each of its tokens, or the scores of all labels. Default: the
     first that the model has of classify, token_embed and embed."""
@@ -337,8 +338,7 @@ async def score(request: Request) -> Response:
     model = _find_scorer(request, body.model)
     pixels = read_pixels(body.min_pixels, body.max_pixels, body.mm_processor_kwargs)
     if "rerank" in model.offers:
-        score_pairs = score_contents if any(pair.has_image for pair in pairs) else score_texts
-        found = await score_pairs(
+        found = await score_inputs(
             request,
             text_model(model),
             pairs,
@@ -406,8 +406,8 @@ def _side(body: ScoreRequest, names: Sequence[str]) -> tuple[str, Texts]:
 def _listed(name: str, given: Texts) -> list[tuple[str, str | Content]]:
     """Texts and contents with their places."""
     if isinstance(given, InputItem) and isinstance(given.content, list):
-        parts = read_item(given, name)
-        return [(f"{name}.content[{i}]", part if isinstance(part, str) else [part]) for i, part in enumerate(parts)]
+        check_alone(given, name)
+        return [*read_each(given.content, f"{name}.content").items()]
     items = {f"{name}[{i}]": item for i, item in enumerate(given)} if isinstance(given, list) else {name: given}
     return [(place, item if isinstance(item, str) else simple(read_item(item, place))) for place, item in items.items()]
 

@@ -86,8 +86,11 @@ async def _send(
     with timings.stage("inference", model=name, rows=rows, tokens=batch.tokens):
         call = asyncio.ensure_future(_infer(caller.triton, model, batch.rows, tensors, outputs, store))
         call.add_done_callback(partial(_release, admission.queue, batch.tokens))
-        # Do not cancel the call when the client gives up: Triton 2.51 can crash (server issue 7368).
-        await asyncio.shield(call)
+        try:
+            # Do not cancel the call when the client gives up: Triton 2.51 can crash (server issue 7368).
+            await asyncio.shield(call)
+        finally:
+            del call  # or its error refers to itself, and the rows stay until the next garbage collection
 
 
 async def _infer(

@@ -92,7 +92,7 @@ async def split(
     for text, place in zip(texts, places, strict=True):
         check_length(text, place)
         if truncate == "none" and most is not None and isinstance(text, str):
-            tokens.check_characters(text, place, most)
+            tokens.check_characters(len(text), place, most)
     tokens.check(model, texts, places, model.max_tokens, truncate="end")
 
     def read(part: slice) -> list[list[Chunk]]:

@@ -1,6 +1,6 @@
 """Texts and images that a model reads together, in the order of the client."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 
 from msgspec import Struct
@@ -31,6 +31,8 @@ class PixelLimits(Struct, frozen=True):
 
     min_pixels: int | None = None
     max_pixels: int | None = None
+    where: str = ""
+    """What is before their names in error messages, such as "mm_processor_kwargs."."""
 
     def of(self, processor: AnyProcessor) -> AnyProcessor:
         """The image processor with these limits.
@@ -41,7 +43,7 @@ class PixelLimits(Struct, frozen=True):
         try:
             return processor.limited(self.min_pixels, self.max_pixels)
         except LimitError as exc:
-            raise InvalidRequest(str(exc), param=exc.name) from exc
+            raise InvalidRequest(f"{self.where}{exc}", param=self.where + exc.name) from exc
 
 
 NO_LIMITS = PixelLimits()
@@ -53,18 +55,27 @@ def pictures(content: Content | str) -> list[Picture]:
 
 
 def text_of(content: Content | str) -> str:
-    """The texts of a content, one behind the other."""
+    """The texts of a content, joined."""
     return content if isinstance(content, str) else "".join(part for part in content if isinstance(part, str))
 
 
-def runs(content: Content | str) -> Iterator[str]:
+def length(content: Content | str) -> int:
+    """Characters of all texts of a content."""
+    return len(content) if isinstance(content, str) else sum(len(part) for part in content if isinstance(part, str))
+
+
+def joined(content: Content) -> list[Part]:
+    """A content in which texts that follow each other are one."""
+    parts: list[Part] = []
+    for is_text, group in groupby(content, lambda part: isinstance(part, str)):
+        run = [*group]
+        parts += ["".join(map(str, run))] if is_text else run
+    return parts
+
+
+def runs(content: Content | str) -> list[str]:
     """The texts between the images of a content, since parts of text that follow each other become one."""
-    if isinstance(content, str):
-        yield content
-        return
-    for is_text, parts in groupby(content, lambda part: isinstance(part, str)):
-        if is_text:
-            yield "".join(map(str, parts))
+    return [content] if isinstance(content, str) else [part for part in joined(content) if isinstance(part, str)]
 
 
 def check(model: TextModel, content: Content | str, place: str) -> None:

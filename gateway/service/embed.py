@@ -1,15 +1,15 @@
 """Embeds texts and images."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from gateway.catalog import ImageModel, Model, Offer, TextModel
+from gateway.catalog import Model, Offer, TextModel
 from gateway.contract import LATE_INTERACTION, QUERY_TOKENS, SPARSE_WEIGHTS, TOKENS
 from gateway.errors import InvalidRequest, RequestTooLarge
 from gateway.images.preparation import Patches, Pixels
@@ -142,68 +142,49 @@ async def embed(
     if pixels != NO_LIMITS and (model.text is None or model.text.images is None) and any(item.image for item in items):
         raise InvalidRequest(
             f"model {model.name!r} does not support min_pixels and max_pixels",
-            param="max_pixels" if pixels.min_pixels is None else "min_pixels",
+            param=pixels.where + ("max_pixels" if pixels.min_pixels is None else "min_pixels"),
         )
+    call = _Call(caller, reader, model, items, prompt, truncate, max_tokens, kinds, is_query, token_dimensions)
     if model.text is None or model.text.chat is None:
-        return await _embed_apart(
-            caller,
-            reader,
-            model,
-            items,
-            prompt=prompt,
-            truncate=truncate,
-            max_tokens=max_tokens,
-            kinds=kinds,
-            is_query=is_query,
-            token_dimensions=token_dimensions,
-            averages=averages,
-        )
+        return await _embed_apart(call, averages=averages)
     if averages:
         raise InvalidRequest(
             f"enable_chunked_processing is not supported by model {model.name!r}, which puts texts into a template",
             param="enable_chunked_processing",
         )
-    around = partial(model.text.chat.around, is_query=is_query, prompt=prompt)
     if any(item.has_image for item in items):
         if is_query and model.text.role == LATE_INTERACTION:
             raise InvalidRequest(f"queries of model {model.name!r} are texts without images", param=_field(items))
-        reading = Reading.of(caller, reader, model.text, pixels, _first_image(items))
-        limit = min(model.text.max_tokens, max_tokens or model.text.max_tokens)
-        return await _embed_together(reading, model, items, around, limit, truncate, kinds, token_dimensions)
-    of_text = around(has_images=False)
-    frame = await caller.tokenize(sum(map(len, of_text)), partial(model.text.tokenizer.frame_around, *of_text))
-    return await _embed_apart(
-        caller,
-        reader,
-        model,
-        items,
-        prompt="",
-        truncate=truncate,
-        max_tokens=max_tokens,
-        kinds=kinds,
-        is_query=is_query,
-        token_dimensions=token_dimensions,
-        averages=False,
-        frame=frame,
-    )
+        return await _embed_together(call, Reading.of(caller, reader, model.text, pixels, _first_image(items)))
+    frame = await tokens.template_frame(caller, model.text, prompt, is_query=is_query)
+    return await _embed_apart(replace(call, prompt=""), frame=frame)
 
 
-async def _embed_apart(
-    caller: Caller,
-    reader: Images,
-    model: Model,
-    items: Sequence[Item],
-    *,
-    prompt: str,
-    truncate: Truncate,
-    max_tokens: int | None,
-    kinds: Set[Offer],
-    is_query: bool,
-    token_dimensions: int | None,
-    averages: bool,
-    frame: PairFrame | None = None,
-) -> Embeddings:
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The arguments of `embed`, with the items as the model reads them."""
+
+    caller: Caller
+    reader: Images
+    model: Model
+    items: Sequence[Item]
+    prompt: str
+    truncate: Truncate
+    max_tokens: int | None
+    kinds: Set[Offer]
+    is_query: bool
+    token_dimensions: int | None
+
+    @property
+    def wants_query_tokens(self) -> bool:
+        """Whether token vectors are those of queries, which late-interaction models compute in another way."""
+        role = self.model.text.role if self.model.text is not None else None
+        return self.is_query and role == LATE_INTERACTION and "multi_vector" in self.kinds
+
+
+async def _embed_apart(call: _Call, *, averages: bool = False, frame: PairFrame | None = None) -> Embeddings:
     """Embed items whose texts and images no model reads together; `frame` is the template of texts, if there is one."""
+    caller, model, items, prompt = call.caller, call.model, call.items, call.prompt
     texts = [_prompted(prompt, item.text) for item in items if item.text is not None]
     caller.check(model.text, sum(map(tokens.estimate, texts)))
     most = model.image.patches * sum(item.image is not None for item in items) if model.image else 0
@@ -211,29 +192,26 @@ async def _embed_apart(
     patches: list[int] = []
     if model.text is None:
         caller.reserve(len(items) * model.width * NUMBER_BYTES)
-        of_images = await _embed_images(caller, reader, model.image, items, patches)
+        of_images = await _embed_images(call, patches)
         return Embeddings(of_images, 0, sum(patches))
-    is_query = is_query and model.text.role == LATE_INTERACTION and "multi_vector" in kinds
-    if is_query:
-        if QUERY_TOKENS not in model.text.outputs:
-            raise InvalidRequest(f"model {model.name!r} has no token vectors of queries", param=_field(items))
-        max_tokens = min(filter(None, (max_tokens, model.text.max_query_tokens)), default=None)
+    text_model = model.text
+    if call.wants_query_tokens and QUERY_TOKENS not in text_model.outputs:
+        raise InvalidRequest(f"model {model.name!r} has no token vectors of queries", param=_field(items))
     with caller.timings.stage("tokenize"):
         split: list[list[Chunk]] = []
         of_rows = [item.text for item in items if item.text is not None]
         if averages:
-            split = await _split(caller, model.text, items, prompt)
+            split = await _split(caller, text_model, items, prompt)
             ids = [chunk.row for of_text in split for chunk in of_text]
             of_rows = [text for text, of_text in zip(of_rows, split, strict=True) for _ in of_text]
         else:
-            ids = await _encode(caller, model.text, items, texts, max_tokens, truncate, frame)
-        prefixes = await prompt_lengths(caller, model.text, prompt, of_rows, ids)
-    text_model = model.text
-    numbers = _numbers(model, text_model, items, ids, kinds, token_dimensions, is_query=is_query)
-    caller.reserve(numbers * NUMBER_BYTES)
+            places = [item.place for item in items if item.text is not None]
+            ids = await _encode(call, text_model, texts, places, frame)
+        prefixes = await prompt_lengths(caller, text_model, prompt, of_rows, ids)
+    caller.reserve(_numbers(call, text_model, len(items), ids) * NUMBER_BYTES)
 
     async def embed_texts() -> Computed:
-        computed = await _embed_texts(caller, text_model, ids, prefixes, kinds, token_dimensions, is_query=is_query)
+        computed = await _embed_texts(call, text_model, ids, prefixes)
         if averages:
             computed.embedding = chunks.mean(computed.embedding, split)
         return computed
@@ -248,56 +226,32 @@ async def _embed_apart(
         return (await embed_texts()).embedding
 
     # Images first: an image that cannot be read cancels the work on texts.
-    of_images, of_texts = await gather(_embed_images(caller, reader, model.image, items, patches), text_vectors())
+    of_images, of_texts = await gather(_embed_images(call, patches), text_vectors())
     return Embeddings(_combine(model, items, of_texts, of_images), sum(map(len, ids)), sum(patches))
 
 
-async def _embed_together(
-    reading: Reading,
-    model: Model,
-    items: Sequence[Item],
-    around: Callable[..., tuple[str, str]],
-    limit: int,
-    truncate: Truncate,
-    kinds: Set[Offer],
-    token_dimensions: int | None,
-) -> Embeddings:
-    """Embed items whose texts and images the model reads together.
-
-    Args:
-        reading: how to read images.
-        model: the model, with its text model.
-        items: of which some have images.
-        around: the text of the template before and after each content, by whether it `has_images`.
-        limit: maximum number of ids of a row.
-        truncate: what to do with rows over it.
-        kinds: kinds of vectors to compute.
-        token_dimensions: how many dimensions of token vectors to keep.
-    """
-    caller, text_model = reading.caller, reading.model
+async def _embed_together(call: _Call, reading: Reading) -> Embeddings:
+    """Embed items, some of which have images, with a model that reads texts and images together."""
+    caller, text_model, items = call.caller, reading.model, call.items
     for item in items:
         check_content(text_model, item.parts, item.place)
-    drafts = [
-        item.text if isinstance(item.text, list) else Draft(item.place, item.parts, *around(has_images=item.has_image))
-        for item in items
-    ]
-    ids = [(draft, item.place) for draft, item in zip(drafts, items, strict=True) if isinstance(draft, list)]
-    tokens.check(text_model, [row for row, _ in ids], [place for _, place in ids], limit, truncate=truncate)
-    caller.check(text_model, sum(reading.estimate(item.parts) for item in items))
+    drafts = await _drafts(call, reading)
+    caller.check(
+        text_model, sum(len(row) if isinstance(row, list) else reading.estimate(row.content) for row in drafts)
+    )
     parts: list[Computed] = []
     origins: list[Origin] = []
-    done = text_tokens = patches = 0
-    async with aclosing(image_rows.windows(reading, drafts, limit=limit, truncate=truncate)) as windows:
+    ids: list[list[int]] = []
+    reserved = text_tokens = patches = 0
+    limit = min(text_model.max_tokens, call.max_tokens or text_model.max_tokens)
+    async with aclosing(image_rows.windows(reading, drafts, limit=limit, truncate=call.truncate)) as windows:
         async for rows in windows:
-            fresh = items[done : done + len(rows)]
-            done += len(rows)
-            row_ids = [row.ids for row in rows]
-            numbers = _numbers(model, text_model, fresh, row_ids, kinds, token_dimensions, is_query=False)
-            caller.reserve(numbers * NUMBER_BYTES)
-            images = [row.images for row in rows]
-            computed = await _embed_texts(
-                caller, text_model, row_ids, [], kinds, token_dimensions, is_query=False, images=images
-            )
+            fresh = [row.ids for row in rows]
+            ids += fresh
+            numbers = _numbers(call, text_model, len(ids), ids)  # of all windows: the limit is for the call
+            caller.reserve((numbers - reserved) * NUMBER_BYTES)
+            reserved = numbers
+            computed = await _embed_texts(call, text_model, fresh, [], [row.images for row in rows])
             parts.append(computed)
             for row, places in zip(rows, computed.places, strict=False):
                 origins.append(Origin(row.ids, places, [layout(image) for image in row.images], reading.images))
@@ -307,6 +261,21 @@ async def _embed_together(
     return Embeddings(
         computed.embedding, text_tokens, patches, computed.sparse, computed.tokens, origins, computed.truncated
     )
+
+
+async def _drafts(call: _Call, reading: Reading) -> list[Draft | list[int]]:
+    """The row of each item, with the ids of those that are sent as token ids."""
+    text_model = reading.model
+    around = partial(reading.chat.around, is_query=call.is_query, prompt=call.prompt)
+    given = {item.place: item.text for item in call.items if isinstance(item.text, list)}
+    rows: Iterator[list[int]] = iter(())
+    if given:
+        frame = await tokens.template_frame(call.caller, text_model, call.prompt, is_query=call.is_query)
+        rows = iter(await _encode(call, text_model, [*given.values()], [*given], frame))
+    return [
+        next(rows) if isinstance(item.text, list) else Draft(item.place, item.parts, *around(has_images=item.has_image))
+        for item in call.items
+    ]
 
 
 def _first_image(items: Sequence[Item]) -> str:
@@ -370,38 +339,32 @@ def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item], k
             raise InvalidRequest(f"{item.place} is empty", param=item.place)
 
 
-def _numbers(
-    model: Model,
-    text_model: TextModel,
-    items: Sequence[Item],
-    ids: Sequence[list[int]],
-    kinds: Set[Offer],
-    token_dimensions: int | None,
-    *,
-    is_query: bool,
-) -> int:
-    """The most numbers that all vectors may hold; raises RequestTooLarge if those of tokens are too many."""
-    numbers = len(items) * model.width if "dense" in kinds else 0
-    if "sparse" in kinds:
-        terms = text_model.outputs[SPARSE_WEIGHTS].dims[-1]
+def _numbers(call: _Call, model: TextModel, count: int, ids: Sequence[list[int]]) -> int:
+    """The most numbers that all vectors of `count` items may hold, given the ids of their texts.
+
+    Raises:
+        RequestTooLarge: token vectors hold too many.
+    """
+    numbers = count * call.model.width if "dense" in call.kinds else 0
+    if "sparse" in call.kinds:
+        terms = model.outputs[SPARSE_WEIGHTS].dims[-1]
         numbers += 2 * (terms * len(ids) if terms > 0 else sum(map(len, ids)))
-    if "multi_vector" in kinds:
-        numbers += _token_numbers(text_model, items, ids, token_dimensions, is_query=is_query)
+    if "multi_vector" in call.kinds:
+        numbers += _token_numbers(call, model, ids)
     return numbers
 
 
-def _token_numbers(
-    model: TextModel, items: Sequence[Item], ids: Sequence[list[int]], dimensions: int | None, *, is_query: bool
-) -> int:
+def _token_numbers(call: _Call, model: TextModel, ids: Sequence[list[int]]) -> int:
     """The most numbers of all token vectors; raises RequestTooLarge if they are too many."""
-    expanded = (model.max_query_tokens or 0) if is_query else 0
+    expanded = (model.max_query_tokens or 0) if call.wants_query_tokens else 0
     count = sum(max(len(row), expanded) for row in ids)
-    size = dimensions or model.outputs[TOKENS].dims[-1]
+    size = call.token_dimensions or model.outputs[TOKENS].dims[-1]
     if count * size > MAX_TOKEN_NUMBERS:
+        field = _field(call.items)
         raise RequestTooLarge(
-            f"{_field(items)} has {count} tokens, whose vectors of {size} dimensions hold {count * size} numbers; the"
-            f" limit is {MAX_TOKEN_NUMBERS}",
-            param=_field(items),
+            f"{field} has {count} tokens, whose vectors of {size} dimensions hold {count * size} numbers; the limit is"
+            f" {MAX_TOKEN_NUMBERS}",
+            param=field,
         )
     return count * size
 
@@ -416,25 +379,13 @@ def _prompted(prompt: str, text: Text) -> Text:
 
 
 async def _encode(
-    caller: Caller,
-    text_model: TextModel,
-    items: Sequence[Item],
-    texts: Sequence[Text],
-    max_tokens: int | None,
-    truncate: Truncate,
-    frame: PairFrame | None,
+    call: _Call, model: TextModel, texts: Sequence[Text], places: Sequence[str], frame: PairFrame | None
 ) -> list[list[int]]:
-    places = [item.place for item in items if item.text is not None]
-    limit = min(text_model.max_tokens, max_tokens or text_model.max_tokens)
+    limits = (model.max_tokens, call.max_tokens, model.max_query_tokens if call.wants_query_tokens else None)
+    limit = min(filter(None, limits))
     if frame is not None:
-        limit -= frame.length
-        if limit < 1:
-            raise InvalidRequest(
-                f"the template and the instruction of model {text_model.name!r} have {frame.length} tokens and leave no"
-                " room for a text",
-                param=places[0],
-            )
-    return await tokens.encode(caller, text_model, texts, places, limit, truncate=truncate, frame=frame)
+        limit = tokens.room(model, frame, limit, places[0])
+    return await tokens.encode(call.caller, model, texts, places, limit, truncate=call.truncate, frame=frame)
 
 
 async def _split(caller: Caller, model: TextModel, items: Sequence[Item], prompt: str) -> list[list[Chunk]]:
@@ -460,50 +411,45 @@ async def prompt_lengths(
 
 
 async def _embed_texts(
-    caller: Caller,
+    call: _Call,
     model: TextModel,
     ids: Sequence[list[int]],
     prefixes: Sequence[int],
-    kinds: Set[Offer],
-    token_dimensions: int | None,
-    *,
-    is_query: bool,
     images: Sequence[Sequence[Patches]] = (),
 ) -> Computed:
-    token_vectors: Wanted = "query_tokens" if is_query else "tokens"
+    token_vectors: Wanted = "query_tokens" if call.wants_query_tokens else "tokens"
     outputs: tuple[tuple[Offer, Wanted], ...] = (
         ("dense", "embedding"),
         ("sparse", "sparse"),
         ("multi_vector", token_vectors),
     )
-    wanted = {output for kind, output in outputs if kind in kinds}
+    wanted = {output for kind, output in outputs if kind in call.kinds}
 
-    places = [NOWHERE] * len(ids) if "multi_vector" in kinds else []
+    places = [NOWHERE] * len(ids) if "multi_vector" in call.kinds else []
 
     def keep(row: int, vectors: Floats) -> Floats:
         places[row] = np.flatnonzero(vectors.any(axis=1))
-        kept: Floats = vectors[places[row], :token_dimensions]
+        kept: Floats = vectors[places[row], : call.token_dimensions]
         return kept
 
     rows = [row_of(model, row, wanted) for row in ids]
-    computed = await infer_texts(caller, model, rows, wanted, prefixes, keep, images)
+    computed = await infer_texts(call.caller, model, rows, wanted, prefixes, keep, images)
     computed.places = places
     return computed
 
 
-async def _embed_images(
-    caller: Caller, reader: Images, model: ImageModel | None, items: Sequence[Item], patches: list[int]
-) -> Vectors:
+async def _embed_images(call: _Call, patches: list[int]) -> Vectors:
     """The vectors of all images. The patches of each are added to a list, in any order."""
+    model = call.model.image
     if model is None:
         return NO_VECTORS
     preparation, of_each = model.preparation, model.patches
-    images = [(item.image, item.where_image()) for item in items if item.image is not None]
+    images = [(item.image, item.where_image()) for item in call.items if item.image is not None]
 
     async def read(index: int) -> Pixels | Patches:
         image, place = images[index]
-        prepared = await reader.read(image, preparation, place, caller.account)
+        prepared = await call.reader.read(image, preparation, place, call.caller.account)
         patches.append(len(prepared.pixels) if isinstance(prepared, Patches) else of_each)
         return prepared
 
-    return await infer_images(caller, model, len(images), read)
+    return await infer_images(call.caller, model, len(images), read)

@@ -29,11 +29,16 @@ async def gather(*awaitables: Awaitable[Result]) -> list[Result]:
 
     for index, task in enumerate(tasks):
         task.add_done_callback(partial(check, index))
-    results: list[Result] = []
-    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(outcome, BaseException):
-            raise outcome
-        results.append(outcome)
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    tasks.clear()
+    results = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    if errors:
+        try:
+            raise errors[0]
+        finally:  # or the error refers to itself, and all that was computed stays until the next garbage collection
+            outcomes.clear()
+            errors.clear()
     return results
 
 

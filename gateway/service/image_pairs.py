@@ -1,4 +1,4 @@
-"""Scores pairs of a query and a document of which some have images."""
+"""Scores pairs of a query and a document, some of which have images."""
 
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -107,14 +107,19 @@ async def _cross_encode(
         query = _parts(pair.query)
         content = [*query, between, *_parts(pair.document)]
         drafts.append(Draft(pair.document_place, content, before, after, len(query) + 1))
-    lengths: dict[int, int] = {}
+    first: dict[int, ContentPair] = {}
     for pair in pairs:
-        if id(pair.query) not in lengths:
-            text = before + text_of(pair.query) + between
-            tokens.check_characters(text, pair.query_place, limit)
-            lengths[id(pair.query)] = await caller.tokenize(len(text), partial(_length, model, pair, text))
+        first.setdefault(id(pair.query), pair)
+    texts = {key: before + text_of(pair.query) + between for key, pair in first.items()}
+    characters = sum(map(len, texts.values()))  # many short queries must not block the event loop
+    lengths: dict[int, int] = {}
+    for key, pair in first.items():
+        count = contents.length(pair.query) + len(instruction or "")
+        tokens.check_characters(count, pair.query_place, model.max_tokens // 2)
+        lengths[key] = await caller.tokenize(characters, partial(_length, model, pair, texts[key]))
+        tokens.check_query(model, lengths[key], pair.query_place, instruction)
     query_tokens = [lengths[id(pair.query)] for pair in pairs]
-    if max_document_tokens is not None:
+    if max_document_tokens is not None and max_document_tokens < limit:
         if pictures(pairs[0].query):
             place = pairs[0].query_place
             raise InvalidRequest("a limit for documents is not supported for a query with images", param=place)
@@ -124,8 +129,8 @@ async def _cross_encode(
     patches = 0
     async with aclosing(image_rows.windows(reading, drafts, limit=limit, truncate=truncate)) as windows:
         async for rows in windows:
-            images = [row.images for row in rows]
-            computed = await infer_texts(caller, model, [(row.ids,) for row in rows], {"score"}, images=images)
+            ids = [(row.ids,) for row in rows]
+            computed = await infer_texts(caller, model, ids, {"score"}, images=[row.images for row in rows])
             scores += ACTIVATIONS[model.activation](computed.score)[:, model.positive_class].tolist()
             text_tokens += [row.text_tokens for row in rows]
             patches += sum(row.patches for row in rows)
@@ -148,7 +153,9 @@ async def _interact_late(
     reading: Reading, pairs: Sequence[ContentPair], limit: int, truncate: Truncate, instruction: str | None
 ) -> ContentScores:
     caller, model = reading.caller, reading.model
-    places = {text_of(pair.query): pair.query_place for pair in reversed(pairs)}
+    places: dict[str, str] = {}
+    for pair in pairs:
+        places.setdefault(text_of(pair.query), pair.query_place)
     with caller.timings.stage("tokenize"):
         encoded = await encode_queries(
             caller, model, [*places], [*places.values()], truncate=truncate, instruction=instruction

@@ -16,15 +16,14 @@ from gateway.images.processors import AnyProcessor, Layout, max_bytes
 from gateway.images.reader import Images
 from gateway.service import tokens
 from gateway.service.caller import Caller
-from gateway.service.contents import TYPICAL_TOKENS, Content, Picture, PixelLimits, pictures, runs, text_of
+from gateway.service.contents import TYPICAL_TOKENS, Content, Picture, PixelLimits, length, pictures, runs
 from gateway.service.gather import prefetch
+from gateway.service.image_batches import MAX_PREPARED_IMAGES
 from gateway.text.chat import Chat
 from gateway.text.tokenizer import PairFrame, Truncate
 
 WINDOW_BYTES = 64 * 2**20
 """Pixels of the rows that are in memory at a time, in bytes, unless a single row has more."""
-MAX_READ = 8
-"""Images of one call that are fetched or decoded at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Draft:
     """The text of the template before the content, written for the tokenizer."""
     after: str = ""
     kept: int = 0
-    """How many of the first parts of the content are never truncated."""
+    """How many of the first parts of the content are never truncated: a query, which the caller has checked."""
 
     @property
     def end(self) -> int:
@@ -93,7 +92,7 @@ class Reading:
         """Estimate the tokens and patches of a content whose images have not been read."""
         patches = self.processor.max_patches
         of_each = min(TYPICAL_TOKENS, patches + patches // self.processor.merge**2)
-        return tokens.estimate(text_of(content)) + of_each * len(pictures(content))
+        return tokens.estimate(length(content)) + of_each * len(pictures(content))
 
     def counts(self, images: Sequence[Patches]) -> list[int]:
         """How many tokens each grid of these images becomes."""
@@ -133,7 +132,8 @@ async def windows(
 ) -> AsyncGenerator[list[ImageRow], None]:
     """Read the images of all rows and yield the rows in order, as many at a time as fit into memory.
 
-    The next images are read while the caller computes. Closing the generator stops the work.
+    A list is emptied when the next one is asked for. The next images are read while the caller computes. Closing the
+    generator stops the work.
 
     Args:
         reading: how to read them.
@@ -151,20 +151,20 @@ async def windows(
     unread = [draft for draft in drafts if isinstance(draft, Draft)]
     for one in unread:
         parts = one.content if truncate == "none" else one.content[: one.end]
-        tokens.check_characters(text_of(parts), one.place, limit)
+        tokens.check_characters(length(parts), one.place, limit)
     _check_least(reading, unread, limit, total)
-    characters = sum(len(text_of(one.content)) for one in unread)
+    characters = sum(len(one.before) + length(one.content) for one in unread)
     await reading.caller.tokenize(characters, partial(_check_control, reading.model, unread, limit, truncate))
     occurrences = Counter(picture for one in unread for picture in pictures(one.content))
     calls = [partial(reading.read, picture) for picture in occurrences]
-    at_a_time = max(1, min(MAX_READ, window_bytes // max_bytes(reading.processor)))
+    at_a_time = max(1, min(MAX_PREPARED_IMAGES, window_bytes // max_bytes(reading.processor)))
     rows: list[ImageRow] = []
     size = 0
     async with aclosing(prefetch(calls, at_a_time)) as images:
         source = _Source(images, occurrences)
         for draft in drafts:
             if isinstance(draft, Draft):
-                row, place = await _read(reading, draft, source, limit, truncate), draft.place
+                row, place = await _read(reading, draft, source, limit, truncate, characters), draft.place
             else:
                 row, place = ImageRow(draft, (), len(draft)), "input"
             total = tokens.add_tokens(total, [row.ids], [place])
@@ -172,6 +172,7 @@ async def windows(
             size += sum(image.pixels.nbytes for image in row.images)
             if size >= window_bytes:
                 yield rows
+                rows.clear()  # the caller holds it, and its pixels would stay while the next rows are read
                 rows, size = [], 0
     if rows:
         yield rows
@@ -215,15 +216,17 @@ def _check_least(reading: Reading, drafts: Sequence[Draft], limit: int, total: i
 
 
 def _check_control(model: TextModel, drafts: Sequence[Draft], limit: int, truncate: Truncate) -> None:
-    """Raise InvalidRequest if a text contains a special token."""
+    """Raise InvalidRequest if a text contains a special token, except in the kept parts, which the caller checks."""
     for draft in drafts:
         behind = (_read_of(text, limit, truncate) for text in runs(draft.content[draft.end :]))
-        for text in chain(runs(draft.content[: draft.end]), behind):
+        for text in chain(runs(draft.content[draft.kept : draft.end]), behind):
             tokens.check_control(model, text, draft.place)
 
 
-async def _read(reading: Reading, draft: Draft, source: _Source, limit: int, truncate: Truncate) -> ImageRow:
-    """A row with its images."""
+async def _read(
+    reading: Reading, draft: Draft, source: _Source, limit: int, truncate: Truncate, characters: int
+) -> ImageRow:
+    """A row with its images, of a call with so many characters: many short rows must not block the event loop."""
     caller, count = reading.caller, 0
     images: list[Patches] = []
     expected = pictures(draft.content)
@@ -240,7 +243,7 @@ async def _read(reading: Reading, draft: Draft, source: _Source, limit: int, tru
                     )
     with caller.timings.stage("tokenize"):
         work = partial(_written, reading, draft, images, limit, truncate)
-        ids = await caller.tokenize(len(text_of(draft.content)) + len(draft.before), work)
+        ids = await caller.tokenize(characters, work)
     return ImageRow(ids, tuple(images), len(ids) - count)
 
 

@@ -107,7 +107,7 @@ async def embed_parts(
     """
     chunks.check_length(document, place)
     if not in_windows:
-        check_characters(document, place, model.max_tokens)
+        check_characters(len(document), place, model.max_tokens)
     caller.check(model, estimate(prompt + document))
     chunking = Chunking(overlap=min(MAX_OVERLAP, model.max_tokens // 8))
     size = len(document) + ROW_CHARACTERS * len(parts or ())

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from gateway.catalog import Model, TextModel
 from gateway.errors import InvalidRequest, quoted
+from gateway.service import tokens
 from gateway.text.chat import Chat
 from gateway.text.tokenizer import INSTRUCTION
 
@@ -90,10 +91,9 @@ def _instruction(text_model: TextModel, chat: Chat, purpose: str | None, place: 
     prompt = _prompt(text_model, purpose, place)
     if instruction is None:
         return prompt
-    if not chat.takes_instruction:
+    if not chat.takes_instruction(is_query=is_query(purpose)):
         raise InvalidRequest(f"model {text_model.name!r} does not support instruction", param=FIELD)
-    if (token := text_model.tokenizer.control_token(instruction)) is not None:
-        raise InvalidRequest(f"{FIELD} contains {token!r}, a special token of the model", param=FIELD)
+    tokens.check_control(text_model, instruction, FIELD)
     return instruction
 
 

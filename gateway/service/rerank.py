@@ -16,7 +16,7 @@ from gateway.service.contents import Content
 from gateway.service.hybrid import Mode, Scores, Weights
 from gateway.service.image_pairs import ContentPair, score_contents
 from gateway.service.image_rows import Reading
-from gateway.service.sides import document_frame, encode_queries, room
+from gateway.service.sides import document_frame, encode_queries
 from gateway.service.text_batches import infer_texts
 from gateway.text.tokenizer import PairFrame, Truncate
 
@@ -227,7 +227,7 @@ async def _read_apart(call: _Call) -> list[list[Chunk]]:
     frame = await document_frame(call.caller, model)
     if frame is None:
         return await _read_documents(call, limit, prompt=model.prompts.get("document", ""))
-    return await _read_documents(call, room(model, frame, limit, call.place), frame=frame)
+    return await _read_documents(call, tokens.room(model, frame, limit, call.place), frame=frame)
 
 
 async def _cross_encode(call: _Call) -> _Scored:

@@ -61,7 +61,9 @@ async def score_pairs(
         return PairScores(found.scores[:, model.positive_class].tolist(), found.tokens)
     estimates = (tokens.estimate(pair.query) + tokens.estimate(pair.document) for pair in pairs)
     caller.check(model, sum(estimates))
-    places = {pair.query: pair.query_place for pair in reversed(pairs)}
+    places: dict[str, str] = {}
+    for pair in pairs:
+        places.setdefault(pair.query, pair.query_place)
     with caller.timings.stage("tokenize"):
         encoded = await encode_queries(caller, model, [*places], [*places.values()], truncate=truncate)
         queries = dict(zip(places, encoded, strict=True))

@@ -1,10 +1,8 @@
 """Token ids of the queries and documents of late-interaction models, which read them apart."""
 
 from collections.abc import Sequence
-from functools import partial
 
 from gateway.catalog import TextModel
-from gateway.errors import InvalidRequest
 from gateway.service import prompts, tokens
 from gateway.service.caller import Caller
 from gateway.text.tokenizer import PairFrame, Truncate
@@ -25,8 +23,9 @@ async def encode_queries(
     if model.chat is None:
         frame, prompt = None, prompts.instruct(model, model.prompts.get("query", ""), instruction)
     else:
-        frame, prompt = await _frame(caller, model, prompts.choose(model, "query", "query", instruction)), ""
-        limit = room(model, frame, limit, places[0])
+        instruction = prompts.choose(model, "query", "query", instruction)
+        frame, prompt = await tokens.template_frame(caller, model, instruction, is_query=True), ""
+        limit = tokens.room(model, frame, limit, places[0])
     return await tokens.encode(
         caller,
         model,
@@ -53,33 +52,12 @@ async def encode_documents(
         prompt = model.prompts.get("document", "")
         prompted = [prompt + document for document in documents]
         return await tokens.encode(caller, model, prompted, places, limit, truncate=truncate)
-    limit = room(model, frame, limit, places[0])
+    limit = tokens.room(model, frame, limit, places[0])
     return await tokens.encode(caller, model, documents, places, limit, truncate=truncate, frame=frame)
 
 
 async def document_frame(caller: Caller, model: TextModel) -> PairFrame | None:
     """The template of documents; None if the model has none."""
-    return await _frame(caller, model, model.prompts.get("document", ""), is_query=False) if model.chat else None
-
-
-def room(model: TextModel, frame: PairFrame, limit: int, place: str) -> int:
-    """How many tokens of a row of `limit` are left for a text in a template.
-
-    Raises:
-        InvalidRequest: none.
-    """
-    left = limit - frame.length
-    if left < 1:
-        raise InvalidRequest(
-            f"the template and the instruction of model {model.name!r} have {frame.length} tokens and leave no room for"
-            f" a text within {limit}",
-            param=place,
-        )
-    return left
-
-
-async def _frame(caller: Caller, model: TextModel, prompt: str, *, is_query: bool = True) -> PairFrame:
     if model.chat is None:
-        raise ValueError(f"{model.name} has no chat template")
-    around = model.chat.around(is_query=is_query, prompt=prompt, has_images=False)
-    return await caller.tokenize(sum(map(len, around)), partial(model.tokenizer.frame_around, *around))
+        return None
+    return await tokens.template_frame(caller, model, model.prompts.get("document", ""), is_query=False)

@@ -28,9 +28,11 @@ ROW_CHARACTERS = 16
 """Fixed cost of a text, in characters."""
 
 
-def estimate(text: Text) -> int:
-    """Estimate the number of tokens of a text, at least 1."""
-    return len(text) if isinstance(text, list) else 1 + len(text) // TYPICAL_CHARACTERS_PER_TOKEN
+def estimate(text: Text | int) -> int:
+    """Estimate the number of tokens of a text, or of one with so many characters, at least 1."""
+    if isinstance(text, list):
+        return len(text)
+    return 1 + (text if isinstance(text, int) else len(text)) // TYPICAL_CHARACTERS_PER_TOKEN
 
 
 async def encode(
@@ -48,7 +50,7 @@ async def encode(
     Args:
         caller: the request to work for.
         model: the model whose tokenizer is used.
-        texts: texts, or token ids if there is no frame.
+        texts: texts, or token ids of whole rows, in which a frame is already.
         places: the field of each text in error messages, such as "input[3]".
         limit: maximum number of tokens of a text, without those of the frame.
         truncate: what to do with texts over the limit.
@@ -59,7 +61,7 @@ async def encode(
         RequestTooLarge: the texts have more than MAX_TOKENS in total.
         TokenizerFailed: the tokenizer raised an error.
     """
-    check(model, texts, places, limit, truncate=truncate)
+    check(model, texts, places, limit, truncate=truncate, frame=frame)
     frame_size = len(frame.before) + len(frame.text) + len(frame.tail) if frame is not None else 0
     max_characters = limit * MAX_CHARACTERS_PER_TOKEN
     sizes = [ROW_CHARACTERS + frame_size + min(len(text), max_characters) for text in texts]
@@ -77,16 +79,25 @@ async def encode(
     return encoded
 
 
-def check(model: TextModel, texts: Sequence[Text], places: Sequence[str], limit: int, *, truncate: Truncate) -> None:
+def check(
+    model: TextModel,
+    texts: Sequence[Text],
+    places: Sequence[str],
+    limit: int,
+    *,
+    truncate: Truncate,
+    frame: PairFrame | None = None,
+) -> None:
     """Raise InvalidRequest for what is wrong without tokenizing."""
+    frame_length = frame.length if frame is not None else 0
     for text, place in zip(texts, places, strict=True):
         if isinstance(text, list):
             if truncate == "none":  # first, so that not every id of a huge list is checked
-                _check_tokens(model, len(text), place, limit)
+                _check_tokens(model, len(text), place, frame_length + limit)
             _check_ids(model, text, place)
             continue
         if truncate == "none":
-            check_characters(text, place, limit)
+            check_characters(len(text), place, limit)
 
 
 def check_control(model: TextModel, text: str, place: str) -> None:
@@ -251,19 +262,48 @@ def frame_query(model: TextModel, query: str, place: str, instruction: str | Non
         TokenizerFailed: the tokenizer raised an error.
     """
     limit = model.max_tokens // 2
-    check_characters(query + (instruction or ""), place, limit)
+    check_characters(len(query) + len(instruction or ""), place, limit)
     check_control(model, query, place)
     frame = model.tokenizer.frame(query, instruction)
-    _check_tokens(model, frame.head_length, place, limit, " for query and instruction" if instruction else "")
+    check_query(model, frame.head_length, place, instruction)
     return frame
 
 
-def check_characters(text: str, place: str, limit: int) -> None:
-    """Raise InvalidRequest if a text is longer than what is read of it for this limit, in tokens."""
-    max_characters = limit * MAX_CHARACTERS_PER_TOKEN
-    if len(text) > max_characters:
+def check_query(model: TextModel, count: int, place: str, instruction: str | None = None) -> None:
+    """Raise InvalidRequest if so many tokens before the document are more than half of the model's."""
+    _check_tokens(model, count, place, model.max_tokens // 2, " for query and instruction" if instruction else "")
+
+
+async def template_frame(caller: Caller, model: TextModel, prompt: str, *, is_query: bool) -> PairFrame:
+    """The template of texts without images, with this instruction or prompt. The model must have one."""
+    if model.chat is None:
+        raise ValueError(f"{model.name} has no chat template")
+    around = model.chat.around(is_query=is_query, prompt=prompt, has_images=False)
+    return await caller.tokenize(sum(map(len, around)), partial(model.tokenizer.frame_around, *around))
+
+
+def room(model: TextModel, frame: PairFrame, limit: int, place: str) -> int:
+    """How many tokens of a row of `limit` are left for a text in a template.
+
+    Raises:
+        InvalidRequest: none.
+    """
+    left = limit - frame.length
+    if left < 1:
         raise InvalidRequest(
-            f"{place} has {len(text)} characters; the limit is {max_characters} for {limit} tokens", param=place
+            f"the template and the instruction of model {model.name!r} have {frame.length} tokens and leave no room for"
+            f" a text within {limit}",
+            param=place,
+        )
+    return left
+
+
+def check_characters(count: int, place: str, limit: int) -> None:
+    """Raise InvalidRequest if a text of so many characters is longer than what is read of it for a limit in tokens."""
+    max_characters = limit * MAX_CHARACTERS_PER_TOKEN
+    if count > max_characters:
+        raise InvalidRequest(
+            f"{place} has {count} characters; the limit is {max_characters} for {limit} tokens", param=place
         )
 
 

@@ -33,21 +33,16 @@ class Chat(Struct, frozen=True, kw_only=True):
         if self.image and (self.image.count(PATCHES) != 1 or not self.patch):
             raise ValueError(f"image must contain {PATCHES} exactly once, and patch must not be empty")
 
-    @property
-    def written(self) -> str:
-        """All texts that are not a client's."""
-        return self.text + self.query + self.document + self.document_text + self.image + self.patch
-
-    @property
-    def takes_instruction(self) -> bool:
-        return INSTRUCTION in self.text + self.query + self.document
+    def takes_instruction(self, *, is_query: bool) -> bool:
+        """Whether the template has a place for an instruction, on this side if it distinguishes the two."""
+        return INSTRUCTION in (self.text or (self.query if is_query else self.document))
 
     def around(self, *, is_query: bool, prompt: str, has_images: bool = True) -> tuple[str, str]:
         """The text before and after the content of an item.
 
         Args:
             is_query: whether the item is a query, for models that distinguish queries and documents.
-            prompt: the instruction; before the content if the template has no place for it.
+            prompt: the instruction, or a prompt of the model; before the content if the template has no place for it.
             has_images: whether the item has images.
         """
         document = self.document if has_images else self.document_text or self.document

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sentence_transformers.util.quantization import quantize_embeddings
 
+from gateway.routes.content import InputItem
 from gateway.routes.embeddings import read_inputs
 from tests.odd_models import PROMPTS
 
@@ -43,6 +44,12 @@ def refused(client: httpx2.Client, status: int = 400, **body: Any) -> dict[str, 
     assert set(error) == {"message", "type", "param", "code"}
     assert response.json()["detail"] == error["message"]
     return error
+
+
+@pytest.mark.parametrize("name", ["image", "url", "bytes"])
+def test_image_of_an_object_is_named_by_its_field(name: str) -> None:
+    (item,) = read_inputs([InputItem(**{"text": "a shell", name: f" {PIXEL} "})], "text")
+    assert (item.text, item.image, item.where_image()) == ("a shell", PIXEL, f"input[0].{name}")
 
 
 def test_answer_has_openais_shape(client: httpx2.Client) -> None:

@@ -185,14 +185,16 @@ def test_objects_of_texts_are_texts(client: httpx2.Client) -> None:
 
 
 def test_content_instead_of_documents_has_a_document_for_each_part(client: httpx2.Client) -> None:
-    content = {"content": [URL, {"type": "text", "text": TEXT}]}
+    parts = [URL, {"type": "text", "text": TEXT}]
+    content = {"content": [*parts, {"type": "text", "text": ""}]}  # an empty text keeps its place too
     answer = post(client, "/v1/rerank", query=TEXT, documents=content)
-    listed = post(client, "/v1/rerank", query=TEXT, documents=[{"image": SMALL}, TEXT])
+    listed = post(client, "/v1/rerank", query=TEXT, documents=[{"image": SMALL}, TEXT, ""])
     scores = [[(one["index"], one["relevance_score"]) for one in given["results"]] for given in (answer, listed)]
     assert scores[0] == scores[1]
     scored = post(client, "/score", text_1=TEXT, text_2=content, model="judging")
     assert [one["score"] for one in scored["data"]] == [score for _, score in sorted(scores[0])]
     for model in ("pages", "seeing"):
+        content = {"content": parts}
         assert len(post(client, "/score", queries=[TEXT, "a"], documents=[content, "b"], model=model)["data"]) == 2
 
 
@@ -261,9 +263,9 @@ def thin(width: int, height: int) -> str:
             {"input": [{"image": SMALL}], "min_pixels": 99, "mm_processor_kwargs": {"min_pixels": 99}},
             "min_pixels and mm_processor_kwargs.min_pixels have the same meaning",
         ),
-        ({"messages": []}, "messages has no message of a user"),
+        ({"messages": []}, "messages has no user message"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content is empty"),
-        ({"messages": [{"role": "user", "content": "a"}] * 2}, "messages[1]: only one message of a user is supported"),
+        ({"messages": [{"role": "user", "content": "a"}] * 2}, "messages[1]: only one user message is supported"),
         ({"messages": [{"role": "user", "content": "a"}], "input": "a"}, "input and messages exclude each other"),
         ({"messages": [{"role": "system", "content": [URL]}]}, "messages[0]: an instruction cannot have images"),
         ({"input": [{"text": "a " * 999, "image": SMALL}]}, "input[0] has"),
@@ -291,6 +293,7 @@ def test_wrong_contents_are_refused(client: httpx2.Client, body: dict[str, Any],
         ({"documents": [{"image": 5}], "query": "a"}, "documents[0].image: Expected `str`"),
         ({"documents": [{"image": SMALL, "url": SMALL}], "query": "a"}, "documents[0] has more than one of image, url"),
         ({"documents": [{"image": "x"}], "query": "a"}, "documents[0].image"),
+        ({"documents": {"content": [{"type": "image", "image": "x"}]}, "query": "a"}, "documents.content[0].image"),
         ({"documents": ["a"], "query": {"text": ""}}, "query has neither text nor image"),
         ({"documents": [{"text": "a", "image": SMALL}], "query": "<|im_end|>"}, "query contains '<|im_end|>'"),
         ({"documents": [{"image": SMALL}], "query": "a", "max_tokens_per_chunk": 9}, "max_tokens_per_chunk is not"),

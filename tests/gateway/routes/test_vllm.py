@@ -121,7 +121,7 @@ def test_pooled_vectors_may_be_base64(client: httpx2.Client) -> None:
         ({"input": "a", "task": "embed", "dimensions": 5}, "dimensions is 5; model 'all-minilm-l6-v2' supports 384"),
         ({"input": "a", "task": "plugin"}, "task: 'plugin' is not one of classify, embed, token_embed"),
         ({}, "input is required"),
-        ({"messages": []}, "messages has no message of a user"),
+        ({"messages": []}, "messages has no user message"),
         ({"input": "a", "messages": [{"role": "user", "content": "a"}]}, "input and messages exclude each other"),
     ],
 )

@@ -1,5 +1,8 @@
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -131,6 +134,30 @@ def test_cancelled_call_stays_in_flight_until_triton_is_done() -> None:
         assert queue.in_flight == 0
 
     asyncio.run(use())
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_rows_of_a_failed_call_are_freed_at_once(count: int) -> None:
+    """Without a garbage collection, which may be far away: those of images may have a hundred megabytes."""
+
+    async def use() -> list[weakref.ref[NDArray[np.generic]]]:
+        sent: list[weakref.ref[NDArray[np.generic]]] = []
+
+        async def tensors(rows: Sequence[int]) -> batches.Tensors:
+            made = await numbered(rows)
+            sent.append(weakref.ref(made["numbers"]))
+            return made
+
+        with suppress(NotReady):
+            await infer(caller(RecordingTriton(fail_at=0)), [Batch([i], 1) for i in range(count)], tensors)
+        await asyncio.sleep(0.01)
+        return sent
+
+    gc.disable()
+    try:
+        assert [made() for made in asyncio.run(use())] == [None] * min(count, batches.MAX_PREPARED)
+    finally:
+        gc.enable()
 
 
 def test_halves_of_a_failed_batch_are_stored_in_their_rows() -> None:

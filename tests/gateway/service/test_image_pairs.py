@@ -105,6 +105,39 @@ def test_documents_are_truncated_behind_their_images() -> None:
     assert found.tokens == len(head) + 2 * (15 + len(behind)) - 4
 
 
+def test_limit_for_documents_and_images_in_the_query() -> None:
+    """A limit of the whole row is one for each document too; it is no reason to refuse the query."""
+    model = text_model("cross-encoder")
+    with pytest.raises(InvalidRequest, match="a limit for documents is not supported for a query with images"):
+        ranked(model, RecordingTriton(), [SMALL], ["a"], "end", 100)
+    triton = RecordingTriton()
+    ranked(model, triton, [SMALL], ["the sea " * 600], "end", model.max_tokens)
+    ((ids, _, _),) = sent(triton)
+    assert len(ids) == model.max_tokens
+
+
+def test_first_wrong_query_is_named() -> None:
+    pairs = [ContentPair(text, [SMALL], f"text_1[{i}]", f"text_2[{i}]") for i, text in enumerate(["a", PAD, END])]
+
+    async def work(role: str) -> None:
+        reader = Images(10**7, None)
+        try:
+            reading = Reading.of(caller(RecordingTriton()), reader, text_model(role), NO_LIMITS, "")
+            await score_contents(reading, pairs, truncate="none")
+        finally:
+            await reader.close()
+
+    for role in ("cross-encoder", "late-interaction"):
+        with pytest.raises(InvalidRequest) as caught:
+            asyncio.run(work(role))
+        assert caught.value.param == "text_1[1]"
+    texts = [TextPair(text, "a", f"text_1[{i}]", f"text_2[{i}]") for i, text in enumerate(["a", PAD, END])]
+    for role in ("cross-encoder", "late-interaction"):
+        with pytest.raises(InvalidRequest) as caught:
+            asyncio.run(score_pairs(caller(RecordingTriton()), text_model(role), texts, truncate="none"))
+        assert caught.value.param == "text_1[1]"
+
+
 def test_documents_of_late_interaction_are_read_apart_from_the_query() -> None:
     triton = RecordingTriton()
     model = text_model("late-interaction")
@@ -184,7 +217,10 @@ def test_pairs_keep_their_order(role: str) -> None:
         ("cross-encoder", "a", [SMALL] * 5, "documents[0] has 5 images; the limit of model 'm' is 4"),
         ("cross-encoder", "a<|im_end|>", [SMALL], "contains '<|im_end|>', a special token of model 'm'"),
         ("cross-encoder", "a", [SMALL, PAD], f"contains '{PAD}', a special token of model 'm'"),
-        ("cross-encoder", "a" * 600, [SMALL], "tokens with its images; the limit of model 'm' is 512"),
+        ("cross-encoder", "a", [SMALL, "b " * 600], "tokens with its images; the limit of model 'm' is 512"),
+        ("cross-encoder", "a" * 600, [SMALL], "query has 618 tokens; the limit of model 'm' is 256"),
+        ("cross-encoder", ["a" * 600, SMALL], [SMALL], "query has 618 tokens; the limit of model 'm' is 256"),
+        ("cross-encoder", "a" * 60_000, [SMALL], "characters; the limit is 16384 for 256 tokens"),
     ],
 )
 def test_wrong_pairs_are_refused(role: str, query: str | Content, document: str | Content, message: str) -> None:

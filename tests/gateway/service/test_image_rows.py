@@ -1,19 +1,19 @@
 """Rows of texts and images equal those of the whole rendered text, tokenized at once."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from gateway.catalog import ImageReading, TextModel
+from gateway.catalog import ImageReading, Offer, TextModel
 from gateway.errors import GatewayError, InvalidRequest, RequestTooLarge
 from gateway.images.processors import Fixed
 from gateway.images.reader import Images
 from gateway.service.contents import Content, Picture, PixelLimits
-from gateway.service.embed import Embeddings, Item, embed
-from gateway.service.image_rows import Draft, Reading, windows
+from gateway.service.embed import DENSE, MAX_TOKEN_NUMBERS, Embeddings, Item, embed
+from gateway.service.image_rows import Draft, ImageRow, Reading, windows
 from gateway.text.tokenizer import Truncate
 from tests.gateway.service.recording import RecordingTriton, caller
 from tests.gateway.service.vision import CHAT, END, PAD, PROCESSOR, SPECIAL, START, image, public, text_model, tokenizer
@@ -36,6 +36,8 @@ def run(
     max_tokens: int | None = None,
     prompt: str = "",
     pixels: PixelLimits | None = None,
+    kinds: Set[Offer] = DENSE,
+    token_dimensions: int | None = None,
 ) -> Embeddings:
     async def work() -> Embeddings:
         reader = Images(10**7, None)
@@ -49,6 +51,8 @@ def run(
                 prompt=prompt,
                 truncate=truncate,
                 max_tokens=max_tokens,
+                kinds=kinds,
+                token_dimensions=token_dimensions,
                 pixels=pixels or PixelLimits(),
             )
         finally:
@@ -231,6 +235,43 @@ def test_placeholder_as_a_token_id_is_refused(model: TextModel) -> None:
             run(model, *items, triton=RecordingTriton())
 
 
+@pytest.mark.parametrize("truncate", ["none", "end", "start"])
+def test_token_ids_beside_an_image_are_what_they_are_alone(model: TextModel, truncate: Truncate) -> None:
+    """Also where they are truncated to the model's limit of 512."""
+    row = [7 + i % 50 for i in range(512 if truncate == "none" else 2000)]
+    alone, together = RecordingTriton(), RecordingTriton()
+    run(model, Item("input[0]", row), triton=alone, truncate=truncate)
+    found = run(model, Item("input[0]", row), Item("input[1]", image=SMALL), triton=together, truncate=truncate)
+    ((ids, _, _),) = sent(alone)
+    assert len(ids) == 512
+    assert ids in [ids for ids, _, _ in sent(together)]
+    assert found.text_tokens == 512 + len(rendered(4)) - 4
+
+
+@pytest.mark.parametrize("items", [[], [Item("input[1]", image=SMALL)]])
+def test_token_ids_over_the_limit_are_refused(model: TextModel, items: list[Item]) -> None:
+    with pytest.raises(InvalidRequest, match=r"input\[0\] has 513 tokens; the limit of model 'm' is 512"):
+        run(model, Item("input[0]", [7] * 513), *items, triton=RecordingTriton())
+
+
+def test_limit_of_token_vectors_is_for_all_windows_together() -> None:
+    """Of seven images of 12 MiB: six are a window, whose vectors are within the limit."""
+    fixed = Fixed(patch=64, merge=16, height=2048, width=2048)
+    reading = ImageReading(SPECIAL.index(PAD), fixed, 4)
+    model, triton = text_model("late-interaction", images=reading), RecordingTriton()
+    size = MAX_TOKEN_NUMBERS // (6 * len(rendered(4, before="<|im_start|>", behind="<|im_end|>")))
+    with pytest.raises(RequestTooLarge, match="input has 56 tokens, whose vectors") as caught:
+        run(
+            model,
+            *(Item(f"input[{i}]", image=SMALL) for i in range(7)),
+            triton=triton,
+            kinds={"multi_vector"},
+            token_dimensions=size,
+        )
+    assert caught.value.param == "input"
+    assert sum(len(call["document_ids"]) for call in triton.calls) == 6
+
+
 def test_text_is_truncated_within_its_template(model: TextModel) -> None:
     triton = RecordingTriton()
     run(model, Item("input[0]", "the sea " * 50), triton=triton, truncate="end", max_tokens=60)
@@ -246,11 +287,16 @@ def test_rows_are_read_in_windows(model: TextModel) -> None:
     async def work() -> list[list[int]]:
         reader = Images(10**7, None)
         reading = Reading.of(caller(RecordingTriton()), reader, model, PixelLimits(), "input[0].image")
+        patches: list[list[int]] = []
+        given: list[ImageRow] = []
         try:
-            found = windows(reading, drafts, limit=512, truncate="none", window_bytes=1000)  # a small image has 768
-            return [[row.patches for row in rows] async for rows in found]
+            async for rows in windows(reading, drafts, limit=512, truncate="none", window_bytes=1000):  # one has 768
+                assert not given  # or its pixels would stay while the next rows are read
+                given = rows
+                patches.append([row.patches for row in rows])
         finally:
             await reader.close()
+        return patches
 
     assert asyncio.run(work()) == [[16, 0, 16], [0, 16, 0, 16], [0, 16]]
 
@@ -280,7 +326,7 @@ def test_too_many_tokens_of_images_are_refused_before_any_is_read() -> None:
 
 def test_request_with_too_many_tokens_is_refused(model: TextModel) -> None:
     rows = [Item(f"input[{i}]", [7] * 512) for i in range(600)]
-    with pytest.raises(RequestTooLarge, match="tokens up to input; the limit is 300000"):
+    with pytest.raises(RequestTooLarge, match=r"tokens up to input\[585\]; the limit is 300000"):
         run(model, Item("input[600]", image=SMALL), *rows, triton=RecordingTriton())
 
 

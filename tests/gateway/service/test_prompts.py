@@ -1,12 +1,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.catalog import Model, TextModel
 from gateway.errors import InvalidRequest
 from gateway.service.prompts import choose, for_purpose
 from gateway.text.tokenizer import TextTokenizer
+from tests.gateway.service.vision import CHAT, text_model
 
 PROMPTS = {"query": "q: ", "passage": "p: ", "STS-B": "s: "}
 
@@ -108,3 +110,14 @@ def test_unknown_purpose_names_the_variants(entries: Path) -> None:
     own = replace(triton_model(entries, {}), variants=("code", "text"), variant="code")
     with pytest.raises(InvalidRequest, match="unknown task 'cooking'; model 'm' accepts: code, text, query, search_"):
         choose(own, "cooking", "task")
+
+
+def test_template_takes_an_instruction_on_the_side_that_has_a_place_for_it() -> None:
+    """On the other side it would stand before the text, where both together may be a special token."""
+    query = "<|im_start|>{instruction}\nQuery: {content}<|im_end|>"
+    own = text_model("late-interaction", chat=msgspec.structs.replace(CHAT, text="", query=query))
+    assert choose(own, "query", "task", "Find it.") == "Find it."
+    with pytest.raises(InvalidRequest, match="model 'm' does not support instruction"):
+        choose(own, "document", "task", "Find it.<|im_")
+    with pytest.raises(InvalidRequest, match=r"instruction contains '<\|im_end\|>', a special token of model 'm'"):
+        choose(own, "query", "task", "Find it.<|im_end|>")
