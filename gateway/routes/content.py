@@ -1,5 +1,6 @@
 """Texts and images in requests: as objects, as lists of parts, and as the messages of a conversation."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 
@@ -20,6 +21,10 @@ MAX_MESSAGES = 16
 """Maximum number of messages. Only one system message, one user message and empty assistant messages are supported."""
 IMAGES = ("image", "url", "bytes")
 """The fields of an object that may hold its image."""
+IMAGE = re.compile(r"\s*data:image/", re.IGNORECASE)
+"""The beginning of an image sent as a string, as some of Jina's clients do. For models that take texts and images."""
+BEGINNING = 256
+"""How many characters of a string to match with IMAGE: matching millions of spaces takes long."""
 ROLES = Literal["system", "developer", "user", "assistant"]
 
 
@@ -147,6 +152,11 @@ def read_item(item: InputItem, place: str) -> list[Part]:
         raise InvalidRequest(f"{place} has more than one of image, url and bytes", param=place)
     text: list[Part] = [item.text] if item.text else []
     return text + [Picture(image.strip(), f"{place}.{name}") for name, image in images.items()]
+
+
+def is_image(text: str) -> bool:
+    """Whether a string begins like an image, in requests to models that take texts and images."""
+    return IMAGE.match(text, 0, BEGINNING) is not None
 
 
 def as_parts(value: object, place: str) -> list[Part]:

@@ -1,6 +1,5 @@
 """POST /v1/embeddings, for clients of OpenAI, Jina, Voyage and others: texts, images, and pairs of both."""
 
-import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Annotated, ClassVar, Literal, cast, get_args
 
@@ -20,6 +19,7 @@ from gateway.routes.content import (
     Message,
     PixelBounds,
     check_source,
+    is_image,
     read_item,
     read_messages,
     read_pixels,
@@ -50,10 +50,6 @@ ALIASES = {
     "truncation": "truncate",
     "instruct": "instruction",
 }
-IMAGE = re.compile(r"\s*data:image/", re.IGNORECASE)
-"""The beginning of an image sent as a string, as some of Jina's clients do. For models that take texts and images."""
-BEGINNING = 256
-"""How many characters of a string to match with IMAGE: matching millions of spaces takes long."""
 
 
 class EmbeddingRequest(Struct, forbid_unknown_fields=True):
@@ -131,8 +127,10 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     user: str | None = None
     """Accepted but ignored, for clients of OpenAI."""
     refused: ClassVar[Mapping[str, Refused]] = {
+        "add_generation_prompt": Refused("the model's own chat template is used", (True,)),
         "add_special_tokens": Refused("special tokens are always added", (True,)),
-        "chat_template": Refused("chat templates are not supported; send input"),
+        "chat_template": Refused("the model's own chat template is used"),
+        "continue_final_message": Refused("the model's own chat template is used", (False, True)),
         "embedding_types": Refused("use embedding_type instead", ("float", ["float"])),
         "embed_dtype": Refused("floats are float32; use embedding_type for other types", ("float32",)),
         "endianness": Refused("base64 holds little-endian floats", ("little", "native")),
@@ -392,7 +390,7 @@ def read_inputs(
 def _item(item: str | int | TokenIds | InputItem, place: str, strings: Literal["text", "image", "any"]) -> Item:
     if isinstance(item, int):
         raise InvalidRequest(f"{place} is a token id among other inputs; send token ids as lists", param=place)
-    if isinstance(item, str) and (strings == "image" or (strings == "any" and IMAGE.match(item, 0, BEGINNING))):
+    if isinstance(item, str) and (strings == "image" or (strings == "any" and is_image(item))):
         return Item(place, image=item.strip(), image_place=place)
     if not isinstance(item, InputItem):
         return Item(place, item)

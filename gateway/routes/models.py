@@ -5,10 +5,26 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.catalog import OFFERED_BY, OFFERS, Model
-from gateway.contract import CLASSIFIER_ROLES, EMBEDDING_ROLES
+from gateway.catalog import OFFERED_BY, OFFERS, Model, TextModel
+from gateway.contract import CLASSIFIER_ROLES, CROSS_ENCODER, EMBEDDING_ROLES
+from gateway.images.processors import Smart
 from gateway.routes.http import Request, json_response
 from gateway.routes.operation import Operation
+
+
+class ImageLimits(Struct):
+    """How a model reads images."""
+
+    max: int
+    """How many an input may have."""
+    with_text: bool
+    """Whether an input may have texts beside them."""
+    in_queries: bool
+    """Whether a query to rank by may have some."""
+    min_pixels: int | UnsetType = UNSET
+    """The least pixels that images are enlarged to; absent if the model has no such limits."""
+    max_pixels: int | UnsetType = UNSET
+    """The most pixels that images are shrunk to."""
 
 
 class ModelObject(Struct, omit_defaults=True):
@@ -39,6 +55,8 @@ class ModelObject(Struct, omit_defaults=True):
     """The values that `dimensions` of a request may have, if there are several."""
     tasks: tuple[str, ...] | UnsetType = UNSET
     """The variants of the model that `task` of a request selects, the default first."""
+    images: ImageLimits | UnsetType = UNSET
+    """Present if it reads texts and images together."""
     labels: tuple[str, ...] | UnsetType = UNSET
     """The labels of a classifier, in the order of its logits."""
 
@@ -84,9 +102,19 @@ def _describe(model: Model) -> ModelObject:
         dimensions=model.width if {"dense", "multi_vector"} & {*kinds} else UNSET,
         vocabulary_size=model.text.vocabulary_size if "sparse" in kinds and model.text is not None else UNSET,
         supported_dimensions=tuple(sorted({model.width, *model.dimensions})) if model.dimensions else UNSET,
+        images=_images(model.text),
         labels=model.text.labels if role in CLASSIFIER_ROLES and model.text is not None else UNSET,
         tasks=model.text.variants if model.text is not None and model.text.variants else UNSET,
     )
+
+
+def _images(model: TextModel | None) -> ImageLimits | UnsetType:
+    if model is None or model.images is None:
+        return UNSET
+    processor = model.images.processor
+    limits = (processor.min_pixels, processor.max_pixels) if isinstance(processor, Smart) else (UNSET, UNSET)
+    with_text = model.chat is None or not model.chat.document_text
+    return ImageLimits(model.images.most, with_text, model.role == CROSS_ENCODER, *limits)
 
 
 LIST = Operation("get", "/v1/models", "listModels", "List the models", list_models, ModelList)

@@ -14,7 +14,17 @@ from gateway.errors import InvalidRequest
 from gateway.images.processors import Area
 from gateway.routes.body import read, record_ignored, resolve_aliases
 from gateway.routes.calls import find_ranker, rank_contents, rank_texts
-from gateway.routes.content import InputItem, Parts, PixelBounds, as_parts, read_each, read_item, read_pixels, simple
+from gateway.routes.content import (
+    InputItem,
+    Parts,
+    PixelBounds,
+    as_parts,
+    is_image,
+    read_each,
+    read_item,
+    read_pixels,
+    simple,
+)
 from gateway.routes.decoding import MAX_IGNORED, Refused
 from gateway.routes.fields import Instruction, PromptTokens, Side, resolve_truncation
 from gateway.routes.http import Request, large_json_response
@@ -259,7 +269,10 @@ async def rank_documents(
         contents = [*read_each(body.documents.content, place).values()]
     else:
         contents = _read_documents(request, text_model, body.documents, body.rank_fields)
-    query = body.query if isinstance(body.query, str) else simple(read_item(body.query, "query"))
+    if isinstance(body.query, str):
+        query = _string(text_model, body.query, "query")
+    else:
+        query = simple(read_item(body.query, "query"))
     truncate, limit = resolve_truncation(
         "end" if truncates else "none", body.truncate_prompt_tokens, body.truncation_side, is_forbidden=not truncates
     )
@@ -379,7 +392,7 @@ def _read_documents(
     first: dict[str, int] = {}
     for i, document in enumerate(documents):
         if isinstance(document, str):
-            contents.append(document)
+            contents.append(_string(model, document, f"documents[{i}]"))
             continue
         content = _content(model, document, f"documents[{i}]", fields)
         contents.append(_text(document, f"documents[{i}]", fields) if content is None else content)
@@ -391,6 +404,11 @@ def _read_documents(
     if rank_fields is None:
         record_ignored(request, {f"documents[].{name}": f"documents[{i}].{name}" for name, i in first.items()})
     return contents
+
+
+def _string(model: TextModel, text: str, place: str) -> str | Content:
+    """A text or, for a model that takes images, perhaps an image, as in `input` of /v1/embeddings."""
+    return [Picture(text.strip(), place)] if model.images is not None and is_image(text) else text
 
 
 def _content(model: TextModel, document: Document, place: str, fields: Sequence[str]) -> str | Content | None:

@@ -86,7 +86,7 @@ class PoolingModelRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     """Accepted but ignored."""
     refused: ClassVar[Mapping[str, Refused]] = {
         "add_special_tokens": Refused("special tokens are always added", (True,)),
-        "chat_template": Refused("chat templates are not supported; send input"),
+        "chat_template": Refused("the model's own chat template is used"),
         "embed_dtype": Refused("floats are float32", ("float32",)),
         "endianness": Refused("base64 holds little-endian floats", ("little", "native")),
         "messages": Refused("conversations are not supported; send input"),

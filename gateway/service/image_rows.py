@@ -203,8 +203,7 @@ def _check_least(reading: Reading, drafts: Sequence[Draft], limit: int, total: i
         least = of_each * len(pictures(draft.content))
         if least > limit:
             raise InvalidRequest(
-                f"{draft.place} has at least {least} tokens of images; the limit of model {reading.model.name!r} is"
-                f" {limit}",
+                f"{draft.place} has at least {least} tokens of images; {tokens.limit_of(reading.model, limit)}",
                 param=draft.place,
             )
         total += least
@@ -237,8 +236,8 @@ async def _read(
                 count += sum(reading.counts(images[-1:]))
                 if count > limit:  # the others may take much memory
                     raise InvalidRequest(
-                        f"{draft.place} has over {count} tokens up to {picture.place}; the limit of model"
-                        f" {reading.model.name!r} is {limit}",
+                        f"{draft.place} has over {count} tokens up to {picture.place};"
+                        f" {tokens.limit_of(reading.model, limit)}",
                         param=draft.place,
                     )
     with caller.timings.stage("tokenize"):
@@ -257,10 +256,10 @@ def _written(reading: Reading, draft: Draft, images: Sequence[Patches], limit: i
     row = reading.expand(ids, images, draft.place)
     if len(row) <= limit:
         return row
-    with_images = " with its images" if images else ""
+    counted = f"{len(row)} tokens" + " with its images" * bool(images) + " and the query" * bool(draft.kept)
     if truncate == "none":
         raise InvalidRequest(
-            f"{draft.place} has {len(row)} tokens{with_images}; the limit of model {model.name!r} is {limit}",
+            f"{draft.place} has {counted}; {tokens.limit_of(model, limit)}",
             param=draft.place,
         )
     located = tokenizer.locate(text, frame=frame)
@@ -268,8 +267,8 @@ def _written(reading: Reading, draft: Draft, images: Sequence[Patches], limit: i
     room = limit - len(head) - len(located.tail)
     if room < 1 or not located.ids:
         raise InvalidRequest(
-            f"{draft.place} has {len(row)} tokens{with_images}; the limit of model {model.name!r} is {limit}, and only"
-            " text behind the last image can be truncated",
+            f"{draft.place} has {counted}; {tokens.limit_of(model, limit)}, and only text behind the last image can be"
+            " truncated",
             param=draft.place,
         )
     return head + (located.ids[-room:] if truncate == "start" else located.ids[:room]) + located.tail

@@ -314,9 +314,24 @@ def _check_tokens(model: TextModel, count: int, place: str, limit: int, where: s
         )
 
 
+def limit_of(model: TextModel, limit: int) -> str:
+    """A limit for tokens as a clause: the model's, or one below it."""
+    if limit == model.max_tokens:
+        return f"the limit of model {model.name!r} is {limit}"
+    return f"the limit of the request is {limit}, that of model {model.name!r} {model.max_tokens}"
+
+
+def _around(model: TextModel) -> tuple[list[int], list[int]]:
+    """The ids that a row begins and ends with: its special tokens, or the ends of its chat template."""
+    if model.chat is None:
+        return model.tokenizer.before, model.tokenizer.behind
+    before, after = model.chat.ends
+    return model.tokenizer.encode_trusted(before)[:1], model.tokenizer.encode_trusted(after)[-1:]
+
+
 def _check_ids(model: TextModel, ids: list[int], place: str) -> None:
     """Raise InvalidRequest for token ids of another tokenizer; LangChain sends cl100k's by default."""
-    before, behind = model.tokenizer.before, model.tokenizer.behind
+    before, behind = _around(model)
     if model.images is not None and model.images.token in ids:
         raise InvalidRequest(
             f"{place} contains the token id {model.images.token}, which stands for images", param=place
@@ -324,7 +339,7 @@ def _check_ids(model: TextModel, ids: list[int], place: str) -> None:
     if min(ids) < 0 or max(ids) >= model.vocabulary_size:
         problem = f"contains a token id outside 0..{model.vocabulary_size - 1}, the vocabulary of model {model.name!r}"
     elif ids[: len(before)] != before or ids[len(ids) - len(behind) :] != behind:
-        problem = f"must start with {before} and end with {behind}, the special tokens of model {model.name!r}"
+        problem = f"must start with {before} and end with {behind}, as texts of model {model.name!r} do"
     else:
         return
     raise InvalidRequest(

@@ -37,6 +37,12 @@ class Chat(Struct, frozen=True, kw_only=True):
         """Whether the template has a place for an instruction, on this side if it distinguishes the two."""
         return INSTRUCTION in (self.text or (self.query if is_query else self.document))
 
+    @property
+    def ends(self) -> tuple[str, str]:
+        """The beginning and the end of every row of an embedding model; empty where they are a client's."""
+        first = min(self.text.find(mark) for mark in (CONTENT, INSTRUCTION) if mark in self.text) if self.text else 0
+        return self.text[:first], self.text.rpartition(CONTENT)[2].rpartition(INSTRUCTION)[2]
+
     def around(self, *, is_query: bool, prompt: str, has_images: bool = True) -> tuple[str, str]:
         """The text before and after the content of an item.
 

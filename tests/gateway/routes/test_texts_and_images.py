@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from loadtest.tools.pictures import file
-from tests.gateway.service.vision import PAD, image, tokenizer
+from tests.gateway.service.vision import CHAT, PAD, image, tokenizer
 from tests.seeing_models import write_seeing_repository
 from tests.serving import serve
 
@@ -158,9 +158,28 @@ def test_documents_and_queries_with_images_are_ranked(client: httpx2.Client) -> 
         for index, document in enumerate(documents):
             alone = post(client, "/v1/rerank", model=model, query=TEXT, documents=[document], raw_scores=True)
             assert alone["results"][0]["relevance_score"] == pytest.approx(scores[index])
-    for query in ({"image": SMALL}, {"content": [URL]}, {"url": SMALL}):
-        answer = post(client, "/v1/rerank", query=query, documents=documents[:2])
-        assert len(answer["results"]) == 2
+    answers = [
+        post(client, "/v1/rerank", query=query, documents=documents[:2])["results"]
+        for query in (SMALL, {"image": SMALL}, {"content": [URL]}, {"url": SMALL})
+    ]
+    assert len(answers[0]) == 2
+    assert answers == answers[:1] * 4
+    strings, objects = (
+        post(client, "/v1/rerank", query=TEXT, documents=[TEXT, document], return_documents=False)["results"]
+        for document in (SMALL, {"image": SMALL})
+    )
+    assert strings == objects
+
+
+def test_token_ids_are_rows_of_the_template(client: httpx2.Client) -> None:
+    row = CHAT.text.replace("{instruction}", CHAT.instruction).replace("{content}", TEXT)
+    assert vectors(client, input=[plain(row)]).tolist() == vectors(client, input=[TEXT]).tolist()
+    first, last = plain(row)[0], plain(row)[-1]
+    for wrong in (plain(TEXT), plain(row)[1:], plain(row)[:-1]):
+        message = refused(client, "/v1/embeddings", input=[wrong])
+        assert message.startswith(
+            f"input[0] must start with [{first}] and end with [{last}], as texts of model 'seeing'"
+        )
 
 
 def test_passages_of_nim_are_ranked_as_documents(client: httpx2.Client) -> None:
@@ -231,6 +250,11 @@ def test_models_tell_what_they_accept(client: httpx2.Client) -> None:
     models = client.get("/v1/models").json()["data"]
     found = {model["id"]: model["input_modalities"] for model in models}
     assert found == {name: ["text", "image"] for name in ("judging", "pages", "seeing")}
+    limits = {"max": 4, "with_text": True, "min_pixels": 64, "max_pixels": 4096}
+    in_queries = {"judging": True, "pages": False, "seeing": False}
+    assert {one["id"]: one["images"] for one in models} == {
+        name: limits | {"in_queries": value} for name, value in in_queries.items()
+    }
 
 
 def thin(width: int, height: int) -> str:

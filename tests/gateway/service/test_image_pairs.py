@@ -217,7 +217,12 @@ def test_pairs_keep_their_order(role: str) -> None:
         ("cross-encoder", "a", [SMALL] * 5, "documents[0] has 5 images; the limit of model 'm' is 4"),
         ("cross-encoder", "a<|im_end|>", [SMALL], "contains '<|im_end|>', a special token of model 'm'"),
         ("cross-encoder", "a", [SMALL, PAD], f"contains '{PAD}', a special token of model 'm'"),
-        ("cross-encoder", "a", [SMALL, "b " * 600], "tokens with its images; the limit of model 'm' is 512"),
+        (
+            "cross-encoder",
+            "a",
+            [SMALL, "b " * 600],
+            "tokens with its images and the query; the limit of model 'm' is 512",
+        ),
         ("cross-encoder", "a" * 600, [SMALL], "query has 618 tokens; the limit of model 'm' is 256"),
         ("cross-encoder", ["a" * 600, SMALL], [SMALL], "query has 618 tokens; the limit of model 'm' is 256"),
         ("cross-encoder", "a" * 60_000, [SMALL], "characters; the limit is 16384 for 256 tokens"),

@@ -116,19 +116,19 @@ def test_row_is_the_rendered_text_with_a_placeholder_for_each_merged_patch(
 
 
 def test_items_of_all_kinds_keep_their_order(model: TextModel) -> None:
-    triton = RecordingTriton()
+    triton, own = RecordingTriton(), [rendered("a")[0], 7, 8, 9, rendered("a")[-1]]
     items = [
         Item("input[0]", "a"),
         Item("input[1]", image=WIDE),
-        Item("input[2]", [7, 8, 9]),
+        Item("input[2]", own),
         Item("input[3]", "b", SMALL),
         Item("input[4]", content=[picture(SMALL), picture(SMALL)]),
     ]
     found = run(model, *items, triton=triton)
-    firsts = [rendered("a")[0], rendered(10)[0], 7, rendered("b", 4)[0], rendered(4, 4)[0]]
+    firsts = [rendered("a")[0], rendered(10)[0], own[0], rendered("b", 4)[0], rendered(4, 4)[0]]
     assert found.vectors[:, 0].tolist() == firsts
     assert sorted(len(ids) for ids, _, _ in sent(triton)) == sorted(
-        map(len, (rendered("a"), rendered(10), [7, 8, 9], rendered("b", 4), rendered(4, 4)))
+        map(len, (rendered("a"), rendered(10), own, rendered("b", 4), rendered(4, 4)))
     )
     assert found.image_tokens == 4 * (10 + 4 + 4 + 4)
 
@@ -199,10 +199,18 @@ def test_only_text_behind_the_images_is_truncated(model: TextModel, truncate: Tr
 @pytest.mark.parametrize(
     ("content", "truncate", "message"),
     [
-        (["a", picture(SMALL)], "none", "input[0] has 28 tokens with its images; the limit of model 'm' is 27"),
+        (
+            ["a", picture(SMALL)],
+            "none",
+            "input[0] has 28 tokens with its images; the limit of the request is 27, that of model 'm' 512",
+        ),
         (["a", picture(SMALL)], "end", "only text behind the last image can be truncated"),
         (["a" * 40, picture(SMALL), "b"], "end", "only text behind the last image can be truncated"),
-        ([picture(image(64, 64))], "end", "input[0] has over 64 tokens up to input[0].image; the limit of model"),
+        (
+            [picture(image(64, 64))],
+            "end",
+            "input[0] has over 64 tokens up to input[0].image; the limit of the request is",
+        ),
         (["a<|im_end|>", picture(SMALL)], "end", "input[0] contains '<|im_end|>', a special token of model 'm'"),
         ([picture(SMALL), f"{PAD}"], "end", f"input[0] contains '{PAD}', a special token"),
         (["<|im_", "end|>", picture(SMALL)], "end", "input[0] contains '<|im_end|>', a special token"),
@@ -238,7 +246,8 @@ def test_placeholder_as_a_token_id_is_refused(model: TextModel) -> None:
 @pytest.mark.parametrize("truncate", ["none", "end", "start"])
 def test_token_ids_beside_an_image_are_what_they_are_alone(model: TextModel, truncate: Truncate) -> None:
     """Also where they are truncated to the model's limit of 512."""
-    row = [7 + i % 50 for i in range(512 if truncate == "none" else 2000)]
+    inside = [7 + i % 50 for i in range(510 if truncate == "none" else 2000)]
+    row = [rendered("a")[0], *inside, rendered("a")[-1]]
     alone, together = RecordingTriton(), RecordingTriton()
     run(model, Item("input[0]", row), triton=alone, truncate=truncate)
     found = run(model, Item("input[0]", row), Item("input[1]", image=SMALL), triton=together, truncate=truncate)
@@ -325,7 +334,7 @@ def test_too_many_tokens_of_images_are_refused_before_any_is_read() -> None:
 
 
 def test_request_with_too_many_tokens_is_refused(model: TextModel) -> None:
-    rows = [Item(f"input[{i}]", [7] * 512) for i in range(600)]
+    rows = [Item(f"input[{i}]", [rendered("a")[0], *[7] * 510, rendered("a")[-1]]) for i in range(600)]
     with pytest.raises(RequestTooLarge, match=r"tokens up to input\[585\]; the limit is 300000"):
         run(model, Item("input[600]", image=SMALL), *rows, triton=RecordingTriton())
 
