@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint fast coverage test slow-export slow-others bench gpu perf chaos hostile soak audit compat images compose manifests scale evaluate precisions parity pictogram \
+.PHONY: help install serve check lint fast coverage test slow-export slow-served slow-others bench gpu perf chaos hostile soak audit compat images compose manifests scale evaluate precisions parity pictogram \
 	screenshots swagger triton format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
@@ -20,10 +20,10 @@ serve: .venv/serve ## export the models that are missing or outdated, then run T
 		|| test $$? = 3 # a failed model, whose error is printed, does not keep the others from being served
 	@$(BIN)/python -m embedded
 
-# The export's tests keep one core busy, the others wait for servers much of their time. The longest job comes first.
+# The export's tests keep one core busy, the others wait for servers much of their time. The longest jobs come first.
 check: .venv/dev .generations/older/installed .manifests/tools/installed ## everything that CI runs, three jobs at a time; each prints its output when it is done
 	$(BIN)/python -m export
-	$(MAKE) --jobs=3 --output-sync slow-others slow-export fast lint
+	$(MAKE) --jobs=3 --output-sync slow-served slow-export slow-others fast lint
 
 lint: .venv/dev ## format check, linter, types
 	$(BIN)/ruff format --check
@@ -53,8 +53,11 @@ SLOW := -m "triton or slow"
 slow-export: .venv/dev
 	$(BIN)/python -m pytest $(SLOW) tests/export
 
+slow-served: .venv/dev
+	$(BIN)/python -m pytest $(SLOW) tests/end_to_end
+
 slow-others: .venv/dev .generations/older/installed
-	$(BIN)/python -m pytest $(SLOW) --ignore=tests/export
+	$(BIN)/python -m pytest $(SLOW) --ignore=tests/export --ignore=tests/end_to_end
 
 bench: .venv/dev .baseline/installed ## measure throughput next to infinity-emb, and write docs/performance.md (half an hour)
 	$(BIN)/python -m loadtest.experiments.bench $(ARGS)
