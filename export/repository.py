@@ -3,8 +3,8 @@
 import fcntl
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,11 +89,15 @@ def scratch_folder(repository: Path) -> Iterator[Path]:
     with (folder / f"{name}.lock").open("w") as lock:  # a file: NFS locks no folders
         fcntl.flock(lock, fcntl.LOCK_EX)
         for left in folder.iterdir():
-            if re.fullmatch(rf"{re.escape(name)}-\w{{8}}", left.name):  # as tempfile makes them
+            if re.fullmatch(rf"{re.escape(name)}-\w{{8}}", left.name):
                 shutil.rmtree(left, ignore_errors=True)
-        # A file that a server still reads keeps its folder on NFS. The next export removes it.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{name}-", ignore_cleanup_errors=True) as scratch:
-            yield Path(scratch)
+        scratch = folder / f"{name}-{secrets.token_hex(4)}"
+        try:
+            scratch.mkdir(mode=0o700)  # in here, since an interrupt may follow at once
+            yield scratch
+        finally:
+            # A file that a server still reads keeps its folder on NFS. The next export removes it.
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def replace_entries(names: Sequence[str], scratch: Path, repository: Path) -> None:
