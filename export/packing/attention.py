@@ -4,7 +4,7 @@ A token attends to the tokens of its own row only: to all of them, or as a causa
 in plain operators, for packed and for padded rows.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -220,14 +220,21 @@ def in_interface(model: Model, attend: RowAttention) -> Iterator[None]:
         mixed = attend(query, key, value, Sight(causal, sliding_window), scale, softcap=softcap, bias=position_bias)
         return mixed.transpose(1, 2), None
 
+    with registered(model, NAME, by_rows):
+        yield
+
+
+@contextmanager
+def registered(model: Model, name: str, attention: Callable[..., tuple[Tensor, None]]) -> Iterator[None]:
+    """Put an attention function into transformers' table under a name, and have a model ask for it."""
     implementation = model.config._attn_implementation
-    ALL_ATTENTION_FUNCTIONS[NAME] = by_rows
-    model.config._attn_implementation = NAME
+    ALL_ATTENTION_FUNCTIONS[name] = attention
+    model.config._attn_implementation = name
     try:
         yield
     finally:
         model.config._attn_implementation = implementation
-        ALL_ATTENTION_FUNCTIONS.pop(NAME)
+        ALL_ATTENTION_FUNCTIONS.pop(name)
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from export.loading.models import Model
+from export.packing.attention import registered
 from export.packing.rows import PackedImages
 from export.packing.vision import Arguments, enter
 from export.runtime.operators import attend
@@ -114,14 +114,8 @@ def _by_images(visual: Model) -> Iterator[None]:
         scale = float(scaling) if scaling is not None else query.shape[-1] ** -0.5
         return attend(query, key, value, cu_seq_lens_q, max_length_q, scale, -1, -1)[None], None
 
-    implementation = visual.config._attn_implementation
-    ALL_ATTENTION_FUNCTIONS[NAME] = attention
-    visual.config._attn_implementation = NAME
-    try:
+    with registered(visual, NAME, attention):
         yield
-    finally:
-        visual.config._attn_implementation = implementation
-        ALL_ATTENTION_FUNCTIONS.pop(NAME)
 
 
 @contextmanager

@@ -159,56 +159,13 @@ class ImageReader:
 
 
 @dataclass(frozen=True, slots=True)
-class FixedReader(ImageReader):
-    """An image processor that resizes to one size, such as PaliGemma's."""
+class SquareReader(ImageReader):
+    """An image processor that does not know of patches."""
 
     side: int
     """Pixels on a side of a patch."""
-
-    @property
-    def merge(self) -> int:
-        """Patches on a side of a merged one."""
-        return 1
-
-    @property
-    def size(self) -> int:
-        """Pixels on a side of a patch."""
-        return self.side
-
-    @property
-    def parameter(self) -> Mapping[str, Any]:
-        """The parameter `image_processor` of an entry."""
-        return {
-            "kind": "fixed",
-            "patch": self.side,
-            "merge": 1,
-            **{edge: self.processor.size[edge] for edge in ("height", "width")},
-            "resample": Image.Resampling(self.processor.resample).name.lower(),
-        }
-
-    def read(self, image: Image.Image) -> tuple[Picture, Grid]:
-        """The patches of an image, resized and not normalized, and its grid."""
-        made = self.processor(images=[image], do_rescale=False, do_normalize=False, return_tensors="np")
-        pixels, size = made["pixel_values"][0], self.side  # [3, H, W]
-        height, width = pixels.shape[1] // size, pixels.shape[2] // size
-        patches = pixels.reshape(3, height, size, width, size).transpose(1, 3, 0, 2, 4)
-        return np.ascontiguousarray(patches.reshape(height * width, -1), np.uint8), (height, width)
-
-
-@dataclass(frozen=True, slots=True)
-class TileReader(ImageReader):
-    """An image processor that cuts tiles, Idefics3's."""
-
-    side: int
-    """Pixels on a side of a patch."""
-    block: int
+    block: int = 1
     """Patches on a side of a merged one."""
-
-    marks: ClassVar[bool] = False
-    TILE: ClassVar[str] = "<fake_token_around_image><row_{row}_col_{column}>" + PATCHES
-    ROW_END: ClassVar[str] = "\n"
-    SINGLE: ClassVar[str] = "<fake_token_around_image><global-img>" + PATCHES + "<fake_token_around_image>"
-    WHOLE: ClassVar[str] = ROW_END + SINGLE
 
     @property
     def merge(self) -> int:
@@ -219,6 +176,38 @@ class TileReader(ImageReader):
     def size(self) -> int:
         """Pixels on a side of a patch."""
         return self.side
+
+
+@dataclass(frozen=True, slots=True)
+class FixedReader(SquareReader):
+    """An image processor that resizes to one size, such as PaliGemma's."""
+
+    @property
+    def parameter(self) -> Mapping[str, Any]:
+        """The parameter `image_processor` of an entry."""
+        return {
+            "kind": "fixed",
+            "patch": self.side,
+            "merge": self.block,
+            **{edge: self.processor.size[edge] for edge in ("height", "width")},
+            "resample": Image.Resampling(self.processor.resample).name.lower(),
+        }
+
+    def read(self, image: Image.Image) -> tuple[Picture, Grid]:
+        """The patches of an image, resized and not normalized, and its grid."""
+        made = self.processor(images=[image], do_rescale=False, do_normalize=False, return_tensors="np")
+        return self._cut(made["pixel_values"][0].transpose(1, 2, 0).astype(np.uint8))
+
+
+@dataclass(frozen=True, slots=True)
+class TileReader(SquareReader):
+    """An image processor that cuts tiles, Idefics3's."""
+
+    marks: ClassVar[bool] = False
+    TILE: ClassVar[str] = "<fake_token_around_image><row_{row}_col_{column}>" + PATCHES
+    ROW_END: ClassVar[str] = "\n"
+    SINGLE: ClassVar[str] = "<fake_token_around_image><global-img>" + PATCHES + "<fake_token_around_image>"
+    WHOLE: ClassVar[str] = ROW_END + SINGLE
 
     @property
     def parameter(self) -> Mapping[str, Any]:

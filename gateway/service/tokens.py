@@ -90,11 +90,13 @@ def check(
 ) -> None:
     """Raise InvalidRequest for what is wrong without tokenizing."""
     frame_length = frame.length if frame is not None else 0
+    around: tuple[list[int], list[int]] | None = None  # of rows of ids, which few calls have
     for text, place in zip(texts, places, strict=True):
         if isinstance(text, list):
+            around = around or _around(model)
             if truncate == "none":  # first, so that not every id of a huge list is checked
                 _check_tokens(model, len(text), place, frame_length + limit)
-            _check_ids(model, text, place)
+            _check_ids(model, text, place, around)
             continue
         if truncate == "none":
             check_characters(len(text), place, limit)
@@ -329,9 +331,9 @@ def _around(model: TextModel) -> tuple[list[int], list[int]]:
     return model.tokenizer.encode_trusted(before)[:1], model.tokenizer.encode_trusted(after)[-1:]
 
 
-def _check_ids(model: TextModel, ids: list[int], place: str) -> None:
+def _check_ids(model: TextModel, ids: list[int], place: str, around: tuple[list[int], list[int]]) -> None:
     """Raise InvalidRequest for token ids of another tokenizer; LangChain sends cl100k's by default."""
-    before, behind = _around(model)
+    before, behind = around
     if model.images is not None and model.images.token in ids:
         raise InvalidRequest(
             f"{place} contains the token id {model.images.token}, which stands for images", param=place
