@@ -5,42 +5,39 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from signal import SIGTERM
 
 import httpx2
 
 from loadtest.experiments.faults import pids
-from loadtest.tools.servers import conch, free_ports
+from loadtest.tools.servers import HOST, conch, free_ports
 from tests.waiting import eventually
 
 TEXTS = ["some words " * 100] * 256
 """Seconds of work."""
 PATIENCE = "100"
-"""GATEWAY_REQUEST_TIMEOUT: `make check` keeps all cores busy, and that work then takes longer than the default allows."""
+"""GATEWAY_REQUEST_TIMEOUT: while `make check` keeps all cores busy, the work takes longer than the default allows."""
 
 
-async def until(client: httpx2.AsyncClient, path: str, is_so: Callable[[httpx2.Response], bool]) -> None:
-    """Ask for a path until the answer is as it should be; 30 s at most."""
-    async with asyncio.timeout(30):
-        while not is_so(await client.get(path)):
-            await asyncio.sleep(0.02)
-
-
-def computes(metrics: httpx2.Response) -> bool:
+def computes(port: int) -> bool:
     """Whether Triton has something to compute."""
-    lines = [line for line in metrics.text.splitlines() if line.startswith("conch_in_flight_tokens{")]
-    return any(float(line.rpartition(" ")[2]) for line in lines)
+    metrics = httpx2.get(f"http://{HOST}:{port}/metrics").text.splitlines()
+    return any(float(line.rpartition(" ")[2]) for line in metrics if line.startswith("conch_in_flight_tokens{"))
+
+
+def stops(port: int) -> bool:
+    """Whether the gateway has heard that it is to stop."""
+    return httpx2.get(f"http://{HOST}:{port}/health/ready").status_code == 503
 
 
 def test_accepted_requests_finish_and_new_ones_are_refused(repository: Path, tmp_path: Path) -> None:
     async def use(port: int, gateway: int) -> tuple[int, int]:
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=110) as client:
+        async with httpx2.AsyncClient(base_url=f"http://{HOST}:{port}", timeout=110) as client:
             accepted = asyncio.create_task(client.post("/v1/embeddings", json={"input": TEXTS}))
-            await until(client, "/metrics", computes)
+            await asyncio.to_thread(eventually, lambda: computes(port))
             os.kill(gateway, SIGTERM)
-            await until(client, "/health/ready", lambda health: health.status_code == 503)
+            await asyncio.to_thread(eventually, lambda: stops(port))
             late = await client.post("/v1/embeddings", json={"input": "late"})
             assert not accepted.done()
             return late.status_code, (await accepted).status_code
@@ -52,9 +49,9 @@ def test_accepted_requests_finish_and_new_ones_are_refused(repository: Path, tmp
 
 def test_unfinished_requests_get_503_at_the_drain_timeout(repository: Path, tmp_path: Path) -> None:
     async def use(port: int, gateway: int) -> tuple[int, str]:
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=110) as client:
+        async with httpx2.AsyncClient(base_url=f"http://{HOST}:{port}", timeout=110) as client:
             accepted = asyncio.create_task(client.post("/v1/embeddings", json={"input": TEXTS}))
-            await until(client, "/metrics", computes)
+            await asyncio.to_thread(eventually, lambda: computes(port))
             os.kill(gateway, SIGTERM)
             answer = await accepted
             return answer.status_code, answer.json()["error"]["message"]

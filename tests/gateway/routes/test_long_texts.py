@@ -86,7 +86,8 @@ def test_long_text_is_the_mean_of_its_chunks(client: httpx2.Client, reference: S
     chunks = unit(np.asarray(reference.encode(parts)))
     expected = unit(np.average(chunks, axis=0, weights=[254, 254, 50]).astype(np.float32))
     assert vectors(answer)[0] @ expected > 0.9999
-    np.testing.assert_array_equal(vectors(answer)[1], vectors(post(client, input="a short text"))[0])
+    alone = vectors(post(client, input="a short text"))[0]
+    np.testing.assert_allclose(vectors(answer)[1], alone, atol=1e-6)  # not in the same batch
     assert answer["usage"]["total_tokens"] == 256 + 256 + 52 + 5 + 256 + 48
     ids = [[101, *range(3000, 3254), 102], [101, *range(3254, 3300), 102]]
     expected = unit(np.average(vectors(post(client, input=ids)), axis=0, weights=[254, 46]))
