@@ -29,7 +29,7 @@ from export.verification.tolerances import Parity, Speed
 
 RUNTIME = Path(__file__).parent / "runtime"
 RUNTIMES: Mapping[Backend, Sequence[str]] = {
-    "python": ("engine",),
+    "python": ("engine", "streams", "packs", "cores"),
     "torch": ("torch_engine", "program", "operators", "inputs", "vision", "execution", "compiled", "freshness"),
 }
 """The modules of RUNTIME that only the entries of one backend hold a copy of."""

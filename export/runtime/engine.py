@@ -3,72 +3,63 @@
 Entries of the python backend hold a copy of this file; the export verifies with it.
 """
 
-import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from math import inf
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 
-from .contract import FIELDS, OUTPUTS, Array, Output, Row, Values, in_order, read_output, text_field
+from .contract import FIELDS, OUTPUTS, Array, Output, Prefix, Row, Tokens, Values, in_order, read_output, text_field
 from .counts import Counts, resident_memory
+from .packs import CELLS_PER_TOKEN, Pace, Paces, plan, work
+from .streams import Feed, Request, Streams
 
 HINTS: Mapping[str, str | None] = {"bf16": None, "fp32": "f32", "int8": None}
 """OpenVINO's name for a precision of the python backend; None for bf16 where the processor computes in it."""
 NAMES: Mapping[str, str] = {"f32": "fp32", "bf16": "bf16"}
 """The precision for what OpenVINO says it computes in."""
-PACK_TOKENS = 512
-"""Tokens in one execution. On two AVX-512 cores 384 to 512 gave the most tokens/s; beyond that the activations outgrow
-the caches."""
-KERNELS = 1000
-"""Compiled kernels to keep for the sizes of packs. OpenVINO keeps 5000 by default, which takes some 200 MiB more and
-makes no workload faster; with 500, some are 5% slower."""
-PACK_COST = 20
-"""Fixed time of an execution, in tokens. This and the next are measured for all-MiniLM-L6-v2 in bf16 on two cores. For
-larger models this one is lower and the next higher, but there it matters less where packs are cut."""
-CELLS_PER_TOKEN = 900
-"""Cells of attention (a token attending to a token or to padding) that take as long as the other work on a token."""
+PROBE_TOKENS = 16
+PROBE_ROWS = (1, 4)
+"""What is timed when a graph is loaded: so many rows of PROBE_TOKENS."""
+PROBE_ROUNDS = 5
+"""How often; the fastest counts."""
+PROBE_S = 1.0
+"""The time after which no further round begins: one of a large model takes long enough."""
 
 
 class Engine:
     """A compiled graph. Not thread-safe: each Triton instance has one."""
 
-    def __init__(self, graph: Path, precision: str | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, graph: Path, precision: str | None = None, device: str = "cpu", *, paces: Paces | None = None
+    ) -> None:
         """Compile a graph as the export writes them.
 
         Args:
             graph: an ONNX or OpenVINO file.
             precision: "f32", or "bf16", which is the default and f32 where the processor does not compute in bf16.
             device: has to be "cpu".
+            paces: how fast the graph is computed; measured by default.
         """
         if device != "cpu":
             raise ValueError(f"this engine computes on CPUs only, not on {device}")
-        import openvino as ov  # noqa: PLC0415 - an export for GPUs does without
-
-        settings: dict[str, object] = {
-            "PERFORMANCE_HINT": "LATENCY",
-            # By default OpenVINO counts physical cores, and takes a virtual machine's two CPUs for one.
-            "INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0)),
-            # A thread pinned to a core would wait there for the gateway, or for another model's thread.
-            "ENABLE_CPU_PINNING": False,
-            "CPU_RUNTIME_CACHE_CAPACITY": KERNELS,
-        }
-        core = ov.Core()
-        settings["INFERENCE_PRECISION_HINT"] = hint(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-        compiled = core.compile_model(graph, "CPU", settings)
-        self.precision: str = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        self.description = self.precision
-        """How it computes, for the log."""
-        names = {name for port in compiled.inputs for name in port.names}
+        self._streams = Streams(graph, precision)
+        self.precision = self._streams.precision
+        ports = self._streams.compiled.outputs
+        names = {name for port in self._streams.compiled.inputs for name in port.names}
         self.fields = tuple(field for field in FIELDS if field.name in names)
-        self._ports = {name: port for name in OUTPUTS for port in compiled.outputs if name in port.names}
+        self._places = {name: place for name in OUTPUTS for place, port in enumerate(ports) if name in port.names}
         self.outputs = tuple(
-            read_output(name, [-1 if size.is_dynamic else size.get_length() for size in port.partial_shape])
-            for name, port in self._ports.items()
+            read_output(name, [-1 if size.is_dynamic else size.get_length() for size in ports[place].partial_shape])
+            for name, place in self._places.items()
         )
         self.counts = Counts(executions=Counter(compiled=0))
         """Only attention has padding: it extends rows to the longest of the pack."""
-        self._request = compiled.create_infer_request()
+        self._paces = paces or self._measure()
+        self.description = f"{self.precision}, {len(self._streams)} at a time"
+        """How it computes, for the log."""
 
     def is_alive(self) -> bool:
         """Whether it can still compute after an error."""
@@ -89,18 +80,17 @@ class Engine:
         """
         outputs = [output for output in self.outputs if output.name in wanted]
         parts: dict[str, list[tuple[Sequence[int], Values]]] = {output.name: [] for output in outputs}
-        costs = [sum(field.cost(value) for field, value in zip(self.fields, row, strict=True)) for row in rows]
+        costs = [self._cost(row) for row in rows]
         with self.counts.computing(sum(costs)):
-            for pack in packs(costs, PACK_TOKENS):
-                given = [rows[i] for i in pack]
-                computed = self._execute(given)
+            for pack, request in self._computed(rows, costs):
                 for output in outputs:
                     own = [i for i, place in enumerate(pack) if each is None or output.name in each[place]]
                     if own:
-                        values = self._by_rows(output, computed[self._ports[output.name]], given)
+                        computed = request.get_output_tensor(self._places[output.name]).data
+                        values = self._by_rows(output, computed, [rows[place] for place in pack])
                         copied = values[own] if isinstance(values, np.ndarray) else [values[i].copy() for i in own]
                         parts[output.name].append(([pack[i] for i in own], copied))
-                self._count([costs[i] for i in pack])
+                self._count([costs[place] for place in pack])
         return {output.name: in_order(output, len(rows), parts[output.name]) for output in outputs}
 
     def memory(self) -> dict[str, int]:
@@ -113,13 +103,26 @@ class Engine:
         padding = len(lengths) * max(lengths) ** 2 - sum(length**2 for length in lengths)
         self.counts.padding += padding / CELLS_PER_TOKEN
 
-    def _execute(self, rows: Sequence[Row]) -> Mapping[object, Array]:
-        """All outputs, in memory that the next execution takes again."""
+    def _cost(self, row: Row) -> int:
+        return sum(field.cost(value) for field, value in zip(self.fields, row, strict=True))
+
+    def _computed(self, rows: Sequence[Row], costs: Sequence[int]) -> Iterator[tuple[list[int], Request]]:
+        """Each pack, and what holds its outputs until the next pack is asked for."""
+        chosen = plan(costs, len(self._streams), self._paces)
+        feeds = [self._feed([rows[place] for place in pack]) for pack in chosen.packs]
+        if chosen.side_by_side:
+            times = [self._paces.on_one.time(work(pack, costs)) for pack in chosen.packs]
+            for place, request in self._streams.on_one(feeds, times):
+                yield chosen.packs[place], request
+        else:
+            for pack, feed in zip(chosen.packs, feeds, strict=True):
+                yield pack, self._streams.on_all(feed)
+
+    def _feed(self, rows: Sequence[Row]) -> Feed:
         feed: dict[str, Array] = {}
         for field, values in zip(self.fields, zip(*rows, strict=True), strict=True):
             feed |= field.feed(values)
-        results: Mapping[object, Array] = self._request.infer(feed, share_inputs=True, share_outputs=True)
-        return results
+        return feed
 
     def _by_rows(self, output: Output, values: Array, rows: Sequence[Row]) -> Values:
         if output.per == "row":
@@ -129,48 +132,40 @@ class Engine:
         text = self.fields.index(text_field(self.fields))
         return np.split(values, np.cumsum([len(row[text]) for row in rows[:-1]]))
 
+    def _measure(self) -> Paces:
+        """Time both ways to execute, in turns. The first round compiles kernels and does not count."""
+        row = self._probe()
+        feeds = {work(range(number), [self._cost(row)] * number): self._feed([row] * number) for number in PROBE_ROWS}
+        side_by_side = len(self._streams)
 
-def hint(precision: str | None, capabilities: Sequence[str]) -> str:
-    """OpenVINO's hint for a precision, on a processor with these capabilities.
+        def on_one(feed: Feed) -> None:
+            for _ in self._streams.on_one([feed] * side_by_side, [1] * side_by_side):
+                pass
 
-    Without one, or with bf16 on a processor that lacks it, OpenVINO takes f16 where there is that: on Arm, and on some
-    x86. No export verifies it, and some models exceed its range.
-    """
-    return "f32" if precision == "f32" or "BF16" not in capabilities else "bf16"
-
-
-def packs(costs: Sequence[int], budget: int) -> list[list[int]]:
-    """Cut rows into packs of similar cost, each within the budget unless one row alone exceeds it.
-
-    Of all ways to cut the rows in order of their cost, this takes the least time: few packs, and little padding in
-    attention, where each row of a pack is as long as the longest.
-
-    Args:
-        costs: tokens of each row.
-        budget: tokens a pack may hold.
-
-    Returns:
-        The indices of each pack's rows, packs of short ones first; together every row exactly once.
-    """
-    order = sorted(range(len(costs)), key=costs.__getitem__)
-    best = [0.0]  # the least time for so many of the first rows
-    cut = [0]  # and where the last pack begins then
-    for end in range(1, len(order) + 1):
-        longest = costs[order[end - 1]]
-        choices: list[tuple[float, int]] = []
-        tokens = 0
-        for start in range(end - 1, -1, -1):
-            tokens += costs[order[start]]
-            if tokens > budget and choices:
+        ways = (on_one, self._streams.on_all)
+        fastest = {(way, tokens): inf for way in ways for tokens in feeds}
+        began = perf_counter()
+        for turn in range(1 + PROBE_ROUNDS):
+            for (way, tokens), seconds in fastest.items():
+                started = perf_counter()
+                way(feeds[tokens])
+                if turn:
+                    fastest[way, tokens] = min(seconds, perf_counter() - started)
+            if turn and perf_counter() - began > PROBE_S:
                 break
-            # The tokens themselves take the same time however they are cut.
-            choices.append((best[start] + PACK_COST + (end - start) * longest**2 / CELLS_PER_TOKEN, start))
-        time, start = min(choices)
-        best.append(time)
-        cut.append(start)
-    found = []
-    end = len(order)
-    while end:
-        found.append(order[cut[end] : end])
-        end = cut[end]
-    return found[::-1]
+        small, large = feeds
+        return Paces(*(Pace.through((small, fastest[way, small]), (large, fastest[way, large])) for way in ways))
+
+    def _probe(self) -> Row:
+        """A row of small values."""
+        row: list[Array] = []
+        for field in self.fields:
+            match field:
+                case Tokens():
+                    row.append(np.zeros(PROBE_TOKENS, np.int64))
+                case Prefix():
+                    row.append(np.ones((), np.int32))
+                case _:
+                    shape = self._streams.compiled.input(field.name).partial_shape
+                    row.append(np.zeros([size.get_length() for size in list(shape)[1:]], np.uint8))
+        return tuple(row)

@@ -14,6 +14,7 @@ from export.manifest import ModelSpec, Precision
 from export.plans.measures import Values
 from export.runtime.contract import OUTPUTS, Array, Field, Output, Row, Tokens, text_field
 from export.runtime.engine import HINTS, NAMES, Engine
+from export.runtime.packs import TYPICAL
 from export.runtime.torch_engine import Engine as TorchEngine
 from export.tower import Tower
 
@@ -63,7 +64,7 @@ class OpenVino:
 
     def __init__(self, graph: Path, precision: Precision) -> None:
         with _running("OpenVINO"):
-            self._engine = Engine(graph, HINTS[precision])
+            self._engine = Engine(graph, HINTS[precision], paces=TYPICAL)
         self.precision = precision if precision == "int8" else cast(Precision, NAMES[self._engine.precision])
 
     def run(self, rows: Sequence[Row]) -> Mapping[str, Values]:

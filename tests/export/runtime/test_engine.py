@@ -1,17 +1,16 @@
 import math
-from collections.abc import Iterable, Sequence
-from itertools import combinations, pairwise
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from export.runtime.contract import FIELDS, IMAGE_TOKENS, Array, Field, InvalidTensorsError, Limits, Row, read_rows
-from export.runtime.engine import CELLS_PER_TOKEN, NAMES, PACK_COST, PACK_TOKENS, Engine, hint, packs
+from export.runtime.engine import NAMES, Engine
+from export.runtime.packs import CELLS_PER_TOKEN, PACK_TOKENS, Pace, Paces
+from export.runtime.streams import hint
 from export.tower import Tower
 from tests.export.outputs import assert_close
 
@@ -42,52 +41,8 @@ def test_no_processor_computes_in_a_precision_that_is_not_verified(
 
 TEXT, FIRST_LENGTH, PROMPT_LENGTH, QUERY, DOCUMENT, *_, PIXELS = FIELDS
 LIMITS = Limits(max_tokens=3, vocabulary_size=100)
-
-
-@given(st.lists(st.integers(1, 600)), st.integers(1, 512))
-def test_packs_hold_every_row_once_within_the_budget(costs: list[int], budget: int) -> None:
-    cut = list(packs(costs, budget))
-    assert sorted(row for pack in cut for row in pack) == list(range(len(costs)))
-    assert all(len(pack) == 1 or sum(costs[row] for row in pack) <= budget for pack in cut)
-
-
-@given(st.lists(st.integers(1, 600)), st.integers(1, 512))
-def test_packs_hold_rows_of_similar_cost(costs: list[int], budget: int) -> None:
-    in_order = [costs[row] for pack in packs(costs, budget) for row in pack]
-    assert in_order == sorted(costs)
-
-
-@given(st.lists(st.integers(1, 600)), st.integers(1, 512))
-def test_attention_of_a_pack_is_bounded_by_its_tokens(costs: list[int], budget: int) -> None:
-    # A pack could be cut behind any of its rows for PACK_COST: so those that are much shorter than its longest are few.
-    for pack in packs(costs, budget):
-        longest = max(costs[row] for row in pack)
-        bound = 2 * PACK_COST * CELLS_PER_TOKEN + math.sqrt(2) * budget * longest
-        assert len(pack) == 1 or len(pack) * longest**2 <= bound
-
-
-def test_rows_of_a_length_share_a_pack_and_a_long_one_stays_alone() -> None:
-    assert [sorted(pack) for pack in packs([20, 250, 20, 20], 512)] == [[0, 2, 3], [1]]
-
-
-@given(st.lists(st.integers(1, 600), min_size=1, max_size=7), st.integers(1, 512))
-def test_no_way_to_cut_takes_less_time(costs: list[int], budget: int) -> None:
-    def time(cut: Iterable[Sequence[int]]) -> float:
-        return sum(
-            PACK_COST + sum(pack) + len(pack) * max(pack) ** 2 / CELLS_PER_TOKEN
-            if len(pack) == 1 or sum(pack) <= budget
-            else math.inf
-            for pack in cut
-        )
-
-    ordered = sorted(costs)
-    ways = (
-        [ordered[start:end] for start, end in pairwise((0, *places, len(costs)))]
-        for count in range(len(costs))
-        for places in combinations(range(1, len(costs)), count)
-    )
-    found = time([[costs[row] for row in pack] for pack in packs(costs, budget)])
-    assert math.isclose(found, min(map(time, ways)))
+TOGETHER = Paces(on_one=Pace(1, 1), on_all=Pace(0, 0))
+SIDE_BY_SIDE = Paces(on_one=Pace(0, 0), on_all=Pace(1, 1))
 
 
 def column(values: list[int]) -> NDArray[np.int32]:
@@ -218,9 +173,9 @@ def test_a_row_costs_its_tokens_and_an_image_what_an_image_does() -> None:
     ]
 
 
-@pytest.fixture(scope="module")
-def engine(bert_graph: Path) -> Engine:
-    return Engine(bert_graph, "f32")
+@pytest.fixture(scope="module", params=[TOGETHER, SIDE_BY_SIDE, None], ids=["together", "side by side", "measured"])
+def engine(bert_graph: Path, request: pytest.FixtureRequest) -> Engine:
+    return Engine(bert_graph, "f32", paces=request.param)
 
 
 def test_engine_knows_its_fields_and_outputs_from_the_graph(engine: Engine, bert_tower: Tower) -> None:
@@ -274,7 +229,7 @@ def test_an_answer_stays_what_it_was_when_the_engine_goes_on(engine: Engine, ber
 
 
 def test_engine_counts_tokens_and_the_attention_of_padding(bert_graph: Path) -> None:
-    engine = Engine(bert_graph, "f32")
+    engine = Engine(bert_graph, "f32", paces=TOGETHER)
     engine.run([(np.full(length, 5, np.int64),) for length in (20, 20, 10)], ["embedding"])  # one pack
     assert (engine.counts.tokens, engine.counts.in_flight) == (50, 0)
     assert engine.counts.executions == {"compiled": 1}
