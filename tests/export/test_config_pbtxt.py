@@ -22,6 +22,9 @@ from tests.serving import REPOSITORY
 
 Model = tuple[ModelSpec, Tower]
 
+REVISION = "1"
+"""Of the source."""
+
 
 @pytest.fixture(scope="module")
 def towers(bert: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
@@ -41,7 +44,7 @@ def towers(bert: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def parsed(model: Model, backend: Backend = "python", **keys: Any) -> pb.ModelConfig:
     spec, tower = model
     changed = msgspec.structs.replace(spec, backend=backend, **keys)
-    return text_format.Parse(config_pbtxt.render(changed, tower), pb.ModelConfig())
+    return text_format.Parse(config_pbtxt.render(changed, tower, REVISION), pb.ModelConfig())
 
 
 def parameters(rendered: pb.ModelConfig) -> dict[str, str]:
@@ -51,8 +54,10 @@ def parameters(rendered: pb.ModelConfig) -> dict[str, str]:
 @pytest.mark.parametrize("name", load())
 def test_committed_config_is_what_the_manifest_renders(name: str) -> None:
     spec = load()[name]
-    for tower in load_towers(spec, resolve(spec)):
-        assert (REPOSITORY / tower.name / "config.pbtxt").read_text() == config_pbtxt.render(spec, tower)
+    sources = resolve(spec)
+    for tower in load_towers(spec, sources):
+        rendered = config_pbtxt.render(spec, tower, sources.main.revision)
+        assert (REPOSITORY / tower.name / "config.pbtxt").read_text() == rendered
 
 
 @pytest.mark.parametrize("backend", ["python", "torch", "onnxruntime", "tensorrt"])
