@@ -9,9 +9,9 @@ import os
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
+from typing import NamedTuple
 
 DIGEST_BYTES = 16
 """Two of n rows have the same digest with a probability of n^2 / 2^129: below 10^-22 for a billion rows. The digest is
@@ -22,8 +22,7 @@ OVERHEAD_BYTES = 256
 """Memory of a result beside its bytes: two objects and their place in the dictionary."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(NamedTuple):
     """The rows of one call by where their results come from. Rows are indices in the call."""
 
     missing: Sequence[int]

@@ -15,7 +15,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from gateway.cache import OVERHEAD_BYTES
 from gateway.triton import Triton
-from loadtest.tools.servers import gateway
+from loadtest.tools.servers import free_ports, gateway
 from tests.serving import ADMIN, Server, serve
 from tests.waiting import eventually
 
@@ -36,8 +36,8 @@ class TritonPythonModel:
         for request in requests:
             ids = np.from_dlpack(triton.get_input_tensor_by_name(request, "input_ids"))
             self.calls += self.counts and ids.shape[1] > 1  # not for probes
-            row = np.array([self.weight, self.calls, 1], np.float32)
-            result = np.tile(row, (len(ids), 1)) + ids.sum(1, keepdims=True) * np.array([0, 0, 1e-9], np.float32)
+            columns = [np.full(len(ids), self.weight), np.full(len(ids), self.calls), 1 + ids.sum(1) / 1e8]
+            result = np.stack(columns, axis=1).astype(np.float32)
             answers.append(triton.InferenceResponse([triton.Tensor.from_dlpack("embedding", result)]))
         return answers
 """
@@ -90,6 +90,7 @@ def embed(client: httpx2.Client, model: str, texts: list[str], **fields: Any) ->
     response = client.post("/v1/embeddings", json={"model": model, "input": texts, **fields})
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
+    del answer["id"]
     return answer
 
 
@@ -160,6 +161,13 @@ def test_servers_that_differ_are_noticed(cached: Server, models: Path, repositor
         await triton.close()
         return found
 
+    async def differing_from_a_silent_one() -> set[str]:
+        triton = Triton([cached.triton_url, f"127.0.0.1:{free_ports(1)[0]}"], timeout_s=5)
+        found = await triton.differing(await triton.models())
+        await triton.close()
+        return found
+
+    assert asyncio.run(differing_from_a_silent_one()) == {"counting", "counting-unknown", "steady"}
     with serve(tmp_path) as other:
         assert asyncio.run(differing(cached.triton_url)) == set()
         assert asyncio.run(differing(cached.triton_url, cached.triton_url)) == set()
