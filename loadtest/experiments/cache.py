@@ -5,10 +5,12 @@ are measured in turns.
 """
 
 import argparse
+import asyncio
 import re
 import statistics
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -19,9 +21,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from rich.console import Console
 
-from gateway.cache import OVERHEAD_BYTES
+from gateway.cache import OVERHEAD_BYTES, Cache
 from loadtest.tools import instant, machine
 from loadtest.tools.client import send
 from loadtest.tools.results import STORED, store
@@ -43,6 +46,9 @@ CACHES: Mapping[str, int] = {OFF: 0, ALL: 2 * DISTINCT * RESULT_BYTES, QUARTER: 
 ZIPF, ONCE, INSTANT = "zipf", "once", "once, models that answer at once"
 BULK = 64
 """Texts in a request that fills a cache."""
+TOKENS = (18, 128)
+"""Of the texts whose cost is measured."""
+SLICES = 5
 MOST = 2**14
 """Requests of one measurement."""
 
@@ -64,6 +70,15 @@ class Run(msgspec.Struct, frozen=True):
     hit_rate: float
 
 
+class Cost(msgspec.Struct, frozen=True):
+    """CPU time of the cache by itself for a text, in microseconds: medians."""
+
+    tokens: int
+    miss_us: float
+    """To look for it, and to keep it in the place of another."""
+    hit_us: float
+
+
 class Results(msgspec.Struct, frozen=True):
     """All that was measured."""
 
@@ -72,6 +87,7 @@ class Results(msgspec.Struct, frozen=True):
     distinct: int
     exponent: float
     caches: dict[str, int]
+    costs: list[Cost]
     runs: list[Run]
 
 
@@ -82,16 +98,19 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
+    costs = [cost(tokens) for tokens in TOKENS]
     runs: list[Run] = []
     with tempfile.TemporaryDirectory(prefix="conch-") as scratch:
         folder = Path(scratch)
         quick = instant.write(folder / "models")
-        for repository, workloads in ((REPOSITORY, (ZIPF, ONCE)), (quick, (INSTANT,))):
-            with ExitStack() as stack:
-                servers = _servers(stack, repository, folder)
-                for workload in workloads:
-                    runs += measure(servers, workload, arguments.rounds, arguments.seconds)
-    store(Results(machine.describe(), CLIENTS, DISTINCT, EXPONENT, dict(CACHES), runs), arguments.out)
+        with ExitStack() as stack:
+            servers = _servers(stack, REPOSITORY, folder)
+            for workload in (ZIPF, ONCE):
+                runs += measure(servers, workload, arguments.rounds, arguments.seconds)
+        with ExitStack() as stack:  # differences are small here: many short measurements close to each other
+            servers = _servers(stack, quick, folder)
+            runs += measure(servers, INSTANT, SLICES * arguments.rounds, arguments.seconds / SLICES)
+    store(Results(machine.describe(), CLIENTS, DISTINCT, EXPONENT, dict(CACHES), costs, runs), arguments.out)
     return 0
 
 
@@ -147,6 +166,31 @@ def fill(server: Server) -> None:
         with closing(connection):
             connection.request("POST", PATH, body, {"content-type": "application/json"})
             connection.getresponse().read()
+
+
+def cost(tokens: int) -> Cost:
+    """Measure a full cache in this process, with calls of one text."""
+    chance = np.random.default_rng(SEED)
+    vector = chance.standard_normal(DIMENSIONS, np.float32)
+    cache = Cache(CACHES[QUARTER])
+    times: dict[str, list[float]] = {"miss": [], "hit": []}
+    for _ in range(31):
+        rows: list[list[int]] = chance.integers(0, 30_000, (DISTINCT // 8, tokens)).tolist()
+        for found in times.values():  # the second time, all are there
+            began = time.process_time()
+            asyncio.run(_send_through(cache, rows, vector))
+            found.append(1e6 * (time.process_time() - began) / len(rows))
+    return Cost(tokens, statistics.median(times["miss"]), statistics.median(times["hit"]))
+
+
+async def _send_through(cache: Cache, rows: Sequence[list[int]], vector: NDArray[np.float32]) -> None:
+    """What the service does with the cache for each text."""
+    computed = np.empty_like(vector)
+    for row in rows:
+        lookup = await cache.lookup("1 embedding", [(row,)], ())
+        for _, packed in lookup.found:
+            computed[:] = np.frombuffer(packed, np.float32)
+        lookup.keep(lookup.missing, lambda _: vector.tobytes())
 
 
 def _looked_up(server: Server) -> tuple[float, float]:

@@ -267,8 +267,14 @@ def cached(results: cache.Results) -> str:
             f"| {workload} | {names[name]} | {hits:.0%} | {rate:,.0f}{over[0]} | {p50:.1f} ms | {p99:.1f} ms"
             f" | {cpu:.2f} ms{over[1]} |"
         )
+    costs = "; ".join(
+        f"{one.miss_us:.0f} us for a text of {one.tokens} tokens that takes the place of another,"
+        f" {one.hit_us:.0f} us for one that is found"
+        for one in results.costs
+    )
     sizes = ", ".join(f"{names[name]} {size / 2**20:.1f} MiB" for name, size in results.caches.items() if size)
     about = results.machine
+    lines += ["", f"By itself, the cache takes so much CPU time: {costs}."]
     return "\n".join(lines) + f"\n\nCaches: {sizes}. {about['date']}, {about['cores']} cores of an {about['cpu']}.\n"
 
 
