@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
-from itertools import count, islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import msgspec
@@ -158,13 +158,11 @@ def _run(server: Server, workload: str, cache: str, number: int, bodies: Sequenc
 
 
 def fill(server: Server) -> None:
-    """Send all texts once, in a few requests, the most frequent last."""
-    known = _known()[::-1]
-    for start in range(0, DISTINCT, BULK):
-        body = _body(known[start : start + BULK])
-        connection = HTTPConnection(HOST, server.port, timeout=100)
-        with closing(connection):
-            connection.request("POST", PATH, body, {"content-type": "application/json"})
+    """Send as many texts as fill a cache with those that are usual by then, in a few requests."""
+    drawn = _drawn(np.random.default_rng(SEED + 1))
+    for _ in range(2 * DISTINCT // BULK):
+        with closing(HTTPConnection(HOST, server.port, timeout=100)) as connection:
+            connection.request("POST", PATH, _body([*islice(drawn, BULK)]), {"content-type": "application/json"})
             connection.getresponse().read()
 
 
@@ -206,12 +204,17 @@ def _looked_up(server: Server) -> tuple[float, float]:
 
 def requests(workload: str) -> Iterator[bytes]:
     """The bodies of a workload, without end."""
-    chance, known = np.random.default_rng(SEED), _known()
-    if workload != ZIPF:
-        yield from (_body(f"{number} {known[number % DISTINCT]}") for number in count())
+    if workload == ZIPF:
+        return map(_body, _drawn(np.random.default_rng(SEED)))
+    return (_body(f"{number} {text}") for number, text in enumerate(cycle(_known())))
+
+
+def _drawn(chance: np.random.Generator) -> Iterator[str]:
+    """Texts by Zipf's law, without end."""
+    known = _known()
     weights = 1 / np.arange(1, DISTINCT + 1) ** EXPONENT
     while True:
-        yield from (_body(known[i]) for i in chance.choice(DISTINCT, MOST, p=weights / weights.sum()))
+        yield from (known[i] for i in chance.choice(DISTINCT, DISTINCT, p=weights / weights.sum()))
 
 
 def _known() -> list[str]:

@@ -1,5 +1,6 @@
 """`python -m loadtest.reports.performance`: writes the figures and plots of docs/performance.md from stored results."""
 
+import itertools
 import statistics
 import sys
 from collections import defaultdict
@@ -253,7 +254,8 @@ def cached(results: cache.Results) -> str:
         "| texts | cache | hits | requests/s (ratio) | p50 | p99 | CPU of the gateway per request (ratio) |",
         "|---|---|---|---|---|---|---|",
     ]
-    for workload, name in dict.fromkeys((run.workload, run.cache) for run in results.runs):
+    workloads = dict.fromkeys(run.workload for run in results.runs)
+    for workload, name in itertools.product(workloads, results.caches):
         runs = [run for run in results.runs if (run.workload, run.cache) == (workload, name)]
         rate, p50, p99, cpu, hits = (
             statistics.median(getattr(run, of) for run in runs)
