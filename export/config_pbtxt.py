@@ -1,7 +1,9 @@
 """Renders config.pbtxt: what Triton needs to run an entry, and what the gateway needs to know about it."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 
+import msgspec
 import numpy as np
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
@@ -30,6 +32,9 @@ from export.tower import Tower
 from export.verification.runners import cuda_options
 
 WARMUP_TOKENS = 32
+EDITION = 1
+"""Raise it when a change of the exporter changes what entries return by more than their tolerances, as when the
+reference itself was wrong: then the gateway must not answer from what it kept of the entry before."""
 TYPES: Mapping[str, int] = {
     "float32": pb.TYPE_FP32,
     "int32": pb.TYPE_INT32,
@@ -49,8 +54,8 @@ SESSION_OPTIONS: Mapping[str, str] = {
 """ONNX Runtime would keep a plan of the memory for every combination of input shapes, and a thread for every core."""
 
 
-def render(spec: ModelSpec, tower: Tower) -> str:
-    """The text of config.pbtxt."""
+def render(spec: ModelSpec, tower: Tower, revision: str) -> str:
+    """The text of config.pbtxt, given the revision of the model's main source."""
     tensors = warmup(tower)
     config = pb.ModelConfig(
         name=tower.name,
@@ -77,7 +82,7 @@ def render(spec: ModelSpec, tower: Tower) -> str:
         ],
         parameters={
             key: pb.ModelParameter(string_value=value)
-            for key, value in write_parameters(_parameters(spec, tower)).items()
+            for key, value in write_parameters(_parameters(spec, tower, revision)).items()
         },
     )
     _BACKENDS[spec.backend](config, spec, tower)
@@ -195,7 +200,17 @@ _BACKENDS: Mapping[Backend, Callable[[pb.ModelConfig, ModelSpec, Tower], None]] 
 }
 
 
-def _parameters(spec: ModelSpec, tower: Tower) -> Parameters:
+def _digest(spec: ModelSpec, revision: str) -> str:
+    """Tells the results of an entry of texts from those of others: a hash of its model's table, precision and source.
+
+    The files of the entry are not part of it, so that the config is the same wherever it is rendered. Entries with one
+    digest compute the same vectors within the tolerances that each of them was verified with.
+    """
+    of_texts = msgspec.structs.replace(spec, precision=spec.computes_in, image_source=None, image_revision=None)
+    return hashlib.sha256(msgspec.json.encode((EDITION, of_texts, revision))).hexdigest()[:32]
+
+
+def _parameters(spec: ModelSpec, tower: Tower, revision: str) -> Parameters:
     """The parameters that the gateway and model.py read, and the source of the weights."""
     parameters: Parameters = {
         "role": tower.role,
@@ -212,6 +227,7 @@ def _parameters(spec: ModelSpec, tower: Tower) -> Parameters:
     if tower.vocabulary is not None:
         parameters["max_tokens"] = tower.vocabulary.max_tokens
         parameters["vocabulary_size"] = tower.vocabulary.size
+        parameters["digest"] = _digest(spec, revision)
         if spec.backend == "tensorrt":
             parameters["length_buckets"] = length_buckets(tower.vocabulary.max_tokens)
     if spec.backend == "python":

@@ -49,8 +49,7 @@ def make(spec: ModelSpec, sources: Sources, scratch: Path, repository: Path, pro
         ExportError: a stage failed.
     """
     proofs = {
-        tower.name: _write(spec, tower, scratch / tower.name, sources.revision, progress)
-        for tower in load_towers(spec, sources)
+        tower.name: _write(spec, tower, scratch / tower.name, sources, progress) for tower in load_towers(spec, sources)
     }
     if spec.backend == "tensorrt" and toolkit.is_here():
         for name in proofs:
@@ -70,17 +69,17 @@ def measure(spec: ModelSpec, sources: Sources, proofs: Proofs, repository: Path,
     return measured
 
 
-def _write(spec: ModelSpec, tower: Tower, folder: Path, revision: str, progress: Progress) -> dict[str, Any]:
+def _write(spec: ModelSpec, tower: Tower, folder: Path, sources: Sources, progress: Progress) -> dict[str, Any]:
     """Write an entry and return its proof."""
     started = time.monotonic()
     version = folder / "1"
     chosen, graph, measured = _write_verified(spec, tower, version, progress)
     files = [graph.name, *sorted(file.name for file in version.iterdir() if file != graph)]
-    _write_files(chosen, tower, folder)
+    _write_files(chosen, tower, folder, sources.main.revision)
     proof = {
         "fingerprint": fingerprint(spec),
         "source": spec.source,
-        "revision": revision,
+        "revision": sources.revision,
         "backend": spec.backend,
         "precision": chosen.computes_in,
         "files": files,
@@ -163,7 +162,7 @@ def write_graph(spec: ModelSpec, tower: Tower, version: Path, progress: Progress
     return path
 
 
-def _write_files(spec: ModelSpec, tower: Tower, folder: Path) -> None:
+def _write_files(spec: ModelSpec, tower: Tower, folder: Path, revision: str) -> None:
     """Write the other files of an entry: for Triton, the gateway, model.py and the TensorRT plan."""
     if spec.backend in RUNTIMES:
         shutil.copyfile(RUNTIME / "model.py", folder / "1" / "model.py")
@@ -175,7 +174,7 @@ def _write_files(spec: ModelSpec, tower: Tower, folder: Path) -> None:
         plan_inputs.write(spec, tower, folder)
     if tower.vocabulary is not None:
         tower.vocabulary.tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "config.pbtxt").write_text(config_pbtxt.render(spec, tower))
+    (folder / "config.pbtxt").write_text(config_pbtxt.render(spec, tower, revision))
     (folder / "warmup").mkdir()
     for name, data in config_pbtxt.warmup(tower).items():
         (folder / "warmup" / name).write_bytes(data.tobytes())

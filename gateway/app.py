@@ -17,6 +17,7 @@ from gateway.access.keys import Keys
 from gateway.access.quota import Quotas
 from gateway.board import Board
 from gateway.budget import Budget
+from gateway.cache import Cache
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.error_body import OPENAI, Dialect
@@ -129,7 +130,8 @@ async def _running(
 ) -> AsyncIterator[Gateway]:
     """Open the state that all requests share, and close it in the right order."""
     triton = Triton(settings.triton_urls, settings.request_timeout_s, spans)
-    catalog = Catalog(triton, settings.model_repository)
+    cache = Cache(settings.cache_bytes // board.workers, metrics.count_evictions) if settings.cache_bytes else None
+    catalog = Catalog(triton, settings.model_repository, tells_apart=cache is not None)
     queues = Queues(settings.request_timeout_s, board)
     threads = Threads(max(1, cores.count() // board.workers), spare=2)
     json_threads = Threads(1, spare=1)
@@ -137,10 +139,12 @@ async def _running(
     images = Images(settings.max_image_pixels, settings.image_hosts, board)
     most_per_key = max(settings.max_bodies_bytes // 2, settings.max_body_bytes)
     bodies = Budget("request bodies", settings.max_bodies_bytes, most_per_key, FREE_BODY_BYTES, board)
-    metrics.watch(gauges(triton, catalog, queues, monitor, drain, board))
+    metrics.watch(gauges(triton, catalog, queues, monitor, drain, board, cache))
     watch = asyncio.gather(monitor.run(), *([_publish(metrics)] if board.workers > 1 else []))
     await monitor.first_check()
-    yield Gateway(settings, triton, catalog, monitor, images, queues, drain, metrics, bodies, threads, json_threads)
+    yield Gateway(
+        settings, triton, catalog, monitor, images, queues, drain, metrics, bodies, threads, json_threads, cache
+    )
     watch.cancel()
     with suppress(asyncio.CancelledError):
         await watch

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -66,6 +67,9 @@ class TritonModel:
     outputs: Mapping[str, Output]
     """By their names in `contract.OUTPUTS`, in that order."""
     max_batch_size: int
+    generation: int = field(default=0, compare=False, kw_only=True)
+    """Tells its results from those of every other model, and of this one in another state; 0 if that is not known, so
+    that results must not be kept."""
 
     @cached_property
     def width(self) -> int:
@@ -197,6 +201,7 @@ class Model:
 class _Entry:
     """A valid entry, as it was last read."""
 
+    config: ModelConfig
     parameters: Parameters
     created: int
     triton_model: TextModel | ImageModel
@@ -205,8 +210,17 @@ class _Entry:
 class Catalog:
     """The served models, as of the last refresh."""
 
-    def __init__(self, triton: Triton, repository: Path) -> None:
+    def __init__(self, triton: Triton, repository: Path, *, tells_apart: bool = False) -> None:
+        """Begin with no model.
+
+        Args:
+            triton: the servers.
+            repository: the folder of entries, for their tokenizers.
+            tells_apart: whether models need a `generation`. This takes asking all servers, not only one.
+        """
         self._triton = triton
+        self._tells_apart = tells_apart
+        self._generations = count(1)
         self._tokenizers = TokenizerLoader(repository)
         self._entries: dict[str, _Entry] | None = None
         self.models: list[Model] = []
@@ -230,11 +244,12 @@ class Catalog:
             for config in sorted(await self._triton.models(), key=lambda config: config.name)
             if config.parameters.get("role") in ROLES  # others are not entries of this contract
         ]
+        unclear = await self._triton.differing(configs) if self._tells_apart else {config.name for config in configs}
         entries: dict[str, _Entry] = {}
         models: dict[str, Model] = {}
         problems: dict[str, str] = {}
         # Concurrently: a file that hangs must not delay other models.
-        tasks = [asyncio.create_task(self._read(config)) for config in configs]
+        tasks = [asyncio.create_task(self._read(config, is_clear=config.name not in unclear)) for config in configs]
         await asyncio.gather(*tasks, return_exceptions=True)
         for config, task in zip(configs, tasks, strict=True):
             try:
@@ -254,7 +269,7 @@ class Catalog:
         self._entries, self._problems = entries, problems
         self.models = [models[name] for name in sorted(models)]
 
-    async def _read(self, config: ModelConfig) -> _Entry:
+    async def _read(self, config: ModelConfig, *, is_clear: bool) -> _Entry:
         before = (self._entries or {}).get(config.name)
         parameters: Parameters
         triton_model: TextModel | ImageModel
@@ -267,9 +282,16 @@ class Catalog:
             trusted = (chat.image + chat.patch) if chat is not None else ""
             tokenizer = await self._tokenizers.load(config.name, parameters.template, trusted)
             triton_model = _text_model(config, parameters, tokenizer)
-        if before is not None and (before.parameters, before.triton_model) == (parameters, triton_model):
+        is_clear = is_clear and bool(config.parameters.get("digest"))
+        if (
+            before is not None
+            and (before.config, before.triton_model) == (config, triton_model)
+            and bool(before.triton_model.generation) == is_clear
+        ):
             return before
-        return _Entry(parameters, before.created if before is not None else int(time.time()), triton_model)
+        if is_clear:
+            triton_model = replace(triton_model, generation=next(self._generations))
+        return _Entry(config, parameters, before.created if before is not None else int(time.time()), triton_model)
 
     def find(self, name: str | None, offers: Set[Offer], default_offers: Set[Offer] = frozenset()) -> Model:
         """Find a model by name or alias, or the default model.

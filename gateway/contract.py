@@ -116,6 +116,7 @@ class TextParameters(Parameters, frozen=True, kw_only=True):
     image_token: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     image_processor: AnyProcessor | None = None
     max_images: Annotated[int, Meta(ge=1, le=MAX_IMAGES)] = 32
+    digest: Annotated[str, Meta(max_length=256)] = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from gateway import __version__
 from gateway.board import LISTENS, Board
+from gateway.cache import Cache
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.health import Monitor
@@ -13,7 +14,13 @@ from gateway.triton import Triton
 
 
 def gauges(
-    triton: Triton, catalog: Catalog, queues: Queues, monitor: Monitor, drain: Drain, board: Board
+    triton: Triton,
+    catalog: Catalog,
+    queues: Queues,
+    monitor: Monitor,
+    drain: Drain,
+    board: Board,
+    cache: Cache | None = None,
 ) -> Sequence[Gauge]:
     """All gauges of a worker, which are read at the moment of a scrape, or every second for other workers' scrapes."""
 
@@ -39,6 +46,7 @@ def gauges(
             while_listening(lambda: {"": monitor.problem() is None}),
         ),
         Gauge("conch_requests_in_flight", "Requests in flight.", "", sum, lambda: {"": drain.in_flight}),
+        Gauge("conch_cache_bytes", "Memory of the cache in use.", "", sum, lambda: {"": cache.size if cache else 0}),
         Gauge("conch_triton_up", "1 if a Triton server answers.", "server", min, while_listening(triton.live)),
         Gauge("conch_model_ready", "1 if a model has answered recently.", "model", min, while_listening(ready)),
         Gauge(

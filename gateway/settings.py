@@ -55,6 +55,8 @@ class Settings:
     """GATEWAY_MAX_BODIES_BYTES: limit for all bodies in flight; they take up to six times as much memory."""
     max_responses_bytes: int = 512 * 2**20
     """GATEWAY_MAX_RESPONSES_BYTES: limit for all large responses in flight."""
+    cache_bytes: int = 0
+    """GATEWAY_CACHE_BYTES: memory for the results of texts that come again, in all workers together; 0 for none."""
     max_image_pixels: int = 40_000_000
     """GATEWAY_MAX_IMAGE_PIXELS: limit per image, and for all images that are decoded at a time."""
     image_hosts: Allowlist | None = None
@@ -95,6 +97,7 @@ class Settings:
             max_body_bytes=max_body_bytes,
             max_bodies_bytes=int(_number(environ, "MAX_BODIES_BYTES", default_max_bodies, 1024, 2**40)),
             max_responses_bytes=int(_number(environ, "MAX_RESPONSES_BYTES", default.max_responses_bytes, 2**20, 2**40)),
+            cache_bytes=int(_number(environ, "CACHE_BYTES", default.cache_bytes, 0, 2**40)),
             max_image_pixels=int(_number(environ, "MAX_IMAGE_PIXELS", default.max_image_pixels, 2**16, 2**30)),
             image_hosts=_image_hosts(environ),
             heartbeat_file=Path(beat) if (beat := environ.get(f"{PREFIX}HEARTBEAT_FILE")) else None,

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -79,6 +80,8 @@ class ModelConfig:
     outputs: tuple[Output, ...]
     """In the order of the config."""
     parameters: Mapping[str, str]
+    versions: frozenset[str] = frozenset()
+    """Those that are ready."""
 
 
 class _Replica:
@@ -269,6 +272,21 @@ class Triton:
                 return await _models(replica.api)
         return await _models(last.api)
 
+    async def differing(self, models: Sequence[ModelConfig]) -> set[str]:
+        """The names of those of these models that some live server has with another config or in other versions; of all
+        of them, if a live server does not tell what it has."""
+        live = [replica for replica in self._replicas if replica.is_live]
+        if len(live) < 2:
+            return set()
+        answers = await asyncio.gather(*(_models(replica.api) for replica in live), return_exceptions=True)
+        differing: set[str] = set()
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                return {model.name for model in models}
+            theirs = {model.name: model for model in answer}
+            differing |= {model.name for model in models if theirs.get(model.name, model) != model}
+        return differing
+
 
 def _retrieve(call: "asyncio.Future[list[NDArray[np.generic]]]") -> None:
     """Read the exception of an abandoned call, which asyncio would log otherwise."""
@@ -279,9 +297,12 @@ def _retrieve(call: "asyncio.Future[list[NDArray[np.generic]]]") -> None:
 async def _models(api: GRPCInferenceServiceStub) -> list[ModelConfig]:
     with mapped_errors("repository"):
         index = await api.RepositoryIndex(RepositoryIndexRequest(), timeout=CONTROL_TIMEOUT_S)
-        names = {model.name for model in index.models if model.state == "READY"}
+        versions: dict[str, set[str]] = defaultdict(set)
+        for model in index.models:
+            if model.state == "READY":
+                versions[model.name].add(model.version)
         replies = await asyncio.gather(
-            *(api.ModelConfig(ModelConfigRequest(name=name), timeout=CONTROL_TIMEOUT_S) for name in names)
+            *(api.ModelConfig(ModelConfigRequest(name=name), timeout=CONTROL_TIMEOUT_S) for name in versions)
         )
     return [
         ModelConfig(
@@ -293,6 +314,7 @@ async def _models(api: GRPCInferenceServiceStub) -> list[ModelConfig]:
                 for tensor in config.output
             ),
             parameters={name: value.string_value for name, value in config.parameters.items()},
+            versions=frozenset(versions[config.name]),
         )
         for config in (reply.config for reply in replies)
     ]

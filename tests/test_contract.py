@@ -92,7 +92,9 @@ def configs(specs: list[ModelSpec]) -> list[pb.ModelConfig]:
             assert changed.precision in PRECISIONS[backend]
             for tower in load_towers(changed, sources):
                 named = replace(changed, source="owner/model")
-                found.append(text_format.Parse(config_pbtxt.render(named, tower), pb.ModelConfig()))
+                found.append(
+                    text_format.Parse(config_pbtxt.render(named, tower, sources.main.revision), pb.ModelConfig())
+                )
     return found
 
 

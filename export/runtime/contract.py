@@ -344,6 +344,7 @@ class Parameters(TypedDict, total=False):
     chat: Mapping[str, Any]
     graph: str
     precision: str
+    digest: str
     source: str
     license: str
 

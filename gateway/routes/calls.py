@@ -36,6 +36,7 @@ def caller(request: Request) -> Caller:
         state["account"],
         state["record"].timings,
         state["response"].grow,
+        gateway.cache,
     )
 
 

@@ -10,6 +10,7 @@ from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
 from gateway.budget import Budget, Held
+from gateway.cache import Cache
 from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.error_body import Dialect
@@ -50,6 +51,8 @@ class Gateway:
     json_threads: Threads
     """For parsing and writing large JSON, which holds the interpreter lock. There are few, to keep the event loop
     responsive."""
+    cache: Cache | None
+    """None if it is off."""
 
 
 class State(TypedDict):

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from gateway.cache import Cache
 from gateway.catalog import TritonModel
-from gateway.scheduling.admission import Queues
+from gateway.scheduling.admission import SMALL_TOKENS, Queues
 from gateway.scheduling.threads import Threads
 from gateway.scheduling.turns import Account
 from gateway.telemetry.timings import Timings
@@ -28,14 +29,21 @@ class Caller:
     timings: Timings = field(default_factory=Timings)
     reserve: Callable[[int], None] = lambda _: None
     """Reserves bytes of memory for the response; raises Overloaded or RequestTooLarge if there are too few."""
+    cache: Cache | None = None
+    """Of results of text models; None if it is off."""
 
     def check(self, model: TritonModel | None, tokens: int) -> None:
         """Fail early if the model's queue will not admit about this many tokens; no model admits everything.
 
+        Few tokens of a model whose results are cached pass: they may be in the cache, and cost little until that is
+        known.
+
         Raises:
             Overloaded: too much work is queued.
         """
-        if model is not None and tokens:
+        if model is None or (self.cache is not None and model.generation and tokens <= SMALL_TOKENS):
+            return
+        if tokens:
             self.queues.get(model.triton_name).check(self.account.key, tokens)
 
     async def tokenize(self, characters: int, work: Callable[[], Result]) -> Result:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gateway.cache import Lookup
 from gateway.catalog import TextModel
 from gateway.contract import (
     BATCH_TOKENS,
@@ -40,6 +41,7 @@ FIELDS: Mapping[str, Wanted] = {
     QUERY_TOKENS: "query_tokens",
 }
 """The field of `Computed` that needs an output."""
+TOKEN_VECTORS: Set[Wanted] = frozenset({"tokens", "query_tokens"})
 Keep = Callable[[int, Floats], Floats]
 """Makes what to keep of a row's token vectors, given its index and all of its vectors with padding, [L, d]. The result
 must not be a view of them, since they are part of a whole batch."""
@@ -71,8 +73,32 @@ class Computed:
     """The same for the queries, with their expansion."""
     places: list[NDArray[np.intp]] = field(default_factory=list)
     """The positions in each row of the token vectors that are kept, for callers that need them."""
-    truncated: int = 0
-    """The number of sparse vectors with as many terms as the model can return."""
+    full: NDArray[np.bool_] = field(default_factory=lambda: np.empty(0, np.bool_))
+    """Whether the sparse vector of each row has as many terms as the model can return."""
+
+    @property
+    def truncated(self) -> int:
+        """The number of sparse vectors that may lack terms."""
+        return int(self.full.sum())
+
+    def pack(self, row: int) -> bytes:
+        """A row without its token vectors, in few bytes."""
+        parts = [matrix[row] for matrix in (self.embedding, self.score) if len(matrix)]
+        if self.sparse:
+            full = np.array([self.full[row]], np.float32)
+            parts += [full, self.sparse[row].indices.view(np.float32), self.sparse[row].weights]
+        return b"".join(part.tobytes() for part in parts)
+
+    def unpack(self, row: int, packed: bytes) -> None:
+        """Take over a row of another call that wanted the same of the same model."""
+        numbers = np.frombuffer(packed, np.float32)
+        for matrix in (self.embedding, self.score):
+            if len(matrix):
+                matrix[row], numbers = numbers[: matrix.shape[1]], numbers[matrix.shape[1] :]
+        if self.sparse:
+            self.full[row], numbers = bool(numbers[0]), numbers[1:]
+            indices, weights = np.split(numbers, 2)
+            self.sparse[row] = Sparse(indices.view(np.int32), weights)
 
 
 def row_of(model: TextModel, ids: Sequence[int], wanted: Set[Wanted]) -> Row:
@@ -99,7 +125,7 @@ async def infer_texts(
     keep: Keep = counting,
     images: Sequence[Sequence[Patches]] = (),
 ) -> Computed:
-    """Compute all rows in one pass. Batches hold rows of similar length.
+    """Compute all rows that are not in the cache in one pass. Batches hold rows of similar length.
 
     Args:
         caller: the request to work for.
@@ -125,20 +151,46 @@ async def infer_texts(
 
     def store(indices: Sequence[int], outputs: Sequence[NDArray[Any]]) -> None:
         _store(computed, model, indices, dict(zip(names, outputs, strict=True)), keep)
+        lookup.keep(indices, computed.pack)
 
     names = [name for name in model.outputs if FIELDS[name] in wanted]
     computed = _nothing(model, len(rows), wanted)
+    lookup = await _look_up(caller, model, rows, wanted, prefixes, images)
+    for row, packed in lookup.found:
+        computed.unpack(row, packed)
+    if not lookup.missing:
+        return computed
     lengths = [sum(map(len, row)) for row in rows]
     if images:
         patches = [sum(len(image.pixels) for image in of_row) for of_row in images]
         lengths = [length + count for length, count in zip(lengths, patches, strict=True)]
     max_tokens = caller.queues.get(model.triton_name).batch_tokens(model.batch_tokens)
     max_padding = 1 if images else MAX_PADDING
-    if wanted & {"tokens", "query_tokens"}:  # these are large, and so is their padding
+    if wanted & TOKEN_VECTORS:  # these are large, and so is their padding
         max_tokens, max_padding = min(max_tokens, BATCH_TOKENS), 1
-    split = _split(lengths, model.max_batch_size, max_tokens, max_padding)
+    split = _split(lookup.missing, lengths, model.max_batch_size, max_tokens, max_padding)
     await batches.infer(caller, model, split, tensors, [model.outputs[name] for name in names], store)
+    for row, earlier in lookup.repeated:
+        computed.unpack(row, computed.pack(earlier))
     return computed
+
+
+async def _look_up(
+    caller: Caller,
+    model: TextModel,
+    rows: Sequence[Row],
+    wanted: Set[Wanted],
+    prefixes: Sequence[int],
+    images: Sequence[Sequence[Patches]],
+) -> Lookup:
+    """What the cache holds of a call. It never holds token vectors, which are large, nor rows with images."""
+    if caller.cache is None or not model.generation or images or wanted & TOKEN_VECTORS:
+        return Lookup(range(len(rows)))
+    state = f"{model.generation} {','.join(sorted(wanted))}"
+    lookup = await caller.cache.lookup(state, rows, prefixes if model.prefix else ())
+    caller.timings.cache_hits += len(rows) - len(lookup.missing)
+    caller.timings.cache_misses += len(lookup.missing)
+    return lookup
 
 
 def _nothing(model: TextModel, rows: int, wanted: Set[Wanted]) -> Computed:
@@ -151,6 +203,7 @@ def _nothing(model: TextModel, rows: int, wanted: Set[Wanted]) -> Computed:
         [NO_TERMS] * rows if "sparse" in wanted else [],
         [NO_VECTORS] * rows if "tokens" in wanted else [],
         [NO_VECTORS] * rows if "query_tokens" in wanted else [],
+        full=np.zeros(rows if "sparse" in wanted else 0, np.bool_),
     )
 
 
@@ -180,15 +233,17 @@ def _store_sparse(
     for row, its_indices, its_weights in zip(rows, indices, weights, strict=True):
         computed.sparse[row] = sparse(its_indices, its_weights)
     if model.outputs[SPARSE_WEIGHTS].dims[-1] > 0:
-        computed.truncated += int((weights > 0).all(axis=1).sum())
+        computed.full[rows] = (weights > 0).all(axis=1)
 
 
-def _split(lengths: Sequence[int], max_rows: int, max_tokens: int, max_padding: int) -> list[Batch]:
-    """Batches of rows of similar length, given the tokens of each row."""
+def _split(
+    rows: Sequence[int], lengths: Sequence[int], max_rows: int, max_tokens: int, max_padding: int
+) -> list[Batch]:
+    """Batches of those of a call's rows that are of similar length, given the tokens of each row of the call."""
     split: list[Batch] = []
     batch: list[int] = []
     total = 0
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+    for row in sorted(rows, key=lengths.__getitem__):
         padded = (len(batch) + 1) * lengths[row]  # it is the longest so far
         is_over = total + lengths[row] > max_tokens or padded > max_padding * max_tokens
         if batch and (len(batch) == max_rows or is_over):
@@ -210,7 +265,7 @@ def joined(parts: Sequence[Computed]) -> Computed:
         [vectors for part in parts for vectors in part.tokens],
         [vectors for part in parts for vectors in part.query_tokens],
         [places for part in parts for places in part.places],
-        sum(part.truncated for part in parts),
+        np.concatenate([part.full for part in parts]),
     )
 
 

@@ -107,6 +107,10 @@ class Metrics(Collector):
             "sparse_truncated", "Sparse vectors with as many terms as the model can return.", "model"
         )
         self._ignored = self._count("ignored_fields", "Unknown request fields that were ignored.", "path")
+        self._cache_hits = self._count("cache_hits", "Rows that were not computed, thanks to the cache.", "model")
+        self._cache_misses = self._count("cache_misses", "Rows that the cache did not have.", "model")
+        self._cache_evictions = self._count("cache_evictions", "Rows that the cache had to drop for others.")
+        self._own[self._cache_evictions()] += 0
         self._seconds = self._count(
             "request_duration_seconds", "From the request headers to the end of the response.", "path", buckets=SECONDS
         )
@@ -146,9 +150,16 @@ class Metrics(Collector):
             (self._images, record.images),
             (self._sparse_truncated, record.sparse_truncated),
         )
+        if record.inputs:
+            own[self._cache_hits(model)] += record.timings.cache_hits
+            own[self._cache_misses(model)] += record.timings.cache_misses
         for row, amount in counted:
             if amount:
                 own[row(model)] += amount
+
+    def count_evictions(self, rows: int) -> None:
+        """Count rows that the cache dropped."""
+        self._own[self._cache_evictions()] += rows
 
     def publish(self) -> None:
         """Write what only this process knows, its gauges and its CPU time, to the board."""

@@ -37,9 +37,14 @@ class RequestRecord:
         """Tokens reported to the client, or else tokens sent to Triton: a failed request may have used some."""
         return self.tokens if self.tokens is not None else sum(call.tokens for call in self.timings.calls)
 
+    @property
+    def cached(self) -> int | None:
+        """Rows that were not computed, or once for several that are equal; None if there were none."""
+        return self.timings.cache_hits or None
+
     def log_fields(self) -> dict[str, object]:
         """The fields of the log line. Fields that were never set are left out."""
-        optional = ("model", "inputs", "tokens", "images", "ignored_fields", "error")
+        optional = ("model", "inputs", "tokens", "images", "cached", "ignored_fields", "error")
         return {
             "request_id": self.request_id,
             "method": self.method,

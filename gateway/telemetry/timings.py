@@ -32,6 +32,10 @@ class Timings:
     times: list[tuple[Stage, float]] = field(default_factory=list)
     """Seconds of each stage that has ended. A stage is listed once per batch of the request."""
     calls: list[TritonCall] = field(default_factory=list)
+    cache_hits: int = 0
+    """Rows that were not computed for this request, or once for several that are equal."""
+    cache_misses: int = 0
+    """Rows that were looked up and then computed."""
     ended_at: float = 0.0
     """When the last stage ended, in seconds of time.perf_counter."""
 

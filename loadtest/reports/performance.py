@@ -1,5 +1,6 @@
 """`python -m loadtest.reports.performance`: writes the figures and plots of docs/performance.md from stored results."""
 
+import itertools
 import statistics
 import sys
 from collections import defaultdict
@@ -10,7 +11,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import msgspec
 
-from loadtest.experiments import cost, perf, stages, workers
+from loadtest.experiments import cache, cost, perf, stages, workers
 from loadtest.reports import gpu, page, vision
 from loadtest.tools import benchmark, ceiling, vision_results
 from loadtest.tools.benchmark import Run
@@ -51,6 +52,7 @@ def main() -> int:
         "batches": batches(results),
         "stages": where_time_goes(profiled),
         "cost": gateway_costs(costs),
+        "cache": cached(msgspec.json.decode(cache.RESULTS.read_bytes(), type=cache.Results)),
         "memory": memory(results),
         "workers": several_workers(msgspec.json.decode(workers.RESULTS.read_bytes(), type=workers.Results)),
         "vision": vision.section(seeing),
@@ -243,6 +245,39 @@ def gateway_costs(results: cost.Results) -> str:
         f"| {one.kind} | {one.items} | {one.cpu_ms:.2f} ms | {one.cpu_ms / one.items:.3f} ms |" for one in results.costs
     ]
     return "\n".join(lines) + "\n"
+
+
+def cached(results: cache.Results) -> str:
+    """What a cache saves and costs, by the size of the cache and the workload."""
+    names = {cache.OFF: "off", cache.ALL: "for all texts", cache.QUARTER: "for a quarter"}
+    lines = [
+        "| texts | cache | hits | requests/s (ratio) | p50 | p99 | CPU of the gateway per request (ratio) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    workloads = dict.fromkeys(run.workload for run in results.runs)
+    for workload, name in itertools.product(workloads, results.caches):
+        runs = [run for run in results.runs if (run.workload, run.cache) == (workload, name)]
+        rate, p50, p99, cpu, hits = (
+            statistics.median(getattr(run, of) for run in runs)
+            for of in ("per_second", "p50_ms", "p99_ms", "cpu_ms", "hit_rate")
+        )
+        over = ["", ""]
+        if name != cache.OFF:
+            ratios = [cache.ratio(results.runs, workload, name, of) for of in ("per_second", "cpu_ms")]
+            over = [f" (**{middle:.2f}**, {least:.2f} to {most:.2f})" for middle, least, most in ratios]
+        lines.append(
+            f"| {workload} | {names[name]} | {hits:.0%} | {rate:,.0f}{over[0]} | {p50:.1f} ms | {p99:.1f} ms"
+            f" | {cpu:.2f} ms{over[1]} |"
+        )
+    costs = "; ".join(
+        f"{one.miss_us:.0f} us for a text of {one.tokens} tokens that takes the place of another,"
+        f" {one.hit_us:.0f} us for one that is found"
+        for one in results.costs
+    )
+    sizes = ", ".join(f"{names[name]} {size / 2**20:.1f} MiB" for name, size in results.caches.items() if size)
+    about = results.machine
+    lines += ["", f"By itself, the cache takes so much CPU time: {costs}."]
+    return "\n".join(lines) + f"\n\nCaches: {sizes}. {about['date']}, {about['cores']} cores of an {about['cpu']}.\n"
 
 
 def memory(results: benchmark.Results) -> str:

@@ -1,3 +1,4 @@
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,6 +23,9 @@ from tests.serving import REPOSITORY
 
 Model = tuple[ModelSpec, Tower]
 
+REVISION = "1"
+"""Of the source."""
+
 
 @pytest.fixture(scope="module")
 def towers(bert: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Model]:
@@ -41,7 +45,7 @@ def towers(bert: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def parsed(model: Model, backend: Backend = "python", **keys: Any) -> pb.ModelConfig:
     spec, tower = model
     changed = msgspec.structs.replace(spec, backend=backend, **keys)
-    return text_format.Parse(config_pbtxt.render(changed, tower), pb.ModelConfig())
+    return text_format.Parse(config_pbtxt.render(changed, tower, REVISION), pb.ModelConfig())
 
 
 def parameters(rendered: pb.ModelConfig) -> dict[str, str]:
@@ -51,8 +55,10 @@ def parameters(rendered: pb.ModelConfig) -> dict[str, str]:
 @pytest.mark.parametrize("name", load())
 def test_committed_config_is_what_the_manifest_renders(name: str) -> None:
     spec = load()[name]
-    for tower in load_towers(spec, resolve(spec)):
-        assert (REPOSITORY / tower.name / "config.pbtxt").read_text() == config_pbtxt.render(spec, tower)
+    sources = resolve(spec)
+    for tower in load_towers(spec, sources):
+        rendered = config_pbtxt.render(spec, tower, sources.main.revision)
+        assert (REPOSITORY / tower.name / "config.pbtxt").read_text() == rendered
 
 
 @pytest.mark.parametrize("backend", ["python", "torch", "onnxruntime", "tensorrt"])
@@ -227,7 +233,9 @@ def test_everything_that_is_said_of_a_model_is_a_parameter(towers: dict[str, Mod
         "license": "MIT",
         "source": "owner/model",
     }
-    assert parameters(parsed(towers["text-embedding"], **keys)) == {
+    written = parameters(parsed(towers["text-embedding"], **keys))
+    assert re.fullmatch("[0-9a-f]{32}", written.pop("digest"))
+    assert written == {
         "role": "text-embedding",
         "aliases": "a,b",
         "default": "true",
@@ -250,7 +258,20 @@ def test_parameters_leave_out_what_is_not_said(towers: dict[str, Model]) -> None
         "tokens_pooling",
         "length_buckets",
         "execution_context_allocation_strategy",
+        "digest",
     }
+
+
+def test_digest_tells_results_apart_and_no_copies(towers: dict[str, Model]) -> None:
+    spec, tower = towers["text-embedding"]
+
+    def digest(revision: str = REVISION, **keys: Any) -> str:
+        config = config_pbtxt.render(msgspec.structs.replace(spec, **keys), tower, revision)
+        return parameters(text_format.Parse(config, pb.ModelConfig()))["digest"]
+
+    assert digest() == digest(precision=spec.computes_in) == digest(image_source="/anywhere")
+    others = [digest("2"), digest(precision="fp32"), digest(backend="onnxruntime"), digest(pooling="cls")]
+    assert len({digest(), *others}) == 1 + len(others)
 
 
 def test_parameters_of_the_tower_are_among_them(towers: dict[str, Model]) -> None:

@@ -3,7 +3,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -551,3 +552,60 @@ def test_wrong_templates_and_images_are_refused(
     caplog.set_level(logging.WARNING, "gateway.catalog")
     assert not read(entries, tmp_path, READING | parameters, inputs=inputs)
     assert complaint in caplog.text
+
+
+class DisagreeingTriton(FixedTriton):
+    """Also says which models its servers do not agree on."""
+
+    unclear: frozenset[str] = frozenset()
+
+    async def differing(self, models: Sequence[ModelConfig]) -> set[str]:
+        return {model.name for model in models} & self.unclear
+
+
+def test_generation_tells_each_state_of_a_model_from_all_others(entries: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to((entries / "all-minilm-l6-v2").resolve())
+    necessary = {"max_tokens": "64", "vocabulary_size": "30522"} | EMBEDDER
+    first = ModelConfig("model", 8, frozenset(), (VECTOR,), necessary | {"digest": "a"}, frozenset({"1"}))
+    states: list[tuple[ModelConfig, bool]] = [
+        (first, True),
+        (replace(first, parameters=necessary | {"digest": "b"}), True),
+        (first, True),  # what was computed while the catalog did not know of the other one yet is not this one's
+        (replace(first, versions=frozenset({"1", "2"})), True),
+        (first, True),
+        (first, False),  # servers differ
+        (first, True),
+        (replace(first, parameters=necessary), True),  # no digest
+        (replace(first, parameters=necessary | {"digest": "a", "precision": "bf16"}), True),
+    ]
+
+    async def run() -> list[int]:
+        triton = DisagreeingTriton(["127.0.0.1:1"], timeout_s=1)
+        catalog = Catalog(triton, tmp_path, tells_apart=True)
+        found = []
+        for config, is_clear in states:
+            triton.configs, triton.unclear = [config], frozenset() if is_clear else frozenset({"model"})
+            for _ in range(2):
+                await catalog.refresh()
+                text = catalog.find("model", DENSE).text
+                assert text is not None
+                found.append(text.generation)
+        triton.configs = []
+        await catalog.refresh()
+        triton.configs = [first]
+        await catalog.refresh()
+        text = catalog.find("model", DENSE).text
+        assert text is not None
+        await triton.close()
+        return [*found, text.generation]
+
+    found = asyncio.run(run())
+    assert found[0::2][:-1] == found[1::2]  # it lasts as long as nothing changes
+    generations = found[1::2]
+    assert [bool(generation) for generation in generations] == [True] * 5 + [False, True, False, True]
+    known = [*filter(None, generations), found[-1]]
+    assert len(set(known)) == len(known)
+
+
+def test_models_have_no_generation_unless_it_is_needed(entries: Path, tmp_path: Path) -> None:
+    assert read_text(entries, tmp_path, {"digest": "a"}).generation == 0

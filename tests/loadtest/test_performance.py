@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from loadtest.experiments import cost
+from loadtest.experiments import cache, cost
 from loadtest.reports import performance
 from loadtest.tools.benchmark import PERCENTILES, Ceiling, Growth, Results, Run
 
@@ -60,6 +60,26 @@ def test_batches_are_told_by_what_triton_counted() -> None:
 def test_costs_are_told_per_request_and_per_item() -> None:
     results = cost.Results({}, [cost.Cost("texts, base64", 64, 3.2)])
     assert performance.gateway_costs(results).splitlines()[2:] == ["| texts, base64 | 64 | 3.20 ms | 0.050 ms |"]
+
+
+def test_cache_is_compared_with_none_round_by_round() -> None:
+    def measured(name: str, number: int, per_second: float, cpu_ms: float) -> cache.Run:
+        return cache.Run(cache.ZIPF, name, number, per_second, 8.0, 20.0, cpu_ms, hit_rate=0.75 * (name != cache.OFF))
+
+    runs = [measured(cache.OFF, number, 100 * number, 0.5) for number in (1, 2, 3)]
+    runs += [measured(cache.ALL, number, 400, 0.25 * number) for number in (1, 2, 3)]
+    about: dict[str, str | int | float] = {"date": "2026-11-30", "cores": 2, "cpu": "EPYC"}
+    costs = [cache.Cost(18, 9.6, 4.2)]
+    _, _, off, on, _, cost_of_it, _, about_it = performance.cached(
+        cache.Results(about, 16, 2048, 1.0, {cache.OFF: 0, cache.ALL: 2**20}, costs, runs)
+    ).splitlines()
+    assert off == "| zipf | off | 0% | 200 | 8.0 ms | 20.0 ms | 0.50 ms |"
+    assert on == (
+        "| zipf | for all texts | 75% | 400 (**2.00**, 1.33 to 4.00) | 8.0 ms | 20.0 ms"
+        " | 0.50 ms (**1.00**, 0.50 to 1.50) |"
+    )
+    assert "10 us for a text of 18 tokens that takes the place of another, 4 us for one that is found." in cost_of_it
+    assert about_it == "Caches: for all texts 1.0 MiB. 2026-11-30, 2 cores of an EPYC."
 
 
 def test_memory_is_told_with_its_slope() -> None:

@@ -56,6 +56,18 @@ def test_metrics_agree_with_the_log_line(metrics: Metrics) -> None:
     assert value(text, "conch_request_duration_seconds_sum", path="other") == 0.5
 
 
+def test_rows_of_the_cache_are_counted(metrics: Metrics) -> None:
+    assert b"conch_cache_evictions_total 0.0" in metrics.text()
+    timings = Timings(cache_hits=3, cache_misses=2)
+    for inputs in (5, None):  # a request that never got so far has no inputs
+        metrics.count(RequestRecord("id", "POST", "/", "other", timings, model="m", inputs=inputs, status=200))
+    metrics.count_evictions(4)
+    text = metrics.text().decode()
+    assert value(text, "conch_cache_hits_total", model="m") == 3
+    assert value(text, "conch_cache_misses_total", model="m") == 2
+    assert value(text, "conch_cache_evictions_total") == 4
+
+
 def test_stages_and_calls_are_counted_separately(metrics: Metrics) -> None:
     times: list[tuple[Stage, float]] = [("queue", 0.25), ("queue", 0.5), ("inference", 2.0)]
     timings = Timings(times=times, calls=[TritonCall("tower", 4, 100)])

@@ -39,6 +39,12 @@ def test_log_line_leaves_out_what_was_never_set() -> None:
     assert fields.keys() == {"request_id", "method", "path", "status", "duration_ms", "tokens"}
 
 
+def test_log_line_tells_which_rows_were_cached() -> None:
+    for hits in (0, 3):
+        record = RequestRecord("id", "POST", "/", "/", Timings(cache_hits=hits, cache_misses=2))
+        assert record.log_fields().get("cached", 0) == hits
+
+
 def test_spans_read_fields_that_the_log_line_has() -> None:
     assert set(ATTRIBUTES.values()) <= FULL.log_fields().keys()
 
