@@ -34,6 +34,7 @@ from gateway.routes.table import DOCUMENTED, OPERATIONS
 from gateway.scheduling import cores
 from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
+from gateway.service.shared_calls import SharedCalls
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.spans import NO_SPANS, Spans
@@ -129,6 +130,7 @@ async def _running(
 ) -> AsyncIterator[Gateway]:
     """Open the state that all requests share, and close it in the right order."""
     triton = Triton(settings.triton_urls, settings.request_timeout_s, spans)
+    calls = SharedCalls(triton)
     catalog = Catalog(triton, settings.model_repository)
     queues = Queues(settings.request_timeout_s, board)
     threads = Threads(max(1, cores.count() // board.workers), spare=2)
@@ -140,7 +142,9 @@ async def _running(
     metrics.watch(gauges(triton, catalog, queues, monitor, drain, board))
     watch = asyncio.gather(monitor.run(), *([_publish(metrics)] if board.workers > 1 else []))
     await monitor.first_check()
-    yield Gateway(settings, triton, catalog, monitor, images, queues, drain, metrics, bodies, threads, json_threads)
+    yield Gateway(
+        settings, triton, calls, catalog, monitor, images, queues, drain, metrics, bodies, threads, json_threads
+    )
     watch.cancel()
     with suppress(asyncio.CancelledError):
         await watch

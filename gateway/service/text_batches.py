@@ -25,12 +25,15 @@ from gateway.service import batches
 from gateway.service.batches import Batch
 from gateway.service.caller import Caller
 from gateway.service.image_batches import patch_tensors
+from gateway.service.shared_calls import Limits, Tensors
 from gateway.vectors import Floats, Sparse, sparse
 
 Row = tuple[Sequence[int], ...]
 """Token ids of each segment: query and document for late interaction, one segment for all other roles."""
 Wanted = Literal["embedding", "score", "sparse", "tokens", "query_tokens"]
 """A field of `Computed`."""
+LARGE: Set[Wanted] = frozenset({"tokens", "query_tokens"})
+"""Vectors of tokens are large, and so is their padding."""
 FIELDS: Mapping[str, Wanted] = {
     EMBEDDING: "embedding",
     SCORE: "score",
@@ -114,7 +117,7 @@ async def infer_texts(
         GatewayError: what `batches.infer` raises.
     """
 
-    async def tensors(indices: Sequence[int]) -> batches.Tensors:
+    async def tensors(indices: Sequence[int]) -> Tensors:
         inputs = _tensors(model, [rows[i] for i in indices])
         if model.prefix:
             inputs[model.prefix] = np.array([[prefixes[i] if prefixes else 1] for i in indices], np.int32)
@@ -134,10 +137,12 @@ async def infer_texts(
         lengths = [length + count for length, count in zip(lengths, patches, strict=True)]
     max_tokens = caller.queues.get(model.triton_name).batch_tokens(model.batch_tokens)
     max_padding = 1 if images else MAX_PADDING
-    if wanted & {"tokens", "query_tokens"}:  # these are large, and so is their padding
+    if wanted & LARGE:
         max_tokens, max_padding = min(max_tokens, BATCH_TOKENS), 1
-    split = _split(lengths, model.max_batch_size, max_tokens, max_padding)
-    await batches.infer(caller, model, split, tensors, [model.outputs[name] for name in names], store)
+    limits = Limits(model.max_batch_size, max_tokens, max_padding * max_tokens, pads=not model.length_buckets)
+    shared = None if model.images or wanted & LARGE else limits
+    wanted_outputs = [model.outputs[name] for name in names]
+    await batches.infer(caller, model, _split(lengths, limits), tensors, wanted_outputs, store, shared)
     return computed
 
 
@@ -183,15 +188,13 @@ def _store_sparse(
         computed.truncated += int((weights > 0).all(axis=1).sum())
 
 
-def _split(lengths: Sequence[int], max_rows: int, max_tokens: int, max_padding: int) -> list[Batch]:
+def _split(lengths: Sequence[int], limits: Limits) -> list[Batch]:
     """Batches of rows of similar length, given the tokens of each row."""
     split: list[Batch] = []
     batch: list[int] = []
     total = 0
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        padded = (len(batch) + 1) * lengths[row]  # it is the longest so far
-        is_over = total + lengths[row] > max_tokens or padded > max_padding * max_tokens
-        if batch and (len(batch) == max_rows or is_over):
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):  # the next one is the longest so far
+        if batch and not limits.hold(len(batch) + 1, total + lengths[row], lengths[row]):
             split.append(Batch(batch, total))
             batch, total = [], 0
         batch.append(row)
