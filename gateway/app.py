@@ -166,15 +166,22 @@ async def _publish(metrics: Metrics) -> None:
 
 
 def _api_routes(guards: Guards) -> Iterator[BaseRoute]:
+    """All routes, in the order in which they are tried: the busiest are below a prefix."""
     below: dict[str, list[BaseRoute]] = {prefix: [] for prefix in PREFIXES}
+    others: list[BaseRoute] = []
     for operation in OPERATIONS:
         prefix = next((one for one in PREFIXES if operation.path.startswith(f"{one}/")), "")
         if prefix and operation.dialect is PREFIXES[prefix]:
             below[prefix].append(_route(operation, operation.path.removeprefix(prefix)))
+            continue
+        route = _route(operation, operation.path, guards(operation.dialect) if operation.needs_key else ())
+        if prefix:  # in another dialect
+            yield route
         else:
-            yield _route(operation, operation.path, guards(operation.dialect) if operation.needs_key else ())
+            others.append(route)
     for prefix, routes in below.items():
         yield Mount(prefix, Router(routes, redirect_slashes=False), middleware=guards(PREFIXES[prefix]))
+    yield from others
 
 
 def _route(operation: Operation, path: str, middleware: Sequence[Middleware] = ()) -> Route:

@@ -52,6 +52,12 @@ async def infer(
         GatewayError: Overloaded before any batch is sent; otherwise the error of the first batch that failed. Batches
             after it that have not been sent are not sent. InferenceFailed: Triton fails on one of the rows alone.
     """
+    queue = caller.queues.get(model.triton_name)
+    if len(batches) == 1:
+        (batch,) = batches
+        with queue.admit(caller.account.key, batch.tokens) as admission:
+            await _send(caller, admission, model, batch, await tensors(batch.rows), outputs, store, shared)
+        return
     slots = asyncio.Semaphore(MAX_PREPARED)
 
     async def infer_batch(admission: Admission, batch: Batch) -> None:
@@ -59,7 +65,6 @@ async def infer(
         await _send(caller, admission, model, batch, await tensors(batch.rows), outputs, store, shared)
         slots.release()  # not after a failure: no further batch may start
 
-    queue = caller.queues.get(model.triton_name)
     with queue.admit(caller.account.key, sum(batch.tokens for batch in batches)) as admission:
         await gather(*(infer_batch(admission, batch) for batch in batches))
 
