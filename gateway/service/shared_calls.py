@@ -26,7 +26,7 @@ Store = Callable[[Sequence[int], Sequence[NDArray[np.generic]]], None]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The most that one call may hold. A batch of one row may exceed them."""
+    """The most that one call may hold. A single row, or batch, may exceed them, and has a call of its own."""
 
     rows: int
     tokens: int
@@ -131,13 +131,13 @@ class SharedCalls:
             outputs: what to compute.
             job: is done when all rows are stored, or one of them has failed.
             tensors: the inputs of its rows; matrices, if the call may be shared.
-            limits: those of a shared call; None if others must not share it.
+            limits: those of a shared call; None if this batch must not share one.
         """
         part = _Part(job, job.rows, tensors)
-        if limits is None:
+        widths = {name: tensor.shape[1] for name, tensor in tensors.items()}
+        if limits is None or not limits.hold(len(job.rows), job.tokens, sum(widths.values())):
             self._leave(model, outputs, [part])
             return
-        widths = {name: tensor.shape[1] for name, tensor in tensors.items()}
         key = (model.triton_name, *(output.name for output in outputs), *(() if limits.pads else widths.values()))
         call = self._open.get(key)
         if call is not None and call.join(part, limits):
@@ -149,7 +149,9 @@ class SharedCalls:
     def _close(self, key: Key, call: _Call, model: TritonModel, outputs: Sequence[Output]) -> None:
         if self._open.get(key) is call:  # otherwise it is full, and another one is open
             del self._open[key]
-        self._leave(model, outputs, call.parts)
+        servers = max(1, sum(self._triton.live().values()))
+        for first in range(min(servers, len(call.parts))):  # each server gets its part of the work
+            self._leave(model, outputs, call.parts[first::servers])
 
     def _leave(self, model: TritonModel, outputs: Sequence[Output], parts: list[_Part]) -> None:
         # Nobody cancels this task, whoever gives up: Triton 2.51 can crash (server issue 7368).

@@ -55,6 +55,9 @@ NO_DOCUMENT: Sequence[int] = (0,)
 """The document in a row that has only a query."""
 MAX_PADDING = 4
 """Maximum size of a batch with padding, as a multiple of its maximum tokens: a long row could pad a thousand others."""
+SHARED_TOKENS = 512
+"""Maximum size of a call that several requests share: about a pack of the CPU engine. Triton does not divide a call
+among the instances of a model."""
 MAX_ROWS = 2048
 """Maximum number of texts, images or documents in one call."""
 
@@ -139,10 +142,9 @@ async def infer_texts(
     max_padding = 1 if images else MAX_PADDING
     if wanted & LARGE:
         max_tokens, max_padding = min(max_tokens, BATCH_TOKENS), 1
-    limits = Limits(model.max_batch_size, max_tokens, max_padding * max_tokens, pads=not model.length_buckets)
-    shared = None if model.images or wanted & LARGE else limits
-    wanted_outputs = [model.outputs[name] for name in names]
-    await batches.infer(caller, model, _split(lengths, limits), tensors, wanted_outputs, store, shared)
+    split = _split(lengths, Limits(model.max_batch_size, max_tokens, max_padding * max_tokens))
+    shared = None if model.images or wanted & LARGE else _shared(model, max_tokens)
+    await batches.infer(caller, model, split, tensors, [model.outputs[name] for name in names], store, shared)
     return computed
 
 
@@ -186,6 +188,12 @@ def _store_sparse(
         computed.sparse[row] = sparse(its_indices, its_weights)
     if model.outputs[SPARSE_WEIGHTS].dims[-1] > 0:
         computed.truncated += int((weights > 0).all(axis=1).sum())
+
+
+def _shared(model: TextModel, max_tokens: int) -> Limits:
+    """The limits of calls that several requests share, given that of a batch."""
+    tokens = min(max_tokens, SHARED_TOKENS)
+    return Limits(model.max_batch_size, tokens, MAX_PADDING * tokens, pads=not model.length_buckets)
 
 
 def _split(lengths: Sequence[int], limits: Limits) -> list[Batch]:

@@ -16,7 +16,7 @@ to the socket."""
 
 @dataclass(frozen=True, slots=True)
 class TritonCall:
-    """One inference request sent to Triton."""
+    """One batch sent to Triton, alone or in a call with those of other requests."""
 
     model: str
     """The model's name in Triton."""

@@ -24,10 +24,14 @@ class RecordingTriton(Triton):
     `fail_at` on."""
 
     fail_at: int | None = None
+    servers: int = 1
     calls: list[Mapping[str, NDArray[np.generic]]] = field(default_factory=list)
     now: int = 0
     most_at_a_time: int = 0
     answered_at: dict[str, float] = field(default_factory=dict)
+
+    def live(self) -> dict[str, bool]:
+        return {str(server): True for server in range(self.servers)}
 
     async def infer(
         self, model: str, tensors: Mapping[str, NDArray[np.generic]], outputs: Sequence[Output]

@@ -141,8 +141,9 @@ def test_lone_request_is_sent_at_once() -> None:
     ("lengths", "batch", "calls"),
     [
         ([1] * 10, 4, [(4, 1), (4, 1), (2, 1)]),
-        ([400] * 10, 64, [(5, 400), (1, 400), (4, 400)]),  # 2,048 tokens; four are granted when others are done
-        ([2] * 14 + [512] + [2], 64, [(15, 512), (1, 2)]),  # 8,192 with padding
+        ([100] * 10, 64, [(5, 100), (5, 100)]),  # 512 tokens
+        ([2] * 6 + [256] + [2], 64, [(7, 256), (1, 2)]),  # 2,048 with padding
+        ([1, 600, 1], 64, [(1, 600), (2, 1)]),  # the long one does not wait for the others
     ],
 )
 def test_calls_have_limits(lengths: Sequence[int], batch: int, calls: list[tuple[int, int]]) -> None:
@@ -150,6 +151,13 @@ def test_calls_have_limits(lengths: Sequence[int], batch: int, calls: list[tuple
     answers = asyncio.run(embed(caller(triton), model(batch=batch), [[[i] * n] for i, n in enumerate(lengths)]))
     assert sizes(triton) == calls
     assert [embedded(answer)[0, 0] for answer in answers] == list(range(len(lengths)))
+
+
+def test_each_server_gets_a_part_of_the_requests() -> None:
+    triton = RecordingTriton(servers=2)
+    answers = asyncio.run(embed(caller(triton), model(), [[[i]] for i in range(5)]))
+    assert sizes(triton) == [(3, 1), (2, 1)]
+    assert [embedded(answer)[0, 0] for answer in answers] == list(range(5))
 
 
 def test_buckets_of_a_model_are_not_mixed() -> None:
