@@ -35,6 +35,7 @@ from gateway.routes.table import DOCUMENTED, OPERATIONS
 from gateway.scheduling import cores
 from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
+from gateway.service.shared_calls import SharedCalls
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.spans import NO_SPANS, Spans
@@ -130,6 +131,7 @@ async def _running(
 ) -> AsyncIterator[Gateway]:
     """Open the state that all requests share, and close it in the right order."""
     triton = Triton(settings.triton_urls, settings.request_timeout_s, spans)
+    calls = SharedCalls(triton)
     cache = Cache(settings.cache_bytes // board.workers, metrics.count_evictions) if settings.cache_bytes else None
     catalog = Catalog(triton, settings.model_repository, tells_apart=cache is not None)
     queues = Queues(settings.request_timeout_s, board)
@@ -143,7 +145,7 @@ async def _running(
     watch = asyncio.gather(monitor.run(), *([_publish(metrics)] if board.workers > 1 else []))
     await monitor.first_check()
     yield Gateway(
-        settings, triton, catalog, monitor, images, queues, drain, metrics, bodies, threads, json_threads, cache
+        settings, triton, calls, catalog, monitor, images, queues, drain, metrics, bodies, threads, json_threads, cache
     )
     watch.cancel()
     with suppress(asyncio.CancelledError):
@@ -166,15 +168,22 @@ async def _publish(metrics: Metrics) -> None:
 
 
 def _api_routes(guards: Guards) -> Iterator[BaseRoute]:
+    """All routes, in the order in which they are tried: the busiest are below a prefix."""
     below: dict[str, list[BaseRoute]] = {prefix: [] for prefix in PREFIXES}
+    others: list[BaseRoute] = []
     for operation in OPERATIONS:
         prefix = next((one for one in PREFIXES if operation.path.startswith(f"{one}/")), "")
         if prefix and operation.dialect is PREFIXES[prefix]:
             below[prefix].append(_route(operation, operation.path.removeprefix(prefix)))
+            continue
+        route = _route(operation, operation.path, guards(operation.dialect) if operation.needs_key else ())
+        if prefix:  # in another dialect
+            yield route
         else:
-            yield _route(operation, operation.path, guards(operation.dialect) if operation.needs_key else ())
+            others.append(route)
     for prefix, routes in below.items():
         yield Mount(prefix, Router(routes, redirect_slashes=False), middleware=guards(PREFIXES[prefix]))
+    yield from others
 
 
 def _route(operation: Operation, path: str, middleware: Sequence[Middleware] = ()) -> Route:

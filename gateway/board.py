@@ -107,6 +107,8 @@ class Board:
 
     def total(self, row: int) -> float:
         """The sum over all workers."""
+        if self.columns == 1:
+            return self.own[row] if self.own[row] == self.own[row] else 0
         return sum(self.values(row))
 
     def leave(self, column: int) -> None:

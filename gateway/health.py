@@ -19,6 +19,7 @@ from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
 from gateway.service.caller import Caller
 from gateway.service.image_batches import infer_images
+from gateway.service.shared_calls import SharedCalls
 from gateway.service.text_batches import FIELDS, infer_texts
 from gateway.triton import Triton
 
@@ -64,7 +65,7 @@ class Monitor:
         self._drain = drain
         self._board = board or Board()
         self._ready = self._board.row(READY)
-        self._caller = Caller(triton, Queues(triton.timeout_s), threads)  # separate queues: probes never wait
+        self._caller = Caller(SharedCalls(triton), Queues(triton.timeout_s), threads)  # its own: probes never wait
         self._is_live = False
         self._has_checked = asyncio.Event()
         self._probes: dict[str, asyncio.Task[None]] = {}

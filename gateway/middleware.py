@@ -4,9 +4,9 @@ import logging
 import random
 import re
 import time
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access.keys import Keys
@@ -64,10 +64,10 @@ class RequestLog:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                headers_sent = MutableHeaders(scope=message)
-                headers_sent["x-request-id"] = record.request_id
+                added = {"x-request-id": record.request_id}
                 if record.ignored_fields:
-                    headers_sent["x-conch-ignored-fields"] = ", ".join(record.ignored_fields)
+                    added["x-conch-ignored-fields"] = ", ".join(record.ignored_fields)
+                _add_headers(message, added)
             await send(message)
 
         with spans.request(f"{record.method} {record.route}", headers):
@@ -163,7 +163,7 @@ class RateLimit:
             if message["type"] == "http.response.start":
                 worked = round(account.seconds * TOKENS_PER_CPU_SECOND)
                 self.quotas.count_tokens(key, max(record.computed_tokens, worked))
-                MutableHeaders(scope=message).update(self.quotas.headers(key))
+                _add_headers(message, self.quotas.headers(key))
             await send(message)
 
         await self.app(scope, receive, send_with_quota)
@@ -197,3 +197,11 @@ class DrainGuard:
             await self.app(scope, receive, send)
         finally:
             self.drain.in_flight -= 1
+
+
+def _add_headers(start: Message, headers: Mapping[str, str]) -> None:
+    """Add headers that a response does not have yet, with names in lower case."""
+    start["headers"] = [
+        *start["headers"],
+        *((name.encode(), value.encode("latin-1")) for name, value in headers.items()),
+    ]

@@ -85,11 +85,18 @@ def client(server: Server) -> Iterator[httpx2.Client]:
 
 
 @pytest.fixture(scope="session")
-def odd_client(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
-    """An HTTP client of a gateway in front of the models of `tests.odd_models`."""
+def odd_server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A Triton with the models of `tests.odd_models`, and a gateway."""
     odd = write_odd_repository(repository, tmp_path_factory.mktemp("odd"))
     limits = {"GATEWAY_REQUEST_TIMEOUT": "2", "GATEWAY_MAX_RESPONSES_BYTES": str(2**23)}
-    with serve(odd, **limits) as running, httpx2.Client(base_url=running.url, timeout=60) as client:
+    with serve(odd, **limits) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def odd_client(odd_server: Server) -> Iterator[httpx2.Client]:
+    """An HTTP client of that gateway."""
+    with httpx2.Client(base_url=odd_server.url, timeout=60) as client:
         yield client
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from gateway.board import Board
 from gateway.errors import QuotaExceeded
@@ -29,6 +30,7 @@ class Quotas:
         self._limits = {unit: limit for unit, limit in per_minute.items() if limit is not None}
         self._board = board or Board()
         self._clock = clock
+        self._rows = cache(self._find_rows)  # the keys are valid ones
 
     @property
     def enabled(self) -> bool:
@@ -64,7 +66,7 @@ class Quotas:
             headers[f"x-ratelimit-reset-{unit}"] = f"{self._seconds_left(row)}s"
         return headers
 
-    def _rows(self, key: str) -> dict[str, int]:
+    def _find_rows(self, key: str) -> dict[str, int]:
         """For each limit, the row of what is used and, after it, the row of the window's end."""
         return {unit: self._board.row(f"quota {unit} {key}", 2, lasts=True) for unit in self._limits}
 

@@ -30,7 +30,7 @@ def caller(request: Request) -> Caller:
     gateway = state["gateway"]
     state["presence"].watch(request.receive)
     return Caller(
-        gateway.triton,
+        gateway.calls,
         gateway.queues,
         gateway.threads,
         state["account"],

@@ -23,6 +23,7 @@ from gateway.routes.presence import Presence
 from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
 from gateway.scheduling.turns import Account
+from gateway.service.shared_calls import SharedCalls
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.record import RequestRecord
@@ -39,6 +40,7 @@ class Gateway:
 
     settings: Settings
     triton: Triton
+    calls: SharedCalls
     catalog: Catalog
     monitor: Monitor
     images: Images

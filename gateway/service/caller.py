@@ -9,8 +9,8 @@ from gateway.catalog import TritonModel
 from gateway.scheduling.admission import SMALL_TOKENS, Queues
 from gateway.scheduling.threads import Threads
 from gateway.scheduling.turns import Account
+from gateway.service.shared_calls import SharedCalls
 from gateway.telemetry.timings import Timings
-from gateway.triton import Triton
 
 INLINE_CHARACTERS = 1024
 """Texts up to this length are tokenized on the event loop: 0.3 ms of work, or 4 ms for an adversarial text."""
@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 class Caller:
     """A request's account and timings, and the shared resources that it uses."""
 
-    triton: Triton
+    calls: SharedCalls
     queues: Queues
     threads: Threads
     account: Account = field(default_factory=Account)

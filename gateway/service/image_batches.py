@@ -14,6 +14,7 @@ from gateway.service import batches
 from gateway.service.batches import Batch
 from gateway.service.caller import Caller
 from gateway.service.gather import gather
+from gateway.service.shared_calls import Tensors
 
 BATCH_BYTES = 4 * 2**20
 """Pixels in one batch, in bytes, unless a single image has more. Images of any size count as the largest."""
@@ -44,7 +45,7 @@ async def infer_images(
         slots.release()  # not after a failure: no further image may start
         return pixels
 
-    async def tensors(rows: Sequence[int]) -> batches.Tensors:
+    async def tensors(rows: Sequence[int]) -> Tensors:
         with caller.timings.stage("decode", images=len(rows)):
             return _tensors(await gather(*map(read_one, rows)))
 
@@ -60,14 +61,14 @@ async def infer_images(
     return vectors
 
 
-def _tensors(images: Sequence[Pixels | Patches]) -> batches.Tensors:
+def _tensors(images: Sequence[Pixels | Patches]) -> Tensors:
     patches = [[image] for image in images if isinstance(image, Patches)]
     if patches:
         return patch_tensors(patches, patches[0][0].pixels.shape[1])
     return {PIXELS: np.stack([image for image in images if not isinstance(image, Patches)])}
 
 
-def patch_tensors(rows: Sequence[Sequence[Patches]], patch_bytes: int) -> batches.Tensors:
+def patch_tensors(rows: Sequence[Sequence[Patches]], patch_bytes: int) -> Tensors:
     """The inputs PATCHES and GRIDS of rows with these images, padded to the most patches and grids of a row.
 
     Args:

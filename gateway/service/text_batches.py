@@ -26,12 +26,15 @@ from gateway.service import batches
 from gateway.service.batches import Batch
 from gateway.service.caller import Caller
 from gateway.service.image_batches import patch_tensors
+from gateway.service.shared_calls import Limits, Tensors
 from gateway.vectors import Floats, Sparse, sparse
 
 Row = tuple[Sequence[int], ...]
 """Token ids of each segment: query and document for late interaction, one segment for all other roles."""
 Wanted = Literal["embedding", "score", "sparse", "tokens", "query_tokens"]
 """A field of `Computed`."""
+LARGE: Set[Wanted] = frozenset({"tokens", "query_tokens"})
+"""Vectors of tokens are large, and so is their padding."""
 FIELDS: Mapping[str, Wanted] = {
     EMBEDDING: "embedding",
     SCORE: "score",
@@ -41,7 +44,6 @@ FIELDS: Mapping[str, Wanted] = {
     QUERY_TOKENS: "query_tokens",
 }
 """The field of `Computed` that needs an output."""
-TOKEN_VECTORS: Set[Wanted] = frozenset({"tokens", "query_tokens"})
 Keep = Callable[[int, Floats], Floats]
 """Makes what to keep of a row's token vectors, given its index and all of its vectors with padding, [L, d]. The result
 must not be a view of them, since they are part of a whole batch."""
@@ -54,6 +56,9 @@ NO_DOCUMENT: Sequence[int] = (0,)
 """The document in a row that has only a query."""
 MAX_PADDING = 4
 """Maximum size of a batch with padding, as a multiple of its maximum tokens: a long row could pad a thousand others."""
+SHARED_TOKENS = 512
+"""Maximum size of a call that several requests share: about a pack of the CPU engine. Triton does not divide a call
+among the instances of a model."""
 MAX_ROWS = 2048
 """Maximum number of texts, images or documents in one call."""
 
@@ -140,7 +145,7 @@ async def infer_texts(
         GatewayError: what `batches.infer` raises.
     """
 
-    async def tensors(indices: Sequence[int]) -> batches.Tensors:
+    async def tensors(indices: Sequence[int]) -> Tensors:
         inputs = _tensors(model, [rows[i] for i in indices])
         if model.prefix:
             inputs[model.prefix] = np.array([[prefixes[i] if prefixes else 1] for i in indices], np.int32)
@@ -166,10 +171,11 @@ async def infer_texts(
         lengths = [length + count for length, count in zip(lengths, patches, strict=True)]
     max_tokens = caller.queues.get(model.triton_name).batch_tokens(model.batch_tokens)
     max_padding = 1 if images else MAX_PADDING
-    if wanted & TOKEN_VECTORS:  # these are large, and so is their padding
+    if wanted & LARGE:
         max_tokens, max_padding = min(max_tokens, BATCH_TOKENS), 1
-    split = _split(lookup.missing, lengths, model.max_batch_size, max_tokens, max_padding)
-    await batches.infer(caller, model, split, tensors, [model.outputs[name] for name in names], store)
+    split = _split(lookup.missing, lengths, Limits(model.max_batch_size, max_tokens, max_padding * max_tokens))
+    shared = None if model.images or wanted & LARGE else _shared(model, max_tokens)
+    await batches.infer(caller, model, split, tensors, [model.outputs[name] for name in names], store, shared)
     for row, earlier in lookup.repeated:
         computed.unpack(row, computed.pack(earlier))
     return computed
@@ -184,7 +190,7 @@ async def _look_up(
     images: Sequence[Sequence[Patches]],
 ) -> Lookup:
     """What the cache holds of a call. It never holds token vectors, which are large, nor rows with images."""
-    if caller.cache is None or not model.generation or images or wanted & TOKEN_VECTORS:
+    if caller.cache is None or not model.generation or images or wanted & LARGE:
         return Lookup(range(len(rows)))
     state = f"{model.generation} {','.join(sorted(wanted))}"
     lookup = await caller.cache.lookup(state, rows, prefixes if model.prefix else ())
@@ -236,17 +242,19 @@ def _store_sparse(
         computed.full[rows] = (weights > 0).all(axis=1)
 
 
-def _split(
-    rows: Sequence[int], lengths: Sequence[int], max_rows: int, max_tokens: int, max_padding: int
-) -> list[Batch]:
+def _shared(model: TextModel, max_tokens: int) -> Limits:
+    """The limits of calls that several requests share, given that of a batch."""
+    tokens = min(max_tokens, SHARED_TOKENS)
+    return Limits(model.max_batch_size, tokens, MAX_PADDING * tokens, pads=not model.length_buckets)
+
+
+def _split(rows: Sequence[int], lengths: Sequence[int], limits: Limits) -> list[Batch]:
     """Batches of those of a call's rows that are of similar length, given the tokens of each row of the call."""
     split: list[Batch] = []
     batch: list[int] = []
     total = 0
-    for row in sorted(rows, key=lengths.__getitem__):
-        padded = (len(batch) + 1) * lengths[row]  # it is the longest so far
-        is_over = total + lengths[row] > max_tokens or padded > max_padding * max_tokens
-        if batch and (len(batch) == max_rows or is_over):
+    for row in sorted(rows, key=lengths.__getitem__):  # the next one is the longest so far
+        if batch and not limits.hold(len(batch) + 1, total + lengths[row], lengths[row]):
             split.append(Batch(batch, total))
             batch, total = [], 0
         batch.append(row)

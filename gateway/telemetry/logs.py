@@ -43,6 +43,7 @@ def configure(worker: int | None = None) -> None:
     handler.setFormatter(JsonFormatter(worker))
     # These fields are not written, and collecting them costs time.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # and finding out where a line is logged costs more
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.INFO)

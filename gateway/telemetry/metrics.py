@@ -117,8 +117,8 @@ class Metrics(Collector):
         self._stages = self._count(
             "stage_duration_seconds", "Time that requests spend in a stage.", "stage", "model", buckets=SECONDS
         )
-        self._batch_rows = self._count("batch_rows", "Rows per call to Triton.", "model", buckets=ROWS)
-        self._batch_tokens = self._count("batch_tokens", "Tokens per call to Triton.", "model", buckets=TOKENS)
+        self._batch_rows = self._count("batch_rows", "Rows per batch of a request.", "model", buckets=ROWS)
+        self._batch_tokens = self._count("batch_tokens", "Tokens per batch of a request.", "model", buckets=TOKENS)
 
     def watch(self, gauges: Sequence[Gauge]) -> None:
         """Also export these gauges."""

@@ -11,6 +11,7 @@ from gateway.errors import NotReady
 from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
 from gateway.service.caller import Caller
+from gateway.service.shared_calls import SharedCalls
 from gateway.triton import OUTPUT_DTYPES, Output, Triton
 
 EMBEDDING = Output("embedding", "FP32", (1,))
@@ -23,9 +24,14 @@ class RecordingTriton(Triton):
     `fail_at` on."""
 
     fail_at: int | None = None
+    servers: int = 1
     calls: list[Mapping[str, NDArray[np.generic]]] = field(default_factory=list)
     now: int = 0
     most_at_a_time: int = 0
+    answered_at: dict[str, float] = field(default_factory=dict)
+
+    def live(self) -> dict[str, bool]:
+        return {str(server): True for server in range(self.servers)}
 
     async def infer(
         self, model: str, tensors: Mapping[str, NDArray[np.generic]], outputs: Sequence[Output]
@@ -48,4 +54,4 @@ class RecordingTriton(Triton):
 
 def caller(triton: Triton) -> Caller:
     """A caller without competitors."""
-    return Caller(triton, Queues(timeout_s=30), Threads(2, spare=2))
+    return Caller(SharedCalls(triton), Queues(timeout_s=30), Threads(2, spare=2))

@@ -14,20 +14,21 @@ from gateway.scheduling.admission import MIN_IN_FLIGHT_TOKENS
 from gateway.service import batches
 from gateway.service.batches import Batch
 from gateway.service.caller import Caller
+from gateway.service.shared_calls import Tensors
 from gateway.triton import Output
 from tests.gateway.service.recording import EMBEDDING, RecordingTriton, caller
 
 MODEL = TritonModel("m", "m", "text-embedding", {"embedding": EMBEDDING}, 4)
 
 
-async def numbered(rows: Sequence[int]) -> batches.Tensors:
+async def numbered(rows: Sequence[int]) -> Tensors:
     return {"numbers": np.array(rows, np.float32)[:, None]}
 
 
 async def infer(
     who: Caller,
     split: Sequence[Batch],
-    tensors: Callable[[Sequence[int]], Awaitable[batches.Tensors]] = numbered,
+    tensors: Callable[[Sequence[int]], Awaitable[Tensors]] = numbered,
 ) -> NDArray[np.float32]:
     """The embedding of each row."""
     results = np.full((sum(len(batch.rows) for batch in split), 1), np.nan, np.float32)
@@ -63,7 +64,7 @@ def test_nothing_is_sent_after_a_failure() -> None:
 
 
 def test_error_is_that_of_the_first_failing_batch_in_order() -> None:
-    async def tensors(rows: Sequence[int]) -> batches.Tensors:
+    async def tensors(rows: Sequence[int]) -> Tensors:
         await asyncio.sleep(0.1 if rows == [2] else 0)
         if rows in ([2], [5]):
             raise InvalidRequest(f"row {rows[0]}")
@@ -98,7 +99,7 @@ def test_call_cancelled_in_the_queue_is_never_sent() -> None:
 def test_failure_cancels_later_batches() -> None:
     begun: list[int] = []
 
-    async def tensors(rows: Sequence[int]) -> batches.Tensors:
+    async def tensors(rows: Sequence[int]) -> Tensors:
         begun.extend(rows)
         if rows == [1]:
             raise InvalidRequest("row 1")
@@ -143,7 +144,7 @@ def test_rows_of_a_failed_call_are_freed_at_once(count: int) -> None:
     async def use() -> list[weakref.ref[NDArray[np.generic]]]:
         sent: list[weakref.ref[NDArray[np.generic]]] = []
 
-        async def tensors(rows: Sequence[int]) -> batches.Tensors:
+        async def tensors(rows: Sequence[int]) -> Tensors:
             made = await numbered(rows)
             sent.append(weakref.ref(made["numbers"]))
             return made
