@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -15,9 +15,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from export import add
-from export.entry import Entry, hidden_files, is_built, read_proofs, whole_entries
+from export.entry import Entry, Proofs, hidden_files, is_built, read_proofs, whole_entries
 from export.errors import ExportError, ManifestError
-from export.manifest import PRECISIONS, Backend, ModelSpec, load
+from export.manifest import ASKED, Backend, ModelSpec, load
 from export.plans.build import PLAN
 from export.repository import build, check
 from export.served.check import Gateway, check_served
@@ -59,7 +59,9 @@ def _export(console: Console, arguments: argparse.Namespace) -> int:
         specs = {name: _on(spec, arguments.backend) for name, spec in specs.items()}
     chosen = _chosen(specs, arguments.names)
     if arguments.list:
-        console.print(_listing(chosen, arguments.repository))
+        built = [spec for spec in chosen if is_built(spec, arguments.repository)]
+        console.print(_listing(chosen, built, arguments.repository))
+        _print_notes(console, (reason for spec in built for reason in reasons(read_proofs(spec, arguments.repository))))
         return 0
     succeeded = _run(console, chosen, partial(_act, arguments))
     entries = whole_entries(arguments.repository)
@@ -130,7 +132,7 @@ def _arguments() -> argparse.Namespace:
 
 def _on(spec: ModelSpec, backend: Backend) -> ModelSpec:
     """The model on another backend, which uses its default precision if it does not support the model's."""
-    precision = spec.precision if spec.precision in PRECISIONS[backend] else None
+    precision = spec.precision if spec.precision in ASKED[backend] else None
     return replace(spec, backend=backend, precision=precision)
 
 
@@ -148,15 +150,17 @@ def _print_unknown(specs: dict[str, ModelSpec], entries: Sequence[str], manifest
         print(f"export: not in {manifest.name}; remove these folders to stop serving them: {', '.join(unknown)}")
 
 
-def _listing(specs: Sequence[ModelSpec], repository: Path) -> Table:
+def _listing(specs: Sequence[ModelSpec], built: Sequence[ModelSpec], repository: Path) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("model", "task", "backend", "precision", "built"):
         table.add_column(column, no_wrap=True)
     table.add_column("source", no_wrap=True, overflow="ellipsis", min_width=6)
     for spec in specs:
-        built = is_built(spec, repository)
-        precision = next(iter(read_proofs(spec, repository).values()))["precision"] if built else spec.computes_in
-        table.add_row(spec.name, spec.task, spec.backend, precision, "yes" if built else "no", spec.source)
+        is_there = spec in built
+        precision = spec.precision or spec.computes_in
+        if is_there:
+            precision = next(iter(read_proofs(spec, repository).values()))["precision"]
+        table.add_row(spec.name, spec.task, spec.backend, precision, "yes" if is_there else "no", spec.source)
     return table
 
 
@@ -181,8 +185,7 @@ def _run(
             stages.finish()
     if entries:
         console.print(_report(entries))
-        for note in notes(entries):
-            console.print(f"export: {note}", markup=False, highlight=False, soft_wrap=True)
+        _print_notes(console, notes(entries))
     for failure in failures:
         print(f"export: {failure}", file=sys.stderr)
     if specs and not entries and not failures:
@@ -241,11 +244,22 @@ def _report(entries: Sequence[Entry]) -> Table:
     return table
 
 
+def _print_notes(console: Console, notes: Iterable[str]) -> None:
+    for note in notes:
+        console.print(f"export: {note}", markup=False, highlight=False, soft_wrap=True)
+
+
+def reasons(proofs: Proofs) -> Iterator[str]:
+    """Why entries are served in their precision, of several that were tried."""
+    for name, proof in proofs.items():
+        for reason in proof["rejected"].values():
+            yield f"{name} is served in {proof['precision']}: {reason}"
+
+
 def notes(entries: Sequence[Entry]) -> Iterator[str]:
     """Messages about entries, in addition to their measurements."""
     for entry in entries:
-        for reason in entry.proof["rejected"].values():
-            yield f"{entry.folder.name} is served in {entry.proof['precision']}: {reason}"
+        yield from reasons({entry.folder.name: entry.proof})
         if entry.proof["backend"] == "tensorrt" and not (entry.folder / "1" / PLAN).is_file():
             yield f"{entry.folder.name}: build its plan with `python -m export.plans ENTRY` in the serving image"
         if entry.proof["backend"] == "torch" and not any((entry.folder / "1").glob("compiled.*")):

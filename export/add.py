@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from export.errors import ManifestError
-from export.manifest import FORMER_TASKS, MANIFEST, NAME, Backend, ModelSpec, Pooling, Precision, Task, load, parse
+from export.manifest import FORMER_TASKS, MANIFEST, NAME, AskedPrecision, Backend, ModelSpec, Pooling, Task, load, parse
 from export.sources import isolation
 from export.sources.inspection import Finding, inspect
 from export.sources.resolve import describe, is_remote
@@ -64,7 +64,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--positive-class", metavar="LABEL", help="label that means relevant, for classifiers of several classes"
     )
     parser.add_argument("--backend", choices=get_args(Backend))
-    parser.add_argument("--precision", choices=get_args(Precision))
+    parser.add_argument("--precision", choices=get_args(AskedPrecision))
     parser.add_argument("--revision", help="branch, tag or commit on the hub; the manifest pins the commit")
     parser.add_argument(
         "--allow-pickle",

@@ -19,6 +19,8 @@ FORMER_TASKS: Mapping[str, Task] = {"late-interaction": "multi-vector"}
 """Former names of tasks, which are still read."""
 Backend = Literal["python", "torch", "onnxruntime", "tensorrt"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+AskedPrecision = Literal[Precision, "auto"]
+"""What a table may name. A graph computes in a precision; `auto` has the export measure which."""
 Pooling = Literal["cls", "lasttoken", "max", "mean", "mean_sqrt_len_tokens", "weightedmean"]
 
 PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
@@ -28,6 +30,8 @@ PRECISIONS: Mapping[Backend, tuple[Precision, ...]] = {
     "tensorrt": ("fp16", "fp32"),
 }
 """The precisions of each backend, the default first. On a processor without bf16, bf16 means fp32."""
+ASKED: Mapping[Backend, tuple[AskedPrecision, ...]] = {**PRECISIONS, "python": (*PRECISIONS["python"], "auto")}
+"""What a table of each backend may name. The others have no precision that only a measurement can recommend."""
 ENDPOINTS: Mapping[str, tuple[Task, ...]] = {
     "/v1/embeddings": ("text-embedding", "image-text"),
     "/embed_sparse": ("sparse",),
@@ -71,8 +75,8 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     image_revision: str | None = None
     """Like `revision`, for `image_source`."""
     backend: Backend = "python"
-    precision: Precision | None = None
-    """One of PRECISIONS, the first by default."""
+    precision: AskedPrecision | None = None
+    """One of ASKED, the first by default."""
     instances: Annotated[int, Meta(ge=1)] = 1
     """Instances on each GPU, for backends that run on GPUs."""
     gpus: tuple[Annotated[int, Meta(ge=0)], ...] = ()
@@ -107,8 +111,10 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def computes_in(self) -> Precision:
-        """The precision asked for, or the backend's default."""
-        return self.precision or PRECISIONS[self.backend][0]
+        """The precision asked for, or the backend's default, which `auto` leaves only for a faster one."""
+        if self.precision is None or self.precision == "auto":
+            return PRECISIONS[self.backend][0]
+        return self.precision
 
     @property
     def triton_names(self) -> tuple[str, ...]:
@@ -121,7 +127,7 @@ KEYS = tuple(field.name for field in msgspec.structs.fields(ModelSpec) if field.
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "task": get_args(Task),
     "backend": get_args(Backend),
-    "precision": get_args(Precision),
+    "precision": get_args(AskedPrecision),
     "pooling": get_args(Pooling),
 }
 """The values of keys that have a few."""
@@ -221,7 +227,7 @@ def _check(path: Path, spec: ModelSpec) -> None:
     Raises:
         ManifestError: with the key that is at fault.
     """
-    offered = PRECISIONS[spec.backend]
+    offered = ASKED[spec.backend]
     if spec.precision not in (None, *offered):
         raise ManifestError(
             f"{path.name} [{spec.name}] precision: backend {spec.backend!r} supports {', '.join(offered)}"
@@ -229,8 +235,10 @@ def _check(path: Path, spec: ModelSpec) -> None:
     for key in ("instances", "gpus"):
         if spec.backend == "python" and getattr(spec, key) not in (1, ()):
             raise ManifestError(f"{path.name} [{spec.name}] {key}: backend 'python' runs on the CPU")
-    if spec.precision == "int8" and spec.task != "text-embedding":
-        raise ManifestError(f"{path.name} [{spec.name}] precision: int8 is supported for text-embedding only")
+    if spec.precision in {"int8", "auto"} and spec.task != "text-embedding":
+        raise ManifestError(
+            f"{path.name} [{spec.name}] precision: {spec.precision} is supported for text-embedding only"
+        )
     _check_template(path, spec)
     for key, tasks in TASKS_OF.items():
         if getattr(spec, key) not in (None, (), {}) and spec.task not in tasks:

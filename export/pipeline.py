@@ -3,9 +3,9 @@
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from export.sources.resolve import Sources
 from export.tasks.load import load_towers
 from export.tower import Tower
 from export.verification import plan_inputs
+from export.verification.choice import compare
 from export.verification.parity import verify
 from export.verification.tolerances import Parity, Speed
 
@@ -97,46 +98,72 @@ def _write(spec: ModelSpec, tower: Tower, folder: Path, sources: Sources, progre
     return proof
 
 
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """A verified graph."""
+
+    spec: ModelSpec
+    """The model's table, with the graph's precision."""
+    graph: Path
+    measured: Mapping[str, Any]
+    """The measured part of a proof."""
+
+
 def _write_verified(
     spec: ModelSpec, tower: Tower, version: Path, progress: Progress
 ) -> tuple[ModelSpec, Path, dict[str, Any]]:
-    """Write the graph in the first precision that is exact enough for this model.
+    """Write the graph in the first precision that is exact enough for this model; for `auto`, in int8 if that pays.
 
     Returns:
         The table with this precision, the graph's file and the measured part of the proof, which has the reason against
-        each precision that was tried before.
+        each other precision that was tried.
     """
 
-    def aside(attempt: str) -> Path:
-        """The folder of an attempt. NFS cannot remove it as long as the engine reads its files, but can rename it."""
-        return version.parent.with_name(f".{tower.name}-{attempt}")
+    def attempt(precision: Precision, folder: str) -> _Attempt:
+        """Write and verify. NFS cannot remove the folder as long as the engine reads its files, but can rename it."""
+        tried = replace(spec, precision=precision)
+        graph = write_graph(tried, tower, version.parent.with_name(f".{tower.name}-{folder}"), progress)
+        return _Attempt(tried, graph, _verify(tried, tower, graph, progress))
 
-    rejected: dict[str, str] = {}
-    found: dict[str, Any] = {"parity": [], "speed": []}
-    precisions = _precisions(spec, tower)
+    found: Mapping[str, Any] = {"parity": [], "speed": []}
     if spec.backend == "torch" and spec.precision != "fp32":
         # In fp32 first: rounding would hide what is wrong with the program.
-        exact = replace(spec, precision="fp32")
-        found = _verify(exact, tower, write_graph(exact, tower, aside("exact"), progress), progress)
-    for precision in precisions:
-        tried = replace(spec, precision=precision)
+        found = attempt("fp32", "exact").measured
+    chosen, rejected = _first_exact(_precisions(spec, tower), attempt)
+    more: dict[str, Any] = {}
+    if spec.precision == "auto":
         try:
-            graph = write_graph(tried, tower, aside(precision), progress)
-            measured = _verify(tried, tower, graph, progress)
+            quantized = attempt("int8", "int8")
+            progress(f"compare {tower.name} in int8")
+            trial = compare(tower, chosen.graph, chosen.spec.computes_in, quantized.graph)
         except (ParityError, SourceError) as exc:
-            if precision == precisions[-1]:
-                raise
-            rejected[precision] = str(exc)
-            continue
-        break
+            rejected["int8"] = str(exc)
+        else:
+            chosen, other = (quantized, chosen) if trial.takes_int8 else (chosen, quantized)
+            rejected[other.spec.computes_in] = trial.reason
+            more["trial"] = asdict(trial)
     version.parent.mkdir()
-    graph.parent.rename(version)
-    return tried, version / graph.name, {"rejected": rejected, **{key: found[key] + measured[key] for key in found}}
+    chosen.graph.parent.rename(version)
+    measured = {key: found[key] + chosen.measured[key] for key in found}
+    return chosen.spec, version / chosen.graph.name, {"rejected": rejected, **more, **measured}
+
+
+def _first_exact(
+    precisions: Sequence[Precision], attempt: Callable[[Precision, str], _Attempt]
+) -> tuple[_Attempt, dict[str, str]]:
+    """The first attempt that is exact enough, and the reasons against those before."""
+    rejected: dict[str, str] = {}
+    for precision in precisions[:-1]:
+        try:
+            return attempt(precision, precision), rejected
+        except (ParityError, SourceError) as exc:
+            rejected[precision] = str(exc)
+    return attempt(precisions[-1], precisions[-1]), rejected
 
 
 def _precisions(spec: ModelSpec, tower: Tower) -> Sequence[Precision]:
     """The precisions to try, one after the other: the one that the table names, or those of the backend."""
-    if spec.precision is not None:
+    if spec.precision is not None and spec.precision != "auto":
         return (spec.precision,)
     if spec.backend == "torch":
         return ("bf16", "fp16", "fp32") if program.is_causal(tower) else ("fp16", "bf16", "fp32")

@@ -11,20 +11,15 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import openvino as ov
 
 from export.runtime.contract import Array
 from export.tower import Tower
 from export.verification import samples
 
-SENTENCES = 300
-"""Rows to calibrate on: NNCF takes statistics of 300 by default."""
 SMOOTHING = 0.5
 """The share of the range of a product's inputs that moves to its weights (Xiao et al. 2022, arXiv 2211.10438, sec. 4).
 NNCF's default of 0.95 is too much for seven bits: the cosine of all-MiniLM-L6-v2 with fp32 is 0.995, not 0.998."""
-SHORTEST = 20
-"""Characters of a sentence."""
 
 
 def quantize(tower: Tower, graph: Path) -> Path:
@@ -37,7 +32,7 @@ def quantize(tower: Tower, graph: Path) -> Path:
         quantized = nncf.quantize(
             model,
             nncf.Dataset(list(_rows(tower))),
-            subset_size=SENTENCES,
+            subset_size=samples.CALIBRATION,
             model_type=nncf.ModelType.TRANSFORMER,
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 overflow_fix=nncf.OverflowFix.ENABLE,
@@ -70,11 +65,8 @@ def _narrowing(model: ov.Model) -> list[str]:
 
 
 def _rows(tower: Tower) -> Iterable[dict[str, Array]]:
-    """One row each, of a few tokens up to the model's limit: the samples, and what Python's manual has in English."""
+    """One row each, of a few tokens up to the model's limit."""
     assert tower.vocabulary is not None  # noqa: S101 - only text towers are quantized
     (field,) = tower.fields
-    prose = [text for text in samples.manual() if len(text) > SHORTEST]
-    chosen = np.random.default_rng(0).choice(len(prose), SENTENCES - len(samples.TEXTS), replace=False)
-    for text in (*samples.TEXTS, *(prose[i] for i in chosen)):
-        ids = tower.vocabulary.tokenizer.encode(text).ids
-        yield field.feed([np.array(ids[: tower.vocabulary.max_tokens], np.int64)])
+    for (ids,) in samples.whole_rows(tower.vocabulary, samples.calibration()):
+        yield field.feed([ids])

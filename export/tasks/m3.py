@@ -60,8 +60,10 @@ def load(spec: ModelSpec, folder: Path) -> list[Tower]:
     """
     reference = text_embedding.pipeline(spec, folder)
     variants.check(spec, reference)
-    if spec.precision == "int8":
-        raise SourceError(f"[{spec.name}] precision: int8 is not supported for models with {SPARSE} and {COLBERT}")
+    if spec.precision in {"int8", "auto"}:
+        raise SourceError(
+            f"[{spec.name}] precision: {spec.precision} is not supported for models with {SPARSE} and {COLBERT}"
+        )
     transformer = _transformer(spec, reference)
     model = transformer.auto_model
     width = int(model.config.hidden_size)

@@ -1,6 +1,6 @@
 """Runs a finished graph for verification, as each backend of Triton will when it serves."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, cast
@@ -67,9 +67,9 @@ class OpenVino:
             self._engine = Engine(graph, HINTS[precision], paces=TYPICAL)
         self.precision = precision if precision == "int8" else cast(Precision, NAMES[self._engine.precision])
 
-    def run(self, rows: Sequence[Row]) -> Mapping[str, Values]:
+    def run(self, rows: Sequence[Row], wanted: Collection[str] = OUTPUTS) -> Mapping[str, Values]:
         with _running("OpenVINO"):
-            return self._engine.run(rows, OUTPUTS)
+            return self._engine.run(rows, wanted)
 
 
 class Torch:

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -33,6 +34,12 @@ SIZES = ((64, 64), (300, 200), (97, 203), (512, 512))
 """Width and height of the images that are sent as files."""
 SHAPES = (*SIZES, (31, 7), (400, 24))
 """Width and height of the images that a model reads beside texts: wide ones and small ones too."""
+SHORTEST = 20
+"""Characters of prose; what is shorter are headings."""
+CALIBRATION = 300
+"""Texts to calibrate on: NNCF takes statistics of 300 by default."""
+UNSEEN = 128
+"""Texts that were not calibrated on: 8,128 pairs to rank."""
 LENGTHS = (3, 4, 6, 9, 14, 22, 35, 56, 90, 145, 233, 377, 700, 1500, 3000, 6000)
 """Tokens of the rows that are compared, as far as the model takes them; its limit is always one."""
 
@@ -40,6 +47,25 @@ LENGTHS = (3, 4, 6, 9, 14, 22, 35, 56, 90, 145, 233, 377, 700, 1500, 3000, 6000)
 def manual() -> list[str]:
     """The paragraphs of Python's manual: half a million characters that are wherever Python is."""
     return [" ".join(text.split()) for topic in topics.values() for text in topic.split("\n\n")]
+
+
+def calibration() -> list[str]:
+    """The texts to calibrate on: short ones in many languages, and paragraphs of Python's manual."""
+    prose = _prose()
+    chosen = np.random.default_rng(0).choice(len(prose), CALIBRATION - len(TEXTS), replace=False)
+    return [*TEXTS, *(prose[i] for i in chosen)]
+
+
+def unseen() -> list[str]:
+    """Texts that differ from one another and from those to calibrate on: odd ones, and other paragraphs."""
+    seen = set(calibration())
+    left = [text for text in dict.fromkeys(_prose()) if text not in seen]
+    chosen = np.random.default_rng(1).choice(len(left), UNSEEN - len(ODD), replace=False)
+    return [*ODD, *(left[i] for i in chosen)]
+
+
+def _prose() -> list[str]:
+    return [text for text in manual() if len(text) > SHORTEST]
 
 
 def lengths(vocabulary: Vocabulary) -> list[int]:
@@ -66,6 +92,12 @@ def ids(vocabulary: Vocabulary, start: int, length: int) -> Ids:
 def single_rows(vocabulary: Vocabulary) -> list[Row]:
     """One run of token ids a row."""
     return [(ids(vocabulary, i, length),) for i, length in enumerate(lengths(vocabulary))]
+
+
+def whole_rows(vocabulary: Vocabulary, texts: Iterable[str]) -> list[Row]:
+    """One text a row, up to the model's limit."""
+    encoded = (vocabulary.tokenizer.encode(text).ids for text in texts)
+    return [(np.array(ids[: vocabulary.max_tokens], np.int64),) for ids in encoded]
 
 
 def paired_rows(vocabulary: Vocabulary, most_of_query: int | None = None) -> list[Row]:

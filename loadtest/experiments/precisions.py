@@ -46,6 +46,7 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         "cpu": cpu(),
         "precisions": measure(arguments.stsb),
+        "auto": auto(),
         "export": export_cost(),
     }
     print(json.dumps(run, indent=2))
@@ -79,6 +80,13 @@ def measure(stsb: Path, rounds: int = 3) -> dict[Precision, dict[str, float]]:
             "tokens_per_second": float(np.median(speeds[precision])),
         }
     return figures
+
+
+def auto() -> dict[str, object]:
+    """What `precision = "auto"` takes on this processor, and what it has measured."""
+    with tempfile.TemporaryDirectory() as scratch:
+        (entry,) = build(replace(load()[MODEL], precision="auto"), Path(scratch) / "auto", progress=lambda _: None)
+    return {"precision": entry.proof["precision"], **entry.proof["trial"]}
 
 
 def _engine(precision: Precision, scratch: Path) -> Engine:

@@ -19,6 +19,7 @@ from export.entry import PARTS, PROOF, fingerprint, hidden_files, is_built, vers
 from export.errors import ExportError, ParityError, SourceError
 from export.manifest import Backend, ModelSpec, Precision
 from export.repository import build, check, replace_entries, scratch_folder
+from export.verification.choice import Trial
 from loadtest.tools import tiny
 from tests.export.volumes import without_chmod
 
@@ -68,6 +69,7 @@ def damaged(built: Path, tmp_path: Path) -> Path:
 
 COMMON = {"config.pbtxt", "export.json", "tokenizer.json", "warmup/input_ids", "warmup/length"}
 ONNX = {"1/model.onnx", "1/model.onnx.data"}
+INT8 = {"1/model.xml", "1/model.bin"}
 RUNTIME = {
     "1/model.py",
     *(f"1/conch_runtime/{name}.py" for name in ("__init__", "contract", "counts", "engine", "metrics")),
@@ -78,7 +80,7 @@ RUNTIME = {
     ("backend", "precision", "settled", "own"),
     [
         ("python", "fp32", "fp32", ONNX | RUNTIME),
-        ("python", "int8", "int8", {"1/model.xml", "1/model.bin"} | RUNTIME),
+        ("python", "int8", "int8", INT8 | RUNTIME),
         ("onnxruntime", None, "fp16", ONNX),
         ("onnxruntime", "fp32", "fp32", ONNX),
         ("tensorrt", None, "fp16", ONNX | {"plan.json", "parity.npz"}),
@@ -319,6 +321,41 @@ def test_model_that_is_exact_in_bf16_says_nothing_of_a_precision(bert: ModelSpec
     config = text_format.Parse((entry.folder / "config.pbtxt").read_text(), pb.ModelConfig())
     assert entry.proof["precision"] == "bf16"
     assert "precision" not in config.parameters  # so that a processor without bf16 computes in fp32
+
+
+def test_auto_measures_int8_and_serves_what_the_measurement_recommends(bert: ModelSpec, tmp_path: Path) -> None:
+    spec = replace(bert, precision="auto")
+    stages: list[str] = []
+    (entry,) = build(spec, tmp_path / "repository", stages.append)
+    assert list(dict.fromkeys(stages)) == [
+        "load tiny",
+        "trace tiny",
+        "verify tiny",
+        "quantize tiny",
+        "compare tiny in int8",
+        "write tiny",
+    ]
+    trial = Trial(**entry.proof["trial"])
+    chosen, other = ("int8", "bf16") if trial.takes_int8 else ("bf16", "int8")  # which depends on the machine
+    assert entry.proof["precision"] == chosen
+    assert entry.proof["rejected"] == {other: trial.reason}
+    assert list(notes([entry])) == [f"tiny is served in {chosen}: {trial.reason}"]
+    assert files(entry.folder) == COMMON | RUNTIME | (INT8 if chosen == "int8" else ONNX)
+    config = text_format.Parse((entry.folder / "config.pbtxt").read_text(), pb.ModelConfig())
+    assert (entry.folder / "1" / config.parameters["graph"].string_value).is_file()
+    assert {one["precision"] == "int8" for one in entry.proof["parity"]} == {chosen == "int8"}
+    assert is_built(spec, tmp_path / "repository")
+    assert not is_built(replace(spec, precision=None), tmp_path / "repository")
+    (checked,) = check(spec, tmp_path / "repository", silent)
+    assert checked.proof["trial"] == entry.proof["trial"]  # measured at the export only
+
+
+def test_auto_keeps_the_default_where_int8_is_not_exact_enough(inexact: ModelSpec, tmp_path: Path) -> None:
+    (entry,) = build(replace(inexact, precision="auto"), tmp_path / "repository", silent)
+    assert entry.proof["precision"] in {"bf16", "fp32"}
+    assert entry.proof["rejected"]["int8"].startswith("verify tiny in int8, rows alone: embedding: cosine error ")
+    assert "trial" not in entry.proof
+    assert files(entry.folder) == COMMON | ONNX | RUNTIME
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
+import re
 import shutil
 import signal
 import subprocess
@@ -70,6 +71,36 @@ def test_list_says_which_models_there_are_and_which_are_built(workshop: Path) ->
     assert rows["tiny"] == ["text-embedding", "python", "fp32", "yes"]
     assert rows["ranker"] == ["multi-vector", "onnxruntime", "fp16", "no"]
     assert not (workshop / "repository" / "ranker").exists()
+
+
+@pytest.fixture
+def undecided(workshop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one model whose precision is to be measured. Lists have no place for a longer path."""
+    folder = tmp_path_factory.mktemp("auto")
+    shutil.copytree(workshop / "model", folder / "model")
+    (folder / "models.toml").write_text(MANIFEST.partition("[ranker]")[0].replace("fp32", "auto"))
+    return folder
+
+
+def test_auto_says_what_it_took_and_why_and_measures_once(undecided: Path) -> None:
+    assert ["tiny", "text-embedding", "python", "auto", "no"] in [
+        cells[:5] for cells in table(export("--list", *options(undecided)).stdout)
+    ]
+    built = export(*options(undecided))
+    assert built.returncode == 0, built.stderr
+    (reason,) = (line for line in built.stdout.splitlines() if line.startswith("export: "))
+    taken = re.match(r"export: tiny is served in (bf16|int8): int8 ", reason)
+    assert taken is not None, reason
+    listed = export("--list", *options(undecided)).stdout
+    assert ["tiny", "text-embedding", "python", taken[1], "yes"] in [cells[:5] for cells in table(listed)]
+    assert reason in listed
+    assert export(*options(undecided)).stdout.strip() == "export: up to date: tiny"
+
+
+def test_another_backend_has_no_auto(undecided: Path) -> None:
+    for backend, precision in (("python", "auto"), ("onnxruntime", "fp16")):
+        listed = export("--list", "--backend", backend, *options(undecided)).stdout
+        assert ["tiny", "text-embedding", backend, precision, "no"] in [cells[:5] for cells in table(listed)]
 
 
 def test_list_of_named_models_leaves_out_the_others(workshop: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from export.errors import ManifestError
-from export.manifest import PRECISIONS, ModelSpec, load
+from export.manifest import ASKED, ModelSpec, load
 
 RERANKER = "[a]\ntask = 'cross-encoder'\nsource = 'x'\n"
 TABLE = '[{name}]\ntask = "text-embedding"\nsource = "./weights"\n'
@@ -45,7 +45,7 @@ def test_source_that_is_not_relative_stays(tmp_path: Path, source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "precision"), [(backend, name) for backend, names in PRECISIONS.items() for name in names]
+    ("backend", "precision"), [(backend, name) for backend, names in ASKED.items() for name in names]
 )
 def test_precisions_that_a_backend_offers_are_taken(tmp_path: Path, backend: str, precision: str) -> None:
     text = TABLE.format(name="a") + f"backend = '{backend}'\nprecision = '{precision}'"
@@ -53,7 +53,7 @@ def test_precisions_that_a_backend_offers_are_taken(tmp_path: Path, backend: str
     assert (spec.backend, spec.precision) == (backend, precision)
 
 
-@pytest.mark.parametrize("backend", [backend for backend in PRECISIONS if backend != "python"])
+@pytest.mark.parametrize("backend", [backend for backend in ASKED if backend != "python"])
 def test_backends_of_gpus_take_instances_and_gpus(tmp_path: Path, backend: str) -> None:
     text = TABLE.format(name="a") + f"backend = '{backend}'\ninstances = 2\ngpus = [0, 3]"
     spec = load(write(tmp_path, text))["a"]
@@ -63,6 +63,11 @@ def test_backends_of_gpus_take_instances_and_gpus(tmp_path: Path, backend: str) 
 def test_prompts_are_a_table_in_the_table(tmp_path: Path) -> None:
     spec = load(write(tmp_path, TABLE.format(name="a") + "prompts = { query = 'query: ' }"))["a"]
     assert spec.prompts == {"query": "query: "}
+
+
+def test_auto_computes_in_the_default_until_something_is_measured() -> None:
+    spec = ModelSpec(name="a", task="text-embedding", source="x", precision="auto")
+    assert (spec.precision, spec.computes_in) == ("auto", "bf16")
 
 
 def test_image_text_models_are_two_in_triton() -> None:
@@ -125,13 +130,16 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
             TABLE.format(name="a") + "backend = 'onnx'",
             "[a] backend: 'onnx' is not one of python, torch, onnxruntime, tensorrt",
         ),
-        (TABLE.format(name="a") + "precision = 'fp8'", "[a] precision: 'fp8' is not one of fp32, bf16, fp16, int8"),
+        (
+            TABLE.format(name="a") + "precision = 'fp8'",
+            "[a] precision: 'fp8' is not one of fp32, bf16, fp16, int8, auto",
+        ),
         (TABLE.format(name="a") + "pooling = 'min'", "[a] pooling: 'min' is not one of cls, lasttoken, "),
         (TABLE.format(name="a") + "max_tokens = 7", "[a] max_tokens: Expected `int` >= 8"),
         (TABLE.format(name="a") + "dimensions = [64, 0]", "[a] dimensions[1]: Expected `int` >= 1"),
         (
             TABLE.format(name="a") + "precision = 'fp16'",
-            "models.toml [a] precision: backend 'python' supports bf16, fp32, int8",
+            "models.toml [a] precision: backend 'python' supports bf16, fp32, int8, auto",
         ),
         (
             TABLE.format(name="a") + "backend = 'onnxruntime'\nprecision = 'int8'",
@@ -156,6 +164,14 @@ def test_defaults_of_different_endpoints_stand_beside_each_other(tmp_path: Path)
         (
             RERANKER + "precision = 'int8'",
             "models.toml [a] precision: int8 is supported for text-embedding only",
+        ),
+        (
+            RERANKER + "precision = 'auto'",
+            "models.toml [a] precision: auto is supported for text-embedding only",
+        ),
+        (
+            TABLE.format(name="a") + "backend = 'torch'\nprecision = 'auto'",
+            "models.toml [a] precision: backend 'torch' supports fp16, bf16, fp32",
         ),
         (
             RERANKER + "dimensions = [64]",

@@ -165,8 +165,9 @@ def test_file_of_another_layer_is_refused(tmp_path: Path, stored: object) -> Non
 
 def test_other_modules_and_layers_are_refused(tmp_path: Path) -> None:
     source = tiny.write_m3(tmp_path)
-    with pytest.raises(SourceError, match=r"^\[tiny\] precision: int8 is not supported"):
-        m3.load(spec(source, precision="int8"), source)
+    for precision in ("int8", "auto"):
+        with pytest.raises(SourceError, match=rf"^\[tiny\] precision: {precision} is not supported"):
+            m3.load(spec(source, precision=precision), source)
     layers = (source / "sparse_linear.pt").read_bytes()
     (source / "sparse_linear.pt").write_bytes((source / "colbert_linear.pt").read_bytes())
     with pytest.raises(SourceError, match=r"^\[tiny\] source: sparse_linear.pt gives 32 weights of a token, not 1$"):

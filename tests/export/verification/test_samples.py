@@ -42,6 +42,21 @@ def test_single_rows_differ_in_length_and_text() -> None:
     assert not any(long[: len(short) - 1] == short[:-1] for short, long in itertools.pairwise(rows[2:]))
 
 
+def test_texts_to_calibrate_on_are_not_those_to_rank() -> None:
+    seen, unseen = samples.calibration(), samples.unseen()
+    assert len(seen) == samples.CALIBRATION
+    assert len(set(unseen)) == len(unseen) == samples.UNSEEN
+    assert not set(seen) & set(unseen)
+    assert (samples.calibration(), samples.unseen()) == (seen, unseen)
+
+
+def test_whole_texts_end_at_the_limit() -> None:
+    words = vocabulary(8)
+    (short,), (long,) = samples.whole_rows(words, ["a", samples.text(0, 400)])
+    assert short.tolist() == words.tokenizer.encode("a").ids
+    assert (len(long), long.dtype) == (8, np.dtype(np.int64))
+
+
 def test_pairs_repeat_their_queries_over_documents_of_every_length() -> None:
     pairs = [(tuple(query.tolist()), len(document)) for query, document in samples.paired_rows(vocabulary(100))]
     queries = list(dict.fromkeys(query for query, _ in pairs))
