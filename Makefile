@@ -59,8 +59,9 @@ slow-served: .venv/dev
 slow-others: .venv/dev .generations/older/installed
 	$(BIN)/python -m pytest $(SLOW) --ignore=tests/export --ignore=tests/end_to_end
 
-bench: .venv/dev .baseline/installed ## measure throughput next to infinity-emb, and write docs/performance.md (half an hour)
+bench: .venv/dev .baseline/installed ## measure throughput next to peers, and write docs/performance.md (an hour)
 	$(BIN)/python -m loadtest.experiments.bench $(ARGS)
+	$(BIN)/python -m loadtest.experiments.growth
 	$(BIN)/python -m loadtest.experiments.stages
 	$(BIN)/python -m loadtest.experiments.cost
 	$(BIN)/python -m loadtest.experiments.workers
