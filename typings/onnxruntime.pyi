@@ -7,7 +7,9 @@ from numpy.typing import NDArray
 
 class SessionOptions:
     enable_cpu_mem_arena: bool
+    intra_op_num_threads: int
     log_severity_level: int
+    def add_session_config_entry(self, config_key: str, config_value: str, /) -> None: ...
 
 class InferenceSession:
     def __init__(

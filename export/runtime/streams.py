@@ -19,12 +19,15 @@ Request = Any
 KERNELS = 1000
 """Compiled kernels to keep for the sizes of packs. OpenVINO keeps 5000 by default, which takes some 200 MiB more and
 makes no workload faster; with 500, some are 5% slower."""
+MOST_WEIGHTS = 2**30
+"""Bytes of a graph's files above which the weights are not held twice. The larger its products, the less do threads wait
+for each other."""
 MOST_STREAMS = 16
 """Executions side by side, at most. Each has kernels and activations of its own: about 50 MiB."""
 
 
 class Streams:
-    """A graph, compiled for both. The weights are held twice, unless there is only one core."""
+    """A graph, compiled for both, which holds the weights twice; on one core, or with MOST_WEIGHTS, for all cores only."""
 
     def __init__(self, graph: Path, precision: str | None = None) -> None:
         """Compile a graph.
@@ -50,7 +53,7 @@ class Streams:
         """"f32" or "bf16"."""
         self._on_all: Request = self.compiled.create_infer_request()
         self._on_one: list[Request] = [self._on_all]
-        if (number := min(cores.count(), MOST_STREAMS)) > 1:
+        if (number := min(cores.count(), MOST_STREAMS)) > 1 and _bytes(graph) <= MOST_WEIGHTS:
             compiled = core.compile_model(model, "CPU", settings | {"NUM_STREAMS": number})
             self._on_one = [compiled.create_infer_request() for _ in range(number)]
 
@@ -93,6 +96,11 @@ class Streams:
     def _finished(self, running: dict[int, int], core: int) -> tuple[int, Request]:
         self._on_one[core].wait()
         return running.pop(core), self._on_one[core]
+
+
+def _bytes(graph: Path) -> int:
+    """The size of a graph and of its weights beside it."""
+    return sum(file.stat().st_size for file in graph.parent.glob(f"{graph.stem}.*"))
 
 
 def hint(precision: str | None, capabilities: Sequence[str]) -> str:

@@ -5,33 +5,38 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import msgspec
 
 from loadtest.experiments import cache, cost, perf, stages, workers
-from loadtest.reports import gpu, page, vision
+from loadtest.reports import gpu, growth, page, vision
+from loadtest.reports.figures import COLOURS, by_server, median, rate, save
 from loadtest.tools import benchmark, ceiling, vision_results
-from loadtest.tools.benchmark import Run
+from loadtest.tools.benchmark import CONCH, INT8, LLAMA_CPP, ONNX_RUNTIME, Ceiling, Run
 from loadtest.tools.perf_analyzer import Perf
 
 PAGE = Path("docs/performance.md")
 MODELS = Path("docs/models.md")
 PICTURES = Path("docs/performance")
-TEXT_WORKLOADS = ("short-1", "short-16", "short-64", "mixed-16", "documents-16", "bulk-64", "bulk-256")
-CONCH = "conch"
-INT8 = "conch (int8)"
-COLOURS = {
-    CONCH: "#d1495b",
-    INT8: "#edae49",
-    "infinity (optimum)": "#30638e",
-    "infinity (torch)": "#9fb8cc",
-    "engine": "#555555",
-}
-
-mpl.rcParams.update({"svg.hashsalt": "conch", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+SHORT_WORKLOADS = ("short-1", "short-16", "short-64")
+TEXT_WORKLOADS = (*SHORT_WORKLOADS, "mixed-16", "bulk-64", "bulk-256")
+"""The six that goals are set for. "documents-16" came later."""
+DOCUMENTS = "documents-16"
+LLAMA = """\
+[llama.cpp](https://github.com/ggml-org/llama.cpp) is built for this machine's processor, and its own converter wrote
+the weights in fp32. Its server runs with `--embeddings --pooling mean`, a thread per core, batches of 512 tokens, and
+64 slots of 512 tokens, so that the texts of all clients can share a batch. It is not given the cross-encoder."""
+BOUND = """\
+"ONNX Runtime alone" is a bound for any server that is built on it: the same rows, also sorted 256 at a time, in process
+and in fp32, with a thread per core. An execution has at most as many rows as the workload's clients send at a time. The
+batch size, and whether threads spin or sleep while they wait, are the fastest of several. Pooling is left out."""
+GOAL_CLIENTS = 16
+"""At which tail latencies are compared."""
+INFINITY = "infinity"
+"""What the names of its engines begin with."""
 
 
 def main() -> int:
@@ -48,12 +53,14 @@ def main() -> int:
     sections = {
         "machine": machine(results.machine, results.baseline),
         "baseline": comparison(results),
+        "goals": goals(results),
         "ceiling": ceilings(results),
         "batches": batches(results),
         "stages": where_time_goes(profiled),
         "cost": gateway_costs(costs),
         "cache": cached(msgspec.json.decode(cache.RESULTS.read_bytes(), type=cache.Results)),
         "memory": memory(results),
+        "growth": growth.section(PICTURES),
         "workers": several_workers(msgspec.json.decode(workers.RESULTS.read_bytes(), type=workers.Results)),
         "vision": vision.section(seeing),
         "gpu": gpu.section(),
@@ -72,7 +79,7 @@ def machine(about: Mapping[str, str | int | float], baseline: Mapping[str, str])
     return (
         f"{about['date']}, {about['cores']} cores of an {about['cpu']} ({about['features']}),"
         f" {about['memory_gib']} GiB, Linux {about['kernel']}, Python {about['python']}; {versions}."
-        f" infinity-emb with {others}.\n"
+        f" Compared: {others}.\n"
     )
 
 
@@ -84,22 +91,29 @@ def rates(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
     return found
 
 
-def rate(run: Run) -> float:
-    """Items a second."""
-    return run.items / run.seconds
-
-
-def median(runs: Sequence[Run], of: Callable[[Run], float]) -> float:
-    """The median over rounds."""
-    return statistics.median(map(of, runs))
-
-
 def ratios(found: Mapping[tuple[str, str], Sequence[Run]], workload: str, server: str) -> list[float]:
-    """Conch over the best of the others, round by round; empty where there is none."""
+    """Conch over the best engine of infinity-emb, round by round; empty where there is none."""
     own = found.get((workload, server), [])
-    others = [runs for (name, other), runs in found.items() if name == workload and other not in (CONCH, INT8)]
-    best = max(others, key=lambda runs: median(runs, rate), default=[])
+    best = max(infinities(found, workload), key=lambda runs: median(runs, rate), default=[])
     return [rate(one) / rate(other) for one, other in zip(own, best, strict=False)]
+
+
+def infinities(found: Mapping[tuple[str, str], Sequence[Run]], workload: str) -> list[Sequence[Run]]:
+    """The runs of each engine of infinity-emb."""
+    return [runs for (name, server), runs in found.items() if name == workload and server.startswith(INFINITY)]
+
+
+def bounds(results: benchmark.Results, workload: str, engine: str) -> list[Ceiling]:
+    """What an engine did in process, in the order of rounds."""
+    found = [one for one in results.ceilings if (one.workload, one.engine) == (workload, engine)]
+    return sorted(found, key=lambda one: one.round)
+
+
+def over_bound(results: benchmark.Results, workload: str, server: str) -> list[float]:
+    """A server over ONNX Runtime in process, round by round; empty where it was not measured."""
+    runs = rates(results.runs).get((workload, server), [])
+    bound = bounds(results, workload, ONNX_RUNTIME)
+    return [rate(run) / one.items_per_second for run, one in zip(runs, bound, strict=False)]
 
 
 def comparison(results: benchmark.Results) -> str:
@@ -122,12 +136,74 @@ def comparison(results: benchmark.Results) -> str:
             over = ratios(found, name, server)
             cells.append(f"**{statistics.median(over):.1f}** ({min(over):.1f} to {max(over):.1f})" if over else "-")
         lines.append(f"| {' | '.join(cells)} |")
-    for server in ours:
-        means = [statistics.median(over) for name in TEXT_WORKLOADS if (over := ratios(found, name, server))]
-        if means:
-            mean = statistics.geometric_mean(means)
-            lines += ["", f"Geometric mean of the {len(means)} text workloads, {server}: **{mean:.2f}**."]
+    if LLAMA_CPP in servers:
+        lines += ["", LLAMA]
+    if results.cosines:
+        cosines = ", ".join(f"{name} {cosine:.4f}" for name, cosine in results.cosines.items())
+        lines += ["", f"The lowest cosine of a text's vector with Conch's: {cosines}."]
     return "\n".join(lines) + "\n"
+
+
+def goals(results: benchmark.Results) -> str:
+    """The ratios that goals are set for. What was not measured is left out."""
+    found = rates(results.runs)
+    lines = ["| what | conch | conch (int8) |", "|---|---|---|"]
+
+    def add(what: str, cell: Callable[[str], str]) -> None:
+        cells = [cell(server) for server in (CONCH, INT8)]
+        if any(cells):
+            lines.append(f"| {what} | {' | '.join(one or '-' for one in cells)} |")
+
+    infinity = "throughput over infinity-emb's best engine"
+    add(f"{infinity}: geometric mean of {len(TEXT_WORKLOADS)} text workloads", partial(_mean, found, TEXT_WORKLOADS))
+    add(f"{infinity}: lowest of the {len(TEXT_WORKLOADS)}", partial(_lowest, found))
+    add(f"{infinity}: geometric mean with the documents", partial(_mean, found, (*TEXT_WORKLOADS, DOCUMENTS)))
+    for name, about in results.workloads.items():
+        add(f"throughput over ONNX Runtime in process: {about}", partial(_over_bound, results, name))
+    for name, about in results.workloads.items():
+        if any(run.clients == GOAL_CLIENTS and run.workload == name for run in results.runs):
+            add(f"p99 over the lowest of infinity-emb: {about}", partial(_over_p99, found, name))
+    for name in SHORT_WORKLOADS:
+        about = results.workloads.get(name, "")
+        add(f"p50 over the engine's own time after a pause: {about}", partial(_over_row, results, name))
+        add(f"gateway's CPU time per request: {about}", partial(_gateway_cpu, found, name))
+    return "\n".join(lines) + "\n"
+
+
+def _mean(found: Mapping[tuple[str, str], Sequence[Run]], workloads: Sequence[str], server: str) -> str:
+    means = [statistics.median(over) for name in workloads if (over := ratios(found, name, server))]
+    return f"**{statistics.geometric_mean(means):.2f}**" if len(means) == len(workloads) else ""
+
+
+def _lowest(found: Mapping[tuple[str, str], Sequence[Run]], server: str) -> str:
+    means = [statistics.median(over) for name in TEXT_WORKLOADS if (over := ratios(found, name, server))]
+    return f"{min(means):.2f}" if means else ""
+
+
+def _over_bound(results: benchmark.Results, workload: str, server: str) -> str:
+    over = over_bound(results, workload, server)
+    return f"**{statistics.median(over):.2f}** ({min(over):.2f} to {max(over):.2f})" if over else ""
+
+
+def _over_p99(found: Mapping[tuple[str, str], Sequence[Run]], workload: str, server: str) -> str:
+    others = [median(runs, _at("p99")) for runs in infinities(found, workload)]
+    own = found.get((workload, server))
+    return f"{median(own, _at('p99')) / min(others):.2f}" if own and others else ""
+
+
+def _over_row(results: benchmark.Results, workload: str, server: str) -> str:
+    """Of the default precision: the engine is not measured in int8."""
+    alone = [one.row_ms for one in bounds(results, workload, CONCH) if one.row_ms is not None]
+    own = rates(results.runs).get((workload, server))
+    if not own or not alone or server != CONCH:
+        return ""
+    served, engine = median(own, _at("p50")), statistics.median(alone)
+    return f"{served / engine:.2f} ({served:.1f} ms, {engine:.1f} ms)"
+
+
+def _gateway_cpu(found: Mapping[tuple[str, str], Sequence[Run]], workload: str, server: str) -> str:
+    own = [run for run in found.get((workload, server), []) if "gateway" in run.cpu_s]
+    return f"{median(own, lambda run: 1000 * run.cpu_s['gateway'] / run.requests):.2f} ms" if own else ""
 
 
 def batches(results: benchmark.Results) -> str:
@@ -150,16 +226,26 @@ def _each(count: str) -> Callable[[Run], float]:
 
 
 def ceilings(results: benchmark.Results) -> str:
-    """The share of the engine's best throughput that each workload reaches."""
+    """The engine's best throughput, the share that each workload reaches, and ONNX Runtime's where it was measured."""
     found = rates(results.runs)
-    lines = ["| workload | engine alone: items/s | tokens/s | Conch reaches |", "|---|---|---|---|"]
+    peers = any(one.engine == ONNX_RUNTIME for one in results.ceilings)
+    columns = ["workload", "engine alone: items/s", "tokens/s", "Conch reaches"]
+    columns += ["ONNX Runtime alone: items/s", "fastest setting", "engine over ONNX Runtime"] if peers else []
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name, about in results.workloads.items():
-        best = [one for one in results.ceilings if one.workload == name]
+        best = bounds(results, name, CONCH)
         if best:
             items = statistics.median(one.items_per_second for one in best)
             tokens = statistics.median(one.tokens_per_second for one in best)
             share = median(found[name, CONCH], rate) / items
-            lines.append(f"| {about} | {items:,.0f} | {tokens:,.0f} | {share:.0%} |")
+            cells = [about, f"{items:,.0f}", f"{tokens:,.0f}", f"{share:.0%}"]
+            other = bounds(results, name, ONNX_RUNTIME)
+            over = [one.items_per_second / its.items_per_second for one, its in zip(best, other, strict=False)]
+            if over:
+                theirs = statistics.median(one.items_per_second for one in other)
+                cells += [f"{theirs:,.0f}", other[0].setting, f"{statistics.median(over):.2f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", BOUND] if peers else []
     peak = results.peak_gflops
     most = peak["bfloat16"] * 1e9 / (2 * ceiling.PRODUCTS_A_TOKEN)
     summary = (
@@ -309,13 +395,17 @@ def throughput_plot(results: benchmark.Results, folder: Path) -> None:
     names = list(dict.fromkeys(run.workload for run in results.sweep))
     figure, axes = plt.subplots(1, len(names), figsize=(9, 3.2), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
-        for server, runs in _by_server(run for run in results.sweep if run.workload == name).items():
+        for server, runs in by_server(run for run in results.sweep if run.workload == name).items():
             axis.plot(
                 [run.clients for run in runs], [rate(run) for run in runs], "o-", label=server, color=COLOURS[server]
             )
-        best = [one.items_per_second for one in results.ceilings if one.workload == name]
-        if best:
-            axis.axhline(statistics.median(best), ls=":", color=COLOURS["engine"], label="engine alone")
+        for engine, label, colour in (
+            (CONCH, "engine alone", "engine"),
+            (ONNX_RUNTIME, "ONNX Runtime alone", ONNX_RUNTIME),
+        ):
+            best = [one.items_per_second for one in bounds(results, name, engine)]
+            if best:
+                axis.axhline(statistics.median(best), ls=":", color=COLOURS[colour], label=label)
         axis.set(
             xscale="log", xlabel="clients", ylabel="texts per second", title=results.workloads[name].rpartition(",")[0]
         )
@@ -323,7 +413,7 @@ def throughput_plot(results: benchmark.Results, folder: Path) -> None:
         axis.minorticks_off()
         axis.set_ylim(0)
     axes[0][0].legend(frameon=False)
-    _save(figure, folder / "throughput.svg")
+    save(figure, folder / "throughput.svg")
 
 
 def latency_plot(results: benchmark.Results, folder: Path) -> None:
@@ -331,13 +421,13 @@ def latency_plot(results: benchmark.Results, folder: Path) -> None:
     names = [name for name in ("short-16", "mixed-16") if name in results.workloads]
     figure, axes = plt.subplots(1, len(names), figsize=(9, 3.2), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
-        for server, runs in _by_server(run for run in results.runs if run.workload == name).items():
+        for server, runs in by_server(run for run in results.runs if run.workload == name).items():
             places = [place for place in runs[0].latency_ms if float(place[1:]) >= 1]
             values = [statistics.median(run.latency_ms[place] for run in runs) for place in places]
             axis.plot([float(place[1:]) for place in places], values, label=server, color=COLOURS[server])
         axis.set(xlabel="percentile", ylabel="ms", yscale="log", title=results.workloads[name])
     axes[0][0].legend(frameon=False)
-    _save(figure, folder / "latency.svg")
+    save(figure, folder / "latency.svg")
 
 
 def padding_plot(results: benchmark.Results, folder: Path) -> None:
@@ -351,7 +441,7 @@ def padding_plot(results: benchmark.Results, folder: Path) -> None:
     )
     axis.invert_yaxis()
     axis.set(xlabel="work on padding, % of that on tokens")
-    _save(figure, folder / "padding.svg")
+    save(figure, folder / "padding.svg")
 
 
 def stages_plot(results: stages.Results, folder: Path) -> None:
@@ -364,23 +454,11 @@ def stages_plot(results: stages.Results, folder: Path) -> None:
         left += part.cpu_ms
     axis.set(yticks=[], xlabel="ms of CPU per request")
     axis.legend(frameon=False, ncol=4, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.35))
-    _save(figure, folder / "stages.svg")
-
-
-def _by_server(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    found: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        found[run.server].append(run)
-    return found
+    save(figure, folder / "stages.svg")
 
 
 def _at(place: str) -> Callable[[Run], float]:
     return lambda run: run.latency_ms[place]
-
-
-def _save(figure: "mpl.figure.Figure", file: Path) -> None:
-    figure.savefig(file, bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
 
 
 if __name__ == "__main__":

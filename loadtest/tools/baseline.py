@@ -1,4 +1,4 @@
-"""infinity-emb, what is compared with: in a virtual environment of its own, with the same weights as Conch."""
+"""infinity-emb, which is compared with: in a virtual environment of its own, with the same weights as Conch."""
 
 import json
 import shutil
@@ -25,10 +25,22 @@ def prepare(progress: Progress) -> None:
     """Write the models that are not there yet."""
     cross_encoder()
     for name, output in ((EMBEDDING_MODEL, "last_hidden_state"), (RERANK_MODEL, "logits")):
-        if not (folder(name) / "model.onnx").exists():
+        if not graph(name).exists():
             progress(f"export {name} for infinity-emb")
             shutil.copytree(source(name), folder(name), dirs_exist_ok=True)
-            _trace(name, output, folder(name) / "model.onnx")
+            _trace(name, output, graph(name))
+
+
+class _Padded(torch.nn.Module):
+    """A model's first output. torch's tracer gives a model all arguments by place, which transformers does not take."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
+        first: torch.Tensor = self.model(input_ids=ids, attention_mask=mask, token_type_ids=types)[0]
+        return first
 
 
 def _trace(name: str, output: str, path: Path) -> None:
@@ -41,7 +53,7 @@ def _trace(name: str, output: str, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constants, which these are
         torch.onnx.export(
-            model,
+            _Padded(model),
             tuple(torch.ones(2, 16, dtype=torch.int64) for _ in inputs),
             path,
             input_names=inputs,
@@ -81,3 +93,8 @@ def versions() -> dict[str, str]:
 def folder(name: str) -> Path:
     """The folder of a model that infinity-emb serves: in transformers' form, with an ONNX graph."""
     return FOLDER / "models" / name
+
+
+def graph(name: str) -> Path:
+    """Its ONNX graph, of padded batches."""
+    return folder(name) / "model.onnx"

@@ -5,6 +5,10 @@ import msgspec
 from loadtest.tools.results import STORED
 
 RESULTS = STORED / "bench.json"
+CONCH = "conch"
+INT8 = "conch (int8)"
+LLAMA_CPP = "llama.cpp"
+ONNX_RUNTIME = "ONNX Runtime"
 PERCENTILES = (*range(1, 100), 99.5, 99.9)
 SWEEP = (1, 2, 4, 8, 16, 32, 64)
 """Clients."""
@@ -29,12 +33,18 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Ceiling(msgspec.Struct, frozen=True):
-    """The engine with a workload's rows, in one round."""
+    """An engine with a workload's rows in process, in one round."""
 
     workload: str
     round: int
     items_per_second: float
     tokens_per_second: float
+    engine: str = CONCH
+    """CONCH or ONNX_RUNTIME."""
+    setting: str = ""
+    """The one that was the fastest of several, in words."""
+    row_ms: float | None = None
+    """The median time of one row after a pause. Where there is one client, and of Conch's engine, only."""
 
 
 class Growth(msgspec.Struct, frozen=True):
@@ -49,7 +59,7 @@ class Results(msgspec.Struct, frozen=True):
 
     machine: dict[str, str | int | float]
     baseline: dict[str, str]
-    """Versions of what the compared server is made of."""
+    """Versions of what the compared servers are made of."""
     workloads: dict[str, str]
     """What each is, by its short name."""
     runs: list[Run]
@@ -60,3 +70,5 @@ class Results(msgspec.Struct, frozen=True):
     rss_mib: dict[str, dict[str, float]]
     """At the end, by server and process."""
     growth: list[Growth]
+    cosines: dict[str, float] = {}
+    """The lowest cosine of a text's vector with Conch's, by what is compared."""

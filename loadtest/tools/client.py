@@ -10,6 +10,8 @@ from itertools import cycle
 import uvloop
 
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+LAST = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
+"""A server's word that it closes the connection: llama.cpp does so after 100 requests."""
 HEAD = "POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: "
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -58,10 +60,13 @@ async def _send(host: str, port: int, path: str, bodies: Iterator[bytes], client
             while sent < ended:
                 body = next(bodies)
                 writer.write(b"%s%d\r\n\r\n%s" % (head, len(body), body))
-                await _read(reader)
+                is_last = await _read(reader)
                 answered = time.perf_counter()
                 latencies.append((answered - sent) * 1000)
                 sent = answered
+                if is_last:
+                    writer.close()
+                    reader, writer = await asyncio.open_connection(host, port, limit=2**20)
         finally:
             writer.close()
 
@@ -89,7 +94,8 @@ async def read_status(reader: asyncio.StreamReader) -> str:
     return head[9:12].decode()
 
 
-async def _read(reader: asyncio.StreamReader) -> None:
+async def _read(reader: asyncio.StreamReader) -> bool:
+    """Read a successful answer, and say whether it is the connection's last."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = LENGTH.search(head)
     if length is None:
@@ -98,3 +104,4 @@ async def _read(reader: asyncio.StreamReader) -> None:
     status = head.partition(b"\r\n")[0].decode()
     if not status.startswith("HTTP/1.1 200 "):
         raise BenchmarkError(f"{status}: {body[:500].decode()}")
+    return LAST.search(head) is not None

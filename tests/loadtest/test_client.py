@@ -27,6 +27,8 @@ class Handler(BaseHTTPRequestHandler):
         kind.now -= 1
         self.send_response(500 if body == b"bad" else 200)
         self.send_header("content-length", "2")
+        if body == b"last":
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(b"{}")
 
@@ -55,6 +57,11 @@ def test_each_client_has_one_request_under_way(port: int) -> None:
 def test_bodies_take_turns(port: int) -> None:
     send("127.0.0.1", port, "/", [b"a", b"bb", b"ccc"], clients=1, seconds=0.3)
     assert Handler.bodies[:4] == [b"a", b"bb", b"ccc", b"a"]
+
+
+def test_a_connection_that_the_server_closes_is_opened_again(port: int) -> None:
+    send("127.0.0.1", port, "/", [b"last", b"a"], clients=1, seconds=0.3)
+    assert Handler.bodies[:4] == [b"last", b"a", b"last", b"a"]
 
 
 def test_an_answer_in_error_ends_the_benchmark(port: int) -> None:
