@@ -20,14 +20,14 @@ KERNELS = 1000
 """Compiled kernels to keep for the sizes of packs. OpenVINO keeps 5000 by default, which takes some 200 MiB more and
 makes no workload faster; with 500, some are 5% slower."""
 MOST_WEIGHTS = 2**30
-"""Bytes of a graph's files above which the weights are not held twice. The larger its products, the less do threads wait
-for each other."""
+"""Bytes of a graph's files above which the weights are not held twice: the larger its products, the less do threads
+wait for each other."""
 MOST_STREAMS = 16
 """Executions side by side, at most. Each has kernels and activations of its own: about 50 MiB."""
 
 
 class Streams:
-    """A graph, compiled for both, which holds the weights twice; on one core, or with MOST_WEIGHTS, for all cores only."""
+    """A graph, compiled for both, so that the weights are held twice: with more than MOST_WEIGHTS only for all cores."""
 
     def __init__(self, graph: Path, precision: str | None = None) -> None:
         """Compile a graph.

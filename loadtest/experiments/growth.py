@@ -20,7 +20,7 @@ import numpy as np
 import openvino as ov
 
 from export.runtime.contract import TEXT
-from export.runtime.engine import hint
+from export.runtime.streams import hint
 from loadtest.experiments import bench
 from loadtest.tools import ceiling, machine
 from loadtest.tools.benchmark import INT8, ONNX_RUNTIME, Run

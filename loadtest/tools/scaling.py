@@ -3,7 +3,7 @@
 Four formulas of the field, with the least parameters that the measurements can tell apart:
 
 - A pack on one thread takes a fixed time, a time per token, and one per cell of attention, as `packs` in
-  export/runtime/engine.py counts them.
+  export/runtime/packs.py counts them.
 - Threads that compute one pack together follow Amdahl's law (AFIPS 1967): one of them does a share of the work alone.
   They wait for each other at a barrier after each operator, whose cost grows with the logarithm of the threads (the
   tournament barrier of Hensgen, Finkel and Manber, 1988).
@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from scipy.optimize import nnls
 
-from export.runtime.engine import PACK_TOKENS, packs
+from export.runtime.packs import PACK_TOKENS, packs
 
 
 class Pack(msgspec.Struct, frozen=True):
