@@ -27,7 +27,7 @@ MOST_STREAMS = 16
 
 
 class Streams:
-    """A graph, compiled for both, so that the weights are held twice: with more than MOST_WEIGHTS only for all cores."""
+    """A graph compiled for both, so that the weights are held twice: with more than MOST_WEIGHTS only for all cores."""
 
     def __init__(self, graph: Path, precision: str | None = None) -> None:
         """Compile a graph.
