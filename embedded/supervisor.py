@@ -129,22 +129,26 @@ class Supervisor:
 
     async def _watch(self, service: Service) -> None:
         process = None
-        healthy_at, lost_at, children = 0.0, -math.inf, frozenset[int]()
+        # Since its first failed check, not since the last good one: a machine may have slept in between.
+        unhealthy_at: float | None = None
+        lost_at, children = -math.inf, frozenset[int]()
         while True:
             await asyncio.sleep(CHECK_S)
             if process is not self._processes[service.name]:
                 process = self._processes[service.name]
-                healthy_at, lost_at, children = time.monotonic() + self._start_timeout_s, -math.inf, frozenset()
+                unhealthy_at, lost_at, children = time.monotonic() + self._start_timeout_s, -math.inf, frozenset()
             now, before, children = time.monotonic(), children, _children(process.pid)
             if before - children:
                 lost_at = now
             has_lost_child = now - lost_at < self._unhealthy_s
             limit_s = min(self._unhealthy_s, service.lost_s) if has_lost_child else self._unhealthy_s
             if await asyncio.to_thread(service.is_healthy):
-                healthy_at = now
-            elif now - healthy_at > limit_s:
+                unhealthy_at = None
+                continue
+            unhealthy_at = now if unhealthy_at is None else unhealthy_at
+            if now - unhealthy_at > limit_s:
                 print(f"{service.name} is not responding; stopping it", file=sys.stderr, flush=True)
-                healthy_at = math.inf  # only once
+                unhealthy_at = math.inf  # only once
                 self._kill(process.pid)
 
     async def _bound_log(self, service: Service) -> None:

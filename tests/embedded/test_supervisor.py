@@ -160,6 +160,24 @@ def test_unhealthy_service_is_restarted(tmp_path: Path) -> None:
     assert starts.read_text().count("started") == 2
 
 
+def test_machine_that_slept_is_no_reason_to_restart(tmp_path: Path) -> None:
+    """After it, the first check may fail."""
+    starts = tmp_path / "starts"
+    pauses = iter([(0, True), (3, True), (0, False)])
+
+    def is_healthy() -> bool:
+        seconds, answer = next(pauses, (0, True))
+        time.sleep(seconds)
+        return answer
+
+    def ready() -> None:
+        asyncio.get_running_loop().call_later(9, stop)
+
+    run([python("slept", counting(starts), is_healthy=is_healthy)], lambda: True, ready, unhealthy_s=2)
+    assert next(pauses, None) is None
+    assert starts.read_text().count("started") == 1
+
+
 def test_service_that_never_becomes_healthy_is_restarted(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
 
