@@ -21,8 +21,8 @@ GATEWAY_STOP_S = 4.0
 """Time to stop in addition to the drain timeout: for errors, slow clients and cleanup."""
 TRITON_STOP_S = EXIT_TIMEOUT_S + 1.0
 LOST_S = 3.0
-"""How long Triton may be unhealthy after a model's process has ended. That may be normal, such as for a new version of
-a model. The gateway restarts its own processes, the image workers."""
+"""How long Triton may be unhealthy with fewer processes of models than usual: it does not restart them. The gateway
+restarts its own, the image workers."""
 HEARTBEAT_S = 5.0
 """Maximum age of the gateway's heartbeat file, which it touches every second."""
 LOG_LINES = 30

@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
 UNHEALTHY_S = 20.0
 """How long a service may be unhealthy before it is restarted: longer than any execution of a model."""
+USUAL_CHECKS = 20
+"""Good checks that tell how many children a service usually has."""
 CHECK_S = 1.0
 """Interval of health checks."""
 MAX_LOG_BYTES = 16 * 2**20
@@ -50,7 +53,7 @@ class Service:
     """Health check, called every second in a thread. A process that is unhealthy for UNHEALTHY_S is restarted; a new
     process has START_TIMEOUT_S more."""
     lost_s: float = math.inf
-    """Replaces UNHEALTHY_S, if it is shorter, after the service has lost a child process."""
+    """Replaces UNHEALTHY_S, if it is shorter, while the service has fewer child processes than it usually has."""
     max_log_bytes: int = MAX_LOG_BYTES
     """A larger log is copied to a file with the suffix `.1` and emptied."""
 
@@ -131,21 +134,23 @@ class Supervisor:
         process = None
         # Since its first failed check, not since the last good one: a machine may have slept in between.
         unhealthy_at: float | None = None
-        lost_at, children = -math.inf, frozenset[int]()
+        # How many children it had at the last good checks. The fewest count: for a new version of a model there is one
+        # more for a while.
+        children: deque[int] = deque(maxlen=USUAL_CHECKS)
         while True:
             await asyncio.sleep(CHECK_S)
             if process is not self._processes[service.name]:
                 process = self._processes[service.name]
-                unhealthy_at, lost_at, children = time.monotonic() + self._start_timeout_s, -math.inf, frozenset()
-            now, before, children = time.monotonic(), children, _children(process.pid)
-            if before - children:
-                lost_at = now
-            has_lost_child = now - lost_at < self._unhealthy_s
-            limit_s = min(self._unhealthy_s, service.lost_s) if has_lost_child else self._unhealthy_s
+                unhealthy_at = time.monotonic() + self._start_timeout_s
+                children.clear()
+            now, number = time.monotonic(), len(_children(process.pid))
             if await asyncio.to_thread(service.is_healthy):
                 unhealthy_at = None
+                children.append(number)
                 continue
             unhealthy_at = now if unhealthy_at is None else unhealthy_at
+            has_lost_child = number < min(children, default=0)
+            limit_s = min(self._unhealthy_s, service.lost_s) if has_lost_child else self._unhealthy_s
             if now - unhealthy_at > limit_s:
                 print(f"{service.name} is not responding; stopping it", file=sys.stderr, flush=True)
                 unhealthy_at = math.inf  # only once

@@ -15,10 +15,10 @@ BAD = 1013
 FAILING = f"""
 
 class Engine(Engine):
-    def _execute(self, rows):
+    def _feed(self, rows):
         if any({BAD} in ids for (ids,) in rows):
             raise RuntimeError("a secret path")
-        return super()._execute(rows)
+        return super()._feed(rows)
 """
 
 

@@ -125,7 +125,10 @@ def test_predictions_are_the_librarys(specs: Mapping[str, ModelSpec], gateway: S
             found = predict(given)
             assert [one["label"] for one in found] == [one["label"] for one in expected]
             assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected], abs=1e-3)
-        assert predict([["A conch."], ["A conch.", "Brass."]]) == [predict("A conch."), predict(["A conch.", "Brass."])]
+        inputs = ("A conch.", ["A conch.", "Brass."])
+        for one, alone in zip(predict([["A conch."], inputs[1]]), map(predict, inputs), strict=True):
+            assert [label["label"] for label in one] == [label["label"] for label in alone]
+            assert [label["score"] for label in one] == pytest.approx([label["score"] for label in alone], abs=1e-6)
         raw = predict("A conch.", raw_scores=True)
         exponentials = np.exp([one["score"] for one in raw])
         assert exponentials / exponentials.sum() == pytest.approx([one["score"] for one in predict("A conch.")])
