@@ -72,7 +72,10 @@ ONNX = {"1/model.onnx", "1/model.onnx.data"}
 INT8 = {"1/model.xml", "1/model.bin"}
 RUNTIME = {
     "1/model.py",
-    *(f"1/conch_runtime/{name}.py" for name in ("__init__", "contract", "counts", "engine", "metrics")),
+    *(
+        f"1/conch_runtime/{name}.py"
+        for name in ("__init__", "contract", "cores", "counts", "engine", "metrics", "packs", "streams")
+    ),
 }
 
 

@@ -73,9 +73,10 @@ def test_vectors_of_tokens_stay_close_too(quantized: Path, bert_tower: Tower) ->
 
 RUN = """
 import sys
+from pathlib import Path
 import numpy as np
 from export.runtime.engine import Engine
-engine = Engine(sys.argv[1], "f32")
+engine = Engine(Path(sys.argv[1]), "f32")
 rows = np.load(sys.argv[2])
 np.save(sys.argv[3], engine.run([(rows[name],) for name in rows.files], ["embedding"])["embedding"])
 """
