@@ -11,7 +11,6 @@ from time import perf_counter, process_time
 
 import numpy as np
 
-from . import cores
 from .contract import FIELDS, OUTPUTS, Array, Output, Prefix, Row, Tokens, Values, in_order, read_output, text_field
 from .counts import Counts, resident_memory
 from .packs import CELLS_PER_TOKEN, Pace, Paces, plan, work
@@ -159,7 +158,7 @@ class Engine:
                 started = process_time()
                 way(feeds[tokens])
                 if turn:
-                    fastest[way, tokens] = min(seconds, (process_time() - started) / cores.count())
+                    fastest[way, tokens] = min(seconds, (process_time() - started) / self._streams.threads)
             if turn and perf_counter() - began > PROBE_S:
                 break
         small, large = feeds

@@ -39,9 +39,11 @@ class Streams:
         import openvino as ov  # noqa: PLC0415 - an export for GPUs does without
 
         core = ov.Core()
+        self.threads = cores.count()
+        """Of all executions together."""
         settings: dict[str, object] = {
             # By default OpenVINO counts physical cores, and takes a virtual machine's two CPUs for one.
-            "INFERENCE_NUM_THREADS": cores.count(),
+            "INFERENCE_NUM_THREADS": self.threads,
             # A thread pinned to a core would wait there for the gateway, or for another model's thread.
             "ENABLE_CPU_PINNING": False,
             "CPU_RUNTIME_CACHE_CAPACITY": KERNELS,
@@ -53,7 +55,7 @@ class Streams:
         """"f32" or "bf16"."""
         self._on_all: Request = self.compiled.create_infer_request()
         self._on_one: list[Request] = [self._on_all]
-        if (number := min(cores.count(), MOST_STREAMS)) > 1 and _bytes(graph) <= MOST_WEIGHTS:
+        if (number := min(self.threads, MOST_STREAMS)) > 1 and _bytes(graph) <= MOST_WEIGHTS:
             compiled = core.compile_model(model, "CPU", settings | {"NUM_STREAMS": number})
             self._on_one = [compiled.create_infer_request() for _ in range(number)]
 
