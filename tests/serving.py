@@ -16,7 +16,8 @@ from tests.waiting import eventually
 
 __all__ = ["ADMIN", "REPOSITORY", "Server", "gateway_client", "serve", "start"]
 
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 240
+"""For many models on a busy machine; a server that fails ends, which is seen at once."""
 ADMIN = {"admin-key": ADMIN_KEY}
 """What Triton's HTTP API asks for."""
 
@@ -85,5 +86,5 @@ def gateway_client(repository: Path, **environment: str) -> Iterator[httpx2.Clie
     """Start a server for what its gateway answers whether Triton is there or not, and do not wait for that."""
     with start(repository, **environment) as server:
         server.wait_for("listening on http")
-        with httpx2.Client(base_url=server.url) as client:
+        with httpx2.Client(base_url=server.url, timeout=60) as client:
             yield client

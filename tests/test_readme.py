@@ -27,7 +27,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
 
 
 BLOCKS = blocks("README.md") + [block for block in blocks("docs/api.md") if block[0] == "sh"]
-START_TIMEOUT_S = 100
+START_TIMEOUT_S = 240
 
 
 @pytest.fixture(scope="module")

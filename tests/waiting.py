@@ -11,9 +11,13 @@ T = TypeVar("T")
 ATTEMPTS = 20
 """The fewest: a machine that stands still for a while takes all the time, and not one of these."""
 PAUSE_S = 0.02
+TIMEOUT_S = 120
+"""So long that only what hangs takes it, on a busy machine as well."""
 
 
-def eventually(condition: Callable[[], T | None], what: str | Callable[[], str] = "", timeout_s: float = 30) -> T:
+def eventually(
+    condition: Callable[[], T | None], what: str | Callable[[], str] = "", timeout_s: float = TIMEOUT_S
+) -> T:
     """Wait until a condition holds; what it returns then.
 
     Args:
@@ -32,7 +36,7 @@ def eventually(condition: Callable[[], T | None], what: str | Callable[[], str] 
 
 
 async def eventually_async(
-    condition: Callable[[], T | None], what: str | Callable[[], str] = "", timeout_s: float = 30
+    condition: Callable[[], T | None], what: str | Callable[[], str] = "", timeout_s: float = TIMEOUT_S
 ) -> T:
     """The same while an event loop goes on."""
     for _ in _attempts(timeout_s):

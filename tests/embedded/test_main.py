@@ -24,13 +24,13 @@ def child(server: Server, name: str) -> int:
     return found
 
 
-def wait_until_ready(url: str, *, ready: bool, timeout_s: float = 30) -> None:
+def wait_until_ready(url: str, *, ready: bool) -> None:
     def is_so() -> bool:
         with contextlib.suppress(httpx2.HTTPError):
             return (httpx2.get(f"{url}/health/ready").status_code == 200) == ready
         return False
 
-    eventually(is_so, "readiness" if ready else "end of readiness", timeout_s)
+    eventually(is_so, "readiness" if ready else "end of readiness")
 
 
 def test_commands_in_the_greeting_work(repository: Path) -> None:

@@ -35,11 +35,11 @@ def test_pages_are_ranked(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         body = {"model": "pages", "query": "revenue by region", "documents": rendered}
-        results = httpx2.post(f"{server.url}/v1/rerank", json=body, timeout=60).json()["results"]
+        results = httpx2.post(f"{server.url}/v1/rerank", json=body, timeout=200).json()["results"]
         stored = httpx2.post(
             f"{server.url}/v1/embeddings",
             json={"model": "pages", "input": rendered, "embedding_type": "multi_vector"},
-            timeout=60,
+            timeout=200,
         )
     printed = [(result["index"], result["relevance_score"]) for result in results[:3]]
     assert done.stdout == "".join(f"page {index + 1}: {score:.4f}\n" for index, score in printed)

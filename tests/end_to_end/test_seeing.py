@@ -58,7 +58,7 @@ def server(specs: Mapping[str, ModelSpec], repository: Path) -> Iterator[Server]
     for spec in specs.values():
         build(spec, repository, progress=print)
     with start(repository, GATEWAY_REQUEST_TIMEOUT="100") as running:  # of a slow machine
-        running.wait_for("ready on http", timeout_s=240)  # five processes import torch
+        running.wait_for("ready on http")
         yield running
 
 

@@ -111,7 +111,7 @@ def test_what_is_served_is_the_librarys(
 
 def test_predictions_are_the_librarys(specs: Mapping[str, ModelSpec], gateway: Server) -> None:
     call: Any = pipeline("text-classification", model=specs["labels"].source, device="cpu", top_k=None)
-    with httpx2.Client(base_url=gateway.url, headers={"Authorization": f"Bearer {KEY}"}) as client:
+    with httpx2.Client(base_url=gateway.url, timeout=60, headers={"Authorization": f"Bearer {KEY}"}) as client:
 
         def predict(inputs: object, **more: object) -> Any:
             return client.post("/predict", json={"inputs": inputs, **more}).json()

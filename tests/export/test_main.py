@@ -207,7 +207,7 @@ def test_interrupted_export_leaves_nothing(workshop: Path, tmp_path: Path) -> No
         while not left(tmp_path) - {".export-repository.lock"}:
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
-        _, stderr = running.communicate(timeout=60)
+        _, stderr = running.communicate(timeout=200)
     assert (running.returncode, stderr) == (130, "")
     assert left(tmp_path) == {".export-repository.lock"}
     assert list((tmp_path / "repository").iterdir()) == []

@@ -20,7 +20,7 @@ from gateway.triton import Triton as Client
 from loadtest import perf
 from loadtest.tools.servers import free_ports, wait_until_ready
 
-START_TIMEOUT_S = 90
+START_TIMEOUT_S = 240
 KEY = "4b9f"
 """In place of the pod's uid."""
 

@@ -113,6 +113,6 @@ def test_failure_is_told_by_the_exit_code(script: str, status: int, tmp_path: Pa
 
 def test_script_runs_alone_and_fails_without_triton(tmp_path: Path) -> None:
     command = [sys.executable, "-c", Path("loadtest/perf.py").read_text(), "--model", "m", "--url", "127.0.0.1:1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 1
     assert "127.0.0.1:1 gave no config of the model 'm'" in done.stderr

@@ -114,7 +114,7 @@ def test_metric_asks_for_more_pods_under_load_and_for_none_without(
 
     def wait_until(*, many: bool) -> None:
         # It tolerates a tenth.
-        eventually(lambda: all((value > 1.1) == many for value in pods()), lambda: f"other number: {pods()}", 45)
+        eventually(lambda: all((value > 1.1) == many for value in pods()), lambda: f"other number: {pods()}")
 
     prometheus.wait_for('up{job="conch"} == 1 and on() nv_inference_pending_request_count{job="triton"} >= 0')
     wait_until(many=False)

@@ -36,7 +36,7 @@ def watched(client: httpx2.Client, prometheus: Prometheus) -> Prometheus:
         client.post("/v1/rerank", json={"query": "what is shown", "documents": TEXTS})
         return not unshown(prometheus)
 
-    eventually(send_and_look, lambda: f"figures of {unshown(prometheus)}", timeout_s=60)
+    eventually(send_and_look, lambda: f"figures of {unshown(prometheus)}")
     return prometheus
 
 

@@ -19,7 +19,7 @@ import pytest
 from gateway import __version__
 
 PACKAGES = ("bulk", "embedded", "export", "gateway")
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 120
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def gateway(python: Path, folder: Path) -> Iterator[httpx2.Client]:
             yield client
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=START_TIMEOUT_S)
 
 
 def wait_for(client: httpx2.Client, process: subprocess.Popen[str]) -> None:

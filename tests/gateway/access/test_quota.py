@@ -43,7 +43,7 @@ def test_without_limits_there_are_no_headers() -> None:
 def generous(repository: Path) -> Iterator[httpx2.Client]:
     with (
         serve(repository, GATEWAY_TOKENS_PER_MINUTE=str(MUCH)) as running,
-        httpx2.Client(base_url=running.url) as client,
+        httpx2.Client(base_url=running.url, timeout=60) as client,
     ):
         yield client
 
@@ -73,7 +73,7 @@ def test_failed_image_counts_by_its_cpu_time(generous: httpx2.Client) -> None:
 def limited(repository: Path) -> Iterator[httpx2.Client]:
     with start(repository, GATEWAY_TOKENS_PER_MINUTE="10", GATEWAY_REQUESTS_PER_MINUTE="1000") as running:
         running.wait_for("ready on")
-        with httpx2.Client(base_url=running.url) as client:
+        with httpx2.Client(base_url=running.url, timeout=60) as client:
             yield client
 
 

@@ -178,5 +178,5 @@ def test_unknown_model_is_not_found(client: httpx2.Client) -> None:
 
 
 def test_missing_key_is_reported_in_the_same_format(repository: Path) -> None:
-    with serve(repository, GATEWAY_API_KEYS="k") as guarded, httpx2.Client(base_url=guarded.url) as client:
+    with serve(repository, GATEWAY_API_KEYS="k") as guarded, httpx2.Client(base_url=guarded.url, timeout=60) as client:
         assert refused(client, "/v2/rerank", 401, query="a").startswith("an API key is required")
