@@ -29,6 +29,7 @@ from gateway.middleware import Authenticate, DrainGuard, ErrorDialect, HoldRespo
 from gateway.routes import errors, openapi, pages, tei
 from gateway.routes.cohere import COHERE
 from gateway.routes.http import Gateway, with_deadline
+from gateway.routes.lookup import Lookup
 from gateway.routes.metrics import show as show_metrics
 from gateway.routes.operation import Operation
 from gateway.routes.table import DOCUMENTED, OPERATIONS
@@ -168,7 +169,12 @@ async def _publish(metrics: Metrics) -> None:
 
 
 def _api_routes(guards: Guards) -> Iterator[BaseRoute]:
-    """All routes, in the order in which they are tried: the busiest are below a prefix."""
+    """All routes, in the order in which they are tried."""
+    yield Lookup(
+        _route(operation, operation.path, guards(operation.dialect) if operation.needs_key else ())
+        for operation in OPERATIONS
+        if "{" not in operation.path
+    )
     below: dict[str, list[BaseRoute]] = {prefix: [] for prefix in PREFIXES}
     others: list[BaseRoute] = []
     for operation in OPERATIONS:

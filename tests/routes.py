@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from gateway.app import create_app
 from gateway.drain import Drain
+from gateway.routes.lookup import Lookup
 from gateway.settings import Settings
 
 
@@ -23,6 +24,8 @@ def walk(routes: Sequence[BaseRoute], above: str = "") -> Iterator[tuple[str, st
     for route in routes:
         if isinstance(route, Mount):
             yield from walk(route.routes, above + route.path)
+        elif isinstance(route, Lookup):
+            yield from walk(route.routes, above)
         else:
             assert isinstance(route, Route)
             for method in (route.methods or set()) - {"HEAD"}:
