@@ -84,11 +84,11 @@ def with_deadline(endpoint: Endpoint) -> Endpoint:
         gateway = request.state["gateway"]
         timeout_s = gateway.settings.request_timeout_s
         try:
-            async with asyncio.timeout(timeout_s) as deadline:
+            async with asyncio.timeout(None) as deadline:
                 with (
                     gateway.drain.ends(deadline),
                     gateway.bodies.hold(request.state["account"].key) as body,
-                    Presence(deadline) as presence,
+                    Presence(deadline, timeout_s) as presence,
                 ):
                     request.state["body"] = body
                     request.state["presence"] = presence

@@ -102,8 +102,10 @@ class Protocol(HttpToolsProtocol):
     on the time to read a response."""
 
     _socket: asyncio.Transport
+    _in_head = False
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
+    """Of a head of which a part is missing: most come in one piece, and need none."""
     _read_timer: asyncio.TimerHandle | None = None
     _in_body = False
     _body_bytes = 0
@@ -125,6 +127,7 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(cast(asyncio.Transport, CoalescingTransport(transport, self.loop, self._close)))
         self.flow = PipelineFlowControl(transport, self.pipeline)
         self._begin_head()
+        self._time_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
@@ -151,7 +154,7 @@ class Protocol(HttpToolsProtocol):
         self._begin_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._head_timer is not None:  # otherwise it is a trailer, which is ignored
+        if self._in_head:  # otherwise it is a trailer, which is ignored
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -200,7 +203,7 @@ class Protocol(HttpToolsProtocol):
             self._rest_timer = self.loop.call_later(REST_TIMEOUT_S, self.transport.close)
 
     def data_received(self, data: bytes) -> None:
-        in_head = self._head_timer is not None
+        in_head = self._in_head
         if not in_head and not self._in_body:
             data = data.lstrip(b"\r\n")  # allowed between requests (RFC 9112, section 2.2), but it would stop a timer
         if self._refused or self._rest_timer is not None:
@@ -209,7 +212,8 @@ class Protocol(HttpToolsProtocol):
             return
         self._unset_keepalive_if_required()
         self._parse(data)
-        if in_head and self._head_timer is not None:
+        self._time_head()
+        if in_head and self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES:
                 status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -286,12 +290,17 @@ class Protocol(HttpToolsProtocol):
         return None if HOST.fullmatch(hosts[0]) else (HTTPStatus.BAD_REQUEST, "the Host header is not a valid host")
 
     def _begin_head(self) -> None:
-        if self._head_timer is None and not self._refused:
+        if not self._in_head and not self._refused:
+            self._in_head = True
             self._head_bytes = 0
+
+    def _time_head(self) -> None:
+        if self._in_head and self._head_timer is None:
             message = f"the request headers were not complete within {HEAD_TIMEOUT_S:g} s"
             self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._refuse, HTTPStatus.REQUEST_TIMEOUT, message)
 
     def _end_head(self) -> None:
+        self._in_head = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
