@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
+TINY = np.finfo(np.float32).tiny
 QUANTISATION_RANGE = 8.0
 """int8 and uint8 span this many times the root mean square of a unit vector's components, which is 1/sqrt(d). The scale
 is the same for all vectors of a size, so quantized vectors of different requests are comparable and dot products keep
@@ -36,8 +37,8 @@ def sparse(indices: NDArray[np.int32], weights: Floats) -> Sparse:
 
 def normalize(vectors: Floats) -> Floats:
     """Scale each row to length 1; rows of zeros stay zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    normalized: Floats = vectors / np.maximum(norms, np.finfo(np.float32).tiny)
+    norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+    normalized: Floats = vectors / np.maximum(norms, TINY)[:, None]
     return normalized
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
+
+from msgspec import Struct
 
 from gateway.catalog import TritonModel
 from gateway.scheduling.admission import Admission, Queue
@@ -18,8 +19,7 @@ MAX_PREPARED = 8
 all in memory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(Struct, frozen=True):
     """The rows of one Triton request."""
 
     rows: Sequence[int]

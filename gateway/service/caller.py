@@ -1,8 +1,9 @@
 """What the service needs to work for one request."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TypeVar
+
+from msgspec import Struct, field
 
 from gateway.cache import Cache
 from gateway.catalog import TritonModel
@@ -18,8 +19,7 @@ INLINE_CHARACTERS = 1024
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(Struct, frozen=True):
     """A request's account and timings, and the shared resources that it uses."""
 
     calls: SharedCalls

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence, Set
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, field
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from gateway.catalog import Model, Offer, TextModel
@@ -71,8 +71,7 @@ class Item(Struct, frozen=True, gc=False):
         return self.image_place or f"{self.place}.image"
 
 
-@dataclass(frozen=True, slots=True)
-class Embeddings:
+class Embeddings(Struct, frozen=True):
     """The result of one call."""
 
     vectors: Vectors
@@ -160,8 +159,7 @@ async def embed(
     return await _embed_apart(replace(call, prompt=""), frame=frame)
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
+class _Call(Struct, frozen=True):
     """The arguments of `embed`, with the items as the model reads them."""
 
     caller: Caller

@@ -281,12 +281,12 @@ def _tensors(model: TextModel, rows: Sequence[Row]) -> dict[str, NDArray[np.gene
     """The inputs in SEGMENTS, padded to the longest row or to a length bucket of the model."""
     tensors: dict[str, NDArray[np.generic]] = {}
     for (ids_name, length_name), segment in zip(SEGMENTS[model.role], zip(*rows, strict=True), strict=True):
-        lengths = np.fromiter(map(len, segment), np.int32, len(segment))
-        longest = max(1, int(lengths.max()))
+        lengths = [*map(len, segment)]
+        longest = max(1, *lengths)
         width = next((bucket for bucket in model.length_buckets if bucket >= longest), longest)
         ids = np.zeros((len(segment), width), np.int64)
-        for row, (values, length) in enumerate(zip(segment, lengths.tolist(), strict=True)):
+        for row, (values, length) in enumerate(zip(segment, lengths, strict=True)):
             ids[row, :length] = values
         tensors[ids_name] = ids
-        tensors[length_name] = lengths[:, None]
+        tensors[length_name] = np.array(lengths, np.int32)[:, None]
     return tensors

@@ -69,7 +69,11 @@ async def encode(
     def read(part: slice) -> list[list[int]]:
         return encode_now(model, texts[part], places[part], limit, truncate=truncate, frame=frame)
 
-    encoded: list[list[int]] = []
+    if sum(sizes) <= SLICE_CHARACTERS:  # as most requests: without what several slices need
+        encoded = await caller.tokenize(sum(sizes), partial(read, slice(len(texts))))
+        add_tokens(0, encoded, places)
+        return encoded
+    encoded = []
     total = 0
     remaining = iter(places)
     async with in_slices(caller, sizes, read) as rows:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal
 
+from msgspec import Struct
+
 from gateway.telemetry.spans import NO_SPANS, Spans
 
 Stage = Literal["parse", "tokenize", "decode", "queue", "inference", "reply"]
@@ -14,8 +16,7 @@ slot at Triton. inference: Triton's queue and the model. reply: the rest, until 
 to the socket."""
 
 
-@dataclass(frozen=True, slots=True)
-class TritonCall:
+class TritonCall(Struct, frozen=True):
     """One batch sent to Triton, alone or in a call with those of other requests."""
 
     model: str

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models
 
@@ -66,7 +67,7 @@ def compute(
     wanted: Set[Wanted] = WANTED,
     prefixes: Sequence[int] = (),
 ) -> Computed:
-    who = replace(caller(triton), cache=cache)
+    who = structs.replace(caller(triton), cache=cache)
     return asyncio.run(infer_texts(who, model, rows, wanted, prefixes))
 
 
@@ -121,7 +122,7 @@ def test_equal_rows_of_a_call_are_computed_once(model: TextModel) -> None:
 
 
 def test_hits_and_misses_are_counted_for_the_request(model: TextModel) -> None:
-    cache, who = Cache(2**20), replace(caller(RecordingTriton()), cache=Cache(2**20))
+    cache, who = Cache(2**20), structs.replace(caller(RecordingTriton()), cache=Cache(2**20))
     for hits, misses in ((1, 3), (5, 3)):
         asyncio.run(infer_texts(who, model, ROWS, WANTED))
         assert (who.timings.cache_hits, who.timings.cache_misses) == (hits, misses)
@@ -173,7 +174,7 @@ def test_what_was_computed_before_a_failure_is_kept(model: TextModel) -> None:
 
 def test_full_queue_refuses_what_is_not_known_only(model: TextModel) -> None:
     triton, cache, queues = RecordingTriton(), Cache(2**20), Queues(timeout_s=1)
-    who = replace(caller(triton), cache=cache, queues=queues)
+    who = structs.replace(caller(triton), cache=cache, queues=queues)
 
     async def run() -> None:
         await infer_texts(who, model, ROWS, WANTED)
@@ -184,7 +185,7 @@ def test_full_queue_refuses_what_is_not_known_only(model: TextModel) -> None:
             await asyncio.sleep(0)
             who.check(model, 2)
             with pytest.raises(Overloaded):
-                replace(who, cache=None).check(model, 2)
+                structs.replace(who, cache=None).check(model, 2)
             with pytest.raises(Overloaded):
                 await infer_texts(who, model, [([1, 2, 3],)], WANTED)
             found = await infer_texts(who, model, ROWS, WANTED)

@@ -1,9 +1,9 @@
 import asyncio
 import base64
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from transformers import AutoTokenizer
 
 from gateway.budget import Budget
@@ -91,7 +91,7 @@ def test_memory_of_the_response_is_reserved_before_anything_is_computed(
 
     def reserve(limit: int) -> None:
         with Budget("responses", limit, limit, 0).hold("") as held:
-            mine = replace(caller(triton), reserve=held.grow)
+            mine = structs.replace(caller(triton), reserve=held.grow)
             asyncio.run(
                 embed(mine, Images.__new__(Images), [model], model, items, prompt="", truncate="end", kinds=kinds)
             )
