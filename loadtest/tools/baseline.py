@@ -76,7 +76,7 @@ def serve(engine: str, models: Mapping[str, Path]) -> Iterator[Server]:
     command = [str(PYTHON.with_name("infinity_emb")), "v2", "--host", HOST, "--port", str(port), "--url-prefix", "/v1"]
     for name, folder in models.items():
         command += ["--model-id", str(folder.resolve()), "--served-model-name", name]
-        command += ["--engine", engine, "--device", "cpu"]
+        command += ["--engine", engine, "--device", "cpu", "--pooling-method", "mean"]  # optimum does not read it
     quiet = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
     log = FOLDER / f"{engine}.log"
     with run(f"infinity ({engine})", command, port, "/health", log, quiet, {"port": port}) as server:
