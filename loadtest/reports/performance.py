@@ -41,7 +41,10 @@ INFINITY = "infinity"
 
 def main() -> int:
     """Write."""
-    results = msgspec.json.decode(benchmark.RESULTS.read_bytes(), type=benchmark.Results)
+    results, of_avx2 = (
+        msgspec.json.decode(file.read_bytes(), type=benchmark.Results)
+        for file in (benchmark.RESULTS, benchmark.AVX2_RESULTS)
+    )
     profiled = msgspec.json.decode(stages.RESULTS.read_bytes(), type=stages.Results)
     costs = msgspec.json.decode(cost.RESULTS.read_bytes(), type=cost.Results)
     seeing = msgspec.json.decode(vision_results.RESULTS.read_bytes(), type=vision_results.Results)
@@ -54,6 +57,7 @@ def main() -> int:
         "machine": machine(results.machine, results.baseline),
         "baseline": comparison(results),
         "goals": goals(results),
+        "avx2": f"{machine(of_avx2.machine, of_avx2.baseline)}\n{comparison(of_avx2)}\n{goals(of_avx2)}",
         "ceiling": ceilings(results),
         "batches": batches(results),
         "stages": where_time_goes(profiled),

@@ -5,6 +5,8 @@ import msgspec
 from loadtest.tools.results import STORED
 
 RESULTS = STORED / "bench.json"
+AVX2_RESULTS = STORED / "bench-avx2.json"
+"""From a processor that does not compute in bf16, so that all servers compute in fp32."""
 CONCH = "conch"
 INT8 = "conch (int8)"
 LLAMA_CPP = "llama.cpp"
