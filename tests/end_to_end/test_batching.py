@@ -49,7 +49,7 @@ def test_tokens_and_padding_are_counted(server: Server, client: httpx2.Client) -
     asyncio.run(embed_all_at_once(server.url))
     time.sleep(2 * INTERVAL_S)
     before = counts(server)
-    texts = ["a few words"] * 3 + ["some more words than these few"]
+    texts = ["a " * words for words in range(1, 17)]  # so many lengths that packs have several, on any number of cores
     total = client.post("/v1/embeddings", json={"input": texts}).json()["usage"]["total_tokens"]
 
     def gained() -> Mapping[str, float] | None:
@@ -59,7 +59,7 @@ def test_tokens_and_padding_are_counted(server: Server, client: httpx2.Client) -
 
     gain = eventually(gained)
     assert gain["tokens"] - total < total  # of the gateway's probes
-    assert 0 < gain["padding"] < 1  # of four rows in one pack
+    assert 0 < gain["padding"] < 4  # 3.4, if all rows are one pack
 
 
 def test_engines_publish_what_they_do(server: Server, client: httpx2.Client) -> None:
