@@ -170,11 +170,11 @@ async def _publish(metrics: Metrics) -> None:
 
 def _api_routes(guards: Guards) -> Iterator[BaseRoute]:
     """All routes, in the order in which they are tried."""
-    yield Lookup(
-        _route(operation, operation.path, guards(operation.dialect) if operation.needs_key else ())
-        for operation in OPERATIONS
-        if "{" not in operation.path
-    )
+
+    def guarded(operation: Operation) -> Route:
+        return _route(operation, operation.path, guards(operation.dialect) if operation.needs_key else ())
+
+    yield Lookup(guarded(operation) for operation in OPERATIONS if "{" not in operation.path)
     below: dict[str, list[BaseRoute]] = {prefix: [] for prefix in PREFIXES}
     others: list[BaseRoute] = []
     for operation in OPERATIONS:
@@ -182,11 +182,10 @@ def _api_routes(guards: Guards) -> Iterator[BaseRoute]:
         if prefix and operation.dialect is PREFIXES[prefix]:
             below[prefix].append(_route(operation, operation.path.removeprefix(prefix)))
             continue
-        route = _route(operation, operation.path, guards(operation.dialect) if operation.needs_key else ())
         if prefix:  # in another dialect
-            yield route
+            yield guarded(operation)
         else:
-            others.append(route)
+            others.append(guarded(operation))
     for prefix, routes in below.items():
         yield Mount(prefix, Router(routes, redirect_slashes=False), middleware=guards(PREFIXES[prefix]))
     yield from others
