@@ -91,6 +91,7 @@ async def classify_inputs(
     truncate: Truncate,
     max_tokens: int | None = None,
     raw: bool = False,
+    special_tokens: bool = True,
 ) -> Classification:
     """Classify for a request, and record it.
 
@@ -101,11 +102,20 @@ async def classify_inputs(
         truncate: how to truncate inputs over the limit.
         max_tokens: a limit lower than the model's.
         raw: whether to return logits as scores.
+        special_tokens: whether to put the tokenizer's special tokens around texts.
 
     Raises:
         GatewayError: see `classify`.
     """
-    found = await classify(caller(request), model, inputs, truncate=truncate, max_tokens=max_tokens, raw=raw)
+    found = await classify(
+        caller(request),
+        model,
+        inputs,
+        truncate=truncate,
+        max_tokens=max_tokens,
+        raw=raw,
+        special_tokens=special_tokens,
+    )
     record_usage(request, len(inputs), found.tokens)
     return found
 
@@ -136,6 +146,7 @@ async def embed_items(
     kinds: Set[Offer] = DENSE,
     token_dimensions: int | None = None,
     averages: bool = False,
+    special_tokens: bool = True,
     pixels: PixelLimits = NO_LIMITS,
 ) -> Embeddings:
     """Embed for a request, and record it.
@@ -152,6 +163,7 @@ async def embed_items(
         kinds: kinds of vectors that the model offers.
         token_dimensions: how many dimensions of token vectors to keep; all by default.
         averages: whether to split texts over the limit and average the vectors of their chunks.
+        special_tokens: whether to put the tokenizer's special tokens around texts.
         pixels: limits for images, for models that take images of any size.
 
     Raises:
@@ -177,6 +189,7 @@ async def embed_items(
         is_query=prompts.is_query(purpose),
         token_dimensions=token_dimensions,
         averages=averages,
+        special_tokens=special_tokens,
         pixels=pixels,
     )
     record_usage(request, len(items), embedded.text_tokens + embedded.image_tokens)

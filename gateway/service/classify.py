@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 from gateway.catalog import TextModel
@@ -12,7 +13,7 @@ from gateway.service import prompts, tokens
 from gateway.service.caller import Caller
 from gateway.service.text_batches import infer_texts
 from gateway.service.tokens import Text
-from gateway.text.tokenizer import PairFrame, Truncate
+from gateway.text.tokenizer import BARE, PairFrame, Truncate
 
 Value = TypeVar("Value")
 Pair = tuple[str, str]
@@ -63,6 +64,7 @@ async def classify(
     truncate: Truncate,
     max_tokens: int | None = None,
     raw: bool = False,
+    special_tokens: bool = True,
 ) -> Classification:
     """Score every label for each input.
 
@@ -73,15 +75,17 @@ async def classify(
         truncate: what to do with inputs over the limit. Of a pair, the longer text is truncated first.
         max_tokens: a limit below the model's own, for a text or for both texts of a pair together.
         raw: whether to return logits as scores.
+        special_tokens: whether to put the tokenizer's special tokens around texts. Pairs need them.
 
     Raises:
         GatewayError: InvalidRequest, RequestTooLarge, TokenizerFailed, or what `batches.infer` raises.
     """
     model = replace(model, max_tokens=min(model.max_tokens, max_tokens or model.max_tokens))
     for one in inputs:
-        _check(model, one, truncate=truncate)
+        _check(model, one, truncate=truncate, special_tokens=special_tokens)
     caller.check(model, sum(tokens.estimate(text) for one in inputs for text in one.texts))
-    encode = _encode_framed if model.role == CROSS_ENCODER else _encode
+    framed = partial(_encode, frame=None if special_tokens else BARE)
+    encode = _encode_framed if model.role == CROSS_ENCODER else framed
     rows: list[EncodedRow] = []
     total = 0
     with caller.timings.stage("tokenize"):
@@ -106,17 +110,24 @@ def _size(model: TextModel, one: Input) -> int:
     return fixed + sum(min(len(text), most) for text in one.texts)
 
 
-def _check(model: TextModel, one: Input, *, truncate: Truncate) -> None:
+def _check(model: TextModel, one: Input, *, truncate: Truncate, special_tokens: bool) -> None:
     """Raise InvalidRequest for what is wrong without tokenizing."""
     if model.role == CROSS_ENCODER and not isinstance(one.content, tuple):
         raise InvalidRequest(
             f"{one.place} must be a pair of texts, since model {model.name!r} is a cross-encoder", param=one.place
         )
+    if isinstance(one.content, tuple) and not special_tokens:
+        raise InvalidRequest(
+            f"add_special_tokens must not be false for pairs such as {one.place}, which special tokens separate",
+            param="add_special_tokens",
+        )
     tokens.check(model, one.texts, [one.place] * len(one.texts), model.max_tokens, truncate=truncate)
 
 
-def _encode(model: TextModel, inputs: Sequence[Input], *, truncate: Truncate) -> list[EncodedRow]:
-    """The rows of a classifier's inputs."""
+def _encode(
+    model: TextModel, inputs: Sequence[Input], *, truncate: Truncate, frame: PairFrame | None
+) -> list[EncodedRow]:
+    """The rows of a classifier's inputs; `frame` replaces the special tokens around texts."""
     prompt = model.default_prompt
     texts: list[tuple[Text, str]] = []
     pairs: list[tuple[Pair, str]] = []
@@ -126,7 +137,7 @@ def _encode(model: TextModel, inputs: Sequence[Input], *, truncate: Truncate) ->
         else:
             texts.append((prompt + one.content if isinstance(one.content, str) else one.content, one.place))
     of_pairs = iter(tokens.encode_pairs(model, *_columns(pairs), truncate=truncate))
-    of_texts = iter(tokens.encode_now(model, *_columns(texts), model.max_tokens, truncate=truncate))
+    of_texts = iter(tokens.encode_now(model, *_columns(texts), model.max_tokens, truncate=truncate, frame=frame))
     return [next(of_pairs) if isinstance(one.content, tuple) else (ids := next(of_texts), len(ids)) for one in inputs]
 
 

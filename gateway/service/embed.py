@@ -25,7 +25,7 @@ from gateway.service.image_rows import Draft, Reading
 from gateway.service.origins import Origin, layout
 from gateway.service.text_batches import Computed, Wanted, infer_texts, joined, row_of
 from gateway.service.tokens import Text
-from gateway.text.tokenizer import PairFrame, Truncate
+from gateway.text.tokenizer import BARE, PairFrame, Truncate
 from gateway.vectors import Floats, Sparse, normalize
 
 Vectors = NDArray[np.float32]
@@ -112,6 +112,7 @@ async def embed(
     is_query: bool = False,
     token_dimensions: int | None = None,
     averages: bool = False,
+    special_tokens: bool = True,
     pixels: PixelLimits = NO_LIMITS,
 ) -> Embeddings:
     """Embed items. An item with text and image gets one vector: what the model computes of both together or, if it has
@@ -131,6 +132,7 @@ async def embed(
         token_dimensions: how many dimensions of token vectors to keep.
         averages: whether to split texts over the model's limit and average the vectors of their chunks, instead of
             `truncate` and `max_tokens`. Only for dense vectors.
+        special_tokens: whether to put the tokenizer's special tokens around texts. Not with `averages`.
         pixels: limits for images, for models that take images of any size.
 
     Raises:
@@ -145,7 +147,12 @@ async def embed(
         )
     call = _Call(caller, reader, model, items, prompt, truncate, max_tokens, kinds, is_query, token_dimensions)
     if model.text is None or model.text.chat is None:
-        return await _embed_apart(call, averages=averages)
+        return await _embed_apart(call, averages=averages, frame=None if special_tokens else BARE)
+    if not special_tokens:
+        raise InvalidRequest(
+            f"add_special_tokens must not be false for model {model.name!r}, whose template has special tokens",
+            param="add_special_tokens",
+        )
     if averages:
         raise InvalidRequest(
             f"enable_chunked_processing is not supported by model {model.name!r}, which puts texts into a template",
@@ -181,7 +188,7 @@ class _Call(Struct, frozen=True):
 
 
 async def _embed_apart(call: _Call, *, averages: bool = False, frame: PairFrame | None = None) -> Embeddings:
-    """Embed items whose texts and images no model reads together; `frame` is the template of texts, if there is one."""
+    """Embed items whose texts and images no model reads together; `frame` replaces the special tokens around texts."""
     caller, model, items, prompt = call.caller, call.model, call.items, call.prompt
     texts = [_prompted(prompt, item.text) for item in items if item.text is not None]
     caller.check(model.text, sum(map(tokens.estimate, texts)))
@@ -205,7 +212,7 @@ async def _embed_apart(call: _Call, *, averages: bool = False, frame: PairFrame 
         else:
             places = [item.place for item in items if item.text is not None]
             ids = await _encode(call, text_model, texts, places, frame)
-        prefixes = await prompt_lengths(caller, text_model, prompt, of_rows, ids)
+        prefixes = await prompt_lengths(caller, text_model, prompt, of_rows, ids, frame)
     caller.reserve(_numbers(call, text_model, len(items), ids) * NUMBER_BYTES)
 
     async def embed_texts() -> Computed:
@@ -381,7 +388,7 @@ async def _encode(
 ) -> list[list[int]]:
     limits = (model.max_tokens, call.max_tokens, model.max_query_tokens if call.wants_query_tokens else None)
     limit = min(filter(None, limits))
-    if frame is not None:
+    if frame is not None and places:
         limit = tokens.room(model, frame, limit, places[0])
     return await tokens.encode(call.caller, model, texts, places, limit, truncate=call.truncate, frame=frame)
 
@@ -394,7 +401,12 @@ async def _split(caller: Caller, model: TextModel, items: Sequence[Item], prompt
 
 
 async def prompt_lengths(
-    caller: Caller, text_model: TextModel, prompt: str, texts: Sequence[Text], ids: Sequence[list[int]]
+    caller: Caller,
+    text_model: TextModel,
+    prompt: str,
+    texts: Sequence[Text],
+    ids: Sequence[list[int]],
+    frame: PairFrame | None = None,
 ) -> list[int]:
     """The number of ids of each text's row that belong to the prompt, for models that exclude the prompt from pooling.
 
@@ -403,8 +415,9 @@ async def prompt_lengths(
     """
     if not text_model.prefix:
         return []
-    (alone,) = await caller.tokenize(len(prompt), partial(text_model.tokenizer.encode, [prompt])) if prompt else [[]]
-    length = len(alone) - bool(text_model.tokenizer.behind) if alone else 0
+    encode = partial(text_model.tokenizer.encode, [prompt], frame)
+    (alone,) = await caller.tokenize(len(prompt), encode) if prompt else [[]]
+    length = len(alone) - bool(frame is None and text_model.tokenizer.behind) if alone else 0
     return [min(length, len(row)) if isinstance(text, str) else 0 for text, row in zip(texts, ids, strict=True)]
 
 

@@ -68,6 +68,10 @@ class PairFrame:
         return self.head_length + len(self.after)
 
 
+BARE = PairFrame([], "", "", [], 0, 0, "")
+"""The frame of texts without special tokens."""
+
+
 class TokenSpan(Struct, frozen=True, gc=False):
     """A token and its position in the text, as TEI reports it."""
 
