@@ -9,7 +9,7 @@ from gateway.catalog import Catalog
 from gateway.drain import Drain
 from gateway.health import Monitor
 from gateway.scheduling.admission import Queue, Queues
-from gateway.telemetry.metrics import Gauge
+from gateway.telemetry.metrics import IN_FLIGHT, Gauge
 from gateway.triton import Triton
 
 
@@ -45,7 +45,7 @@ def gauges(
             min,
             while_listening(lambda: {"": monitor.problem() is None}),
         ),
-        Gauge("conch_requests_in_flight", "Requests in flight.", "", sum, lambda: {"": drain.in_flight}),
+        Gauge(IN_FLIGHT, "Requests in flight.", "", sum, lambda: {"": drain.in_flight}),
         Gauge("conch_cache_bytes", "Memory of the cache in use.", "", sum, lambda: {"": cache.size if cache else 0}),
         Gauge("conch_triton_up", "1 if a Triton server answers.", "server", min, while_listening(triton.live)),
         Gauge("conch_model_ready", "1 if a model has answered recently.", "model", min, while_listening(ready)),

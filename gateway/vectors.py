@@ -67,6 +67,18 @@ def binary(vectors: Floats) -> NDArray[np.int8]:
     return (ubinary(vectors).astype(np.int16) - 128).astype(np.int8)
 
 
+def float16(vectors: Floats) -> NDArray[np.float16]:
+    """Round to float16; numbers over 65,504 become infinite."""
+    with np.errstate(over="ignore"):
+        return vectors.astype(np.float16)
+
+
+def bfloat16(vectors: Floats) -> NDArray[np.uint16]:
+    """Round finite numbers to bfloat16, of which numpy has only the bits; halves to even, as torch does."""
+    bits = np.ascontiguousarray(vectors, np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
 QUANTISATIONS: Mapping[str, Callable[[Floats], NDArray[np.generic]]] = {
     "int8": int8,
     "uint8": uint8,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
-from msgspec import Meta, Raw, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway import vectors
@@ -20,7 +20,7 @@ from gateway.routes.encodings import EmbeddingType
 from gateway.routes.fields import TRUNCATIONS, Truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
-from gateway.routes.rerank import DOCUMENTS, QUERY, RerankInput, RerankRequest, Result, rank_documents
+from gateway.routes.rerank import DOCUMENTS, QUERY, RerankInput, RerankUsage, Result, rank_documents
 from gateway.service.embed import DENSE, Item
 from gateway.service.text_batches import MAX_ROWS
 
@@ -45,9 +45,9 @@ class EmbedRequest(Struct, forbid_unknown_fields=True):
 
     model: str
     """A name or alias from /v1/models."""
-    input_type: str
+    input_type: str | None = None
     """The purpose of the vectors: search_document, search_query, classification, clustering or image. Selects the
-    prompt that the model puts before texts."""
+    prompt that the model puts before texts. Required for models that have prompts."""
     texts: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
     images: Annotated[list[str], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
     inputs: Annotated[list[EmbedInput], Meta(min_length=1, max_length=MAX_ROWS)] | None = None
@@ -97,11 +97,19 @@ class ApiVersion(Struct):
     version: Literal["1", "2"]
 
 
-class CohereMeta(Struct):
+class TokenCount(Struct):
+    """The tokens of a request."""
+
+    input_tokens: int
+
+
+class CohereMeta(Struct, omit_defaults=True):
     """The API version and the usage."""
 
     api_version: ApiVersion
     billed_units: BilledUnits
+    tokens: TokenCount | UnsetType = UNSET
+    """Of all texts and images. Present in responses with vectors."""
 
 
 class EmbedResponse(Struct, tag_field="response_type", tag="embeddings_by_type"):
@@ -125,14 +133,12 @@ class FloatsResponse(Struct, tag_field="response_type", tag="embeddings_floats")
 class V2RerankRequest(RerankInput):
     """A query, and the documents to rank by their relevance to it."""
 
-    model: str
-    top_n: Annotated[int, Meta(ge=1)] | None = None
-    """How many results to return, best first. Default: all."""
+    model: str | None = None
+    """A name or alias from /v1/models. Default, as in vLLM's API: the default rerank model."""
+    top_n: Annotated[int, Meta(ge=0)] | None = None
+    """How many results to return, best first. Default, and for 0: all."""
     return_documents: bool | None = None
     """Whether results include their document, for LiteLLM. Default: false."""
-    priority: int | None = None
-    """Accepted but ignored: scheduling is fair."""
-    refused: ClassVar[Mapping[str, Refused]] = RerankRequest.refused
 
 
 class V2RerankResponse(Struct):
@@ -141,6 +147,9 @@ class V2RerankResponse(Struct):
     id: str
     results: list[Result]
     meta: CohereMeta
+    model: str
+    """For clients of vLLM, as usage."""
+    usage: RerankUsage
 
 
 COHERE = Dialect(CohereError, lambda failure: CohereError(failure.request_id, failure.message))
@@ -150,6 +159,12 @@ async def create_embeddings(request: Request) -> Response:
     """Answer POST /v2/embed."""
     body = await read(request, EmbedRequest)
     model = find_model(request, body.model, DENSE)
+    if body.input_type is None and model.text is not None and (model.text.prompts or model.text.variants):
+        raise InvalidRequest(
+            f"input_type is required for model {model.name!r}, which has prompts, such as search_query or"
+            " search_document",
+            param="input_type",
+        )
     size = encodings.size(model, body.output_dimension or None, "output_dimension")
     return await _embed(request, model, body, size, "2")
 
@@ -181,6 +196,7 @@ async def _embed(
         floats = vectors.normalize(embedded.vectors[:, :size])
         rows = {kind: encodings.column(floats, kind) for kind in kinds}
         meta = _meta(BilledUnits(input_tokens=embedded.text_tokens, image_tokens=embedded.image_tokens), version)
+        meta.tokens = TokenCount(embedded.text_tokens + embedded.image_tokens)
         request_id, texts = request.state["record"].request_id, body.texts or []
         if version == "1" and body.embedding_types is None:
             return FloatsResponse(request_id, rows["float"], texts, meta)
@@ -211,17 +227,20 @@ def _items(body: EmbedRequest | V1EmbedRequest) -> list[Item]:
 async def create_ranking(request: Request) -> Response:
     """Answer POST /v2/rerank."""
     body = await read(request, V2RerankRequest)
-    results, _ = await rank_documents(
+    model = find_ranker(request, body.model)
+    results, tokens = await rank_documents(
         request,
-        find_ranker(request, body.model),
+        model,
         body,
-        top_n=body.top_n,
+        top_n=body.top_n or None,
         with_documents=body.return_documents is True,
     )
     response = V2RerankResponse(
         id=request.state["record"].request_id,
         results=results,
         meta=_meta(BilledUnits(search_units=1)),
+        model=model.name,
+        usage=RerankUsage.of(tokens),
     )
     return await large_json_response(request, lambda: response)
 

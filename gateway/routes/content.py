@@ -25,6 +25,15 @@ IMAGE = re.compile(r"\s*data:image/", re.IGNORECASE)
 """The beginning of an image sent as a string, as some of Jina's clients do. For models that take texts and images."""
 BEGINNING = 256
 """How many characters of a string to match with IMAGE: matching millions of spaces takes long."""
+TEMPLATES: Mapping[str, Refused] = {
+    "add_generation_prompt": Refused("the model's own chat template is used", (True,)),
+    "chat_template": Refused("the model's own chat template is used"),
+    "chat_template_kwargs": Refused("the model's own chat template is used"),
+    "continue_final_message": Refused("the model's own chat template is used", (False, True)),
+    "media_io_kwargs": Refused("transparent pixels become white, and there are no audios and videos"),
+    "padding": Refused("texts are computed without padding", ("do_not_pad",)),
+}
+"""Fields of vLLM that would change what a model reads."""
 ROLES = Literal["system", "developer", "user", "assistant"]
 
 

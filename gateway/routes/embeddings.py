@@ -1,5 +1,6 @@
 """POST /v1/embeddings, for clients of OpenAI, Jina, Voyage and others: texts, images, and pairs of both."""
 
+import time
 from collections.abc import Mapping, Sequence, Set
 from typing import Annotated, ClassVar, Literal, cast, get_args
 
@@ -11,10 +12,11 @@ from gateway.catalog import VECTORS, Model, Offer
 from gateway.errors import InvalidRequest
 from gateway.images.processors import Area
 from gateway.routes import encodings
-from gateway.routes.body import read, resolve_aliases
+from gateway.routes.body import read
 from gateway.routes.calls import check_offers, embed_items, embed_parts, find_model_and_purpose
 from gateway.routes.content import (
     MAX_MESSAGES,
+    TEMPLATES,
     InputItem,
     Message,
     PixelBounds,
@@ -26,10 +28,20 @@ from gateway.routes.content import (
 )
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
-from gateway.routes.fields import Instruction, PromptTokens, Side, Truncation, read_truncation
+from gateway.routes.fields import IgnoredFields, Instruction, PromptTokens, Side, Truncation, read_truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.late_chunking import divided, joined
 from gateway.routes.operation import Operation
+from gateway.routes.packing import (
+    EncodingFormat,
+    Endianness,
+    FloatType,
+    Metadata,
+    check_count,
+    packed_response,
+    packing_of,
+    wants_bytes,
+)
 from gateway.service.contents import pictures
 from gateway.service.embed import DENSE, Embeddings, Item
 from gateway.service.origins import PatchGrid
@@ -42,17 +54,9 @@ Form = EmbeddingType | Literal["sparse", "multi_vector"]
 """A number type of a dense vector, or another kind of vectors."""
 Forms = Form | Annotated[list[Form], Meta(min_length=1)]
 NUMBER_TYPES: Mapping[str, EmbeddingType] = {name: name for name in get_args(EmbeddingType)}
-ALIASES = {
-    "output_dimension": "dimensions",
-    "output_dtype": "embedding_type",
-    "encoding_type": "embedding_type",
-    "normalize": "normalized",
-    "truncation": "truncate",
-    "instruct": "instruction",
-}
 
 
-class EmbeddingRequest(Struct, forbid_unknown_fields=True):
+class EmbeddingRequest(IgnoredFields, forbid_unknown_fields=True, kw_only=True):
     """The inputs to embed, and the format of the vectors."""
 
     input: str | InputItem | list[str | int | TokenIds | InputItem] | None = None
@@ -64,8 +68,13 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     """A name or alias from /v1/models. Default: the default embedding model."""
     normalized: bool | None = None
     """Whether to scale each vector to length 1. Default: true."""
-    encoding_format: Literal["float", "base64"] | None = None
-    """How to write floats: as numbers, or as base64 of little-endian float32."""
+    encoding_format: EncodingFormat | None = None
+    """How to write floats: as numbers, as base64, or, as in vLLM's API, as a response of nothing else, which the header
+    `metadata` describes (`bytes`) or not (`bytes_only`). Default: float."""
+    embed_dtype: FloatType | None = None
+    """The number type of floats in base64 and bytes, as in vLLM's API. Default: float32."""
+    endianness: Endianness | None = None
+    """Their byte order. native is little. Default: native."""
     embedding_type: Forms | None = None
     """The number type of the vectors, or `sparse` or `multi_vector`. For a list of types, `embedding` is an object with
     one of each."""
@@ -87,7 +96,9 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     encoding_type: Forms | None = None
     """LlamaIndex's alias of embedding_type."""
     normalize: bool | None = None
-    """TEI's and vLLM's alias of normalized."""
+    """TEI's alias of normalized."""
+    use_activation: bool | None = None
+    """vLLM's alias of normalized."""
     truncation: bool | None = None
     """Voyage's alias of truncate."""
     truncate_prompt_tokens: PromptTokens | None = None
@@ -124,21 +135,25 @@ class EmbeddingRequest(Struct, forbid_unknown_fields=True):
     """Shrink images to this many pixels, within the limits of the model."""
     mm_processor_kwargs: PixelBounds | None = None
     """vLLM's place for min_pixels and max_pixels."""
-    user: str | None = None
-    """Accepted but ignored, for clients of OpenAI."""
+    add_special_tokens: bool | None = None
+    """Whether to put the tokenizer's special tokens around texts, as in vLLM's API. Default: true. Models with a
+    template need theirs."""
+    aliases: ClassVar[Mapping[str, str]] = {
+        "output_dimension": "dimensions",
+        "output_dtype": "embedding_type",
+        "encoding_type": "embedding_type",
+        "normalize": "normalized",
+        "use_activation": "normalized",
+        "truncation": "truncate",
+        "instruct": "instruction",
+    }
     refused: ClassVar[Mapping[str, Refused]] = {
-        "add_generation_prompt": Refused("the model's own chat template is used", (True,)),
-        "add_special_tokens": Refused("special tokens are always added", (True,)),
-        "chat_template": Refused("the model's own chat template is used"),
-        "continue_final_message": Refused("the model's own chat template is used", (False, True)),
+        **TEMPLATES,
         "embedding_types": Refused("use embedding_type instead", ("float", ["float"])),
-        "embed_dtype": Refused("floats are float32; use embedding_type for other types", ("float32",)),
-        "endianness": Refused("base64 holds little-endian floats", ("little", "native")),
         "max_tokens": Refused("use truncate_prompt_tokens instead"),
         "prompt": Refused("not supported; select one of the model's prompts by prompt_name, or send instruction"),
         "task_type": Refused("use task instead"),
         "truncation_direction": Refused("use truncation_side instead", ("right", "Right")),
-        "use_activation": Refused("use normalized instead", (True,)),
     }
 
 
@@ -154,7 +169,7 @@ class ChunkSpan(Struct):
 
 
 NUMBERS = {"type": "array", "items": {"type": "number"}}
-BASE64 = {"type": "string", "description": "base64 of little-endian float32"}
+BASE64 = {"type": "string", "description": "base64 of floats"}
 TOKEN_VECTORS = {"type": "array", "items": {"anyOf": [NUMBERS, BASE64]}, "description": "a vector for each token"}
 SPARSE = {
     "type": "object",
@@ -207,6 +222,8 @@ class EmbeddingUsage(Struct):
     prompt_tokens_details: EmbeddingTokensDetails
     token_vectors: int | UnsetType = UNSET
     """The vectors of tokens in the response, if there may be any."""
+    completion_tokens: int = 0
+    """Always 0: nothing is generated."""
 
 
 class EmbeddingResponse(Struct):
@@ -218,22 +235,24 @@ class EmbeddingResponse(Struct):
     model: str
     data: list[Embedding]
     usage: EmbeddingUsage
+    created: int
+    """Unix time of the response, for clients of vLLM."""
 
 
 async def create(request: Request) -> Response:
     """Answer POST /v1/embeddings."""
-    return await _answer(request, await read(request, EmbeddingRequest))
+    return await embed(request, await read(request, EmbeddingRequest))
 
 
 async def create_for_deployment(request: Request) -> Response:
     """Answer POST /openai/deployments/{model}/embeddings of Azure's clients. The path names the model."""
     body = await read(request, EmbeddingRequest)
     body.model = request.path_params["model"]
-    return await _answer(request, body)
+    return await embed(request, body)
 
 
-async def _answer(request: Request, body: EmbeddingRequest) -> Response:
-    resolve_aliases(body, ALIASES)
+async def embed(request: Request, body: EmbeddingRequest) -> Response:
+    """Answer a request whose body has been read."""
     check_source(request, body.input, body.messages)
     body.dimensions = body.dimensions or None
     kinds = {_kind(form) for form in _forms(body)}
@@ -241,6 +260,8 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
     check_offers(request, model, kinds, "return_multivector" if body.return_multivector else "embedding_type")
     _check_output(body, model)
     items = _read_items(body, model)
+    if wants_bytes(body):
+        _check_bytes(body, len(items))
     place, purpose = _purpose(body, suffix)
     truncate, max_tokens = read_truncation(body.truncate, body.truncate_prompt_tokens, body.truncation_side)
     _check_chunking(body, truncate, kinds)
@@ -258,11 +279,23 @@ async def _answer(request: Request, body: EmbeddingRequest) -> Response:
         kinds=kinds,
         token_dimensions=body.dimensions,
         averages=body.enable_chunked_processing is True,
+        special_tokens=body.add_special_tokens is not False,
         pixels=read_pixels(body.min_pixels, body.max_pixels, body.mm_processor_kwargs),
     )
+    if wants_bytes(body):
+        return await _answer_packed(request, body, model, embedded)
     numbers = embedded.numbers * len(_forms(body)) + sum(map(len, embedded.tokens))
     return await large_json_response(
         request, lambda: _response(request.state["record"].request_id, body, model, embedded), numbers
+    )
+
+
+async def _answer_packed(request: Request, body: EmbeddingRequest, model: Model, embedded: Embeddings) -> Response:
+    """Answer with bytes."""
+    request_id, usage = request.state["record"].request_id, _usage(body, embedded)
+    metadata = Metadata(request_id, int(time.time()), model.name, [], usage)
+    return await packed_response(
+        request, body, lambda: [*_finished(embedded.vectors, body, model, "dense")], metadata, embedded.numbers
     )
 
 
@@ -320,12 +353,22 @@ def _check_chunking(body: EmbeddingRequest, truncate: Truncate, kinds: Set[Offer
             )
         if getattr(body, name) and kinds != DENSE:
             raise InvalidRequest(f"{name} supports dense vectors only, not sparse and multi_vector", param=name)
+        if getattr(body, name) and body.add_special_tokens is False:
+            raise InvalidRequest(f"{name} needs special tokens; add_special_tokens must not be false", param=name)
     if body.chunk_spans is not None and not body.late_chunking:
         raise InvalidRequest("chunk_spans needs late_chunking", param="chunk_spans")
 
 
+def _check_bytes(body: EmbeddingRequest, inputs: int) -> None:
+    """Reject what a response of bytes cannot hold."""
+    if isinstance(body.embedding_type, list) or _forms(body) != ["float"]:
+        raise InvalidRequest("encoding_format: bytes hold float vectors only", param="encoding_format")
+    if body.late_chunking:
+        raise InvalidRequest("encoding_format: bytes do not tell where chunks are", param="encoding_format")
+    check_count(body, inputs)
+
+
 def _response(request_id: str, body: EmbeddingRequest, model: Model, embedded: Embeddings) -> EmbeddingResponse:
-    tokens = embedded.text_tokens + embedded.image_tokens
     data = [
         Embedding("embedding", i, *((UNSET, written) if body.return_multivector else (written,)))
         for i, written in enumerate(write(embedded, body, model))
@@ -338,12 +381,18 @@ def _response(request_id: str, body: EmbeddingRequest, model: Model, embedded: E
         object="list",
         model=model.name,
         data=data,
-        usage=EmbeddingUsage(
-            prompt_tokens=tokens,
-            total_tokens=tokens,
-            prompt_tokens_details=EmbeddingTokensDetails(embedded.text_tokens, embedded.image_tokens),
-            token_vectors=sum(map(len, embedded.tokens)) if "multi_vector" in _forms(body) else UNSET,
-        ),
+        usage=_usage(body, embedded),
+        created=int(time.time()),
+    )
+
+
+def _usage(body: EmbeddingRequest, embedded: Embeddings) -> EmbeddingUsage:
+    tokens = embedded.text_tokens + embedded.image_tokens
+    return EmbeddingUsage(
+        prompt_tokens=tokens,
+        total_tokens=tokens,
+        prompt_tokens_details=EmbeddingTokensDetails(embedded.text_tokens, embedded.image_tokens),
+        token_vectors=sum(map(len, embedded.tokens)) if "multi_vector" in _forms(body) else UNSET,
     )
 
 
@@ -463,25 +512,28 @@ def write(embedded: Embeddings, body: EmbeddingRequest, model: Model) -> Sequenc
         body: has the fields for dimensions, normalization and number types.
         model: the model, whose vectors may be longer than the body wants.
     """
-
-    def finished(raw: vectors.Floats, kind: Offer) -> vectors.Floats:
-        size, width = body.dimensions, encodings.width(model, kind)
-        normalizes = body.normalized is not False or (size or width) < width
-        return vectors.normalize(raw[:, :size]) if normalizes else raw
-
-    dense = finished(embedded.vectors, "dense") if len(embedded.vectors) else embedded.vectors
+    dense = _finished(embedded.vectors, body, model, "dense") if len(embedded.vectors) else embedded.vectors
+    packing = packing_of(body)
     columns: dict[Form, Sequence[Raw | list[Raw]]] = {}
     for form in _forms(body):
         if form == "sparse":
             columns[form] = [encodings.sparse(vector) for vector in embedded.sparse]
         elif form == "multi_vector":
             kind = _token_type(body)
-            columns[form] = [encodings.matrix(finished(raw, "multi_vector"), kind) for raw in embedded.tokens]
+            finished = (_finished(raw, body, model, "multi_vector") for raw in embedded.tokens)
+            columns[form] = [encodings.matrix(one, kind, packing) for one in finished]
         else:
-            columns[form] = encodings.column(dense, _written(form, body.encoding_format))
+            columns[form] = encodings.column(dense, _written(form, body.encoding_format), packing)
     if body.return_multivector or not isinstance(body.embedding_type, list):
         return next(iter(columns.values()))
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _finished(raw: vectors.Floats, body: EmbeddingRequest, model: Model, kind: Offer) -> vectors.Floats:
+    """Vectors in the size and the length that the body wants."""
+    size, width = body.dimensions, encodings.width(model, kind)
+    normalizes = body.normalized is not False or (size or width) < width
+    return vectors.normalize(raw[:, :size]) if normalizes else raw
 
 
 def _written(kind: EmbeddingType, encoding_format: str | None) -> EmbeddingType:

@@ -11,10 +11,11 @@ from msgspec import Raw
 from gateway import vectors
 from gateway.catalog import OFFERED_BY, Model, Offer
 from gateway.errors import InvalidRequest
+from gateway.routes.packing import FLOAT32, Packing
 
 EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
-"""float: JSON numbers. base64: the same numbers as little-endian float32. The others are described in
-`gateway.vectors`."""
+"""float: JSON numbers. base64: the same numbers as bytes, by default little-endian float32. The others are described
+in `gateway.vectors`."""
 
 
 RUN = 2**14
@@ -50,19 +51,24 @@ def check(kinds: Sequence[EmbeddingType], size: int, place: str = "embedding_typ
         raise InvalidRequest(f"binary and ubinary need a multiple of 8 dimensions, not {size}", param=place)
 
 
-def column(floats: vectors.Floats, kind: EmbeddingType) -> list[Raw]:
-    """The JSON of each row of `floats`, [n, d]. The rows must be normalized for all kinds except float and base64."""
+def column(floats: vectors.Floats, kind: EmbeddingType, packing: Packing = FLOAT32) -> list[Raw]:
+    """The JSON of each row of `floats`, [n, d]. The rows must be normalized for all kinds except float and base64.
+
+    `packing` is the form of floats in base64.
+    """
     if kind == "base64":
-        return [Raw(b'"%s"' % b2a_base64(row, newline=False)) for row in np.ascontiguousarray(floats, "<f4")]
+        return [Raw(b'"%s"' % b2a_base64(row, newline=False)) for row in packing.pack(floats)]
     numbers = floats if kind == "float" else vectors.QUANTISATIONS[kind](floats)
     return [Raw(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY)) for row in np.ascontiguousarray(numbers)]
 
 
-def matrix(floats: vectors.Floats, kind: EmbeddingType) -> list[Raw]:
+def matrix(floats: vectors.Floats, kind: EmbeddingType, packing: Packing = FLOAT32) -> list[Raw]:
     """A list of vectors, [n, d]; see `column`. It may have hundreds of megabytes, so each element holds the JSON of
     several vectors, with commas: the whole is never copied, and no memory is lost between small pieces."""
     step = max(1, RUN // floats.shape[1])
-    return [Raw(b",".join(column(floats[start : start + step], kind))) for start in range(0, len(floats), step)]
+    return [
+        Raw(b",".join(column(floats[start : start + step], kind, packing))) for start in range(0, len(floats), step)
+    ]
 
 
 def sparse(vector: vectors.Sparse) -> Raw:

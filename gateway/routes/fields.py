@@ -3,26 +3,50 @@
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-import msgspec
+from msgspec import Meta, Struct
 
 from gateway.errors import InvalidRequest
 from gateway.service.prompts import MAX_INSTRUCTION
 from gateway.text.tokenizer import Truncate
 
-MIN_TOKENS = 8
-"""The fewest tokens that a text may be truncated to, so that some text is left between the special tokens."""
+MIN_TOKENS = 4
+"""The fewest tokens that truncate_prompt_tokens may leave, so that some text is between the special tokens."""
 
 Truncation = Literal["NONE", "START", "END"]
 """Which end of a text over the limit is cut off, as in the APIs of Cohere and NIM."""
 TRUNCATIONS: Mapping[Truncation, Truncate] = {"NONE": "none", "START": "start", "END": "end"}
 
-PromptTokens = Annotated[int, msgspec.Meta(ge=-1)]
+PromptTokens = Annotated[int, Meta(ge=-1)]
 """How many tokens of a text to keep, as in vLLM's API; see `resolve_truncation`."""
 Side = Literal["left", "right"]
 """Which end of a text is cut off, as in vLLM's API."""
 
-Instruction = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_INSTRUCTION)]
+Instruction = Annotated[str, Meta(min_length=1, max_length=MAX_INSTRUCTION)]
 """The task that an instruction-tuned model is given in its prompt."""
+
+
+class IgnoredFields(Struct, kw_only=True):
+    """Fields of OpenAI and vLLM that are accepted, but change nothing."""
+
+    user: str | None = None
+    """Accepted but ignored, for clients of OpenAI."""
+    priority: int | None = None
+    """Accepted but ignored: scheduling is fair."""
+    request_id: str | None = None
+    """Accepted but ignored: the response has the id of the request's header x-request-id."""
+    cache_salt: str | None = None
+    """Accepted but ignored: there is no cache of prefixes."""
+
+
+def wants_logits(raw_scores: bool | None, use_activation: bool | None) -> bool:
+    """Whether scores are logits, according to either of two fields that say the opposite.
+
+    Raises:
+        InvalidRequest: they contradict each other.
+    """
+    if raw_scores is not None and raw_scores == use_activation:
+        raise InvalidRequest("raw_scores and use_activation contradict each other; send only one", param="raw_scores")
+    return raw_scores is True or use_activation is False
 
 
 def read_truncation(

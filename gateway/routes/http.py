@@ -29,6 +29,7 @@ from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.record import RequestRecord
 from gateway.triton import Triton
 
+OCTETS = "application/octet-stream"
 SMALL = 2**16
 """The largest body in bytes, and the most numbers to write, that are handled on the event loop. This takes at most a
 millisecond, less than handing the work to a thread costs a busy server."""
@@ -124,5 +125,28 @@ async def large_json_response(request: Request, build: Callable[[], object], num
     gateway = request.state["gateway"]
     parts = await gateway.json_threads.run(request.state["account"], lambda: large_json.encode(build()))
     response = LargeResponse(parts, gateway.drain)
+    request.state["response"].resize(response.size)
+    return response
+
+
+async def large_bytes_response(
+    request: Request, build: Callable[[], tuple[list[bytes], dict[str, str]]], numbers: int
+) -> Response:
+    """Write a response that is no JSON, in a thread if it may be large.
+
+    Args:
+        request: its body has been read.
+        build: returns the parts of the body, and headers.
+        numbers: how many numbers the body holds.
+
+    Raises:
+        GatewayError: Overloaded or RequestTooLarge, if the response needs more memory than there is.
+    """
+    if numbers <= SMALL:
+        parts, headers = build()
+        return Response(b"".join(parts), headers=headers, media_type=OCTETS)
+    gateway = request.state["gateway"]
+    parts, headers = await gateway.json_threads.run(request.state["account"], build)
+    response = LargeResponse(parts, gateway.drain, headers=headers, media_type=OCTETS)
     request.state["response"].resize(response.size)
     return response

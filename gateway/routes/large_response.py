@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -21,16 +22,24 @@ BYTES_PER_S = 2**20
 
 
 class LargeResponse(Response):
-    """A JSON body in parts. A piece is sent once the client has read most of those before it, and is then freed."""
+    """A body in parts, JSON by default. A piece is sent once the client has read most of those before it, and is then
+    freed."""
 
     media_type = "application/json"
 
-    def __init__(self, parts: Iterable[Part], drain: Drain) -> None:
+    def __init__(
+        self,
+        parts: Iterable[Part],
+        drain: Drain,
+        *,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        media_type: str | None = None,
+    ) -> None:
         self._parts = deque(parts)
         self._drain = drain
         self.size = sum(map(len, self._parts))
         """Bytes of the body."""
-        super().__init__(headers={"content-length": str(self.size)})
+        super().__init__(headers={"content-length": str(self.size), **headers}, media_type=media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope, receive

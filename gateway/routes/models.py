@@ -57,6 +57,8 @@ class ModelObject(Struct, omit_defaults=True):
     """The variants of the model that `task` of a request selects, the default first."""
     images: ImageLimits | UnsetType = UNSET
     """Present if it reads texts and images together."""
+    max_model_len: int | UnsetType = UNSET
+    """The same as max_tokens, for clients of vLLM."""
     labels: tuple[str, ...] | UnsetType = UNSET
     """The labels of a classifier, in the order of its logits."""
 
@@ -82,6 +84,7 @@ async def retrieve(request: Request) -> Response:
 
 def _describe(model: Model) -> ModelObject:
     role = model.triton_models[0].role
+    max_tokens = model.text.max_tokens if model.text is not None else UNSET
     kinds = tuple(kind for kind in OFFERED_BY if kind in model.offers)
     return ModelObject(
         id=model.name,
@@ -97,7 +100,8 @@ def _describe(model: Model) -> ModelObject:
         input_modalities=("text",) * (model.text is not None) + ("image",) * model.accepts_images,
         aliases=model.aliases,
         default=model.default,
-        max_tokens=model.text.max_tokens if model.text is not None else UNSET,
+        max_tokens=max_tokens,
+        max_model_len=max_tokens,
         vectors=kinds or UNSET,
         dimensions=model.width if {"dense", "multi_vector"} & {*kinds} else UNSET,
         vocabulary_size=model.text.vocabulary_size if "sparse" in kinds and model.text is not None else UNSET,

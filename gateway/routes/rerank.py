@@ -12,7 +12,7 @@ from gateway.catalog import TextModel
 from gateway.contract import CROSS_ENCODER
 from gateway.errors import InvalidRequest
 from gateway.images.processors import Area
-from gateway.routes.body import read, record_ignored, resolve_aliases
+from gateway.routes.body import read, record_ignored
 from gateway.routes.calls import find_ranker, rank_contents, rank_texts
 from gateway.routes.content import (
     InputItem,
@@ -26,7 +26,14 @@ from gateway.routes.content import (
     simple,
 )
 from gateway.routes.decoding import MAX_IGNORED, Refused
-from gateway.routes.fields import Instruction, PromptTokens, Side, resolve_truncation
+from gateway.routes.fields import (
+    IgnoredFields,
+    Instruction,
+    PromptTokens,
+    Side,
+    resolve_truncation,
+    wants_logits,
+)
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
 from gateway.service import hybrid
@@ -38,7 +45,6 @@ from gateway.service.text_batches import MAX_ROWS
 
 QUERY, DOCUMENTS = "Who plays a shell?", ["A conch can be blown like a trumpet.", "Brass is an alloy."]
 """The example of the operations that rank."""
-ALIASES = {"top_k": "top_n", "truncation": "truncate", "instruct": "instruction"}
 
 Document = dict[str, Any]
 """A document as an object with a text and other fields."""
@@ -83,7 +89,7 @@ class Contents(Struct, forbid_unknown_fields=True):
     content: Parts
 
 
-class RerankInput(Struct, forbid_unknown_fields=True, kw_only=True):
+class RerankInput(IgnoredFields, forbid_unknown_fields=True, kw_only=True):
     """The fields that /v1/rerank and /v2/rerank share."""
 
     query: Annotated[str, Meta(min_length=1)] | InputItem
@@ -97,6 +103,8 @@ class RerankInput(Struct, forbid_unknown_fields=True, kw_only=True):
     """The fields of documents to rank on, joined by line breaks in this order. Default: `text`."""
     raw_scores: bool | None = None
     """Whether scores are a cross-encoder's logits, as in the APIs of Infinity and TEI."""
+    use_activation: bool | None = None
+    """The opposite of raw_scores, as in vLLM's API."""
     max_tokens_per_doc: Annotated[int, Meta(ge=8)] | None = None
     """A limit for each document, lower than the model's. If documents are split, it is one for all of their chunks."""
     max_chunks_per_doc: Annotated[int, Meta(ge=1)] | None = None
@@ -142,9 +150,7 @@ class RerankRequest(RerankInput, kw_only=True):
     """Voyage's alias of truncate."""
     instruct: Instruction | None = None
     """An alias of instruction."""
-    refused: ClassVar[Mapping[str, Refused]] = {
-        "use_activation": Refused("use raw_scores instead", (True,)),
-    }
+    aliases: ClassVar[Mapping[str, str]] = {"top_k": "top_n", "truncation": "truncate", "instruct": "instruction"}
 
 
 class BestChunk(Struct):
@@ -196,6 +202,11 @@ class RerankUsage(Struct):
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
 
+    @staticmethod
+    def of(tokens: int) -> "RerankUsage":
+        """The usage of so many tokens."""
+        return RerankUsage(tokens, 0, tokens, PromptTokensDetails(), CompletionTokensDetails())
+
 
 class RerankResponse(Struct):
     """The results by descending relevance. Documents with equal scores keep their order."""
@@ -203,6 +214,8 @@ class RerankResponse(Struct):
     results: list[Result]
     usage: RerankUsage
     model: str
+    id: str
+    """The id of the request, for clients of vLLM."""
     data: list[Result] | UnsetType = UNSET
     """The same as results, for Voyage's clients. Present if the request has top_k or truncation."""
     object: Literal["list"] | UnsetType = UNSET
@@ -217,7 +230,6 @@ async def create(request: Request) -> Response:
 async def rank(request: Request, body: RerankRequest) -> Response:
     """Answer a request whose body has been read."""
     is_voyage = body.top_k is not None or body.truncation is not None
-    resolve_aliases(body, ALIASES)
     text_model = find_ranker(request, body.model)
     results, tokens = await rank_documents(
         request,
@@ -232,13 +244,8 @@ async def rank(request: Request, body: RerankRequest) -> Response:
         model=text_model.name,
         data=results if is_voyage else UNSET,
         object="list" if is_voyage else UNSET,
-        usage=RerankUsage(
-            prompt_tokens=tokens,
-            completion_tokens=0,
-            total_tokens=tokens,
-            prompt_tokens_details=PromptTokensDetails(),
-            completion_tokens_details=CompletionTokensDetails(),
-        ),
+        id=request.state["record"].request_id,
+        usage=RerankUsage.of(tokens),
     )
     return await large_json_response(request, lambda: response)
 
@@ -276,7 +283,7 @@ async def rank_documents(
     truncate, limit = resolve_truncation(
         "end" if truncates else "none", body.truncate_prompt_tokens, body.truncation_side, is_forbidden=not truncates
     )
-    model, raw = _limited(text_model, limit), body.raw_scores is True
+    model, raw = _limited(text_model, limit), wants_logits(body.raw_scores, body.use_activation)
     max_tokens = min(filter(None, (body.max_tokens_per_doc, limit)), default=None)
     texts = [content for content in contents if isinstance(content, str)]
     if len(texts) == len(contents) and isinstance(query, str):

@@ -1,6 +1,6 @@
 """All routes of the API. The router, /openapi.json and the metrics' labels are made from this table."""
 
-from gateway.routes import cohere, embeddings, health, models, nim, rerank, tei, vllm
+from gateway.routes import cohere, embeddings, health, invocations, models, nim, rerank, tei, tokenization, vllm
 
 OPERATIONS = (
     *embeddings.OPERATIONS,
@@ -9,6 +9,8 @@ OPERATIONS = (
     *nim.OPERATIONS,
     *tei.OPERATIONS,
     *vllm.OPERATIONS,
+    *tokenization.OPERATIONS,
+    *invocations.OPERATIONS,
     *models.OPERATIONS,
     *health.OPERATIONS,
 )

@@ -25,7 +25,7 @@ from gateway.errors import (
     QuotaExceeded,
     TokenizerFailed,
 )
-from gateway.routes import encodings
+from gateway.routes import encodings, tokenization
 from gateway.routes.body import read, read_one_of
 from gateway.routes.calls import (
     caller,
@@ -43,6 +43,7 @@ from gateway.routes.fields import Instruction
 from gateway.routes.http import Request, json_response, large_json_response
 from gateway.routes.operation import Operation
 from gateway.routes.rerank import DOCUMENTS, QUERY, RerankRequest, rank
+from gateway.routes.tokenization import PromptRequest, TokenId, tokenizing_model
 from gateway.service import prompts
 from gateway.service.classify import Input, Pair
 from gateway.service.embed import DENSE, Embeddings, Item
@@ -180,9 +181,6 @@ class TokenizeRequest(Struct, forbid_unknown_fields=True):
     prompt_name: str | None = None
     model: str | None = None
     """A name or alias from /v1/models. Default: the default model of the path."""
-
-
-TokenId = Annotated[int, Meta(ge=0, lt=2**32)]
 
 
 class DecodeRequest(Struct, forbid_unknown_fields=True):
@@ -392,8 +390,10 @@ async def create_predictions(request: Request) -> Response:
 
 
 async def tokenize(request: Request) -> Response:
-    """Answer POST /tokenize."""
-    body = await read(request, TokenizeRequest)
+    """Answer POST /tokenize: like vLLM if the request has a prompt or messages, otherwise like TEI."""
+    body = await _read_texts(request)
+    if isinstance(body, PromptRequest):
+        return await tokenization.tokenize(request, body)
     model = _tokenizing_model(request, body.model)
     encoder = text_model(prompts.for_purpose(model, body.prompt_name))
     prompt = prompts.choose(encoder, body.prompt_name, "prompt_name")
@@ -407,6 +407,16 @@ async def tokenize(request: Request) -> Response:
     return json_response([content for _, content in written])
 
 
+async def _read_texts(request: Request) -> PromptRequest | TokenizeRequest:
+    def choose(body: object) -> type[PromptRequest] | type[TokenizeRequest]:
+        if not isinstance(body, dict) or "inputs" in body or not ("prompt" in body or "messages" in body):
+            return TokenizeRequest
+        request.state["dialect"] = OPENAI
+        return PromptRequest
+
+    return await read_one_of(request, choose)
+
+
 def _write(tokens: list[TokenSpan]) -> tuple[int, Raw]:
     """The number of tokens of a text, and their JSON. Written in parts, since each call holds the interpreter lock."""
     parts = (msgspec.json.encode(tokens[i : i + PIECES])[1:-1] for i in range(0, len(tokens), PIECES))
@@ -416,7 +426,7 @@ def _write(tokens: list[TokenSpan]) -> tuple[int, Raw]:
 async def decode(request: Request) -> Response:
     """Answer POST /decode."""
     body = await read(request, DecodeRequest)
-    decoder = text_model(_tokenizing_model(request, body.model))
+    decoder = tokenizing_model(request, body.model)
     lists = [item for item in body.ids if isinstance(item, list)]
     if lists and len(lists) < len(body.ids):
         raise InvalidRequest("ids must be a list of token ids, or a list of such lists", param="ids")
@@ -585,7 +595,7 @@ OPERATIONS = tuple(
             "post",
             "/tokenize",
             "teiTokenize",
-            "Tokenize texts (TEI)",
+            "Tokenize texts (TEI), or a prompt (vLLM)",
             tokenize,
             list[list[TokenSpan]],
             TokenizeRequest,

@@ -14,7 +14,7 @@ from gateway.catalog import Model, Offer, TextModel
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.images.processors import Area
 from gateway.routes import encodings
-from gateway.routes.body import read, resolve_aliases
+from gateway.routes.body import read
 from gateway.routes.calls import (
     classify_inputs,
     embed_items,
@@ -25,6 +25,7 @@ from gateway.routes.calls import (
 )
 from gateway.routes.content import (
     MAX_MESSAGES,
+    TEMPLATES,
     InputItem,
     Message,
     PixelBounds,
@@ -37,9 +38,20 @@ from gateway.routes.content import (
     simple,
 )
 from gateway.routes.decoding import Refused
-from gateway.routes.fields import PromptTokens, Side, Truncation, read_truncation
+from gateway.routes.fields import IgnoredFields, PromptTokens, Side, Truncation, read_truncation, wants_logits
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
+from gateway.routes.packing import (
+    EncodingFormat,
+    Endianness,
+    FloatType,
+    Metadata,
+    Packing,
+    check_count,
+    packed_response,
+    packing_of,
+    wants_bytes,
+)
 from gateway.routes.rerank import DOCUMENTS, QUERY
 from gateway.service.classify import Classification, Input
 from gateway.service.contents import Content, PixelLimits
@@ -50,8 +62,7 @@ from gateway.service.tokens import MAX_TOKENS, Text
 from gateway.text.tokenizer import Truncate
 
 Task = Literal["embed", "token_embed", "classify"]
-ACTIVATION = {"activation": "use_activation", "softmax": "use_activation"}
-"""vLLM's older names of a field."""
+CONVERSATIONS = Refused("conversations are not supported; send texts")
 TEXT_1 = ("text_1", "queries", "data_1")
 TEXT_2 = ("text_2", "documents", "items", "data_2")
 """vLLM's names of the fields of /score: the first text or texts of the pairs, and the second."""
@@ -64,7 +75,7 @@ Inputs = str | Annotated[list[str | int | list[int | str]], Meta(min_length=1, m
 """A text, the token ids of one, or a list of texts, pairs of texts and lists of token ids."""
 
 
-class PoolingModelRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+class PoolingModelRequest(IgnoredFields, forbid_unknown_fields=True, kw_only=True):
     """The fields that all of these requests share."""
 
     model: str | None = None
@@ -82,15 +93,9 @@ class PoolingModelRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     """An alias of use_activation."""
     softmax: bool | None = None
     """An alias of use_activation."""
-    user: str | None = None
-    """Accepted but ignored."""
-    refused: ClassVar[Mapping[str, Refused]] = {
-        "add_special_tokens": Refused("special tokens are always added", (True,)),
-        "chat_template": Refused("the model's own chat template is used"),
-        "embed_dtype": Refused("floats are float32", ("float32",)),
-        "endianness": Refused("base64 holds little-endian floats", ("little", "native")),
-        "messages": Refused("conversations are not supported; send input"),
-    }
+    aliases: ClassVar[Mapping[str, str]] = {"activation": "use_activation", "softmax": "use_activation"}
+    """vLLM's older names of a field."""
+    refused: ClassVar[Mapping[str, Refused]] = TEMPLATES
 
     def truncation(self) -> tuple[Truncate, int | None]:
         """How to truncate texts over the limit, and a limit lower than the model's."""
@@ -105,9 +110,12 @@ class ClassifyRequest(PoolingModelRequest, kw_only=True):
     raw_scores: bool | None = None
     """Infinity's field: whether scores are logits. With it, the response is Infinity's: all labels of each input, best
     first."""
+    add_special_tokens: bool | None = None
+    """Whether to put the tokenizer's special tokens around texts. Default: true. Pairs of texts need them."""
     refused: ClassVar[Mapping[str, Refused]] = {
-        **PoolingModelRequest.refused,
+        **TEMPLATES,
         "labels": Refused("a classifier has its own labels; see GET /v1/models"),
+        "messages": CONVERSATIONS,
     }
 
 
@@ -135,7 +143,9 @@ class ScoreRequest(PoolingModelRequest, kw_only=True):
     mm_processor_kwargs: PixelBounds | None = None
     """vLLM's place for min_pixels and max_pixels."""
     refused: ClassVar[Mapping[str, Refused]] = {
-        **PoolingModelRequest.refused,
+        **TEMPLATES,
+        "add_special_tokens": Refused("special tokens are always added", (True,)),
+        "messages": CONVERSATIONS,
         "max_tokens_per_doc": Refused("use truncate_prompt_tokens", (0,)),
         "max_tokens_per_query": Refused("use truncate_prompt_tokens", (0,)),
     }
@@ -153,8 +163,16 @@ class PoolingRequest(PoolingModelRequest, kw_only=True):
     task: Task | None = None
     """What to compute: one vector for each text, one for each of its tokens, or the scores of all labels. Default: the
     first that the model has of classify, token_embed and embed."""
-    encoding_format: Literal["float", "base64"] | None = None
-    """How to write floats: as numbers, or as base64 of little-endian float32."""
+    encoding_format: EncodingFormat | None = None
+    """How to write floats: as numbers, as base64, or as a response of nothing else, which the header `metadata`
+    describes (`bytes`) or not (`bytes_only`). Default: float."""
+    embed_dtype: FloatType | None = None
+    """The number type of floats in base64 and bytes. Default: float32."""
+    endianness: Endianness | None = None
+    """Their byte order. native is little. Default: native."""
+    add_special_tokens: bool | None = None
+    """Whether to put the tokenizer's special tokens around texts. Default: true. Pairs of texts and models with a
+    template need theirs."""
     dimensions: Annotated[int, Meta(ge=1)] | None = None
     """Truncate vectors to this many dimensions, which the model must support, and normalize them again."""
     normalize: bool | None = None
@@ -165,8 +183,9 @@ class PoolingRequest(PoolingModelRequest, kw_only=True):
     """Shrink images to this many pixels, within the limits of the model."""
     mm_processor_kwargs: PixelBounds | None = None
     """vLLM's place for min_pixels and max_pixels."""
+    aliases: ClassVar[Mapping[str, str]] = {**PoolingModelRequest.aliases, "normalize": "use_activation"}
     refused: ClassVar[Mapping[str, Refused]] = {
-        **{name: refused for name, refused in PoolingModelRequest.refused.items() if name != "messages"},
+        **TEMPLATES,
         "data": Refused("plugins are not supported; send input"),
     }
 
@@ -248,7 +267,7 @@ class Pooled(Struct):
                 "anyOf": [
                     {"type": "array", "items": {"type": "number"}},
                     {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
-                    {"type": "string", "description": "base64 of little-endian float32"},
+                    {"type": "string", "description": "base64 of floats"},
                 ]
             }
         ),
@@ -267,12 +286,14 @@ class PoolingResponse(Struct):
 
 
 async def classify(request: Request) -> Response:
-    """Answer POST /classify, in Infinity's format if the request has Infinity's field raw_scores."""
-    body = await read(request, ClassifyRequest)
-    resolve_aliases(body, ACTIVATION)
+    """Answer POST /classify."""
+    return await label(request, await read(request, ClassifyRequest))
+
+
+async def label(request: Request, body: ClassifyRequest) -> Response:
+    """Answer a request whose body has been read, in Infinity's format if it has Infinity's field raw_scores."""
     is_infinity = body.raw_scores is not None
-    if is_infinity and body.raw_scores == body.use_activation:
-        raise InvalidRequest("raw_scores and use_activation contradict each other; send only one", param="raw_scores")
+    raw = wants_logits(body.raw_scores, body.use_activation)
     truncate, max_tokens = body.truncation()
     if is_infinity and body.truncate is None and truncate == "none":
         truncate = "end"
@@ -283,7 +304,8 @@ async def classify(request: Request) -> Response:
         _read_inputs(body.input),
         truncate=truncate,
         max_tokens=max_tokens,
-        raw=body.raw_scores is True or body.use_activation is False,
+        raw=raw,
+        special_tokens=body.add_special_tokens is not False,
     )
     write = _as_infinity if is_infinity else _as_vllm
     request_id = request.state["record"].request_id
@@ -331,8 +353,11 @@ def _read_input(item: str | int | list[int | str], place: str) -> Input:
 
 async def score(request: Request) -> Response:
     """Answer POST /score."""
-    body = await read(request, ScoreRequest)
-    resolve_aliases(body, ACTIVATION)
+    return await score_pairs(request, await read(request, ScoreRequest))
+
+
+async def score_pairs(request: Request, body: ScoreRequest) -> Response:
+    """Answer a request whose body has been read."""
     pairs = _read_pairs(body)
     truncate, max_tokens = body.truncation()
     model = _find_scorer(request, body.model)
@@ -444,41 +469,56 @@ def _key(given: str | Content) -> str | Content:
 class _Found:
     """What /pooling computed."""
 
-    write: Callable[[], Sequence[Raw | list[Raw]]]
-    """Returns each input's `data`."""
+    rows: Callable[[], Sequence[vectors.Floats]]
+    """Returns the floats of each input: [d], or [L, d] for its tokens."""
     numbers: int
     tokens: int
 
 
 async def pool(request: Request) -> Response:
     """Answer POST /pooling."""
-    body = await read(request, PoolingRequest)
-    resolve_aliases(body, ACTIVATION | {"normalize": "use_activation"})
+    return await compute(request, await read(request, PoolingRequest))
+
+
+async def compute(request: Request, body: PoolingRequest) -> Response:
+    """Answer a request whose body has been read."""
     check_source(request, body.input, body.messages)
     model = find_model(request, body.model, {OFFER_OF[body.task]} if body.task else {*OFFER_OF.values()})
     task = next(task for task, offer in OFFER_OF.items() if body.task in (None, task) and offer in model.offers)
     if task == "classify":
         if body.input is None:
             raise InvalidRequest("messages are not classified, only texts; send input", param="messages")
-        found = await _pool_labels(request, body, model, _read_inputs(body.input))
+        inputs = _read_inputs(body.input)
+        check_count(body, len(inputs))
+        found = await _pool_labels(request, body, model, inputs)
     elif body.input is None:
         content, instruction = read_messages(body.messages or [])
         found = await _pool_vectors(request, body, model, [Item("messages", content=content)], task, instruction)
     else:
         items = [Item(one.place, _single(one)) for one in _read_inputs(body.input)]
+        check_count(body, len(items))
         found = await _pool_vectors(request, body, model, items, task)
+    request_id, created, usage = request.state["record"].request_id, int(time.time()), _usage(found.tokens)
+    if wants_bytes(body):
+        metadata = Metadata(request_id, created, model.name, [], usage)
+        return await packed_response(request, body, found.rows, metadata, found.numbers)
+    write = _as_base64 if body.encoding_format == "base64" else _as_numbers
+    packing = packing_of(body)
 
     def build() -> PoolingResponse:
-        return PoolingResponse(
-            id=request.state["record"].request_id,
-            object="list",
-            created=int(time.time()),
-            model=model.name,
-            data=[Pooled(i, "pooling", data) for i, data in enumerate(found.write())],
-            usage=_usage(found.tokens),
-        )
+        data = [Pooled(i, "pooling", write(row, packing)) for i, row in enumerate(found.rows())]
+        return PoolingResponse(request_id, "list", created, model.name, data, usage)
 
     return await large_json_response(request, build, found.numbers)
+
+
+def _as_base64(row: vectors.Floats, packing: Packing) -> Raw:
+    """All floats of an input together, as in vLLM."""
+    return encodings.column(row.reshape(1, -1), "base64", packing)[0]
+
+
+def _as_numbers(row: vectors.Floats, _: Packing) -> Raw | list[Raw]:
+    return encodings.matrix(row, "float") if row.ndim > 1 else encodings.column(row[np.newaxis], "float")[0]
 
 
 async def _pool_labels(request: Request, body: PoolingRequest, model: Model, inputs: Sequence[Input]) -> _Found:
@@ -492,9 +532,9 @@ async def _pool_labels(request: Request, body: PoolingRequest, model: Model, inp
         truncate=truncate,
         max_tokens=max_tokens,
         raw=body.use_activation is False,
+        special_tokens=body.add_special_tokens is not False,
     )
-    scores = found.scores.astype(np.float32)
-    return _Found(lambda: encodings.column(scores, body.encoding_format or "float"), scores.size, found.tokens)
+    return _Found(lambda: [*found.scores.astype(np.float32)], found.scores.size, found.tokens)
 
 
 async def _pool_vectors(
@@ -520,20 +560,17 @@ async def _pool_vectors(
         kinds={kind},
         token_dimensions=size if per_token else None,
         instruction=instruction,
+        special_tokens=body.add_special_tokens is not False,
         pixels=read_pixels(body.min_pixels, body.max_pixels, body.mm_processor_kwargs),
     )
     found = embedded.tokens if per_token else [embedded.vectors]
     normalizes = body.use_activation is not False or size < width
 
-    def write() -> Sequence[Raw | list[Raw]]:
+    def rows() -> Sequence[vectors.Floats]:
         ready = [vectors.normalize(one[:, :size]) if normalizes else one for one in found]
-        if not per_token:
-            return encodings.column(ready[0], body.encoding_format or "float")
-        if body.encoding_format == "base64":  # of all vectors of a text together, as in vLLM
-            return [encodings.column(one.reshape(1, -1), "base64")[0] for one in ready]
-        return [encodings.matrix(one, "float") for one in ready]
+        return ready if per_token else [*ready[0]]
 
-    return _Found(write, sum(one.size for one in found), embedded.text_tokens + embedded.image_tokens)
+    return _Found(rows, sum(one.size for one in found), embedded.text_tokens + embedded.image_tokens)
 
 
 def _single(one: Input) -> Text:

@@ -28,6 +28,8 @@ TOKENS = tuple(2**i for i in range(3, 17))
 PREFIX = "metric "
 """Of the names of rows that hold metrics, before the metric and its labels in JSON."""
 CPU = "process_cpu_seconds"
+IN_FLIGHT = "conch_requests_in_flight"
+"""The gauge of unfinished requests."""
 
 Combine = Callable[[Sequence[float]], float]
 
@@ -175,6 +177,12 @@ class Metrics(Collector):
         for row in self._said - said:
             self._own[row] = math.nan
         self._said = said
+
+    def gauge(self, name: str) -> float:
+        """The value of a gauge without labels, over all workers."""
+        self.publish()
+        (gauge,) = (gauge for gauge in self._gauges if gauge.name == name)
+        return gauge.combine(self._board.values(self._board.row(_name(name, ""))))
 
     def text(self) -> bytes:
         """All metrics in Prometheus's text format (prometheus.io/docs/instrumenting/exposition_formats)."""
