@@ -123,15 +123,18 @@ def furnish(target: Path) -> Path:
 def add_tiny_models(repository: Path, scratch: Path) -> None:
     """Export models with random weights of kinds that no default model is of.
 
-    `tiny-m3` is like bge-m3, with dense, sparse and token vectors; `tiny-labels` is a classifier with three labels.
+    `tiny-m3` is like bge-m3, with dense, sparse and token vectors; `tiny-labels` is a classifier with three labels;
+    `tiny-cross` is a cross-encoder.
     """
     from loadtest.tools import tiny  # noqa: PLC0415 - torch, which reading the results does not need
 
     m3 = tiny.write_m3(scratch / "tiny-m3")
     labels = tiny.write_cross_encoder(scratch / "tiny-labels", labels=3)
+    cross = tiny.write_cross_encoder(scratch / "tiny-cross")
     for spec in (
         ModelSpec(name="tiny-m3", task="text-embedding", source=str(m3)),
         ModelSpec(name="tiny-labels", task="classification", source=str(labels), default=True),
+        ModelSpec(name="tiny-cross", task="cross-encoder", source=str(cross)),
     ):
         build(spec, repository, lambda _: None)
 

@@ -22,6 +22,8 @@ EVERY = "tiny-m3"
 """A model of random weights with dense, sparse and token vectors."""
 CLASSIFIER = "tiny-labels"
 """A classifier of random weights with three labels."""
+CROSS = "tiny-cross"
+"""A cross-encoder of random weights, whose scores are sigmoids."""
 TEXTS = ["A conch is a large sea snail.", "Brass is an alloy of copper and zinc.", "Trumpets are made of brass."]
 QUERY = "what are trumpets made of?"
 LONG = "sea " * 400
@@ -72,15 +74,20 @@ class Plain:
 
     def post(self, path: str, body: Mapping[str, Any], **headers: str) -> tuple[int, Any]:
         """The status and the JSON of an answer."""
+        status, _, content = self.send(path, body, **headers)
+        return status, json.loads(content)
+
+    def send(self, path: str, body: Mapping[str, Any], **headers: str) -> tuple[int, Mapping[str, str], bytes]:
+        """The status, the headers and the body of an answer."""
         request = urllib.request.Request(  # noqa: S310 - our own server
             self.url + path, json.dumps(body).encode(), {"content-type": "application/json", **headers}
         )
         try:
             with urllib.request.urlopen(request) as answer:  # noqa: S310
-                return answer.status, json.load(answer)
+                return answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, json.load(error)
+                return error.code, error.headers, error.read()
 
     def get(self, path: str) -> Any:
         """The JSON of an answer."""

@@ -7,10 +7,11 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sentence_transformers import CrossEncoder
 from torch import nn
-from transformers import pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from export.manifest import ModelSpec
 from export.repository import build
@@ -183,3 +184,15 @@ def test_models_are_listed_with_their_labels(client: httpx2.Client) -> None:
     assert models["many-labels"]["labels"] == [f"LABEL_{i}" for i in range(40)]
     assert (models["many-labels"]["role"], models["many-labels"]["model_type"]) == ("classifier", "classification")
     assert "labels" not in models["tiny-cross"]
+
+
+def test_special_tokens_can_be_left_out(client: httpx2.Client, classifiers: dict[str, Path]) -> None:
+    folder = classifiers["many-labels"]
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    given = AutoTokenizer.from_pretrained(folder)(DOCUMENTS[1], add_special_tokens=False, return_tensors="pt")
+    with torch.inference_mode():
+        (expected,) = model(**given).logits.numpy()
+    body = {"model": "many-labels", "input": DOCUMENTS[1], "add_special_tokens": False, "use_activation": False}
+    answer = post(client, "/classify", **body)
+    assert answer["data"][0]["probs"] == pytest.approx(expected, abs=1e-2)
+    assert answer["usage"]["prompt_tokens"] == given["input_ids"].numel()

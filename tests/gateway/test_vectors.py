@@ -2,6 +2,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -64,3 +65,10 @@ def test_sparse_vector_has_the_largest_weight_of_each_term_in_order(terms: list[
     assert vector.indices.tolist() == sorted(expected)
     assert vector.indices.dtype == np.int32
     assert vector.weights.dtype == np.float32
+
+
+@given(floats=arrays(np.float32, (4, 8), elements=st.floats(allow_nan=False, allow_infinity=False, width=32)))
+def test_halves_are_those_of_torch(floats: Floats) -> None:
+    given = torch.from_numpy(floats)
+    assert np.array_equal(vectors.bfloat16(floats), given.bfloat16().view(torch.uint16).numpy())
+    assert np.array_equal(vectors.float16(floats), given.half().numpy())

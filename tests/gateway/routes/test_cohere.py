@@ -44,7 +44,11 @@ def test_every_type_is_a_list_of_its_own(client: httpx2.Client) -> None:
     answer = embed(client, texts=["a shell", "a trumpet"], embedding_types=kinds)
     assert set(answer) == {"id", "embeddings", "texts", "meta", "response_type"}
     assert answer["texts"] == ["a shell", "a trumpet"]
-    assert answer["meta"] == {"api_version": {"version": "2"}, "billed_units": {"input_tokens": 8}}
+    assert answer["meta"] == {
+        "api_version": {"version": "2"},
+        "billed_units": {"input_tokens": 8},
+        "tokens": {"input_tokens": 8},
+    }
     floats = np.array(reference(client, ["a shell", "a trumpet"]), np.float32)
     found = answer["embeddings"]
     assert set(found) == set(kinds)
@@ -59,7 +63,8 @@ def test_v1_embed_returns_one_list_of_floats_unless_types_are_requested(client: 
     assert set(answer) == {"id", "embeddings", "texts", "meta", "response_type"}
     assert answer["response_type"] == "embeddings_floats"
     assert answer["embeddings"] == reference(client, ["a shell", "a trumpet"])
-    assert answer["meta"] == {"api_version": {"version": "1"}, "billed_units": {"input_tokens": 8}}
+    assert answer["meta"]["api_version"] == {"version": "1"}
+    assert answer["meta"]["billed_units"] == answer["meta"]["tokens"] == {"input_tokens": 8}
     typed = client.post("/v1/embed", json={"texts": ["a shell"], "embedding_types": ["float", "ubinary"]}).json()
     assert typed["response_type"] == "embeddings_by_type"
     assert set(typed["embeddings"]) == {"float", "ubinary"}
@@ -180,3 +185,20 @@ def test_unknown_model_is_not_found(client: httpx2.Client) -> None:
 def test_missing_key_is_reported_in_the_same_format(repository: Path) -> None:
     with serve(repository, GATEWAY_API_KEYS="k") as guarded, httpx2.Client(base_url=guarded.url, timeout=60) as client:
         assert refused(client, "/v2/rerank", 401, query="a").startswith("an API key is required")
+
+
+def test_input_type_may_be_left_out_where_the_model_has_no_prompts(
+    client: httpx2.Client, odd_client: httpx2.Client
+) -> None:
+    answer = client.post("/v2/embed", json={"model": "all-minilm-l6-v2", "texts": ["a shell"]}).json()
+    assert answer["embeddings"]["float"] == reference(client, ["a shell"])
+    message = refused(odd_client, "/v2/embed", model="prompted", texts=["a shell"])
+    assert message.startswith("input_type is required for model 'prompted', which has prompts")
+
+
+def test_rerank_also_answers_vllms_clients(client: httpx2.Client) -> None:
+    body = {"query": "sea shells", "documents": ["Brass.", "A conch."], "top_n": 0}
+    answer = client.post("/v2/rerank", json=body).json()
+    expected = client.post("/v1/rerank", json=body).json()
+    assert len(answer["results"]) == 2
+    assert (answer["model"], answer["usage"]) == (expected["model"], expected["usage"])

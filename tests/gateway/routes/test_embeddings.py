@@ -1,4 +1,5 @@
 import base64
+import time
 from typing import Any, Literal
 
 import httpx2
@@ -33,7 +34,7 @@ def vectors(answer: dict[str, Any]) -> NDArray[np.float32]:
 def usage(text_tokens: int, image_tokens: int = 0) -> dict[str, Any]:
     total = text_tokens + image_tokens
     details = {"text_tokens": text_tokens, "image_tokens": image_tokens}
-    return {"prompt_tokens": total, "total_tokens": total, "prompt_tokens_details": details}
+    return {"prompt_tokens": total, "total_tokens": total, "prompt_tokens_details": details, "completion_tokens": 0}
 
 
 def refused(client: httpx2.Client, status: int = 400, **body: Any) -> dict[str, Any]:
@@ -54,7 +55,8 @@ def test_image_of_an_object_is_named_by_its_field(name: str) -> None:
 
 def test_answer_has_openais_shape(client: httpx2.Client) -> None:
     answer = post(client, input=["a", "sea snail"], model="text-embedding-3-small", user="u")
-    assert set(answer) == {"id", "object", "model", "data", "usage"}
+    assert set(answer) == {"id", "object", "model", "data", "usage", "created"}
+    assert answer["created"] == pytest.approx(time.time(), abs=60)
     assert (answer["object"], answer["model"]) == ("list", "all-minilm-l6-v2")
     assert [(item["object"], item["index"]) for item in answer["data"]] == [("embedding", 0), ("embedding", 1)]
     assert answer["usage"] == usage(7)
@@ -213,10 +215,32 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
         ({"input": {"image": "a", "url": "b"}}, "input", "input has more than one of image, url and bytes"),
         ({"input": [1.5]}, "input[0]", "input[0]: Expected"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "messages[0].content is required"),
-        ({"input": "a", "add_special_tokens": "false"}, "add_special_tokens", "add_special_tokens: special tokens are"),
+        (
+            {"input": "a", "add_special_tokens": "false", "late_chunking": True},
+            "late_chunking",
+            "late_chunking needs special tokens; add_special_tokens must not be false",
+        ),
+        ({"input": "a", "padding": "max_length"}, "padding", "padding: texts are computed without padding"),
+        ({"input": "a", "embed_dtype": "fp8_e4m3"}, "embed_dtype", "embed_dtype: 'fp8_e4m3' is not one of bfloat16"),
+        (
+            {"input": "a", "use_activation": False, "normalized": True},
+            "use_activation",
+            "normalized and use_activation",
+        ),
+        ({"input": ["a"] * 257, "encoding_format": "bytes"}, "encoding_format", "encoding_format: the response header"),
+        (
+            {"input": "a", "encoding_format": "bytes", "embedding_type": "int8"},
+            "encoding_format",
+            "encoding_format: bytes hold float vectors only",
+        ),
+        (
+            {"input": "a", "encoding_format": "bytes_only", "late_chunking": True},
+            "encoding_format",
+            "encoding_format: bytes do not tell where chunks are",
+        ),
         ({"input": {"text": "a", "video": "b"}}, "input.video", "input.video: only text and images are supported"),
         ({"input": "a", "dimensions": -1}, "dimensions", "dimensions: Expected `int` >= 0"),
-        ({"input": "a", "truncate_prompt_tokens": 7}, "truncate_prompt_tokens", "truncate_prompt_tokens is 7; it must"),
+        ({"input": "a", "truncate_prompt_tokens": 3}, "truncate_prompt_tokens", "truncate_prompt_tokens is 3; it must"),
         ({"input": "a", "truncate_prompt_tokens": -2}, "truncate_prompt_tokens", "truncate_prompt_tokens: Expected"),
         (
             {"input": "a", "truncate_prompt_tokens": 9, "truncate": "NONE"},

@@ -18,6 +18,7 @@ def test_list_has_openais_shape_and_what_clients_need_to_know(client: httpx2.Cli
         "vectors": ["dense", "multi_vector"],
         "dimensions": 384,
         "max_tokens": 256,
+        "max_model_len": 256,
         "aliases": ["text-embedding-3-small"],
     }
     assert (reranker["id"], reranker["role"]) == ("minilm-late-interaction", "late-interaction")

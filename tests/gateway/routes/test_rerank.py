@@ -36,7 +36,7 @@ def refused(client: httpx2.Client, status: int = 400, **body: Any) -> dict[str, 
 
 def test_answer_has_the_shape_of_the_users_example(client: httpx2.Client) -> None:
     answer = post(client, model="minilm-late-interaction", query="sea shells", documents=DOCUMENTS[:2])
-    assert set(answer) == {"results", "usage", "model"}
+    assert set(answer) == {"results", "usage", "model", "id"}
     assert answer["model"] == "minilm-late-interaction"
     assert all(set(result) == {"document", "index", "relevance_score"} for result in answer["results"])
     assert answer["results"][0]["document"] == {"text": "A conch is a sea snail."}
@@ -174,8 +174,8 @@ def test_documents_are_omitted_on_request(client: httpx2.Client) -> None:
 
 
 def test_documents_may_be_objects(client: httpx2.Client) -> None:
-    strings = post(client, query="sea", documents=DOCUMENTS)
-    assert post(client, query="sea", documents=[{"text": text} for text in DOCUMENTS]) == strings
+    strings = post(client, query="sea", documents=DOCUMENTS)["results"]
+    assert post(client, query="sea", documents=[{"text": text} for text in DOCUMENTS])["results"] == strings
 
 
 def test_other_fields_of_documents_are_ignored_and_reported(client: httpx2.Client) -> None:
@@ -210,8 +210,10 @@ def test_documents_are_ranked_on_rank_fields(client: httpx2.Client) -> None:
 
 def test_repeated_rank_fields_count_once(client: httpx2.Client) -> None:
     documents = [{"title": text, "body": "A text."} for text in DOCUMENTS]
-    once = post(client, query="sea", documents=documents, rank_fields=["body", "title"])
-    assert post(client, query="sea", documents=documents, rank_fields=["body", "title", *["body"] * 62]) == once
+    fields = ["body", "title"]
+    once = post(client, query="sea", documents=documents, rank_fields=fields)
+    often = post(client, query="sea", documents=documents, rank_fields=[*fields, *["body"] * 62])
+    assert (often["results"], often["usage"]) == (once["results"], once["usage"])
 
 
 def test_prompt_tokens_limit_query_and_document_of_cross_encoders(
@@ -271,7 +273,7 @@ def test_query_is_never_truncated(client: httpx2.Client) -> None:
         ({"query": "a", "documents": [{"text": 1}]}, "documents[0].text"),
         ({"query": "a", "documents": ["a", {"text": "b"}], "rank_fields": ["title", "body"]}, "documents[1].title"),
         ({"query": "a", "documents": ["a"], "rank_fields": []}, "rank_fields"),
-        ({"query": "a", "documents": ["a"], "use_activation": False}, "use_activation"),
+        ({"query": "a", "documents": ["a"], "use_activation": False, "raw_scores": False}, "raw_scores"),
         ({"query": "a", "documents": ["a"], "truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
         ({"query": "a", "documents": ["a"], "top_n": -1}, "top_n"),
         ({"query": "a"}, "documents"),
@@ -429,3 +431,13 @@ def test_instruction_is_limited_and_counted(odd_client: httpx2.Client) -> None:
     assert error["message"] == (
         "query has 137 tokens; the limit of model 'templated-instructed' for query and instruction is 128"
     )
+
+
+def test_use_activation_is_the_opposite_of_raw_scores(odd_client: httpx2.Client) -> None:
+    def scores(**more: bool) -> list[float]:
+        body = {"model": "public-score", "query": "sea", "documents": DOCUMENTS}
+        return [one["relevance_score"] for one in post(odd_client, **body, **more)["results"]]
+
+    assert scores(use_activation=False) == scores(raw_scores=True)
+    assert scores(use_activation=True) == scores()
+    assert scores() == pytest.approx(1 / (1 + np.exp(-np.array(scores(use_activation=False)))))

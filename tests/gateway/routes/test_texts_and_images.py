@@ -338,3 +338,8 @@ def test_thousands_of_small_images_are_answered(client: httpx2.Client) -> None:
     tiny = image(8, 8)
     answer = post(client, "/v1/embeddings", input=[{"image": tiny}] * 1000)
     assert len({tuple(item["embedding"]) for item in answer["data"]}) == 1
+
+
+def test_special_tokens_of_a_template_cannot_be_left_out(client: httpx2.Client) -> None:
+    message = refused(client, "/v1/embeddings", input=TEXT, add_special_tokens=False)
+    assert message == "add_special_tokens must not be false for model 'seeing', whose template has special tokens"

@@ -7,6 +7,8 @@ import httpx2
 import numpy as np
 import pytest
 
+from gateway import __version__
+
 QUERY = "Who plays a shell?"
 TEXTS = ["A conch can be blown like a trumpet.", "Brass is an alloy."]
 
@@ -165,3 +167,66 @@ def test_token_vectors_are_those_of_v1(odd_client: httpx2.Client) -> None:
     (item,) = post(odd_client, "/pooling", model="every-output", input=texts[0], dimensions=4)["data"]
     assert np.linalg.norm(item["data"], axis=1) == pytest.approx(1)
     assert np.array(item["data"]).shape == (len(expected[0]), 4)
+
+
+def test_special_tokens_can_be_left_out(odd_client: httpx2.Client) -> None:
+    bare = post(odd_client, "/tokenize", prompt="a conch", add_special_tokens=False, model="every-output")["tokens"]
+    assert bare == post(odd_client, "/tokenize", prompt="a conch", model="every-output")["tokens"][1:-1]
+    body: dict[str, Any] = {"model": "every-output", "input": "a conch", "add_special_tokens": False}
+    (item,) = post(odd_client, "/pooling", task="token_embed", use_activation=False, **body)["data"]
+    assert np.array(item["data"])[:, 0] * 1000 == pytest.approx(bare)  # the model writes the ids
+    answer = post(odd_client, "/v1/embeddings", embedding_type="multi_vector", normalized=False, **body)
+    assert np.array(answer["data"][0]["embedding"]) == pytest.approx(np.array(item["data"]))
+    assert answer["usage"]["prompt_tokens"] == len(bare)
+    (short,) = post(
+        odd_client, "/pooling", task="token_embed", **{**body, "input": "sea " * 9}, truncate_prompt_tokens=4
+    )["data"]
+    assert len(short["data"]) == 4
+
+
+def test_special_tokens_of_the_prompt_are_left_out_too(odd_client: httpx2.Client) -> None:
+    told = {"prompt": "passage: a conch", "add_special_tokens": False, "model": "every-output"}
+    ids = post(odd_client, "/tokenize", **told)["tokens"]
+    body = {"model": "every-output", "input": "a conch", "add_special_tokens": False, "input_type": "document"}
+    answer = post(odd_client, "/v1/embeddings", embedding_type="multi_vector", normalized=False, **body)
+    assert np.array(answer["data"][0]["embedding"])[:, 0] * 1000 == pytest.approx(ids)
+    mean = post(odd_client, "/v1/embeddings", **{**body, "model": "mean"})
+    assert mean["usage"]["prompt_tokens"] == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "message"),
+    [
+        ("/score", {"text_1": "a", "text_2": "b"}, "add_special_tokens: special tokens are always added"),
+        ("/classify", {"model": "two-labels", "input": [["a", "b"]]}, "add_special_tokens must not be false for pairs"),
+        (
+            "/v1/embeddings",
+            {"input": "a", "enable_chunked_processing": True},
+            "enable_chunked_processing needs special",
+        ),
+    ],
+)
+def test_special_tokens_cannot_be_left_out_everywhere(
+    odd_client: httpx2.Client, path: str, body: dict[str, Any], message: str
+) -> None:
+    found, _ = refused(odd_client, path, add_special_tokens=False, **body)
+    assert found.startswith(message)
+
+
+def test_fields_that_change_nothing_are_accepted(client: httpx2.Client) -> None:
+    more = {"priority": -1, "request_id": "mine", "cache_salt": "salt", "user": "u"}
+    for path, body in (
+        ("/v1/embeddings", {"input": "a"}),
+        ("/pooling", {"input": "a", "task": "embed"}),
+        ("/score", {"text_1": "a", "text_2": "b"}),
+        ("/rerank", {"query": "a", "documents": ["b"]}),
+    ):
+        response = client.post(path, json={**body, **more})
+        assert response.status_code == 200
+        assert "x-conch-ignored-fields" not in response.headers
+
+
+def test_state_of_the_server(client: httpx2.Client) -> None:
+    assert client.get("/ping").json() == {"status": "ready"}
+    assert client.get("/version").json() == {"version": __version__}
+    assert client.get("/load").json() == {"server_load": 0}
