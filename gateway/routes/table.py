@@ -1,14 +1,35 @@
 """All routes of the API. The router, /openapi.json and the metrics' labels are made from this table."""
 
-from gateway.routes import cohere, embeddings, health, models, nim, rerank, tei, vllm
+from gateway.routes import (
+    cohere,
+    cohere_tokens,
+    dashscope,
+    embeddings,
+    health,
+    llama_cpp,
+    mixedbread,
+    models,
+    nim,
+    ollama,
+    rerank,
+    tei,
+    vllm,
+    voyage,
+)
 
 OPERATIONS = (
     *embeddings.OPERATIONS,
     *rerank.OPERATIONS,
+    *voyage.OPERATIONS,
     *cohere.OPERATIONS,
+    *cohere_tokens.OPERATIONS,
     *nim.OPERATIONS,
     *tei.OPERATIONS,
     *vllm.OPERATIONS,
+    *ollama.OPERATIONS,
+    *llama_cpp.OPERATIONS,
+    *mixedbread.OPERATIONS,
+    *dashscope.OPERATIONS,
     *models.OPERATIONS,
     *health.OPERATIONS,
 )
