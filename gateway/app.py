@@ -31,6 +31,7 @@ from gateway.routes.cohere import COHERE
 from gateway.routes.http import Gateway, with_deadline
 from gateway.routes.lookup import Lookup
 from gateway.routes.metrics import show as show_metrics
+from gateway.routes.ollama import OLLAMA
 from gateway.routes.operation import Operation
 from gateway.routes.table import DOCUMENTED, OPERATIONS
 from gateway.scheduling import cores
@@ -44,7 +45,7 @@ from gateway.triton import Triton
 
 log = logging.getLogger(__name__)
 
-PREFIXES = {"/v1": OPENAI, "/v2": COHERE, "/openai": OPENAI}
+PREFIXES = {"/v1": OPENAI, "/v2": COHERE, "/openai": OPENAI, "/api": OLLAMA}
 """Error dialects by path prefix. Below a prefix, even unknown paths and methods require a key."""
 EXPOSED = (
     "x-request-id",
@@ -98,7 +99,7 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS, board:
             *_api_routes(guards),
             Route("/openapi.json", openapi.show),
             Route("/metrics", show_metrics, middleware=[authenticate]),
-            *(pages.routes() if settings.pages else ()),
+            *(pages.routes() if settings.pages else (Route("/", pages.running),)),
         ],
         exception_handlers={
             GatewayError: errors.gateway_error,

@@ -1,19 +1,22 @@
 """What the routes share to find a model, embed and rank. Each function notes its call in the request's record."""
 
 from collections.abc import Sequence, Set
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 
 from gateway.catalog import VECTORS, Model, Offer, TextModel
 from gateway.contract import LATE_INTERACTION
-from gateway.errors import InvalidRequest, ModelNotFound
+from gateway.errors import InvalidRequest, ModelNotFound, RequestTooLarge
 from gateway.routes.http import Request
+from gateway.routes.late_chunking import Document
 from gateway.service import hybrid, late_chunking, prompts
 from gateway.service.caller import Caller
-from gateway.service.chunks import Chunking, Span
+from gateway.service.chunks import Chunking
 from gateway.service.classify import Classification, Input, classify
 from gateway.service.contents import NO_LIMITS, Content, PixelLimits, pictures, text_of
 from gateway.service.embed import DENSE, Embeddings, Item, embed
+from gateway.service.gather import prefetch
 from gateway.service.hybrid import Weights
 from gateway.service.image_pairs import ContentPair, score_contents
 from gateway.service.image_rows import Reading
@@ -21,7 +24,11 @@ from gateway.service.late_chunking import EmbeddedParts
 from gateway.service.prompts import SUFFIXES
 from gateway.service.rerank import Ranking, rerank, rerank_contents
 from gateway.service.score import PairScores, TextPair, score_pairs
+from gateway.service.tokens import MAX_TOKENS, estimate
 from gateway.text.tokenizer import Truncate
+
+CONCURRENT_DOCUMENTS = 8
+"""How many documents of a request for late chunking are computed at the same time."""
 
 
 def caller(request: Request) -> Caller:
@@ -202,48 +209,69 @@ def _images(item: Item) -> int:
     return len(pictures(item.content)) if item.content else item.image is not None
 
 
-async def embed_parts(
+async def embed_documents(
     request: Request,
     model: Model,
-    document: str,
-    parts: Sequence[Span] | None,
+    documents: Sequence[Document],
     *,
-    part_places: Sequence[str],
+    places: Sequence[str],
     purpose: str | None,
     place: str,
     in_windows: bool,
     instruction: str | None = None,
-) -> EmbeddedParts:
-    """Embed parts of a document by late chunking for a request, and record it.
+) -> list[EmbeddedParts]:
+    """Embed the parts of each document by late chunking for a request, and record it.
 
     Args:
         request: its body has been read.
         model: an embedding model.
-        document: any text.
-        parts: start and end of each, in characters; None for the document's sentences.
-        part_places: the field of each part in error messages, if there are parts.
-        purpose: of the document, such as "document"; see `prompts`.
+        documents: any texts with their parts.
+        places: the field of each document in error messages.
+        purpose: of the documents, such as "document"; see `prompts`.
         place: the field that the purpose was sent in.
-        in_windows: whether to compute a document over the limit in windows.
+        in_windows: whether to compute documents over the limit in windows.
         instruction: replaces the one in the model's prompt.
 
     Raises:
-        GatewayError: see `prompts.choose`, `late_chunking.check` and `late_chunking.embed_parts`.
+        GatewayError: see `prompts.choose`, `late_chunking.check` and `late_chunking.embed_parts`; or
+            RequestTooLarge, if the documents have more than MAX_TOKENS in total.
     """
     model = prompts.for_purpose(model, purpose)
     text_model = late_chunking.check(request.state["gateway"].catalog.models, model)
-    found = await late_chunking.embed_parts(
-        caller(request),
-        text_model,
-        document,
-        parts,
-        prompt=prompts.choose(text_model, purpose, place, instruction),
-        place="input",
-        part_places=part_places,
-        in_windows=in_windows,
-    )
-    record_usage(request, len(found.parts), found.embedded.text_tokens)
+    prompt = prompts.choose(text_model, purpose, place, instruction)
+    work = caller(request)
+    estimated = sum(estimate(prompt + document.text) for document in documents)
+    _check_total(documents, estimated)
+    work.check(text_model, estimated)
+    calls = [
+        partial(
+            late_chunking.embed_parts,
+            work,
+            text_model,
+            document.text,
+            document.parts,
+            prompt=prompt,
+            place=own_place,
+            part_places=document.places,
+            in_windows=in_windows,
+        )
+        for document, own_place in zip(documents, places, strict=True)
+    ]
+    found: list[EmbeddedParts] = []
+    tokens = 0
+    async with aclosing(prefetch(calls, CONCURRENT_DOCUMENTS)) as computed:
+        async for one in computed:
+            found.append(one)
+            tokens += one.embedded.text_tokens
+            _check_total(documents, tokens)
+    record_usage(request, sum(len(one.parts) for one in found), tokens)
     return found
+
+
+def _check_total(documents: Sequence[Document], tokens: int) -> None:
+    """Raise RequestTooLarge if several documents have this many tokens. The service limits each."""
+    if len(documents) > 1 and tokens > MAX_TOKENS:
+        raise RequestTooLarge(f"the documents have over {MAX_TOKENS} tokens in all")
 
 
 async def rank_texts(
@@ -337,6 +365,28 @@ async def rank_contents(
     )
     record_usage(request, len(documents), ranking.tokens + ranking.image_tokens)
     return ranking
+
+
+async def rank_texts_or_contents(
+    request: Request,
+    model: TextModel,
+    query: str | Content,
+    documents: Sequence[str | Content],
+    *,
+    place: str,
+    truncate: Truncate,
+    raw: bool = False,
+    instruction: str | None = None,
+) -> Ranking:
+    """Rank for a request whose query and documents may have images; see `rank_texts` and `rank_contents`."""
+    texts = [document for document in documents if isinstance(document, str)]
+    if isinstance(query, str) and len(texts) == len(documents):
+        return await rank_texts(
+            request, model, query, texts, place=place, truncate=truncate, raw=raw, instruction=instruction
+        )
+    return await rank_contents(
+        request, model, query, documents, place=place, truncate=truncate, raw=raw, instruction=instruction
+    )
 
 
 def _reading(

@@ -13,7 +13,7 @@ from gateway.errors import InvalidRequest
 from gateway.images.processors import Area
 from gateway.routes import encodings
 from gateway.routes.body import read
-from gateway.routes.calls import check_offers, embed_items, embed_parts, find_model_and_purpose
+from gateway.routes.calls import check_offers, embed_documents, embed_items, find_model_and_purpose
 from gateway.routes.content import (
     MAX_MESSAGES,
     TEMPLATES,
@@ -27,7 +27,7 @@ from gateway.routes.content import (
     read_pixels,
 )
 from gateway.routes.decoding import Refused
-from gateway.routes.encodings import EmbeddingType
+from gateway.routes.encodings import NUMBERS, EmbeddingType
 from gateway.routes.fields import IgnoredFields, Instruction, PromptTokens, Side, Truncation, read_truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.late_chunking import divided, joined
@@ -168,7 +168,6 @@ class ChunkSpan(Struct):
     end: int
 
 
-NUMBERS = {"type": "array", "items": {"type": "number"}}
 BASE64 = {"type": "string", "description": "base64 of floats"}
 TOKEN_VECTORS = {"type": "array", "items": {"anyOf": [NUMBERS, BASE64]}, "description": "a vector for each token"}
 SPARSE = {
@@ -322,12 +321,11 @@ async def _answer_late(
     if is_list and body.chunk_spans is not None:
         raise InvalidRequest("chunk_spans needs one text as input, not a list", param="chunk_spans")
     document = joined(items) if is_list else divided(items[0], body.chunk_spans)
-    found = await embed_parts(
+    (found,) = await embed_documents(
         request,
         model,
-        document.text,
-        document.parts,
-        part_places=document.places,
+        [document],
+        places=["input"],
         purpose=purpose,
         place=place,
         in_windows=body.enable_chunked_processing is True,

@@ -2,11 +2,11 @@
 
 from binascii import b2a_base64
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import orjson
-from msgspec import Raw
+from msgspec import Meta, Raw
 
 from gateway import vectors
 from gateway.catalog import OFFERED_BY, Model, Offer
@@ -16,7 +16,10 @@ from gateway.routes.packing import FLOAT32, Packing
 EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 """float: JSON numbers. base64: the same numbers as bytes, by default little-endian float32. The others are described
 in `gateway.vectors`."""
-
+NUMBERS = {"type": "array", "items": {"type": "number"}}
+"""The JSON schema of a vector of floats."""
+Vector = Annotated[Raw, Meta(extra_json_schema=NUMBERS)]
+"""The JSON of a vector of floats, for types of responses."""
 
 RUN = 2**14
 """How many numbers of a list of vectors to join: about 200 KiB of JSON."""

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from gateway.errors import InvalidRequest
 from gateway.routes.body import read
-from gateway.routes.calls import find_ranker, rank_contents, rank_texts
+from gateway.routes.calls import find_ranker, rank_texts_or_contents
 from gateway.routes.decoding import Refused
 from gateway.routes.fields import TRUNCATIONS, Truncation
 from gateway.routes.http import Request, json_response
@@ -69,13 +69,15 @@ class RankingResponse(Struct):
 async def create(request: Request) -> Response:
     """Answer POST /v1/ranking."""
     body = await read(request, RankingRequest)
-    model, query, truncate = find_ranker(request, body.model), body.query.text, TRUNCATIONS[body.truncate or "NONE"]
-    contents = [_content(passage, f"passages[{i}]") for i, passage in enumerate(body.passages)]
-    texts = [content for content in contents if isinstance(content, str)]
-    if len(texts) == len(contents):
-        ranking = await rank_texts(request, model, query, texts, place="passages", truncate=truncate, raw=True)
-    else:
-        ranking = await rank_contents(request, model, query, contents, place="passages", truncate=truncate, raw=True)
+    ranking = await rank_texts_or_contents(
+        request,
+        find_ranker(request, body.model),
+        body.query.text,
+        [_content(passage, f"passages[{i}]") for i, passage in enumerate(body.passages)],
+        place="passages",
+        truncate=TRUNCATIONS[body.truncate or "NONE"],
+        raw=True,
+    )
     ranks = [PassageRank(ranked.index, ranked.score) for ranked in ranking.results]
     tokens = ranking.tokens + ranking.image_tokens
     return json_response(RankingResponse(ranks, RankingUsage(tokens, tokens)))

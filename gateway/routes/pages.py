@@ -65,6 +65,11 @@ class Page:
         return Response(self.content, headers=self.headers)
 
 
+async def running(_: Request) -> Response:
+    """Answer GET / and HEAD / where there are no pages, for clients of Ollama, which probe a server by them."""
+    return Response("Conch is running", media_type="text/plain")
+
+
 def routes() -> Iterator[BaseRoute]:
     """A route for each file in the folder that is served."""
     for file in sorted(FOLDER.rglob("*")):

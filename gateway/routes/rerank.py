@@ -216,10 +216,10 @@ class RerankResponse(Struct):
     model: str
     id: str
     """The id of the request, for clients of vLLM."""
-    data: list[Result] | UnsetType = UNSET
-    """The same as results, for Voyage's clients. Present if the request has top_k or truncation."""
+    data: list[Result]
+    """The same as results, for Voyage's clients, but with documents only if return_documents is true."""
     object: Literal["list"] | UnsetType = UNSET
-    """Present in the same cases; Infinity's clients reject it."""
+    """Present if the request has top_k or truncation, for Voyage's clients; Infinity's reject it."""
 
 
 async def create(request: Request) -> Response:
@@ -242,7 +242,7 @@ async def rank(request: Request, body: RerankRequest) -> Response:
     response = RerankResponse(
         results=results,
         model=text_model.name,
-        data=results if is_voyage else UNSET,
+        data=results if body.return_documents else [Result(one.index, one.relevance_score) for one in results],
         object="list" if is_voyage else UNSET,
         id=request.state["record"].request_id,
         usage=RerankUsage.of(tokens),

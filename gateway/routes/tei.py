@@ -55,6 +55,8 @@ from gateway.text.tokenizer import TokenSpan, Truncate
 PIECES = 10_000
 """How many tokens to write in one call."""
 Direction = Literal["Left", "Right", "left", "right"]
+Inputs = str | list[str | int | list[int]]
+"""A text, token ids, or a list of either."""
 Truncation = bool | None
 """Whether to truncate texts over the model's limit, by default as in TEI. If false, they are an error."""
 ErrorType = Literal["Unhealthy", "Backend", "Overloaded", "Validation"]
@@ -87,7 +89,7 @@ class TeiError(Struct):
 class TeiTexts(Struct, forbid_unknown_fields=True):
     """Texts to embed as the model does, without options."""
 
-    inputs: str | list[str | int | list[int]]
+    inputs: Inputs
     """A text, token ids, or a list of either."""
     truncate: Truncation = True
     truncation_direction: Direction = "Right"
@@ -265,7 +267,7 @@ async def create_embeddings(request: Request) -> Response:
 async def _answer_embeddings(request: Request, started: float, body: TeiEmbedRequest) -> Response:
     model, _ = _embedding_model(request, body.model)
     size = encodings.size(model, body.dimensions)
-    items = _items(body.inputs)
+    items = read_items(body.inputs, "inputs")
     embedded = await _embed(
         request, model, items, body.prompt_name, _truncate(body.truncate, body.truncation_direction)
     )
@@ -299,7 +301,7 @@ async def _answer_kind(request: Request, kind: Offer, build: Callable[[Embedding
     started = time.perf_counter()
     body = await read(request, TeiTexts)
     model = find_model(request, body.model, {kind})
-    items = _items(body.inputs)
+    items = read_items(body.inputs, "inputs")
     embedded = await embed_items(
         request,
         model,
@@ -465,18 +467,23 @@ async def _embed(
     return await embed_items(request, model, items, purpose=prompt_name, place="prompt_name", truncate=truncate)
 
 
-def _items(inputs: str | list[str | int | list[int]]) -> list[Item]:
+def read_items(inputs: Inputs, place: str) -> list[Item]:
+    """Convert every form of texts and token ids to items; `place` is their field.
+
+    Raises:
+        InvalidRequest: there are none or too many, or single token ids are among texts.
+    """
     if isinstance(inputs, str):
-        return [Item("inputs", inputs)]
+        return [Item(place, inputs)]
     if {*map(type, inputs)} == {int}:
-        return [Item("inputs", cast(list[int], inputs))]
+        return [Item(place, cast(list[int], inputs))]
     if not 1 <= len(inputs) <= MAX_ROWS:
-        raise InvalidRequest(f"inputs has {len(inputs)} items; it must have 1 to {MAX_ROWS}", param="inputs")
+        raise InvalidRequest(f"{place} has {len(inputs)} items; it must have 1 to {MAX_ROWS}", param=place)
     items = []
     for i, item in enumerate(inputs):
         if isinstance(item, int):
-            raise InvalidRequest(f"inputs[{i}] is a token id among texts", param=f"inputs[{i}]")
-        items.append(Item(f"inputs[{i}]", item))
+            raise InvalidRequest(f"{place}[{i}] is a token id among texts", param=f"{place}[{i}]")
+        items.append(Item(f"{place}[{i}]", item))
     return items
 
 
@@ -530,6 +537,16 @@ EMBED = Operation(
     TeiEmbedRequest,
     {"inputs": ["a shell", "a trumpet"]},
 )
+RERANK = Operation(
+    "post",
+    "/rerank",
+    "teiRerank",
+    "Rank texts (TEI), or documents as on /v1/rerank",
+    create_ranking,
+    list[Rank],
+    TeiRerankRequest,
+    {"query": QUERY, "texts": DOCUMENTS},
+)
 OPERATIONS = tuple(
     replace(operation, dialect=TEI, tag="Text Embeddings Inference")
     for operation in (
@@ -561,16 +578,7 @@ OPERATIONS = tuple(
             TeiTexts,
             {"inputs": ["a shell", "a trumpet"]},
         ),
-        Operation(
-            "post",
-            "/rerank",
-            "teiRerank",
-            "Rank texts (TEI), or documents as on /v1/rerank",
-            create_ranking,
-            list[Rank],
-            TeiRerankRequest,
-            {"query": QUERY, "texts": DOCUMENTS},
-        ),
+        RERANK,
         Operation(
             "post",
             "/predict",

@@ -113,9 +113,16 @@ def test_unknown_page_is_404_in_the_common_body(client: httpx2.Client, path: str
 
 
 def test_pages_can_be_switched_off(closed: httpx2.Client) -> None:
-    for path in (*PAGES, "/pages/common.css", "/pages/swagger-ui/swagger-ui-bundle.js"):
-        assert closed.get(path).status_code == (405 if path == "/" else 404)  # where TEI's clients may POST
+    for path in ("/docs", "/pages/common.css", "/pages/swagger-ui/swagger-ui-bundle.js"):
+        assert closed.get(path).status_code == 404
     assert closed.get("/openapi.json").status_code == 200
+
+
+def test_root_answers_probes_with_and_without_pages(client: httpx2.Client, closed: httpx2.Client) -> None:
+    assert closed.get("/").text == "Conch is running"
+    assert closed.delete("/").status_code == 405
+    for server in (client, closed):
+        assert server.head("/").status_code == 200
 
 
 def test_licences_of_third_party_files_are_included() -> None:

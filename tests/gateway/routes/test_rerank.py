@@ -36,7 +36,7 @@ def refused(client: httpx2.Client, status: int = 400, **body: Any) -> dict[str, 
 
 def test_answer_has_the_shape_of_the_users_example(client: httpx2.Client) -> None:
     answer = post(client, model="minilm-late-interaction", query="sea shells", documents=DOCUMENTS[:2])
-    assert set(answer) == {"results", "usage", "model", "id"}
+    assert set(answer) == {"results", "usage", "model", "id", "data"}
     assert answer["model"] == "minilm-late-interaction"
     assert all(set(result) == {"document", "index", "relevance_score"} for result in answer["results"])
     assert answer["results"][0]["document"] == {"text": "A conch is a sea snail."}
@@ -155,12 +155,22 @@ def test_results_are_best_first_and_ties_in_order(client: httpx2.Client) -> None
 
 
 def test_results_are_also_in_voyages_format(client: httpx2.Client) -> None:
-    answer = post(client, query="sea", documents=DOCUMENTS, top_k=2, truncation=True)
+    answer = post(client, query="sea", documents=DOCUMENTS, top_k=2, truncation=True, return_documents=True)
     assert answer["data"] == answer["results"]
     assert answer["object"] == "list"
     assert answer["results"] == post(client, query="sea", documents=DOCUMENTS, top_n=2)["results"]
     assert refused(client, query="sea", documents=["a", "sea " * 300], truncation=False)["param"] == "documents[1]"
     assert refused(client, query="a", documents=["a"], top_n=1, top_k=1)["message"].startswith("top_n and top_k have")
+
+
+@pytest.mark.parametrize("field", [{"top_k": 2}, {"truncation": True}, {"top_n": 2}])
+def test_data_is_there_for_voyages_clients_and_object_only_if_they_say_that_they_are(
+    client: httpx2.Client, field: dict[str, Any]
+) -> None:
+    answer = post(client, query="sea", documents=DOCUMENTS, **field)
+    assert answer["data"] == [{name: one[name] for name in ("index", "relevance_score")} for one in answer["results"]]
+    assert all("document" in one for one in answer["results"])
+    assert answer.get("object") == (None if "top_n" in field else "list")
 
 
 @pytest.mark.parametrize(("top_n", "count"), [(1, 1), (3, 3), (99, 4), (0, 4), (None, 4)])
