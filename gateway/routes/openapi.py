@@ -1,5 +1,6 @@
 """GET /openapi.json, generated from the types that validate requests and write responses."""
 
+import json
 import re
 from typing import Any
 
@@ -34,7 +35,7 @@ def document() -> dict[str, Any]:
     for schema in in_requests.values():
         _relax(schema)
     schemas.update(in_requests)
-    requests, responses = iter(request_schemas), iter(response_schemas)
+    requests, responses = map(portable, request_schemas), map(portable, response_schemas)
     paths: dict[str, dict[str, Any]] = {}
     for operation in DOCUMENTED:
         response, error = next(responses), next(responses)
@@ -45,20 +46,66 @@ def document() -> dict[str, Any]:
         "info": {"title": "Conch", "version": __version__},
         "tags": [{"name": tag} for tag in dict.fromkeys((SHARED, *(operation.tag for operation in DOCUMENTED)))],
         "paths": paths,
-        "components": {"schemas": schemas, "securitySchemes": {"key": KEY, "azureKey": AZURE_KEY}},
+        "components": {"schemas": portable(schemas), "securitySchemes": {"key": KEY, "azureKey": AZURE_KEY}},
         "security": [{}, {"key": []}, {"azureKey": []}],  # the server may have no keys
     }
 
 
 def _relax(schema: Schema) -> None:
     """Describe the tolerance of `decoding` for objects in requests: unknown fields are ignored, null means the
-    default."""
+    default.
+
+    Defaults are told in words: openapi-typescript requires of callers every field that has one.
+    """
     schema.pop("additionalProperties", None)
     properties = schema.get("properties", {})
     for name in properties.keys() - set(schema.get("required", ())):
-        annotations = {key: properties[name].pop(key) for key in ("default", "description") if key in properties[name]}
+        default, description = (properties[name].pop(key, None) for key in ("default", "description"))
+        told = description if default is None else f"{description or ''} Default: {json.dumps(default)}.".lstrip()
         choices = [choice for choice in properties[name].get("anyOf", [properties[name]]) if choice != NULL]
-        properties[name] = {"anyOf": [*choices, NULL], **annotations}
+        properties[name] = {"anyOf": [*choices, NULL], **({"description": told} if told else {})}
+
+
+def portable(schema: Schema) -> Schema:
+    """The same values, described so that every generator of clients can read them and name them.
+
+    Generators make a class of an enum and a member of each value: of strings only, and of names that differ in more
+    than case. Some do not know `items: false`, which `maxItems` says already.
+    """
+    described: Schema = {}
+    for key, part in schema.items():
+        if isinstance(part, dict):
+            described[key] = portable(part)
+        elif isinstance(part, list):
+            described[key] = [portable(one) if isinstance(one, dict) else one for one in part]
+        elif not (key == "items" and part is False):
+            described[key] = part
+    if isinstance(values := described.get("enum"), list):
+        del described["enum"]
+        choices = _apart(values)
+        described = described | (choices[0] if len(choices) == 1 else {"anyOf": choices})
+    if isinstance(described.get("anyOf"), list):  # choices of a choice are choices
+        described["anyOf"] = [
+            one
+            for choice in described["anyOf"]
+            for one in (choice["anyOf"] if choice.keys() == {"anyOf"} else [choice])
+        ]
+    return described
+
+
+def _apart(values: list[Any]) -> list[Schema]:
+    """Enums of strings whose names differ, and a constant for each value that is no string."""
+    enums: list[dict[str, str]] = []
+    for value in values:
+        if isinstance(value, str):
+            name = re.sub(r"\W+", "_", value).casefold()
+            enum = next((enum for enum in enums if name not in enum), None)
+            if enum is None:
+                enums.append({name: value})
+            else:
+                enum[name] = value
+    others = [{"const": value} for value in values if not isinstance(value, str)]
+    return [*({"enum": [*enum.values()]} for enum in enums), *others]
 
 
 def _describe(operation: Operation, response: Schema, request: Schema | None, error: Schema) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
 from openapi_spec_validator import validate
 
-from gateway.routes.openapi import document
+from gateway.routes.openapi import document, portable
 from gateway.routes.operation import Operation
 from gateway.routes.table import OPERATIONS
 from tests.routes import served
@@ -39,9 +41,47 @@ def test_request_schema_allows_unknown_fields_as_the_server_does() -> None:
 
 def test_request_schema_allows_null_where_a_field_may_be_left_out() -> None:
     schema = document()["components"]["schemas"]["SimilarityParameters"]
-    direction = {"anyOf": [{"enum": ["Left", "Right", "left", "right"]}, {"type": "null"}], "default": "Right"}
-    assert schema["properties"]["truncation_direction"] == direction
-    assert schema["properties"]["prompt_name"] == {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}
+    assert schema["properties"]["truncation_direction"] == {
+        "anyOf": [{"enum": ["Left", "Right"]}, {"enum": ["left", "right"]}, {"type": "null"}],
+        "description": 'Default: "Right".',
+    }
+    assert schema["properties"]["prompt_name"] == {"anyOf": [{"type": "string"}, {"type": "null"}]}
+
+
+def test_generators_of_clients_can_name_all_there_is() -> None:
+    """They make a member of each value of an enum, and a module of each operation. `make compat` runs two of them."""
+
+    def schemas(part: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(part, dict):
+            yield part
+        for inner in part.values() if isinstance(part, dict) else part if isinstance(part, list) else ():
+            yield from schemas(inner)
+
+    described = document()
+    for schema in schemas(described["components"]["schemas"]):
+        if isinstance(values := schema.get("enum"), list):
+            assert len({re.sub(r"\W", "_", value).casefold() for value in values}) == len(values)
+        assert not isinstance(schema.get("items"), bool)
+    ids = [operation["operationId"] for methods in described["paths"].values() for operation in methods.values()]
+    assert len({re.sub(r"\W", "", one).casefold() for one in ids}) == len(ids)
+
+
+def test_typescript_requires_no_field_of_a_request_that_has_a_default() -> None:
+    schema = document()["components"]["schemas"]["TeiEmbedRequest"]
+    assert schema["required"] == ["inputs"]
+    assert not any("default" in field for field in schema["properties"].values())
+
+
+def test_values_that_generators_cannot_name_together_are_apart() -> None:
+    values = ["left", "no", False, "LEFT", "right", -1]
+    apart = [{"enum": ["left", "no", "right"]}, {"enum": ["LEFT"]}, {"const": False}, {"const": -1}]
+    assert portable({"enum": values, "description": "a"}) == {"anyOf": apart, "description": "a"}
+    assert portable({"enum": [True]}) == {"const": True}
+    assert portable({"anyOf": [{"enum": values}, {"type": "null"}]}) == {"anyOf": [*apart, {"type": "null"}]}
+    pair = {"type": "array", "prefixItems": [{"enum": ["a"]}], "maxItems": 1}
+    assert portable(pair | {"items": False}) == pair
+    named = {"properties": {"enum": {"type": "string"}, "items": {"enum": ["a", "b"]}}}
+    assert portable(named) == named
 
 
 @pytest.mark.parametrize("operation", [one for one in OPERATIONS if one.request], ids=lambda operation: operation.id)
