@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -25,21 +27,33 @@ from gateway.errors import GatewayError
 from gateway.gauges import gauges
 from gateway.health import Monitor
 from gateway.images.reader import Images
-from gateway.middleware import Authenticate, DrainGuard, ErrorDialect, HoldResponse, RateLimit, RequestLog
-from gateway.routes import errors, openapi, pages, tei
+from gateway.jobs.runner import Answer, Runner
+from gateway.jobs.store import Limits, Store
+from gateway.middleware import (
+    Authenticate,
+    DrainGuard,
+    ErrorDialect,
+    HoldResponse,
+    RateLimit,
+    RequestLog,
+    charged_tokens,
+)
+from gateway.routes import errors, in_process, openapi, pages, tei
 from gateway.routes.cohere import COHERE
 from gateway.routes.http import Gateway, with_deadline
 from gateway.routes.lookup import Lookup
 from gateway.routes.metrics import show as show_metrics
 from gateway.routes.ollama import OLLAMA
 from gateway.routes.operation import Operation
-from gateway.routes.table import DOCUMENTED, OPERATIONS
+from gateway.routes.table import DOCUMENTED, IN_BATCHES, OPERATIONS
 from gateway.scheduling import cores
 from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
+from gateway.scheduling.turns import Account
 from gateway.service.shared_calls import SharedCalls
 from gateway.settings import Settings
-from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics import Gauge, Metrics
+from gateway.telemetry.record import RequestRecord
 from gateway.telemetry.spans import NO_SPANS, Spans
 from gateway.triton import Triton
 
@@ -63,6 +77,8 @@ FREE_RESPONSE_BYTES = 2**20
 """The same for responses. Smaller ones are written on the event loop."""
 LARGEST_RESPONSE_BYTES = 384 * 2**20
 """What the largest response needs: `embed.MAX_TOKEN_NUMBERS`, and a dense and a sparse vector for each input."""
+BATCH_REQUEST_S = 600.0
+"""How long a request of a batch may take: it waits for all others."""
 Guards = Callable[[Dialect], list[Middleware]]
 
 
@@ -89,18 +105,31 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS, board:
         speak = Middleware(ErrorDialect, dialect=dialect)
         return [speak, Middleware(DrainGuard, drain=drain), authenticate, *rate_limit, hold_response]
 
+    requests = _app([Lookup(_in_batches(hold_response))])
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Gateway]]:
-        async with _running(settings, drain, spans, metrics, board) as gateway:
+        async with (
+            _running(settings, drain, spans, metrics, board) as gateway,
+            _running_batches(requests, gateway, quotas),
+        ):
             yield {"gateway": gateway}
 
-    app = Starlette(
-        routes=[
+    app = _app(
+        [
             *_api_routes(guards),
             Route("/openapi.json", openapi.show),
             Route("/metrics", show_metrics, middleware=[authenticate]),
             *(pages.routes() if settings.pages else (Route("/", pages.running),)),
         ],
+        lifespan,
+    )
+    return RequestLog(_with_cors(app, settings.cors_origins), metrics, spans)
+
+
+def _app(routes: Sequence[BaseRoute], lifespan: Callable[[Starlette], Any] | None = None) -> Starlette:
+    app = Starlette(
+        routes=routes,
         exception_handlers={
             GatewayError: errors.gateway_error,
             HTTPException: errors.http_exception,
@@ -110,7 +139,46 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS, board:
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # redirects are not JSON, and echo the client's Host header
-    return RequestLog(_with_cors(app, settings.cors_origins), metrics, spans)
+    return app
+
+
+def _in_batches(hold_response: Middleware) -> Iterator[Route]:
+    """The routes for requests of batches. What guards others was done for the batch, or is done by its runner."""
+    for path, operation in IN_BATCHES.items():
+        middleware = [Middleware(ErrorDialect, dialect=operation.dialect), hold_response]
+        yield Route(path, with_deadline(operation.endpoint, BATCH_REQUEST_S), methods=["POST"], middleware=middleware)
+
+
+@asynccontextmanager
+async def _running_batches(app: ASGIApp, gateway: Gateway, quotas: Quotas) -> AsyncIterator[None]:
+    """Run the batches in the background, if there is a folder for them."""
+    if gateway.store is None:
+        yield
+        return
+
+    async def execute(key: str, endpoint: str, body: bytes) -> Answer:
+        request_id = f"{random.getrandbits(128):032x}"
+        record = RequestRecord(request_id=request_id, method="POST", path=endpoint, route=endpoint)
+        account = Account(f"batches {key}", is_background=True)
+        reply = await in_process.post(app, gateway, record, body, account)
+        record.status = reply.status
+        gateway.metrics.count_in_batch(record)
+        if quotas.enabled:
+            quotas.count_tokens(key, charged_tokens(record, account))
+        return Answer(reply.status, request_id, bytes(reply.body), reply.is_json)
+
+    def is_ready() -> bool:
+        problem = gateway.monitor.problem()
+        return problem is None or problem.code == "model_unresponsive"  # which may be another model
+
+    line_bytes = gateway.settings.max_body_bytes
+    runner = Runner(gateway.store, execute, gateway.drain, is_ready, quotas.background_delay_s, line_bytes)
+    gateway.metrics.watch([Gauge("conch_batches_running", "Batches being run.", "", sum, lambda: {"": runner.running})])
+    running = asyncio.create_task(runner.run())
+    yield
+    running.cancel()
+    with suppress(asyncio.CancelledError):
+        await running
 
 
 def _with_cors(app: ASGIApp, origins: Set[str]) -> ASGIApp:
@@ -119,7 +187,7 @@ def _with_cors(app: ASGIApp, origins: Set[str]) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=origins,
-        allow_methods=("GET", "POST"),
+        allow_methods=("GET", "POST", "DELETE"),
         allow_headers=("*",),
         allow_credentials="*" not in origins,
         allow_private_network=True,
@@ -143,11 +211,28 @@ async def _running(
     images = Images(settings.max_image_pixels, settings.image_hosts, board)
     most_per_key = max(settings.max_bodies_bytes // 2, settings.max_body_bytes)
     bodies = Budget("request bodies", settings.max_bodies_bytes, most_per_key, FREE_BODY_BYTES, board)
+    store = None
+    if settings.batch_folder is not None:
+        limits = Limits(settings.batch_file_bytes, settings.batch_bytes_per_key, settings.batch_bytes)
+        store = Store(settings.batch_folder, limits, frozenset(IN_BATCHES))
     metrics.watch(gauges(triton, catalog, queues, monitor, drain, board, cache))
     watch = asyncio.gather(monitor.run(), *([_publish(metrics)] if board.workers > 1 else []))
     await monitor.first_check()
     yield Gateway(
-        settings, triton, calls, catalog, monitor, images, queues, drain, metrics, bodies, threads, json_threads, cache
+        settings,
+        triton,
+        calls,
+        catalog,
+        monitor,
+        images,
+        queues,
+        drain,
+        metrics,
+        bodies,
+        threads,
+        json_threads,
+        cache,
+        store,
     )
     watch.cancel()
     with suppress(asyncio.CancelledError):
@@ -193,5 +278,7 @@ def _api_routes(guards: Guards) -> Iterator[BaseRoute]:
 
 
 def _route(operation: Operation, path: str, middleware: Sequence[Middleware] = ()) -> Route:
-    endpoint = with_deadline(operation.endpoint) if operation.method == "post" else operation.endpoint
+    endpoint = operation.endpoint
+    if operation.method == "post":
+        endpoint = with_deadline(endpoint, operation.deadline_s)
     return Route(path.replace("}", ":path}"), endpoint, methods=[operation.method.upper()], middleware=middleware)

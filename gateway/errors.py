@@ -6,6 +6,7 @@ GatewayError
 ├── ForbiddenOrigin       a server without keys was asked by a web page of another site
 ├── ModelNotFound         no model of that name supports the endpoint
 ├── NoSuchRoute           unknown path
+├── NoSuchObject          no file or batch of this key has that id
 ├── MethodNotAllowed      the path supports other methods
 ├── UnsupportedEncoding   compressed body
 ├── RequestTooLarge       too many bytes in a body, or too many tokens in a request
@@ -68,6 +69,9 @@ class ModelNotFound(GatewayError): ...
 class NoSuchRoute(GatewayError): ...
 
 
+class NoSuchObject(GatewayError): ...
+
+
 class MethodNotAllowed(GatewayError): ...
 
 
@@ -116,6 +120,7 @@ ERROR_SPECS: Mapping[type[GatewayError], ErrorSpec] = {
     ForbiddenOrigin: ErrorSpec(403, "invalid_request_error", "forbidden_origin"),
     ModelNotFound: ErrorSpec(404, "invalid_request_error", "model_not_found"),
     NoSuchRoute: ErrorSpec(404, "invalid_request_error", "not_found"),
+    NoSuchObject: ErrorSpec(404, "invalid_request_error", "not_found"),
     MethodNotAllowed: ErrorSpec(405, "invalid_request_error", "method_not_allowed"),
     UnsupportedEncoding: ErrorSpec(
         415, "invalid_request_error", "unsupported_encoding", {"accept-encoding": "identity"}

@@ -161,8 +161,7 @@ class RateLimit:
 
         async def send_with_quota(message: Message) -> None:
             if message["type"] == "http.response.start":
-                worked = round(account.seconds * TOKENS_PER_CPU_SECOND)
-                self.quotas.count_tokens(key, max(record.computed_tokens, worked))
+                self.quotas.count_tokens(key, charged_tokens(record, account))
                 _add_headers(message, self.quotas.headers(key))
             await send(message)
 
@@ -197,6 +196,11 @@ class DrainGuard:
             await self.app(scope, receive, send)
         finally:
             self.drain.in_flight -= 1
+
+
+def charged_tokens(record: RequestRecord, account: Account) -> int:
+    """The tokens of quota that a request costs."""
+    return max(record.computed_tokens, round(account.seconds * TOKENS_PER_CPU_SECOND))
 
 
 def _add_headers(start: Message, headers: Mapping[str, str]) -> None:

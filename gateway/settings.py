@@ -67,6 +67,14 @@ class Settings:
     """GATEWAY_PAGES: `on` or `off`; whether to serve `/` and `/docs`."""
     cors_origins: frozenset[str] = frozenset()
     """GATEWAY_CORS_ORIGINS: origins whose pages may send requests, separated by commas; `*` allows all."""
+    batch_folder: Path | None = None
+    """GATEWAY_BATCH_FOLDER: folder of the files and batches of /v1/files and /v1/batches; None turns them off."""
+    batch_file_bytes: int = 200 * 2**20
+    """GATEWAY_BATCH_FILE_BYTES: limit per uploaded file."""
+    batch_bytes_per_key: int = 10 * 2**30
+    """GATEWAY_BATCH_BYTES_PER_KEY: limit for all files of a key, results included."""
+    batch_bytes: int = 50 * 2**30
+    """GATEWAY_BATCH_BYTES: limit for the files of all keys."""
     ignores_unknown_fields: bool = True
     """GATEWAY_UNKNOWN_FIELDS: `ignore` or `refuse` unknown fields of requests."""
 
@@ -103,6 +111,10 @@ class Settings:
             heartbeat_file=Path(beat) if (beat := environ.get(f"{PREFIX}HEARTBEAT_FILE")) else None,
             pages=_choice(environ, "PAGES", "on", "off"),
             cors_origins=_cors_origins(environ),
+            batch_folder=Path(folder) if (folder := environ.get(f"{PREFIX}BATCH_FOLDER")) else None,
+            batch_file_bytes=int(_number(environ, "BATCH_FILE_BYTES", default.batch_file_bytes, 1024, 2**40)),
+            batch_bytes_per_key=int(_number(environ, "BATCH_BYTES_PER_KEY", default.batch_bytes_per_key, 1024, 2**50)),
+            batch_bytes=int(_number(environ, "BATCH_BYTES", default.batch_bytes, 1024, 2**50)),
             ignores_unknown_fields=_choice(environ, "UNKNOWN_FIELDS", "ignore", "refuse"),
         )
         if not settings.api_keys and settings.api_keys_file is None and not _is_loopback(settings.host):

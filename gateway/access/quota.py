@@ -56,6 +56,13 @@ class Quotas:
         with self._board.locked():
             self._add(rows, "tokens", tokens)
 
+    def background_delay_s(self, key: str) -> float:
+        """How long background work of a key must wait: it leaves half of the tokens of each window to requests."""
+        row = self._rows(key).get("tokens")
+        if row is None or self._used(row) < self._limits["tokens"] / 2:
+            return 0.0
+        return float(self._seconds_left(row))
+
     def headers(self, key: str) -> dict[str, str]:
         """The rate-limit headers of OpenAI's API: the limit, what remains of it, and the time until it resets."""
         headers = {}

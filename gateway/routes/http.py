@@ -17,6 +17,7 @@ from gateway.error_body import Dialect
 from gateway.errors import ClientGone, DeadlineExceeded, NotReady
 from gateway.health import Monitor
 from gateway.images.reader import Images
+from gateway.jobs.store import Store
 from gateway.routes import large_json
 from gateway.routes.large_response import LargeResponse
 from gateway.routes.presence import Presence
@@ -56,6 +57,8 @@ class Gateway:
     responsive."""
     cache: Cache | None
     """None if it is off."""
+    store: Store | None = None
+    """The files and batches; None if they are off."""
 
 
 class State(TypedDict):
@@ -78,12 +81,12 @@ Request = StarletteRequest[State]
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def with_deadline(endpoint: Endpoint) -> Endpoint:
-    """Limit the time of an endpoint, including the time to read the body, to that of the settings."""
+def with_deadline(endpoint: Endpoint, limit_s: float | None = None) -> Endpoint:
+    """Limit the time of an endpoint, including the time to read the body: to that of the settings by default."""
 
     async def timed(request: Request) -> Response:
         gateway = request.state["gateway"]
-        timeout_s = gateway.settings.request_timeout_s
+        timeout_s = gateway.settings.request_timeout_s if limit_s is None else limit_s
         try:
             async with asyncio.timeout(None) as deadline:
                 with (

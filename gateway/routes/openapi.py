@@ -114,25 +114,27 @@ def _describe(operation: Operation, response: Schema, request: Schema | None, er
         "operationId": operation.id,
         "tags": [operation.tag],
         "responses": {
-            "200": {"description": "Success", "content": _json(response)},
-            "default": {"description": "Error", "content": _json(error)},
+            "200": {"description": "Success", "content": {operation.gives: {"schema": response}}},
+            "default": {"description": "Error", "content": {"application/json": {"schema": error}}},
         },
     }
     if request is not None:
-        content = _json(request)
-        content["application/json"]["example"] = operation.example
-        described["requestBody"] = {"required": True, "content": content}
+        example = {"example": operation.example} if operation.example is not None else {}
+        described["requestBody"] = {"required": True, "content": {operation.takes: {"schema": request, **example}}}
     if not operation.needs_key:
         described["security"] = []
-    if names := re.findall(r"\{(\w+)\}", operation.path):
-        described["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+    parameters: list[Schema] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"\{(\w+)\}", operation.path)
+    ]
+    if operation.query is not None:
+        (described_query,) = msgspec.json.schema(operation.query)["$defs"].values()
+        parameters += [
+            {"name": name, "in": "query", "schema": schema} for name, schema in described_query["properties"].items()
         ]
+    if parameters:
+        described["parameters"] = parameters
     return described
-
-
-def _json(schema: Schema) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
 
 
 async def show(_: Request) -> Response:

@@ -36,6 +36,14 @@ class Operation:
     needs_key: bool = True
     """Whether it requires an API key and is subject to the rate limit and the drain guard."""
     is_documented: bool = True
+    query: type[Struct] | None = None
+    """The type of the query's parameters."""
+    takes: str = "application/json"
+    """The media type of the request's body."""
+    gives: str = "application/json"
+    """The media type of the response."""
+    deadline_s: float | None = None
+    """How long a POST request may take, if not as long as the settings say."""
 
     def also(self, path: str, suffix: str, endpoint: Endpoint | None = None) -> "Operation":
         """The same operation at another path."""

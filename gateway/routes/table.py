@@ -1,10 +1,12 @@
 """All routes of the API. The router, /openapi.json and the metrics' labels are made from this table."""
 
 from gateway.routes import (
+    batches,
     cohere,
     cohere_tokens,
     dashscope,
     embeddings,
+    files,
     health,
     invocations,
     llama_cpp,
@@ -19,7 +21,7 @@ from gateway.routes import (
     voyage,
 )
 
-OPERATIONS = (
+CALLS = (
     *embeddings.OPERATIONS,
     *rerank.OPERATIONS,
     *voyage.OPERATIONS,
@@ -34,6 +36,18 @@ OPERATIONS = (
     *llama_cpp.OPERATIONS,
     *mixedbread.OPERATIONS,
     *dashscope.OPERATIONS,
+)
+"""What uses the models."""
+IN_BATCHES = {
+    operation.path: operation
+    for operation in CALLS
+    if operation.method == "post" and operation.request is not None and "{" not in operation.path
+}
+"""Those that a batch may hold requests to, by path."""
+OPERATIONS = (
+    *CALLS,
+    *files.OPERATIONS,
+    *batches.OPERATIONS,
     *models.OPERATIONS,
     *health.OPERATIONS,
 )

@@ -5,6 +5,9 @@ overtake it. Each API key has two flows per model: one for small requests and on
 model by tokens (start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996), so neither a key nor bulk work starves
 others. A flow with more queued work than can be done in time gets no more admitted.
 
+Background work, such as that of batches, has flows of its own that yield to all others. While other requests come,
+only a little of it is in flight, because they may have to wait for it. It is never refused, and never stops entirely.
+
 The workers of a gateway send work to the same Triton, each from a queue of its own. They share on a board what they
 have in flight, what Triton has computed, and what waits in each flow. So each of them knows the rate of the whole
 model, and a flow counts once, however many workers it is spread over: each has a part of it, by the tokens that wait.
@@ -43,6 +46,15 @@ MIN_IN_FLIGHT_TOKENS = 2048
 """Least work in flight: used until the rate is known, and so that slow models still get a full batch."""
 BATCH_S = 0.05
 """Maximum batch above MIN_IN_FLIGHT_TOKENS, as the time that it takes: other requests wait for whole batches."""
+BACKGROUND_S = 0.02
+"""Background work in flight while other requests come, as the time that it takes."""
+BACKGROUND_TOKENS = 256
+"""Least background work in flight: used until the rate is known."""
+QUIET_BACKGROUND_S = 0.1
+"""The same while no other request has come for QUIET_S: it keeps the model busy, and the next one waits little."""
+QUIET_S = 10.0
+STARVED_S = 1.0
+"""Background work gets a turn this often, whatever else waits."""
 
 Key = str
 
@@ -57,6 +69,7 @@ class _Flow:
     """Tokens admitted by this worker and not yet sent to Triton."""
     finish: float = 0.0
     """Virtual time at which all of its requests so far are served."""
+    is_background: bool = False
 
 
 @dataclass(order=True, slots=True)
@@ -86,6 +99,12 @@ class Queue:
         self._max_wait_s = BULK_SHARE * timeout_s
         self._flows: dict[tuple[Key, bool], _Flow] = {}
         self._waiters: list[_Waiter] = []  # a heap
+        self._background_flows: dict[Key, _Flow] = {}
+        self._background_waiters: list[_Waiter] = []  # a heap
+        self._background_in_flight = self._board.row(f"background tokens in flight {model}")
+        self._board.own[self._background_in_flight] = 0
+        self._background_at = 0.0
+        self._request_at = self._board.row("last request")  # of any model: they share the machine
         self._numbers = count()
         self._now = 0.0  # virtual time: the start of the latest batch sent
         self._sampled_at = self._sampled_done = 0.0
@@ -109,9 +128,10 @@ class Queue:
         """Expected duration of the work of all workers in flight; 0 until the rate is known."""
         return self._board.total(self._in_flight) / self.rate.per_second if self.rate.per_second else 0.0
 
-    def batch_tokens(self, most: int) -> int:
+    def batch_tokens(self, most: int, *, background: bool = False) -> int:
         """Tokens for one batch: `most`, or what the model computes in BATCH_S if that is less."""
-        return min(most, max(MIN_IN_FLIGHT_TOKENS, int(self.rate.per_second * BATCH_S)))
+        usual = min(most, max(MIN_IN_FLIGHT_TOKENS, int(self.rate.per_second * BATCH_S)))
+        return min(usual, self._max_background()) if background else usual
 
     def check(self, key: Key, tokens: int) -> None:
         """Raise Overloaded if a request of this size would not be admitted."""
@@ -131,14 +151,19 @@ class Queue:
             )
 
     @contextmanager
-    def admit(self, key: Key, tokens: int) -> Iterator["Admission"]:
+    def admit(self, key: Key, tokens: int, *, background: bool = False) -> Iterator["Admission"]:
         """Admit a request with this many tokens in all of its batches.
 
         Raises:
             Overloaded: too much is queued in the request's flow.
         """
-        self.check(key, tokens)
-        admission = Admission(self, self._flow(key, bulk=tokens > SMALL_TOKENS), tokens)
+        if background:
+            flow = self._background_flow(key)
+        else:
+            self._board.own[self._request_at] = time.monotonic()
+            self.check(key, tokens)
+            flow = self._flow(key, bulk=tokens > SMALL_TOKENS)
+        admission = Admission(self, flow, tokens)
         self.enqueue(admission.flow, tokens)
         try:
             yield admission
@@ -155,21 +180,22 @@ class Queue:
         start = max(self._now, flow.finish)
         cost = tokens / self._part(flow)
         flow.finish = start + cost
-        if not self._waiters and self._has_room():
-            self._start(start, tokens)
+        waiters = self._background_waiters if flow.is_background else self._waiters
+        if not waiters and self._may_start(tokens, background=flow.is_background):
+            self._start(start, tokens, background=flow.is_background)
             return
         waiter = _Waiter(start, next(self._numbers), tokens, asyncio.get_running_loop().create_future())
-        heapq.heappush(self._waiters, waiter)
+        heapq.heappush(waiters, waiter)
         try:
             await waiter.granted
         except asyncio.CancelledError:
             if waiter.granted.done() and not waiter.granted.cancelled():  # granted just before the cancellation
-                self.release(tokens, done=False)
+                self.release(tokens, done=False, background=flow.is_background)
             else:  # the flow did not use this time
                 flow.finish = max(self._now, flow.finish - cost)
             raise
 
-    def release(self, tokens: int, *, done: bool) -> None:
+    def release(self, tokens: int, *, done: bool, background: bool = False) -> None:
         """Count a batch as no longer in flight, and let waiting batches start. `done`: Triton computed it."""
         now = time.monotonic()
         if done:
@@ -178,12 +204,43 @@ class Queue:
             computed = round(self._board.total(self._done) - self._sampled_done)
             self.rate.add(computed, now - self._sampled_at, is_full=is_full)
         self.in_flight -= tokens
+        if background:
+            self._board.own[self._background_in_flight] -= tokens
         self._sample(now)
-        while self._waiters and (self._waiters[0].granted.done() or self._has_room()):
-            waiter = heapq.heappop(self._waiters)
+        for waiters in (self._waiters, self._background_waiters):
+            self._grant(waiters, background=waiters is self._background_waiters)
+
+    def _grant(self, waiters: list[_Waiter], *, background: bool) -> None:
+        """Let batches start while there is room."""
+        while waiters and (waiters[0].granted.done() or self._may_start(waiters[0].tokens, background=background)):
+            waiter = heapq.heappop(waiters)
             if not waiter.granted.done():  # otherwise it was cancelled
-                self._start(waiter.start, waiter.tokens)
+                self._start(waiter.start, waiter.tokens, background=background)
                 waiter.granted.set_result(None)
+
+    def _may_start(self, tokens: int, *, background: bool) -> bool:
+        return self._has_background_room(tokens) if background else self._has_room()
+
+    def _has_background_room(self, tokens: int) -> bool:
+        """Whether a batch of background work may be sent. One may always be in flight, unless other work waits: every
+        batch in flight wakes the next one."""
+        if self._waiters:
+            return time.monotonic() - self._background_at > STARVED_S
+        own = self._board.own[self._background_in_flight]
+        return not own or own + tokens <= self._max_background()
+
+    def _is_quiet(self) -> bool:
+        """Whether no request other than background work has come for a while, to any worker."""
+        latest = max(self._board.values(self._request_at), default=0.0)
+        return time.monotonic() - latest > QUIET_S
+
+    def _max_background(self) -> int:
+        """Tokens of this worker's background work in flight, at most."""
+        active = sum(tokens > 0 for tokens in self._board.values(self._background_in_flight))
+        seconds, least = BACKGROUND_S, BACKGROUND_TOKENS
+        if self._is_quiet():
+            seconds, least = QUIET_BACKGROUND_S, MIN_IN_FLIGHT_TOKENS
+        return max(least, int(self.rate.per_second * seconds)) // max(1, active)
 
     def _has_room(self) -> bool:
         """Whether another batch may be sent. A worker without any may always send one: nobody would wake it later."""
@@ -200,6 +257,13 @@ class Queue:
         if flow is None:
             row = self._board.row(f"{self._prefix}{'bulk' if bulk else 'small'} {key}")
             flow = self._flows[key, bulk] = _Flow(row)
+        return flow
+
+    def _background_flow(self, key: Key) -> _Flow:
+        flow = self._background_flows.get(key)
+        if flow is None:
+            row = self._board.row(f"background {self._prefix}{key}")
+            flow = self._background_flows[key] = _Flow(row, is_background=True)
         return flow
 
     def _part(self, flow: _Flow) -> float:
@@ -223,11 +287,14 @@ class Queue:
         own = tokens[self._board.own_column, waiting_rows] / total[waiting_rows]
         return float(own.sum()), int(np.count_nonzero(waiting_rows))
 
-    def _start(self, start: float, tokens: int) -> None:
+    def _start(self, start: float, tokens: int, *, background: bool) -> None:
         self._now = max(self._now, start)
         if not self.in_flight:
             self._sample(time.monotonic())
         self.in_flight += tokens
+        if background:
+            self._background_at = time.monotonic()
+            self._board.own[self._background_in_flight] += tokens
 
     def _sample(self, now: float) -> None:
         self._sampled_at, self._sampled_done = now, self._board.total(self._done)

@@ -16,6 +16,8 @@ class Account:
     """An id of the key, not the key itself; empty on a server without keys."""
     seconds: float = 0.0
     """CPU time of threads and processes that worked for the request."""
+    is_background: bool = False
+    """Whether its work yields to that of all other requests."""
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from functools import partial
 from msgspec import Struct
 
 from gateway.catalog import TritonModel
-from gateway.scheduling.admission import Admission, Queue
+from gateway.scheduling.admission import Admission
 from gateway.service.caller import Caller
 from gateway.service.gather import gather
 from gateway.service.shared_calls import Job, Limits, Store, Tensors
@@ -52,10 +52,10 @@ async def infer(
         GatewayError: Overloaded before any batch is sent; otherwise the error of the first batch that failed. Batches
             after it that have not been sent are not sent. InferenceFailed: Triton fails on one of the rows alone.
     """
-    queue = caller.queues.get(model.triton_name)
+    queue, account = caller.queues.get(model.triton_name), caller.account
     if len(batches) == 1:
         (batch,) = batches
-        with queue.admit(caller.account.key, batch.tokens) as admission:
+        with queue.admit(account.key, batch.tokens, background=account.is_background) as admission:
             await _send(caller, admission, model, batch, await tensors(batch.rows), outputs, store, shared)
         return
     slots = asyncio.Semaphore(MAX_PREPARED)
@@ -65,7 +65,8 @@ async def infer(
         await _send(caller, admission, model, batch, await tensors(batch.rows), outputs, store, shared)
         slots.release()  # not after a failure: no further batch may start
 
-    with queue.admit(caller.account.key, sum(batch.tokens for batch in batches)) as admission:
+    total = sum(batch.tokens for batch in batches)
+    with queue.admit(account.key, total, background=account.is_background) as admission:
         await gather(*(infer_batch(admission, batch) for batch in batches))
 
 
@@ -85,7 +86,7 @@ async def _send(
     timings.calls.append(TritonCall(name, rows, batch.tokens))
     with timings.stage("inference", model=name, rows=rows, tokens=batch.tokens):
         job = Job(batch.rows, batch.tokens, store, asyncio.get_running_loop().create_future())
-        job.done.add_done_callback(partial(_release, admission.queue, batch.tokens))
+        job.done.add_done_callback(partial(_release, admission, batch.tokens))
         caller.calls.send(model, outputs, job, tensors, shared)
         try:
             await asyncio.shield(job.done)  # the call goes on for the others, or until Triton has done the work
@@ -93,6 +94,7 @@ async def _send(
             del job  # or its error refers to itself, and the rows stay until the next garbage collection
 
 
-def _release(queue: Queue, tokens: int, done: "asyncio.Future[None]") -> None:
+def _release(admission: Admission, tokens: int, done: "asyncio.Future[None]") -> None:
     """Free the capacity once Triton has finished. Reading the exception also keeps asyncio from logging it."""
-    queue.release(tokens, done=not done.cancelled() and done.exception() is None)
+    is_done = not done.cancelled() and done.exception() is None
+    admission.queue.release(tokens, done=is_done, background=admission.flow.is_background)

@@ -41,7 +41,11 @@ class Caller(Struct, frozen=True):
         Raises:
             Overloaded: too much work is queued.
         """
-        if model is None or (self.cache is not None and model.generation and tokens <= SMALL_TOKENS):
+        if (
+            model is None
+            or self.account.is_background
+            or (self.cache is not None and model.generation and tokens <= SMALL_TOKENS)
+        ):
             return
         if tokens:
             self.queues.get(model.triton_name).check(self.account.key, tokens)

@@ -169,7 +169,8 @@ async def infer_texts(
     if images:
         patches = [sum(len(image.pixels) for image in of_row) for of_row in images]
         lengths = [length + count for length, count in zip(lengths, patches, strict=True)]
-    max_tokens = caller.queues.get(model.triton_name).batch_tokens(model.batch_tokens)
+    queue = caller.queues.get(model.triton_name)
+    max_tokens = queue.batch_tokens(model.batch_tokens, background=caller.account.is_background)
     max_padding = 1 if images else MAX_PADDING
     if wanted & LARGE:
         max_tokens, max_padding = min(max_tokens, BATCH_TOKENS), 1

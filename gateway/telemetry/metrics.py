@@ -109,6 +109,7 @@ class Metrics(Collector):
             "sparse_truncated", "Sparse vectors with as many terms as the model can return.", "model"
         )
         self._ignored = self._count("ignored_fields", "Unknown request fields that were ignored.", "path")
+        self._batch_requests = self._count("batch_requests", "Requests of batches answered.", "path", "model", "status")
         self._cache_hits = self._count("cache_hits", "Rows that were not computed, thanks to the cache.", "model")
         self._cache_misses = self._count("cache_misses", "Rows that the cache did not have.", "model")
         self._cache_evictions = self._count("cache_evictions", "Rows that the cache had to drop for others.")
@@ -156,6 +157,14 @@ class Metrics(Collector):
             own[self._cache_hits(model)] += record.timings.cache_hits
             own[self._cache_misses(model)] += record.timings.cache_misses
         for row, amount in counted:
+            if amount:
+                own[row(model)] += amount
+
+    def count_in_batch(self, record: RequestRecord) -> None:
+        """Count a finished request of a batch. Its time says nothing: it yields to others."""
+        own, model = self._own, record.model
+        own[self._batch_requests(record.route, model, str(record.status))] += 1
+        for row, amount in ((self._inputs, record.inputs), (self._tokens, record.tokens)):
             if amount:
                 own[row(model)] += amount
 
