@@ -22,7 +22,7 @@ from gateway.budget import Budget
 from gateway.cache import Cache
 from gateway.catalog import Catalog
 from gateway.drain import Drain
-from gateway.error_body import OPENAI, Dialect
+from gateway.error_body import ErrorFormat
 from gateway.errors import GatewayError
 from gateway.gauges import gauges
 from gateway.health import Monitor
@@ -32,20 +32,18 @@ from gateway.jobs.store import Limits, Store
 from gateway.middleware import (
     Authenticate,
     DrainGuard,
-    ErrorDialect,
     HoldResponse,
     RateLimit,
     RequestLog,
+    SelectErrorFormat,
     charged_tokens,
 )
 from gateway.routes import errors, in_process, openapi, pages, tei
-from gateway.routes.cohere import COHERE
 from gateway.routes.http import Gateway, with_deadline
 from gateway.routes.lookup import Lookup
 from gateway.routes.metrics import show as show_metrics
-from gateway.routes.ollama import OLLAMA
-from gateway.routes.operation import Operation
-from gateway.routes.table import DOCUMENTED, IN_BATCHES, OPERATIONS
+from gateway.routes.operation import Dialect, Operation
+from gateway.routes.table import DIALECTS, DOCUMENTED, IN_BATCHES, SPOKEN
 from gateway.scheduling import cores
 from gateway.scheduling.admission import Queues
 from gateway.scheduling.threads import Threads
@@ -59,8 +57,6 @@ from gateway.triton import Triton
 
 log = logging.getLogger(__name__)
 
-PREFIXES = {"/v1": OPENAI, "/v2": COHERE, "/openai": OPENAI, "/api": OLLAMA}
-"""Error dialects by path prefix. Below a prefix, even unknown paths and methods require a key."""
 EXPOSED = (
     "x-request-id",
     "x-conch-ignored-fields",
@@ -79,7 +75,7 @@ LARGEST_RESPONSE_BYTES = 384 * 2**20
 """What the largest response needs: `embed.MAX_TOKEN_NUMBERS`, and a dense and a sparse vector for each input."""
 BATCH_REQUEST_S = 600.0
 """How long a request of a batch may take: it waits for all others."""
-Guards = Callable[[Dialect], list[Middleware]]
+Guards = Callable[[ErrorFormat], list[Middleware]]
 
 
 def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS, board: Board | None = None) -> ASGIApp:
@@ -92,7 +88,7 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS, board:
         board: shared with other workers.
     """
     board = board or Board()
-    metrics = Metrics({operation.path for operation in DOCUMENTED}, board)
+    metrics = Metrics({operation.path for operation, _ in DOCUMENTED}, board)
     keys = Keys(settings.api_keys, settings.api_keys_file)
     authenticate = Middleware(Authenticate, keys=keys, origins=settings.cors_origins)
     quotas = Quotas({"requests": settings.requests_per_minute, "tokens": settings.tokens_per_minute}, board)
@@ -101,8 +97,8 @@ def create_app(settings: Settings, drain: Drain, spans: Spans = NO_SPANS, board:
     responses = Budget("responses", most, min(most, max(most // 2, LARGEST_RESPONSE_BYTES)), FREE_RESPONSE_BYTES, board)
     hold_response = Middleware(HoldResponse, responses=responses)
 
-    def guards(dialect: Dialect) -> list[Middleware]:
-        speak = Middleware(ErrorDialect, dialect=dialect)
+    def guards(error_format: ErrorFormat) -> list[Middleware]:
+        speak = Middleware(SelectErrorFormat, error_format=error_format)
         return [speak, Middleware(DrainGuard, drain=drain), authenticate, *rate_limit, hold_response]
 
     requests = _app([Lookup(_in_batches(hold_response))])
@@ -144,8 +140,8 @@ def _app(routes: Sequence[BaseRoute], lifespan: Callable[[Starlette], Any] | Non
 
 def _in_batches(hold_response: Middleware) -> Iterator[Route]:
     """The routes for requests of batches. What guards others was done for the batch, or is done by its runner."""
-    for path, operation in IN_BATCHES.items():
-        middleware = [Middleware(ErrorDialect, dialect=operation.dialect), hold_response]
+    for path, (operation, dialect) in IN_BATCHES.items():
+        middleware = [Middleware(SelectErrorFormat, error_format=dialect.error_format), hold_response]
         yield Route(path, with_deadline(operation.endpoint, BATCH_REQUEST_S), methods=["POST"], middleware=middleware)
 
 
@@ -257,23 +253,25 @@ async def _publish(metrics: Metrics) -> None:
 def _api_routes(guards: Guards) -> Iterator[BaseRoute]:
     """All routes, in the order in which they are tried."""
 
-    def guarded(operation: Operation) -> Route:
-        return _route(operation, operation.path, guards(operation.dialect) if operation.needs_key else ())
+    def guarded(operation: Operation, dialect: Dialect) -> Route:
+        middleware = guards(dialect.error_format) if operation.needs_key else ()
+        return _route(operation, operation.path, middleware)
 
-    yield Lookup(guarded(operation) for operation in OPERATIONS if "{" not in operation.path)
-    below: dict[str, list[BaseRoute]] = {prefix: [] for prefix in PREFIXES}
+    yield Lookup(guarded(operation, dialect) for operation, dialect in SPOKEN if "{" not in operation.path)
+    prefixes = {prefix: dialect for dialect in DIALECTS for prefix in dialect.prefixes}
+    below: dict[str, list[BaseRoute]] = {prefix: [] for prefix in prefixes}
     others: list[BaseRoute] = []
-    for operation in OPERATIONS:
-        prefix = next((one for one in PREFIXES if operation.path.startswith(f"{one}/")), "")
-        if prefix and operation.dialect is PREFIXES[prefix]:
+    for operation, dialect in SPOKEN:
+        prefix = next((one for one in prefixes if operation.path.startswith(f"{one}/")), "")
+        if prefix and dialect is prefixes[prefix]:
             below[prefix].append(_route(operation, operation.path.removeprefix(prefix)))
-            continue
-        if prefix:  # in another dialect
-            yield guarded(operation)
+        elif prefix:
+            yield guarded(operation, dialect)
         else:
-            others.append(guarded(operation))
+            others.append(guarded(operation, dialect))
     for prefix, routes in below.items():
-        yield Mount(prefix, Router(routes, redirect_slashes=False), middleware=guards(PREFIXES[prefix]))
+        middleware = guards(prefixes[prefix].error_format)
+        yield Mount(prefix, Router(routes, redirect_slashes=False), middleware=middleware)
     yield from others
 
 

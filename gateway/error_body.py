@@ -1,4 +1,4 @@
-"""Bodies of error responses. Each API has its own dialect; the default is OpenAI's."""
+"""Bodies of error responses. Each dialect has its own; the default is OpenAI's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
+class ErrorFormat:
     """The error format of one API."""
 
     body: type[Struct]
@@ -48,4 +48,4 @@ def _openai(failure: Failure) -> Struct:
     return ErrorResponse(error, failure.message)
 
 
-OPENAI = Dialect(ErrorResponse, _openai)
+OPENAI = ErrorFormat(ErrorResponse, _openai)

@@ -14,7 +14,7 @@ from gateway.access.origins import is_cross_site
 from gateway.access.quota import Quotas
 from gateway.budget import Budget
 from gateway.drain import Drain
-from gateway.error_body import Dialect
+from gateway.error_body import ErrorFormat
 from gateway.errors import ForbiddenOrigin, InvalidKey, NotReady
 from gateway.scheduling.turns import Account
 from gateway.telemetry.metrics import Metrics
@@ -92,15 +92,15 @@ class RequestLog:
         log.log(level, "request", extra={"fields": {**fields, **spans.ids()}})
 
 
-class ErrorDialect:
+class SelectErrorFormat:
     """Selects the error format of an API. Outside all middleware that may raise errors."""
 
-    def __init__(self, app: ASGIApp, dialect: Dialect) -> None:
+    def __init__(self, app: ASGIApp, error_format: ErrorFormat) -> None:
         self.app = app
-        self.dialect = dialect
+        self.error_format = error_format
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"]["dialect"] = self.dialect
+        scope["state"]["dialect"] = self.error_format
         await self.app(scope, receive, send)
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from gateway.errors import InvalidRequest, quoted
 from gateway.jobs.store import FINISHED, Batch, Owner, Progress, Status, new_id
 from gateway.routes.body import read
-from gateway.routes.files import PURPOSE, TAG, check_lasting, owner, page, query, store
+from gateway.routes.files import PURPOSE, check_lasting, owner, page, query, store
 from gateway.routes.http import Request, json_response
 from gateway.routes.operation import Operation
 
@@ -239,11 +239,8 @@ OPERATIONS = (
         BatchObject,
         BatchRequest,
         {"input_file_id": "file-0123", "endpoint": "/v1/embeddings", "completion_window": "24h"},
-        tag=TAG,
     ),
-    Operation(
-        "get", "/v1/batches", "listBatches", "List the batches", list_batches, BatchList, query=BatchQuery, tag=TAG
-    ),
-    Operation("post", "/v1/batches/{batch_id}/cancel", "cancelBatch", "Cancel a batch", cancel, BatchObject, tag=TAG),
-    Operation("get", "/v1/batches/{batch_id}", "retrieveBatch", "Describe a batch", retrieve, BatchObject, tag=TAG),
+    Operation("get", "/v1/batches", "listBatches", "List the batches", list_batches, BatchList, query=BatchQuery),
+    Operation("post", "/v1/batches/{batch_id}/cancel", "cancelBatch", "Cancel a batch", cancel, BatchObject),
+    Operation("get", "/v1/batches/{batch_id}", "retrieveBatch", "Describe a batch", retrieve, BatchObject),
 )

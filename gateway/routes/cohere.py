@@ -1,7 +1,6 @@
 """Cohere's API: POST /v2/embed, /v2/rerank and, for clients of its first version, /v1/embed."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -9,7 +8,7 @@ from starlette.responses import Response
 
 from gateway import vectors
 from gateway.catalog import Model
-from gateway.error_body import Dialect
+from gateway.error_body import ErrorFormat
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.body import read
@@ -152,7 +151,7 @@ class V2RerankResponse(Struct):
     usage: RerankUsage
 
 
-COHERE = Dialect(CohereError, lambda failure: CohereError(failure.request_id, failure.message))
+COHERE = ErrorFormat(CohereError, lambda failure: CohereError(failure.request_id, failure.message))
 
 
 async def create_embeddings(request: Request) -> Response:
@@ -249,38 +248,35 @@ def _meta(billed: BilledUnits, version: Literal["1", "2"] = "2") -> CohereMeta:
     return CohereMeta(ApiVersion(version), billed)
 
 
-OPERATIONS = tuple(
-    replace(operation, dialect=COHERE, tag="Cohere")
-    for operation in (
-        Operation(
-            "post",
-            "/v1/embed",
-            "cohereV1Embed",
-            "Embed texts and images (Cohere v1)",
-            create_v1_embeddings,
-            EmbedResponse | FloatsResponse,
-            V1EmbedRequest,
-            {"texts": ["a shell"], "input_type": "search_document"},
-        ),
-        Operation(
-            "post",
-            "/v2/embed",
-            "cohereEmbed",
-            "Embed texts and images (Cohere v2)",
-            create_embeddings,
-            EmbedResponse,
-            EmbedRequest,
-            {"model": "all-minilm-l6-v2", "input_type": "search_document", "texts": ["a shell"]},
-        ),
-        Operation(
-            "post",
-            "/v2/rerank",
-            "cohereRerank",
-            "Rank documents (Cohere v2)",
-            create_ranking,
-            V2RerankResponse,
-            V2RerankRequest,
-            {"model": "minilm-late-interaction", "query": QUERY, "documents": DOCUMENTS},
-        ),
-    )
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/embed",
+        "cohereV1Embed",
+        "Embed texts and images (Cohere v1)",
+        create_v1_embeddings,
+        EmbedResponse | FloatsResponse,
+        V1EmbedRequest,
+        {"texts": ["a shell"], "input_type": "search_document"},
+    ),
+    Operation(
+        "post",
+        "/v2/embed",
+        "cohereEmbed",
+        "Embed texts and images (Cohere v2)",
+        create_embeddings,
+        EmbedResponse,
+        EmbedRequest,
+        {"model": "all-minilm-l6-v2", "input_type": "search_document", "texts": ["a shell"]},
+    ),
+    Operation(
+        "post",
+        "/v2/rerank",
+        "cohereRerank",
+        "Rank documents (Cohere v2)",
+        create_ranking,
+        V2RerankResponse,
+        V2RerankRequest,
+        {"model": "minilm-late-interaction", "query": QUERY, "documents": DOCUMENTS},
+    ),
 )

@@ -1,6 +1,5 @@
 """The tokenizer of Cohere's first API: POST /v1/tokenize and /v1/detokenize."""
 
-from dataclasses import replace
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -9,10 +8,10 @@ from starlette.responses import Response
 from gateway.catalog import OFFERS
 from gateway.routes.body import read
 from gateway.routes.calls import caller, find_model, record_usage, text_model
-from gateway.routes.cohere import COHERE, ApiVersion
+from gateway.routes.cohere import ApiVersion
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
-from gateway.routes.tei import TokenId
+from gateway.routes.tokenization import TokenId
 from gateway.service.tokens import MAX_TOKENS, texts_of, token_spans
 from gateway.text.tokenizer import TokenSpan
 
@@ -80,28 +79,25 @@ async def detokenize(request: Request) -> Response:
     return await large_json_response(request, lambda: CohereText(text, META))
 
 
-OPERATIONS = tuple(
-    replace(operation, dialect=COHERE, tag="Cohere")
-    for operation in (
-        Operation(
-            "post",
-            "/v1/tokenize",
-            "cohereTokenize",
-            "Tokenize a text (Cohere v1)",
-            tokenize,
-            CohereTokens,
-            CohereTokenizeRequest,
-            {"model": "all-minilm-l6-v2", "text": "a shell"},
-        ),
-        Operation(
-            "post",
-            "/v1/detokenize",
-            "cohereDetokenize",
-            "Turn tokens into a text (Cohere v1)",
-            detokenize,
-            CohereText,
-            CohereDetokenizeRequest,
-            {"model": "all-minilm-l6-v2", "tokens": [1037, 5806]},
-        ),
-    )
+OPERATIONS = (
+    Operation(
+        "post",
+        "/v1/tokenize",
+        "cohereTokenize",
+        "Tokenize a text (Cohere v1)",
+        tokenize,
+        CohereTokens,
+        CohereTokenizeRequest,
+        {"model": "all-minilm-l6-v2", "text": "a shell"},
+    ),
+    Operation(
+        "post",
+        "/v1/detokenize",
+        "cohereDetokenize",
+        "Turn tokens into a text (Cohere v1)",
+        detokenize,
+        CohereText,
+        CohereDetokenizeRequest,
+        {"model": "all-minilm-l6-v2", "tokens": [1037, 5806]},
+    ),
 )

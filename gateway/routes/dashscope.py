@@ -6,7 +6,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.error_body import Dialect, Failure
+from gateway.error_body import ErrorFormat, Failure
 from gateway.errors import InvalidKey, ModelNotFound, Overloaded, QuotaExceeded
 from gateway.routes.body import read
 from gateway.routes.calls import find_ranker, rank_texts_or_contents
@@ -99,7 +99,7 @@ def _write_error(failure: Failure) -> Struct:
     return DashScopeError(code, failure.message, failure.request_id)
 
 
-DASHSCOPE = Dialect(DashScopeError, _write_error)
+DASHSCOPE = ErrorFormat(DashScopeError, _write_error)
 """DashScope's error bodies, with this server's own statuses."""
 
 
@@ -151,7 +151,5 @@ OPERATIONS = (
         DashScopeResponse,
         DashScopeRequest,
         {"input": {"query": QUERY, "documents": DOCUMENTS}, "parameters": {"top_n": 1}},
-        dialect=DASHSCOPE,
-        tag="DashScope",
     ),
 )

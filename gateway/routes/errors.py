@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.error_body import OPENAI, Dialect, Failure
+from gateway.error_body import OPENAI, ErrorFormat, Failure
 from gateway.errors import ERROR_SPECS, INTERNAL, ErrorSpec, GatewayError, InvalidRequest, MethodNotAllowed, NoSuchRoute
 from gateway.routes.http import json_response
 
@@ -53,9 +53,9 @@ async def internal_error(request: Request, exc: Exception) -> Response:
 
 def _respond(request: Request, kind: type[Exception], spec: ErrorSpec, message: str, param: str | None) -> Response:
     state = request.scope["state"]
-    dialect: Dialect = state.get("dialect", OPENAI)
+    error_format: ErrorFormat = state.get("error_format", OPENAI)
     response = json_response(
-        dialect.write(Failure(kind, spec, message, param, state["record"].request_id)), spec.status
+        error_format.write(Failure(kind, spec, message, param, state["record"].request_id)), spec.status
     )
     response.headers.update(spec.headers)
     return response

@@ -15,7 +15,6 @@ from gateway.routes import form
 from gateway.routes.http import Request, json_response
 from gateway.routes.operation import Operation
 
-TAG = "Batches"
 PURPOSE = "batch"
 MAX_NAME = 255
 """Characters of a file's name."""
@@ -210,11 +209,10 @@ OPERATIONS = (
         create,
         FileObject,
         FileUpload,
-        tag=TAG,
         takes="multipart/form-data",
         deadline_s=UPLOAD_S,
     ),
-    Operation("get", "/v1/files", "listFiles", "List the files", list_files, FileList, query=FileQuery, tag=TAG),
+    Operation("get", "/v1/files", "listFiles", "List the files", list_files, FileList, query=FileQuery),
     # First, since an id matches any text.
     Operation(
         "get",
@@ -224,8 +222,7 @@ OPERATIONS = (
         content,
         Content,
         gives=JSON_LINES,
-        tag=TAG,
     ),
-    Operation("get", "/v1/files/{file_id}", "retrieveFile", "Describe a file", retrieve, FileObject, tag=TAG),
-    Operation("delete", "/v1/files/{file_id}", "deleteFile", "Delete a file", delete, FileDeleted, tag=TAG),
+    Operation("get", "/v1/files/{file_id}", "retrieveFile", "Describe a file", retrieve, FileObject),
+    Operation("delete", "/v1/files/{file_id}", "deleteFile", "Delete a file", delete, FileDeleted),
 )

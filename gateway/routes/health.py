@@ -61,7 +61,7 @@ async def load(request: Request) -> Response:
 
 
 HEALTH = tuple(
-    replace(operation, response=Health, tag="Health", needs_key=False)
+    replace(operation, response=Health, needs_key=False)
     for operation in (
         Operation("get", "/health", "health", "The same as /health/ready (TEI)", ready),
         Operation("get", "/health/live", "healthLive", "Liveness: whether the process responds", live),
@@ -69,8 +69,7 @@ HEALTH = tuple(
         Operation("get", "/ping", "ping", "The same as /health/ready (SageMaker, vLLM)", ready),
     )
 )
-OPERATIONS = (
-    *HEALTH,
-    Operation("get", "/version", "version", "The version of the server (vLLM)", version, Version, tag="vLLM"),
-    Operation("get", "/load", "load", "The number of requests in flight (vLLM)", load, Load, tag="vLLM"),
+LOAD = (
+    Operation("get", "/version", "version", "The version of the server (vLLM)", version, Version),
+    Operation("get", "/load", "load", "The number of requests in flight (vLLM)", load, Load),
 )

@@ -13,7 +13,7 @@ from gateway.budget import Budget, Held
 from gateway.cache import Cache
 from gateway.catalog import Catalog
 from gateway.drain import Drain
-from gateway.error_body import Dialect
+from gateway.error_body import ErrorFormat
 from gateway.errors import ClientGone, DeadlineExceeded, NotReady
 from gateway.health import Monitor
 from gateway.images.reader import Images
@@ -73,7 +73,7 @@ class State(TypedDict):
     account: Account
     """The owner of the request's API key, which identifies the key without revealing it."""
     presence: Presence
-    dialect: Dialect
+    error_format: ErrorFormat
     """The error format of the path's API."""
 
 

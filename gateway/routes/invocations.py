@@ -62,6 +62,5 @@ OPERATIONS = (
         EmbeddingResponse,
         EmbeddingRequest,
         {"input": ["a shell", "a trumpet"]},
-        tag="vLLM",
     ),
 )

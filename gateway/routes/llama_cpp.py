@@ -1,17 +1,15 @@
 """The API of llama.cpp's server, where it is its own: POST /embedding and /reranking."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import ClassVar
 
 from msgspec import Struct
 from starlette.responses import Response
 
 from gateway import vectors
-from gateway.error_body import OPENAI
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
-from gateway.routes.body import read, resolve_aliases
+from gateway.routes.body import read
 from gateway.routes.calls import embed_items, find_model
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import Vector
@@ -52,7 +50,6 @@ class LlamaCppEmbedding(Struct):
 async def embed(request: Request) -> Response:
     """Answer POST /embedding."""
     body = await read(request, LlamaCppEmbedRequest)
-    resolve_aliases(body, body.aliases)
     if body.content is None:
         raise InvalidRequest("content is required", param="content")
     if body.embd_normalize not in (None, L2, RAW):
@@ -72,19 +69,16 @@ async def embed(request: Request) -> Response:
     return await large_json_response(request, build, embedded.vectors.size)
 
 
-OPERATIONS = tuple(
-    replace(operation, dialect=OPENAI, tag="llama.cpp")
-    for operation in (
-        Operation(
-            "post",
-            "/embedding",
-            "llamaCppEmbedding",
-            "Embed texts (llama.cpp)",
-            embed,
-            list[LlamaCppEmbedding],
-            LlamaCppEmbedRequest,
-            {"content": ["a shell", "a trumpet"]},
-        ),
-        RERANK.also("/reranking", "AtReranking"),
-    )
+OPERATIONS = (
+    Operation(
+        "post",
+        "/embedding",
+        "llamaCppEmbedding",
+        "Embed texts (llama.cpp)",
+        embed,
+        list[LlamaCppEmbedding],
+        LlamaCppEmbedRequest,
+        {"content": ["a shell", "a trumpet"]},
+    ),
+    RERANK.also("/reranking", "AtReranking"),
 )

@@ -117,6 +117,5 @@ OPERATIONS = (
         MixedbreadResponse,
         MixedbreadRequest,
         {"query": QUERY, "input": DOCUMENTS},
-        tag="mixedbread",
     ),
 )

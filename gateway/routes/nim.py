@@ -103,6 +103,5 @@ OPERATIONS = (
         RankingResponse,
         RankingRequest,
         {"query": {"text": QUERY}, "passages": [{"text": text} for text in DOCUMENTS]},
-        tag="NIM",
     ),
 )

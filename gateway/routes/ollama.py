@@ -6,7 +6,6 @@ Ollama's names have a tag, `:latest` by default. Here a model is found with and 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,10 +15,10 @@ from starlette.responses import Response
 
 from gateway import vectors
 from gateway.catalog import Model
-from gateway.error_body import Dialect
+from gateway.error_body import ErrorFormat
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes import encodings
-from gateway.routes.body import read, resolve_aliases
+from gateway.routes.body import read
 from gateway.routes.calls import embed_items, find_model_and_purpose, record_usage
 from gateway.routes.encodings import Vector
 from gateway.routes.http import Request, json_response, large_json_response
@@ -200,7 +199,7 @@ class OllamaVersion(Struct):
     version: str
 
 
-OLLAMA = Dialect(OllamaError, lambda failure: OllamaError(failure.message))
+OLLAMA = ErrorFormat(OllamaError, lambda failure: OllamaError(failure.message))
 """Ollama's error bodies, with this server's own statuses."""
 
 
@@ -319,7 +318,6 @@ async def version(_: Request) -> Response:
 
 
 def _named(request: Request, body: OllamaModelRequest) -> Model:
-    resolve_aliases(body, body.aliases)
     if body.model is None:
         raise InvalidRequest("model is required", param="model")
     model, _ = _find(request, body.model)
@@ -350,55 +348,50 @@ def _details(model: Model) -> OllamaDetails:
     return OllamaDetails("", "triton", model.role, (model.role,), "", "")
 
 
-OPERATIONS = tuple(
-    replace(operation, dialect=OLLAMA, tag="Ollama")
-    for operation in (
-        Operation(
-            "post",
-            "/api/embed",
-            "ollamaEmbed",
-            "Embed texts (Ollama)",
-            embed,
-            OllamaEmbedResponse,
-            OllamaEmbedRequest,
-            {"model": "all-minilm-l6-v2", "input": ["a shell", "a trumpet"]},
-        ),
-        Operation(
-            "post",
-            "/api/embeddings",
-            "ollamaEmbeddings",
-            "Embed a text (Ollama)",
-            embed_prompt,
-            OllamaEmbeddingsResponse,
-            OllamaEmbeddingsRequest,
-            {"model": "all-minilm-l6-v2", "prompt": "a shell"},
-        ),
-        Operation("get", "/api/tags", "ollamaTags", "List the models (Ollama)", list_models, OllamaModels),
-        Operation(
-            "get", "/api/ps", "ollamaPs", "List the loaded models (Ollama)", list_running_models, OllamaRunningModels
-        ),
-        Operation(
-            "post",
-            "/api/show",
-            "ollamaShow",
-            "Describe a model (Ollama)",
-            show,
-            OllamaDescription,
-            OllamaShowRequest,
-            {"model": "all-minilm-l6-v2"},
-        ),
-        Operation(
-            "post",
-            "/api/pull",
-            "ollamaPull",
-            "Make sure that a model is served (Ollama)",
-            pull,
-            OllamaStatus,
-            OllamaPullRequest,
-            {"model": "all-minilm-l6-v2"},
-        ),
-        Operation(
-            "get", "/api/version", "ollamaVersion", "The version of Ollama's API (Ollama)", version, OllamaVersion
-        ),
-    )
+OPERATIONS = (
+    Operation(
+        "post",
+        "/api/embed",
+        "ollamaEmbed",
+        "Embed texts (Ollama)",
+        embed,
+        OllamaEmbedResponse,
+        OllamaEmbedRequest,
+        {"model": "all-minilm-l6-v2", "input": ["a shell", "a trumpet"]},
+    ),
+    Operation(
+        "post",
+        "/api/embeddings",
+        "ollamaEmbeddings",
+        "Embed a text (Ollama)",
+        embed_prompt,
+        OllamaEmbeddingsResponse,
+        OllamaEmbeddingsRequest,
+        {"model": "all-minilm-l6-v2", "prompt": "a shell"},
+    ),
+    Operation("get", "/api/tags", "ollamaTags", "List the models (Ollama)", list_models, OllamaModels),
+    Operation(
+        "get", "/api/ps", "ollamaPs", "List the loaded models (Ollama)", list_running_models, OllamaRunningModels
+    ),
+    Operation(
+        "post",
+        "/api/show",
+        "ollamaShow",
+        "Describe a model (Ollama)",
+        show,
+        OllamaDescription,
+        OllamaShowRequest,
+        {"model": "all-minilm-l6-v2"},
+    ),
+    Operation(
+        "post",
+        "/api/pull",
+        "ollamaPull",
+        "Make sure that a model is served (Ollama)",
+        pull,
+        OllamaStatus,
+        OllamaPullRequest,
+        {"model": "all-minilm-l6-v2"},
+    ),
+    Operation("get", "/api/version", "ollamaVersion", "The version of Ollama's API (Ollama)", version, OllamaVersion),
 )

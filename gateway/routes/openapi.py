@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway import __version__
-from gateway.routes.operation import SHARED, Operation
-from gateway.routes.table import DOCUMENTED
+from gateway.routes.operation import Dialect, Operation
+from gateway.routes.table import DIALECTS, DOCUMENTED
 
 Schema = dict[str, Any]
 
@@ -28,8 +28,8 @@ COMPONENT = "#/components/schemas/{name}"
 
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
-    response_types = [type_ for operation in DOCUMENTED for type_ in (operation.response, operation.dialect.body)]
-    request_types = [operation.request for operation in DOCUMENTED if operation.request is not None]
+    response_types = [type_ for one, dialect in DOCUMENTED for type_ in (one.response, dialect.error_format.body)]
+    request_types = [operation.request for operation, _ in DOCUMENTED if operation.request is not None]
     response_schemas, schemas = msgspec.json.schema_components(response_types, ref_template=COMPONENT)
     request_schemas, in_requests = msgspec.json.schema_components(request_types, ref_template=COMPONENT)
     for schema in in_requests.values():
@@ -37,14 +37,15 @@ def document() -> dict[str, Any]:
     schemas.update(in_requests)
     requests, responses = map(portable, request_schemas), map(portable, response_schemas)
     paths: dict[str, dict[str, Any]] = {}
-    for operation in DOCUMENTED:
+    for operation, dialect in DOCUMENTED:
         response, error = next(responses), next(responses)
         request = next(requests) if operation.request is not None else None
-        paths.setdefault(operation.path, {})[operation.method] = _describe(operation, response, request, error)
+        described = _describe(operation, dialect, response, request, error)
+        paths.setdefault(operation.path, {})[operation.method] = described
     return {
         "openapi": "3.1.0",
         "info": {"title": "Conch", "version": __version__},
-        "tags": [{"name": tag} for tag in dict.fromkeys((SHARED, *(operation.tag for operation in DOCUMENTED)))],
+        "tags": [{"name": dialect.name} for dialect in DIALECTS],
         "paths": paths,
         "components": {"schemas": portable(schemas), "securitySchemes": {"key": KEY, "azureKey": AZURE_KEY}},
         "security": [{}, {"key": []}, {"azureKey": []}],  # the server may have no keys
@@ -108,11 +109,13 @@ def _apart(values: list[Any]) -> list[Schema]:
     return [*({"enum": [*enum.values()]} for enum in enums), *others]
 
 
-def _describe(operation: Operation, response: Schema, request: Schema | None, error: Schema) -> dict[str, Any]:
+def _describe(
+    operation: Operation, dialect: Dialect, response: Schema, request: Schema | None, error: Schema
+) -> dict[str, Any]:
     described: dict[str, Any] = {
         "summary": operation.summary,
         "operationId": operation.id,
-        "tags": [operation.tag],
+        "tags": [dialect.name],
         "responses": {
             "200": {"description": "Success", "content": {operation.gives: {"schema": response}}},
             "default": {"description": "Error", "content": {"application/json": {"schema": error}}},

@@ -1,4 +1,4 @@
-"""The entries of the table of routes, from which the router, /openapi.json and the metrics' labels are made."""
+"""The entries of the table of dialects: what the router, /openapi.json and the documentation are made from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -6,11 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from gateway.error_body import OPENAI, Dialect
+from gateway.error_body import OPENAI, ErrorFormat
 from gateway.routes.http import Endpoint
-
-SHARED = "OpenAI, Jina, Voyage"
-"""The OpenAPI tag of operations that several APIs share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +28,6 @@ class Operation:
     example: Mapping[str, object] | None = None
     """A request that works with the default models. (/classify and /predict need a classifier, and /embed_sparse a
     sparse model, which are not among them.)"""
-    dialect: Dialect = OPENAI
-    tag: str = SHARED
     needs_key: bool = True
     """Whether it requires an API key and is subject to the rate limit and the drain guard."""
     is_documented: bool = True
@@ -49,3 +44,19 @@ class Operation:
         """The same operation at another path."""
         summary = f"The same as {self.path}"
         return replace(self, path=path, id=self.id + suffix, summary=summary, endpoint=endpoint or self.endpoint)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The API of a server, or of several that have one in common, as their clients speak it.
+
+    Its request types say which fields have two names (`aliases`) and which are not supported, and why (`refused`).
+    """
+
+    name: str
+    operations: tuple[Operation, ...]
+    error_format: ErrorFormat = OPENAI
+    prefixes: tuple[str, ...] = ()
+    """Below these paths, it also answers unknown paths and methods, for which a key is required as well."""
+    shared: tuple[str, ...] = ()
+    """Paths of other dialects that its clients use as they are."""

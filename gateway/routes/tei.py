@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from gateway import __version__, vectors
 from gateway.catalog import OFFERS, Model, Offer, TextModel
-from gateway.error_body import OPENAI, Dialect, Failure
+from gateway.error_body import OPENAI, ErrorFormat, Failure
 from gateway.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -236,7 +236,7 @@ def _write_error(failure: Failure) -> Struct:
     return TeiError(failure.message, ERROR_TYPES.get(failure.kind, "Validation"))
 
 
-TEI = Dialect(TeiError, _write_error)
+TEI = ErrorFormat(TeiError, _write_error)
 """TEI's error bodies, with this server's own statuses."""
 
 
@@ -363,7 +363,7 @@ async def _read_ranking(request: Request) -> RerankRequest | TeiRerankRequest:
     def choose(body: object) -> type[RerankRequest] | type[TeiRerankRequest]:
         if not isinstance(body, dict) or body.get("documents") is None:
             return TeiRerankRequest
-        request.state["dialect"] = OPENAI
+        request.state["error_format"] = OPENAI
         return RerankRequest
 
     return await read_one_of(request, choose)
@@ -413,7 +413,7 @@ async def _read_texts(request: Request) -> PromptRequest | TokenizeRequest:
     def choose(body: object) -> type[PromptRequest] | type[TokenizeRequest]:
         if not isinstance(body, dict) or "inputs" in body or not ("prompt" in body or "messages" in body):
             return TokenizeRequest
-        request.state["dialect"] = OPENAI
+        request.state["error_format"] = OPENAI
         return PromptRequest
 
     return await read_one_of(request, choose)
@@ -547,78 +547,75 @@ RERANK = Operation(
     TeiRerankRequest,
     {"query": QUERY, "texts": DOCUMENTS},
 )
-OPERATIONS = tuple(
-    replace(operation, dialect=TEI, tag="Text Embeddings Inference")
-    for operation in (
+OPERATIONS = (
+    EMBED,
+    replace(
         EMBED,
-        replace(
-            EMBED,
-            path="/",
-            id="teiEmbedAtRoot",
-            summary="The same as /embed, or as /similarity if inputs is an object",
-            endpoint=create,
-        ),
-        Operation(
-            "post",
-            "/embed_sparse",
-            "teiEmbedSparse",
-            "Embed texts as sparse vectors (TEI)",
-            create_sparse_embeddings,
-            list[list[SparseValue]],
-            TeiTexts,
-            {"inputs": ["a shell", "a trumpet"]},
-        ),
-        Operation(
-            "post",
-            "/embed_all",
-            "teiEmbedAll",
-            "Embed each token of texts (TEI)",
-            create_token_embeddings,
-            list[list[list[float]]],
-            TeiTexts,
-            {"inputs": ["a shell", "a trumpet"]},
-        ),
-        RERANK,
-        Operation(
-            "post",
-            "/predict",
-            "teiPredict",
-            "Classify texts or pairs of texts (TEI)",
-            create_predictions,
-            list[Prediction | list[Prediction]],
-            PredictRequest,
-            {"inputs": [[QUERY, text] for text in DOCUMENTS]},
-        ),
-        Operation(
-            "post",
-            "/similarity",
-            "teiSimilarity",
-            "Compare sentences (TEI)",
-            create_similarities,
-            list[float],
-            SimilarityRequest,
-            {"inputs": {"source_sentence": QUERY, "sentences": DOCUMENTS}},
-        ),
-        Operation(
-            "post",
-            "/tokenize",
-            "teiTokenize",
-            "Tokenize texts (TEI), or a prompt (vLLM)",
-            tokenize,
-            list[list[TokenSpan]],
-            TokenizeRequest,
-            {"inputs": "a shell"},
-        ),
-        Operation(
-            "post",
-            "/decode",
-            "teiDecode",
-            "Turn token ids into texts (TEI)",
-            decode,
-            list[str],
-            DecodeRequest,
-            {"ids": [[101, 1037, 5806, 102]]},
-        ),
-        Operation("get", "/info", "teiInfo", "Describe the default embedding model (TEI)", info, Info),
-    )
+        path="/",
+        id="teiEmbedAtRoot",
+        summary="The same as /embed, or as /similarity if inputs is an object",
+        endpoint=create,
+    ),
+    Operation(
+        "post",
+        "/embed_sparse",
+        "teiEmbedSparse",
+        "Embed texts as sparse vectors (TEI)",
+        create_sparse_embeddings,
+        list[list[SparseValue]],
+        TeiTexts,
+        {"inputs": ["a shell", "a trumpet"]},
+    ),
+    Operation(
+        "post",
+        "/embed_all",
+        "teiEmbedAll",
+        "Embed each token of texts (TEI)",
+        create_token_embeddings,
+        list[list[list[float]]],
+        TeiTexts,
+        {"inputs": ["a shell", "a trumpet"]},
+    ),
+    RERANK,
+    Operation(
+        "post",
+        "/predict",
+        "teiPredict",
+        "Classify texts or pairs of texts (TEI)",
+        create_predictions,
+        list[Prediction | list[Prediction]],
+        PredictRequest,
+        {"inputs": [[QUERY, text] for text in DOCUMENTS]},
+    ),
+    Operation(
+        "post",
+        "/similarity",
+        "teiSimilarity",
+        "Compare sentences (TEI)",
+        create_similarities,
+        list[float],
+        SimilarityRequest,
+        {"inputs": {"source_sentence": QUERY, "sentences": DOCUMENTS}},
+    ),
+    Operation(
+        "post",
+        "/tokenize",
+        "teiTokenize",
+        "Tokenize texts (TEI), or a prompt (vLLM)",
+        tokenize,
+        list[list[TokenSpan]],
+        TokenizeRequest,
+        {"inputs": "a shell"},
+    ),
+    Operation(
+        "post",
+        "/decode",
+        "teiDecode",
+        "Turn token ids into texts (TEI)",
+        decode,
+        list[str],
+        DecodeRequest,
+        {"ids": [[101, 1037, 5806, 102]]},
+    ),
+    Operation("get", "/info", "teiInfo", "Describe the default embedding model (TEI)", info, Info),
 )

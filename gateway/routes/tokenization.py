@@ -103,6 +103,5 @@ OPERATIONS = (
         DetokenizeResponse,
         DetokenizeRequest,
         {"tokens": [101, 1037, 5806, 102]},
-        tag="vLLM",
     ),
 )

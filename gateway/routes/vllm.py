@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, cast
 
 import numpy as np
@@ -593,30 +593,27 @@ SCORE = Operation(
     ScoreRequest,
     {"text_1": QUERY, "text_2": DOCUMENTS},
 )
-OPERATIONS = tuple(
-    replace(operation, tag="vLLM")
-    for operation in (
-        Operation(
-            "post",
-            "/classify",
-            "classify",
-            "Classify texts or pairs of texts (vLLM, Infinity)",
-            classify,
-            ClassifyResponse | InfinityClassifyResponse,
-            ClassifyRequest,
-            {"input": DOCUMENTS},
-        ),
-        SCORE,
-        SCORE.also("/v1/score", "WithVersion"),
-        Operation(
-            "post",
-            "/pooling",
-            "pool",
-            "Embed or classify texts (vLLM)",
-            pool,
-            PoolingResponse,
-            PoolingRequest,
-            {"input": DOCUMENTS, "task": "embed"},
-        ),
-    )
+OPERATIONS = (
+    Operation(
+        "post",
+        "/classify",
+        "classify",
+        "Classify texts or pairs of texts (vLLM, Infinity)",
+        classify,
+        ClassifyResponse | InfinityClassifyResponse,
+        ClassifyRequest,
+        {"input": DOCUMENTS},
+    ),
+    SCORE,
+    SCORE.also("/v1/score", "WithVersion"),
+    Operation(
+        "post",
+        "/pooling",
+        "pool",
+        "Embed or classify texts (vLLM)",
+        pool,
+        PoolingResponse,
+        PoolingRequest,
+        {"input": DOCUMENTS, "task": "embed"},
+    ),
 )

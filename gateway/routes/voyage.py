@@ -210,7 +210,6 @@ OPERATIONS = (
         MultimodalResponse,
         MultimodalRequest,
         {"inputs": [{"content": [{"type": "text", "text": "a shell"}]}]},
-        tag="Voyage",
     ),
     Operation(
         "post",
@@ -221,6 +220,5 @@ OPERATIONS = (
         ContextualizedResponse,
         ContextualizedRequest,
         {"inputs": [["Berlin is the capital of Germany.", "It has 3.7 million inhabitants."]]},
-        tag="Voyage",
     ),
 )
