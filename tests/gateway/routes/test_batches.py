@@ -377,3 +377,16 @@ def test_metrics_count_requests_of_batches(sdk: OpenAI, plain: httpx2.Client) ->
     counted = [line for line in lines if line.startswith("conch_batch_requests_total{") and 'status="200"' in line]
     assert any('path="/v1/embeddings"' in line and 'model="all-minilm-l6-v2"' in line for line in counted)
     assert any(line.startswith("conch_batches_running ") for line in lines)
+
+
+def test_example_of_the_api_page_runs(running: Server) -> None:
+    section = Path("docs/api.md").read_text().partition("\n## POST /v1/batches\n")[2]
+    example = section.partition("```python\n")[2].partition("```")[0]
+    given = example.replace("http://127.0.0.1:8080", running.url).replace('"unused"', repr(KEYS[0]))
+    assert given.count(running.url) == 1
+    variables: dict[str, Any] = {}
+    exec(compile(given, "docs/api.md", "exec"), variables)  # noqa: S102 - it is ours
+    variables["client"].close()
+    vectors = variables["vectors"]
+    assert {name: len(vector) for name, vector in vectors.items()} == {f"text-{number}": 384 for number in range(3)}
+    assert np.dot(vectors["text-0"], vectors["text-1"]) > np.dot(vectors["text-0"], vectors["text-2"])
