@@ -1,4 +1,5 @@
-# The gateway: Python, what it imports, and its code. It keeps nothing, so the root file system may be read-only.
+# The gateway: Python, what it imports, and its code. It keeps nothing but batches, in /batches if that is
+# set, so the root file system may be read-only.
 ARG BASE=docker.io/library/debian:12-slim
 # A digest pins it to the byte: --build-arg BASE=docker.io/library/debian:12-slim@sha256:...
 
@@ -24,7 +25,8 @@ LABEL org.opencontainers.image.title="Conch gateway" \
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates python3 \
-    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/log/* \
+    && install -d -m 700 -o 10001 -g 10001 /batches
 COPY --from=build /venv /venv
 COPY --from=build /app /app
 WORKDIR /app

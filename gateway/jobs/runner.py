@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import count, islice
+from itertools import islice
 from typing import ParamSpec, TypeVar
 
 import msgspec
@@ -42,12 +42,10 @@ RETRY_STATUSES = frozenset({499, 500, 502, 504})
 """The request failed, which may have been by chance."""
 MAX_ATTEMPTS = 4
 """Attempts of such a request."""
-FIRST_PAUSE_S, MAX_PAUSE_S = 0.5, 30.0
-"""Between attempts; each pause is twice the one before."""
 NOT_FOUND_S = 60.0
 """For how long after the start of the server an unknown model may yet be loaded."""
-DISK_PAUSE_S = 5.0
-"""Between attempts to write to a full disk."""
+LOOK_S = 0.5
+"""How often a batch that waits looks whether it is to end."""
 
 Given = ParamSpec("Given")
 Done = TypeVar("Done")
@@ -62,6 +60,17 @@ class Answer(Struct, frozen=True):
     request_id: str
     body: bytes
     is_json: bool
+
+
+class Pauses(Struct, frozen=True):
+    """How long to wait, in seconds."""
+
+    first: float = 0.5
+    """Before a request is repeated for the first time. Each further pause is twice as long."""
+    most: float = 30.0
+    """Before a request is repeated, at most."""
+    disk: float = 5.0
+    """After the disk was full."""
 
 
 Execute = Callable[[str, str, bytes], Awaitable[Answer]]
@@ -79,6 +88,7 @@ class Runner:
         is_ready: Callable[[], bool],
         delay_s: Callable[[str], float],
         max_line_bytes: int,
+        pauses: Pauses = Pauses(),  # noqa: B008 - it is frozen
     ) -> None:
         """Begin with none.
 
@@ -89,6 +99,7 @@ class Runner:
             is_ready: whether requests can be answered at all.
             delay_s: how long a key must wait because of its quota.
             max_line_bytes: the longest line of an input file.
+            pauses: how long to wait after a failure.
         """
         self.store = store
         self.execute = execute
@@ -96,6 +107,7 @@ class Runner:
         self.is_ready = is_ready
         self.delay_s = delay_s
         self.max_line_bytes = max_line_bytes
+        self.pauses = pauses
         self.started_at = time.monotonic()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._cleaned_at = 0.0
@@ -156,7 +168,7 @@ class Runner:
                 await _Run(self, owner, *waiting).run()
         except Exception:
             log.exception("a batch failed; it is tried again")
-            await asyncio.sleep(DISK_PAUSE_S)
+            await asyncio.sleep(self.pauses.disk)
         finally:
             os.close(lock)
             del self._running[owner.key]
@@ -243,7 +255,7 @@ class _Run:
                         tasks[asyncio.create_task(self._result(line))] = len(line.content)
                         await asyncio.sleep(0)  # requests get their turn
                 if not tasks:
-                    await asyncio.sleep(FIRST_PAUSE_S)
+                    await asyncio.sleep(LOOK_S)
                     continue
                 done, _ = await asyncio.wait(tasks, timeout=SCAN_S, return_when=asyncio.FIRST_COMPLETED)
                 found = [result for task in done if (result := task.result()) is not None]
@@ -260,34 +272,37 @@ class _Run:
 
     async def _result(self, line: Line) -> Result | None:
         """The result of a request; None if the batch ends before there is one."""
-        request, drain = line.request, self._runner.drain
-        for attempt in count(1):
+        request, drain, pauses = line.request, self._runner.drain, self._runner.pauses
+        pause_s, failures = pauses.first, 0
+        while True:
             drain.in_flight += 1
             try:
                 answer = await self._runner.execute(self._owner.key, self._batch.endpoint, bytes(request.body))
             finally:
                 drain.in_flight -= 1
-            if not self._repeats(answer.status, attempt):
+            failures += answer.status in RETRY_STATUSES
+            if not self._repeats(answer.status, failures):
                 break
-            if not await self._pause(min(MAX_PAUSE_S, FIRST_PAUSE_S * 2 ** min(attempt - 1, 10))):
+            if not await self._pause(pause_s):
                 return None
+            pause_s = min(pauses.most, 2 * pause_s)
         if not answer.is_json:
             error = LineError("not_json", "the answer is not JSON; ask for another format")
             return Result(line.number, request.custom_id, is_success=False, error=error)
         response = LineResponse(answer.status, answer.request_id, msgspec.Raw(answer.body))
         return Result(line.number, request.custom_id, is_success=answer.status == 200, response=response)
 
-    def _repeats(self, status: int, attempt: int) -> bool:
+    def _repeats(self, status: int, failures: int) -> bool:
         """Whether to send a request again."""
         if status == 404:
             return time.monotonic() - self._runner.started_at < NOT_FOUND_S
-        return status in WAIT_STATUSES or (status in RETRY_STATUSES and attempt < MAX_ATTEMPTS)
+        return status in WAIT_STATUSES or (status in RETRY_STATUSES and failures < MAX_ATTEMPTS)
 
     async def _pause(self, seconds: float) -> bool:
         """Wait; returns False as soon as the batch is to end."""
         until = time.monotonic() + seconds
         while self._end is None and (left := until - time.monotonic()) > 0:  # noqa: ASYNC110 - no event tells the end
-            await asyncio.sleep(min(left, FIRST_PAUSE_S))
+            await asyncio.sleep(min(left, LOOK_S))
         return self._end is None
 
     async def _write(self, results: Results, found: Sequence[Result]) -> None:
@@ -302,7 +317,7 @@ class _Run:
             if not self._progress.problems:
                 log.warning("batch %s waits: %s", self._batch.id, problem)
             self._progress.problems = [Problem("disk_full", f"waiting for room on the disk: {problem}")]
-            await asyncio.sleep(DISK_PAUSE_S)
+            await asyncio.sleep(self._runner.pauses.disk)
             with suppress(OSError):
                 await self._look(results)
 

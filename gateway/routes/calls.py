@@ -43,7 +43,7 @@ def caller(request: Request) -> Caller:
         state["account"],
         state["record"].timings,
         state["response"].grow,
-        gateway.cache,
+        None if state["account"].is_background else gateway.cache,  # it would displace what others ask for
     )
 
 

@@ -48,7 +48,7 @@ BATCH_S = 0.05
 """Maximum batch above MIN_IN_FLIGHT_TOKENS, as the time that it takes: other requests wait for whole batches."""
 BACKGROUND_S = 0.02
 """Background work in flight while other requests come, as the time that it takes."""
-BACKGROUND_TOKENS = 256
+BACKGROUND_TOKENS = 128
 """Least background work in flight: used until the rate is known."""
 QUIET_BACKGROUND_S = 0.1
 """The same while no other request has come for QUIET_S: it keeps the model busy, and the next one waits little."""

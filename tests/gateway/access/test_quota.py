@@ -89,3 +89,24 @@ def test_headers_report_the_remaining_quota(limited: httpx2.Client) -> None:
     assert answer.json()["error"]["code"] == "rate_limit_exceeded"
     assert answer.headers["x-ratelimit-remaining-tokens"] == "0"
     assert answer.headers["retry-after"]
+
+
+def test_background_work_leaves_half_of_the_tokens_to_requests() -> None:
+    now = 1000.0
+    quotas = Quotas({"requests": None, "tokens": 100}, clock=lambda: now)
+    assert quotas.background_delay_s("a") == 0
+    quotas.count_tokens("a", 49)
+    assert quotas.background_delay_s("a") == 0
+    quotas.count_tokens("a", 1)
+    now += 20
+    assert quotas.background_delay_s("a") == 40
+    quotas.admit("a")
+    assert quotas.background_delay_s("b") == 0
+    now += 41
+    assert quotas.background_delay_s("a") == 0
+
+
+def test_background_work_without_a_limit_of_tokens_never_waits() -> None:
+    quotas = Quotas({"requests": 1, "tokens": None})
+    quotas.count_tokens("a", 10**9)
+    assert quotas.background_delay_s("a") == 0

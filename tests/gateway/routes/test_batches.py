@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
 from openai.types import Batch
 
 from tests.serving import Server, serve
@@ -353,10 +353,10 @@ def test_bytes_of_a_key_are_limited(sdks: Sequence[OpenAI], plain: httpx2.Client
     _, second = sdks
     content = b"x" * FILE_BYTES
     kept = []
-    with pytest.raises(Exception, match="reached their limit") as error:  # noqa: PT012 - until it is refused
+    with pytest.raises(APIStatusError, match="reached their limit") as error:  # noqa: PT012 - until it is refused
         for _ in range(31):
-            kept.append(second.files.create(file=("a", content), purpose="batch").id)
-    assert getattr(error.value, "status_code", None) == 413
+            kept.append(second.files.create(file=("a", content), purpose="batch").id)  # noqa: PERF401 - it fails
+    assert error.value.status_code == 413
     assert len(kept) == 29  # the descriptions take some bytes, too
     assert plain.post(
         "/v1/files", content=form(FILE, PURPOSE), headers={"content-type": "multipart/form-data; boundary=b"}
@@ -377,3 +377,16 @@ def test_metrics_count_requests_of_batches(sdk: OpenAI, plain: httpx2.Client) ->
     counted = [line for line in lines if line.startswith("conch_batch_requests_total{") and 'status="200"' in line]
     assert any('path="/v1/embeddings"' in line and 'model="all-minilm-l6-v2"' in line for line in counted)
     assert any(line.startswith("conch_batches_running ") for line in lines)
+
+
+def test_example_of_the_api_page_runs(running: Server) -> None:
+    section = Path("docs/api.md").read_text().partition("\n## POST /v1/batches\n")[2]
+    example = section.partition("```python\n")[2].partition("```")[0]
+    given = example.replace("http://127.0.0.1:8080", running.url).replace('"unused"', repr(KEYS[0]))
+    assert given.count(running.url) == 1
+    variables: dict[str, Any] = {}
+    exec(compile(given, "docs/api.md", "exec"), variables)  # noqa: S102 - it is ours
+    variables["client"].close()
+    vectors = variables["vectors"]
+    assert {name: len(vector) for name, vector in vectors.items()} == {f"text-{number}": 384 for number in range(3)}
+    assert np.dot(vectors["text-0"], vectors["text-1"]) > np.dot(vectors["text-0"], vectors["text-2"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext
@@ -11,8 +12,11 @@ import pytest
 from gateway.board import Board
 from gateway.errors import Overloaded
 from gateway.scheduling.admission import (
+    BACKGROUND_S,
+    BACKGROUND_TOKENS,
     BATCH_S,
     MIN_IN_FLIGHT_TOKENS,
+    QUIET_BACKGROUND_S,
     SMALL_TOKENS,
     Admission,
     Queue,
@@ -329,5 +333,126 @@ def test_idle_worker_learns_the_rate_from_others() -> None:
         assert idle.queue.rate.per_second == pytest.approx(busy.queue.rate.per_second, rel=0.5)
         work.cancel()
         os.close(shared.file)
+
+    run(use)
+
+
+async def waiting(queue: Queue, key: str, tokens: int, *, background: bool) -> "asyncio.Task[None]":
+    """A batch that waits for its turn."""
+
+    async def wait() -> None:
+        with queue.admit(key, tokens, background=background) as admission:
+            await admission.acquire(tokens)
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return task
+
+
+def test_background_work_yields_to_requests_that_came_later() -> None:
+    async def use() -> None:
+        queue = known()
+        with queue.admit("a", MIN_IN_FLIGHT_TOKENS + 1) as admission:
+            await admission.acquire(MIN_IN_FLIGHT_TOKENS + 1)  # no room for others
+        background = [await waiting(queue, "batch", 150, background=True) for _ in range(2)]
+        assert [one.done() for one in background] == [True, False]  # one may always be in flight
+        requests = [await waiting(queue, "b", MIN_IN_FLIGHT_TOKENS + 1, background=False) for _ in range(2)]
+        queue.release(150, done=True, background=True)
+        queue.release(MIN_IN_FLIGHT_TOKENS + 1, done=True)
+        await eventually_async(requests[0].done)
+        assert not background[1].done()
+        queue.release(MIN_IN_FLIGHT_TOKENS + 1, done=True)
+        await eventually_async(lambda: requests[1].done() and background[1].done())
+        assert (queue.in_flight, queue.waiting) == (MIN_IN_FLIGHT_TOKENS + 151, 0)
+
+    run(use)
+
+
+def test_little_background_work_is_in_flight_beside_requests() -> None:
+    async def use() -> None:
+        queue = known(100_000)
+        most = 100_000 * BACKGROUND_S
+        with queue.admit("a", 1) as admission:
+            await admission.acquire(1)
+        batches = [await waiting(queue, "batch", 500, background=True) for _ in range(20)]
+        assert sum(one.done() for one in batches) == most / 500
+        assert queue.batch_tokens(16_384, background=True) == most
+        assert queue.batch_tokens(16_384) == 100_000 * BATCH_S
+        for one in batches:
+            one.cancel()
+
+    run(use)
+
+
+def test_background_work_uses_a_model_that_nobody_else_does() -> None:
+    async def use() -> None:
+        queue = known(100_000)
+        batches = [await waiting(queue, "batch", 500, background=True) for _ in range(40)]
+        assert sum(one.done() for one in batches) == 100_000 * QUIET_BACKGROUND_S / 500
+        for one in batches:
+            one.cancel()
+
+    run(use)
+
+
+def test_requests_for_other_models_and_of_other_workers_count() -> None:
+    shared = Board.create(2)
+    queues = [Queues(10, Board(2, shared.file, column)) for column in range(2)]
+    first = queues[0].get("model")
+    assert first.batch_tokens(16_384, background=True) == MIN_IN_FLIGHT_TOKENS
+    with queues[1].get("other").admit("a", 1):
+        pass
+    assert first.batch_tokens(16_384, background=True) == BACKGROUND_TOKENS
+
+
+def test_background_work_never_stops_entirely() -> None:
+    async def use() -> None:
+        queue = Queue(timeout_s=1000)
+        tokens = MIN_IN_FLIGHT_TOKENS + 1
+        requests = [await waiting(queue, "a", tokens, background=False) for _ in range(3)]
+        first, second = [await waiting(queue, "batch", 100, background=True) for _ in range(2)]
+        assert first.done()
+
+        async def next_request() -> bool:
+            requests.append(await waiting(queue, "a", tokens, background=False))
+            queue.release(tokens, done=False)
+            return second.done()
+
+        until = time.monotonic() + 100
+        while not await next_request():
+            assert not requests[-1].done()  # there is always another one that waits
+            assert time.monotonic() < until
+            await asyncio.sleep(0.01)
+        for one in requests:
+            one.cancel()
+
+    run(use)
+
+
+def test_background_work_is_neither_refused_nor_counted_among_flows() -> None:
+    async def use() -> None:
+        queue = Queue(timeout_s=10)
+        queue.rate = Rate(1000, is_known=True)
+        batches = [await waiting(queue, "batch", 10_000, background=True) for _ in range(20)]
+        requests = [await waiting(queue, "a", 1000, background=False) for _ in range(4)]  # 4 s of work, all alone
+        assert not any(one.done() and one.exception() for one in [*batches, *requests] if one.done())
+        for one in [*batches, *requests]:
+            one.cancel()
+
+    run(use)
+
+
+def test_cancelled_background_work_gives_its_place_back() -> None:
+    async def use() -> None:
+        queue = known()
+        batches = [await waiting(queue, "batch", MIN_IN_FLIGHT_TOKENS, background=True) for _ in range(3)]
+        batches[1].cancel()
+        await asyncio.gather(batches[1], return_exceptions=True)
+        queue.release(MIN_IN_FLIGHT_TOKENS, done=True, background=True)
+        await eventually_async(batches[2].done)
+        queue.release(MIN_IN_FLIGHT_TOKENS, done=True, background=True)
+        assert queue.in_flight == 0
+        assert (await waiting(queue, "batch", 1, background=True)).done()
 
     run(use)
