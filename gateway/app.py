@@ -26,7 +26,7 @@ from gateway.gauges import gauges
 from gateway.health import Monitor
 from gateway.images.reader import Images
 from gateway.middleware import Authenticate, DrainGuard, ErrorDialect, HoldResponse, RateLimit, RequestLog
-from gateway.routes import errors, openapi, pages, tei
+from gateway.routes import errors, openapi, packing, pages, tei
 from gateway.routes.cohere import COHERE
 from gateway.routes.http import Gateway, with_deadline
 from gateway.routes.lookup import Lookup
@@ -50,6 +50,7 @@ EXPOSED = (
     "x-request-id",
     "x-conch-ignored-fields",
     "retry-after",
+    packing.METADATA,
     *tei.HEADERS,
     *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
 )

@@ -71,6 +71,8 @@ def _describe(operation: Operation, response: Schema, request: Schema | None, er
             "default": {"description": "Error", "content": _json(error)},
         },
     }
+    if operation.media_type is not None:
+        described["responses"]["200"]["content"][operation.media_type] = {}
     if request is not None:
         content = _json(request)
         content["application/json"]["example"] = operation.example

@@ -36,6 +36,8 @@ class Operation:
     needs_key: bool = True
     """Whether it requires an API key and is subject to the rate limit and the drain guard."""
     is_documented: bool = True
+    media_type: str | None = None
+    """Another type of its responses, besides JSON."""
 
     def also(self, path: str, suffix: str, endpoint: Endpoint | None = None) -> "Operation":
         """The same operation at another path."""
