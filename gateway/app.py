@@ -38,7 +38,7 @@ from gateway.middleware import (
     SelectErrorFormat,
     charged_tokens,
 )
-from gateway.routes import errors, in_process, openapi, pages, tei
+from gateway.routes import errors, in_process, openapi, packing, pages, tei
 from gateway.routes.http import Gateway, with_deadline
 from gateway.routes.lookup import Lookup
 from gateway.routes.metrics import show as show_metrics
@@ -61,6 +61,7 @@ EXPOSED = (
     "x-request-id",
     "x-conch-ignored-fields",
     "retry-after",
+    packing.METADATA,
     *tei.HEADERS,
     *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
 )

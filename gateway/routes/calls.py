@@ -5,6 +5,7 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 
+from gateway import vectors
 from gateway.catalog import VECTORS, Model, Offer, TextModel
 from gateway.contract import LATE_INTERACTION
 from gateway.errors import InvalidRequest, ModelNotFound, RequestTooLarge
@@ -387,6 +388,70 @@ async def rank_texts_or_contents(
     return await rank_contents(
         request, model, query, documents, place=place, truncate=truncate, raw=raw, instruction=instruction
     )
+
+
+async def rank_by_cosine(
+    request: Request,
+    model: Model,
+    query: str | Content,
+    documents: Sequence[str | Content],
+    *,
+    place: str = "documents",
+    truncate: Truncate,
+    max_tokens: int | None = None,
+    instruction: str | None = None,
+    pixels: PixelLimits = NO_LIMITS,
+) -> Ranking:
+    """Rank by the cosine of an embedding model's vectors for a request, and record it.
+
+    Args:
+        request: its body has been read.
+        model: an embedding model.
+        query: embedded with the model's prompt for queries. Never truncated.
+        documents: embedded with the model's prompt for documents.
+        place: the field of the documents in error messages.
+        truncate: how to truncate documents over the limit.
+        max_tokens: a limit for each document, lower than the model's.
+        instruction: replaces the one in the model's query prompt.
+        pixels: limits for images.
+
+    Raises:
+        GatewayError: see `embed_items`.
+    """
+
+    def item(field: str, given: str | Content) -> Item:
+        return Item(field, given) if isinstance(given, str) else Item(field, content=given)
+
+    of_query = await embed_items(
+        request,
+        model,
+        [item("query", query)],
+        purpose="query",
+        place="",
+        truncate="none",
+        instruction=instruction,
+        pixels=pixels,
+    )
+    images = request.state["record"].images or 0
+    embedded = await embed_items(
+        request,
+        model,
+        [item(f"{place}[{i}]", document) for i, document in enumerate(documents)],
+        purpose="document",
+        place="",
+        truncate=truncate,
+        max_tokens=max_tokens,
+        pixels=pixels,
+    )
+    (unit,) = vectors.normalize(of_query.vectors)
+    ranking = Ranking.of(
+        (vectors.normalize(embedded.vectors) @ unit).tolist(),
+        of_query.text_tokens + embedded.text_tokens,
+        of_query.image_tokens + embedded.image_tokens,
+    )
+    record_usage(request, len(documents), ranking.tokens + ranking.image_tokens)
+    request.state["record"].images = (request.state["record"].images or 0) + images or None
+    return ranking
 
 
 def _reading(

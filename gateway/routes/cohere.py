@@ -12,14 +12,14 @@ from gateway.error_body import ErrorFormat
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
 from gateway.routes.body import read
-from gateway.routes.calls import embed_items, find_model, find_ranker
+from gateway.routes.calls import embed_items, find_model
 from gateway.routes.content import Parts, read_parts
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import EmbeddingType
 from gateway.routes.fields import TRUNCATIONS, Truncation
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
-from gateway.routes.rerank import DOCUMENTS, QUERY, RerankInput, RerankUsage, Result, rank_documents
+from gateway.routes.rerank import DOCUMENTS, QUERY, RerankInput, RerankUsage, Result, find_scorer, rank_documents
 from gateway.service.embed import DENSE, Item
 from gateway.service.text_batches import MAX_ROWS
 
@@ -226,7 +226,7 @@ def _items(body: EmbedRequest | V1EmbedRequest) -> list[Item]:
 async def create_ranking(request: Request) -> Response:
     """Answer POST /v2/rerank."""
     body = await read(request, V2RerankRequest)
-    model = find_ranker(request, body.model)
+    model = find_scorer(request, body.model)
     results, tokens = await rank_documents(
         request,
         model,

@@ -29,7 +29,7 @@ from gateway.routes.content import (
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import NUMBERS, EmbeddingType
 from gateway.routes.fields import IgnoredFields, Instruction, PromptTokens, Side, Truncation, read_truncation
-from gateway.routes.http import Request, large_json_response
+from gateway.routes.http import OCTETS, Request, large_json_response
 from gateway.routes.late_chunking import divided, joined
 from gateway.routes.operation import Operation
 from gateway.routes.packing import (
@@ -547,6 +547,7 @@ EMBED = Operation(
     EmbeddingResponse,
     EmbeddingRequest,
     {"input": ["a shell", "a trumpet"]},
+    also_gives=OCTETS,
 )
 OPERATIONS = (
     EMBED,

@@ -13,7 +13,7 @@ from gateway.errors import ModelNotFound
 from gateway.routes import embeddings, rerank, vllm
 from gateway.routes.body import read_one_of
 from gateway.routes.embeddings import EmbeddingRequest, EmbeddingResponse
-from gateway.routes.http import Request
+from gateway.routes.http import OCTETS, Request
 from gateway.routes.operation import Operation
 from gateway.routes.rerank import RerankRequest
 from gateway.routes.vllm import ClassifyRequest, PoolingRequest, ScoreRequest, Task
@@ -62,5 +62,6 @@ OPERATIONS = (
         EmbeddingResponse,
         EmbeddingRequest,
         {"input": ["a shell", "a trumpet"]},
+        also_gives=OCTETS,
     ),
 )

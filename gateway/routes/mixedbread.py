@@ -1,18 +1,17 @@
 """POST /v1/reranking: mixedbread's API and, for requests with documents, that of llama.cpp, which is /v1/rerank's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.errors import InvalidRequest
 from gateway.routes.body import read_one_of
 from gateway.routes.calls import find_ranker, rank_texts
 from gateway.routes.decoding import Refused
 from gateway.routes.http import Request, large_json_response
 from gateway.routes.operation import Operation
-from gateway.routes.rerank import DOCUMENTS, QUERY, TEXT, RankFields, RerankRequest, rank
+from gateway.routes.rerank import DOCUMENTS, QUERY, TEXT, RankFields, RerankRequest, document_text, rank
 from gateway.service.text_batches import MAX_ROWS
 
 
@@ -70,7 +69,10 @@ async def create(request: Request) -> Response:
         return await rank(request, body)
     model = find_ranker(request, body.model)
     fields = list(dict.fromkeys(body.rank_fields or (TEXT,)))
-    texts = [_text(item, fields, f"input[{i}]") for i, item in enumerate(body.input)]
+    texts = [
+        item if isinstance(item, str) else document_text(item, f"input[{i}]", fields)
+        for i, item in enumerate(body.input)
+    ]
     ranking = await rank_texts(request, model, body.query, texts, place="input", truncate="end")
     ranks = [
         MixedbreadRank(
@@ -88,23 +90,6 @@ async def _read(request: Request) -> MixedbreadRequest | RerankRequest:
         return RerankRequest if isinstance(body, dict) and "documents" in body else MixedbreadRequest
 
     return await read_one_of(request, choose)
-
-
-def _text(item: str | dict[str, Any], fields: Sequence[str], place: str) -> str:
-    """The text to rank.
-
-    Raises:
-        InvalidRequest: an object has none of the fields, or one of them is no string.
-    """
-    if isinstance(item, str):
-        return item
-    parts = {name: item[name] for name in fields if item.get(name) is not None}
-    if not parts:
-        raise InvalidRequest(f"{place} has none of the fields {', '.join(fields)}", param=place)
-    for name, part in parts.items():
-        if not isinstance(part, str):
-            raise InvalidRequest(f"{place}.{name}: Expected `str`", param=f"{place}.{name}")
-    return "\n".join(parts.values())
 
 
 OPERATIONS = (

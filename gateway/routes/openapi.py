@@ -121,6 +121,8 @@ def _describe(
             "default": {"description": "Error", "content": {"application/json": {"schema": error}}},
         },
     }
+    if operation.also_gives is not None:
+        described["responses"]["200"]["content"][operation.also_gives] = {}
     if request is not None:
         example = {"example": operation.example} if operation.example is not None else {}
         described["requestBody"] = {"required": True, "content": {operation.takes: {"schema": request, **example}}}

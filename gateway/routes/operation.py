@@ -39,6 +39,8 @@ class Operation:
     """The media type of the response."""
     deadline_s: float | None = None
     """How long a POST request may take, if not as long as the settings say."""
+    also_gives: str | None = None
+    """The media type of other responses."""
 
     def also(self, path: str, suffix: str, endpoint: Endpoint | None = None) -> "Operation":
         """The same operation at another path."""

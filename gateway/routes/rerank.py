@@ -8,12 +8,12 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from starlette.responses import Response
 
-from gateway.catalog import TextModel
+from gateway.catalog import Model, Offer, TextModel
 from gateway.contract import CROSS_ENCODER
 from gateway.errors import InvalidRequest
 from gateway.images.processors import Area
 from gateway.routes.body import read, record_ignored
-from gateway.routes.calls import find_ranker, rank_contents, rank_texts
+from gateway.routes.calls import find_model, rank_by_cosine, rank_contents, rank_texts, text_model
 from gateway.routes.content import (
     InputItem,
     Parts,
@@ -39,6 +39,7 @@ from gateway.routes.operation import Operation
 from gateway.service import hybrid
 from gateway.service.chunks import Chunking
 from gateway.service.contents import Content, Picture
+from gateway.service.embed import DENSE
 from gateway.service.hybrid import Mode, Weights
 from gateway.service.rerank import Ranked
 from gateway.service.text_batches import MAX_ROWS
@@ -51,6 +52,7 @@ Document = dict[str, Any]
 TEXT, CONTENT = "text", "content"
 IMAGES = ("image", "url")
 """The fields of a document that may hold its image, as in Jina's API."""
+RANKERS: frozenset[Offer] = frozenset({"rerank"})
 CHUNKING = ("max_chunks_per_doc", "max_tokens_per_chunk", "overlap_tokens")
 """Fields of requests, each of which splits documents."""
 RankFields = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1, max_length=64)]
@@ -230,10 +232,10 @@ async def create(request: Request) -> Response:
 async def rank(request: Request, body: RerankRequest) -> Response:
     """Answer a request whose body has been read."""
     is_voyage = body.top_k is not None or body.truncation is not None
-    text_model = find_ranker(request, body.model)
+    model = find_scorer(request, body.model)
     results, tokens = await rank_documents(
         request,
-        text_model,
+        model,
         body,
         top_n=body.top_n or None,
         with_documents=body.return_documents is not False,
@@ -241,8 +243,8 @@ async def rank(request: Request, body: RerankRequest) -> Response:
     )
     response = RerankResponse(
         results=results,
-        model=text_model.name,
         data=results if body.return_documents else [Result(one.index, one.relevance_score) for one in results],
+        model=model.name,
         object="list" if is_voyage else UNSET,
         id=request.state["record"].request_id,
         usage=RerankUsage.of(tokens),
@@ -250,9 +252,14 @@ async def rank(request: Request, body: RerankRequest) -> Response:
     return await large_json_response(request, lambda: response)
 
 
+def find_scorer(request: Request, name: str | None) -> Model:
+    """The model that a request names: a reranker or an embedding model. By default, the default reranker."""
+    return find_model(request, name, RANKERS if name is None else RANKERS | DENSE)
+
+
 async def rank_documents(
     request: Request,
-    text_model: TextModel,
+    scorer: Model,
     body: RerankInput,
     *,
     top_n: int | None,
@@ -263,30 +270,44 @@ async def rank_documents(
 
     Args:
         request: its body has been read.
-        text_model: from `find_ranker`.
+        scorer: from `find_scorer`.
         body: of the request.
         top_n: how many results to return; None for all.
         with_documents: whether results include their documents.
         truncates: whether to truncate documents over the limit; otherwise they are an error.
     """
+    reader = text_model(scorer)
     given = _given(body.documents)
     place = "documents"
     if isinstance(body.documents, Contents):
         place = "documents.content"
         contents = [*read_each(body.documents.content, place).values()]
     else:
-        contents = _read_documents(request, text_model, body.documents, body.rank_fields)
+        contents = _read_documents(request, reader, body.documents, body.rank_fields)
     if isinstance(body.query, str):
-        query = _string(text_model, body.query, "query")
+        query = _string(reader, body.query, "query")
     else:
         query = simple(read_item(body.query, "query"))
     truncate, limit = resolve_truncation(
         "end" if truncates else "none", body.truncate_prompt_tokens, body.truncation_side, is_forbidden=not truncates
     )
-    model, raw = _limited(text_model, limit), wants_logits(body.raw_scores, body.use_activation)
+    model, raw = _limited(reader, limit), wants_logits(body.raw_scores, body.use_activation)
     max_tokens = min(filter(None, (body.max_tokens_per_doc, limit)), default=None)
     texts = [content for content in contents if isinstance(content, str)]
-    if len(texts) == len(contents) and isinstance(query, str):
+    if "rerank" not in scorer.offers:
+        _check_unsupported(body, f"model {scorer.name!r}", "only rerank models split and weight texts")
+        ranking = await rank_by_cosine(
+            request,
+            scorer,
+            query,
+            contents,
+            place=place,
+            truncate=truncate,
+            max_tokens=max_tokens,
+            instruction=body.instruction,
+            pixels=read_pixels(body.min_pixels, body.max_pixels, body.mm_processor_kwargs),
+        )
+    elif len(texts) == len(contents) and isinstance(query, str):
         ranking = await rank_texts(
             request,
             model,
@@ -301,7 +322,7 @@ async def rank_documents(
             weights=_weights(body),
         )
     else:
-        _check_images(body)
+        _check_unsupported(body, "images", "only texts are split and weighted")
         ranking = await rank_contents(
             request,
             model,
@@ -339,11 +360,11 @@ def _given(documents: Sequence[str | Document] | Contents) -> Sequence[str | Doc
     return documents
 
 
-def _check_images(body: RerankInput) -> None:
-    """Raise InvalidRequest for what is supported for texts only."""
+def _check_unsupported(body: RerankInput, where: str, why: str) -> None:
+    """Raise InvalidRequest for what is supported for texts and rerank models only."""
     for name in ("weights", *CHUNKING):
         if getattr(body, name) is not None:
-            raise InvalidRequest(f"{name} is not supported for images: only texts are split and weighted", param=name)
+            raise InvalidRequest(f"{name} is not supported for {where}: {why}", param=name)
 
 
 def _chunking(body: RerankInput) -> Chunking | None:
@@ -402,7 +423,7 @@ def _read_documents(
             contents.append(_string(model, document, f"documents[{i}]"))
             continue
         content = _content(model, document, f"documents[{i}]", fields)
-        contents.append(_text(document, f"documents[{i}]", fields) if content is None else content)
+        contents.append(document_text(document, f"documents[{i}]", fields) if content is None else content)
         for name in document:
             if len(first) == MAX_IGNORED:
                 break
@@ -435,11 +456,16 @@ def _content(model: TextModel, document: Document, place: str, fields: Sequence[
     name, image = images[0], document[images[0]]
     if not isinstance(image, str):
         raise InvalidRequest(f"{place}.{name}: Expected `str`", param=f"{place}.{name}")
-    text = _text(document, place, fields) if has_text else ""
+    text = document_text(document, place, fields) if has_text else ""
     return [*filter(None, [text]), Picture(image.strip(), f"{place}.{name}")]
 
 
-def _text(document: Document, place: str, fields: Sequence[str]) -> str:
+def document_text(document: Document, place: str, fields: Sequence[str]) -> str:
+    """The text of a document: those of its fields to rank on, joined by line breaks.
+
+    Raises:
+        InvalidRequest: it has none of them, or one of them is no string.
+    """
     parts = [(name, document[name]) for name in fields if document.get(name) is not None]
     if not parts:
         missing = f"{place}.{fields[0]}"

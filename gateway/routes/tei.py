@@ -14,7 +14,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from starlette.responses import Response
 
 from gateway import __version__, vectors
-from gateway.catalog import OFFERS, Model, Offer, TextModel
+from gateway.catalog import Model, Offer, TextModel
 from gateway.error_body import OPENAI, ErrorFormat, Failure
 from gateway.errors import (
     DeadlineExceeded,
@@ -396,7 +396,7 @@ async def tokenize(request: Request) -> Response:
     body = await _read_texts(request)
     if isinstance(body, PromptRequest):
         return await tokenization.tokenize(request, body)
-    model = _tokenizing_model(request, body.model)
+    model = tokenizing_model(request, body.model)
     encoder = text_model(prompts.for_purpose(model, body.prompt_name))
     prompt = prompts.choose(encoder, body.prompt_name, "prompt_name")
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
@@ -428,17 +428,13 @@ def _write(tokens: list[TokenSpan]) -> tuple[int, Raw]:
 async def decode(request: Request) -> Response:
     """Answer POST /decode."""
     body = await read(request, DecodeRequest)
-    decoder = tokenizing_model(request, body.model)
+    decoder = text_model(tokenizing_model(request, body.model))
     lists = [item for item in body.ids if isinstance(item, list)]
     if lists and len(lists) < len(body.ids):
         raise InvalidRequest("ids must be a list of token ids, or a list of such lists", param="ids")
     rows = lists or [cast(list[int], body.ids)]
     record_usage(request, len(rows), sum(map(len, rows)))
     return json_response(await texts_of(caller(request), decoder, rows, skip_special=body.skip_special_tokens))
-
-
-def _tokenizing_model(request: Request, name: str | None) -> Model:
-    return _embedding_model(request)[0] if name is None else find_model(request, name, OFFERS)
 
 
 async def info(request: Request) -> Response:

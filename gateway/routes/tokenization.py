@@ -7,7 +7,7 @@ from msgspec import Meta, Raw, Struct
 from msgspec.json import encode
 from starlette.responses import Response
 
-from gateway.catalog import OFFERS, TextModel
+from gateway.catalog import OFFERS, Model
 from gateway.errors import InvalidRequest
 from gateway.routes.body import read
 from gateway.routes.calls import caller, find_model, record_usage, text_model
@@ -43,8 +43,8 @@ class PromptTokens(Struct):
     count: int
     max_model_len: int
     """The limit of the model."""
-    tokens: Annotated[Raw, Meta(extra_json_schema={"type": "array", "items": {"type": "integer"}})]
-    token_strs: Annotated[Raw | None, Meta(extra_json_schema={"type": "array", "items": {"type": "string"}})]
+    tokens: Raw
+    token_strs: Raw | None
 
 
 class DetokenizeRequest(Struct, forbid_unknown_fields=True):
@@ -62,14 +62,14 @@ class DetokenizeResponse(Struct):
     prompt: str
 
 
-def tokenizing_model(request: Request, name: str | None) -> TextModel:
-    """The model whose tokenizer a request names, by default that of the default embedding model."""
-    return text_model(find_model(request, name, OFFERS if name else DENSE))
+def tokenizing_model(request: Request, name: str | None) -> Model:
+    """The model whose tokenizer a request wants: by default, the default embedding model."""
+    return find_model(request, name, DENSE if name is None else OFFERS)
 
 
 async def tokenize(request: Request, body: PromptRequest) -> Response:
     """Answer a request whose body has been read."""
-    model = tokenizing_model(request, body.model)
+    model = text_model(tokenizing_model(request, body.model))
     if len(body.prompt) > MAX_TOKENS:
         raise InvalidRequest(f"prompt exceeds {MAX_TOKENS} characters", param="prompt")
 
@@ -87,7 +87,7 @@ async def tokenize(request: Request, body: PromptRequest) -> Response:
 async def detokenize(request: Request) -> Response:
     """Answer POST /detokenize."""
     body = await read(request, DetokenizeRequest)
-    model = tokenizing_model(request, body.model)
+    model = text_model(tokenizing_model(request, body.model))
     record_usage(request, 1, len(body.tokens))
     (text,) = await texts_of(caller(request), model, [body.tokens], skip_special=False)
     return json_response(DetokenizeResponse(text))

@@ -39,7 +39,7 @@ from gateway.routes.content import (
 )
 from gateway.routes.decoding import Refused
 from gateway.routes.fields import IgnoredFields, PromptTokens, Side, Truncation, read_truncation, wants_logits
-from gateway.routes.http import Request, large_json_response
+from gateway.routes.http import OCTETS, Request, large_json_response
 from gateway.routes.operation import Operation
 from gateway.routes.packing import (
     EncodingFormat,
@@ -615,5 +615,6 @@ OPERATIONS = (
         PoolingResponse,
         PoolingRequest,
         {"input": DOCUMENTS, "task": "embed"},
+        also_gives=OCTETS,
     ),
 )

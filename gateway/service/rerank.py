@@ -47,6 +47,13 @@ class Ranking:
     image_tokens: int = 0
     """Patches of all images; those of the query count with each document."""
 
+    @staticmethod
+    def of(scores: Sequence[float], tokens: int, image_tokens: int) -> "Ranking":
+        """The ranking of documents that are not split, given their scores."""
+        ranked = [Ranked(index, score, Chunk(0, [], 0, 0)) for index, score in enumerate(scores)]
+        ranked.sort(key=lambda document: -document.score)
+        return Ranking(ranked, tokens, image_tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
@@ -170,9 +177,7 @@ async def rerank_contents(
     found = await score_contents(
         reading, pairs, truncate=truncate, max_document_tokens=max_tokens, instruction=instruction
     )
-    ranked = [Ranked(index, score, Chunk(0, [], 0, 0)) for index, score in enumerate(found.scores)]
-    ranked.sort(key=lambda document: -document.score)
-    return Ranking(ranked, found.query_tokens[0] + sum(found.document_tokens), found.image_tokens)
+    return Ranking.of(found.scores, found.query_tokens[0] + sum(found.document_tokens), found.image_tokens)
 
 
 async def _read_documents(

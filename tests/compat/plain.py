@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from email.message import Message
 from typing import Any
 
 import numpy as np
@@ -78,16 +79,16 @@ class Plain:
         return status, json.loads(content)
 
     def send(self, path: str, body: Mapping[str, Any], **headers: str) -> tuple[int, Mapping[str, str], bytes]:
-        """The status, the headers and the body of an answer."""
+        """The status, the headers by their names in lower case, and the body of an answer."""
         request = urllib.request.Request(  # noqa: S310 - our own server
             self.url + path, json.dumps(body).encode(), {"content-type": "application/json", **headers}
         )
         try:
             with urllib.request.urlopen(request) as answer:  # noqa: S310
-                return answer.status, answer.headers, answer.read()
+                return answer.status, _lower(answer.headers), answer.read()
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, error.headers, error.read()
+                return error.code, _lower(error.headers), error.read()
 
     def get(self, path: str) -> Any:
         """The JSON of an answer."""
@@ -124,6 +125,10 @@ class Plain:
         status, answer = self.post("/v1/rerank", body)
         assert status == 200, answer
         return [(result["index"], result["relevance_score"]) for result in answer["results"]]
+
+
+def _lower(headers: Message) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def assert_same(found: Vectors, expected: Vectors) -> None:

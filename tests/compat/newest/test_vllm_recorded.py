@@ -344,6 +344,7 @@ KINDS = (
         {"model": MODEL, "texts": [TEXT], "input_type": "nonexistent_type"},
         "unknown input_type 'nonexistent_type'",
     ),
+    Kind(COHERE, "batch", "/v2/embed", {"model": MODEL, "texts": TEXTS, "embedding_types": ["float"]}, vectors(*TEXTS)),
     Kind(COHERE, "omitted_input_type_accepted", "/v2/embed", {"model": MODEL, "texts": TEXTS}, vectors(*TEXTS)),
     Kind(
         COHERE,
@@ -539,7 +540,34 @@ KINDS = (
         {"model": CROSS, **RANK, "max_tokens_per_doc": 0},
         "max_tokens_per_doc: Expected",
     ),
+    Kind(
+        CROSSED,
+        "pooling_token_classify",
+        "/pooling",
+        {"model": CROSS, "input": TEXT, "task": "token_classify"},
+        "is not one of",
+    ),
+    Kind(
+        CROSSED,
+        "pooling_not_supported",
+        "/pooling",
+        {"model": CROSS, "input": TEXT, "task": "embed"},
+        "for this endpoint",
+    ),
+    Kind(
+        CROSSED,
+        "rerank_max_tokens_per_doc_reduces_tokens",
+        "/rerank",
+        {"model": CROSS, "query": "a", "documents": ["a " * 200], "truncate_prompt_tokens": 99},
+        relevance(("a", "a " * 95)),
+    ),
     *pair_forms(BI, MODEL, cosines),
+    Kind(BI, "rerank_api_texts", "/rerank", {"model": MODEL, **RANK}, cosines(*RANKED)),
+    Kind(BI, "rerank_api_top_n", "/rerank", {"model": MODEL, **RANK, "top_n": 3}, cosines(*RANKED)),
+    Kind(BI, "rerank_api_max_model_len", "/rerank", {"model": MODEL, **RANK, "query": LONG}, "query has 402 tokens"),
+    Kind(BI, "invocations", "/invocations", {"model": MODEL, **RANK}, cosines(*RANKED)),
+    Kind(BI, "pooling_embed", "/pooling", {**ONE, "task": "embed"}, vectors(TEXT)),
+    Kind(BI, "pooling_not_supported", "/pooling", {**ONE, "task": "classify"}, "for this endpoint"),
     Kind(
         BI,
         "score_api_max_model_len",
@@ -560,6 +588,14 @@ KINDS = (
         "rerank_api_texts",
         "/rerank",
         {"model": RERANKER, **RANK},
+        relevance(*RANKED, model=RERANKER),
+        tolerance=1e-2,
+    ),
+    Kind(
+        LATE,
+        "rerank_api_top_n",
+        "/rerank",
+        {"model": RERANKER, **RANK, "top_n": 3},
         relevance(*RANKED, model=RERANKER),
         tolerance=1e-2,
     ),
@@ -601,8 +637,17 @@ KINDS = (
         VISION,
         "rerank_api_queries_str_documents_list",
         "/rerank",
-        {"model": CROSS, "query": QUERY, "documents": [TEXT, {"content": [IMAGE]}]},
-        "accepts only text",
+        {
+            "model": IMAGE_MODEL,
+            "query": "a red heart",
+            "documents": [TEXT, {"content": [IMAGE]}, {"content": [{"type": "text", "text": TEXT}, IMAGE]}],
+        },
+        cosines(
+            ("a red heart", TEXT),
+            ("a red heart", {"image": PIXEL}),
+            ("a red heart", {"text": TEXT, "image": PIXEL}),
+            model=IMAGE_MODEL,
+        ),
     ),
     Kind(
         "scoring/test_late_interaction_online_vision.py",
@@ -692,7 +737,7 @@ def test_state(plain: Plain) -> None:
     assert models[MODEL]["max_model_len"] == 256
     assert plain.get("/ping")["status"] == "ready"
     assert plain.get("/version")["version"]
-    assert plain.get("/load") == {"server_load": 0}
+    assert 0 <= plain.get("/load")["server_load"] < len(KINDS)
 
 
 @pytest.mark.client("vllm-project/vllm", 'the URL `"URL"`', version="00bd149")

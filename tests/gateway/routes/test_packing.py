@@ -59,7 +59,7 @@ def test_metadata_is_vllms(client: httpx2.Client) -> None:
     assert response.headers["content-length"] == str(2 * 2 * 384)
     told = json.loads(response.headers["metadata"])
     assert isinstance(told.pop("created"), int)
-    assert told.pop("usage")["prompt_tokens"] == 11
+    assert told.pop("usage")["prompt_tokens"] == 12
     item = {"embed_dtype": "float16", "endianness": "native", "shape": [384]}
     assert told == {
         "id": response.headers["x-request-id"],

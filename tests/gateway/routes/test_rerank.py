@@ -451,3 +451,41 @@ def test_use_activation_is_the_opposite_of_raw_scores(odd_client: httpx2.Client)
     assert scores(use_activation=False) == scores(raw_scores=True)
     assert scores(use_activation=True) == scores()
     assert scores() == pytest.approx(1 / (1 + np.exp(-np.array(scores(use_activation=False)))))
+
+
+def test_embedding_model_ranks_by_cosine(client: httpx2.Client, odd_client: httpx2.Client) -> None:
+    def unit(asked: httpx2.Client, **body: Any) -> NDArray[np.float64]:
+        return np.array([item["embedding"] for item in asked.post("/v1/embeddings", json=body).json()["data"]])
+
+    for asked, model, more in (
+        (client, "all-minilm-l6-v2", {}),
+        (odd_client, "prompted", {}),
+        (odd_client, "embedding-instructed", {"instruction": "rank shells"}),
+    ):
+        (query,) = unit(asked, model=model, input="sea", input_type="query", **more)
+        documents = unit(asked, model=model, input=DOCUMENTS, input_type="document")
+        answer = post(asked, model=model, query="sea", documents=DOCUMENTS, **more)
+        assert answer["model"] == model
+        found = {one["index"]: one["relevance_score"] for one in answer["results"]}
+        assert [found[i] for i in range(len(DOCUMENTS))] == pytest.approx(documents @ query, abs=1e-4)
+        assert [*found.values()] == sorted(found.values(), reverse=True)
+    usage = post(client, model="all-minilm-l6-v2", query="sea", documents=["brass"] * 2)["usage"]
+    assert usage["prompt_tokens"] == 3 + 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"query": "sea " * 300}, "query has 302 tokens; the limit of model 'all-minilm-l6-v2' is 256"),
+        ({"truncate": False, "documents": ["a", "sea " * 300]}, "documents[1] has 302 tokens; the limit of model"),
+        (
+            {"max_chunks_per_doc": 2},
+            "max_chunks_per_doc is not supported for model 'all-minilm-l6-v2': only rerank models split",
+        ),
+    ],
+)
+def test_embedding_model_does_not_take_all_that_rerankers_do(
+    client: httpx2.Client, body: dict[str, Any], message: str
+) -> None:
+    error = refused(client, **{"model": "all-minilm-l6-v2", "query": "sea", "documents": ["a"], **body})
+    assert error["message"].startswith(message)

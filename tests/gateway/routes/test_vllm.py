@@ -1,6 +1,7 @@
 """Routes of vLLM with the default models; those of classifiers are in tests/end_to_end/test_predictions.py."""
 
 import base64
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx2
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 
 from gateway import __version__
+from tests.odd_models import PROMPTS
+from tests.waiting import eventually
 
 QUERY = "Who plays a shell?"
 TEXTS = ["A conch can be blown like a trumpet.", "Brass is an alloy."]
@@ -170,28 +173,19 @@ def test_token_vectors_are_those_of_v1(odd_client: httpx2.Client) -> None:
 
 
 def test_special_tokens_can_be_left_out(odd_client: httpx2.Client) -> None:
-    bare = post(odd_client, "/tokenize", prompt="a conch", add_special_tokens=False, model="every-output")["tokens"]
-    assert bare == post(odd_client, "/tokenize", prompt="a conch", model="every-output")["tokens"][1:-1]
+    told = {"prompt": PROMPTS["document"] + "a conch", "model": "every-output"}
+    bare = post(odd_client, "/tokenize", add_special_tokens=False, **told)["tokens"]
+    assert bare == post(odd_client, "/tokenize", **told)["tokens"][1:-1]
     body: dict[str, Any] = {"model": "every-output", "input": "a conch", "add_special_tokens": False}
     (item,) = post(odd_client, "/pooling", task="token_embed", use_activation=False, **body)["data"]
-    assert np.array(item["data"])[:, 0] * 1000 == pytest.approx(bare)  # the model writes the ids
+    assert np.array(item["data"])[:, 0] * 1000 == pytest.approx(np.array(bare))  # the model writes the ids
     answer = post(odd_client, "/v1/embeddings", embedding_type="multi_vector", normalized=False, **body)
     assert np.array(answer["data"][0]["embedding"]) == pytest.approx(np.array(item["data"]))
     assert answer["usage"]["prompt_tokens"] == len(bare)
-    (short,) = post(
-        odd_client, "/pooling", task="token_embed", **{**body, "input": "sea " * 9}, truncate_prompt_tokens=4
-    )["data"]
-    assert len(short["data"]) == 4
-
-
-def test_special_tokens_of_the_prompt_are_left_out_too(odd_client: httpx2.Client) -> None:
-    told = {"prompt": "passage: a conch", "add_special_tokens": False, "model": "every-output"}
-    ids = post(odd_client, "/tokenize", **told)["tokens"]
-    body = {"model": "every-output", "input": "a conch", "add_special_tokens": False, "input_type": "document"}
-    answer = post(odd_client, "/v1/embeddings", embedding_type="multi_vector", normalized=False, **body)
-    assert np.array(answer["data"][0]["embedding"])[:, 0] * 1000 == pytest.approx(ids)
-    mean = post(odd_client, "/v1/embeddings", **{**body, "model": "mean"})
-    assert mean["usage"]["prompt_tokens"] == len(ids)
+    (cut,) = post(odd_client, "/pooling", task="token_embed", truncate_prompt_tokens=4, **body)["data"]
+    assert len(cut["data"]) == 4
+    mean = post(odd_client, "/v1/embeddings", **{**body, "model": "mean"}, input_type="document")
+    assert mean["usage"]["prompt_tokens"] == len(bare)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +220,13 @@ def test_fields_that_change_nothing_are_accepted(client: httpx2.Client) -> None:
         assert "x-conch-ignored-fields" not in response.headers
 
 
-def test_state_of_the_server(client: httpx2.Client) -> None:
-    assert client.get("/ping").json() == {"status": "ready"}
-    assert client.get("/version").json() == {"version": __version__}
-    assert client.get("/load").json() == {"server_load": 0}
+def test_state_of_the_server(odd_client: httpx2.Client) -> None:
+    def load() -> int:
+        return int(odd_client.get("/load").json()["server_load"])
+
+    assert odd_client.get("/ping").status_code == odd_client.get("/health").status_code
+    assert odd_client.get("/version").json() == {"version": __version__}
+    eventually(lambda: load() == 0)
+    with ThreadPoolExecutor() as pool:
+        pool.submit(odd_client.post, "/v1/embeddings", json={"input": "a", "model": "slow"})
+        eventually(lambda: load() == 1)
