@@ -33,6 +33,7 @@ from tests.compat.calls import Call, Embed, assert_embeds, parameters
 from tests.compat.plain import MODEL, PROMPTED, Plain, Vectors
 
 KEY = "unused"
+TEI = "text_embeddings_inference"
 SECRET = Secret.from_token(KEY)
 BASE = '`base_url="URL/v1"`'
 
@@ -101,9 +102,9 @@ CALLS: list[Call[Embed]] = [
     Call(
         "huggingface-api-haystack",
         '`api_params={"url": "URL"}`',
-        "`HuggingFaceAPIDocumentEmbedder` of a TEI endpoint",
+        "`HuggingFaceAPIDocumentEmbedder` of a TEI endpoint, with `normalize=True`",
         lambda url, texts: haystack(
-            HuggingFaceAPIDocumentEmbedder("text_embeddings_inference", {"url": url}, SECRET, progress_bar=False), texts
+            HuggingFaceAPIDocumentEmbedder(TEI, {"url": url}, SECRET, normalize=True, progress_bar=False), texts
         ),
     ),
     Call(
@@ -151,9 +152,9 @@ CALLS: list[Call[Embed]] = [
     Call(
         "llama-index-embeddings-huggingface-api",
         '`model_name="URL"`',
-        "`HuggingFaceInferenceAPIEmbedding.get_text_embedding_batch`",
+        "`get_text_embedding_batch`, in one batch: the client closes its loop after each",
         lambda url, texts: HuggingFaceInferenceAPIEmbedding(
-            model_name=url, token=KEY, task="feature-extraction"
+            model_name=url, token=KEY, embed_batch_size=100
         ).get_text_embedding_batch(texts),
     ),
     Call(
