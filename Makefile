@@ -96,7 +96,7 @@ audit: .venv/bin/python ## look for known vulnerabilities in the pinned dependen
 	$(BIN)/python -m pip install --quiet --target .audit pip-audit
 	PYTHONPATH=.audit $(BIN)/python -m pip_audit --strict --no-deps --disable-pip -r requirements/serve.txt
 
-compat: .venv/dev $(foreach name,newest databases older oldest aiperf,.compat/$(name)/installed) ## call a server with the supported SDKs, and write docs/clients.md
+compat: .venv/dev $(foreach name,newest databases older oldest aiperf npm,.compat/$(name)/installed) ## call a server with the supported SDKs, and write docs/clients.md
 	$(BIN)/python -m export
 	$(BIN)/python -m loadtest.experiments.compat $(ARGS)
 	$(BIN)/python -m loadtest.reports.clients
@@ -162,6 +162,7 @@ lock: ## pin the dependencies of pyproject.toml (needs uv)
 	uv pip compile --group compat-older $(LOCK) -o requirements/compat-older.txt
 	uv pip compile --group compat-oldest $(LOCK) -o requirements/compat-oldest.txt
 	uv pip compile --group compat-aiperf $(LOCK) -o requirements/compat-aiperf.txt
+	npm update --prefix tests/compat/npm --package-lock-only --omit-lockfile-registry-resolved --silent
 LOCK := --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-annotate --no-header --quiet
 
 clean: ## remove .venv and the built models
@@ -206,6 +207,15 @@ clean: ## remove .venv and the built models
 	@echo "installing the $* clients (once; a minute or two)"
 	@$(PYTHON) -m venv .compat/$*
 	@.compat/$*/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -r $<
+	@touch $@
+
+.compat/npm/installed: tests/compat/npm/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing: install Node.js 20 or newer, https://nodejs.org" >&2; exit 1; }
+	@echo "installing the clients of npm (once; a minute or two)"
+	@mkdir -p $(@D)
+	@cp tests/compat/npm/package.json tests/compat/npm/package-lock.json $(@D)
+	@npm ci --prefix $(@D) --ignore-scripts --silent
+	@touch $@
 
 # The libraries of the generation before, to lay over .venv: tests/generations saves models by them.
 .generations/older/installed: requirements/older.txt .venv/serve

@@ -322,7 +322,7 @@ def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item], k
     if model.text is not None and model.text.images is not None:
         for item in items:
             if not (item.text or item.image or item.content):
-                raise InvalidRequest(f"{item.place} is empty", param=item.place)
+                raise _empty(item, model)
         return
     for item in items:
         if item.image is not None and kinds != DENSE:
@@ -341,7 +341,15 @@ def _check_kinds(served: Sequence[Model], model: Model, items: Sequence[Item], k
                 f"{item.place} contains text, but model {model.name!r} accepts only images", param=item.place
             )
         if not item.text and item.image is None:
-            raise InvalidRequest(f"{item.place} is empty", param=item.place)
+            raise _empty(item, model)
+
+
+def _empty(item: Item, model: Model) -> InvalidRequest:
+    """Some clients ask for the dimensions of a model by an empty text."""
+    return InvalidRequest(
+        f"{item.place} is empty; send at least one character (model {model.name!r} has {model.width} dimensions)",
+        param=item.place,
+    )
 
 
 def _numbers(call: _Call, model: TextModel, count: int, ids: Sequence[list[int]]) -> int:

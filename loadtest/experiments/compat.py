@@ -23,9 +23,11 @@ from loadtest.tools import machine
 from loadtest.tools.results import STORED, store
 from loadtest.tools.servers import HOST, REPOSITORY, conch, gateway
 
-ENVIRONMENTS = ("newest", "databases", "older", "oldest", "aiperf")
-"""Folders of .compat with a Python each, and of tests/compat with what runs in it."""
+NPM = "npm"
+ENVIRONMENTS = ("newest", "databases", "older", "oldest", "aiperf", NPM)
+"""Folders of .compat with a Python or packages of npm each, and of tests/compat with what runs in it."""
 FOLDER = Path(".compat")
+CALLS = Path("tests/compat")
 RESULTS = STORED / "compat.json"
 QUIET = {
     "ANONYMIZED_TELEMETRY": "False",
@@ -68,9 +70,8 @@ def main() -> int:
         codes = []
         for name in chosen:
             report = Path(scratch) / f"{name}.json"
-            command = [str(FOLDER / name / "bin" / "python"), "-m", "pytest", f"tests/compat/{name}"]
             environment = os.environ | QUIET | urls | {"COMPAT_ROWS": str(report)}
-            codes.append(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603
+            codes.append(subprocess.run(command(name), env=environment, check=False).returncode)  # noqa: S603
             if report.exists():
                 rows += msgspec.json.decode(report.read_bytes(), type=list[Row])
     rows.sort(key=lambda row: row.client.lower())
@@ -86,6 +87,14 @@ def main() -> int:
         rows = sorted([*others, *rows], key=lambda row: row.client.lower())
     store(Results(str(machine.describe()["date"]), rows), RESULTS)
     return 0
+
+
+def command(environment: str) -> list[str]:
+    """What runs the tests of an environment."""
+    if environment == NPM:  # packages are looked for where the program lies
+        shutil.copytree(CALLS / NPM, FOLDER / NPM, dirs_exist_ok=True)
+        return ["node", str(FOLDER / NPM / "run.mjs")]
+    return [str(FOLDER / environment / "bin" / "python"), "-m", "pytest", str(CALLS / environment)]
 
 
 @contextmanager
@@ -113,7 +122,7 @@ def furnish(target: Path) -> Path:
     config = text_format.Parse((default / "config.pbtxt").read_text(), pb.ModelConfig())
     config.name = prompted.name
     del config.parameters["default"]
-    config.parameters["aliases"].string_value = "text-embedding-3-large"
+    config.parameters["aliases"].string_value = "text-embedding-3-large,embed-english-light-v3.0"
     config.parameters["prompts"].string_value = msgspec.json.encode(PROMPTS).decode()
     config.parameters["dimensions"].string_value = "64,128"
     (prompted / "config.pbtxt").write_text(text_format.MessageToString(config))

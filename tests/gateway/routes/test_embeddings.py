@@ -198,7 +198,12 @@ def test_many_inputs_of_mixed_length_come_back_in_order(client: httpx2.Client) -
     [
         ({"input": ""}, "input", "input is empty"),
         ({"input": []}, "input", "input has 0 items; it must have 1 to 2048"),
-        ({"input": ["a", ""]}, "input[1]", "input[1] is empty"),
+        (
+            {"input": ["a", ""]},
+            "input[1]",
+            "input[1] is empty; send at least one character (model 'all-minilm-l6-v2' has 384 dimensions)",
+        ),
+        ({"input": "a", "dimensions": 1536}, "dimensions", "dimensions is 1536; model 'all-minilm-l6-v2' supports 384"),
         ({"input": [[]]}, "input[0]", "input[0] is empty"),
         ({"input": ["a"] * 2049}, "input", "input has 2049 items"),
         ({"input": [{}]}, "input[0]", "input[0] has neither text nor image"),
@@ -309,7 +314,7 @@ def test_tokens_of_the_prompt_count_as_tokens_of_the_text(odd_client: httpx2.Cli
     )  # "passage", ":", "sea"
     error = refused(odd_client, input=["sea", "sea " * 254], model="prompted")
     assert error["message"] == "input[1] has 258 tokens; the limit of model 'prompted' is 256"
-    assert refused(odd_client, input=["sea", ""], model="prompted")["message"] == "input[1] is empty"
+    assert refused(odd_client, input=["sea", ""], model="prompted")["message"].startswith("input[1] is empty; ")
 
 
 @pytest.mark.parametrize(
