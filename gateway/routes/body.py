@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from msgspec import Struct
 
@@ -24,7 +24,7 @@ async def read(request: Request, body_type: type[T]) -> T:
     """Read and validate a JSON body.
 
     Raises:
-        GatewayError: see `_receive` and `decoding.decode`.
+        GatewayError: see `_receive`, `decoding.decode` and `resolve_aliases`.
     """
     return await _parse(request, await _receive(request), partial(decode, body_type=body_type))
 
@@ -69,6 +69,8 @@ async def _parse(request: Request, body: bytearray, decoder: Callable[[bytearray
         else:
             parsed, ignored = await state["gateway"].json_threads.run(state["account"], partial(decoder, body))
     record_ignored(request, ignored)
+    if aliases := getattr(parsed, "aliases", None):
+        resolve_aliases(cast(Struct, parsed), aliases)
     return parsed
 
 
@@ -88,7 +90,7 @@ def record_ignored(request: Request, fields: Ignored) -> None:
 
 
 def resolve_aliases(body: Struct, aliases: Mapping[str, str]) -> None:
-    """Copy the values of alias fields to the fields that they stand for.
+    """Copy the values of alias fields to the fields that they stand for. Request types list theirs as `aliases`.
 
     Args:
         body: its fields are None if they were not sent.

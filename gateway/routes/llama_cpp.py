@@ -11,7 +11,7 @@ from gateway import vectors
 from gateway.error_body import OPENAI
 from gateway.errors import InvalidRequest
 from gateway.routes import encodings
-from gateway.routes.body import read, resolve_aliases
+from gateway.routes.body import read
 from gateway.routes.calls import embed_items, find_model
 from gateway.routes.decoding import Refused
 from gateway.routes.encodings import Vector
@@ -52,7 +52,6 @@ class LlamaCppEmbedding(Struct):
 async def embed(request: Request) -> Response:
     """Answer POST /embedding."""
     body = await read(request, LlamaCppEmbedRequest)
-    resolve_aliases(body, body.aliases)
     if body.content is None:
         raise InvalidRequest("content is required", param="content")
     if body.embd_normalize not in (None, L2, RAW):

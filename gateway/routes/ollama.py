@@ -19,7 +19,7 @@ from gateway.catalog import Model
 from gateway.error_body import Dialect
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes import encodings
-from gateway.routes.body import read, resolve_aliases
+from gateway.routes.body import read
 from gateway.routes.calls import embed_items, find_model_and_purpose, record_usage
 from gateway.routes.encodings import Vector
 from gateway.routes.http import Request, json_response, large_json_response
@@ -319,7 +319,6 @@ async def version(_: Request) -> Response:
 
 
 def _named(request: Request, body: OllamaModelRequest) -> Model:
-    resolve_aliases(body, body.aliases)
     if body.model is None:
         raise InvalidRequest("model is required", param="model")
     model, _ = _find(request, body.model)
