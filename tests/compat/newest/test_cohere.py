@@ -141,6 +141,17 @@ def test_v1_ranking(v1: Client, plain: Plain) -> None:
     assert all(result.document is None for result in short.results)
 
 
+@pytest.mark.call("`Client.tokenize(offline=False)`, `detokenize`")
+def test_tokens(v1: Client, plain: Plain) -> None:
+    answer = v1.tokenize(text=TEXTS[0], model=MODEL, offline=False)
+    status, spans = plain.post("/tokenize", {"inputs": TEXTS[0], "add_special_tokens": False})
+    assert status == 200
+    assert answer.tokens == [span["id"] for span in spans[0]]
+    assert answer.token_strings == [span["text"] for span in spans[0]]
+    text = v1.detokenize(tokens=answer.tokens, model=MODEL, offline=False).text
+    assert text == TEXTS[0].lower()
+
+
 @pytest.mark.call("errors: `BadRequestError`, `NotFoundError`")
 def test_errors(v2: ClientV2, v1: Client) -> None:
     with pytest.raises(NotFoundError) as missing:

@@ -122,6 +122,7 @@ def test_pull_succeeds_for_models_that_are_served(client: httpx2.Client) -> None
 
 
 def test_version_is_one_that_clients_compare(client: httpx2.Client) -> None:
+    assert client.head("/api/version").status_code == 200
     assert [*map(int, client.get("/api/version").json()["version"].split("."))] > [0, 11]
 
 
