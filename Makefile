@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install serve check lint fast coverage test slow-export slow-served slow-others bench gpu perf chaos hostile soak audit compat images compose manifests scale evaluate precisions parity pictogram \
+.PHONY: help install serve check lint fast coverage test slow-export slow-served slow-others bench gpu perf chaos hostile soak audit compat dialects images compose manifests scale evaluate precisions parity pictogram \
 	screenshots swagger triton format lock clean
 
 # Any Python 3.11 to 3.13, the index of torch's CPU build (the plain one is a CUDA build of gigabytes).
@@ -100,6 +100,9 @@ compat: .venv/dev $(foreach name,newest databases older oldest aiperf npm,.compa
 	$(BIN)/python -m export
 	$(BIN)/python -m loadtest.experiments.compat $(ARGS)
 	$(BIN)/python -m loadtest.reports.clients
+
+dialects: .venv/dev ## write what each API dialect supports to docs/api.md
+	$(BIN)/python -m loadtest.reports.dialects
 
 manifests: .venv/dev .manifests/installed .manifests/tools/installed ## build the Kubernetes manifests and the chart, validate them, and test the autoscaling metrics
 	@.manifests/venv/bin/python -m loadtest.experiments.manifests

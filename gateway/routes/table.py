@@ -53,7 +53,7 @@ DIALECTS = (
     BATCHES,
     Dialect("Health", health.HEALTH),
 )
-"""Where two have the same path, the one that comes first answers."""
+
 SPOKEN = tuple((operation, dialect) for dialect in DIALECTS for operation in dialect.operations)
 OPERATIONS = tuple(operation for operation, _ in SPOKEN)
 DOCUMENTED = tuple((operation, dialect) for operation, dialect in SPOKEN if operation.is_documented)

@@ -1,33 +1,38 @@
-"""The tables of docs/api.md that say which dialect takes which field."""
+"""The table of dialects, and its list in the documentation."""
 
 from pathlib import Path
 
 import pytest
-from msgspec import Struct
 from msgspec.structs import fields
 
-from gateway.routes.cohere import EmbedRequest, V1EmbedRequest, V2RerankRequest
-from gateway.routes.embeddings import EmbeddingRequest
-from gateway.routes.rerank import RerankRequest
-from gateway.routes.tei import TeiEmbedRequest, TeiRerankRequest
+from gateway.routes.operation import Operation
+from gateway.routes.table import DIALECTS, OPERATIONS
+from loadtest.reports.dialects import section
 
 
-@pytest.mark.parametrize(
-    ("head", "types"),
-    [
-        (
-            "| field | `/v1/embeddings` | `/v2/embed` (Cohere) | `/v1/embed` (Cohere) | `/embed` (TEI) |",
-            (EmbeddingRequest, EmbedRequest, V1EmbedRequest, TeiEmbedRequest),
-        ),
-        (
-            "| field | `/v1/rerank` | `/v2/rerank` (Cohere) | `/rerank` (TEI) |",
-            (RerankRequest, V2RerankRequest, TeiRerankRequest),
-        ),
-    ],
-)
-def test_table_lists_the_fields_of_each_dialect(head: str, types: tuple[type[Struct], ...]) -> None:
-    _, _, table = Path("docs/api.md").read_text().partition(head + "\n")
-    rows = [row.strip("|").split("|") for row in table.partition("\n\n")[0].splitlines()[1:]]
-    for column, type_ in enumerate(types, start=1):
-        told = {row[0].strip().strip("`") for row in rows if row[column].strip() == "yes"}
-        assert told == {field.encode_name for field in fields(type_)}, type_
+def test_documentation_lists_what_each_dialect_supports() -> None:
+    """`make dialects` writes it."""
+    _, _, rest = Path("docs/api.md").read_text().partition("<!-- dialects: begin -->\n")
+    listed, _, _ = rest.partition("<!-- dialects: end -->")
+    assert listed == section()
+
+
+def test_dialects_share_only_paths_that_there_are() -> None:
+    paths = {operation.path for operation in OPERATIONS}
+    for dialect in DIALECTS:
+        assert paths >= {*dialect.shared}
+        assert not {*dialect.shared} & {operation.path for operation in dialect.operations}
+
+
+def test_each_operation_has_a_path_of_its_own() -> None:
+    keys = [(operation.method, operation.path) for operation in OPERATIONS]
+    assert len({*keys}) == len(keys)
+
+
+@pytest.mark.parametrize("operation", [one for one in OPERATIONS if one.request], ids=lambda one: one.id)
+def test_other_names_are_of_fields_that_there_are_and_no_field_is_refused(operation: Operation) -> None:
+    assert operation.request is not None
+    names = {field.encode_name for field in fields(operation.request)}
+    aliases = getattr(operation.request, "aliases", {})
+    assert names >= {*aliases} | {*aliases.values()}
+    assert not names & {*getattr(operation.request, "refused", {})}
