@@ -6,13 +6,12 @@ import httpx2
 import pytest
 from openapi_spec_validator import validate
 
-from gateway.routes import files
 from gateway.routes.openapi import document, portable
 from gateway.routes.operation import Operation
-from gateway.routes.table import OPERATIONS
+from gateway.routes.table import BATCHES, OPERATIONS
 from tests.routes import served
 
-WITH_EXAMPLE = [one for one in OPERATIONS if one.request and one.tag != files.TAG]
+WITH_EXAMPLE = [one for one in OPERATIONS if one.request and one not in BATCHES.operations]
 """Batches are off by default."""
 
 
