@@ -10,7 +10,6 @@ from gateway.routes.operation import Operation
 from gateway.routes.table import OPERATIONS
 from tests.routes import served
 
-
 WITH_EXAMPLE = [one for one in OPERATIONS if one.request and one.tag != files.TAG]
 """Batches are off by default."""
 
