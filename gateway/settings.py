@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ class Settings:
             heartbeat_file=Path(beat) if (beat := environ.get(f"{PREFIX}HEARTBEAT_FILE")) else None,
             pages=_choice(environ, "PAGES", "on", "off"),
             cors_origins=_cors_origins(environ),
-            batch_folder=Path(folder) if (folder := environ.get(f"{PREFIX}BATCH_FOLDER")) else None,
+            batch_folder=_batch_folder(environ),
             batch_file_bytes=int(_number(environ, "BATCH_FILE_BYTES", default.batch_file_bytes, 1024, 2**40)),
             batch_bytes_per_key=int(_number(environ, "BATCH_BYTES_PER_KEY", default.batch_bytes_per_key, 1024, 2**50)),
             batch_bytes=int(_number(environ, "BATCH_BYTES", default.batch_bytes, 1024, 2**50)),
@@ -183,6 +184,20 @@ def _api_keys_file(environ: Mapping[str, str]) -> Path | None:
     if not found:
         raise SettingsError(f"{PREFIX}API_KEYS_FILE={given} contains no key")
     return Path(given)
+
+
+def _batch_folder(environ: Mapping[str, str]) -> Path | None:
+    """The folder, which is created: a mistake in its name or its owner must not wait for the first client."""
+    given = environ.get(f"{PREFIX}BATCH_FOLDER")
+    if given is None:
+        return None
+    folder = Path(given)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as exc:
+        raise SettingsError(f"{PREFIX}BATCH_FOLDER={given}: {exc}") from exc
 
 
 def _image_hosts(environ: Mapping[str, str]) -> Allowlist | None:

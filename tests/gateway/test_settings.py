@@ -40,6 +40,10 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
             "GATEWAY_PAGES": "off",
             "GATEWAY_CORS_ORIGINS": "https://app.example, http://localhost:3000",
             "GATEWAY_UNKNOWN_FIELDS": "refuse",
+            "GATEWAY_BATCH_FOLDER": str(tmp_path / "all" / "batches"),
+            "GATEWAY_BATCH_FILE_BYTES": "10000",
+            "GATEWAY_BATCH_BYTES_PER_KEY": "20000",
+            "GATEWAY_BATCH_BYTES": "30000",
         }
     )
     assert settings == Settings(
@@ -60,7 +64,12 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
         pages=False,
         cors_origins=frozenset({"https://app.example", "http://localhost:3000"}),
         ignores_unknown_fields=False,
+        batch_folder=tmp_path / "all" / "batches",
+        batch_file_bytes=10_000,
+        batch_bytes_per_key=20_000,
+        batch_bytes=30_000,
     )
+    assert (tmp_path / "all" / "batches").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize(
@@ -92,6 +101,12 @@ def test_every_setting_comes_from_its_variable(tmp_path: Path) -> None:
             {"GATEWAY_IMAGE_URLS": "allowlist", "GATEWAY_IMAGE_URL_HOSTS": "http://a.example"},
             "'http://a.example' is not a host name",
         ),
+        ({"GATEWAY_BATCH_FOLDER": "/dev/null"}, "GATEWAY_BATCH_FOLDER=/dev/null: [Errno 17] File exists"),
+        (
+            {"GATEWAY_BATCH_FOLDER": "/proc"},
+            "GATEWAY_BATCH_FOLDER=/proc: [Errno",
+        ),
+        ({"GATEWAY_BATCH_FILE_BYTES": "1"}, "GATEWAY_BATCH_FILE_BYTES=1 must be between 1024 and"),
         ({"GATEWAY_API_KEYS_FILE": "/no/such/file"}, "GATEWAY_API_KEYS_FILE=/no/such/file: [Errno 2] No such file"),
     ],
 )
