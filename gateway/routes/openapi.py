@@ -35,7 +35,7 @@ def document() -> dict[str, Any]:
     for schema in in_requests.values():
         _relax(schema)
     schemas.update(in_requests)
-    requests, responses = map(portable, request_schemas), map(portable, response_schemas)
+    requests, responses = iter(request_schemas), iter(response_schemas)
     paths: dict[str, dict[str, Any]] = {}
     for operation in DOCUMENTED:
         response, error = next(responses), next(responses)
@@ -45,7 +45,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Conch", "version": __version__},
         "tags": [{"name": tag} for tag in dict.fromkeys((SHARED, *(operation.tag for operation in DOCUMENTED)))],
-        "paths": paths,
+        "paths": portable(paths),
         "components": {"schemas": portable(schemas), "securitySchemes": {"key": KEY, "azureKey": AZURE_KEY}},
         "security": [{}, {"key": []}, {"azureKey": []}],  # the server may have no keys
     }
