@@ -165,7 +165,7 @@ lock: ## pin the dependencies of pyproject.toml (needs uv)
 	uv pip compile --group compat-older $(LOCK) -o requirements/compat-older.txt
 	uv pip compile --group compat-oldest $(LOCK) -o requirements/compat-oldest.txt
 	uv pip compile --group compat-aiperf $(LOCK) -o requirements/compat-aiperf.txt
-	npm update --prefix tests/compat/npm --package-lock-only --omit-lockfile-registry-resolved --silent
+	cd tests/compat/npm && npm update --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --silent
 LOCK := --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-annotate --no-header --quiet
 
 clean: ## remove .venv and the built models
@@ -217,7 +217,7 @@ clean: ## remove .venv and the built models
 	@echo "installing the clients of npm (once; a minute or two)"
 	@mkdir -p $(@D)
 	@cp tests/compat/npm/package.json tests/compat/npm/package-lock.json $(@D)
-	@npm ci --prefix $(@D) --ignore-scripts --silent
+	@cd $(@D) && npm ci --ignore-scripts --silent
 	@touch $@
 
 # The libraries of the generation before, to lay over .venv: tests/generations saves models by them.

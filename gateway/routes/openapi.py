@@ -35,7 +35,7 @@ def document() -> dict[str, Any]:
     for schema in in_requests.values():
         _relax(schema)
     schemas.update(in_requests)
-    requests, responses = map(portable, request_schemas), map(portable, response_schemas)
+    requests, responses = iter(request_schemas), iter(response_schemas)
     paths: dict[str, dict[str, Any]] = {}
     for operation, dialect in DOCUMENTED:
         response, error = next(responses), next(responses)
@@ -46,7 +46,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Conch", "version": __version__},
         "tags": [{"name": dialect.name} for dialect in DIALECTS],
-        "paths": paths,
+        "paths": portable(paths),
         "components": {"schemas": portable(schemas), "securitySchemes": {"key": KEY, "azureKey": AZURE_KEY}},
         "security": [{}, {"key": []}, {"azureKey": []}],  # the server may have no keys
     }

@@ -102,7 +102,8 @@ def served(scratch: Path) -> Iterator[dict[str, str]]:
     """The environment in which tests find an open gateway, and one that wants keys and counts requests."""
     repository = furnish(scratch / "repository")
     add_tiny_models(repository, scratch)
-    with conch(repository, FOLDER / "conch.log") as server:
+    batches = {"GATEWAY_BATCH_FOLDER": str(scratch / "batches")}
+    with conch(repository, FOLDER / "conch.log", **batches) as server:
         triton = f"{HOST}:{server.ports['TRITON_GRPC_PORT']}"
         with gateway(repository, FOLDER / "guarded.log", GATEWAY_TRITON_URL=triton, **GUARDS) as guarded:
             yield {

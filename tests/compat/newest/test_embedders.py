@@ -10,21 +10,16 @@ from haystack import Document
 from haystack.utils import Secret
 from haystack_integrations.components.embedders.huggingface_api import HuggingFaceAPIDocumentEmbedder
 from haystack_integrations.components.embedders.nvidia import NvidiaDocumentEmbedder
-from haystack_integrations.components.embedders.ollama import OllamaDocumentEmbedder
 from langchain_community.embeddings import InfinityEmbeddings
-from langchain_ollama import OllamaEmbeddings
 from lightrag.llm.jina import jina_embed
 from llama_index.embeddings.huggingface_api import HuggingFaceInferenceAPIEmbedding
 from llama_index.embeddings.jinaai import JinaEmbedding
 from llama_index.embeddings.nvidia import NVIDIAEmbedding
-from llama_index.embeddings.ollama import OllamaEmbedding
 from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index.embeddings.siliconflow import SiliconFlowEmbedding
 from mem0.configs.embeddings.base import BaseEmbedderConfig
 from mem0.embeddings.openai import OpenAIEmbedding as Mem0OpenAI
 from mistralai.client import Mistral
-from mixedbread import Mixedbread
-from ollama import Client as Ollama
 from pydantic_ai import Embedder
 from pydantic_ai.embeddings.openai import OpenAIEmbeddingModel
 from pydantic_ai.providers.openai import OpenAIProvider
@@ -69,36 +64,6 @@ def lightrag(url: str, texts: list[str]) -> Vectors:
 
 
 CALLS: list[Call[Embed]] = [
-    Call(
-        "ollama",
-        '`host="URL"`',
-        "`Client.embed`",
-        lambda url, texts: Ollama(host=url).embed(MODEL, texts).embeddings,
-    ),
-    Call(
-        "ollama",
-        '`host="URL"`',
-        "`Client.embeddings`, of one text",
-        lambda url, texts: [Ollama(host=url).embeddings(MODEL, text).embedding for text in texts],
-    ),
-    Call(
-        "langchain-ollama",
-        '`base_url="URL"`',
-        "`OllamaEmbeddings.embed_documents`",
-        lambda url, texts: OllamaEmbeddings(model=MODEL, base_url=url).embed_documents(texts),
-    ),
-    Call(
-        "llama-index-embeddings-ollama",
-        '`base_url="URL"`',
-        "`OllamaEmbedding.get_text_embedding_batch`",
-        lambda url, texts: OllamaEmbedding(MODEL, base_url=url).get_text_embedding_batch(texts),
-    ),
-    Call(
-        "ollama-haystack",
-        '`url="URL"`',
-        "`OllamaDocumentEmbedder`",
-        lambda url, texts: haystack(OllamaDocumentEmbedder(model=MODEL, url=url, progress_bar=False), texts),
-    ),
     Call(
         "huggingface-api-haystack",
         '`api_params={"url": "URL"}`',
@@ -164,14 +129,6 @@ CALLS: list[Call[Embed]] = [
         lambda url, texts: [
             one.embedding
             for one in Mistral(server_url=url, api_key=KEY).embeddings.create(model=MODEL, inputs=texts).data
-        ],
-    ),
-    Call(
-        "mixedbread",
-        '`base_url="URL"`',
-        "`embed`",
-        lambda url, texts: [
-            one.embedding for one in Mixedbread(base_url=url, api_key=KEY).embed(model=MODEL, input=texts).data
         ],
     ),
     Call(

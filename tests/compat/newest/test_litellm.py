@@ -102,14 +102,6 @@ def test_vllm_embeddings(url: str, plain: Plain) -> None:
     assert answer.usage.prompt_tokens == 30
 
 
-@pytest.mark.call('`embedding("ollama/...")`, `aembedding`, `api_base="URL"`')
-def test_ollama(url: str, plain: Plain) -> None:
-    answer = litellm.embedding(f"ollama/{MODEL}", input=TEXTS, api_base=url)
-    assert_same(vectors(answer), plain.embed(TEXTS))
-    answer = asyncio.run(litellm.aembedding(f"ollama/{MODEL}", input=TEXTS, api_base=url))
-    assert_same(vectors(answer), plain.embed(TEXTS))
-
-
 @pytest.mark.call('`embedding("voyage/...")`, `api_base="URL/v1"`')
 def test_voyage(url: str, plain: Plain) -> None:
     common = {"api_base": f"{url}/v1", "api_key": "unused"}
