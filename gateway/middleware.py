@@ -100,7 +100,7 @@ class SelectErrorFormat:
         self.error_format = error_format
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"]["dialect"] = self.error_format
+        scope["state"]["error_format"] = self.error_format
         await self.app(scope, receive, send)
 
 
