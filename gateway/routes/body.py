@@ -101,7 +101,8 @@ def resolve_aliases(body: Struct, aliases: Mapping[str, str]) -> None:
     """
     for alias, name in aliases.items():
         value = getattr(body, alias)
-        if value is not None and getattr(body, name) is not None:
+        if value is None:
+            continue
+        if getattr(body, name) is not None:
             raise InvalidRequest(f"{name} and {alias} have the same meaning; send only one of them", param=alias)
-        if value is not None:
-            setattr(body, name, value)
+        setattr(body, name, value)

@@ -52,7 +52,7 @@ from gateway.routes.packing import (
     packing_of,
     wants_bytes,
 )
-from gateway.routes.rerank import DOCUMENTS, QUERY
+from gateway.routes.rerank import DOCUMENTS, QUERY, find_scorer
 from gateway.service.classify import Classification, Input
 from gateway.service.contents import Content, PixelLimits
 from gateway.service.embed import DENSE, Item
@@ -388,12 +388,12 @@ async def score_pairs(request: Request, body: ScoreRequest) -> Response:
 
 def _find_scorer(request: Request, name: str | None) -> Model:
     """The model that a request names: a reranker, or an embedding model. By default the default reranker, if any."""
-    if name is None:
-        try:
-            return find_model(request, None, {"rerank"})
-        except ModelNotFound:
-            return find_model(request, None, DENSE)
-    return find_model(request, name, DENSE | {"rerank"})
+    try:
+        return find_scorer(request, name)
+    except ModelNotFound:
+        if name is not None:
+            raise
+        return find_model(request, None, DENSE)
 
 
 def _read_pairs(body: ScoreRequest) -> list[ContentPair]:

@@ -703,7 +703,7 @@ def from_json(body: Mapping[str, Any], answer: Any) -> Rows:
         pytest.param(
             kind,
             marks=[
-                pytest.mark.client("vllm-project/vllm", f'requests to `"URL{kind.path}"`', version=SOURCES[kind.file]),
+                pytest.mark.client("vllm-project/vllm", 'the URL `"URL"`', version=SOURCES[kind.file]),
                 pytest.mark.call(f"requests of `tests/entrypoints/pooling/{kind.file}`"),
             ],
             id=f"{kind.file}-{kind.test}-{i}",

@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from tokenizers import Encoding, Tokenizer
 from torch.nn import functional
 
+from tests.gateway.service.vision import image
 from tests.odd_models import INSTRUCT, INSTRUCTED, PROMPTS, TEMPLATE
 
 DOCUMENTS = [
@@ -471,6 +472,15 @@ def test_embedding_model_ranks_by_cosine(client: httpx2.Client, odd_client: http
         assert [*found.values()] == sorted(found.values(), reverse=True)
     usage = post(client, model="all-minilm-l6-v2", query="sea", documents=["brass"] * 2)["usage"]
     assert usage["prompt_tokens"] == 3 + 2 * 3
+
+
+def test_embedding_model_ranks_images(client: httpx2.Client) -> None:
+    picture = {"image": image(8, 8)}
+    body = {"model": "minilm-pictogram", "input": ["a red heart", "a shell", picture]}
+    query, *documents = (item["embedding"] for item in client.post("/v1/embeddings", json=body).json()["data"])
+    answer = post(client, model="minilm-pictogram", query="a red heart", documents=["a shell", picture])
+    found = {one["index"]: one["relevance_score"] for one in answer["results"]}
+    assert [found[0], found[1]] == pytest.approx(np.array(documents) @ np.array(query), abs=1e-4)
 
 
 @pytest.mark.parametrize(
