@@ -9,6 +9,7 @@ import pytest
 
 from export.manifest import ModelSpec
 from gateway.errors import ERROR_SPECS
+from gateway.routes.batches import BatchRequest
 from gateway.routes.embeddings import NUMBER_TYPES, EmbeddingRequest
 from gateway.routes.rerank import RerankRequest
 from gateway.routes.vllm import ClassifyRequest, PoolingRequest, ScoreRequest
@@ -53,6 +54,7 @@ def test_settings_page_lists_the_variables_that_are_read() -> None:
         ("## POST /classify", ClassifyRequest),
         ("## POST /score", ScoreRequest),
         ("## POST /pooling", PoolingRequest),
+        ("## POST /v1/batches", BatchRequest),
     ],
 )
 def test_api_page_lists_the_fields_of_each_request(heading: str, request_type: type[msgspec.Struct]) -> None:

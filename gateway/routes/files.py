@@ -149,6 +149,8 @@ def _file(file_id: str, received: form.Form, size: int) -> StoredFile:
 
 
 def _lasts_s(fields: dict[str, str]) -> int:
+    if "expires_after" in fields:
+        raise InvalidRequest("send expires_after[seconds], and no field expires_after", param="expires_after")
     given, anchor = fields.get("expires_after[seconds]"), fields.get("expires_after[anchor]", "created_at")
     if anchor != "created_at":
         raise InvalidRequest("expires_after.anchor must be created_at", param="expires_after")

@@ -72,7 +72,7 @@ class Whole(msgspec.Struct, frozen=True):
 class Results(msgspec.Struct, frozen=True):
     """All that is measured."""
 
-    machine: dict[str, str]
+    machine: dict[str, str | int | float]
     texts: int
     online_per_second: float
     without: Online

@@ -25,7 +25,7 @@ OPERATIONS = [found.ok() for found in SCHEMA.get_all_operations() if isinstance(
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
 def test_every_response_conforms_to_the_schema(server: Server, operation: Any, mode: GenerationMode) -> None:
-    if mode is GenerationMode.NEGATIVE and operation.method == "get":
+    if mode is GenerationMode.NEGATIVE and (operation.method == "get" or not operation.body):
         return  # nothing about them can be wrong
 
     @given(case=operation.as_strategy(generation_mode=mode))

@@ -331,6 +331,7 @@ PURPOSE = ('name="purpose"', b"batch")
         (form(PURPOSE, ('name="file"; filename="a"', b"x" * FILE_BYTES)), 200),
         (form(FILE, PURPOSE, ('name="expires_after[seconds]"', b"soon")), 400),
         (form(FILE, PURPOSE, ('name="expires_after[anchor]"', b"now")), 400),
+        (form(FILE, PURPOSE, ('name="expires_after"', b'{"seconds": 7200}')), 400),
         (b"--b\r\nno header\r\n\r\n", 400),
         (b"", 400),
     ],
