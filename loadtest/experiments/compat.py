@@ -45,7 +45,7 @@ class Row(msgspec.Struct, frozen=True):
     """A call of a client, and whether it did what it should."""
 
     client: str
-    """The name of its distribution."""
+    """The name of its distribution on PyPI, or its package's with "(npm)"."""
     version: str
     setting: str
     """The setting that points the client to Conch."""

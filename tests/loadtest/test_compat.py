@@ -3,7 +3,7 @@ from pathlib import Path
 
 import msgspec
 
-from loadtest.experiments.compat import RESULTS, Results, Row, furnish
+from loadtest.experiments.compat import CALLS, ENVIRONMENTS, NPM, RESULTS, Results, Row, furnish
 from loadtest.reports.clients import PAGE, table
 
 
@@ -34,3 +34,20 @@ def test_page_installs_the_version_of_aiperf_that_is_tried() -> None:
     pages = (Path("docs/performance.md"), Path("requirements/compat-aiperf.txt"))
     (shown,), (tried,) = (re.findall(r"\baiperf==(\S+)", page.read_text()) for page in pages)
     assert shown == tried
+
+
+def test_make_installs_every_environment() -> None:
+    (names,) = re.findall(r"^compat:.*foreach name,([\w ]+),", Path("Makefile").read_text(), re.MULTILINE)
+    assert tuple(names.split()) == ENVIRONMENTS
+    assert {folder.name for folder in CALLS.iterdir() if folder.is_dir()} - {"__pycache__"} == {*ENVIRONMENTS}
+
+
+def test_lock_of_npm_pins_what_the_calls_import_and_names_no_registry() -> None:
+    folder = CALLS / NPM
+    lock = msgspec.json.decode((folder / "package-lock.json").read_bytes())["packages"]
+    assert not any("resolved" in package for package in lock.values())
+    asked = msgspec.json.decode((folder / "package.json").read_bytes())["dependencies"]
+    assert lock[""]["dependencies"] == asked
+    called = set(re.findall(r'^    client: "(.+)",$', (folder / "calls.mjs").read_text(), re.MULTILINE))
+    assert called <= asked.keys()
+    assert len(called) >= 12

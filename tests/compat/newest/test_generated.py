@@ -22,7 +22,7 @@ Operations = set[tuple[str, str]]
 
 python = pytest.mark.client("openapi-python-client", '`--url "URL/openapi.json"`')
 typescript = pytest.mark.client(
-    "openapi-typescript",
+    "openapi-typescript (npm)",
     '`"URL/openapi.json"`, with `openapi-fetch`',
     version=json.loads((NODE_MODULES / "openapi-typescript/package.json").read_text())["version"],
 )

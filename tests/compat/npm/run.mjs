@@ -27,7 +27,7 @@ for (const { client, setting, calls } of CALLS) {
   const { version } = JSON.parse(readFileSync(new URL(`node_modules/${client}/package.json`, import.meta.url)));
   describe(client, () => {
     for (const call of calls) {
-      const row = { client, version, setting, call: call.call, passed: false };
+      const row = { client: `${client} (npm)`, version, setting, call: call.call, passed: false };
       rows.push(row);
       test(call.call, { timeout: 60_000 }, async () => {
         await check(call);

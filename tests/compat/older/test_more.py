@@ -16,13 +16,13 @@ LIGHT = "embed-english-light-v3.0"
 
 
 def together(url: str, texts: list[str]) -> Vectors:
-    answer = Together(base_url=f"{url}/v1", api_key=KEY).embeddings.create(model=MODEL, input=texts)
+    answer = Together(base_url=url, api_key=KEY).embeddings.create(model=MODEL, input=texts)
     return [one.embedding for one in answer.data]
 
 
 def together_rank(url: str, query: str, texts: list[str]) -> list[tuple[int, float]]:
     documents = [{"title": f"Nothing {i}", "text": text} for i, text in enumerate(texts)]
-    client = Together(base_url=f"{url}/v1", api_key=KEY)
+    client = Together(base_url=url, api_key=KEY)
     answer = client.rerank.create(model=RERANKER, query=query, documents=documents, rank_fields=["text"])
     return [(one.index, one.relevance_score) for one in answer.results]
 
@@ -34,7 +34,7 @@ def cohere_rank(url: str, query: str, texts: list[str]) -> list[tuple[int, float
 
 
 EMBEDDERS: list[Call[Embed]] = [
-    Call("together", '`base_url="URL/v1"`', "`embeddings.create`", together),
+    Call("together", '`base_url="URL"`', "`embeddings.create`", together),
     Call(
         "semantic-router",
         '`base_url="URL/v1"`',
@@ -52,7 +52,7 @@ EMBEDDERS: list[Call[Embed]] = [
     ),
 ]
 RANKERS: list[Call[Rank]] = [
-    Call("together", '`base_url="URL/v1"`', "`rerank.create`, of objects with `rank_fields`", together_rank),
+    Call("together", '`base_url="URL"`', "`rerank.create`, of objects with `rank_fields`", together_rank),
     Call(
         "llama-index-postprocessor-cohere-rerank",
         '`base_url="URL"`',
