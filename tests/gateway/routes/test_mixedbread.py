@@ -5,10 +5,12 @@ import pytest
 
 TEXTS = ["Brass is an alloy.", "A conch is a sea snail.", "Snails eat leaves."]
 QUERY = "sea shells"
+EQUAL = {"x-request-id": "equal"}
+"""The responses of /v1/rerank repeat it."""
 
 
 def post(client: httpx2.Client, **body: Any) -> dict[str, Any]:
-    response = client.post("/v1/reranking", json={"query": QUERY, **body})
+    response = client.post("/v1/reranking", json={"query": QUERY, **body}, headers=EQUAL)
     assert response.status_code == 200, response.text
     answer: dict[str, Any] = response.json()
     return answer
@@ -22,7 +24,7 @@ def refused(client: httpx2.Client, **body: Any) -> dict[str, Any]:
 
 
 def reference(client: httpx2.Client, **body: Any) -> dict[str, Any]:
-    answer: dict[str, Any] = client.post("/v1/rerank", json={"query": QUERY, **body}).json()
+    answer: dict[str, Any] = client.post("/v1/rerank", json={"query": QUERY, **body}, headers=EQUAL).json()
     return answer
 
 
