@@ -51,7 +51,7 @@ def pydantic_ai(url: str, texts: list[str]) -> Vectors:
 
 def graphiti(url: str, texts: list[str]) -> Vectors:
     config = OpenAIEmbedderConfig(embedding_model=MODEL, embedding_dim=384, api_key=KEY, base_url=f"{url}/v1")
-    return asyncio.run(OpenAIEmbedder(config).create_batch(texts))  # type: ignore[no-any-return]
+    return asyncio.run(OpenAIEmbedder(config).create_batch(texts))
 
 
 def mem0(embedding: Any, texts: list[str]) -> Vectors:
@@ -60,7 +60,7 @@ def mem0(embedding: Any, texts: list[str]) -> Vectors:
 
 def lightrag(url: str, texts: list[str]) -> Vectors:
     vectors = jina_embed.func(texts, model=MODEL, base_url=f"{url}/v1/embeddings", api_key=KEY, embedding_dim=384)
-    return asyncio.run(vectors)  # type: ignore[no-any-return]
+    return asyncio.run(vectors)
 
 
 CALLS: list[Call[Embed]] = [

@@ -72,11 +72,18 @@ def test_python(
     package = f"generated_{settings.partition(':')[0]}"
     config = tmp_path / "config.yml"
     config.write_text(settings)
-    chosen = ["--config", config] if settings else []
+    chosen = ["--config", str(config)] if settings else []
     generator = Path(sys.executable).with_name("openapi-python-client")
     told = run(
-        *(generator, "generate", "--url", f"{url}/openapi.json", *chosen),
-        *("--meta", "none", "--output-path", tmp_path / package),
+        generator,
+        "generate",
+        "--url",
+        f"{url}/openapi.json",
+        *chosen,
+        "--meta",
+        "none",
+        "--output-path",
+        tmp_path / package,
     )
     warnings = told.split("WARNING ")[1:]  # it reads JSON and text only, and leaves the answer to its caller else
     assert all("Unsupported content_type" in warning for warning in warnings), told

@@ -1,7 +1,7 @@
 """OpenAI's SDK for batches."""
 
 import json
-from typing import Any
+from typing import Any, Final
 
 import openai
 import pytest
@@ -12,7 +12,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.client("openai", '`base_url="URL/v1"`')
 ENDED = {"completed", "failed", "expired", "cancelled"}
-EMBEDDINGS = "/v1/embeddings"
+EMBEDDINGS: Final = "/v1/embeddings"
 
 
 @pytest.fixture
