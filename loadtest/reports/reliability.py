@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from loadtest.experiments import chaos, hostile, soak
+from loadtest.experiments import batches, chaos, hostile, soak
 from loadtest.experiments.overload import Overload
 from loadtest.reports import page
 from loadtest.tools.steady import Case
@@ -27,6 +27,8 @@ def main() -> int:
         sections["hostile"] = attacks(msgspec.json.decode(hostile.RESULTS.read_bytes(), type=hostile.Results))
     if soak.RESULTS.exists():
         sections["soak"] = endurance(msgspec.json.decode(soak.RESULTS.read_bytes(), type=soak.Results))
+    if batches.RESULTS.exists():
+        sections["batches"] = background(msgspec.json.decode(batches.RESULTS.read_bytes(), type=batches.Results))
     page.fill(PAGE, sections)
     return 0
 
@@ -109,6 +111,22 @@ def endurance(found: soak.Results) -> str:
     responses = ", ".join(f"{number:,} x {status}" for status, number in sorted(statuses.items()))
     rates = ", ".join(f"{rate:.1f} {name}" for name, rate in found.requests_per_second.items())
     return "\n".join([*lines, "", f"Requests per second: {rates}. Responses: {responses}."]) + "\n"
+
+
+def background(found: batches.Results) -> str:
+    """Requests without and beside a batch, and what came of the whole batch."""
+    lines = ["| requests | p50 | p99 | failed |", "|---|---|---|---|"]
+    for name, part in (("without a batch", found.without), ("beside a batch", found.beside)):
+        lines.append(f"| {part.requests:,} {name} | {part.p50_ms:,.0f} ms | {part.p99_ms:,.0f} ms | {part.failed} |")
+    whole, about = found.whole, found.machine
+    machine = f"{about['date']}, {about['cores']} cores of an {about['cpu']}"
+    return "\n".join(lines) + (
+        f"\n\nBeside a batch, the p99 is {found.beside.p99_ms / found.without.p99_ms:.2f} times as long. The batch of"
+        f" {found.texts:,} texts then ran to its end beside these requests in {whole.seconds / 60:,.0f} minutes,"
+        f" {whole.texts_per_second:,.0f} texts/s. The gateway was killed when {whole.done_when_killed:,} texts were"
+        f" done: {whole.missing} were lost, {whole.repeated} done twice, {whole.failed} failed.\n\n"
+        f"{machine}; {found.online_per_second:.0f} requests per second, at random times.\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The tables of docs/reliability.md out of made results."""
 
-from loadtest.experiments import hostile, soak
+from loadtest.experiments import batches, hostile, soak
 from loadtest.experiments.overload import Overload
 from loadtest.experiments.soak import Minute
 from loadtest.reports import reliability
@@ -57,3 +57,15 @@ def test_attack_is_a_row_of_what_the_neighbour_noticed() -> None:
         "| slow images | 4 ms | 5 ms | 6 ms | 7 ms | 8 ms |  | 3.0 s |  |",
     ]
     assert found.endswith("Of the neighbour's requests, 2 failed.\n")
+
+
+def test_batch_is_told_by_what_requests_beside_it_noticed_and_by_what_came_of_it() -> None:
+    whole = batches.Whole(120.0, 10.0, 1199, 1, 2, 3, 0.9999, 600)
+    about: dict[str, str | int | float] = {"date": "2026-11-30", "cores": 2, "cpu": "CPU"}
+    without, beside = batches.Online(1500, 30.2, 100.0, 0), batches.Online(1400, 50.4, 140.0, 1)
+    found = reliability.background(batches.Results(about, 1200, 8.0, without, beside, whole))
+    assert "| 1,400 beside a batch | 50 ms | 140 ms | 1 |" in found
+    assert "the p99 is 1.40 times as long. The batch of 1,200 texts" in found
+    assert (
+        "in 2 minutes, 10 texts/s. The gateway was killed when 600 texts were done: 2 were lost, 3 done twice" in found
+    )
