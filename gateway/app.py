@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Set
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import ASGIApp
 
@@ -39,7 +41,7 @@ from gateway.middleware import (
     charged_tokens,
 )
 from gateway.routes import errors, in_process, openapi, packing, pages, tei
-from gateway.routes.http import Gateway, with_deadline
+from gateway.routes.http import Gateway, Request, with_deadline
 from gateway.routes.lookup import Lookup
 from gateway.routes.metrics import show as show_metrics
 from gateway.routes.operation import Dialect, Operation
@@ -76,6 +78,7 @@ LARGEST_RESPONSE_BYTES = 384 * 2**20
 """What the largest response needs: `embed.MAX_TOKEN_NUMBERS`, and a dense and a sparse vector for each input."""
 BATCH_REQUEST_S = 600.0
 """How long a request of a batch may take: it waits for all others."""
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 Guards = Callable[[ErrorFormat], list[Middleware]]
 
 
@@ -258,7 +261,16 @@ def _api_routes(guards: Guards) -> Iterator[BaseRoute]:
         middleware = guards(dialect.error_format) if operation.needs_key else ()
         return _route(operation, operation.path, middleware)
 
-    yield Lookup(guarded(operation, dialect) for operation, dialect in SPOKEN if "{" not in operation.path)
+    whole = [(operation, dialect) for operation, dialect in SPOKEN if "{" not in operation.path]
+    allowed: dict[str, set[str]] = defaultdict(set)
+    for operation, _ in whole:
+        allowed[operation.path] |= {operation.method.upper(), *(["HEAD"] if operation.method == "get" else [])}
+    refusals = (
+        _refusal(operation.path, allowed[operation.path], guards(dialect.error_format) if operation.needs_key else ())
+        for operation, dialect in {operation.path: (operation, dialect) for operation, dialect in whole}.values()
+        if operation.path != "/"  # which pages answer
+    )
+    yield Lookup((guarded(operation, dialect) for operation, dialect in whole), refusals)
     prefixes = {prefix: dialect for dialect in DIALECTS for prefix in dialect.prefixes}
     below: dict[str, list[BaseRoute]] = {prefix: [] for prefix in prefixes}
     others: list[BaseRoute] = []
@@ -274,6 +286,15 @@ def _api_routes(guards: Guards) -> Iterator[BaseRoute]:
         middleware = guards(prefixes[prefix].error_format)
         yield Mount(prefix, Router(routes, redirect_slashes=False), middleware=middleware)
     yield from others
+
+
+def _refusal(path: str, allowed: Set[str], middleware: Sequence[Middleware]) -> Route:
+    """Refuses the other methods of a path, in its own dialect."""
+
+    async def refuse(_: Request) -> Response:
+        raise HTTPException(405, headers={"allow": ", ".join(sorted(allowed))})
+
+    return Route(path, refuse, methods=sorted(METHODS - allowed), middleware=middleware)
 
 
 def _route(operation: Operation, path: str, middleware: Sequence[Middleware] = ()) -> Route:

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from gateway.jobs.store import Problem, sync_folder
+from gateway.surrogates import without_lone_surrogates
 
 MAX_LINES = 100_000
 """Requests of a batch."""
@@ -69,7 +70,12 @@ class Line(Struct, frozen=True):
     @property
     def request(self) -> RequestLine:
         """What it says, if the file is valid."""
-        return msgspec.json.decode(self.content, type=RequestLine)
+        try:
+            return msgspec.json.decode(self.content, type=RequestLine)
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            return msgspec.json.decode(without_lone_surrogates(self.content), type=RequestLine)
 
 
 class Result(Struct, frozen=True):

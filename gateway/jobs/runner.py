@@ -177,8 +177,12 @@ class Runner:
 class _Run:
     """Runs one batch."""
 
-    def __init__(self, runner: Runner, owner: Owner, batch: Batch, progress: Progress) -> None:
+    def __init__(
+        self, runner: Runner, owner: Owner, batch: Batch, progress: Progress, *, ends_others: bool = True
+    ) -> None:
+        """Take a batch; `ends_others` meanwhile ends those behind it whose end is due."""
         self._runner = runner
+        self._ends_others = ends_others
         self._owner = owner
         self._batch = batch
         self._progress = progress
@@ -204,7 +208,7 @@ class _Run:
         owner, batch = self._owner, self._batch
         self._is_cancelled = await asyncio.to_thread(owner.cancelled_at, batch.id) is not None
         try:
-            await asyncio.to_thread(owner.file, batch.input_file_id)
+            await asyncio.to_thread(owner.check_content, batch.input_file_id)
             if self._progress.status == "validating":
                 problems = await self._validate()
                 if problems:
@@ -341,6 +345,10 @@ class _Run:
         self._progress.completed, self._progress.failed = results.succeeded, results.failed
         self._is_cancelled = await asyncio.to_thread(self._owner.cancelled_at, self._batch.id) is not None
         await self._tell()
+        if self._ends_others:
+            for batch, progress in await asyncio.to_thread(self._owner.due):
+                if batch.id != self._batch.id:
+                    await _Run(self._runner, self._owner, batch, progress, ends_others=False).run()
 
     async def _tell(self) -> None:
         await asyncio.to_thread(self._owner.set_progress, self._batch.id, structs.replace(self._progress))

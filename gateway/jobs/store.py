@@ -177,11 +177,17 @@ class Owner:
             raise NoSuchObject(f"there is no file {quoted(file_id)}")
         return found
 
+    def check_content(self, file_id: str) -> None:
+        """Raise NoSuchObject if the content of a file is gone. The input of an unfinished batch does not expire."""
+        if not self.content(file_id).exists():
+            raise NoSuchObject(f"there is no file {quoted(file_id)}")
+
     def files(self) -> list[StoredFile]:
         """All files, the oldest first."""
         now = time.time()
         found = (_read(path, StoredFile) for path in self._descriptions(self._files, FILE_ID))
-        return [file for file in found if file is not None and file.expires_at > now]
+        files = [file for file in found if file is not None and file.expires_at > now]
+        return sorted(files, key=lambda file: (file.created_at, file.id))
 
     def check_number(self) -> None:
         """Raise RequestTooLarge if there may be no further file."""
@@ -243,6 +249,15 @@ class Owner:
             else:
                 yield batch, progress
 
+    def due(self) -> list[tuple[Batch, Progress]]:
+        """The unfinished batches that are cancelled, or whose time is over."""
+        now = time.time()
+        return [
+            (batch, progress)
+            for batch, progress in self.unfinished()
+            if batch.expires_at <= now or self.cancelled_at(batch.id) is not None
+        ]
+
     def progress(self, batch_id: str) -> Progress:
         """The state of a batch that exists, as the worker that runs it has written it last."""
         return _read(self._batches / f"{batch_id}.progress", Progress) or Progress()
@@ -265,11 +280,13 @@ class Owner:
         """Remove files that have expired, batches that ended long ago, and what is left of uploads that were cut off.
         Only the holder of the lock may."""
         now = time.time()
+        waiting = [batch for batch, _ in self.unfinished()]
+        inputs = {batch.input_file_id for batch in waiting}
         for path in self._descriptions(self._files, FILE_ID):
             file = _read(path, StoredFile)
-            if file is not None and file.expires_at <= now:
+            if file is not None and file.expires_at <= now and file.id not in inputs:
                 self._remove_file(file.id)
-        unfinished = {batch.id for batch, _ in self.unfinished()}
+        unfinished = {batch.id for batch in waiting}
         for batch in self.batches():
             if batch.id not in unfinished and max(batch.created_at, batch.expires_at) < now - RETENTION_S:
                 for suffix in ("json", "progress", "cancel"):

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 from starlette.responses import Response
 
-from gateway.errors import InvalidRequest, quoted
+from gateway.errors import InvalidRequest, NoSuchObject, quoted
 from gateway.jobs.store import FINISHED, Batch, Owner, Progress, Status, new_id
 from gateway.routes.body import read
 from gateway.routes.files import PURPOSE, check_lasting, owner, page, query, store
@@ -125,7 +125,11 @@ async def create(request: Request) -> Response:
     of_key, endpoints = owner(request), store(request).endpoints
     body = await read(request, BatchRequest)
     if body.endpoint not in endpoints:
-        raise InvalidRequest(f"endpoint must be one of {', '.join(sorted(endpoints))}", param="endpoint")
+        raise InvalidRequest(
+            f"endpoint: {quoted(body.endpoint)} is no path for batches; they take those of POST requests with JSON,"
+            " such as /v1/embeddings (see /openapi.json)",
+            param="endpoint",
+        )
     window_s = _window_s(body.completion_window)
     lasts_s = check_lasting(
         body.output_expires_after.seconds if body.output_expires_after else None, "output_expires_after.seconds"
@@ -148,7 +152,10 @@ async def create(request: Request) -> Response:
 
 
 def _add(of_key: Owner, batch: Batch) -> None:
-    file = of_key.file(batch.input_file_id)
+    try:
+        file = of_key.file(batch.input_file_id)
+    except NoSuchObject as exc:
+        raise NoSuchObject(f"input_file_id: {exc.message}", param="input_file_id") from exc
     if file.purpose != PURPOSE:
         raise InvalidRequest(f"file {file.id} must have the purpose {PURPOSE}", param="input_file_id")
     of_key.add_batch(batch)

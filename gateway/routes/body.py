@@ -39,6 +39,13 @@ async def read_one_of(request: Request, choose: Callable[[object], type[T]]) -> 
     return await _parse(request, await _receive(request), partial(decode_one_of, choose=choose))
 
 
+def check_encoding(request: Request) -> None:
+    """Raise UnsupportedEncoding if the body is compressed."""
+    encoding = ", ".join(request.headers.getlist("content-encoding")) or "identity"
+    if encoding.lower() != "identity":
+        raise UnsupportedEncoding(f"content-encoding {encoding} is not supported; send the body uncompressed")
+
+
 async def _receive(request: Request) -> bytearray:
     """Receive a body.
 
@@ -47,9 +54,7 @@ async def _receive(request: Request) -> bytearray:
         RequestTooLarge: the body exceeds the limit. No more than the limit is ever held in memory.
         Overloaded: the bodies of all requests together would exceed the memory limit.
     """
-    encoding = ", ".join(request.headers.getlist("content-encoding")) or "identity"
-    if encoding.lower() != "identity":
-        raise UnsupportedEncoding(f"content-encoding {encoding} is not supported; send the body uncompressed")
+    check_encoding(request)
     gateway, held = request.state["gateway"], request.state["body"]
     limit = gateway.settings.max_body_bytes
     body = bytearray()

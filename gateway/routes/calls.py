@@ -31,6 +31,9 @@ from gateway.text.tokenizer import Truncate
 CONCURRENT_DOCUMENTS = 8
 """How many documents of a request for late chunking are computed at the same time."""
 
+LATEST = ":latest"
+"""What Ollama puts behind names that have no tag."""
+
 
 def caller(request: Request) -> Caller:
     """The caller of a request whose body has been read. From now on, the work stops if the client disconnects."""
@@ -51,8 +54,14 @@ def caller(request: Request) -> Caller:
 def find_model(
     request: Request, name: str | None, offers: Set[Offer], default_offers: Set[Offer] = frozenset()
 ) -> Model:
-    """Find the model that a request names, and record it; see `Catalog.find`."""
-    model = request.state["gateway"].catalog.find(name, offers, default_offers)
+    """Find the model that a request names, with or without Ollama's tag, and record it; see `Catalog.find`."""
+    catalog = request.state["gateway"].catalog
+    try:
+        model = catalog.find(name, offers, default_offers)
+    except ModelNotFound:
+        if name is None or not name.endswith(LATEST):
+            raise
+        model = catalog.find(name.removesuffix(LATEST), offers, default_offers)
     request.state["record"].model = model.name
     return model
 

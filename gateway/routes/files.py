@@ -1,6 +1,7 @@
 """/v1/files: OpenAI's API of files, for the input and the results of batches."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypeVar
@@ -8,16 +9,22 @@ from typing import Annotated, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 from starlette.responses import FileResponse, Response
+from starlette.types import Receive, Scope, Send
 
-from gateway.errors import InvalidRequest, NoSuchRoute
+from gateway.errors import InvalidRequest, NoSuchObject, NoSuchRoute, quoted
 from gateway.jobs.store import RETENTION_S, Owner, Store, StoredFile, new_id
 from gateway.routes import form
+from gateway.routes.body import check_encoding, record_ignored
 from gateway.routes.http import Request, json_response
 from gateway.routes.operation import Operation
 
 PURPOSE = "batch"
+FIELDS = {"purpose", "expires_after[anchor]", "expires_after[seconds]"}
+"""Of a form, besides the file."""
 MAX_NAME = 255
 """Characters of a file's name."""
+MAX_DIGITS = 18
+"""Of a number in a form: Python refuses to read thousands of them."""
 MIN_LAST_S = 3600
 """The least that a client may set as the time until a file expires."""
 UPLOAD_S = 600.0
@@ -118,22 +125,30 @@ def query(request: Request, kind: type[T]) -> T:
 
 
 def page(ids: Sequence[T], key: Callable[[T], str], after: str | None, limit: int, order: str) -> tuple[list[T], bool]:
-    """A page of what is sorted by id, the oldest first, and whether there is more."""
-    is_newest_first = order == "desc"
+    """A page of what is sorted, the oldest first, and whether there is more.
+
+    Raises:
+        InvalidRequest: nothing has the id `after`.
+    """
+    ordered = ids[::-1] if order == "desc" else ids
     if after is not None:
-        ids = [one for one in ids if (key(one) < after if is_newest_first else key(one) > after)]
-    ordered = ids[::-1] if is_newest_first else ids
+        places = {key(one): place for place, one in enumerate(ordered)}
+        if after not in places:
+            raise InvalidRequest(f"after: there is no {quoted(after)}", param="after")
+        ordered = ordered[places[after] + 1 :]
     return [*ordered[:limit]], len(ordered) > limit
 
 
 async def create(request: Request) -> Response:
     """Answer POST /v1/files."""
+    check_encoding(request)
     of_key, limits = owner(request), store(request).limits
     await asyncio.to_thread(of_key.prepare)
     await asyncio.to_thread(of_key.check_number)
     file_id = new_id("file-")
     with form.new_file(of_key.content(file_id)) as content:
         received, size = await form.receive(request, content, limits.file, of_key.room)
+        record_ignored(request, {name: name for name in received.fields.keys() - FIELDS})
         file = _file(file_id, received, size)
         await asyncio.to_thread(of_key.add_file, file)
     return json_response(_describe(file))
@@ -154,7 +169,8 @@ def _lasts_s(fields: dict[str, str]) -> int:
     given, anchor = fields.get("expires_after[seconds]"), fields.get("expires_after[anchor]", "created_at")
     if anchor != "created_at":
         raise InvalidRequest("expires_after.anchor must be created_at", param="expires_after")
-    return check_lasting(int(given) if given is not None and given.isdecimal() else given, "expires_after.seconds")
+    is_number = given is not None and given.isdecimal() and len(given) <= MAX_DIGITS
+    return check_lasting(int(given) if is_number and given else given, "expires_after.seconds")
 
 
 def check_lasting(seconds: int | str | None, place: str) -> int:
@@ -188,7 +204,27 @@ async def content(request: Request) -> Response:
     """Answer GET /v1/files/{file_id}/content."""
     of_key = owner(request)
     file = await asyncio.to_thread(of_key.file, request.path_params["file_id"])
-    return FileResponse(of_key.content(file.id), media_type=JSON_LINES, filename=file.name)
+    try:
+        descriptor = await asyncio.to_thread(os.open, of_key.content(file.id), os.O_RDONLY)
+    except FileNotFoundError:
+        raise NoSuchObject(f"there is no file {quoted(file.id)}") from None
+    return Download(descriptor, file.name)
+
+
+class Download(FileResponse):
+    """An open file, which may be deleted meanwhile."""
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        """Take a descriptor, and close it in the end."""
+        self._descriptor = descriptor
+        path = f"/proc/self/fd/{descriptor}"
+        super().__init__(path, media_type=JSON_LINES, filename=name, stat_result=os.fstat(descriptor))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            os.close(self._descriptor)
 
 
 async def delete(request: Request) -> Response:

@@ -11,6 +11,7 @@ from msgspec import Raw, Struct
 from numpy.typing import NDArray
 
 from gateway.errors import InvalidRequest, RequestTooLarge
+from gateway.surrogates import SURROGATE, without_lone_surrogates
 
 T = TypeVar("T")
 Part = bytes | memoryview
@@ -46,8 +47,6 @@ IS_MARK = np.isin(np.arange(256), list(MARKS))
 DEPTHS = np.zeros(256, np.int64)
 DEPTHS[list(OPEN)] = 1
 DEPTHS[list(CLOSE)] = -1
-SURROGATE = rb"\\u[dD][89abAB][0-9a-fA-F]{2}", rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-ESCAPE = re.compile(rb"(?P<pair>%s%s)|(?P<lone>%s|%s)|\\." % (*SURROGATE, *SURROGATE), re.DOTALL)
 HIGH, LOW = map(re.compile, SURROGATE)
 ESCAPE_BYTES = 6
 """The length of the longest escape, half a surrogate pair."""
@@ -140,7 +139,7 @@ def _decode(piece: bytes | bytearray, piece_type: type[T], offset: int = 0) -> T
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError as exc:
-        repaired = _without_lone_surrogates(piece)
+        repaired = without_lone_surrogates(piece)
         if repaired != piece:
             return _decode(repaired, piece_type, offset)
         _refuse(BYTE.sub(lambda found: f" (byte {int(found[1]) + offset})", str(exc)))
@@ -157,10 +156,6 @@ def _utf8_problem(piece: bytes | bytearray, offset: int) -> str:
     except UnicodeDecodeError as exc:
         return f"it is not UTF-8: {exc.reason} (byte {exc.start + offset})"
     return "it is not UTF-8"
-
-
-def _without_lone_surrogates(piece: bytes | bytearray) -> bytes | bytearray:
-    return ESCAPE.sub(lambda found: rb"\ufffd" if found["lone"] else found[0], piece)
 
 
 def _marks(body: bytes | bytearray) -> NDArray[np.int64]:

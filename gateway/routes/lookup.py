@@ -7,11 +7,18 @@ from starlette.types import Receive, Scope, Send
 
 
 class Lookup(BaseRoute):
-    """Many routes as one, for the first place in a router. It does not refuse other methods of their paths."""
+    """Many routes as one, for the first place in a router."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Iterable[Route], refusals: Iterable[Route] = ()) -> None:
+        """Find these.
+
+        Args:
+            routes: each with another path or method.
+            refusals: what answers the other methods of these paths.
+        """
         self.routes = [*routes]
-        self._apps = {(method, route.path): route.app for route in self.routes for method in route.methods or ()}
+        found = [*self.routes, *refusals]
+        self._apps = {(method, route.path): route.app for route in found for method in route.methods or ()}
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         is_known = scope["type"] == "http" and (scope["method"], scope["path"]) in self._apps

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from gateway.catalog import OFFERED_BY, OFFERS, Model, TextModel
 from gateway.contract import CLASSIFIER_ROLES, CROSS_ENCODER, EMBEDDING_ROLES
 from gateway.images.processors import Smart
+from gateway.routes.calls import find_model
 from gateway.routes.http import Request, json_response
 from gateway.routes.operation import Operation
 
@@ -78,8 +79,7 @@ async def list_models(request: Request) -> Response:
 
 async def retrieve(request: Request) -> Response:
     """Answer GET /v1/models/{id}; the id may be an alias."""
-    catalog = request.state["gateway"].catalog
-    return json_response(_describe(catalog.find(request.path_params["id"], OFFERS)))
+    return json_response(_describe(find_model(request, request.path_params["id"], OFFERS)))
 
 
 def _describe(model: Model) -> ModelObject:

@@ -19,7 +19,7 @@ from gateway.error_body import ErrorFormat
 from gateway.errors import InvalidRequest, ModelNotFound
 from gateway.routes import encodings
 from gateway.routes.body import read
-from gateway.routes.calls import embed_items, find_model_and_purpose, record_usage
+from gateway.routes.calls import LATEST, embed_items, find_model_and_purpose, record_usage
 from gateway.routes.encodings import Vector
 from gateway.routes.http import Request, json_response, large_json_response
 from gateway.routes.operation import Operation
@@ -29,8 +29,6 @@ from gateway.text.tokenizer import Truncate
 
 VERSION = "0.12.0"
 """The version of Ollama whose API this is: clients may refuse a server that is older than they need."""
-LATEST = ":latest"
-"""The tag of names that have none."""
 Time = Annotated[datetime, Meta(tz=True)]
 NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 """When a model is unloaded for want of requests."""
@@ -254,9 +252,8 @@ def _find(request: Request, name: str) -> tuple[Model, str | None]:
     try:
         return find_model_and_purpose(request, name, DENSE)
     except ModelNotFound:
-        other = name.removesuffix(LATEST) if name.endswith(LATEST) else name + LATEST
         with suppress(ModelNotFound):
-            return find_model_and_purpose(request, other, DENSE)
+            return find_model_and_purpose(request, name + LATEST, DENSE)
         raise
 
 

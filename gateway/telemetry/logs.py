@@ -47,3 +47,4 @@ def configure(worker: int | None = None) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of each malformed form, which gets a 400

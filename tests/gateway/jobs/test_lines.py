@@ -133,6 +133,15 @@ def test_valid_file_has_no_problem(tmp_path: Path) -> None:
     assert check(path, "/embed", 5000) == (3, [])
 
 
+def test_half_a_surrogate_pair_is_read_as_in_other_requests(tmp_path: Path) -> None:
+    line = rb'{"custom_id": "a\ud83d", "method": "POST", "url": "/embed", "body": {"inputs": "\ud83d"}}'
+    path = write(tmp_path / "a", line)
+    assert check(path, "/embed", 5000) == (1, [])
+    (found,) = read(path, MAX_BYTES)
+    assert found.request.custom_id == "a\ufffd"
+    assert json.loads(bytes(found.request.body)) == {"inputs": "\ufffd"}
+
+
 def test_lines_keep_their_numbers(tmp_path: Path) -> None:
     path = write(tmp_path / "a", b"", request("a"), b"  \r", request("b"))
     found = [*read(path, MAX_BYTES)]
@@ -164,7 +173,6 @@ def test_line_of_just_the_limit_is_valid(tmp_path: Path) -> None:
     [
         b"\xff\xfe",
         b"[" * 100_000,
-        b'{"custom_id": "\\ud800", "method": "POST", "url": "/embed", "body": {}}',
         b'{"custom_id": "a", "method": "POST", "url": "/embed", "body": {"a": \xff}}',
         b'{"custom_id": "a", "method": "POST", "url": "/embed"}',
         b'{"custom_id": 1, "method": "POST", "url": "/embed", "body": {}}',

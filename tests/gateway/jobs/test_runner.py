@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from gateway.drain import Drain
 from gateway.errors import InvalidRequest, NoSuchObject, RequestTooLarge
@@ -288,6 +289,35 @@ def test_cancelled_batch_keeps_its_results(store: Store) -> None:
     (progress,) = asyncio.run(until_finished(Server(answer), store, batch))
     assert (progress.status, progress.completed, progress.failed) == ("cancelled", 10, 0)
     assert len(output(owner, batch.output_file_id)) == 10
+
+
+def test_batches_end_when_it_is_due_though_another_runs(store: Store) -> None:
+    running, cancelled, expired = add(store, 1), add(store, 3), add(store, 2, lasts_s=0)
+    owner = store.owner(KEY)
+    owner.cancel(cancelled.id)
+    others = (cancelled, expired)
+
+    async def answer(_: int) -> int:
+        await eventually_async(lambda: all(owner.progress(one.id).status in FINISHED for one in others))
+        return 200
+
+    server = Server(answer)
+    found = asyncio.run(until_finished(server, store, running, *others))
+    assert [progress.status for progress in found] == ["completed", "cancelled", "expired"]
+    assert server.asked == {0: 1}
+    assert output(owner, expired.error_file_id).keys() == {"c0", "c1"}
+
+
+def test_input_does_not_expire_before_its_batch(store: Store) -> None:
+    batch = add(store, 3)
+    owner = store.owner(KEY)
+    file = owner.file(batch.input_file_id)
+    owner.add_file(structs.replace(file, expires_at=int(time.time()) - 1))
+    owner.clean()
+    (progress,) = asyncio.run(until_finished(Server(), store, batch))
+    assert (progress.status, progress.completed) == ("completed", 3)
+    owner.clean()
+    assert not owner.content(batch.input_file_id).exists()
 
 
 def test_batch_waits_for_room_and_says_so(store: Store) -> None:

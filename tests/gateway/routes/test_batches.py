@@ -1,6 +1,8 @@
 """/v1/files and /v1/batches by OpenAI's own client, and what the client does not send."""
 
+import asyncio
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from openai import APIStatusError, BadRequestError, NotFoundError, OpenAI
 from openai.types import Batch
 
+from gateway.routes.files import Download
 from tests.serving import Server, serve
 from tests.waiting import eventually
 
@@ -304,6 +307,8 @@ def test_invalid_query_is_refused(plain: httpx2.Client) -> None:
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "limit")
     assert plain.get("/v1/batches", params={"limit": "many"}).status_code == 400
     assert plain.get("/v1/batches", params={"unknown": "a"}).status_code == 200
+    answer = plain.get("/v1/files", params={"after": "unknown"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "after")
 
 
 def form(*parts: tuple[str, bytes], end: bytes = b"--b--\r\n") -> bytes:
@@ -330,6 +335,7 @@ PURPOSE = ('name="purpose"', b"batch")
         (form(PURPOSE, ('name="file"; filename="a"', b"x" * (FILE_BYTES + 1))), 413),
         (form(PURPOSE, ('name="file"; filename="a"', b"x" * FILE_BYTES)), 200),
         (form(FILE, PURPOSE, ('name="expires_after[seconds]"', b"soon")), 400),
+        (form(FILE, PURPOSE, ('name="expires_after[seconds]"', b"9" * 5000)), 400),
         (form(FILE, PURPOSE, ('name="expires_after[anchor]"', b"now")), 400),
         (form(FILE, PURPOSE, ('name="expires_after"', b'{"seconds": 7200}')), 400),
         (b"--b\r\nno header\r\n\r\n", 400),
@@ -348,6 +354,44 @@ def test_forms(plain: httpx2.Client, folder: Path, body: bytes, status: int) -> 
 def test_body_that_is_no_form_is_refused(plain: httpx2.Client) -> None:
     for kind in ("application/json", "multipart/form-data", f"multipart/form-data; boundary={'b' * 1000}"):
         assert plain.post("/v1/files", content=b"{}", headers={"content-type": kind}).status_code == 400
+
+
+def test_compressed_form_is_refused(plain: httpx2.Client) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=b", "content-encoding": "gzip"}
+    assert plain.post("/v1/files", content=form(FILE, PURPOSE), headers=headers).status_code == 415
+
+
+def test_unknown_fields_of_a_form_are_told(plain: httpx2.Client) -> None:
+    content, kind = form(FILE, PURPOSE, ('name="other"', b"a")), "multipart/form-data; boundary=b"
+    answer = plain.post("/v1/files", content=content, headers={"content-type": kind})
+    assert answer.headers["x-conch-ignored-fields"] == "other"
+    plain.delete(f"/v1/files/{answer.json()['id']}")
+
+
+def test_unknown_input_is_named(plain: httpx2.Client) -> None:
+    answer = plain.post("/v1/batches", json={"input_file_id": "file-a", "endpoint": "/v1/embeddings"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (404, "input_file_id")
+
+
+def test_file_that_is_deleted_meanwhile_is_sent_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"content")
+    descriptor = os.open(path, os.O_RDONLY)
+    response = Download(descriptor, "name")
+    path.unlink()
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()  # the client stays
+
+    asyncio.run(response({"type": "http", "method": "GET", "headers": []}, receive, send))
+    assert sent[0]["status"] == 200
+    assert b"".join(message["body"] for message in sent[1:]) == b"content"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
 
 
 def test_bytes_of_a_key_are_limited(sdks: Sequence[OpenAI], plain: httpx2.Client) -> None:

@@ -27,6 +27,25 @@ def test_wrong_method_is_405_and_lists_the_allowed_ones(client: httpx2.Client) -
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "allow", "fields"),
+    [
+        ("GET", "/v1/tokenize", "POST", {"id", "message"}),
+        ("PUT", "/v1/files", "GET, HEAD, POST", {"error", "detail"}),
+        ("DELETE", "/v1/ranking", "POST", {"error", "detail"}),
+        ("GET", "/embed", "POST", {"error", "error_type"}),
+        ("GET", "/api/v1/services/rerank/text-rerank/text-rerank", "POST", {"code", "message", "request_id"}),
+        ("POST", "/health", "GET, HEAD", {"error", "detail"}),
+    ],
+)
+def test_wrong_method_is_405_in_every_dialect(
+    client: httpx2.Client, method: str, path: str, allow: str, fields: set[str]
+) -> None:
+    response = client.request(method, path)
+    assert (response.status_code, response.headers["allow"]) == (405, allow)
+    assert response.json().keys() == fields
+
+
+@pytest.mark.parametrize(
     ("model", "status", "code"),
     [
         ("nan", 502, "inference_failed"),

@@ -126,6 +126,13 @@ def test_version_is_one_that_clients_compare(client: httpx2.Client) -> None:
     assert [*map(int, client.get("/api/version").json()["version"].split("."))] > [0, 11]
 
 
+def test_names_of_tags_work_in_openais_dialect(client: httpx2.Client) -> None:
+    body = {"model": "all-minilm-l6-v2:latest", "input": "a shell"}
+    assert client.post("/v1/embeddings", json=body).json()["model"] == "all-minilm-l6-v2"
+    assert client.get("/v1/models/all-minilm-l6-v2:latest").json()["id"] == "all-minilm-l6-v2"
+    assert client.get("/v1/models/unknown:latest").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
