@@ -35,6 +35,7 @@ GATEWAY = (
     ("info", "gateway", r"listening on http://127\.0\.0\.1:\d+, workers: 1"),
     ("info", "uvicorn.error", r"Shutting down|Finished server process \[\d+\]"),
     ("info", "gateway.request", "request"),
+    ("info", "gateway.jobs.runner", "batch"),
     # While Triton starts.
     (
         "warning",
@@ -76,17 +77,47 @@ def is_expected(line: str) -> bool:
     return is_known and "trace" not in said
 
 
+class Names(dict[str, str]):
+    """What is put in place of a path's parameters."""
+
+    def __init__(self, client: httpx2.Client) -> None:
+        super().__init__(id="all-minilm-l6-v2", model="all-minilm-l6-v2")
+        self._client = client
+
+    def __missing__(self, name: str) -> str:
+        file_id: str = upload(self._client).json()["id"]
+        if name == "file_id":
+            return file_id
+        body = {"input_file_id": file_id, "endpoint": "/v1/embeddings"}
+        batch_id: str = self._client.post("/v1/batches", json=body).json()["id"]
+        return batch_id
+
+
+def upload(client: httpx2.Client, purpose: str = "batch") -> httpx2.Response:
+    """Upload a file with enough requests that its batch is not done at once."""
+    requests = (
+        {"custom_id": str(i), "method": "POST", "url": "/v1/embeddings", "body": {"input": f"text {i}"}}
+        for i in range(500)
+    )
+    content = "\n".join(map(json.dumps, requests)).encode()
+    return client.post("/v1/files", files={"file": ("a.jsonl", content)}, data={"purpose": purpose})
+
+
 def ask(client: httpx2.Client) -> dict[str, set[int]]:
     """Send every endpoint all that it should answer and some that it should refuse; returns the statuses by path."""
     statuses: dict[str, set[int]] = {}
     for path, methods in client.get("/openapi.json").json()["paths"].items():
         for method, operation in methods.items():
-            place = path.format(id="all-minilm-l6-v2", model="all-minilm-l6-v2")
-            answers = [client.request("DELETE", place), client.request(method, place)]
+            place = path.format_map(Names(client))
+            answers = [client.request(method, place), client.request("DELETE", place)]
             if "requestBody" in operation:
-                example = operation["requestBody"]["content"]["application/json"]["example"]
-                answers += [client.post(place, json=example), client.post(place, json=example | {"model": "nothing"})]
                 answers += [client.post(place, content=body) for body in BROKEN]
+                described = operation["requestBody"]["content"].get("application/json")
+                example = described["example"] if described else {}
+                if "input_file_id" in example:
+                    example |= {"input_file_id": upload(client).json()["id"]}
+                answers += [client.post(place, json=example), client.post(place, json=example | {"model": "nothing"})]
+                answers += [] if described else [upload(client), upload(client, purpose="nothing")]
             statuses.setdefault(path, set()).update(answer.status_code for answer in answers)
     answers = [client.post("/v1/embeddings", json=body) for body in REQUESTS]
     statuses["/v1/embeddings"].update(answer.status_code for answer in answers)
@@ -96,9 +127,16 @@ def ask(client: httpx2.Client) -> dict[str, set[int]]:
 
 
 @pytest.fixture(scope="module")
-def logged(repository: Path) -> Iterator[tuple[dict[str, set[int]], list[str], list[str]]]:
+def logged(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[dict[str, set[int]], list[str], list[str]]]:
     """Statuses by path, and what the foreground process and Triton have logged from start to stop."""
-    with serve(repository) as server, httpx2.Client(base_url=server.url, timeout=60) as client, ExitStack() as stack:
+    batches = str(tmp_path_factory.mktemp("batches"))
+    with (
+        serve(repository, GATEWAY_BATCH_FOLDER=batches) as server,
+        httpx2.Client(base_url=server.url, timeout=60) as client,
+        ExitStack() as stack,
+    ):
         triton = stack.enter_context(triton_log(server).open(errors="replace"))
         statuses = ask(client)
         stack.pop_all()
