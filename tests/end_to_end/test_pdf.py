@@ -15,8 +15,8 @@ from tests.seeing_models import write_seeing_repository
 from tests.serving import serve
 
 pypdfium2 = pytest.importorskip("pypdfium2", reason="pypdfium2 is missing: make .venv/dev installs it")
-_, _, SECTION = Path("docs/api.md").read_text().partition("\n### Pages of a PDF\n")
-EXAMPLE, *_ = re.findall(r"^```python\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
+SECTION = Path("docs/api.md").read_text().partition("\n### Pages of a PDF\n")[2]
+EXAMPLE = re.findall(r"^```python\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)[0]
 PAGES = 4
 
 
