@@ -170,7 +170,7 @@ def add_slow_model(repository: Path) -> None:
     (entry / "config.pbtxt").write_text(config)
     with (entry / "1" / "conch_runtime" / "engine.py").open("a") as engine:
         engine.write(
-            ENGINE.format(how='__import__("time").sleep(3 if any(len(ids) == 3 for (ids,) in rows) else 0) or results')
+            ENGINE.format(how='__import__("time").sleep(3 if any(len(ids) == 3 for (ids,) in rows) else 0) or vectors')
         )
 
 
