@@ -427,14 +427,10 @@ async def rank_by_cosine(
     Raises:
         GatewayError: see `embed_items`.
     """
-
-    def item(field: str, given: str | Content) -> Item:
-        return Item(field, given) if isinstance(given, str) else Item(field, content=given)
-
     of_query = await embed_items(
         request,
         model,
-        [item("query", query)],
+        [Item.of("query", query)],
         purpose="query",
         place="",
         truncate="none",
@@ -445,7 +441,7 @@ async def rank_by_cosine(
     embedded = await embed_items(
         request,
         model,
-        [item(f"{place}[{i}]", document) for i, document in enumerate(documents)],
+        [Item.of(f"{place}[{i}]", document) for i, document in enumerate(documents)],
         purpose="document",
         place="",
         truncate=truncate,

@@ -450,9 +450,7 @@ async def _compare(
     for pair in pairs:
         places.setdefault(_key(pair.query), pair.query_place)
         places.setdefault(_key(pair.document), pair.document_place)
-    items = [
-        Item(place, given) if isinstance(given, str) else Item(place, content=given) for given, place in places.items()
-    ]
+    items = [Item.of(place, given) for given, place in places.items()]
     embedded = await embed_items(
         request, model, items, purpose=None, place="", truncate=truncate, max_tokens=max_tokens, pixels=pixels
     )

@@ -52,6 +52,11 @@ class Item(Struct, frozen=True, gc=False):
     content: Content = ()
     """Instead of text and image."""
 
+    @staticmethod
+    def of(place: str, given: str | Content) -> "Item":
+        """The item of a text or of a content."""
+        return Item(place, given) if isinstance(given, str) else Item(place, content=given)
+
     @property
     def has_image(self) -> bool:
         return self.image is not None or (
